@@ -1,0 +1,3 @@
+"""Checkpoint files -> encoders, without pickle."""
+
+from lipcomp.checkpoints.native import Checkpoint, CheckpointError, Metadata, load_checkpoint, save_checkpoint

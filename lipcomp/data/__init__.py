@@ -1,0 +1,4 @@
+"""Images: known sets, folders, two augmented views of a batch."""
+
+from lipcomp.data.sets import SETS, ImageSet, TensorImages, batches, load_set
+from lipcomp.data.views import DigitViews, PhotoViews, Views

@@ -1,0 +1,6 @@
+"""Encoders: pixels in [0, 1] -> mean direction (and concentration)."""
+
+from lipcomp.encoders.encoder import BACKBONES, Encoder, EncoderSpec, Layer, build_encoder
+from lipcomp.encoders.heads import ConcentrationHead, LatentDecoder, MLPHead, mean_direction
+from lipcomp.encoders.resnet import ResNet
+from lipcomp.encoders.small import SmallCNN

@@ -1,0 +1,52 @@
+# Two commands: `make study` runs the main job, `make test` passes the tests. Both set themselves up.
+#
+#   make study                 15 runs, report in studies/default          (PRESET=quick | default | full)
+#   make test                  the tests, two at a time
+#   make check                 lint, format and types
+#   make clean                 remove the environment; studies are kept
+
+VENV ?= .venv
+PRESET ?= default
+OUT ?= studies/$(PRESET)
+WORKERS ?= $(shell nproc 2>/dev/null || echo 2)
+PYTHON ?= $(shell command -v python3.12 >/dev/null 2>&1 && python3.12 -c 'pass' 2>/dev/null && echo python3.12 \
+                || { command -v python3.11 >/dev/null 2>&1 && python3.11 -c 'pass' 2>/dev/null && echo python3.11; } \
+                || echo python3)
+PY := $(VENV)/bin/python
+
+# Two contending threads make small operations many times slower; work is spread over processes instead.
+export OMP_NUM_THREADS = 1
+
+.PHONY: study test check setup clean
+.DELETE_ON_ERROR:
+
+study: $(VENV)/.study
+	@$(PY) -m train.sweep $(PRESET) --out $(OUT) --workers $(WORKERS)
+	@$(PY) -m analyses.paired_study.measure $(OUT) --workers $(WORKERS)
+	@$(PY) -m analyses.paired_study.report $(OUT)
+
+test: $(VENV)/.dev
+	$(PY) -m pytest -q -n $(WORKERS) $(ARGS)
+
+check: $(VENV)/.dev
+	$(VENV)/bin/ruff check .
+	$(VENV)/bin/ruff format --check .
+	$(VENV)/bin/mypy
+
+setup: $(VENV)/.dev
+
+$(VENV)/bin/python:
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
+	  { echo "lipcomp needs Python 3.11 or newer; found $$($(PYTHON) --version). Name one: make PYTHON=/path/to/python3.11"; exit 1; }
+	$(PYTHON) -m venv $(VENV)
+
+$(VENV)/.study: pyproject.toml constraints.txt | $(VENV)/bin/python
+	$(PY) -m pip install -q --disable-pip-version-check -c constraints.txt -e '.[study]'
+	@touch $@
+
+$(VENV)/.dev: pyproject.toml constraints.txt | $(VENV)/bin/python
+	$(PY) -m pip install -q --disable-pip-version-check -c constraints.txt -e '.[dev]'
+	@touch $@ $(VENV)/.study
+
+clean:
+	rm -rf $(VENV) build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache

@@ -1,0 +1,161 @@
+"""Our checkpoint: one safetensors file, the metadata as JSON in its header. Loading it runs no code.
+
+The header's entry ``lipcomp`` holds a JSON object:
+
+==============  =============================================================================
+format          version of this layout; this code reads 1
+encoder         the :class:`~lipcomp.encoders.EncoderSpec` that rebuilds the network
+objective       name and options: kappa_e, kappa_b, beta, temperature ...
+recipe          name and all fields of the recipe
+data            name and content hash of the training images
+seed            seed of weights, order, augmentation and noise
+epochs          epochs trained
+code_version    version of lipcomp, and of torch
+metrics         last training metrics, by name
+==============  =============================================================================
+
+A file appears whole or not at all: it is written beside its place, flushed to disk, and renamed.
+"""
+
+import hashlib
+import json
+import os
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save as to_safetensors
+
+from lipcomp.encoders import Encoder, EncoderSpec, build_encoder
+
+FORMAT = 1
+HEADER_KEY = "lipcomp"
+
+
+class CheckpointError(ValueError):
+    """A checkpoint that cannot be read; the message says why and what to do."""
+
+
+@dataclass(frozen=True)
+class Metadata:
+    """What a checkpoint knows of its encoder besides the weights (see the module's table)."""
+
+    objective: dict[str, Any] = field(default_factory=dict)
+    recipe: dict[str, Any] = field(default_factory=dict)
+    data: dict[str, Any] = field(default_factory=dict)
+    seed: int | None = None
+    epochs: int | None = None
+    code_version: dict[str, str] = field(default_factory=dict)
+    metrics: dict[str, float] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """A loaded checkpoint: the encoder in evaluation mode, its metadata, and the hash of the file."""
+
+    encoder: Encoder
+    metadata: Metadata
+    sha256: str
+    path: Path
+
+    @property
+    def concentration(self) -> float | None:
+        """kappa_e of the forward encoder; None for an objective without one."""
+        value = self.metadata.objective.get("kappa_e")
+        return None if value is None else float(value)
+
+
+def save_checkpoint(path: Path | str, encoder: Encoder, metadata: Metadata) -> None:
+    """Write an encoder and its metadata; atomically.
+
+    Raises
+    ------
+    OSError
+        If the folder cannot be written to. Nothing is left behind, and a file that was there stays as it was.
+    """
+    header = {"format": FORMAT, "encoder": encoder.spec.to_dict(), **asdict(metadata)}
+    text = json.dumps(header, sort_keys=True, allow_nan=False)
+    weights = {name: value.detach().cpu().contiguous() for name, value in encoder.state_dict().items()}
+    with atomic_file(Path(path)) as temporary:
+        temporary.write_bytes(to_safetensors(weights, metadata={HEADER_KEY: text}))
+
+
+@contextmanager
+def atomic_file(path: Path) -> Iterator[Path]:
+    """Give a temporary path beside ``path``; on success flush it to disk and rename it, on failure remove it."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+    os.close(handle)
+    temporary = Path(name)
+    try:
+        yield temporary
+        with temporary.open("rb+") as written:
+            os.fsync(written.fileno())
+        umask = os.umask(0)
+        os.umask(umask)
+        temporary.chmod(0o666 & ~umask)  # mkstemp is private; a result is as readable as any other file
+        temporary.replace(path)
+    except BaseException:
+        temporary.unlink(missing_ok=True)
+        raise
+
+
+def load_checkpoint(path: Path | str) -> Checkpoint:
+    """Read a checkpoint written by :func:`save_checkpoint`.
+
+    Raises
+    ------
+    CheckpointError
+        If the file is missing, unreadable, foreign, truncated, of a newer format, or does not fit its own metadata.
+    """
+    path = Path(path)
+    if not path.is_file():
+        what = "is a folder" if path.is_dir() else "does not exist"
+        raise CheckpointError(
+            f"checkpoint {str(path)!r} {what}; give the path of a .safetensors checkpoint file"
+        )
+    try:
+        with safe_open(path, framework="pt") as file:
+            header = (file.metadata() or {}).get(HEADER_KEY)
+            weights = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118  (not a dict)
+    except (SafetensorError, OSError, ValueError) as error:
+        raise CheckpointError(
+            f"checkpoint {str(path)!r} cannot be read as safetensors ({error}); it is damaged or of another format"
+        ) from error
+    if header is None:
+        raise CheckpointError(
+            f"checkpoint {str(path)!r} is a safetensors file without lipcomp's metadata, so the network cannot be "
+            f"rebuilt from it; give a checkpoint that lipcomp's training wrote"
+        )
+    spec, metadata = _parse(header, path)
+    encoder = build_encoder(spec)
+    expected = encoder.state_dict()
+    for name in sorted(expected.keys() | weights.keys()):
+        have = tuple(weights[name].shape) if name in weights else "nothing"
+        want = tuple(expected[name].shape) if name in expected else "nothing"
+        if have != want:
+            raise CheckpointError(
+                f"checkpoint {str(path)!r} does not fit its own metadata: {name} has {have}, not {want}"
+            )
+    encoder.load_state_dict(weights)
+    return Checkpoint(encoder.eval(), metadata, hashlib.sha256(path.read_bytes()).hexdigest(), path)
+
+
+def _parse(header: str, path: Path) -> tuple[EncoderSpec, Metadata]:
+    try:
+        fields = json.loads(header)
+        version = fields.pop("format")
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise CheckpointError(f"checkpoint {str(path)!r} has damaged metadata ({error!r})") from error
+    if version != FORMAT:
+        raise CheckpointError(
+            f"checkpoint {str(path)!r} has format {version!r}, this lipcomp reads {FORMAT}; upgrade lipcomp to read it"
+        )
+    try:
+        return EncoderSpec(**fields.pop("encoder")), Metadata(**fields)
+    except (ValueError, KeyError, TypeError) as error:
+        raise CheckpointError(f"checkpoint {str(path)!r} has metadata that does not fit: {error}") from error

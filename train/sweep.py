@@ -1,0 +1,183 @@
+"""Train the matched pairs of a study: recipes x beta x seed, over several processes, resumable as a whole.
+
+    python -m train.sweep default --out studies/default
+
+Runs of one seed share weights, data order and augmentation draws. A finished run is never trained again; an
+interrupted one goes on after its last whole epoch. ``study.json`` in the folder says what belongs to the study.
+"""
+
+import json
+import multiprocessing
+import os
+import sys
+import time
+from collections.abc import Sequence
+from concurrent.futures import ProcessPoolExecutor, as_completed
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from lipcomp.checkpoints.native import atomic_file
+from lipcomp.commands import Parser, run
+from train.pretrain import pretrain
+from train.recipes import (
+    Recipe,
+    mnist_byol,
+    mnist_c_byol,
+    mnist_c_simclr,
+    mnist_noisy_simclr,
+    mnist_simclr,
+    mnist_weighted_simclr,
+)
+
+BETAS = (0.1, 0.3, 1.0, 3.0, 10.0)
+
+
+@dataclass(frozen=True)
+class Preset:
+    """A study: which recipes, how many paired seeds, and what it is good for."""
+
+    recipes: tuple[Recipe, ...]
+    seeds: int
+    purpose: str
+
+
+def with_beta(recipe: Recipe, beta: float) -> Recipe:
+    """The same recipe at another beta."""
+    return replace(recipe, name=f"{recipe.name}-beta{beta:g}", objective=replace(recipe.objective, beta=beta))  # type: ignore[type-var]
+
+
+def quick() -> Preset:
+    """One seed, few epochs: every stage runs, nothing is proved."""
+    short = [
+        replace(recipe, epochs=2 if recipe.objective.family == "simclr" else 3)
+        for recipe in (
+            mnist_simclr(),
+            mnist_weighted_simclr(),
+            mnist_c_simclr(),
+            mnist_byol(),
+            mnist_c_byol(),
+        )
+    ]
+    return Preset(
+        tuple(short), 1, "a rehearsal of every stage; with one seed and few epochs it proves nothing"
+    )
+
+
+def default() -> Preset:
+    """Five methods, three paired seeds."""
+    recipes = (mnist_simclr(), mnist_weighted_simclr(), mnist_c_simclr(), mnist_byol(), mnist_c_byol())
+    return Preset(recipes, 3, "five methods at beta = 1 with three paired seeds")
+
+
+def full() -> Preset:
+    """The sweep of beta, five paired seeds; about two hours on two cores."""
+    swept = [
+        with_beta(twin, beta)
+        for twin in (mnist_weighted_simclr(), mnist_c_simclr(), mnist_c_byol())
+        for beta in BETAS
+    ]
+    recipes = (mnist_simclr(), mnist_noisy_simclr(), mnist_byol(), *swept)
+    return Preset(recipes, 5, f"beta over {', '.join(f'{beta:g}' for beta in BETAS)} with five paired seeds")
+
+
+PRESETS = {preset.__name__: preset for preset in (quick, default, full)}
+
+
+def train_one(recipe: Recipe, seed: int, out: Path) -> tuple[str, float]:
+    """Train one run in a worker process; returns its folder's name and the seconds it took."""
+    torch.set_num_threads(1)
+    started = time.monotonic()
+    pretrain(recipe, seed, out, report=lambda line: None)
+    return out.name, time.monotonic() - started
+
+
+def claim(out: Path, preset_name: str, preset: Preset) -> None:
+    """Write study.json, or refuse a folder that holds another study."""
+    plan: dict[str, Any] = {
+        "preset": preset_name,
+        "purpose": preset.purpose,
+        "seeds": preset.seeds,
+        "runs": {
+            f"{recipe.name}-seed{seed}": recipe.to_dict()
+            for recipe in preset.recipes
+            for seed in range(preset.seeds)
+        },
+    }
+    file = out / "study.json"
+    plan = json.loads(json.dumps(plan))
+    if file.exists() and json.loads(file.read_text()) != plan:
+        raise ValueError(
+            f"{out} holds another study (its study.json differs); give another --out or remove the folder"
+        )
+    with atomic_file(file) as temporary:
+        temporary.write_text(json.dumps(plan, indent=1))
+
+
+def sweep(preset_name: str, out: Path, workers: int) -> None:
+    """Train every run of a preset that is not finished yet."""
+    preset = PRESETS[preset_name]()
+    claim(out, preset_name, preset)
+    jobs = [
+        (recipe, seed, out / "runs" / f"{recipe.name}-seed{seed}")
+        for seed in range(preset.seeds)
+        for recipe in preset.recipes
+    ]
+    todo = [job for job in jobs if not (job[2] / "model.safetensors").exists()]
+    todo.sort(
+        key=lambda job: -job[0].epochs * (2 if job[0].objective.family == "byol" else 1)
+    )  # long runs first
+    print(f"train: {preset.purpose}: {len(jobs)} runs, {len(jobs) - len(todo)} finished before", flush=True)
+    if not todo:
+        return
+    started, context = time.monotonic(), multiprocessing.get_context("spawn")
+    weight = {
+        job[2].name: job[0].epochs * (1.5 if job[0].objective.family == "byol" else 1.0) for job in todo
+    }
+    done = 0.0
+    with ProcessPoolExecutor(min(workers, len(todo)), mp_context=context) as pool:
+        futures = [pool.submit(train_one, *job) for job in todo]
+        try:
+            for count, future in enumerate(as_completed(futures), 1):
+                name, seconds = future.result()
+                done += weight[name]
+                elapsed = time.monotonic() - started
+                left = elapsed / done * (sum(weight.values()) - done)
+                print(
+                    f"  {count:3d}/{len(todo)}  {name:32s} {seconds:5.0f} s   {left:4.0f} s left", flush=True
+                )
+        except BaseException:
+            pool.shutdown(wait=False, cancel_futures=True)
+            for process in multiprocessing.active_children():
+                process.terminate()
+            raise
+    note_stage(out, "train", time.monotonic() - started)
+
+
+def note_stage(out: Path, stage: str, seconds: float) -> None:
+    """Add a stage's wall time to timings.jsonl."""
+    with (out / "timings.jsonl").open("a") as handle:
+        handle.write(json.dumps({"stage": stage, "seconds": round(seconds, 1)}) + "\n")
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Train the runs of a study."""
+    parser = Parser(prog="python -m train.sweep", description=__doc__)
+    parser.add_argument(
+        "preset", choices=PRESETS, help="; ".join(f"{n}: {p.__doc__}" for n, p in PRESETS.items())
+    )
+    parser.add_argument("--out", type=Path, help="folder of the study (default studies/PRESET)")
+    parser.add_argument(
+        "--workers", type=int, default=os.cpu_count() or 1, help="processes (default: one a core)"
+    )
+    options = parser.parse_args(arguments)
+    if options.workers < 1:
+        raise ValueError(f"--workers must be at least 1, got {options.workers}")
+    sweep(options.preset, options.out or Path("studies") / options.preset, options.workers)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(run(main))
