@@ -68,6 +68,20 @@ class Checkpoint:
         value = self.metadata.objective.get("kappa_e")
         return None if value is None else float(value)
 
+    def subject(self) -> dict[str, Any]:
+        """What a record says of the encoder that was measured: where it lies, its hash, how it was trained."""
+        told = {
+            "recipe": self.metadata.recipe.get("name"),
+            "objective": self.metadata.objective.get("name"),
+            "beta": self.metadata.objective.get("beta"),
+            "kappa_e": self.concentration,
+            "kappa_b": self.metadata.objective.get("kappa_b"),
+            "seed": self.metadata.seed,
+            "data": self.metadata.data.get("name"),
+        }
+        known = {name: value for name, value in told.items() if value is not None}
+        return {"checkpoint": str(self.path), "sha256": self.sha256, **known}
+
 
 def save_checkpoint(path: Path | str, encoder: Encoder, metadata: Metadata) -> None:
     """Write an encoder and its metadata; atomically.

@@ -140,6 +140,11 @@ class Encoder(nn.Module):
         self.register_buffer("std", torch.tensor(spec.std).view(-1, 1, 1), persistent=False)
         self.backbone, self.projector, self.predictor, self.decoder = backbone, projector, predictor, decoder
 
+    @property
+    def image_shape(self) -> tuple[int, int, int]:
+        """(channels, height, width) of the images that it takes."""
+        return self.spec.image_shape
+
     def layers(self) -> tuple[Layer, ...]:
         """The layers this encoder has, by name."""
         present: list[Layer] = ["backbone"]
