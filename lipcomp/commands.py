@@ -15,10 +15,18 @@ import difflib
 import shutil
 import sys
 import textwrap
-from collections.abc import Callable, Iterable, Sequence
+import time
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
 from typing import Any, NoReturn
 
 import torch
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+from lipcomp.checkpoints import Checkpoint, load_checkpoint
+from lipcomp.data import SETS, ImageSet, load_set
 
 
 class Parser(argparse.ArgumentParser):
@@ -63,6 +71,91 @@ def fail(message: str) -> None:
         textwrap.fill(f"error: {message}", width, break_long_words=False, break_on_hyphens=False),
         file=sys.stderr,
     )
+
+
+def add_encoder_arguments(parser: argparse.ArgumentParser) -> None:
+    """CHECKPOINT..., and how to read it."""
+    parser.add_argument(
+        "checkpoints", nargs="+", metavar="CHECKPOINT", help="one or several checkpoint files"
+    )
+
+
+def load_encoders(options: argparse.Namespace) -> list[Checkpoint]:
+    """The encoders that :func:`add_encoder_arguments` asked for, in evaluation mode."""
+    return [load_checkpoint(path) for path in options.checkpoints]
+
+
+def add_data_arguments(parser: argparse.ArgumentParser, default: str | None = None) -> None:
+    """--data, --data-root, --split, --limit, --seed: which images."""
+    parser.add_argument(
+        "--data",
+        default=default,
+        required=default is None,
+        help=f"{', '.join(SETS)} or a folder of images" + (f" (default {default})" if default else ""),
+    )
+    parser.add_argument("--data-root", type=Path, help="the folder of a set that lies on disk, such as CIFAR")
+    parser.add_argument("--split", default="test", choices=("train", "test"), help="default test")
+    parser.add_argument("--limit", type=int, help="at most so many images, drawn by --seed (default: all)")
+    parser.add_argument("--seed", type=int, default=0, help="seed of every draw (default 0)")
+
+
+def load_images(
+    options: argparse.Namespace, image_shape: tuple[int, int, int] | None = None
+) -> tuple[ImageSet, torch.Tensor]:
+    """The images that :func:`add_data_arguments` asked for, and the indices of those to use, in order.
+
+    Raises
+    ------
+    ValueError
+        If ``--limit`` is not positive, or the images do not have the shape the encoder takes.
+    """
+    if options.limit is not None and options.limit < 1:
+        raise ValueError(f"--limit must be at least 1, got {options.limit}")
+    images = load_set(options.data, options.split, root=options.data_root, image_shape=image_shape)
+    if image_shape is not None and images.image_shape != image_shape:
+        raise ValueError(
+            f"--data {options.data}: its images have shape {images.image_shape}, the encoder takes "
+            f"{image_shape}; give images of that shape, or a folder, whose images are converted"
+        )
+    indices = torch.arange(len(images))
+    if options.limit is not None and options.limit < len(images):
+        generator = torch.Generator().manual_seed(options.seed)
+        indices = torch.randperm(len(images), generator=generator)[: options.limit].sort().values
+    return images, indices
+
+
+def add_run_arguments(parser: argparse.ArgumentParser) -> None:
+    """--device, --batch-size, --out, --json: where it runs and where the result goes."""
+    parser.add_argument("--device", default="auto", help="auto, cpu, cuda, cuda:1, mps (default auto)")
+    parser.add_argument("--batch-size", type=int, help="images at a time (default: what fits)")
+    parser.add_argument("--out", type=Path, help="append the records to this file of JSON lines")
+    parser.add_argument("--json", action="store_true", help="print the records as JSON lines, no table")
+
+
+@contextmanager
+def progress(total: int, label: str, *, every: float = 10.0) -> Iterator[Callable[..., None]]:
+    """Show work on stderr: a bar on a terminal, in a pipe a plain line every so many seconds.
+
+    Yields ``advance(n=1)``, to be called as parts of ``total`` are done.
+    """
+    console = Console(stderr=True)
+    if console.is_terminal:
+        columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+        with Progress(*columns, console=console, transient=True) as bar:
+            task = bar.add_task(label, total=total)
+            yield lambda n=1: bar.advance(task, n)
+        return
+    started, done, shown = time.monotonic(), 0, time.monotonic()
+
+    def advance(n: int = 1) -> None:
+        nonlocal done, shown
+        done += n
+        now = time.monotonic()
+        if now - shown >= every and done < total:
+            shown, left = now, (now - started) / max(done, 1) * (total - done)
+            print(f"{label}: {done}/{total}, {left:.0f} s left", file=sys.stderr, flush=True)
+
+    yield advance
 
 
 def choose_device(name: str) -> torch.device:

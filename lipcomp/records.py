@@ -14,8 +14,8 @@ provenance  versions, device, precision, time
 schema      version of this layout; this code reads 1
 ==========  ====================================================================================
 
-A file only grows. Each append is one write, flushed to disk; a line torn by a crash is left out when the file is
-read, reported, and cut off by the next append. Figures and reports are drawn from records alone.
+A file only grows. Each append is one write, flushed to disk; a line torn by a crash is left out when the file
+is read, reported, and cut off by the next append. Figures and reports are drawn from records alone.
 
 >>> from lipcomp.records import Record, append_records, read_records, to_frame
 >>> append_records("study.jsonl", [Record("accuracy.clean", 0.97, n=1000)])  # doctest: +SKIP
@@ -42,7 +42,7 @@ import torch
 
 SCHEMA = 1
 
-# How a line of an older schema becomes one of the next: {old version: upgrade}. Empty while there is one schema.
+# {old version: how its line becomes one of the next}. Empty while there is one schema.
 UPGRADES: dict[int, Callable[[dict[str, Any]], dict[str, Any]]] = {}
 
 
@@ -80,7 +80,7 @@ class Record:
             object.__setattr__(self, "value", float(self.value))
             if not math.isfinite(self.value):
                 raise ValueError(
-                    f"{self.quantity} must be finite, got {self.value}; give None for what could not be estimated"
+                    f"{self.quantity} must be finite, got {self.value}; None means not estimable"
                 )
         if self.interval is not None:
             low, high = (float(end) for end in self.interval)
@@ -147,8 +147,8 @@ def read_records(paths: Path | str | Sequence[Path | str]) -> list[Record]:
     Raises
     ------
     RecordError
-        If a file is missing, or a line other than a torn last one cannot be read, or is of a schema this code does
-        not know. A torn last line is left out with a :class:`RecordWarning`.
+        If a file is missing, or a line other than a torn last one cannot be read, or is of a schema this code
+        does not know. A torn last line is left out with a :class:`RecordWarning`.
     """
     if isinstance(paths, str | Path):
         paths = [paths]
@@ -160,7 +160,7 @@ def _read_file(path: Path) -> list[Record]:
         text = path.read_bytes()
     except OSError as error:
         raise RecordError(
-            f"records {str(path)!r} cannot be read ({error.strerror}); give the path of a .jsonl file that lipcomp wrote"
+            f"records {str(path)!r} cannot be read ({error.strerror}); give the path of a .jsonl file"
         ) from error
     *lines, last = text.split(b"\n")
     if last.strip():
@@ -197,7 +197,7 @@ def _parse(line: bytes, path: Path, number: int) -> Record:
 
 
 def to_frame(records: Iterable[Record]) -> pd.DataFrame:
-    """A data frame, a row a record; nested fields become columns such as ``subject.seed`` and ``settings.severity``."""
+    """A data frame, a row a record; nested fields become columns such as ``subject.seed``."""
     rows = []
     for record in records:
         row = asdict(record)
@@ -225,8 +225,8 @@ def merge_records(
     out
         The new file.
     on_conflict
-        What to do with two records of one identity (quantity, subject, settings) and different values: refuse, or
-        keep the first or the last.
+        What to do with two records of one identity (quantity, subject, settings) whose values differ:
+        refuse, or keep the first or the last.
 
     Raises
     ------
@@ -244,8 +244,8 @@ def merge_records(
         if known.value != record.value:
             if on_conflict == "error":
                 raise ValueError(
-                    f"{record.quantity} of {record.subject} was measured as {known.value} and as {record.value}; "
-                    f'decide with on_conflict="first" or "last"'
+                    f"{record.quantity} of {record.subject} was measured as {known.value} and as "
+                    f'{record.value}; decide with on_conflict="first" or "last"'
                 )
             if on_conflict == "last":
                 merged[record.identity()] = record
@@ -259,7 +259,7 @@ def provenance(
     seed: int | None = None,
     **more: Any,
 ) -> dict[str, Any]:
-    """By what code, on what and when a value was computed: versions, commit, device, precision, seed, UTC time."""
+    """By what code, on what and when: versions, commit, device, precision, seed, UTC time."""
     base = {
         **_versions(),
         "device": str(device or "cpu"),
