@@ -1,0 +1,332 @@
+"""From the models' table to effects, correlations, and an answer in words.
+
+Three questions, in this order: does compression make the encoder smoother; does it make it more robust; and do
+smoothness and robustness go together (across models, within pairs, across the images of one model). An effect is
+called present only if its 95% interval leaves out zero *and* its permutation p-value is below 0.05; otherwise the
+answer is "not enough evidence", with the smallest p-value that so few pairs could have given.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import pandas as pd
+
+from analyses.paired_study.study import CONTRASTS, METHODS, pair_table
+from lipcomp.statistics import (
+    Estimate,
+    PairedEffect,
+    adjust,
+    auroc,
+    correlation,
+    paired_effect,
+    partial_correlation,
+    within_pairs,
+)
+
+ALPHA = 0.05
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """A column of the models' table whose paired differences are tested."""
+
+    column: str
+    label: str
+    unit: str
+    logarithm: bool = False
+    scale: float = 1.0
+
+
+OUTCOMES = (
+    Outcome("sigma", "σ_max(J), median", "log ratio", logarithm=True),
+    Outcome("stretch", "‖Δμ‖/‖Δx‖, corruptions", "log ratio", logarithm=True),
+    Outcome("clean", "clean accuracy", "points", scale=100),
+    Outcome("corruption", "corruption accuracy", "points", scale=100),
+    Outcome("shift", "shift accuracy", "points", scale=100),
+)
+
+
+@dataclass(frozen=True)
+class Effect:
+    """A paired effect: treated minus control, its interval, and every pair's own difference."""
+
+    contrast: str
+    meaning: str
+    label: str
+    column: str
+    unit: str
+    estimate: PairedEffect
+
+    @property
+    def value(self) -> float:
+        """The mean difference."""
+        return float("nan") if self.estimate.value is None else self.estimate.value
+
+    @property
+    def interval(self) -> tuple[float, float] | None:
+        """Its 95% interval."""
+        return self.estimate.interval
+
+    @property
+    def present(self) -> bool:
+        """Whether the interval leaves out zero and the permutation test agrees."""
+        return is_present(self.estimate)
+
+
+def is_present(estimate: Estimate) -> bool:
+    """Interval without zero and p below 0.05."""
+    if estimate.interval is None or estimate.p_value is None:
+        return False
+    low, high = estimate.interval
+    return (low > 0 or high < 0) and estimate.p_value < ALPHA
+
+
+def paired_effects(models: pd.DataFrame) -> list[Effect]:
+    """Every contrast's effect on every outcome, and the compression contrasts pooled, where there are pairs."""
+    effects = []
+    for outcome in OUTCOMES:
+        pooled: list[pd.DataFrame] = []
+        for contrast in CONTRASTS:
+            pairs = pair_table(models, contrast, outcome.column, logarithm=outcome.logarithm)
+            if len(pairs):
+                effects.append(_effect(contrast.name, contrast.meaning, outcome, pairs))
+                if contrast.compression:
+                    pooled.append(pairs)
+        if len(pooled) > 1:
+            meaning = "compression, both families"
+            effects.append(_effect("all: compressed − not", meaning, outcome, pd.concat(pooled)))
+    return effects
+
+
+def _effect(name: str, meaning: str, outcome: Outcome, pairs: pd.DataFrame) -> Effect:
+    treated, control = (outcome.scale * pairs[side].to_numpy(float) for side in ("treated", "control"))
+    effect = paired_effect(treated, control)
+    return Effect(name, meaning, outcome.label, outcome.column, outcome.unit, effect)
+
+
+@dataclass(frozen=True)
+class Association:
+    """How smoothness and a robustness measure go together, at one level."""
+
+    level: str
+    x: str
+    y: str
+    estimate: Estimate
+
+
+ROBUSTNESS = {"corruption": "mean corruption accuracy", "shift": "shift accuracy"}
+SMOOTHNESS = {"sigma": "median σ_max(J)", "stretch": "median ‖Δμ‖/‖Δx‖ over corruptions"}
+
+
+def associations(models: pd.DataFrame) -> list[Association]:
+    """Across models, across models with clean accuracy partialled out, and within pairs."""
+    found = []
+    for x, x_label in SMOOTHNESS.items():
+        for y, y_label in ROBUSTNESS.items():
+            complete = models.dropna(subset=[x, y, "clean"])
+            if len(complete) < 3:
+                continue
+            smooth, robust, clean = (complete[c].to_numpy(float) for c in (x, y, "clean"))
+            shared = family_and_seed(complete).to_numpy()
+            across = correlation(np.log(smooth), robust, groups=shared)
+            partial = partial_correlation(np.log(smooth), robust, clean, groups=shared)
+            found += [
+                Association("across models", x_label, y_label, across),
+                Association("across models, clean accuracy held fixed", x_label, y_label, partial),
+            ]
+            if len(set(shared)) < len(shared):
+                inside = within_pairs(np.log(smooth), robust, shared)
+                found.append(Association("within pairs", x_label, y_label, inside.within))
+    return found
+
+
+def family_and_seed(models: pd.DataFrame) -> pd.Series:
+    """Which models share weights, data order and draws: one label a family and seed."""
+    family = models["method"].map(lambda m: "BYOL" if "BYOL" in m else "SimCLR" if "SimCLR" in m else m)
+    return family + "/" + models["seed"].astype(str)
+
+
+ALL_MODELS = "all models"
+
+
+@dataclass(frozen=True)
+class ImageFinding:
+    """Within one model: does a larger local constant at an image go with corruptions changing its prediction."""
+
+    run: str
+    method: str
+    estimate: Estimate
+
+
+def image_findings(images: pd.DataFrame) -> list[ImageFinding]:
+    """AUROC of sigma_max for "more corruptions than the median flip this image", a run at a time.
+
+    Parameters
+    ----------
+    images
+        Columns run, method, image, sigma, flipped (share of corruptions that change the prediction).
+    """
+    images = images.dropna(subset=["sigma", "flipped"])
+    often = images["flipped"] > images.groupby("run")["flipped"].transform("median")
+    found = []
+    for (run, method), rows in images.groupby(["run", "method"], sort=False):
+        label = often[rows.index].to_numpy()
+        if label.any() and not label.all():
+            found.append(ImageFinding(str(run), str(method), auroc(rows["sigma"].to_numpy(float), label)))
+    order = list(METHODS.values())
+    found.sort(key=lambda f: (order.index(f.method) if f.method in order else len(order), f.run))
+    if len(found) > 1:
+        rows = images[images["run"].isin([f.run for f in found])]
+        estimate = auroc(
+            rows["sigma"].to_numpy(float),
+            often[rows.index].to_numpy(),
+            groups=[rows["image"].to_numpy(), rows["run"].to_numpy()],
+            within=rows["run"].to_numpy(),
+        )
+        found.insert(0, ImageFinding(ALL_MODELS, "all", estimate))
+    return found
+
+
+def corruption_effects(accuracies: pd.DataFrame, models: pd.DataFrame) -> pd.DataFrame:
+    """Compressed minus not, corruption by corruption, p-values adjusted over the corruptions (Holm).
+
+    Parameters
+    ----------
+    accuracies
+        Columns run, corruption, value: mean over severities.
+    """
+    wide = accuracies.pivot_table("value", "run", "corruption", aggfunc="mean")
+    rows = []
+    for corruption in wide:
+        joined = models.assign(value=100 * wide[corruption])
+        pairs = pd.concat([pair_table(joined, c, "value") for c in CONTRASTS if c.compression])
+        if len(pairs):
+            estimate = paired_effect(pairs["treated"].to_numpy(float), pairs["control"].to_numpy(float))
+            rows.append((corruption, estimate))
+    table = pd.DataFrame(rows, columns=["corruption", "estimate"])
+    table["adjusted_p"] = list(adjust([e.p_value for e in table["estimate"]], "holm").adjusted)
+    return table
+
+
+# The answer in words.
+
+
+def answer(
+    effects: Sequence[Effect], found: Sequence[Association], images: Sequence[ImageFinding]
+) -> list[str]:
+    """The sentences of the report's first paragraph."""
+    sentences = []
+    by_key = {(effect.contrast, effect.column): effect for effect in effects}
+    headline = "all: compressed − not"
+    if not any(contrast == headline for contrast, _ in by_key):
+        headline = next(
+            (c.name for c in CONTRASTS if c.compression and (c.name, "sigma") in by_key), headline
+        )
+    if (headline, "sigma") in by_key:
+        sentences.append(_smoothness_sentence(by_key[headline, "sigma"]))
+        for column, words in (("corruption", "under corruptions"), ("shift", "under the natural shift")):
+            if (headline, column) in by_key:
+                sentences.append(_robustness_sentence(by_key[headline, column], words))
+        control = by_key.get(("C-SimCLR − SimCLR ×(1+β)", "sigma"))
+        if control is not None:
+            sentences.append(_control_sentence(control, by_key.get(("SimCLR ×(1+β) − SimCLR", "sigma"))))
+    else:
+        sentences.append("There is no compressed-uncompressed pair among these models, so no paired effect.")
+    for association in found:
+        if association.x == SMOOTHNESS["sigma"] and association.y == ROBUSTNESS["corruption"]:
+            sentences.append(_association_sentence(association))
+    if images:
+        sentences.append(_image_sentence(images))
+    return [s for s in sentences if s]
+
+
+def numbers(estimate: Estimate, form: str = "{:+.2f}") -> str:
+    """Interval, n and p-value in words ("95% interval a to b, n = 6, p = 0.03"), with what is missing said."""
+    parts = []
+    if estimate.interval is not None:
+        parts.append("95% interval " + " to ".join(form.format(end) for end in estimate.interval))
+    else:
+        parts.append("no interval can be given")
+    parts.append(f"n = {estimate.n}")
+    if estimate.p_value is not None:
+        parts.append(f"p = {estimate.p_value:.2g}")
+    if not is_present(estimate) and estimate.smallest_p is not None and estimate.smallest_p > ALPHA:
+        parts.append(f"and with so few no p below {estimate.smallest_p:.2g} is possible")
+    return ", ".join(parts)
+
+
+def _smoothness_sentence(effect: Effect) -> str:
+    if effect.estimate.value is None:
+        return f"Whether compression makes the encoder smoother cannot be estimated: {effect.estimate.note}."
+    change = 100 * (np.exp(effect.value) - 1)
+    shown = numbers(effect.estimate, "{:+.2f}")
+    if effect.present:
+        word = "smoother" if effect.value < 0 else "less smooth"
+        return (
+            f"Compression made the encoder {word}: its median local Lipschitz constant changed by {change:+.0f}% "
+            f"(log ratio {effect.value:+.2f}, {shown})."
+        )
+    return (
+        f"There is not enough evidence that compression changes smoothness: the median local Lipschitz constant "
+        f"differs by {change:+.0f}% (log ratio {effect.value:+.2f}, {shown})."
+    )
+
+
+def _robustness_sentence(effect: Effect, words: str) -> str:
+    if effect.estimate.value is None:
+        return f"Whether it makes it more accurate {words} cannot be estimated: {effect.estimate.note}."
+    shown = numbers(effect.estimate, "{:+.1f}")
+    if effect.present:
+        word = "more" if effect.value > 0 else "less"
+        return f"It made the encoder {word} accurate {words}: {effect.value:+.1f} points ({shown})."
+    return f"There is not enough evidence that it changes accuracy {words}: {effect.value:+.1f} points ({shown})."
+
+
+def _control_sentence(control: Effect, weight: Effect | None) -> str:
+    if control.estimate.value is None:
+        return ""
+    beyond = f"log ratio {control.value:+.2f}, {numbers(control.estimate)}"
+    alone = (
+        f"; re-weighting alone moves it by {weight.value:+.2f}, {numbers(weight.estimate)}"
+        if weight is not None and weight.estimate.value is not None
+        else ""
+    )
+    verdict = "differs" if control.present else "cannot be told apart"
+    return (
+        f"Against SimCLR with the positive pair weighted 1 + β, the control that has C-SimCLR's gradient without its "
+        f"noise, C-SimCLR's smoothness {verdict} ({beyond}{alone})."
+    )
+
+
+def _association_sentence(association: Association) -> str:
+    estimate = association.estimate
+    if estimate.value is None:
+        return f"{association.level.capitalize()}, the association is not estimable: {estimate.note}."
+    shown = f"{estimate.name} {estimate.value:+.2f}, {numbers(estimate)}"
+    if not is_present(estimate):
+        return (
+            f"{association.level.capitalize()}, there is not enough evidence that smoothness goes with accuracy "
+            f"under corruptions ({shown})."
+        )
+    word = "more" if estimate.value < 0 else "less"
+    return (
+        f"{association.level.capitalize()}, smoother goes with {word} accurate under corruptions ({shown})."
+    )
+
+
+def _image_sentence(images: Sequence[ImageFinding]) -> str:
+    whole, single = images[0], [f for f in images if f.run != ALL_MODELS]
+    clear = sum(f.estimate.interval is not None and f.estimate.interval[0] > 0.5 for f in single)
+    inverse = sum(f.estimate.interval is not None and f.estimate.interval[1] < 0.5 for f in single)
+    if whole.estimate.value is None:
+        return f"Across the images of a model the association is not estimable: {whole.estimate.note}."
+    interval = whole.estimate.interval
+    word = "does not tell"
+    if interval is not None and (interval[0] > 0.5 or interval[1] < 0.5):
+        word = "tells" if interval[0] > 0.5 else "tells, in the unexpected direction,"
+    return (
+        f"Within a model, a larger local constant at an image {word} that corruptions change its prediction: AUROC "
+        f"{whole.estimate.value:.2f} ({numbers(whole.estimate, '{:.2f}')}; the interval lies above 0.5 in {clear} and "
+        f"below it in {inverse} of {len(single)} models)."
+    )
