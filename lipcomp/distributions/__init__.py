@@ -1,0 +1,18 @@
+"""What a latent is: von Mises-Fisher densities on the sphere, stable and differentiable."""
+
+from lipcomp.distributions.bessel import (
+    log_bessel_i,
+    log_normalizer,
+    log_sphere_area,
+    mean_resultant_deficit,
+    mean_resultant_length,
+    mean_resultant_slope,
+)
+from lipcomp.distributions.divergence import (
+    constant_floor,
+    divergence_floor,
+    divergence_from_uniform,
+    half_chord_squared,
+    vmf_divergence,
+)
+from lipcomp.distributions.von_mises_fisher import HypersphericalUniform, VonMisesFisher
