@@ -1,0 +1,143 @@
+"""What a statistic returns: value, interval, p-value, n, and in words how they came about.
+
+Two kinds of bad input are kept apart. What cannot be meant (NaN, lengths that differ, no data) raises a
+``ValueError`` that names the argument. What is well formed but says nothing (two models, a constant column)
+returns an :class:`Estimate` whose missing parts are None and whose ``note`` says why: a table over sixteen
+corruptions goes on when one of them cannot be estimated, and a reader sees that it was not.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from jaxtyping import Float, Int
+from numpy.typing import ArrayLike
+
+from lipcomp.records import Record
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """One estimated number and how sure it is.
+
+    Parameters
+    ----------
+    name
+        What was estimated, in words: "mean difference", "Spearman correlation".
+    value
+        The estimate; None where the data do not determine it.
+    interval
+        Confidence interval at ``level``; None where it is not estimable.
+    p_value
+        Two-sided, of no effect; None where it is not estimable.
+    n
+        Observations: pairs, models or images.
+    method
+        How interval and p-value were computed, for the methods paragraph of a report.
+    level
+        Nominal coverage of the interval.
+    smallest_p
+        The smallest p-value that this n (or this number of resamples) could have given; a p-value is read
+        against it: three seeds cannot go below 0.25.
+    note
+        Why something is missing, or what limits the reading; empty if nothing does.
+    """
+
+    name: str
+    value: float | None
+    interval: tuple[float, float] | None
+    p_value: float | None
+    n: int
+    method: str
+    level: float = 0.95
+    smallest_p: float | None = None
+    note: str = ""
+
+    @property
+    def estimable(self) -> bool:
+        """Whether there is a value at all."""
+        return self.value is not None
+
+    def __str__(self) -> str:
+        if self.value is None:
+            return f"{self.name}: not estimable, {self.note} (n = {self.n})"
+        words = [f"{self.name} {self.value:.3g}"]
+        if self.interval is not None:
+            words.append(f"{self.level:.0%} interval [{self.interval[0]:.3g}, {self.interval[1]:.3g}]")
+        if self.p_value is not None:
+            words.append(f"p = {self.p_value:.2g}")
+        words.append(f"n = {self.n}")
+        return ", ".join(words) + (f" ({self.note})" if self.note else "")
+
+    def to_records(
+        self,
+        quantity: str,
+        *,
+        unit: str = "",
+        subject: Mapping[str, Any] | None = None,
+        settings: Mapping[str, Any] | None = None,
+        provenance: Mapping[str, Any] | None = None,
+    ) -> list[Record]:
+        """As records: the quantity, and ``quantity.p_value`` beside it; the method is a setting of both."""
+        how = {"method": self.method, "level": self.level, "note": self.note, **(settings or {})}
+        shared: dict[str, Any] = {
+            "n": self.n,
+            "subject": dict(subject or {}),
+            "provenance": dict(provenance or {}),
+        }
+        tested = {**how, "smallest_p": self.smallest_p}
+        return [
+            Record(quantity, self.value, unit, interval=self.interval, settings=how, **shared),
+            Record(f"{quantity}.p_value", self.p_value, "", settings=tested, **shared),
+        ]
+
+
+def vector(name: str, values: ArrayLike, length: int | None = None) -> Float[np.ndarray, " n"]:
+    """``values`` as one dimension of finite float64, or a ValueError that names the argument."""
+    try:
+        array = np.asarray(values, dtype=np.float64)
+    except (TypeError, ValueError) as error:
+        raise ValueError(
+            f"{name} must hold numbers, got {values!r:.80} ({error}); drop missing values"
+        ) from error
+    if array.ndim != 1 or array.size == 0:
+        raise ValueError(f"{name} must have one dimension and at least one value, got shape {array.shape}")
+    if not np.isfinite(array).all():
+        bad = np.flatnonzero(~np.isfinite(array))
+        raise ValueError(
+            f"{name} must be finite, got {array[bad[0]]} at position {bad[0]} ({bad.size} of "
+            f"{array.size} are not finite); drop those rows from every argument, or repeat the measurement"
+        )
+    if length is not None and array.size != length:
+        raise ValueError(
+            f"{name} must have {length} values, one for each observation, got {array.size}; align the "
+            f"arguments by the model or image that each value belongs to"
+        )
+    return array
+
+
+def group_codes(name: str, groups: ArrayLike, length: int) -> tuple[Int[np.ndarray, " n"], int]:
+    """Group labels of any kind as codes 0..G-1, and G."""
+    array = np.asarray(groups)
+    if array.ndim != 1 or array.size != length:
+        raise ValueError(
+            f"{name} must hold one label for each of {length} observations, got shape {array.shape}"
+        )
+    if array.dtype.kind == "f" and not np.isfinite(array).all():
+        raise ValueError(f"{name} has labels that are not finite; give each observation a group, or drop it")
+    if array.dtype.kind == "O" and any(label is None for label in array):
+        raise ValueError(f"{name} has labels that are None; give every observation a group, or drop it")
+    labels, codes = np.unique(array.astype(str) if array.dtype.kind == "O" else array, return_inverse=True)
+    return codes.reshape(-1), labels.size
+
+
+def check_level(level: float) -> None:
+    """Refuse a confidence level outside (0, 1)."""
+    if not 0 < level < 1:
+        raise ValueError(f"level must be between 0 and 1, such as 0.95, got {level}")
+
+
+def is_constant(values: Float[np.ndarray, " n"]) -> bool:
+    """Whether all values agree up to rounding."""
+    return bool(np.ptp(values) <= 1e-12 * np.abs(values).max())
