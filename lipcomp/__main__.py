@@ -1,0 +1,52 @@
+"""The command ``lipcomp``: one subcommand a module, ``lipcomp bound ...`` being ``python -m lipcomp.bound ...``."""
+
+import difflib
+import importlib
+import sys
+from collections.abc import Sequence
+
+from lipcomp.commands import run
+
+SUBCOMMANDS = {
+    "bound": "lower bounds of the Lipschitz constant, from checkpoints and pairs of images",
+    "jacobian": "local Lipschitz constants: spectral norms of the Jacobian",
+    "robustness": "accuracy under corruptions, natural shifts and attacks",
+    "checkpoints": "what a checkpoint file holds; export to other formats",
+}
+
+USAGE = """usage: lipcomp [--version] [--help] COMMAND ...
+
+commands:
+{commands}
+
+lipcomp COMMAND --help says what each takes. Exit codes: 0 done, 1 bad input (one paragraph on stderr),
+2 wrong usage, 130 interrupted. Results go to stdout, progress and errors to stderr.
+
+example:
+  lipcomp bound model.safetensors --data mnist5k --out bounds.jsonl"""
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Hand over to a subcommand; returns the exit code."""
+    words = list(sys.argv[1:] if arguments is None else arguments)
+    usage = USAGE.format(commands="\n".join(f"  {name:12s} {text}" for name, text in SUBCOMMANDS.items()))
+    if not words or words[0] in ("-h", "--help"):
+        print(usage, file=sys.stdout if words else sys.stderr)
+        return 0 if words else 2
+    if words[0] == "--version":
+        from lipcomp import __version__
+
+        print(f"lipcomp {__version__}")
+        return 0
+    name, *rest = words
+    if name not in SUBCOMMANDS:
+        near = difflib.get_close_matches(name, SUBCOMMANDS, 1)
+        hint = f"; did you mean {near[0]!r}?" if near else ""
+        print(f"{usage}\n\nlipcomp: error: unknown command {name!r}{hint}", file=sys.stderr)
+        return 2
+    command = importlib.import_module(f"lipcomp.{name}.__main__")
+    return run(command.main, rest)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
