@@ -1,0 +1,123 @@
+"""Corrupted images: the published corruptions, batched on tensors, with a seed for each image.
+
+>>> import torch
+>>> from lipcomp.robustness.corruptions import corrupt
+>>> images = torch.rand(8, 1, 28, 28)
+>>> noisy = corrupt(images, "shot_noise", 5, table="mnist", seed=0, indices=torch.arange(8))
+
+Severities differ between benchmarks, so a table names which is meant: see :mod:`lipcomp.robustness.corruptions.tables`.
+"""
+
+import difflib
+
+import torch
+from jaxtyping import Float, Int64
+from torch import Tensor
+
+from lipcomp.robustness.corruptions.draws import Draws
+from lipcomp.robustness.corruptions.tables import TABLES, Corruption
+
+SEVERITIES = (1, 2, 3, 4, 5)
+SMALLEST_SIDE = 16
+
+
+def corruption_names(table: str = "mnist") -> tuple[str, ...]:
+    """The corruptions of a table, in the published order."""
+    return tuple(_table(table))
+
+
+def published_severity(name: str, table: str = "mnist") -> int | None:
+    """The severity of the published set, for a table whose set has one setting a corruption; else None."""
+    return find_corruption(name, table).published
+
+
+def corrupt(
+    images: Float[Tensor, "batch channels height width"],
+    name: str,
+    severity: int,
+    table: str = "mnist",
+    seed: int = 0,
+    indices: Int64[Tensor, " batch"] | None = None,
+    *,
+    to_bytes: bool = True,
+) -> Float[Tensor, "batch channels height width"]:
+    """Corrupt a batch.
+
+    Parameters
+    ----------
+    images
+        Pixels in [0, 1], as 8-bit images give them.
+    name
+        The corruption; :func:`corruption_names` lists a table's.
+    severity
+        1 to 5.
+    table
+        Whose severities: "mnist".
+    seed
+        Seed of the whole corrupted set.
+    indices
+        The images' ids in their set; an image gets the same corruption in whatever batch it comes. 0, 1, ... if not
+        given.
+    to_bytes
+        Cut the result to 256 levels, as the published sets were (by truncation).
+
+    Returns
+    -------
+    The corrupted images, pixels in [0, 1], on the device of ``images``.
+
+    Raises
+    ------
+    ValueError
+        If table, name or severity does not exist, or the images do not fit.
+    """
+    corruption = find_corruption(name, table)
+    check_severity(severity)
+    if images.ndim != 4 or images.shape[1] not in (1, 3) or not images.is_floating_point():
+        raise ValueError(
+            f"images must be floats of shape (batch, 1 or 3, height, width), got {images.dtype} {tuple(images.shape)}"
+        )
+    if table == "mnist" and images.shape[1] != 1:
+        raise ValueError('table "mnist" corrupts grey digits, got images with 3 channels; take another table')
+    if min(images.shape[-2:]) < SMALLEST_SIDE:
+        raise ValueError(
+            f"images must be at least {SMALLEST_SIDE} pixels high and wide, got {tuple(images.shape[-2:])}"
+        )
+    if indices is None:
+        indices = torch.arange(len(images))
+    if indices.shape != (len(images),):
+        raise ValueError(
+            f"indices must hold one id an image ({len(images)}), got shape {tuple(indices.shape)}"
+        )
+    if not len(images):
+        return images.clone()
+    low, high = images.aminmax()
+    if not (low >= 0 and high <= 1):
+        raise ValueError(f"images must hold pixels in [0, 1], got values from {low:.4g} to {high:.4g}")
+    draws = Draws(seed, f"{table}/{name}/{severity}", indices, images.device)
+    with torch.no_grad():
+        result = corruption.transform(images.float(), draws, *corruption.settings[severity - 1]).clamp_(0, 1)
+        if to_bytes:
+            result = (result * 255 + 1e-3).floor_().div_(255)
+    return result.to(images.dtype)
+
+
+def find_corruption(name: str, table: str) -> Corruption:
+    """The entry of a table, or a ValueError that names the nearest."""
+    known = _table(table)
+    if name not in known:
+        near = difflib.get_close_matches(name, known, 1)
+        hint = f" Did you mean {near[0]!r}?" if near else ""
+        raise ValueError(f"corruption {name!r} is not in table {table!r}.{hint} It has: {', '.join(known)}")
+    return known[name]
+
+
+def check_severity(severity: int) -> None:
+    """Refuse a severity that does not exist."""
+    if severity not in SEVERITIES:
+        raise ValueError(f"severity must be 1, 2, 3, 4 or 5, got {severity!r}")
+
+
+def _table(table: str) -> dict[str, Corruption]:
+    if table not in TABLES:
+        raise ValueError(f"table must be one of {', '.join(TABLES)}, got {table!r}")
+    return TABLES[table]

@@ -1,0 +1,152 @@
+"""Linear filters and warps of a batch, with the border rules of the libraries that the published corruptions use.
+
+A separable filter with its border rule is one matrix for each axis, ``A X B^T``: exact at the border, and on small
+images faster than a convolution.
+
+==========  ==============================  ========================
+border      extension of a b c d            in scipy / OpenCV
+==========  ==============================  ========================
+nearest     a a a | a b c d | d d d         nearest / REPLICATE
+reflect     c b a | a b c d | d c b         reflect / REFLECT
+mirror      d c b | a b c d | c b a         mirror / REFLECT_101
+constant    0 0 0 | a b c d | 0 0 0         constant / CONSTANT
+==========  ==============================  ========================
+"""
+
+import math
+from functools import lru_cache
+from typing import Literal
+
+import numpy as np
+import torch
+from jaxtyping import Float, Int64
+from torch import Tensor
+from torch.nn import functional
+
+Images = Float[Tensor, "batch channels height width"]
+Border = Literal["nearest", "reflect", "mirror", "constant"]
+
+
+def extend(positions: np.ndarray, size: int, border: Border) -> tuple[np.ndarray, np.ndarray]:
+    """Where positions outside 0 .. size - 1 read, and with which weight (0 outside a constant border)."""
+    weight = np.ones(positions.shape)
+    if border == "nearest":
+        return positions.clip(0, size - 1), weight
+    if border == "constant":
+        inside = (positions >= 0) & (positions < size)
+        return positions.clip(0, size - 1), inside.astype(float)
+    if border == "reflect":
+        folded = positions % (2 * size)
+        return np.where(folded < size, folded, 2 * size - 1 - folded), weight
+    period = max(2 * size - 2, 1)
+    folded = positions % period
+    return np.where(folded < size, folded, period - folded), weight
+
+
+def _filter_matrix(weights: np.ndarray, size: int, border: Border) -> Float[Tensor, "size size"]:
+    """The matrix that correlates a row of ``size`` pixels with odd ``weights``."""
+    radius = len(weights) // 2
+    matrix = np.zeros((size, size))
+    rows = np.arange(size)
+    for offset, weight in zip(range(-radius, radius + 1), weights, strict=True):
+        columns, inside = extend(rows + offset, size, border)
+        np.add.at(matrix, (rows, columns), weight * inside)
+    return torch.from_numpy(matrix).float()
+
+
+@lru_cache(maxsize=256)
+def gaussian_matrix(size: int, sigma: float, border: Border, truncate: float) -> Float[Tensor, "size size"]:
+    """One axis of a Gaussian filter: weights exp(-x^2 / 2 sigma^2) up to ``truncate`` sigmas, normalised."""
+    radius = int(truncate * sigma + 0.5)
+    offsets = np.arange(-radius, radius + 1)
+    weights = np.exp(-0.5 * (offsets / sigma) ** 2) if radius else np.ones(1)
+    return _filter_matrix(weights / weights.sum(), size, border)
+
+
+def gaussian(images: Tensor, sigma: float, border: Border = "nearest", truncate: float = 4.0) -> Tensor:
+    """Gaussian filter over the last two axes, as ``skimage.filters.gaussian`` (whose default border is nearest)."""
+    height, width = images.shape[-2:]
+    rows = gaussian_matrix(height, sigma, border, truncate).to(images.device)
+    columns = gaussian_matrix(width, sigma, border, truncate).to(images.device)
+    return separable(images, rows, columns)
+
+
+def separable(images: Tensor, rows: Tensor, columns: Tensor) -> Tensor:
+    """``rows @ X @ columns^T`` for every image and channel."""
+    return rows @ (images @ columns.T)
+
+
+@lru_cache(maxsize=256)
+def zoom_matrix(size: int, factor: float, out: int) -> Float[Tensor, "out size"]:
+    """Crop the middle 1/factor of an axis, enlarge it linearly corner to corner, crop to at most ``out``.
+
+    What ``scipy.ndimage.zoom(order=1)`` does to the crop: its first and last pixels stay the first and last.
+    """
+    crop = math.ceil(size / factor)
+    top = (size - crop) // 2
+    enlarged = round(crop * factor)
+    trim = max((enlarged - out) // 2, 0)
+    position = np.arange(enlarged)[trim : trim + out] * ((crop - 1) / max(enlarged - 1, 1))
+    low = np.minimum(np.floor(position).astype(int), crop - 1)
+    fraction = position - low
+    matrix = np.zeros((len(position), size))
+    rows = np.arange(len(position))
+    np.add.at(matrix, (rows, top + low), 1 - fraction)
+    np.add.at(matrix, (rows, top + np.minimum(low + 1, crop - 1)), fraction)
+    return torch.from_numpy(matrix).float()
+
+
+def correlate(images: Images, kernel: Float[Tensor, "rows columns"], border: Border = "mirror") -> Images:
+    """Correlation of every channel with one small kernel of odd sides."""
+    n, channels, height, width = images.shape
+    vertical, horizontal = kernel.shape[0] // 2, kernel.shape[1] // 2
+    rows, _ = extend(np.arange(-vertical, height + vertical), height, border)
+    columns, _ = extend(np.arange(-horizontal, width + horizontal), width, border)
+    padded = images.reshape(n * channels, 1, height, width)
+    padded = padded[..., torch.from_numpy(rows).to(images.device), :]
+    padded = padded[..., torch.from_numpy(columns).to(images.device)]
+    filtered = functional.conv2d(padded, kernel.to(images.device, images.dtype)[None, None])
+    return filtered.reshape(n, channels, height, width)
+
+
+def affine(
+    images: Images, matrices: Float[Tensor, "batch 2 3"], *, border: Literal["constant"] = "constant"
+) -> Images:
+    """Read each output pixel (x, y) at ``matrix @ (x, y, 1)`` of the input, bilinearly, zero outside.
+
+    Coordinates are pixel indices, x to the right and y down: the inverse map of ``skimage.transform.warp``.
+    """
+    height, width = images.shape[-2:]
+    y, x = torch.meshgrid(
+        torch.arange(height, dtype=images.dtype, device=images.device),
+        torch.arange(width, dtype=images.dtype, device=images.device),
+        indexing="ij",
+    )
+    points = torch.stack([x, y, torch.ones_like(x)]).reshape(3, -1)
+    where = (matrices.to(images) @ points).reshape(-1, 2, height, width)
+    return sample(images, where[:, 1], where[:, 0])
+
+
+def sample(
+    images: Images, y: Float[Tensor, "batch height width"], x: Float[Tensor, "batch height width"]
+) -> Images:
+    """Bilinear values at pixel coordinates, zero outside the image."""
+    height, width = images.shape[-2:]
+    grid = torch.stack([(2 * x + 1) / width - 1, (2 * y + 1) / height - 1], -1)
+    return functional.grid_sample(images, grid, mode="bilinear", padding_mode="zeros", align_corners=False)
+
+
+def gather_pixels(images: Images, positions: Int64[Tensor, "batch pixels"]) -> Images:
+    """The image whose pixel p (row-major) is the input's pixel ``positions[p]``, for every channel."""
+    n, channels, height, width = images.shape
+    index = positions[:, None].expand(n, channels, height * width)
+    return images.reshape(n, channels, -1).gather(2, index).reshape(images.shape)
+
+
+@lru_cache(maxsize=64)
+def sobel_matrices(height: int, width: int, axis: int) -> tuple[Tensor, Tensor]:
+    """Row and column matrices of ``scipy.ndimage.sobel`` along an axis (0 down, 1 right), float64."""
+    derivative, mean = np.array([-1.0, 0.0, 1.0]), np.array([1.0, 2.0, 1.0])
+    rows = _filter_matrix(derivative if axis == 0 else mean, height, "reflect").double()
+    columns = _filter_matrix(mean if axis == 0 else derivative, width, "reflect").double()
+    return rows, columns
