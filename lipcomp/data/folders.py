@@ -78,7 +78,8 @@ def load_folder(
     labels: list[int] = []
     files = [file for file in sorted(folder.iterdir()) if file.suffix.lower() in IMG_EXTENSIONS]
     if files:  # loose images: one class
-        classes, labels = (folder.name,), [0] * len(files)
+        classes: tuple[str, ...] = (folder.name,)
+        labels = [0] * len(files)
     else:
         classes = tuple(sorted(entry.name for entry in folder.iterdir() if entry.is_dir()))
         for label, name in enumerate(classes):

@@ -18,7 +18,7 @@ import hashlib
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 import torch
 from jaxtyping import Float, Int64, UInt8
@@ -27,6 +27,7 @@ from torch import Tensor
 from lipcomp.data.digits import load_mnist5k, load_mnist5k_8x8, load_uci_digits
 
 
+@runtime_checkable
 class ImageSet(Protocol):
     """Images with labels; pixels come in batches, as floats in [0, 1]."""
 

@@ -90,7 +90,7 @@ def test_cifar10_in_the_published_layout(tmp_path):
 
 
 def test_cifar_that_is_not_there_is_explained(tmp_path):
-    with pytest.raises(FileNotFoundError, match="cifar-100-python.*missing or damaged.*Unpack"):
+    with pytest.raises(FileNotFoundError, match=r"cifar-100-python.*missing or damaged.*Unpack"):
         load_set("cifar100", root=tmp_path)
     with pytest.raises(ValueError, match="give the folder"):
         load_set("cifar10")
@@ -126,7 +126,7 @@ def test_a_folder_of_loose_images_takes_the_first_ones_shape_and_converts(tmp_pa
 
 
 def test_bad_folders_are_refused_with_what_to_do(tmp_path):
-    with pytest.raises(FileNotFoundError, match="neither a known set nor an existing folder.*mnist5k"):
+    with pytest.raises(FileNotFoundError, match=r"neither a known set nor an existing folder.*mnist5k"):
         load_set("mnist5")
     (tmp_path / "empty").mkdir()
     with pytest.raises(FileNotFoundError, match="holds no image"):

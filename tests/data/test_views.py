@@ -44,22 +44,35 @@ def test_equal_images_of_a_batch_get_different_views(views, channels, generator)
 
 def test_digit_views_without_any_strength_are_the_image(generator):
     images = torch.rand(3, 1, 28, 28, generator=generator)
-    still = DigitViews(degrees=0, scale=(1, 1), shear=0, translate=0, contrast=(1, 1))
+    still = DigitViews(0.0, (1.0, 1.0), 0.0, 0.0, (1.0, 1.0))
     for view in still(images, generator):
         torch.testing.assert_close(view, images, atol=1e-5, rtol=0)
 
 
 def test_a_quarter_turn_is_rot90(generator):
     images = torch.rand(2, 1, 28, 28, generator=generator)
+    views = DigitViews(90.0, (1.0, 1.0), 0.0, 0.0, (1.0, 1.0))
+    turned = views.transform(images, torch.ones(2, 7))
+    torch.testing.assert_close(turned, images.rot90(-1, (2, 3)), atol=1e-4, rtol=0)
 
-    class Ninety(torch.Generator):
-        pass
 
-    views = DigitViews(degrees=90, scale=(1, 1), shear=0, translate=0, contrast=(1, 1))
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(torch, "rand", lambda size, **_: torch.ones(size))
-        turned = views.transform(images, generator)
-    torch.testing.assert_close(turned, images.rot90(1, (2, 3)), atol=1e-4, rtol=0)
+@pytest.mark.parametrize(("views", "channels"), [(DigitViews(), 1), (PhotoViews(), 3)])
+def test_parts_of_a_batch_with_their_rows_make_the_views_of_the_whole(views, channels, generator):
+    images = torch.rand(7, channels, 28, 28, generator=generator)
+    numbers = views.draw(7, generator)
+    assert numbers.shape == (7, views.numbers)
+    whole = views.apply(images, numbers)
+    parts = [views.apply(images[rows], numbers[rows]) for rows in (slice(0, 3), slice(3, 7))]
+    for view in (0, 1):
+        torch.testing.assert_close(torch.cat([p[view] for p in parts]), whole[view], atol=1e-6, rtol=0)
+
+
+def test_a_group_shares_one_sigma_and_nothing_else(generator):
+    views = PhotoViews(sigma_group=4)
+    numbers = views.draw(10, generator)
+    distinct = [len(numbers[:4, c].unique()) for c in range(36)]
+    assert [c for c, n in enumerate(distinct) if n == 1] == [15, 33]
+    assert len(numbers[:, 15].unique()) == len(numbers[:, 33].unique()) == 3
 
 
 def test_colour_changes_equal_torchvisions_image_by_image(generator):
@@ -86,10 +99,36 @@ def test_saturation_is_hsvs(generator):
 
 
 def test_blur_equals_torchvisions_with_a_sigma_for_each_image(generator):
+    """The same but at the border, where torchvision reflects and the official code has zeros."""
     images = torch.rand(3, 3, 60, 60, generator=generator)
     sigma = torch.tensor([0.3, 1.0, 2.0])
-    for image, s, ours in zip(images, sigma, gaussian_blur(images, sigma), strict=True):
-        torch.testing.assert_close(ours, V.gaussian_blur(image, [7, 7], [s.item()] * 2), atol=1e-5, rtol=0)
+    padded = torch.nn.functional.pad(images, (3, 3, 3, 3))
+    for image, s, ours in zip(padded, sigma, gaussian_blur(images, sigma), strict=True):
+        expected = V.gaussian_blur(image, [7, 7], [s.item()] * 2)[:, 3:-3, 3:-3]
+        torch.testing.assert_close(ours, expected, atol=1e-5, rtol=0)
+
+
+def test_the_order_of_the_colour_changes_is_each_images_own(generator):
+    """One image at a time, the four operations in the order its numbers give, is what the batch makes."""
+    views = PhotoViews(area=(1.0, 1.0), jitter=1.0, grey=0.0, blur=(0.0, 0.0), solarise=(0.0, 0.0))
+    images = torch.rand(12, 3, 6, 6, generator=generator)
+    numbers = views.draw(12, generator)
+    orders = set()
+    for image, row, ours in zip(images, numbers[:, :18], views.finish(images, numbers, 0), strict=True):
+        operations = {
+            0: lambda x, u: x + (-0.4 + 0.8 * u),
+            1: lambda x, u: (
+                (x - x.mean((1, 2), keepdim=True)) * (0.6 + 0.8 * u) + x.mean((1, 2), keepdim=True)
+            ),
+            2: lambda x, u: adjust_saturation(x[None], (0.8 + 0.4 * u).view(1, 1, 1, 1))[0],
+            3: lambda x, u: V.adjust_hue(x, (-0.1 + 0.2 * u).item()),
+        }
+        order = row[10:14].argsort().tolist()
+        orders.add(tuple(order))
+        for number in order:
+            image = operations[number](image, row[6 + number]).clamp(0, 1)
+        torch.testing.assert_close(ours, image, atol=1e-5, rtol=0)
+    assert len(orders) > 5
 
 
 def test_photo_views_need_colour(generator):

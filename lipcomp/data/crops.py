@@ -1,0 +1,89 @@
+"""Random resized crops of a batch, each image with a box of its own; bicubic without antialias, as TensorFlow does it.
+
+A crop that is resized is a linear map of the rows and one of the columns, so a whole batch is two batched products,
+
+    out_n = R_n image_n C_n^T,      R_n (height, rows of the image),  C_n (width, columns of the image),
+
+with at most four entries in a row of R_n or C_n: Keys' cubic kernel with a = -1/2 at the half-pixel centre of every
+output pixel. Taps outside the *box* weigh nothing and the others are scaled to sum to 1, as
+``tf.image.resize(..., BICUBIC)`` does. (PyTorch's bicubic has a = -3/4 and repeats the edge.)
+"""
+
+import math
+
+import torch
+from jaxtyping import Float, Int64
+from torch import Tensor
+
+Boxes = Int64[Tensor, "batch 4"]  # top, left, height, width
+
+
+def random_boxes(
+    numbers: Float[Tensor, "batch 4"],
+    height: int | Int64[Tensor, " batch"],
+    width: int | Int64[Tensor, " batch"],
+    area: tuple[float, float] = (0.08, 1.0),
+    aspect: tuple[float, float] = (3 / 4, 4 / 3),
+) -> Boxes:
+    """Boxes of a random area and aspect ratio from four uniform numbers an image.
+
+    The official code's sampling: the area is uniform, the ratio width / height log-uniform and absolute, both sides are
+    rounded and cut to the image (no second try), and the place is uniform over whole pixels.
+    """
+    high, wide = (
+        torch.as_tensor(side, dtype=torch.float64, device=numbers.device) for side in (height, width)
+    )
+    u = numbers.double().unbind(1)
+    size = (area[0] + (area[1] - area[0]) * u[0]) * high * wide
+    ratio = torch.exp(math.log(aspect[0]) + (math.log(aspect[1]) - math.log(aspect[0])) * u[1])
+    box_height = torch.minimum((size / ratio).sqrt().round().clamp_min(1), high)
+    box_width = torch.minimum((size * ratio).sqrt().round().clamp_min(1), wide)
+    top = torch.minimum((u[2] * (high - box_height + 1)).floor(), high - box_height)
+    left = torch.minimum((u[3] * (wide - box_width + 1)).floor(), wide - box_width)
+    return torch.stack([top, left, box_height, box_width], 1).long()
+
+
+def crop_and_resize(
+    images: Float[Tensor, "batch channels rows columns"],
+    boxes: Boxes,
+    size: tuple[int, int],
+    mirrored: Tensor | None = None,
+) -> Float[Tensor, "batch channels height width"]:
+    """Cut a box out of every image and bring it to ``size``; mirror the ``mirrored``. Clipped to [0, 1]."""
+    top, left, height, width = boxes.unbind(1)
+    rows = _resampling(top, height, images.shape[2], size[0], images.dtype)
+    columns = _resampling(left, width, images.shape[3], size[1], images.dtype)
+    if mirrored is not None:
+        columns = torch.where(mirrored.view(-1, 1, 1), columns.flip(1), columns)
+    narrow = images @ columns.transpose(1, 2).unsqueeze(1)
+    return (rows.unsqueeze(1) @ narrow).clamp(0, 1)
+
+
+def _resampling(
+    start: Int64[Tensor, " batch"],
+    length: Int64[Tensor, " batch"],
+    extent: int,
+    size: int,
+    dtype: torch.dtype,
+) -> Float[Tensor, "batch size extent"]:
+    """The matrices that read ``size`` samples from [start, start + length) of a line of ``extent`` pixels."""
+    count = length.to(dtype).unsqueeze(1)
+    centre = (torch.arange(size, dtype=dtype, device=start.device) + 0.5) * (count / size) - 0.5
+    base = centre.floor()
+    taps = torch.arange(-1, 3, dtype=dtype, device=start.device)
+    position = base.unsqueeze(2) + taps  # (batch, size, 4)
+    weight = _keys((centre - base).unsqueeze(2) - taps)
+    weight = weight * ((position >= 0) & (position < count.unsqueeze(2)))
+    weight = weight / weight.sum(2, keepdim=True)
+    index = (position.long().clamp_min(0) + start.view(-1, 1, 1)).clamp_max(extent - 1)
+    return torch.zeros(len(start), size, extent, dtype=dtype, device=start.device).scatter_add_(
+        2, index, weight
+    )
+
+
+def _keys(distance: Tensor) -> Tensor:
+    """Keys' cubic convolution kernel, a = -1/2."""
+    x = distance.abs()
+    near = (1.5 * x - 2.5) * x * x + 1
+    far = ((-0.5 * x + 2.5) * x - 4) * x + 2
+    return torch.where(x <= 1, near, torch.where(x < 2, far, torch.zeros_like(x)))
