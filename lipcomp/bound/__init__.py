@@ -1,0 +1,13 @@
+"""Lower and upper bounds of the Lipschitz constant of an encoder."""
+
+from lipcomp.bound.lower import (
+    LABELS,
+    UNITS,
+    Bound,
+    LowerBounds,
+    Witness,
+    bounds_from_chords,
+    lower_bounds,
+    pair_values,
+)
+from lipcomp.bound.pairs import PairBlock, measure_pairs, paired, random_pairs, view_pairs

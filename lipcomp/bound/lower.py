@@ -1,0 +1,314 @@
+"""Lower bounds of the Lipschitz constant of log e(z|x) in x, and of the mean direction, from pairs of images.
+
+A pair at distance Delta = ‖x - x'‖ (L2 over raw pixels in [0, 1]) whose mean directions are a chord
+delta = ‖mu - mu'‖ apart proves, with kappa the concentration, A = A_d(kappa) and KL = kappa A delta² / 2 (1.5):
+
+==============  =======================  ============================  =========================================
+name            formula                  unit                          what it bounds
+==============  =======================  ============================  =========================================
+published       (3.1) √KL / Delta        √nats a pixel L2              the log density (Lee et al. 2021)
+mean            (3.2) KL / Delta         nats a pixel L2               the log density, averaged over z ~ e(.|x)
+second_moment   (3.3) √E[r²] / Delta     nats a pixel L2               the log density at a *typical z*
+supremum        (3.4) kappa delta/Delta  nats a pixel L2               the log density at the *worst z*
+direction       (3.5) delta / Delta      1 / pixel L2                  the mean direction mu itself; no kappa
+==============  =======================  ============================  =========================================
+
+E[r²] = 2 KL + (A_{d+2}/A_d) KL². Always (3.1) <= (3.3)/√2 and (3.2) <= (3.3) <= (3.4). Models are compared by
+``direction``, or at one common kappa; a comparison of the others across different kappa compares hyperparameters.
+
+Everything is computed in float64 from chords, never from 1 - mu.mu'. A pair at distance zero proves nothing and is
+counted, not divided by; below :data:`TINY` a difference has lost its digits in float32, and the value comes from the
+Jacobian (3.7), (4.3): :func:`lipcomp.bound.measure_pairs` does that.
+
+>>> import torch
+>>> from lipcomp.bound import lower_bounds
+>>> mu, other = torch.eye(3)[:2], torch.eye(3)[[1, 1]]
+>>> result = lower_bounds(mu, other, torch.tensor([2.0, 0.0]), concentration=10.0)
+>>> round(result["direction"].maximum, 4), result["direction"].witness.pair, result.excluded["zero distance"]
+(0.7071, (0, 0), 1)
+"""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+import torch
+from jaxtyping import Float, Int64
+from torch import Tensor
+
+from lipcomp.distributions import mean_resultant_length
+
+TINY = 1e-5
+QUANTILES = (0.5, 0.9, 0.99)
+UNIT_TOLERANCE = 1e-3
+
+LABELS = {
+    "published": "published (3.1)",
+    "mean": "mean (3.2)",
+    "second_moment": "second moment, typical z (3.3)",
+    "supremum": "supremum, worst z (3.4)",
+    "direction": "mean direction (3.5)",
+}
+UNITS = {
+    "published": "sqrt(nats)/pixel L2",
+    "mean": "nats/pixel L2",
+    "second_moment": "nats/pixel L2",
+    "supremum": "nats/pixel L2",
+    "direction": "1/pixel L2",
+}
+
+
+@dataclass(frozen=True)
+class Witness:
+    """The pair that attains a bound: indices, input distance, chord of the mean directions."""
+
+    pair: tuple[int, int]
+    distance: float
+    chord: float
+    position: int | None = None  # of the pair among those given
+
+
+@dataclass(frozen=True)
+class Bound:
+    """One lower bound over a set of pairs."""
+
+    name: str
+    maximum: float
+    witness: Witness | None
+    quantiles: dict[float, float]
+    n: int
+    values: Float[Tensor, " pairs"] | None = field(default=None, repr=False)
+
+    @property
+    def label(self) -> str:
+        """Name and formula, for tables."""
+        return LABELS[self.name]
+
+    @property
+    def unit(self) -> str:
+        """Unit of the values."""
+        return UNITS[self.name]
+
+
+@dataclass(frozen=True)
+class LowerBounds:
+    """The bounds (3.1) to (3.5) of a set of pairs; without a concentration only (3.5).
+
+    Attributes
+    ----------
+    bounds
+        By name; ``result["direction"]`` is short for ``result.bounds["direction"]``.
+    pairs
+        The image indices of every pair.
+    distance, chord
+        Delta and delta of every pair. A pair that was left out has NaN in every bound's ``values``.
+    excluded
+        How many pairs were left out, by reason.
+    jacobian
+        How many tiny distances were measured by the Jacobian instead.
+    concentration
+        kappa, or None.
+    dim
+        d.
+    """
+
+    bounds: dict[str, Bound]
+    pairs: Int64[Tensor, "pairs 2"] = field(repr=False)
+    distance: Float[Tensor, " pairs"] = field(repr=False)
+    chord: Float[Tensor, " pairs"] = field(repr=False)
+    excluded: dict[str, int]
+    jacobian: int
+    concentration: float | None
+    dim: int
+
+    def __getitem__(self, name: str) -> Bound:
+        if name not in self.bounds:
+            reason = (
+                " (it needs a concentration)" if name in LABELS else f"; there are {', '.join(self.bounds)}"
+            )
+            raise KeyError(f"no bound {name!r}{reason}")
+        return self.bounds[name]
+
+    def per_image(self, name: str = "direction", n: int | None = None) -> Float[Tensor, " images"]:
+        """The largest value among the pairs that an image takes part in; NaN where there is none."""
+        values = self[name].values
+        assert values is not None
+        count = int(self.pairs.max()) + 1 if n is None else n
+        best = torch.full((count,), -math.inf, dtype=torch.float64)
+        usable = ~values.isnan()
+        for side in (0, 1):
+            best.scatter_reduce_(0, self.pairs[usable, side], values[usable], "amax")
+        return best.masked_fill(best == -math.inf, math.nan)
+
+
+def lower_bounds(
+    mu1: Float[Tensor, "pairs dim"],
+    mu2: Float[Tensor, "pairs dim"],
+    distance: Float[Tensor, " pairs"],
+    concentration: float | Float[Tensor, " pairs"] | None = None,
+    *,
+    pairs: Int64[Tensor, "pairs 2"] | None = None,
+    quantiles: Sequence[float] = QUANTILES,
+    tiny: float = TINY,
+) -> LowerBounds:
+    """The bounds (3.1) to (3.5) from the mean directions of pairs and their input distances.
+
+    Parameters
+    ----------
+    mu1, mu2
+        Unit mean directions of the two images of every pair.
+    distance
+        Delta, L2 over all raw pixels.
+    concentration
+        kappa_e > 0, one for all or one a pair; None for a model that has none: then only (3.5).
+    pairs
+        Image indices of every pair; by default (i, i).
+    quantiles
+        Which quantiles of every bound to report.
+    tiny
+        Distances below this (and above zero) are left out and counted, since their differences have lost their
+        digits; give chords from the Jacobian to :func:`bounds_from_chords` instead.
+
+    Raises
+    ------
+    ValueError
+        If shapes differ, a mean direction is not of unit length, or a distance or concentration is out of range.
+    """
+    if mu1.dim() != 2 or mu1.shape != mu2.shape or distance.shape != mu1.shape[:1]:
+        raise ValueError(
+            f"mu1 and mu2 must be (pairs, dim) and distance (pairs,); got {tuple(mu1.shape)}, {tuple(mu2.shape)}, "
+            f"{tuple(distance.shape)}"
+        )
+    first, second = mu1.detach().double(), mu2.detach().double()
+    finite = first.isfinite().all(1) & second.isfinite().all(1)
+    norms = torch.stack([first.norm(dim=1), second.norm(dim=1)], 1).nan_to_num(1, 1, 1)
+    none = (norms < UNIT_TOLERANCE).any(1)
+    wrong = ((norms - 1).abs() > UNIT_TOLERANCE).any(1) & ~none & finite
+    if bool(wrong.any()):
+        worst = int(wrong.nonzero()[0])
+        raise ValueError(
+            f"mu1 and mu2 must be unit mean directions; pair {worst} has norms "
+            f"{norms[worst, 0]:.4g} and {norms[worst, 1]:.4g}. Normalise the embeddings h to h / |h| first"
+        )
+    chord = (first - second).norm(dim=1)
+    near = (distance > 0) & (distance < tiny)
+    return bounds_from_chords(
+        chord.masked_fill(none | ~finite, math.nan),
+        distance.masked_fill(near, math.nan) if bool(near.any()) else distance,
+        mu1.shape[1],
+        concentration,
+        pairs=pairs,
+        quantiles=quantiles,
+        reasons={
+            "non-finite output": ~finite,
+            "zero-norm embedding": none & finite,
+            f"distance below {tiny:g}": near & finite & ~none,
+        },
+    )
+
+
+def bounds_from_chords(
+    chord: Float[Tensor, " pairs"],
+    distance: Float[Tensor, " pairs"],
+    dim: int,
+    concentration: float | Float[Tensor, " pairs"] | None = None,
+    *,
+    pairs: Int64[Tensor, "pairs 2"] | None = None,
+    quantiles: Sequence[float] = QUANTILES,
+    reasons: dict[str, Tensor] | None = None,
+    jacobian: int = 0,
+) -> LowerBounds:
+    """The bounds from chords and distances; a pair where one of them is NaN is left out, for one of ``reasons``.
+
+    Parameters
+    ----------
+    chord, distance
+        delta and Delta of every pair.
+    dim
+        d, the dimension of the mean directions.
+    concentration, pairs, quantiles
+        As in :func:`lower_bounds`.
+    reasons
+        Masks that say why pairs are left out.
+    jacobian
+        How many of the chords came from the Jacobian, for the report.
+
+    Raises
+    ------
+    ValueError
+        If a distance is negative or the concentration is not positive.
+    """
+    if any(not 0 <= q <= 1 for q in quantiles):
+        raise ValueError(f"quantiles must lie in [0, 1], got {list(quantiles)}")
+    chord, distance = chord.detach().double().cpu(), distance.detach().double().cpu()
+    if bool((distance < 0).any()) or bool((distance == math.inf).any()):
+        raise ValueError(
+            f"distance must be finite and not negative, got {float(distance.min())} to {float(distance.max())}"
+        )
+    pairs = torch.arange(len(chord)).unsqueeze(1).expand(-1, 2) if pairs is None else pairs.cpu()
+    excluded = {reason: int(mask.sum()) for reason, mask in (reasons or {}).items()}
+    zero = (distance == 0) & ~chord.isnan()
+    excluded["zero distance"] = int(zero.sum())
+    usable = ~(chord.isnan() | distance.isnan() | zero)
+    unexplained = int((~usable).sum()) - sum(excluded.values())
+    if unexplained > 0:
+        excluded["not a number"] = unexplained
+    left = usable.nonzero().squeeze(1)
+    kappa = None if concentration is None else _checked(concentration, len(chord))
+    formulas = pair_values(
+        chord[left], distance[left], dim, None if kappa is None else kappa.expand(len(chord))[left]
+    )
+    bounds = {}
+    for name, found in formulas.items():
+        values = torch.full_like(chord, math.nan)
+        values[left] = found
+        witness, maximum = None, math.nan
+        if len(left):
+            best = int(left[found.argmax()])
+            maximum = float(values[best])
+            pair = (int(pairs[best, 0]), int(pairs[best, 1]))
+            witness = Witness(pair, float(distance[best]), float(chord[best]), best)
+        at = {q: _quantile(found, q) for q in quantiles}
+        bounds[name] = Bound(name, maximum, witness, at, len(left), values)
+    shared = float(kappa[0]) if kappa is not None and len(kappa) == 1 else None
+    return LowerBounds(bounds, pairs, distance, chord, excluded, jacobian, shared, dim)
+
+
+def pair_values(
+    chord: Float[Tensor, " pairs"],
+    distance: Float[Tensor, " pairs"],
+    dim: int,
+    concentration: Float[Tensor, " pairs"] | None,
+) -> dict[str, Float[Tensor, " pairs"]]:
+    """(3.1) to (3.5) of every pair, by name; only (3.5) without a concentration."""
+    ratio = chord / distance
+    if concentration is None:
+        return {"direction": ratio}
+    length, longer = (mean_resultant_length(d, concentration) for d in (dim, dim + 2))
+    divergence = concentration * length * chord.square() / 2  # (1.5)
+    # E[r²] = KL (2 + (A_{d+2}/A_d) KL): a product, so that small divergences keep their digits.
+    moment = divergence * (2 + longer / length * divergence)
+    return {
+        "published": (concentration * length / 2).sqrt() * ratio,
+        "mean": divergence / distance,
+        "second_moment": moment.sqrt() / distance,
+        "supremum": concentration * ratio,
+        "direction": ratio,
+    }
+
+
+def _checked(concentration: float | Tensor, n: int) -> Tensor:
+    kappa = torch.as_tensor(concentration, dtype=torch.float64).detach().cpu().reshape(-1)
+    if len(kappa) not in (1, n):
+        raise ValueError(f"concentration must be one number or one a pair ({n}), got {len(kappa)}")
+    if not bool(((kappa > 0) & kappa.isfinite()).all()):
+        raise ValueError(f"concentration must be positive and finite, got {float(kappa.min())} at least")
+    return kappa
+
+
+def _quantile(values: Tensor, q: float) -> float:
+    """The quantile by the nearest rank; torch.quantile refuses more than 2^24 values."""
+    if not len(values):
+        return math.nan
+    rank = min(len(values), max(1, math.ceil(q * len(values))))
+    return float(values.kthvalue(rank).values)

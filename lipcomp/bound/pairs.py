@@ -1,0 +1,189 @@
+"""Where pairs of images come from, and how they are measured: a stream of blocks in, lower bounds out.
+
+==============  ==============================================================================
+source          the pair
+==============  ==============================================================================
+views           two augmented views of one image (the positive pairs of training)
+corruptions     an image and its corruption
+random          an image and itself moved by a radius in a random direction, kept in [0, 1]
+neighbours      an image and its nearest neighbours in pixel space
+all             every two images of a set: :mod:`lipcomp.bound.all_pairs`
+search          an image and what ascent finds in a ball: :mod:`lipcomp.bound.search`
+==============  ==============================================================================
+
+A source is an iterator of :class:`PairBlock`; only chords, distances and indices are kept, so a stream may be long.
+"""
+
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
+
+import torch
+from jaxtyping import Float, Int64
+from torch import Generator, Tensor
+
+from lipcomp.bound.lower import QUANTILES, TINY, UNIT_TOLERANCE, LowerBounds, bounds_from_chords
+from lipcomp.jacobian import Linearisation
+from lipcomp.jacobian.checks import check_images, check_map
+from lipcomp.jacobian.products import Map
+
+
+@dataclass(frozen=True)
+class PairBlock:
+    """Some pairs: the images on both sides, their indices in the set, and mean directions already known."""
+
+    first: Float[Tensor, "pairs ..."] = field(repr=False)
+    second: Float[Tensor, "pairs ..."] = field(repr=False)
+    indices: Int64[Tensor, "pairs 2"] = field(repr=False)
+    first_mu: Float[Tensor, "pairs dim"] | None = field(default=None, repr=False)
+
+
+def measure_pairs(
+    fn: Map,
+    blocks: Iterable[PairBlock],
+    concentration: float | None = None,
+    *,
+    quantiles: Sequence[float] = QUANTILES,
+    tiny: float = TINY,
+    domain: tuple[float, float] | None = (0.0, 1.0),
+    advance: Callable[[int], object] | None = None,
+) -> LowerBounds:
+    """The bounds (3.1) to (3.5) of a map to mean directions over a stream of pairs.
+
+    Parameters
+    ----------
+    fn
+        Pixels to unit mean directions, in evaluation mode.
+    blocks
+        The pairs.
+    concentration
+        kappa_e, or None: then (3.5) only.
+    quantiles
+        Which quantiles to report.
+    tiny
+        Below this distance a pair is measured by ‖J v‖ along its direction instead (3.7), (4.3).
+    domain
+        Where pixels must lie; None for inputs that are no pixels.
+    advance
+        Called with the count of pairs done.
+
+    Raises
+    ------
+    ValueError
+        If there is no pair, images leave the domain, or the map is in training mode, random, mixes images, or does
+        not return mean directions.
+    """
+    chords, distances, indices = [], [], []
+    reasons: dict[str, list[Tensor]] = {"non-finite output": [], "zero-norm embedding": []}
+    jacobian, dim = 0, 0
+    for block in blocks:
+        check_images(block.first, domain)
+        check_images(block.second, domain)
+        if not dim:
+            dim = check_map(fn, block.first)
+        with torch.no_grad():
+            if block.first_mu is None:
+                mu1, mu2 = fn(block.first).flatten(1), fn(block.second).flatten(1)
+            else:
+                mu1, mu2 = block.first_mu, fn(block.second).flatten(1)
+        finite, none = _unusable(mu1, mu2)
+        chord = (mu1.double() - mu2.double()).norm(dim=1)
+        difference = (block.second.double() - block.first.double()).flatten(1)
+        distance = difference.norm(dim=1)
+        near = ((distance > 0) & (distance < tiny) & finite & ~none).nonzero().squeeze(1)
+        if len(near):
+            direction = (difference[near] / distance[near, None]).reshape(block.first[near].shape)
+            at = Linearisation(fn, block.first[near])
+            chord[near] = at.forward(direction.to(block.first)).norm(dim=1).double() * distance[near]
+            jacobian += len(near)
+        chords.append(chord.masked_fill(~finite | none, torch.nan).cpu())
+        distances.append(distance.cpu())
+        indices.append(block.indices.cpu())
+        reasons["non-finite output"].append(~finite.cpu())
+        reasons["zero-norm embedding"].append(none.cpu())
+        if advance is not None:
+            advance(len(block.first))
+    if not chords:
+        raise ValueError("there is no pair to measure; give at least two images")
+    return bounds_from_chords(
+        torch.cat(chords),
+        torch.cat(distances),
+        dim,
+        concentration,
+        pairs=torch.cat(indices),
+        quantiles=quantiles,
+        reasons={reason: torch.cat(masks) for reason, masks in reasons.items()},
+        jacobian=jacobian,
+    )
+
+
+def _unusable(mu1: Tensor, mu2: Tensor) -> tuple[Tensor, Tensor]:
+    """Which pairs are finite, and which of them have a side without direction."""
+    finite = mu1.isfinite().all(1) & mu2.isfinite().all(1)
+    norms = torch.stack([mu1.norm(dim=1), mu2.norm(dim=1)], 1)
+    none = (norms < UNIT_TOLERANCE).any(1) & finite
+    wrong = ((norms - 1).abs() > UNIT_TOLERANCE).any(1) & finite & ~none
+    if bool(wrong.any()):
+        found = norms[wrong][0].tolist()
+        raise ValueError(
+            f"fn must return unit mean directions, got norms {found[0]:.4g} and {found[1]:.4g}; divide the embedding "
+            f"by its norm (an encoder of lipcomp does), or measure a map that is not normalised by its Jacobian"
+        )
+    return finite, none
+
+
+def view_pairs(
+    batches: Iterable[Float[Tensor, "batch ..."]],
+    views: Callable[[Tensor, Generator], tuple[Tensor, Tensor]],
+    generator: Generator,
+) -> Iterator[PairBlock]:
+    """Two augmented views of every image: any callable of a batch and a generator."""
+    start = 0
+    for images in batches:
+        first, second = views(images, generator)
+        yield PairBlock(first, second, _numbered(start, len(images)))
+        start += len(images)
+
+
+def paired(
+    first: Iterable[Float[Tensor, "batch ..."]],
+    second: Iterable[Float[Tensor, "batch ..."]],
+    first_mu: Float[Tensor, "n dim"] | None = None,
+) -> Iterator[PairBlock]:
+    """Pairs given as two streams of batches: views or corruptions that were made elsewhere."""
+    start = 0
+    for one, other in zip(first, second, strict=True):
+        if one.shape != other.shape:
+            raise ValueError(
+                f"the two sides of the pairs differ in shape: {tuple(one.shape)} and {tuple(other.shape)}"
+            )
+        known = None if first_mu is None else first_mu[start : start + len(one)]
+        yield PairBlock(one, other, _numbered(start, len(one)), known)
+        start += len(one)
+
+
+def random_pairs(
+    batches: Iterable[Float[Tensor, "batch ..."]],
+    radius: float,
+    generator: Generator,
+    *,
+    directions: int = 1,
+    first_mu: Float[Tensor, "n dim"] | None = None,
+) -> Iterator[PairBlock]:
+    """Every image, and itself moved by ``radius`` (L2) in random directions, then clipped to [0, 1].
+
+    Clipping shortens the step; the distance that counts is the one that is left.
+    """
+    if not radius > 0:
+        raise ValueError(f"radius must be positive, got {radius}")
+    start = 0
+    for images in batches:
+        known = None if first_mu is None else first_mu[start : start + len(images)]
+        for _ in range(directions):
+            step = torch.randn(images.shape, generator=generator, dtype=torch.float32).to(images)
+            step = step * (radius / step.flatten(1).norm(dim=1)).view(-1, *[1] * (images.dim() - 1))
+            yield PairBlock(images, (images + step).clamp(0, 1), _numbered(start, len(images)), known)
+        start += len(images)
+
+
+def _numbered(start: int, n: int) -> Tensor:
+    return torch.arange(start, start + n).unsqueeze(1).expand(-1, 2)

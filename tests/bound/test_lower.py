@@ -1,0 +1,64 @@
+"""The formulas of theory, section 3, against Monte Carlo values, closed forms and their own order."""
+
+import math
+
+import pytest
+import torch
+from torch.nn import functional as F
+
+from lipcomp.bound import lower_bounds, measure_pairs, random_pairs
+
+ANGLE = 1.5
+
+
+def test_the_published_example_of_the_theory():
+    """theory, section 3: d = 128, kappa = 1024, angle 1.5 rad: 29.9, 894, 895, 1396."""
+    mu = torch.zeros(1, 128, dtype=torch.float64)
+    other = mu.clone()
+    mu[0, 0], other[0, 0], other[0, 1] = 1, math.cos(ANGLE), math.sin(ANGLE)
+    found = lower_bounds(mu, other, torch.ones(1), 1024.0)
+    expected = {"published": 29.9, "mean": 894, "second_moment": 895, "supremum": 1396}
+    for name, value in expected.items():
+        assert found[name].maximum == pytest.approx(value, rel=2e-3), name
+    assert found["supremum"].maximum / found["published"].maximum == pytest.approx(46.7, abs=0.05)
+    assert found["direction"].maximum == pytest.approx(2 * math.sin(ANGLE / 2), rel=1e-12)
+
+
+@pytest.mark.parametrize("dim", [2, 16, 128, 2048])
+@pytest.mark.parametrize("kappa", [1e-6, 1.0, 1024.0, 1e6])
+def test_the_bounds_keep_their_order(dim, kappa, generator):
+    mu = F.normalize(torch.randn(50, dim, generator=generator, dtype=torch.float64), dim=1)
+    step = 10.0 ** torch.linspace(-8, 1, 50, dtype=torch.float64)[:, None]
+    other = F.normalize(mu + step * torch.randn(mu.shape, generator=generator, dtype=torch.float64), dim=1)
+    bounds = lower_bounds(
+        mu, other, torch.rand(50, generator=generator, dtype=torch.float64) + 0.1, kappa
+    ).bounds
+    value = {name: bound.values for name, bound in bounds.items()}
+    slack = 1 + 1e-12
+    assert (value["published"] <= value["second_moment"] / math.sqrt(2) * slack).all()
+    assert (value["mean"] <= value["second_moment"] * slack).all()
+    assert (value["second_moment"] <= value["supremum"] * slack).all()
+
+
+def test_duplicates_and_tiny_distances_are_counted_and_never_divided_by():
+    mu = torch.eye(4)
+    distance = torch.tensor([0.0, 1e-7, 1.0, 2.0])
+    found = lower_bounds(mu, mu.roll(1, 0), distance)
+    assert found.excluded["zero distance"] == 1
+    assert found.excluded["distance below 1e-05"] == 1
+    assert found["direction"].n == 2
+    assert found["direction"].witness.position == 2
+    assert found["direction"].maximum == pytest.approx(math.sqrt(2))
+
+
+def test_tiny_pairs_are_measured_by_the_jacobian(generator):
+    matrix = torch.randn(6, 9, generator=generator)
+    fn = lambda x: F.normalize(x @ matrix.T, dim=1)  # noqa: E731
+    images = torch.rand(5, 9, generator=generator) * 0.8 + 0.1
+    near = measure_pairs(fn, random_pairs([images], 1e-6, torch.Generator().manual_seed(1)))
+    precise = measure_pairs(
+        lambda x: F.normalize(x @ matrix.double().T, dim=1),
+        random_pairs([images.double()], 1e-3, torch.Generator().manual_seed(1)),
+    )
+    assert near.jacobian == 5
+    torch.testing.assert_close(near["direction"].values, precise["direction"].values, rtol=0.1, atol=0)

@@ -1,0 +1,68 @@
+"""sigma_max against linear maps, dense float64 Jacobians of real encoders, and its own certificates."""
+
+import pytest
+import torch
+from torch.nn import functional as F
+
+from lipcomp.encoders import EncoderSpec, build_encoder
+from lipcomp.jacobian import jacobian, row_spectral_norm, spectral_norm
+
+
+@pytest.fixture(scope="module")
+def encoder():
+    spec = EncoderSpec("small_cnn", (1, 16, 16), mean=(0.13,), std=(0.31,), projector=(32, 16))
+    return build_encoder(spec, seed=3).eval()
+
+
+@pytest.mark.parametrize("shape", [(20, 50), (50, 20), (12, 12)])
+def test_a_linear_map_reaches_its_largest_singular_values(shape, generator):
+    matrix = torch.randn(shape, generator=generator, dtype=torch.float64)
+    images = torch.rand(6, shape[1], generator=generator, dtype=torch.float64)
+    truth = torch.linalg.svdvals(matrix)
+    found = spectral_norm(lambda x: x @ matrix.T, images, method="lanczos")
+    torch.testing.assert_close(found.sigma, truth[:1].expand(6), rtol=1e-4, atol=0)
+    assert (found.sigma <= truth[0] * (1 + 1e-12)).all()
+    assert found.converged.all()
+
+
+@pytest.mark.parametrize("method", ["lanczos", "rows"])
+def test_singular_vectors_satisfy_their_definition(encoder, method, generator):
+    images = torch.rand(3, 1, 16, 16, generator=generator, dtype=torch.float64)
+    fn = encoder.double()
+    found = spectral_norm(fn, images, rtol=1e-10, method=method)
+    rows = jacobian(fn, images).flatten(2)
+    pushed = torch.einsum("ndp,np->nd", rows, found.right.flatten(1))
+    torch.testing.assert_close(pushed, found.sigma[:, None] * found.left, rtol=1e-4, atol=1e-7)
+    torch.testing.assert_close(found.right.flatten(1).norm(dim=1), torch.ones(3, dtype=torch.float64))
+    torch.testing.assert_close(found.left.norm(dim=1), torch.ones(3, dtype=torch.float64))
+
+
+def test_a_real_encoder_against_the_dense_jacobian_in_float64(encoder, generator):
+    images = torch.rand(5, 1, 16, 16, generator=generator, dtype=torch.float64)
+    fn = encoder.double()
+    dense = torch.autograd.functional.jacobian(lambda x: fn(x).sum(0), images).permute(1, 0, 2, 3, 4)
+    truth = torch.linalg.svdvals(dense.flatten(2))
+    torch.testing.assert_close(
+        spectral_norm(fn, images, method="lanczos").sigma, truth[:, 0], rtol=1e-4, atol=0
+    )
+    torch.testing.assert_close(row_spectral_norm(fn, images, k=4).values, truth[:, :4], rtol=1e-9, atol=0)
+
+
+def test_a_normalised_linear_map_in_closed_form(generator):
+    """J = (I - mu muᵀ) W / |W x|."""
+    weight = torch.randn(24, 30, generator=generator, dtype=torch.float64)
+    images = torch.rand(4, 30, generator=generator, dtype=torch.float64)
+    hidden = images @ weight.T
+    mu = F.normalize(hidden, dim=1)
+    projector = torch.eye(24, dtype=torch.float64) - mu[:, :, None] * mu[:, None, :]
+    truth = torch.linalg.matrix_norm(projector @ weight / hidden.norm(dim=1)[:, None, None], 2)
+    found = spectral_norm(lambda x: F.normalize(x @ weight.T, dim=1), images)
+    torch.testing.assert_close(found.sigma, truth, rtol=1e-4, atol=0)
+
+
+def test_the_batch_does_not_change_the_values(encoder, generator):
+    images = torch.rand(7, 1, 16, 16, generator=generator)
+    fn = encoder.float()
+    whole = spectral_norm(fn, images, batch_size=7)
+    parts = spectral_norm(fn, images, batch_size=2)
+    torch.testing.assert_close(whole.sigma, parts.sigma, rtol=1e-4, atol=0)
