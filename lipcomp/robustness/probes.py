@@ -263,23 +263,32 @@ def _check(features: Tensor, labels: Tensor, classes: int | None) -> int:
 def _minimise(
     features: Tensor, labels: Tensor, classes: int, penalty: float, start: Tensor | None, max_iterations: int
 ) -> tuple[Float[Tensor, "classes features_and_bias"], int]:
-    """The minimum, as weights and bias on the features as given, and the iterations it took."""
+    """The minimum, as weights and bias on the features as given, and the iterations it took.
+
+    L-BFGS works in coordinates in which the Hessian is near the identity: the standardised features turned to their
+    principal axes and divided by sqrt(s / 10 + penalty), s the variance along each (1 / 10 stands for the mean of
+    p (1 - p)). The objective is the same; the iterations fall by several times.
+    """
     mean, std = features.mean(0), features.std(0, unbiased=False)
     std = torch.where(
         std > 1e-6 * std.max().clamp_min(1e-30), std, 1.0
     )  # a dead feature stays as it is: zero
     scaled = (features - mean) / std
     n = len(features)
+    variances, axes = torch.linalg.eigh(scaled.T @ scaled / n)
+    stretch = (variances.clamp_min(0) / 10 + penalty + 1e-9).sqrt()
+    scaled = scaled @ (axes / stretch)
+    penalties = penalty / stretch.square()
     parameters = torch.zeros(classes, features.shape[1] + 1, dtype=features.dtype, device=features.device)
     if start is not None:
-        parameters[:, :-1] = start[:, :-1] * std
+        parameters[:, :-1] = (start[:, :-1] * std) @ axes * stretch
         parameters[:, -1] = start[:, -1] + start[:, :-1] @ mean
     parameters.requires_grad_(True)
     optimiser = torch.optim.LBFGS(
         [parameters],
         max_iter=max_iterations,
         tolerance_grad=1e-7,
-        tolerance_change=1e-11,
+        tolerance_change=1e-12,
         history_size=20,
         line_search_fn="strong_wolfe",
     )
@@ -288,7 +297,7 @@ def _minimise(
         with torch.no_grad():
             weight, bias = parameters[:, :-1], parameters[:, -1]
             gradient = torch.zeros_like(parameters)
-            loss = 0.5 * penalty * weight.square().sum()
+            loss = 0.5 * (penalties * weight.square()).sum()
             for rows, targets in zip(scaled.split(ROWS_AT_ONCE), labels.split(ROWS_AT_ONCE), strict=True):
                 log_p = torch.log_softmax(rows @ weight.T + bias, 1)
                 loss = loss - log_p.gather(1, targets[:, None]).sum() / n
@@ -296,13 +305,13 @@ def _minimise(
                 residual[torch.arange(len(rows), device=rows.device), targets] -= 1
                 gradient[:, :-1] += residual.T @ rows / n
                 gradient[:, -1] += residual.sum(0) / n
-            gradient[:, :-1] += penalty * weight
+            gradient[:, :-1] += penalties * weight
         parameters.grad = gradient
         return loss
 
     optimiser.step(closure)
     iterations = int(optimiser.state[parameters]["n_iter"])
     with torch.no_grad():
-        weight = parameters[:, :-1] / std
+        weight = (parameters[:, :-1] / stretch) @ axes.T / std
         bias = parameters[:, -1] - weight @ mean
         return torch.cat([weight, bias[:, None]], 1), iterations

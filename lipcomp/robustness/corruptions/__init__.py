@@ -15,7 +15,8 @@ from jaxtyping import Float, Int64
 from torch import Tensor
 
 from lipcomp.robustness.corruptions.draws import Draws
-from lipcomp.robustness.corruptions.tables import TABLES, Corruption
+from lipcomp.robustness.corruptions.tables import COMMON, TABLES, VALIDATION, Corruption
+from lipcomp.robustness.corruptions.weather import Textures
 
 SEVERITIES = (1, 2, 3, 4, 5)
 SMALLEST_SIDE = 16
@@ -39,6 +40,7 @@ def corrupt(
     seed: int = 0,
     indices: Int64[Tensor, " batch"] | None = None,
     *,
+    frost_textures: Textures | None = None,
     to_bytes: bool = True,
 ) -> Float[Tensor, "batch channels height width"]:
     """Corrupt a batch.
@@ -52,12 +54,15 @@ def corrupt(
     severity
         1 to 5.
     table
-        Whose severities: "mnist".
+        Whose severities: "imagenet", "cifar" (both sets) or "mnist" (grey digits).
     seed
         Seed of the whole corrupted set.
     indices
         The images' ids in their set; an image gets the same corruption in whatever batch it comes. 0, 1, ... if not
         given.
+    frost_textures
+        Images of frost, (3, height, width) in [0, 1], for the corruption "frost": the published code's photographs,
+        say. Generated ones if not given.
     to_bytes
         Cut the result to 256 levels, as the published sets were (by truncation).
 
@@ -95,7 +100,9 @@ def corrupt(
         raise ValueError(f"images must hold pixels in [0, 1], got values from {low:.4g} to {high:.4g}")
     draws = Draws(seed, f"{table}/{name}/{severity}", indices, images.device)
     with torch.no_grad():
-        result = corruption.transform(images.float(), draws, *corruption.settings[severity - 1]).clamp_(0, 1)
+        extra = {"textures": frost_textures} if name == "frost" else {}
+        setting = corruption.settings[severity - 1]
+        result = corruption.transform(images.float(), draws, *setting, **extra).clamp(0, 1)
         if to_bytes:
             result = (result * 255 + 1e-3).floor_().div_(255)
     return result.to(images.dtype)

@@ -1,9 +1,131 @@
-"""Changes of the values: brightness."""
+"""Changes of values and of sampling: brightness, contrast, saturation, JPEG, pixelation, elastic warp.
+
+Value and saturation are HSV's. A colour with chroma is V - (V - rgb), so a new value scales it and a new saturation
+scales V - rgb: neither needs the hue.
+"""
+
+import io
+from functools import lru_cache
+
+import numpy as np
+import torch
+from jaxtyping import Float
+from PIL import Image
+from torch import Tensor
 
 from lipcomp.robustness.corruptions.draws import Draws
-from lipcomp.robustness.corruptions.filters import Images
+from lipcomp.robustness.corruptions.filters import Images, gaussian, sample
 
 
 def brightness(images: Images, draws: Draws, amount: float) -> Images:
-    """Add ``amount`` to HSV's value."""
-    return images + amount
+    """Add ``amount`` to HSV's value (to the pixel, if grey)."""
+    value = images.amax(1, keepdim=True)
+    raised = (value + amount).clamp(max=1)
+    return torch.where(value > 0, images * (raised / value.clamp_min(1e-12)), raised)
+
+
+def saturate(images: Images, draws: Draws, factor: float, amount: float) -> Images:
+    """Multiply HSV's saturation by ``factor`` and add ``amount``; grey pixels count as red of no saturation.
+
+    Images with one channel have no saturation and stay as they are.
+    """
+    if images.shape[1] == 1:
+        return images
+    value = images.amax(1, keepdim=True)
+    chroma = value - images.amin(1, keepdim=True)
+    saturation = chroma / value.clamp_min(1e-12)
+    wanted = (saturation * factor + amount).clamp(0, 1)
+    ratio = wanted / saturation.clamp_min(1e-12)
+    reddened = torch.cat([value, (value * (1 - wanted)).expand(-1, 2, -1, -1)], 1)
+    return torch.where(chroma > 0, value - (value - images) * ratio, reddened)
+
+
+def contrast(images: Images, draws: Draws, factor: float) -> Images:
+    """Draw every channel towards its mean."""
+    mean = images.mean((2, 3), keepdim=True)
+    return (images - mean) * factor + mean
+
+
+def jpeg_compression(images: Images, draws: Draws, quality: int) -> Images:
+    """Encode and decode as JPEG (by PIL)."""
+    pixels = (images * 255).round().to(torch.uint8).permute(0, 2, 3, 1).cpu().numpy()
+    decoded = np.empty_like(pixels)
+    grey = pixels.shape[3] == 1
+    buffer = io.BytesIO()
+    for out, image in zip(decoded, pixels, strict=True):
+        buffer.seek(0)
+        buffer.truncate()
+        Image.fromarray(image[..., 0] if grey else image).save(buffer, "JPEG", quality=quality)
+        buffer.seek(0)
+        with Image.open(buffer) as read:
+            out[:] = np.asarray(read)[..., None] if grey else np.asarray(read)
+    return torch.from_numpy(decoded).to(images.device).permute(0, 3, 1, 2).float().div_(255)
+
+
+def pixelate(images: Images, draws: Draws, factor: float) -> Images:
+    """Reduce to ``factor`` of the size by box means, and enlarge again (PIL's box filter, 8 bits after each pass)."""
+    height, width = images.shape[-2:]
+    small = (int(height * factor), int(width * factor))
+    return _box_resize(_box_resize(images, *small), height, width)
+
+
+def _box_resize(images: Images, height: int, width: int) -> Images:
+    rows, columns = _box_matrix(images.shape[2], height), _box_matrix(images.shape[3], width)
+    across = _round_to_bytes(images @ columns.to(images.device).T)
+    return _round_to_bytes(rows.to(images.device) @ across)
+
+
+def _round_to_bytes(images: Images) -> Images:
+    return (images * 255 + 0.5).floor_().div_(255)
+
+
+@lru_cache(maxsize=64)
+def _box_matrix(size: int, out: int) -> Float[Tensor, "out size"]:
+    """Means over the pixels whose centres lie within half a (larger) pixel of each new pixel's centre."""
+    scale = size / out
+    reach = max(scale, 1.0)
+    centre = (np.arange(out) + 0.5) * scale
+    matrix = np.zeros((out, size))
+    for row, middle in zip(matrix, centre, strict=True):
+        first = max(int(middle - reach / 2 + 0.5), 0)
+        last = min(int(middle + reach / 2 + 0.5), size)
+        distance = (np.arange(first, last) + 0.5 - middle) / reach
+        inside = (distance > -0.5) & (distance <= 0.5)
+        row[first:last] = inside / max(inside.sum(), 1)
+    return torch.from_numpy(matrix).float()
+
+
+def elastic_transform(images: Images, draws: Draws, strength: float, sigma: float, shift: float) -> Images:
+    """A random affine map, then random displacements smoothed by ``sigma``; all lengths in parts of the height.
+
+    Three points of the image move by up to ``shift`` each way; the displacements are uniform noise, smoothed, times
+    ``strength``. Deviation: OpenCV rounds the affine map's coordinates to 1/32 pixel, we do not.
+    """
+    n, _, height, width = images.shape
+    side = float(height)
+    moved = draws.uniform(3, 2, low=-shift * side, high=shift * side)
+    matrix = _affine_of_points(height, width, moved.double().cpu().numpy())
+    y, x = torch.meshgrid(torch.arange(height), torch.arange(width), indexing="ij")
+    grid = torch.stack([x, y, torch.ones_like(x)]).float().reshape(3, -1).to(images.device)
+    where = (torch.from_numpy(matrix).float().to(images.device) @ grid).reshape(n, 2, height, width)
+    warped = sample(images, where[:, 1], where[:, 0], "mirror")
+    if strength == 0:
+        return warped
+    noise = torch.stack(
+        [draws.uniform(height, width, low=-1, high=1) for _ in range(2)], 1
+    )  # along x, along y
+    field = gaussian(noise, sigma * side, "reflect", 3.0) * (strength * side)
+    return sample(warped, y.to(field) + field[:, 1], x.to(field) + field[:, 0], "reflect")
+
+
+def _affine_of_points(height: int, width: int, moved: np.ndarray) -> Float[np.ndarray, "batch 2 3"]:
+    """Output pixel -> input pixel, for the map that takes three points of a square to where they are moved."""
+    centre = np.array([height // 2, width // 2], dtype=float)
+    reach = min(height, width) // 3
+    before = np.array([centre + reach, [centre[0] + reach, centre[1] - reach], centre - reach])
+    after = before + moved
+    ones = np.ones((*after.shape[:2], 1))
+    # rows: M (x', y', 1) = (x, y) for the three points
+    return np.linalg.solve(np.concatenate([after, ones], 2), np.broadcast_to(before, after.shape)).transpose(
+        0, 2, 1
+    )

@@ -12,7 +12,14 @@ from jaxtyping import Float
 from torch import Tensor
 
 from lipcomp.robustness.corruptions.draws import Draws
-from lipcomp.robustness.corruptions.filters import Images, affine, gaussian, separable, sobel_matrices
+from lipcomp.robustness.corruptions.filters import (
+    Images,
+    affine,
+    gaussian,
+    hysteresis,
+    separable,
+    sobel_matrices,
+)
 
 
 def _signs(draws: Draws, count: int) -> Float[Tensor, "batch count"]:
@@ -157,13 +164,3 @@ def _thin(down: Tensor, right: Tensor, magnitude: Tensor) -> Tensor:
         diagonal = torch.where(same, falling, rising)
         keep &= diagonal * w + straight * (1 - w) <= magnitude
     return keep & (larger > 0)
-
-
-def hysteresis(weak: Tensor, strong: Tensor) -> Tensor:
-    """Weak pixels that an 8-connected way of weak pixels joins to a strong one."""
-    grown = strong
-    while True:
-        spread = torch.nn.functional.max_pool2d(grown.float(), 3, 1, 1).bool() & weak
-        if torch.equal(spread, grown):
-            return grown
-        grown = spread

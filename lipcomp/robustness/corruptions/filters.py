@@ -24,6 +24,7 @@ from torch import Tensor
 from torch.nn import functional
 
 Images = Float[Tensor, "batch channels height width"]
+LUMA = (0.299, 0.587, 0.114)
 Border = Literal["nearest", "reflect", "mirror", "constant"]
 
 
@@ -109,9 +110,7 @@ def correlate(images: Images, kernel: Float[Tensor, "rows columns"], border: Bor
     return filtered.reshape(n, channels, height, width)
 
 
-def affine(
-    images: Images, matrices: Float[Tensor, "batch 2 3"], *, border: Literal["constant"] = "constant"
-) -> Images:
+def affine(images: Images, matrices: Float[Tensor, "batch 2 3"]) -> Images:
     """Read each output pixel (x, y) at ``matrix @ (x, y, 1)`` of the input, bilinearly, zero outside.
 
     Coordinates are pixel indices, x to the right and y down: the inverse map of ``skimage.transform.warp``.
@@ -128,12 +127,19 @@ def affine(
 
 
 def sample(
-    images: Images, y: Float[Tensor, "batch height width"], x: Float[Tensor, "batch height width"]
+    images: Images,
+    y: Float[Tensor, "batch height width"],
+    x: Float[Tensor, "batch height width"],
+    border: Literal["constant", "reflect", "mirror"] = "constant",
 ) -> Images:
-    """Bilinear values at pixel coordinates, zero outside the image."""
+    """Bilinear values at pixel coordinates."""
     height, width = images.shape[-2:]
-    grid = torch.stack([(2 * x + 1) / width - 1, (2 * y + 1) / height - 1], -1)
-    return functional.grid_sample(images, grid, mode="bilinear", padding_mode="zeros", align_corners=False)
+    if border == "mirror":
+        grid = torch.stack([2 * x / (width - 1) - 1, 2 * y / (height - 1) - 1], -1)
+    else:
+        grid = torch.stack([(2 * x + 1) / width - 1, (2 * y + 1) / height - 1], -1)
+    padding = "zeros" if border == "constant" else "reflection"
+    return functional.grid_sample(images, grid, padding_mode=padding, align_corners=border == "mirror")
 
 
 def gather_pixels(images: Images, positions: Int64[Tensor, "batch pixels"]) -> Images:
@@ -150,3 +156,13 @@ def sobel_matrices(height: int, width: int, axis: int) -> tuple[Tensor, Tensor]:
     rows = _filter_matrix(derivative if axis == 0 else mean, height, "reflect").double()
     columns = _filter_matrix(mean if axis == 0 else derivative, width, "reflect").double()
     return rows, columns
+
+
+def hysteresis(weak: Tensor, strong: Tensor) -> Tensor:
+    """Weak pixels that an 8-connected way of weak pixels joins to a strong one."""
+    grown = strong
+    while True:
+        spread = functional.max_pool2d(grown.float(), 3, 1, 1).bool() & weak
+        if torch.equal(spread, grown):
+            return grown
+        grown = spread

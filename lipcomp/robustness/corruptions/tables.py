@@ -1,5 +1,10 @@
 """What each corruption's five severities are, for each published benchmark.
 
+``imagenet``: ImageNet-C (Hendrycks & Dietterich 2019). Lengths are in pixels whatever the image's size, as in the
+published code, but for the elastic warp's, which are in parts of the side (244/224 of the code's, which counts 244).
+
+``cifar``: CIFAR-10-C and CIFAR-100-C. Milder: Gaussian noise of severity 3 is 0.08 here and 0.18 there.
+
 ``mnist``: MNIST-C (Mu & Gilmer 2019), 28 x 28 grey. The published set has **one** setting a corruption; it is the
 severity in the field *published* below. The other severities are those of the published code, except that stripe,
 dotted line, zigzag and Canny edges have none there: theirs are ours, with the published setting in the middle.
@@ -9,7 +14,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-from lipcomp.robustness.corruptions import blur, digital, digits, noise, weather
+from lipcomp.robustness.corruptions import blur, digital, digits, noise, spatter, weather
 from lipcomp.robustness.corruptions.filters import Images
 
 
@@ -36,6 +41,113 @@ def _each(*values: Any) -> tuple[tuple[Any, ...], ...]:
     return tuple((value,) for value in values)
 
 
+# The order of the published sets: fifteen, then four that were held back for validation.
+_TRANSFORMS: dict[str, Callable[..., Images]] = {
+    "gaussian_noise": noise.gaussian_noise,
+    "shot_noise": noise.shot_noise,
+    "impulse_noise": noise.impulse_noise,
+    "defocus_blur": blur.defocus_blur,
+    "glass_blur": blur.glass_blur,
+    "motion_blur": blur.motion_blur,
+    "zoom_blur": blur.zoom_blur,
+    "snow": weather.snow,
+    "frost": weather.frost,
+    "fog": weather.fog,
+    "brightness": digital.brightness,
+    "contrast": digital.contrast,
+    "elastic_transform": digital.elastic_transform,
+    "pixelate": digital.pixelate,
+    "jpeg_compression": digital.jpeg_compression,
+    "speckle_noise": noise.speckle_noise,
+    "gaussian_blur": blur.gaussian_blur,
+    "spatter": spatter.spatter,
+    "saturate": digital.saturate,
+}
+COMMON = tuple(_TRANSFORMS)[:15]
+VALIDATION = tuple(_TRANSFORMS)[15:]
+
+_ELASTIC = 244 / 224
+
+_IMAGENET: dict[str, tuple[tuple[Any, ...], ...]] = {
+    "gaussian_noise": _each(0.08, 0.12, 0.18, 0.26, 0.38),
+    "shot_noise": _each(60, 25, 12, 5, 3),
+    "impulse_noise": _each(0.03, 0.06, 0.09, 0.17, 0.27),
+    "defocus_blur": ((3, 0.1), (4, 0.5), (6, 0.5), (8, 0.5), (10, 0.5)),
+    "glass_blur": ((0.7, 1, 2), (0.9, 2, 1), (1.0, 2, 3), (1.1, 3, 2), (1.5, 4, 2)),
+    "motion_blur": ((10, 3), (15, 5), (15, 8), (15, 12), (20, 15)),
+    "zoom_blur": ((1.11, 0.01), (1.16, 0.01), (1.21, 0.02), (1.26, 0.02), (1.31, 0.03)),
+    "snow": (
+        (0.1, 0.3, 3, 0.5, 10, 4, 0.8),
+        (0.2, 0.3, 2, 0.5, 12, 4, 0.7),
+        (0.55, 0.3, 4, 0.9, 12, 8, 0.7),
+        (0.55, 0.3, 4.5, 0.85, 12, 8, 0.65),
+        (0.55, 0.3, 2.5, 0.85, 12, 12, 0.55),
+    ),
+    "frost": ((1.0, 0.4, 1.0), (0.8, 0.6, 1.0), (0.7, 0.7, 1.0), (0.65, 0.7, 1.0), (0.6, 0.75, 1.0)),
+    "fog": ((1.5, 2), (2.0, 2), (2.5, 1.7), (2.5, 1.5), (3.0, 1.4)),
+    "brightness": _each(0.1, 0.2, 0.3, 0.4, 0.5),
+    "contrast": _each(0.4, 0.3, 0.2, 0.1, 0.05),
+    "elastic_transform": (
+        (2 * _ELASTIC, 0.7 * _ELASTIC, 0.1 * _ELASTIC),
+        (2 * _ELASTIC, 0.08 * _ELASTIC, 0.2 * _ELASTIC),
+        (0.05 * _ELASTIC, 0.01 * _ELASTIC, 0.02 * _ELASTIC),
+        (0.07 * _ELASTIC, 0.01 * _ELASTIC, 0.02 * _ELASTIC),
+        (0.12 * _ELASTIC, 0.01 * _ELASTIC, 0.02 * _ELASTIC),
+    ),
+    "pixelate": _each(0.6, 0.5, 0.4, 0.3, 0.25),
+    "jpeg_compression": _each(25, 18, 15, 10, 7),
+    "speckle_noise": _each(0.15, 0.2, 0.35, 0.45, 0.6),
+    "gaussian_blur": _each(1, 2, 3, 4, 6),
+    "spatter": (
+        (0.65, 0.3, 4, 0.69, 0.6, False),
+        (0.65, 0.3, 3, 0.68, 0.6, False),
+        (0.65, 0.3, 2, 0.68, 0.5, False),
+        (0.65, 0.3, 1, 0.65, 1.5, True),
+        (0.67, 0.4, 1, 0.65, 1.5, True),
+    ),
+    "saturate": ((0.3, 0), (0.1, 0), (2, 0), (5, 0.1), (20, 0.2)),
+}
+
+_CIFAR: dict[str, tuple[tuple[Any, ...], ...]] = {
+    "gaussian_noise": _each(0.04, 0.06, 0.08, 0.09, 0.10),
+    "shot_noise": _each(500, 250, 100, 75, 50),
+    "impulse_noise": _each(0.01, 0.02, 0.03, 0.05, 0.07),
+    "defocus_blur": ((0.3, 0.4), (0.4, 0.5), (0.5, 0.6), (1, 0.2), (1.5, 0.1)),
+    "glass_blur": ((0.05, 1, 1), (0.25, 1, 1), (0.4, 1, 1), (0.25, 1, 2), (0.4, 1, 2)),
+    "motion_blur": ((6, 1), (6, 1.5), (6, 2), (8, 2), (9, 2.5)),
+    "zoom_blur": ((1.06, 0.01), (1.11, 0.01), (1.16, 0.01), (1.21, 0.01), (1.26, 0.01)),
+    "snow": (
+        (0.1, 0.2, 1, 0.6, 8, 3, 0.95),
+        (0.1, 0.2, 1, 0.5, 10, 4, 0.9),
+        (0.15, 0.3, 1.75, 0.55, 10, 4, 0.9),
+        (0.25, 0.3, 2.25, 0.6, 12, 6, 0.85),
+        (0.3, 0.3, 1.25, 0.65, 14, 12, 0.8),
+    ),
+    "frost": ((1.0, 0.2, 0.2), (1.0, 0.3, 0.2), (0.9, 0.4, 0.2), (0.85, 0.4, 0.2), (0.75, 0.45, 0.2)),
+    "fog": ((0.2, 3), (0.5, 3), (0.75, 2.5), (1.0, 2), (1.5, 1.75)),
+    "brightness": _each(0.05, 0.1, 0.15, 0.2, 0.3),
+    "contrast": _each(0.75, 0.5, 0.4, 0.3, 0.15),
+    "elastic_transform": (
+        (0.0, 0.0, 0.08),
+        (0.05, 0.2, 0.07),
+        (0.08, 0.06, 0.06),
+        (0.1, 0.04, 0.05),
+        (0.1, 0.03, 0.03),
+    ),
+    "pixelate": _each(0.95, 0.9, 0.85, 0.75, 0.65),
+    "jpeg_compression": _each(80, 65, 58, 50, 40),
+    "speckle_noise": _each(0.06, 0.1, 0.12, 0.16, 0.2),
+    "gaussian_blur": _each(0.4, 0.6, 0.7, 0.8, 1.0),
+    "spatter": (
+        (0.62, 0.1, 0.7, 0.7, 0.5, False),
+        (0.65, 0.1, 0.8, 0.7, 0.5, False),
+        (0.65, 0.3, 1, 0.69, 0.5, False),
+        (0.65, 0.1, 0.7, 0.69, 0.6, True),
+        (0.65, 0.1, 0.5, 0.68, 0.6, True),
+    ),
+    "saturate": ((0.3, 0), (0.1, 0), (1.5, 0), (2, 0.1), (2.5, 0.2)),
+}
+
 MNIST: dict[str, Corruption] = {
     "shot_noise": Corruption(noise.shot_noise, _each(60, 25, 12, 5, 3), 5),
     "impulse_noise": Corruption(noise.impulse_noise, _each(0.03, 0.06, 0.09, 0.17, 0.27), 4),
@@ -53,13 +165,13 @@ MNIST: dict[str, Corruption] = {
         weather.fog, ((1.5, 2, 256), (2.0, 2, 256), (2.5, 1.7, 256), (2.5, 1.5, 256), (3.0, 1.4, 256)), 5
     ),
     "spatter": Corruption(
-        weather.spatter,
+        spatter.spatter,
         (
-            (0.65, 0.3, 4, 0.69, 0.6),
-            (0.65, 0.3, 3, 0.68, 0.6),
-            (0.65, 0.3, 2, 0.68, 0.5),
-            (0.65, 0.3, 1, 0.65, 1.5),
-            (0.67, 0.4, 1, 0.65, 1.5),
+            (0.65, 0.3, 4, 0.69, 0.6, True),
+            (0.65, 0.3, 3, 0.68, 0.6, True),
+            (0.65, 0.3, 2, 0.68, 0.5, True),
+            (0.65, 0.3, 1, 0.65, 1.5, True),
+            (0.67, 0.4, 1, 0.65, 1.5, True),
         ),
         4,
     ),
@@ -68,4 +180,8 @@ MNIST: dict[str, Corruption] = {
     "canny_edges": Corruption(digits.canny_edges, _each(0.6, 0.8, 1.0, 1.25, 1.5), 3),
 }
 
-TABLES: dict[str, dict[str, Corruption]] = {"mnist": MNIST}
+TABLES: dict[str, dict[str, Corruption]] = {
+    "imagenet": {name: Corruption(transform, _IMAGENET[name]) for name, transform in _TRANSFORMS.items()},
+    "cifar": {name: Corruption(transform, _CIFAR[name]) for name, transform in _TRANSFORMS.items()},
+    "mnist": MNIST,
+}

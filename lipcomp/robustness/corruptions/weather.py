@@ -1,13 +1,17 @@
-"""Weather: fog, spatter."""
+"""Weather: fog, frost, snow. Spatter has a file of its own."""
 
+from collections.abc import Sequence
+from functools import lru_cache
+
+import numpy as np
 import torch
 from jaxtyping import Float
 from torch import Tensor
+from torch.nn import functional
 
+from lipcomp.robustness.corruptions.blur import blur_along
 from lipcomp.robustness.corruptions.draws import Draws
-from lipcomp.robustness.corruptions.filters import Images, gaussian
-
-MUD = (63 / 255, 42 / 255, 20 / 255)
+from lipcomp.robustness.corruptions.filters import LUMA, Images, separable, zoom_matrix
 
 
 def fog(images: Images, draws: Draws, density: float, decay: float, map_size: int | None = None) -> Images:
@@ -16,7 +20,7 @@ def fog(images: Images, draws: Draws, density: float, decay: float, map_size: in
     side = map_size or 1 << (max(height, width) - 1).bit_length()
     cloud = plasma(draws, len(images), side, decay)[:, None, :height, :width]
     brightest = images.amax((1, 2, 3), keepdim=True)
-    return (images + density * cloud) * brightest / (brightest + density)
+    return (images + density * cloud) * (brightest / (brightest + density))
 
 
 def plasma(draws: Draws, n: int, side: int, decay: float) -> Float[Tensor, "n side side"]:
@@ -36,18 +40,108 @@ def plasma(draws: Draws, n: int, side: int, decay: float) -> Float[Tensor, "n si
         heights[:, ::step, half::step] = wobble(centres + centres.roll(1, 1) + corners + corners.roll(-1, 2))
         heights[:, half::step, ::step] = wobble(centres + centres.roll(1, 2) + corners + corners.roll(-1, 1))
         step, wibble = half, wibble / decay
-    low = heights.amin((1, 2), keepdim=True)
-    return (heights - low) / (heights.amax((1, 2), keepdim=True) - low)
+    low, high = (bound[:, None, None] for bound in torch.aminmax(heights.view(n, -1), dim=1))
+    return (heights - low) / (high - low)
 
 
-def spatter(
-    images: Images, draws: Draws, mean: float, spread: float, size: float, threshold: float, blur: float
+def snow(
+    images: Images,
+    draws: Draws,
+    mean: float,
+    spread: float,
+    size: float,
+    threshold: float,
+    radius: int,
+    sigma: float,
+    weight: float,
 ) -> Images:
-    """Drops of mud where smoothed noise exceeds a threshold."""
-    _, channels, height, width = images.shape
-    noise = draws.normal(height, width) * spread + mean
-    drops = (gaussian(noise[:, None], size) > threshold).to(images.dtype)
-    drops = gaussian(drops, blur)
-    drops = torch.where(drops < 0.8, 0.0, drops)
-    colour = torch.tensor(MUD if channels == 3 else MUD[:1], device=images.device).view(-1, 1, 1)
-    return images * (1 - drops) + colour * drops
+    """Falling flakes: enlarged noise above a threshold, blurred along its fall, twice; the image whitened beneath."""
+    height, width = images.shape[-2:]
+    noise = (draws.normal(height, width) * spread + mean)[:, None]
+    rows, columns = (zoom_matrix(side, size, side).to(images.device) for side in (height, width))
+    flakes = separable(noise, rows, columns)
+    flakes = torch.where(flakes < threshold, 0.0, flakes)
+    flakes = (flakes.clamp(0, 1) * 255 + 1e-4).floor_().div_(255)
+    flakes = blur_along(flakes, draws.uniform(low=-135, high=-45), radius, sigma)
+    flakes = (flakes * 255).round_().div_(255)
+    grey = images
+    if images.shape[1] == 3:
+        grey = (images * torch.tensor(LUMA, device=images.device).view(1, 3, 1, 1)).sum(1, keepdim=True)
+    whitened = torch.lerp(torch.maximum(images, grey * 1.5 + 0.5), images, weight)
+    return whitened + flakes + flakes.rot90(2, (2, 3))
+
+
+Textures = Sequence[Float[Tensor, "3 rows columns"]]
+
+
+def frost(
+    images: Images, draws: Draws, keep: float, weight: float, scale: float, textures: Textures | None = None
+) -> Images:
+    """A cut of a frost texture over the image: keep x + weight frost.
+
+    The published code cuts from five photographs of frosted windows, reduced to ``scale``. They are not ours to ship:
+    give them as ``textures``, or the generated ones of :func:`frost_textures` are used.
+    """
+    height, width = images.shape[-2:]
+    bank = _reduced_bank(scale, height, width)
+    if textures is not None:
+        bank = tuple(_reduce(texture, scale, height, width) for texture in textures)
+    which = draws.integers(0, len(bank), 1)[:, 0].tolist()
+    corners = draws.uniform(2).tolist()
+    over = torch.empty(len(images), 3, height, width)
+    for out, number, (down, right) in zip(over, which, corners, strict=True):
+        texture = bank[number]
+        top = int(down * (texture.shape[1] - height))
+        left = int(right * (texture.shape[2] - width))
+        out.copy_(texture[:, top : top + height, left : left + width])
+    if images.shape[1] == 1:
+        over = (over * torch.tensor(LUMA).view(1, 3, 1, 1)).sum(1, keepdim=True)
+    return torch.add(images * keep, over.to(images.device), alpha=weight)
+
+
+def _reduce(texture: Tensor, scale: float, height: int, width: int) -> Tensor:
+    """A texture at ``scale``, enlarged where it would not cover the image."""
+    rows, columns = texture.shape[1:]
+    factor = max(scale, (height + 1) / rows, (width + 1) / columns)
+    if factor == 1:
+        return texture
+    size = (max(round(rows * factor), height + 1), max(round(columns * factor), width + 1))
+    return functional.interpolate(texture[None], size, mode="bilinear", align_corners=False)[0]
+
+
+@lru_cache(maxsize=8)
+def _reduced_bank(scale: float, height: int, width: int) -> tuple[Tensor, ...]:
+    return tuple(_reduce(texture, scale, height, width) for texture in frost_textures())
+
+
+# Mean and spread of the five photographs of the published code, in grey; the textures take them one by one.
+_PHOTOGRAPHS = ((0.51, 0.07), (0.81, 0.09), (0.81, 0.09), (0.60, 0.11), (0.48, 0.17))
+_TINT = (-0.05, 0.0, 0.05)
+
+
+@lru_cache(maxsize=1)
+def frost_textures(side: int = 1024) -> tuple[Float[Tensor, "3 side side"], ...]:
+    """Five generated textures: needles of ice as creases of fractal noise, bluish.
+
+    Power spectra fall as frequency^-1.9, and means and spreads are those of the five photographs; shapes are not.
+    """
+    rng = np.random.default_rng(0)
+    down, across = np.fft.fftfreq(side)[:, None], np.fft.fftfreq(side)[None]
+
+    def fractal(stretch: float) -> np.ndarray:
+        """Noise of amplitude frequency^-0.95, drawn out by ``stretch`` along a random direction."""
+        turn = rng.uniform(0, np.pi)
+        along = (across * np.cos(turn) + down * np.sin(turn)) * stretch
+        radius = np.hypot(along, (down * np.cos(turn) - across * np.sin(turn)) / stretch)
+        radius[0, 0] = np.inf
+        values = np.fft.ifft2(np.fft.fft2(rng.standard_normal((side, side))) * radius**-0.95).real
+        return values / values.std()
+
+    textures = []
+    for mean, spread in _PHOTOGRAPHS:
+        needles = np.maximum(-np.abs(fractal(2.0)), -np.abs(fractal(2.0)))
+        height = fractal(1.0) + needles / needles.std()
+        grey = mean + spread * (height - height.mean()) / height.std()
+        tinted = grey + np.array(_TINT)[:, None, None]
+        textures.append(torch.from_numpy(tinted.clip(0, 1)).float())
+    return tuple(textures)
