@@ -30,14 +30,13 @@ from typing import Any
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save as to_safetensors
 
+from lipcomp.checkpoints.errors import CheckpointError
+from lipcomp.checkpoints.preprocessing import Preprocessing
+from lipcomp.checkpoints.report import KeyReport
 from lipcomp.encoders import Encoder, EncoderSpec, build_encoder
 
 FORMAT = 1
 HEADER_KEY = "lipcomp"
-
-
-class CheckpointError(ValueError):
-    """A checkpoint that cannot be read; the message says why and what to do."""
 
 
 @dataclass(frozen=True)
@@ -55,12 +54,24 @@ class Metadata:
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """A loaded checkpoint: the encoder in evaluation mode, its metadata, and the hash of the file."""
+    """A loaded checkpoint: the encoder in evaluation mode, its metadata, and the hash of the file.
+
+    A foreign one (:func:`lipcomp.load_encoder`) also says what format it was recognised as, what became of every
+    key, and how images are prepared for it; its metadata are empty, since its file does not hold any.
+    """
 
     encoder: Encoder
     metadata: Metadata
     sha256: str
     path: Path
+    format: str = "lipcomp"
+    report: KeyReport | None = None
+    preprocessing: Preprocessing | None = None
+
+    @property
+    def image_shape(self) -> tuple[int, int, int]:
+        """(channels, height, width) of the images that the encoder takes."""
+        return self.encoder.image_shape
 
     @property
     def concentration(self) -> float | None:
@@ -170,6 +181,6 @@ def _parse(header: str, path: Path) -> tuple[EncoderSpec, Metadata]:
             f"checkpoint {str(path)!r} has format {version!r}, this lipcomp reads {FORMAT}; upgrade lipcomp to read it"
         )
     try:
-        return EncoderSpec(**fields.pop("encoder")), Metadata(**fields)
-    except (ValueError, KeyError, TypeError) as error:
+        return EncoderSpec.from_dict(fields.pop("encoder")), Metadata(**fields)
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise CheckpointError(f"checkpoint {str(path)!r} has metadata that does not fit: {error}") from error

@@ -2,5 +2,7 @@
 
 from lipcomp.encoders.encoder import BACKBONES, Encoder, EncoderSpec, Layer, build_encoder
 from lipcomp.encoders.heads import ConcentrationHead, LatentDecoder, MLPHead, mean_direction
+from lipcomp.encoders.preact import PreActResNet, WideResNet
 from lipcomp.encoders.resnet import ResNet
 from lipcomp.encoders.small import SmallCNN
+from lipcomp.encoders.wrapped import Tap, WrappedEncoder, wrap

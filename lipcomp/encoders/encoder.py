@@ -21,7 +21,7 @@ tensor([1.0000, 1.0000], grad_fn=...)
 """
 
 import difflib
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
 from typing import Any, Literal, get_args
 
@@ -86,10 +86,6 @@ class EncoderSpec:
     decoder: bool = False
 
     def __post_init__(self) -> None:
-        for name in ("image_shape", "mean", "std", "projector"):
-            value = getattr(self, name)
-            if isinstance(value, list):  # as JSON gives it
-                object.__setattr__(self, name, tuple(value))
         if self.backbone not in BACKBONES:
             near = difflib.get_close_matches(self.backbone, BACKBONES, 1)
             hint = f"; did you mean {near[0]!r}?" if near else ""
@@ -113,8 +109,16 @@ class EncoderSpec:
             )
 
     def to_dict(self) -> dict[str, Any]:
-        """A JSON-safe dictionary from which ``EncoderSpec(**d)`` rebuilds the spec."""
+        """A JSON-safe dictionary from which :meth:`from_dict` rebuilds the spec."""
         return asdict(self)
+
+    @classmethod
+    def from_dict(cls, fields: Mapping[str, Any]) -> "EncoderSpec":
+        """The spec of a dictionary of :meth:`to_dict`, also after a way through JSON, which has no tuples."""
+        given: dict[str, Any] = {
+            name: tuple(value) if isinstance(value, list) else value for name, value in fields.items()
+        }
+        return cls(**given)
 
 
 class Encoder(nn.Module):
@@ -145,6 +149,11 @@ class Encoder(nn.Module):
         """(channels, height, width) of the images that it takes."""
         return self.spec.image_shape
 
+    @property
+    def architecture(self) -> str:
+        """What messages and records call the backbone."""
+        return self.spec.backbone
+
     def layers(self) -> tuple[Layer, ...]:
         """The layers this encoder has, by name."""
         present: list[Layer] = ["backbone"]
@@ -158,10 +167,10 @@ class Encoder(nn.Module):
         self, images: Float[Tensor, "batch channels height width"]
     ) -> Float[Tensor, "batch features"]:
         """Pooled backbone features: what a probe reads."""
-        expected = self.spec.image_shape
+        expected = self.image_shape
         if tuple(images.shape[1:]) != expected:
             raise ValueError(
-                f"images must have shape (batch, {', '.join(map(str, expected))}) for this {self.spec.backbone} "
+                f"images must have shape (batch, {', '.join(map(str, expected))}) for this {self.architecture} "
                 f"encoder, got {tuple(images.shape)}; resize or convert them first"
             )
         return self.backbone((images - self.mean) / self.std)

@@ -91,7 +91,7 @@ def test_small_cnn_takes_other_sizes_and_widths():
     ("fields", "message"),
     [
         ({"backbone": "resnet5"}, "did you mean 'resnet50'"),
-        ({"image_shape": (1, 28)}, "image_shape must be"),
+        ({"image_shape": (1, 0, 28)}, "image_shape must be"),
         ({"std": (0.0,)}, "std must be positive"),
         ({"mean": (0.1, 0.2)}, "mean needs 1 or 3"),
         ({"projector": None, "predictor": 8}, "a predictor needs a projector"),
@@ -113,7 +113,7 @@ def test_an_image_of_the_wrong_size_is_named():
 def test_a_spec_survives_json():
     import json
 
-    assert EncoderSpec(**json.loads(json.dumps(DIGIT.to_dict()))) == DIGIT
+    assert EncoderSpec.from_dict(json.loads(json.dumps(DIGIT.to_dict()))) == DIGIT
 
 
 def test_the_concentration_head_never_leaves_its_bounds():

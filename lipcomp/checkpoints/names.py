@@ -1,0 +1,86 @@
+"""The backbone's keys in one dialect: torchvision's for ResNets, timm's for everything else.
+
+=========================================  ==============================================
+dialect                                    example of ``layer1.0.conv1.weight``
+=========================================  ==============================================
+torchvision, timm, most others             layer1.0.conv1.weight
+nn.Sequential of torchvision's children    4.0.conv1.weight
+nn.Sequential of lightly's ResNet          2.0.conv1.weight (3.0... behind a batch norm)
+kuangliu's CIFAR ResNet, lightly's ResNet  layer1.0.conv1.weight, but shortcut, linear
+SimCLRv2-Pytorch                           net.1.blocks.0.net.0.weight
+=========================================  ==============================================
+"""
+
+import re
+from collections.abc import Iterable
+from typing import Any
+
+Renamed = dict[str, str]  # key in the file -> name in our dialect
+
+
+def to_common(keys: Iterable[str]) -> tuple[Renamed, dict[str, Any]]:
+    """Every backbone key in the common dialect, and what the dialect says of the network besides."""
+    keys = list(keys)
+    here = set(keys)
+    if "4.0.conv1.weight" in here and "0.weight" in here:
+        return _sequential(keys, conv=0, layers=4), {}
+    if "2.0.conv1.weight" in here and "0.weight" in here:
+        # lightly's ResNet calls its ReLU as a function, so a Sequential of its children has none in the stem.
+        return _sequential(keys, conv=0, layers=2), {"stem_relu": False, "no_pool": True}
+    if "3.0.conv1.weight" in here and "1.weight" in here:
+        return _sequential(keys, conv=1, layers=3), {"stem_relu": False, "no_pool": True, "lightly_zoo": True}
+    if any(key.startswith("net.1.blocks.0.") for key in keys):
+        return _simclr_v2(keys), {}
+    if any(re.match(r"layer\d\.\d+\.shortcut\.1\.", key) for key in keys) or (
+        "layer1.0.conv1.weight" in here and "bn1.weight" in here and "linear.weight" in here
+    ):
+        return {
+            key: re.sub(r"^linear\.", "fc.", key.replace(".shortcut.", ".downsample.")) for key in keys
+        }, {}
+    return {key: key for key in keys}, {}
+
+
+def _sequential(keys: list[str], conv: int, layers: int) -> Renamed:
+    """Numbered children: stem convolution, stem batch norm, four stages; what stands around keeps its number."""
+    names = {conv: "conv1", conv + 1: "bn1", **{layers + stage: f"layer{stage + 1}" for stage in range(4)}}
+    if conv == 1:
+        names |= {0: "input_norm", 7: "last"}
+    renamed = {}
+    for key in keys:
+        number, _, rest = key.partition(".")
+        name = names.get(int(number)) if number.isdigit() else None
+        renamed[key] = f"{name}.{rest}".replace(".shortcut.", ".downsample.") if name else key
+    return renamed
+
+
+def _simclr_v2(keys: list[str]) -> Renamed:
+    """``net.GROUP.blocks.BLOCK.net.INDEX``: convolutions at even places, batch norms in a pair with their ReLU."""
+    rules: list[tuple[str, Any]] = [
+        (r"net\.0\.0\.weight", lambda m: "conv1.weight"),
+        (r"net\.0\.1\.0\.(.*)", lambda m: f"bn1.{m[1]}"),
+        (
+            r"net\.(\d)\.blocks\.(\d+)\.projection\.shortcut\.(.*)",
+            lambda m: f"layer{m[1]}.{m[2]}.downsample.0.{m[3]}",
+        ),
+        (
+            r"net\.(\d)\.blocks\.(\d+)\.projection\.bn\.0\.(.*)",
+            lambda m: f"layer{m[1]}.{m[2]}.downsample.1.{m[3]}",
+        ),
+        (
+            r"net\.(\d)\.blocks\.(\d+)\.net\.([024])\.weight",
+            lambda m: f"layer{m[1]}.{m[2]}.conv{int(m[3]) // 2 + 1}.weight",
+        ),
+        (
+            r"net\.(\d)\.blocks\.(\d+)\.net\.([135])\.0\.(.*)",
+            lambda m: f"layer{m[1]}.{m[2]}.bn{int(m[3]) // 2 + 1}.{m[4]}",
+        ),
+    ]
+    renamed = {}
+    for key in keys:
+        for pattern, name in rules:
+            if match := re.fullmatch(pattern, key):
+                renamed[key] = name(match)
+                break
+        else:
+            renamed[key] = key
+    return renamed

@@ -1,0 +1,60 @@
+"""What became of every key of a checkpoint: used, ignored and why, missing."""
+
+from collections import defaultdict
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+
+
+@dataclass(frozen=True)
+class KeyReport:
+    """Every key of a file in one of two groups, and what the network wanted but did not get.
+
+    Parameters
+    ----------
+    used
+        Key in the file -> name in our encoder (``backbone.layer1.0.conv1.weight``).
+    ignored
+        Key in the file -> why it was left out.
+    missing
+        Names in our encoder that the file does not have and that no output depends on (a batch norm's counter of
+        batches); anything else that is missing is an error, not a line here.
+    notes
+        What had to be assumed, since the file does not say it.
+    """
+
+    used: dict[str, str] = field(default_factory=dict)
+    ignored: dict[str, str] = field(default_factory=dict)
+    missing: tuple[str, ...] = ()
+    notes: tuple[str, ...] = ()
+
+    def summary(self) -> str:
+        """The report in a few lines: counts, and ignored keys by reason."""
+        lines = [
+            f"{len(self.used)} keys used, {len(self.ignored)} ignored, {len(self.missing)} missing",
+            *(
+                f"  ignored, {reason}: {len(keys)} ({_few(keys)})"
+                for reason, keys in self.by_reason().items()
+            ),
+        ]
+        if self.missing:
+            lines.append(f"  missing, harmless: {_few(self.missing)}")
+        return "\n".join([*lines, *(f"  note: {note}" for note in self.notes)])
+
+    def full(self) -> str:
+        """The report with a line for every key."""
+        lines = [f"used     {source} -> {target}" for source, target in self.used.items()]
+        lines += [f"ignored  {source} ({reason})" for source, reason in self.ignored.items()]
+        lines += [f"missing  {name}" for name in self.missing]
+        return "\n".join([*lines, *(f"note     {note}" for note in self.notes)])
+
+    def by_reason(self) -> dict[str, list[str]]:
+        """The ignored keys, gathered by why."""
+        groups: dict[str, list[str]] = defaultdict(list)
+        for source, reason in self.ignored.items():
+            groups[reason].append(source)
+        return dict(groups)
+
+
+def _few(keys: Iterable[str], shown: int = 3) -> str:
+    keys = list(keys)
+    return ", ".join(keys[:shown]) + (f", ... {keys[-1]}" if len(keys) > shown else "")
