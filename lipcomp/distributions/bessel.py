@@ -15,6 +15,9 @@ subtracts nothing that cancels:
     r_nu'     = (r_nu / kappa)^2 (a - kappa^2 r_{nu+1}')                             its derivative
     F_nu      = F_{nu+1} + log(1 + kappa r_{nu+1} / a)                               all terms positive
 
+log C itself is summed in two words (:mod:`lipcomp.distributions.extended`), so that it is right in its last digits
+where it crosses zero too.
+
 The textbook forms A' = 1 - A^2 - (d - 1) A / kappa and log I lose every digit near kappa = 1e7 and underflow at
 large d. n depends on d alone, so no loop looks at the data and nothing waits for the device.
 
@@ -32,15 +35,16 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Shaped
 from torch import Tensor
 
+from lipcomp.distributions.extended import log_normalizer_lead, log_uniform_density
 from lipcomp.distributions.olver import SMALLEST_ORDER, expansion
 
 LARGEST_DIM = 1 << 20
 
 
-def log_normalizer(dim: int, concentration: Float[Tensor, "*batch"]) -> Float[Tensor, "*batch"]:
+def log_normalizer(dim: int, concentration: Shaped[Tensor, "*batch"]) -> Float[Tensor, "*batch"]:
     """Log C_d(kappa), the log normaliser of the vMF density on S^(d-1) (1.1); the uniform density at 0 (1.6).
 
     Parameters
@@ -55,36 +59,40 @@ def log_normalizer(dim: int, concentration: Float[Tensor, "*batch"]) -> Float[Te
     ValueError
         If d < 2, or a concentration is negative or not finite (on an accelerator such values give nan instead,
         since looking would wait for the device).
+
+    Notes
+    -----
+    Relative error below 1e-15 in float64 for d = 2 ... 4096 and kappa = 0 ... 1e7; absolute where it crosses zero.
     """
     return _log_normalizer(check_dim(dim), check_concentration(concentration))
 
 
-def mean_resultant_length(dim: int, concentration: Float[Tensor, "*batch"]) -> Float[Tensor, "*batch"]:
+def mean_resultant_length(dim: int, concentration: Shaped[Tensor, "*batch"]) -> Float[Tensor, "*batch"]:
     """A_d(kappa) = |E z| in [0, 1) (1.2). Raises as :func:`log_normalizer`."""
     return _ratio(check_dim(dim), check_concentration(concentration))
 
 
-def mean_resultant_deficit(dim: int, concentration: Float[Tensor, "*batch"]) -> Float[Tensor, "*batch"]:
+def mean_resultant_deficit(dim: int, concentration: Shaped[Tensor, "*batch"]) -> Float[Tensor, "*batch"]:
     """1 - A_d(kappa), with every digit where A is close to 1. Raises as :func:`log_normalizer`."""
     return _deficit(check_dim(dim), check_concentration(concentration))
 
 
-def mean_resultant_slope(dim: int, concentration: Float[Tensor, "*batch"]) -> Float[Tensor, "*batch"]:
+def mean_resultant_slope(dim: int, concentration: Shaped[Tensor, "*batch"]) -> Float[Tensor, "*batch"]:
     """A_d'(kappa), which is also the variance of mu.z, in (0, 1/d]. Raises as :func:`log_normalizer`."""
     return _slope(check_dim(dim), check_concentration(concentration))
 
 
-def growth(dim: int, concentration: Float[Tensor, "*batch"]) -> Float[Tensor, "*batch"]:
+def growth(dim: int, concentration: Shaped[Tensor, "*batch"]) -> Float[Tensor, "*batch"]:
     """F_d(kappa) = log C_d(0) - log C_d(kappa), accurate relative to itself down to kappa = 0."""
     return _growth(check_dim(dim), check_concentration(concentration))
 
 
-def scaled_log_normalizer(dim: int, concentration: Float[Tensor, "*batch"]) -> Float[Tensor, "*batch"]:
+def scaled_log_normalizer(dim: int, concentration: Shaped[Tensor, "*batch"]) -> Float[Tensor, "*batch"]:
     """Log C_d(kappa) + kappa, the log density at the mode: small where log C is about -kappa."""
     return _scaled_log_normalizer(check_dim(dim), check_concentration(concentration))
 
 
-def log_bessel_i(order: float, argument: Float[Tensor, "*batch"]) -> Float[Tensor, "*batch"]:
+def log_bessel_i(order: float, argument: Shaped[Tensor, "*batch"]) -> Float[Tensor, "*batch"]:
     """Log I_nu(x) for nu >= 0 an integer or half an odd one, and x > 0 (minus infinity at 0 unless nu = 0)."""
     dim = 2 * order + 2
     if dim != int(dim) or order < 0:
@@ -96,7 +104,7 @@ def log_bessel_i(order: float, argument: Float[Tensor, "*batch"]) -> Float[Tenso
 
 def log_sphere_area(dim: int) -> float:
     """Log of the area of S^(d-1), which is -log C_d(0) (1.6)."""
-    return math.log(2) + dim / 2 * math.log(math.pi) - math.lgamma(dim / 2)
+    return -sum(log_uniform_density(check_dim(dim)))
 
 
 # What users pass.
@@ -237,6 +245,11 @@ def _scaled(dim: int, x: Tensor) -> Tensor:
     return lead - rest - _descent(at) - log_sphere_area(dim)
 
 
+def _log_normalizers(dim: int, x: Tensor) -> Tensor:
+    at = _Debye(dim, x)
+    return log_normalizer_lead(dim, at.order, x) - at.logs()[1] - _descent(at)
+
+
 # Differentiable. Each derivative is the next analytic one; differences of values would lose digits.
 
 
@@ -269,15 +282,17 @@ def _differentiable(
     return Analytic.apply
 
 
+def _no_third_derivative() -> Tensor:
+    raise NotImplementedError("the third derivative of A_d(kappa) is not written; the first two are exact")
+
+
 _curvature = _differentiable(
     lambda dim, x: _curvatures(_Debye(dim, x)),
-    lambda dim, x: torch.full_like(x, math.nan),  # nobody has asked for a third derivative
+    lambda dim, x: _no_third_derivative(),
 )
 _slope = _differentiable(lambda dim, x: _slopes(_Debye(dim, x)), _curvature)
 _ratio = _differentiable(lambda dim, x: _ratios(_Debye(dim, x)), _slope)
 _deficit = _differentiable(lambda dim, x: _deficits(_Debye(dim, x)), lambda dim, x: -_slope(dim, x))
 _growth = _differentiable(_growths, _ratio)
-_log_normalizer = _differentiable(
-    lambda dim, x: -log_sphere_area(dim) - _growths(dim, x), lambda dim, x: -_ratio(dim, x)
-)
+_log_normalizer = _differentiable(_log_normalizers, lambda dim, x: -_ratio(dim, x))
 _scaled_log_normalizer = _differentiable(_scaled, _deficit)

@@ -17,7 +17,7 @@ import functools
 
 import numpy as np
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Shaped
 from torch import Tensor
 
 from lipcomp.distributions import bessel
@@ -26,15 +26,15 @@ _NODES, _WEIGHTS = (tuple(map(float, x)) for x in np.polynomial.legendre.leggaus
 
 
 def half_chord_squared(
-    mu: Float[Tensor, "*#batch dim"], other: Float[Tensor, "*#batch dim"]
-) -> Float[Tensor, "*batch"]:
+    mu: Float[Tensor, "*batch dim"], other: Float[Tensor, "*batch_2 dim"]
+) -> Float[Tensor, "..."]:
     """1 - mu.mu' of two unit vectors, as |mu - mu'|^2 / 2: relative precision however close they are."""
     return 0.5 * (mu - other).square().sum(-1)
 
 
 def divergence_floor(
-    dim: int, kappa_1: Float[Tensor, "*#batch"], kappa_2: Float[Tensor, "*#batch"]
-) -> Float[Tensor, "*batch"]:
+    dim: int, kappa_1: Shaped[Tensor, "*batch"], kappa_2: Shaped[Tensor, "*batch_2"]
+) -> Float[Tensor, "..."]:
     """The divergence of two vMF densities that share their mean direction (2.4), >= 0.
 
     Raises
@@ -62,18 +62,18 @@ def divergence_floor(
 
 
 def vmf_divergence(
-    mu_1: Float[Tensor, "*#batch dim"],
-    kappa_1: Float[Tensor, "*#batch"],
-    mu_2: Float[Tensor, "*#batch dim"],
-    kappa_2: Float[Tensor, "*#batch"],
-) -> Float[Tensor, "*batch"]:
-    """KL(vMF(mu_1, kappa_1) || vMF(mu_2, kappa_2)) in nats (1.4)."""
+    mu_1: Float[Tensor, "*batch dim"],
+    kappa_1: Shaped[Tensor, "*kappa_batch"],
+    mu_2: Float[Tensor, "*batch_2 dim"],
+    kappa_2: Shaped[Tensor, "*kappa_batch_2"],
+) -> Float[Tensor, "..."]:
+    """KL(vMF(mu_1, kappa_1) || vMF(mu_2, kappa_2)) in nats (1.4); all shapes broadcast."""
     dim = mu_1.shape[-1]
     apart = bessel.mean_resultant_length(dim, kappa_1) * kappa_2 * half_chord_squared(mu_1, mu_2)
     return divergence_floor(dim, kappa_1, kappa_2) + apart
 
 
-def divergence_from_uniform(dim: int, kappa: Float[Tensor, "*batch"]) -> Float[Tensor, "*batch"]:
+def divergence_from_uniform(dim: int, kappa: Shaped[Tensor, "*batch"]) -> Float[Tensor, "*batch"]:
     """KL(vMF(mu, kappa) || uniform) = log C_d(kappa) - log C_d(0) + kappa A_d(kappa), whatever mu."""
     bessel.check_dim(dim)
     bessel.check_concentration(kappa)
@@ -85,7 +85,7 @@ def divergence_from_uniform(dim: int, kappa: Float[Tensor, "*batch"]) -> Float[T
 
 
 @functools.lru_cache(maxsize=4096)
-def constant_floor(dim: int, kappa_1: float, kappa_2: float) -> float:
+def constant_floor(dim: int, kappa_1: float | int, kappa_2: float | int) -> float:
     """:func:`divergence_floor` of two numbers."""
     pair = torch.tensor([kappa_1, kappa_2], dtype=torch.float64)
     return divergence_floor(dim, pair[0], pair[1]).item()

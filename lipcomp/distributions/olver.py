@@ -123,7 +123,10 @@ def expansion(order: float) -> Expansion:
     # p/(2 nu) + p^2 D'/nu, over p
     correction = [1 / (2 * nu), *(x / nu for x in _derivative(d))]
     whole = [Fraction(0), *correction]  # Q p as a polynomial
-    slope = _add([Fraction(0)] * 3 + [-x for x in whole], _multiply([0, 0, 1, 0, -1], _derivative(whole)))  # type: ignore[list-item]
+    slope = _add(
+        [Fraction(0)] * 3 + [-x for x in whole],
+        _multiply([Fraction(x) for x in (0, 0, 1, 0, -1)], _derivative(whole)),
+    )
     curvature = [-x for x in _derivative(slope)]
     return Expansion(
         order,

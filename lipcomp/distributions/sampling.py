@@ -15,19 +15,30 @@ is a coordinate of a uniform point on S^(d-1).
 *The tangent.* A normal vector g is projected: v = (g - (g.mu) mu) / |...|. No reflection and no pole, so mu may be
 any unit vector, minus the first axis among them; |z| = 1 to rounding.
 
-The draws are functions of mu (the pathwise gradient). In kappa they are constant: use the closed forms where kappa
-is learned.
+*Gradients.* z is a function of mu (g and w held: the pathwise gradient), and of kappa by implicit reparameterisation
+[2]_: at a fixed quantile, with z = cos(theta) mu + sin(theta) v and phi(theta) = exp(kappa cos theta) sin^(d-2)(theta),
+
+    d theta / d kappa = -int_0^theta (cos s - A) phi(s) / phi(theta) ds = int_theta^pi (the same) ds,
+
+by Gauss-Legendre quadrature on the side that leads away from the mode, where the integrand only decays. It is
+computed only where kappa asks for a gradient (a concentration head).
 
 References
 ----------
 .. [1] A. T. A. Wood, Simulation of the von Mises Fisher distribution, Commun. Stat. Simul. 23 (1994).
+.. [2] M. Figurnov, S. Mohamed, A. Mnih, Implicit Reparameterization Gradients, NeurIPS 2018.
 """
 
+from typing import Any
+
+import numpy as np
 import torch
 from jaxtyping import Float
 from torch import Generator, Size, Tensor
 
 from lipcomp.distributions import bessel
+
+_NODES, _WEIGHTS = (tuple(map(float, x)) for x in np.polynomial.legendre.leggauss(48))
 
 
 def sample_sphere(shape: Size, like: Tensor, generator: Generator | None = None) -> Tensor:
@@ -75,6 +86,8 @@ def sample_von_mises_fisher(
     """One draw for each mean direction, differentiable in it."""
     dim = mu.shape[-1]
     t = sample_mode_distance(dim, kappa, generator)
+    if kappa.requires_grad and torch.is_grad_enabled():
+        t = _Implicit.apply(t, kappa, dim)
     w, radius = (1 - t).to(mu.dtype).unsqueeze(-1), torch.sqrt(t * (2 - t)).to(mu.dtype).unsqueeze(-1)
     if dim == 2:
         sign = torch.where(_normals(mu.shape[:-1], mu, generator) < 0, -1.0, 1.0).to(mu.dtype).unsqueeze(-1)
@@ -89,6 +102,48 @@ def sample_von_mises_fisher(
     c = torch.linalg.vecdot(g, mu).unsqueeze(-1)
     scale = radius / torch.sqrt(torch.linalg.vecdot(g, g).unsqueeze(-1) - c * c)
     return (w - scale * c) * mu + scale * g
+
+
+def quantile_slope(
+    dim: int, t: Float[Tensor, "*batch"], kappa: Float[Tensor, "*batch"]
+) -> Float[Tensor, "*batch"]:
+    """The derivative dt/dkappa of t = 1 - mu.z at a fixed quantile of its distribution, <= 0."""
+    t, k = t.double(), kappa.double()
+    deficit = bessel.mean_resultant_deficit(dim, k)
+    theta = 2 * torch.asin(torch.sqrt(0.5 * t).clamp(max=1))
+    # the angle of the highest phi, where kappa sin^2 = (d - 2) cos, and how fast log phi falls there
+    m = dim - 2
+    cosine = 2 * k / (m + torch.sqrt(m * m + 4 * k * k)).clamp_min(1e-300)
+    width = 12 / torch.sqrt(k * cosine + m / (1 - cosine.square()).clamp_min(1e-30)).clamp_min(1e-30)
+    below = torch.cos(theta) > cosine  # nearer the pole mu than the mode is: integrate towards 0
+    reach = torch.minimum(width, torch.where(below, theta, torch.pi - theta))
+    sign = torch.where(below, -1.0, 1.0)
+    share = theta.new_tensor([0.5 * (1 + x) for x in _NODES])
+    weight = theta.new_tensor([0.5 * w for w in _WEIGHTS])
+    step = (sign * reach).unsqueeze(-1) * share
+    s, base = theta.unsqueeze(-1) + step, theta.unsqueeze(-1)
+    # cos s - cos theta = -2 sin((s + theta)/2) sin((s - theta)/2), and 1 - cos s = 2 sin^2(s/2)
+    tilt = -2 * torch.sin(base + 0.5 * step) * torch.sin(0.5 * step) * k.unsqueeze(-1)
+    sines = torch.sin(s).clamp_min(0) / torch.sin(base).clamp_min(1e-300)
+    level = tilt + torch.special.xlogy(torch.full_like(sines, m), sines)
+    centred = deficit.unsqueeze(-1) - 2 * torch.sin(0.5 * s).square()
+    return torch.sin(theta) * sign * reach * (centred * torch.exp(level) * weight).sum(-1)
+
+
+class _Implicit(torch.autograd.Function):
+    """t as drawn, differentiable in kappa once."""
+
+    @staticmethod
+    def forward(ctx: Any, t: Tensor, kappa: Tensor, dim: int) -> Tensor:
+        ctx.save_for_backward(t, kappa)
+        ctx.dim = dim
+        return t.clone()
+
+    @staticmethod
+    @torch.autograd.function.once_differentiable
+    def backward(ctx: Any, grad: Tensor) -> tuple[None, Tensor, None]:
+        t, kappa = ctx.saved_tensors
+        return None, (grad * quantile_slope(ctx.dim, t, kappa)).to(kappa.dtype), None
 
 
 def _normals(shape: Size, like: Tensor, generator: Generator | None) -> Tensor:

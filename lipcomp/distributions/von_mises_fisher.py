@@ -15,7 +15,7 @@ kappa |z - mu|^2 / 2, the divergences as in :mod:`lipcomp.distributions.divergen
 from typing import Any, ClassVar
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Shaped
 from torch import Generator, Size, Tensor
 from torch.distributions import Distribution, constraints
 from torch.distributions.kl import register_kl
@@ -44,7 +44,7 @@ class VonMisesFisher(Distribution):
     Parameters
     ----------
     loc
-        Mean direction mu, unit vectors.
+        Mean direction mu, unit vectors, shape (*batch, d).
     concentration
         kappa >= 0, one for all or one for each mean direction (shapes broadcast). A number will do.
     validate_args
@@ -66,8 +66,8 @@ class VonMisesFisher(Distribution):
 
     def __init__(
         self,
-        loc: Float[Tensor, "*#batch dim"],
-        concentration: Float[Tensor, "*#batch"] | float,
+        loc: Shaped[Tensor, "*batch"],
+        concentration: Shaped[Tensor, "*kappa_batch"] | float | int,
         validate_args: bool | None = None,
     ) -> None:
         if loc.ndim == 0 or not loc.is_floating_point():

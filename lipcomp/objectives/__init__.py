@@ -8,9 +8,20 @@ from lipcomp.objectives.nt_xent import SimCLR, WeightedSimCLR, info_nce
 from lipcomp.objectives.objective import Loss, Objective
 from lipcomp.objectives.residual import closed_residual, pair_weights, residual_floor, sampled_residual
 from lipcomp.objectives.schedules import beta_factor
+from lipcomp.objectives.supervised import ClassEncoder, CosineClassifier, SupervisedCEB
 
 OBJECTIVES: dict[str, type[Objective]] = {
-    objective.__name__: objective for objective in (SimCLR, WeightedSimCLR, NoisySimCLR, CSimCLR, BYOL, CBYOL)
+    objective.__name__: objective
+    for objective in (
+        SimCLR,
+        WeightedSimCLR,
+        NoisySimCLR,
+        CSimCLR,
+        BYOL,
+        CBYOL,
+        SupervisedCEB,
+        CosineClassifier,
+    )
 }
 
 

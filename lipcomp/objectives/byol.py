@@ -18,7 +18,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import ClassVar, Literal
 
-from jaxtyping import Float
+from jaxtyping import Float, Shaped
 from torch import Generator, Tensor
 
 from lipcomp.distributions import half_chord_squared
@@ -27,6 +27,7 @@ from lipcomp.objectives.objective import (
     Family,
     Gather,
     Loss,
+    Number,
     Objective,
     check_views,
     direction_metrics,
@@ -59,25 +60,25 @@ class BYOL(Objective):
         kappa_d / 2, of each direction; 5 in the 300-epoch runs, 2 in the 1000-epoch ones.
     """
 
-    weight: float = 5.0
+    weight: Number = 5.0
     family: ClassVar[Family] = "byol"
 
     def __post_init__(self) -> None:
-        positive(weight=self.weight)
+        positive(self, "weight")
 
     def __call__(
         self,
         online_1: Float[Tensor, "batch dim"],
-        online_2: Float[Tensor, "batch dim"],
-        target_1: Float[Tensor, "batch dim"],
-        target_2: Float[Tensor, "batch dim"],
+        online_2: Float[Tensor, "batch_2 dim_2"],
+        target_1: Float[Tensor, "target_batch target_dim"],
+        target_2: Float[Tensor, "target_batch_2 target_dim_2"],
         *,
         decoder: Map | None = None,
         backward_head: Map | None = None,
         generator: Generator | None = None,
         gather: Gather | None = None,
         rank: int = 0,
-        distances: Float[Tensor, " batch"] | None = None,
+        distances: Float[Tensor, " pairs"] | None = None,
     ) -> Loss:
         """The loss of one batch of view pairs.
 
@@ -119,10 +120,10 @@ class CBYOL(Objective):
         As in :class:`lipcomp.objectives.CSimCLR`.
     """
 
-    kappa_e: float = 16384.0
-    kappa_b: float = 10.0
-    beta: float = 1.0
-    weight: float = 5.0
+    kappa_e: Number = 16384.0
+    kappa_b: Number = 10.0
+    beta: Number = 1.0
+    weight: Number = 5.0
     pairing: Pairing = "same"
     sampling: bool = True
     closed_form: bool = False
@@ -131,8 +132,8 @@ class CBYOL(Objective):
     family: ClassVar[Family] = "byol"
 
     def __post_init__(self) -> None:
-        positive(kappa_e=self.kappa_e, kappa_b=self.kappa_b, weight=self.weight)
-        not_negative(beta=self.beta)
+        positive(self, "kappa_e kappa_b weight")
+        not_negative(self, "beta")
         check_schedule(self.beta_schedule)
         if self.pairing not in ("same", "cross"):
             raise ValueError(f"pairing must be same or cross, got {self.pairing!r}")
@@ -140,17 +141,17 @@ class CBYOL(Objective):
     def __call__(
         self,
         online_1: Float[Tensor, "batch dim"],
-        online_2: Float[Tensor, "batch dim"],
-        target_1: Float[Tensor, "batch dim"],
-        target_2: Float[Tensor, "batch dim"],
+        online_2: Float[Tensor, "batch_2 dim_2"],
+        target_1: Float[Tensor, "target_batch target_dim"],
+        target_2: Float[Tensor, "target_batch_2 target_dim_2"],
         *,
         decoder: Map | None = None,
         backward_head: Map | None = None,
         generator: Generator | None = None,
         gather: Gather | None = None,
         rank: int = 0,
-        distances: Float[Tensor, " batch"] | None = None,
-        kappa_e: tuple[Float[Tensor, " batch"], Float[Tensor, " batch"]] | None = None,
+        distances: Float[Tensor, " pairs"] | None = None,
+        kappa_e: tuple[Shaped[Tensor, "..."], Shaped[Tensor, "..."]] | None = None,
         draw: Draw | None = None,
     ) -> Loss:
         """The loss of one batch of view pairs.

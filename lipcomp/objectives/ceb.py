@@ -19,7 +19,7 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Shaped
 from torch import Generator, Tensor
 
 from lipcomp.distributions import VonMisesFisher
@@ -28,6 +28,7 @@ from lipcomp.objectives.objective import (
     Family,
     Gather,
     Loss,
+    Number,
     Objective,
     check_views,
     direction_metrics,
@@ -77,9 +78,9 @@ class CSimCLR(Objective):
     ['alignment', 'excess_residual', 'i_yz', 'mean_resultant', 'residual_information']
     """
 
-    kappa_e: float = 1024.0
-    kappa_b: float = 10.0
-    beta: float = 1.0
+    kappa_e: Number = 1024.0
+    kappa_b: Number = 10.0
+    beta: Number = 1.0
     bidirectional: bool = True
     double_batch: bool = True
     sampling: bool = True
@@ -89,20 +90,20 @@ class CSimCLR(Objective):
     family: ClassVar[Family] = "simclr"
 
     def __post_init__(self) -> None:
-        positive(kappa_e=self.kappa_e, kappa_b=self.kappa_b)
-        not_negative(beta=self.beta)
+        positive(self, "kappa_e kappa_b")
+        not_negative(self, "beta")
         check_schedule(self.beta_schedule)
 
     def __call__(
         self,
         embedding_1: Float[Tensor, "batch dim"],
-        embedding_2: Float[Tensor, "batch dim"],
+        embedding_2: Float[Tensor, "batch_2 dim_2"],
         *,
         generator: Generator | None = None,
         gather: Gather | None = None,
         rank: int = 0,
-        distances: Float[Tensor, " batch"] | None = None,
-        kappa_e: tuple[Float[Tensor, " batch"], Float[Tensor, " batch"]] | None = None,
+        distances: Float[Tensor, " pairs"] | None = None,
+        kappa_e: tuple[Shaped[Tensor, "..."], Shaped[Tensor, "..."]] | None = None,
         draw: Draw | None = None,
     ) -> Loss:
         """The loss of one batch of view pairs.
@@ -153,25 +154,25 @@ class NoisySimCLR(Objective):
         As in :class:`CSimCLR`.
     """
 
-    kappa_e: float = 1024.0
-    kappa_b: float = 10.0
+    kappa_e: Number = 1024.0
+    kappa_b: Number = 10.0
     bidirectional: bool = True
     double_batch: bool = True
     family: ClassVar[Family] = "simclr"
 
     def __post_init__(self) -> None:
-        positive(kappa_e=self.kappa_e, kappa_b=self.kappa_b)
+        positive(self, "kappa_e kappa_b")
 
     def __call__(
         self,
         embedding_1: Float[Tensor, "batch dim"],
-        embedding_2: Float[Tensor, "batch dim"],
+        embedding_2: Float[Tensor, "batch_2 dim_2"],
         *,
         generator: Generator | None = None,
         gather: Gather | None = None,
         rank: int = 0,
-        distances: Float[Tensor, " batch"] | None = None,
-        kappa_e: tuple[Float[Tensor, " batch"], Float[Tensor, " batch"]] | None = None,
+        distances: Float[Tensor, " pairs"] | None = None,
+        kappa_e: tuple[Shaped[Tensor, "..."], Shaped[Tensor, "..."]] | None = None,
         draw: Draw | None = None,
     ) -> Loss:
         """The loss of one batch of view pairs; the keywords are those of :class:`CSimCLR`."""

@@ -26,6 +26,7 @@ from lipcomp.objectives.objective import (
     Family,
     Gather,
     Loss,
+    Number,
     Objective,
     check_views,
     direction_metrics,
@@ -41,7 +42,7 @@ def info_nce(
     query: Float[Tensor, "batch dim"],
     candidates: Float[Tensor, "all dim"],
     own: Float[Tensor, "all dim"] | None,
-    concentration: float,
+    concentration: Number,
     first: int = 0,
 ) -> Float[Tensor, " batch"]:
     """Each query's InfoNCE lower bound in nats, log K + log softmax of its positive (2.3).
@@ -88,7 +89,7 @@ def info_nce(
 def contrast(
     z: tuple[Tensor, Tensor],
     mu: tuple[Tensor, Tensor],
-    concentration: float,
+    concentration: Number,
     *,
     bidirectional: bool,
     double_batch: bool,
@@ -126,23 +127,23 @@ class SimCLR(Objective):
     ['alignment', 'i_yz', 'mean_resultant']
     """
 
-    temperature: float = 0.1
+    temperature: Number = 0.1
     bidirectional: bool = True
     double_batch: bool = True
     family: ClassVar[Family] = "simclr"
 
     def __post_init__(self) -> None:
-        positive(temperature=self.temperature)
+        positive(self, "temperature")
 
     def __call__(
         self,
         embedding_1: Float[Tensor, "batch dim"],
-        embedding_2: Float[Tensor, "batch dim"],
+        embedding_2: Float[Tensor, "batch_2 dim_2"],
         *,
         generator: Generator | None = None,
         gather: Gather | None = None,
         rank: int = 0,
-        distances: Float[Tensor, " batch"] | None = None,
+        distances: Float[Tensor, " pairs"] | None = None,
     ) -> Loss:
         """The loss of one batch of view pairs. Nothing is drawn: ``generator`` is there for the twin's sake."""
         return _nt_xent(self, 0.0, embedding_1, embedding_2, gather, rank)
@@ -164,27 +165,27 @@ class WeightedSimCLR(Objective):
         How beta moves over training, see :meth:`at`.
     """
 
-    beta: float = 1.0
-    temperature: float = 0.1
+    beta: Number = 1.0
+    temperature: Number = 0.1
     bidirectional: bool = True
     double_batch: bool = True
     beta_schedule: BetaSchedule = "constant"
     family: ClassVar[Family] = "simclr"
 
     def __post_init__(self) -> None:
-        positive(temperature=self.temperature)
-        not_negative(beta=self.beta)
+        positive(self, "temperature")
+        not_negative(self, "beta")
         check_schedule(self.beta_schedule)
 
     def __call__(
         self,
         embedding_1: Float[Tensor, "batch dim"],
-        embedding_2: Float[Tensor, "batch dim"],
+        embedding_2: Float[Tensor, "batch_2 dim_2"],
         *,
         generator: Generator | None = None,
         gather: Gather | None = None,
         rank: int = 0,
-        distances: Float[Tensor, " batch"] | None = None,
+        distances: Float[Tensor, " pairs"] | None = None,
     ) -> Loss:
         """The loss of one batch of view pairs. Nothing is drawn: ``generator`` is there for the twin's sake."""
         return _nt_xent(self, self.beta, embedding_1, embedding_2, gather, rank)

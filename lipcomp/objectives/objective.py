@@ -38,6 +38,7 @@ from torch.nn import functional as F
 
 from lipcomp.objectives.schedules import BetaSchedule, beta_factor
 
+Number = float | int  # a float, as a user may write it; kept as a float
 Gather = Callable[[Tensor], Tensor]
 Family = Literal["simclr", "byol", "supervised"]
 
@@ -83,9 +84,7 @@ class Objective(ABC):
         return bool(getattr(self, "pair_normalized", False))
 
 
-def mean_directions(
-    embedding: Float[Tensor, "batch dim"], name: str = "embedding"
-) -> Float[Tensor, "batch dim"]:
+def mean_directions(embedding: Float[Tensor, "..."], name: str = "embedding") -> Float[Tensor, "batch dim"]:
     """Mu = h / |h|, in float32 or wider."""
     if embedding.ndim != 2 or embedding.shape[1] < 2:
         raise ValueError(f"{name} must have shape (batch, d) with d >= 2, got {tuple(embedding.shape)}")
@@ -108,16 +107,26 @@ def full_precision(tensor: Tensor) -> torch.autocast:
     return torch.autocast(tensor.device.type, enabled=False)
 
 
-def positive(**values: float) -> None:
-    """Refuse numbers that are not positive and finite."""
-    for name, value in values.items():
+def keep_floats(objective: Objective, names: str) -> None:
+    """Make floats of the named fields, so that 1024 and 1024.0 are one objective with one description."""
+    for name in names.split():
+        object.__setattr__(objective, name, float(getattr(objective, name)))
+
+
+def positive(objective: Objective, names: str) -> None:
+    """Refuse fields that are not positive and finite."""
+    keep_floats(objective, names)
+    for name in names.split():
+        value = getattr(objective, name)
         if not 0 < value < math.inf:
             raise ValueError(f"{name} must be positive and finite, got {value}")
 
 
-def not_negative(**values: float) -> None:
-    """Refuse numbers that are negative or not finite."""
-    for name, value in values.items():
+def not_negative(objective: Objective, names: str) -> None:
+    """Refuse fields that are negative or not finite."""
+    keep_floats(objective, names)
+    for name in names.split():
+        value = getattr(objective, name)
         if not 0 <= value < math.inf:
             raise ValueError(f"{name} must be finite and not negative, got {value}")
 

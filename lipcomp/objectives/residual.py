@@ -26,7 +26,7 @@ from lipcomp.distributions import constant_floor, divergence_floor, half_chord_s
 from lipcomp.distributions.bessel import scaled_log_normalizer
 from lipcomp.objectives.objective import Gather
 
-Concentration = float | Tensor
+Concentration = float | int | Tensor
 
 
 def log_density(
@@ -43,7 +43,7 @@ def sampled_residual(
     mu_e: Float[Tensor, "batch dim"],
     kappa_e: Concentration,
     mu_b: Float[Tensor, "batch dim"],
-    kappa_b: float,
+    kappa_b: float | int,
 ) -> Float[Tensor, " batch"]:
     """Log e(z|x) - log b(z|y) of each example (2.2)."""
     return log_density(z, mu_e, kappa_e) - log_density(z, mu_b, kappa_b)
@@ -53,7 +53,7 @@ def closed_residual(
     mu_e: Float[Tensor, "batch dim"],
     kappa_e: Concentration,
     mu_b: Float[Tensor, "batch dim"],
-    kappa_b: float,
+    kappa_b: float | int,
 ) -> Float[Tensor, " batch"]:
     """KL(e(z|x) || b(z|y)) of each example (1.4), the expectation of :func:`sampled_residual` over z."""
     dim = mu_e.shape[1]
@@ -63,7 +63,7 @@ def closed_residual(
     return residual_floor(dim, kappa_e, kappa_b) + length * kappa_b * half_chord_squared(mu_e, mu_b)
 
 
-def residual_floor(dim: int, kappa_e: Concentration, kappa_b: float) -> Concentration:
+def residual_floor(dim: int, kappa_e: Concentration, kappa_b: float | int) -> Concentration:
     """The least residual information that the concentrations allow (2.4), nats."""
     if isinstance(kappa_e, Tensor):
         return divergence_floor(dim, kappa_e, torch.full_like(kappa_e, kappa_b))
