@@ -92,7 +92,7 @@ def auroc(
     method = f"Mann-Whitney AUROC{where}; {_how(clusters)}; logit-scale interval"
     name = "AUROC"
     # how many rows of the other class a row beats (ties half), and how many it is compared with
-    beaten, opponents = np.zeros(n), np.zeros(n)
+    beaten, opponents, own = np.zeros(n), np.zeros(n), np.zeros(n)
     for code in np.unique(strata):
         rows = np.flatnonzero(strata == code)
         one, zero = rows[flags[rows] == 1], rows[flags[rows] == 0]
@@ -101,13 +101,16 @@ def auroc(
         beaten[one] = ranks[one] - scipy.stats.rankdata(values[one])
         beaten[zero] = one.size - (ranks[zero] - scipy.stats.rankdata(values[zero]))
         opponents[one], opponents[zero] = zero.size, one.size
+        own[rows] = beaten[one].sum() / max(1, one.size * zero.size)
     comparisons = opponents[flags == 1].sum()
     if comparisons == 0:
         where = "" if within is None else " in any stratum"
         reason = f"labels 0 and 1 do not both occur{where} ({int(flags.sum())} of {n} are 1)"
         return Estimate(name, None, None, None, n, method, level, note=reason)
     area = beaten[flags == 1].sum() / comparisons
-    influence = (beaten - area * opponents) / comparisons
+    # A row's deviation from its stratum's area, and half of the stratum's own deviation: positives and
+    # negatives each carry it, and together they must carry it once.
+    influence = (beaten - (own + area) / 2 * opponents) / comparisons
     variance, freedom, note = _clustered_variance(influence[:, None], clusters)
     spread = math.sqrt(max(0.0, float(variance[0, 0])))
     if is_constant(values):
