@@ -167,7 +167,7 @@ def image_findings(images: pd.DataFrame) -> list[ImageFinding]:
     images
         Columns run, method, image, sigma, flipped (share of corruptions that change the prediction).
     """
-    images = images.dropna(subset=["sigma", "flipped"])
+    images = images.dropna(subset=["sigma", "flipped"]).reset_index(drop=True)
     often = images["flipped"] > images.groupby("run")["flipped"].transform("median")
     found = []
     for (run, method), rows in images.groupby(["run", "method"], sort=False):

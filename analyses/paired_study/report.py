@@ -89,7 +89,10 @@ def load_study(folder: Path) -> Study:
     frame = to_frame(read_records(file))
     if frame.empty or "subject.run" not in frame:
         raise ValueError(f"{file} holds no record of a study's run; measure the study again")
-    models = models_table(frame)
+    if "subject.sha256" in frame:  # a run that was trained anew: its last measurement counts
+        last = frame.groupby("subject.run")["subject.sha256"].transform("last")
+        frame = frame[frame["subject.sha256"].isna() | (frame["subject.sha256"] == last)]
+    models = models_table(frame[frame["subject.run"].notna()])
     method = models["method"]
     parts = []
     for name in models.index:

@@ -1,0 +1,163 @@
+"""Measure every finished run of a study, and write records as they come.
+
+    python -m analyses.paired_study.measure studies/default --workers 2
+
+Each run and stage is measured once: what records.jsonl already holds of a checkpoint (by the hash of its file) is left
+alone, so an interrupted measurement goes on where it stopped, and a run trained anew is measured anew. A folder of
+your own checkpoints works too; name the images with --data.
+"""
+
+import os
+import sys
+import time
+from collections.abc import Sequence
+from concurrent.futures import ProcessPoolExecutor, as_completed
+from multiprocessing import active_children, get_context
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import torch
+
+from analyses.paired_study.images import prepare_images
+from analyses.paired_study.stages import STAGES, Bench
+from analyses.paired_study.study import RECORDS, Run, find_runs
+from lipcomp.checkpoints import load_checkpoint
+from lipcomp.checkpoints.native import atomic_file
+from lipcomp.commands import Parser, run
+from lipcomp.records import Record, append_records, provenance, read_records
+
+CORRUPTED_IMAGES = 1000
+
+
+def measured(records: Path) -> set[tuple[str, str, str]]:
+    """(run, hash of the checkpoint, stage) of everything that is in the records."""
+    if not records.exists():
+        return set()
+    return {
+        (r.subject["run"], r.subject["sha256"], r.settings["stage"])
+        for r in read_records(records)
+        if r.quantity == "time" and "sha256" in r.subject
+    }
+
+
+def measure_run(
+    one: Run, study: Path, options: dict[str, Any], done: set[tuple[str, str, str]]
+) -> tuple[str, float]:
+    """Measure what is missing of one run, in a worker process; returns its name and the seconds it took."""
+    torch.set_num_threads(1)
+    started = time.monotonic()
+    checkpoint = load_checkpoint(one.checkpoint)
+    subject = {"run": one.name, **checkpoint.subject(), "checkpoint": str(one.checkpoint.relative_to(study))}
+    stages = [stage for stage in STAGES if (one.name, checkpoint.sha256, stage) not in done]
+    table = study / "images" / f"{one.name}.csv"
+    if not table.exists():  # its stages wrote no whole table: measure again those that fill it
+        stages = [stage for stage in STAGES if stage in stages or stage in ("corruptions", "jacobian")]
+    if not stages:
+        return one.name, 0.0
+    images = prepare_images(study, image_shape=checkpoint.encoder.image_shape, **options)
+    bench = Bench(checkpoint, images)
+    for stage in stages:
+        begun = time.monotonic()
+        records = STAGES[stage](bench)
+        write_images(table, bench)
+        write_stage(study, subject, stage, records, time.monotonic() - begun)
+    return one.name, time.monotonic() - started
+
+
+def write_images(table: Path, bench: Bench) -> None:
+    """The per-image values, one row an image."""
+    columns = {name: pd.Series(values) for name, values in bench.per_image.items()}
+    if not columns:
+        return
+    frame = pd.DataFrame(columns)
+    if table.exists():
+        frame = frame.combine_first(pd.read_csv(table).drop(columns="image"))
+    with atomic_file(table) as temporary:
+        frame.rename_axis("image").reset_index().to_csv(temporary, index=False, float_format="%.6g")
+
+
+def write_stage(
+    study: Path, subject: dict[str, Any], stage: str, records: list[Record], seconds: float
+) -> None:
+    """A stage's records and its time, in one append: it is there whole or not at all."""
+    told = provenance("cpu", threads=1)
+    whole = [Record(r.quantity, r.value, r.unit, r.n, r.interval, subject, r.settings, told) for r in records]
+    whole.append(Record("time", seconds, "s", None, None, subject, {"stage": stage}, told))
+    append_records(study / RECORDS, whole)
+
+
+def training_times(study: Path) -> None:
+    """Copy the wall time of training into the records, once."""
+    file = study / "timings.jsonl"
+    if file.exists():
+        times = pd.read_json(file, lines=True)
+        total = float(times.loc[times["stage"] == "train", "seconds"].sum())
+        known = [r for r in read_records(study / RECORDS) if r.quantity == "time.wall"]
+        if not any(r.settings["stage"] == "train" and r.value == total for r in known):
+            write_wall_time(study, "train", total)
+
+
+def write_wall_time(study: Path, stage: str, seconds: float) -> None:
+    """A record of how long a whole stage took on the clock."""
+    append_records(
+        study / RECORDS,
+        [Record("time.wall", seconds, "s", settings={"stage": stage}, provenance=provenance())],
+    )
+
+
+def measure(study: Path, options: dict[str, Any], workers: int) -> None:
+    """Measure every run of a study that is not measured yet."""
+    runs = find_runs(study)
+    started = time.monotonic()
+    first = load_checkpoint(runs[0].checkpoint)
+    prepare_images(study, image_shape=first.encoder.image_shape, workers=workers, **options)
+    done = measured(study / RECORDS)
+    print(f"measure: {len(runs)} runs, stages {', '.join(STAGES)}", flush=True)
+    work, counted = 0.0, 0
+    with ProcessPoolExecutor(min(workers, len(runs)), mp_context=get_context("spawn")) as pool:
+        futures = [pool.submit(measure_run, one, study, options, done) for one in runs]
+        try:
+            for count, future in enumerate(as_completed(futures), 1):
+                name, seconds = future.result()
+                work, counted = work + seconds, counted + (seconds > 0)
+                left = work / max(counted, 1) * (len(runs) - count) / min(workers, len(runs))
+                print(
+                    f"  {count:3d}/{len(runs)}  {name:32s} {seconds:5.0f} s   {left:4.0f} s left", flush=True
+                )
+        except BaseException:
+            pool.shutdown(wait=False, cancel_futures=True)
+            for process in active_children():
+                process.terminate()
+            raise
+    training_times(study)
+    if counted:
+        write_wall_time(study, "measure", time.monotonic() - started)
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Measure a study."""
+    parser = Parser(prog="python -m analyses.paired_study.measure", description=__doc__)
+    parser.add_argument("study", type=Path, help="the study's folder, or a folder of checkpoints")
+    parser.add_argument("--data", default="mnist5k", help="images to probe and measure on (default mnist5k)")
+    parser.add_argument("--data-root", type=Path, help="the folder of a set that lies on disk")
+    parser.add_argument(
+        "--corrupted-images",
+        type=int,
+        default=CORRUPTED_IMAGES,
+        help=f"how many (default {CORRUPTED_IMAGES})",
+    )
+    parser.add_argument(
+        "--workers", type=int, default=os.cpu_count() or 1, help="processes (default: one a core)"
+    )
+    options = parser.parse_args(arguments)
+    for name in ("workers", "corrupted_images"):
+        if getattr(options, name) < 1:
+            raise ValueError(f"--{name.replace('_', '-')} must be at least 1, got {getattr(options, name)}")
+    chosen = {name: getattr(options, name) for name in ("data", "data_root", "corrupted_images")}
+    measure(options.study, chosen, options.workers)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(run(main))

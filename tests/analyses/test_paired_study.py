@@ -1,0 +1,211 @@
+"""The study's answer on made-up models whose truth is known, and its report drawn from records alone."""
+
+import re
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from analyses.paired_study import answer as a
+from analyses.paired_study.report import load_study, make_report
+from analyses.paired_study.study import CONTRASTS, METHODS, find_runs, models_table, pair_table
+from lipcomp.records import Record, append_records
+
+OBJECTIVES = ("SimCLR", "WeightedSimCLR", "CSimCLR", "BYOL", "CBYOL")
+
+
+def models(seeds=4, smoother=0.5, more_robust=0.0, noise=0.02, seed=0):
+    """A table in which compression multiplies sigma by ``smoother`` and adds ``more_robust`` to accuracy."""
+    rng = np.random.default_rng(seed)
+    rows = []
+    for objective in OBJECTIVES:
+        compressed = objective in ("CSimCLR", "CBYOL")
+        for s in range(seeds):
+            base = np.exp(0.3 * s)
+            rows.append(
+                {
+                    "run": f"{objective}-{s}",
+                    "method": METHODS[objective],
+                    "beta": 1.0 if "C" in objective[:1] or objective == "WeightedSimCLR" else None,
+                    "seed": s,
+                    "data": "mnist5k/train",
+                    "sigma": base * (smoother if compressed else 1.0) * np.exp(noise * rng.normal()),
+                    "stretch": base * np.exp(noise * rng.normal()),
+                    "clean": 0.95 + 0.01 * rng.normal(),
+                    "corruption": 0.7 + (more_robust if compressed else 0.0) + 0.01 * rng.normal(),
+                    "shift": 0.6 + 0.01 * rng.normal(),
+                    "excess": 1.0 + rng.random(),
+                }
+            )
+    return pd.DataFrame(rows).set_index("run")
+
+
+def effect(effects, contrast, column):
+    (found,) = [e for e in effects if e.contrast == contrast and e.column == column]
+    return found
+
+
+def test_pairs_are_runs_of_one_seed():
+    table = models()
+    contrast = CONTRASTS[0]
+    pairs = pair_table(table, contrast, "sigma")
+    assert list(pairs["seed"]) == [0, 1, 2, 3]
+    for _, pair in pairs.iterrows():
+        assert pair["treated"] == table.loc[f"CSimCLR-{pair['seed']}", "sigma"]
+        assert pair["control"] == table.loc[f"SimCLR-{pair['seed']}", "sigma"]
+    # a missing twin leaves the pair out, and the weighted control pairs by beta
+    assert len(pair_table(table.drop("SimCLR-2"), contrast, "sigma")) == 3
+    control = CONTRASTS[3]
+    assert control.control == "SimCLR ×(1+β)"
+    other = table.copy()
+    other.loc["CSimCLR-1", "beta"] = 0.1
+    assert list(pair_table(other, control, "sigma")["seed"]) == [0, 2, 3]
+
+
+def test_a_real_effect_is_found_and_a_null_is_called_not_enough_evidence():
+    effects = a.paired_effects(models(seeds=4, smoother=0.5))
+    pooled = effect(effects, "all: compressed − not", "sigma")
+    assert pooled.present
+    assert pooled.value == pytest.approx(np.log(0.5), abs=0.05)
+    assert pooled.estimate.n == 8
+    assert not effect(effects, "all: compressed − not", "corruption").present
+    told = " ".join(a.answer(effects, [], []))
+    assert "Compression made the encoder smoother" in told
+    assert "-50%" in told
+    assert "not enough evidence that it changes accuracy under corruptions" in told
+
+
+def test_three_pairs_prove_nothing_and_the_answer_says_why():
+    table = models(seeds=3)
+    table = table[table["method"].isin(["SimCLR", "C-SimCLR"])]
+    told = " ".join(a.answer(a.paired_effects(table), [], []))
+    assert "not enough evidence that compression changes smoothness" in told
+    assert "no p below 0.25 is possible" in told
+
+
+def test_models_without_pairs_say_so():
+    table = models().loc[["SimCLR-0", "BYOL-1"]]
+    assert a.answer(a.paired_effects(table), a.associations(table), []) == [
+        "There is no compressed-uncompressed pair among these models, so no paired effect."
+    ]
+
+
+def test_association_has_the_sign_of_its_truth():
+    table = models(seeds=8, smoother=0.5, more_robust=0.1)
+    table["corruption"] -= 0.05 * np.log(table["sigma"])
+    found = {
+        x.level: x.estimate for x in a.associations(table) if x.x.startswith("median σ") and "corr" in x.y
+    }
+    assert set(found) == {"across models", "across models, clean accuracy held fixed", "within pairs"}
+    assert all(e.value < 0 for e in found.values())
+
+
+def test_images_with_a_larger_constant_that_flip_more_are_seen():
+    rng = np.random.default_rng(0)
+    sigma = rng.lognormal(size=400)
+    images = pd.DataFrame(
+        {
+            "run": ["r0"] * 200 + ["r1"] * 200,
+            "method": "SimCLR",
+            "image": [*range(200), *range(200)],
+            "sigma": sigma,
+            "flipped": np.clip(np.log(sigma) + 0.5 * rng.normal(size=400), -1, 1),
+        }
+    )
+    whole, *single = a.image_findings(images)
+    assert whole.run == a.ALL_MODELS
+    assert whole.estimate.interval[0] > 0.6
+    assert [f.run for f in single] == ["r0", "r1"]
+    assert "tells that corruptions change its prediction" in a.answer([], [], [whole, *single])[-1]
+
+
+def make_records(folder, table):
+    """Records as the measuring stage writes them."""
+    records = []
+    for run, row in table.iterrows():
+        objective = {label: name for name, label in METHODS.items()}[row["method"]]
+        subject = {"run": run, "objective": objective, "seed": int(row["seed"]), "sha256": f"{run:0>16}"}
+        if row["beta"] == row["beta"] and row["beta"] is not None:
+            subject["beta"] = row["beta"]
+        told = {"lipcomp": "test", "time": "2026-01-01T00:00:00+00:00"}
+        values = [
+            ("accuracy.clean", row["clean"], {}),
+            ("accuracy.corruption.mean", row["corruption"], {}),
+            ("accuracy.shift", row["shift"], {}),
+            ("compression.residual_excess", row["excess"], {"kappa": "common"}),
+            ("bound.direction.median", row["stretch"], {"pairs": "corruptions"}),
+            ("sigma_max.median", row["sigma"], {"layer": "latent", "rtol": 1e-4}),
+            ("sigma_max.max", 2 * row["sigma"], {"layer": "latent"}),
+            ("time", 3.0, {"stage": "jacobian"}),
+        ]
+        values += [
+            (f"bound.{n}.max", 1.0 + i, {"pairs": "views", "kappa": "common"})
+            for i, n in enumerate(("published", "mean", "second_moment", "supremum"))
+        ]
+        values += [
+            ("accuracy.corruption", row["corruption"] - 0.1 * i, {"corruption": c, "severity": s})
+            for i, c in enumerate(("fog", "<b>&snow"))
+            for s in (1, 5)
+        ]
+        records += [Record(q, v, n=100, subject=subject, settings=s, provenance=told) for q, v, s in values]
+        rng = np.random.default_rng(1)
+        frame = pd.DataFrame({"image": range(50), "sigma": rng.lognormal(size=50), "flipped": rng.random(50)})
+        (folder / "images").mkdir(exist_ok=True, parents=True)
+        frame.to_csv(folder / "images" / f"{run}.csv", index=False)
+    append_records(folder / "records.jsonl", records)
+
+
+def test_the_report_is_one_file_that_needs_nothing_else(tmp_path):
+    make_records(tmp_path, models())
+    path, sentences = make_report(tmp_path)
+    html = path.read_text()
+    assert sentences[0] in html
+    assert (
+        html.index(sentences[0]) < html.index("<figure") < html.index("<table") < html.index('id="methods"')
+    )
+    assert not re.findall(r'(?:src|srcset|href)="(?!data:|#)', html)
+    images = re.findall(r"<img [^>]*>", html)
+    assert len(images) == 7
+    assert all(re.search(r'alt="[^"]{10,}"', image) for image in images)
+    assert "<b>&snow" not in html  # names from records are escaped
+    assert "&lt;b&gt;&amp;snow" in html
+    markdown = (tmp_path / "report.md").read_text()
+    assert sentences[0] in markdown
+    for name in re.findall(r"\]\((figures/[^)]+)\)", markdown):
+        assert (tmp_path / name).stat().st_size > 1000
+    again, _ = make_report(tmp_path)
+    assert again.read_text() == html
+
+
+def test_a_run_trained_anew_counts_with_its_last_measurement(tmp_path):
+    table = models(seeds=1)
+    make_records(tmp_path, table)
+    subject = {"run": "SimCLR-0", "objective": "SimCLR", "seed": 0, "sha256": "new"}
+    append_records(tmp_path / "records.jsonl", [Record("accuracy.clean", 0.5, subject=subject)])
+    study = load_study(tmp_path)
+    assert study.models.loc["SimCLR-0", "clean"] == 0.5
+    assert np.isnan(study.models.loc["SimCLR-0", "sigma"])
+    assert len(study.models) == len(table)
+
+
+def test_folders_without_a_study_are_named(tmp_path):
+    with pytest.raises(FileNotFoundError, match="does not exist"):
+        find_runs(tmp_path / "none")
+    with pytest.raises(FileNotFoundError, match="holds no checkpoint"):
+        find_runs(tmp_path)
+    with pytest.raises(FileNotFoundError, match=r"holds no records\.jsonl: measure it first"):
+        make_report(tmp_path)
+
+
+def test_models_of_unknown_objective_keep_their_name():
+    frame = pd.DataFrame(
+        {
+            "quantity": ["accuracy.clean"],
+            "value": [0.9],
+            "subject.run": ["theirs"],
+            "subject.objective": ["MoCo"],
+        }
+    )
+    table = models_table(frame)
+    assert table.loc["theirs", "method"] == "MoCo"
+    assert table.loc["theirs", "clean"] == 0.9
