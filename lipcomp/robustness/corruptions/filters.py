@@ -44,7 +44,7 @@ def extend(positions: np.ndarray, size: int, border: Border) -> tuple[np.ndarray
     return np.where(folded < size, folded, period - folded), weight
 
 
-def _filter_matrix(weights: np.ndarray, size: int, border: Border) -> Float[Tensor, "size size"]:
+def filter_matrix(weights: np.ndarray, size: int, border: Border) -> Float[Tensor, "size size"]:
     """The matrix that correlates a row of ``size`` pixels with odd ``weights``."""
     radius = len(weights) // 2
     matrix = np.zeros((size, size))
@@ -61,7 +61,7 @@ def gaussian_matrix(size: int, sigma: float, border: Border, truncate: float) ->
     radius = int(truncate * sigma + 0.5)
     offsets = np.arange(-radius, radius + 1)
     weights = np.exp(-0.5 * (offsets / sigma) ** 2) if radius else np.ones(1)
-    return _filter_matrix(weights / weights.sum(), size, border)
+    return filter_matrix(weights / weights.sum(), size, border)
 
 
 def gaussian(images: Tensor, sigma: float, border: Border = "nearest", truncate: float = 4.0) -> Tensor:
@@ -153,8 +153,8 @@ def gather_pixels(images: Images, positions: Int64[Tensor, "batch pixels"]) -> I
 def sobel_matrices(height: int, width: int, axis: int) -> tuple[Tensor, Tensor]:
     """Row and column matrices of ``scipy.ndimage.sobel`` along an axis (0 down, 1 right), float64."""
     derivative, mean = np.array([-1.0, 0.0, 1.0]), np.array([1.0, 2.0, 1.0])
-    rows = _filter_matrix(derivative if axis == 0 else mean, height, "reflect").double()
-    columns = _filter_matrix(mean if axis == 0 else derivative, width, "reflect").double()
+    rows = filter_matrix(derivative if axis == 0 else mean, height, "reflect").double()
+    columns = filter_matrix(mean if axis == 0 else derivative, width, "reflect").double()
     return rows, columns
 
 

@@ -1,0 +1,353 @@
+"""Natural distribution shifts: the same classes, images from elsewhere.
+
+================  =====================================================================  ========  ==================
+name              layout of its folder                                                   images    classes
+================  =====================================================================  ========  ==================
+cifar10.1         ``cifar10.1_v6_data.npy`` and ``cifar10.1_v6_labels.npy``              2,000     CIFAR-10's
+cifar10.1-v4      the same with ``v4``                                                   2,021     CIFAR-10's
+cifar10.2         ``cifar102_test.npz`` with ``images`` and ``labels``                   2,000     CIFAR-10's
+imagenet-v2       ``<0..999>/*.jpeg``                                                    10,000    ImageNet's
+imagenet-a        ``<wnid>/*.jpg``                                                       7,500     200 of ImageNet's
+imagenet-r        ``<wnid>/*.jpg``                                                       30,000    200 of ImageNet's
+imagenet-sketch   ``<wnid>/*.JPEG``                                                      50,889    ImageNet's
+objectnet         ``images/<folder>/*.png`` and ``mappings/*.json``                      18,514    113 of its own
+uci_digits        comes with scikit-learn                                                1,797     digits
+================  =====================================================================  ========  ==================
+
+A shift has classes of its own, and a map: for each the model's classes that mean it. A model's logits are projected
+by the maximum over each list, so with 200 of ImageNet's classes the other 800 do not compete, as published.
+ObjectNet's map is read from the files it is published with; its one-pixel red frame and one pixel more are cut off.
+
+>>> from lipcomp.robustness.shifts import load_shift
+>>> shift = load_shift("imagenet-a", "imagenet-a")  # doctest: +SKIP
+>>> shift.right(logits)  # which images a 1000-class model gets right  # doctest: +SKIP
+"""
+
+import difflib
+import json
+from collections.abc import Callable, Sequence
+from concurrent.futures import Executor, ThreadPoolExecutor
+from dataclasses import dataclass, field
+from importlib.resources import files
+from pathlib import Path
+
+import numpy as np
+import torch
+from jaxtyping import Bool, Float, Int64
+from PIL import Image
+from torch import Tensor
+from torchvision.transforms.v2 import functional as V
+
+from lipcomp.data import ImageSet, load_set
+from lipcomp.data.folders import FolderImages
+from lipcomp.robustness.arrays import MappedImages, check_images, list_classes, read_array, read_labels
+
+ClassMap = tuple[tuple[int, ...], ...]
+CIFAR10 = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck")
+LARGE = (3, 224, 224)
+
+
+def project(
+    logits: Float[Tensor, "n classes"], class_map: ClassMap | None
+) -> Float[Tensor, "n shift_classes"]:
+    """A score for each of the shift's classes: the largest logit among the model's classes that mean it.
+
+    Raises
+    ------
+    ValueError
+        If the map names a class that the model does not have.
+    """
+    if class_map is None:
+        return logits
+    highest = max(max(members) for members in class_map)
+    if highest >= logits.shape[1] or min(min(members) for members in class_map) < 0:
+        raise ValueError(
+            f"the class map names class {highest}, but the model has {logits.shape[1]} classes; is the probe "
+            f"trained on the classes this shift belongs to?"
+        )
+    if all(len(members) == 1 for members in class_map):
+        return logits[:, [members[0] for members in class_map]]
+    return torch.stack([logits[:, list(members)].amax(1) for members in class_map], 1)
+
+
+@dataclass(frozen=True)
+class Shift:
+    """A shifted set and how a model's classes map to its own.
+
+    Attributes
+    ----------
+    images
+        Its labels count the shift's classes.
+    class_map
+        The model's classes of each; None if they are the same.
+    model_classes
+        How many classes a model for it has.
+    """
+
+    name: str
+    images: ImageSet = field(repr=False)
+    class_map: ClassMap | None = field(repr=False)
+    model_classes: int
+
+    def right(self, logits: Float[Tensor, "n classes"]) -> Bool[np.ndarray, " n"]:
+        """Which images are right, given the logits of all of them in order."""
+        if len(logits) != len(self.images):
+            raise ValueError(
+                f"logits must hold a row for each of {len(self.images)} images, got {len(logits)}"
+            )
+        predicted = project(logits, self.class_map).argmax(1).cpu()
+        return (predicted == self.images.labels).numpy()
+
+    def clean_subset(self, labels: Int64[Tensor, " n"]) -> Int64[Tensor, " m"]:
+        """Indices of a clean set's images that belong to the shift's classes: what its clean accuracy is taken on."""
+        if self.class_map is None:
+            return torch.arange(len(labels))
+        wanted = torch.tensor(sorted(c for members in self.class_map for c in members))
+        return torch.isin(labels, wanted).nonzero().squeeze(1)
+
+    def right_clean(
+        self, logits: Float[Tensor, "n classes"], labels: Int64[Tensor, " n"]
+    ) -> Bool[np.ndarray, " m"]:
+        """Which of the clean images of :meth:`clean_subset` are right among the shift's classes."""
+        chosen = self.clean_subset(labels)
+        if self.class_map is None:
+            return (logits.argmax(1).cpu() == labels).numpy()
+        own = {c: k for k, members in enumerate(self.class_map) for c in members}
+        target = torch.tensor([own[c] for c in labels[chosen].tolist()])
+        predicted = project(logits[chosen.to(logits.device)], self.class_map).argmax(1).cpu()
+        return (predicted == target).numpy()
+
+
+@dataclass(frozen=True)
+class WebImages(FolderImages):
+    """Images as published evaluations read these sets: a frame cut off, then resized whatever their size."""
+
+    frame: int = 0
+
+    def batch(
+        self, indices: Int64[Tensor, " batch"], pool: Executor | None = None
+    ) -> Float[Tensor, "batch channels height width"]:
+        """The images at ``indices``, pixels in [0, 1]."""
+        chosen = [self.files[i] for i in indices.tolist()]
+        if pool is None:
+            with ThreadPoolExecutor() as own:
+                return torch.stack(list(own.map(self._read, chosen)))
+        return torch.stack(list(pool.map(self._read, chosen)))
+
+    def _read(self, file: Path) -> Float[Tensor, "channels height width"]:
+        channels, height, width = self.image_shape
+        try:
+            with Image.open(file) as source:
+                image = source.convert("L" if channels == 1 else "RGB")
+        except OSError as error:
+            raise ValueError(f"image {str(file)!r} cannot be read ({error}); get it again") from error
+        f = self.frame
+        pixels = V.pil_to_tensor(image).float().div_(255)[:, f : image.height - f, f : image.width - f]
+        short = min(pixels.shape[1:])
+        scale = max(height, width) / 0.875 / short  # 256 for 224, as published
+        size = [max(height, round(side * scale)) for side in pixels.shape[1:]]
+        return V.center_crop(V.resize(pixels, size, antialias=True), [height, width]).clamp(0, 1)
+
+
+def imagenet_wnids(subset: str = "imagenet") -> tuple[str, ...]:
+    """WordNet ids of ImageNet's classes in label order, or of "imagenet_a" or "imagenet_r" (200 each)."""
+    table = files("lipcomp.robustness") / "tables" / f"{subset}_wnids.txt"
+    return tuple(table.read_text().split())
+
+
+def load_shift(
+    name: str,
+    root: Path | str | None = None,
+    *,
+    image_shape: tuple[int, int, int] | None = None,
+    classes: Sequence[str] | None = None,
+    partial: bool = False,
+) -> Shift:
+    """Open a natural shift and check it.
+
+    Parameters
+    ----------
+    name
+        A name of the module's table.
+    root
+        The set's own folder.
+    image_shape
+        What folders are brought to: (3, 224, 224) if not given.
+    classes
+        WordNet ids of the model's classes in label order, if they are not ImageNet's 1000.
+    partial
+        Accept a count of images other than the published one (a subset of your own).
+
+    Raises
+    ------
+    FileNotFoundError
+        If the set is not there; the message says where to get it.
+    ValueError
+        If there is no such shift, a file is damaged, the count is wrong, or labels or maps do not fit.
+    """
+    if name not in SHIFTS:
+        near = difflib.get_close_matches(name, SHIFTS, 1)
+        hint = f" Did you mean {near[0]!r}?" if near else ""
+        raise ValueError(f"shift {name!r} is unknown.{hint} Known: {', '.join(SHIFTS)}")
+    entry = SHIFTS[name]
+    if entry.source is None:
+        folder = Path()
+    elif root is None or not Path(root).is_dir():
+        raise FileNotFoundError(
+            f"shift {name}: its folder {str(root)!r} does not exist. Get it from {entry.source}, unpack it, and give "
+            f"the folder that holds {entry.layout}"
+        )
+    else:
+        folder = Path(root)
+    shift = entry.load(name, folder, image_shape or LARGE, classes)
+    if not partial and len(shift.images) != entry.count:
+        raise ValueError(
+            f"shift {name} below {str(folder)!r} holds {len(shift.images)} images, published are {entry.count}; it is "
+            f"half downloaded or half unpacked (or give partial=True for a subset of your own)"
+        )
+    return shift
+
+
+def _cifar101(version: str) -> "Loader":
+    def load(name: str, folder: Path, shape: tuple[int, int, int], classes: Sequence[str] | None) -> Shift:
+        labels, names = read_labels(folder / f"cifar10.1_{version}_labels.npy", CIFAR10)
+        path = folder / f"cifar10.1_{version}_data.npy"
+        pixels = read_array(path)
+        check_images(path, pixels, (len(labels), 32, 32, 3))
+        return Shift(name, MappedImages(name, pixels, labels, names), None, 10)
+
+    return load
+
+
+def _cifar102(name: str, folder: Path, shape: tuple[int, int, int], classes: Sequence[str] | None) -> Shift:
+    path = folder / "cifar102_test.npz"
+    if not path.is_file():
+        raise FileNotFoundError(f"{str(path)!r} is missing; get it from {SHIFTS[name].source}")
+    try:
+        with np.load(path, allow_pickle=False) as archive:
+            pixels, raw = archive["images"], archive["labels"]
+    except (ValueError, KeyError, OSError, EOFError) as error:
+        raise ValueError(
+            f"{str(path)!r} cannot be read ({error}); it is damaged or half downloaded, download it again"
+        ) from error
+    check_images(path, pixels, (len(raw), 32, 32, 3))
+    if len(raw) and (raw.min() < 0 or raw.max() > 9):
+        raise ValueError(
+            f"{str(path)!r} holds labels from {raw.min()} to {raw.max()}, outside CIFAR-10's 10 classes"
+        )
+    labels = torch.from_numpy(raw.astype(np.int64))
+    return Shift(name, MappedImages(name, pixels, labels, CIFAR10), None, 10)
+
+
+def _imagenet(subset: str, *, numbered: bool = False) -> "Loader":
+    def load(name: str, folder: Path, shape: tuple[int, int, int], classes: Sequence[str] | None) -> Shift:
+        wnids = imagenet_wnids(subset)
+        model = tuple(classes) if classes is not None else imagenet_wnids()
+        position = {wnid: k for k, wnid in enumerate(model)}
+        own = [wnid for wnid in wnids if wnid in position]
+        if not own:
+            raise ValueError(
+                f"none of the model's {len(model)} classes is in {name}; give them as WordNet ids"
+            )
+        present = {entry.name for entry in folder.iterdir() if entry.is_dir()}
+        folders = {str(k) if numbered else wnid: wnid for k, wnid in enumerate(wnids)}
+        lost = sorted(set(folders) - present)
+        if lost:
+            raise ValueError(
+                f"{str(folder)!r} lacks {len(lost)} of {name}'s {len(wnids)} class folders ({', '.join(lost[:3])} ...); "
+                f"it is half unpacked, or not the folder that holds {SHIFTS[name].layout}"
+            )
+        back = {wnid: number for number, wnid in folders.items()}
+        listed = list_classes(folder, [back[wnid] for wnid in own], name, shape)
+        images = WebImages(name, listed.files, listed.labels, tuple(own), shape)
+        same = tuple(own) == model
+        return Shift(name, images, None if same else tuple((position[w],) for w in own), len(model))
+
+    return load
+
+
+def _objectnet(name: str, folder: Path, shape: tuple[int, int, int], classes: Sequence[str] | None) -> Shift:
+    if classes is not None:
+        raise ValueError("objectnet's published map is to ImageNet's 1000 classes; leave classes out")
+    meaning = _read_json(folder / "mappings" / "objectnet_to_imagenet_1k.json")
+    label_of = _read_json(folder / "mappings" / "folder_to_objectnet_label.json")
+    line_of = _read_json(folder / "mappings" / "pytorch_to_imagenet_2012_id.json")
+    lines_file = folder / "mappings" / "imagenet_to_label_2012_v2"
+    if not lines_file.is_file():
+        raise FileNotFoundError(f"{str(lines_file)!r} is missing; it comes with ObjectNet's archive")
+    lines = lines_file.read_text().splitlines()
+    try:
+        class_of = {lines[int(line)].strip(): int(index) for index, line in line_of.items()}
+        folder_of = {label: place for place, label in label_of.items()}
+        members = {
+            folder_of[label]: tuple(class_of[text] for text in imagenet.split("; "))
+            for label, imagenet in meaning.items()
+        }
+    except (KeyError, IndexError, ValueError) as error:
+        raise ValueError(
+            f"ObjectNet's mappings below {str(folder)!r} do not fit each other (missing {error}); unpack them again"
+        ) from error
+    lost = [place for place in members if not (folder / "images" / place).is_dir()]
+    if lost:
+        raise ValueError(
+            f"{str(folder / 'images')!r} lacks {len(lost)} class folders ({', '.join(lost[:3])} ...)"
+        )
+    own = sorted(members)
+    listed = list_classes(folder / "images", own, name, shape)
+    images = WebImages(name, listed.files, listed.labels, tuple(own), shape, frame=2)
+    return Shift(name, images, tuple(members[place] for place in own), 1000)
+
+
+def _read_json(path: Path) -> dict[str, str]:
+    if not path.is_file():
+        raise FileNotFoundError(f"{str(path)!r} is missing; it comes with the set's archive")
+    try:
+        content = json.loads(path.read_text())
+    except ValueError as error:
+        raise ValueError(f"{str(path)!r} is no JSON ({error}); unpack it again") from error
+    if not isinstance(content, dict):
+        raise ValueError(f"{str(path)!r} must hold an object, got a {type(content).__name__}")
+    return content
+
+
+def _digits(name: str, folder: Path, shape: tuple[int, int, int], classes: Sequence[str] | None) -> Shift:
+    return Shift(name, load_set("uci_digits"), None, 10)
+
+
+Loader = Callable[[str, Path, tuple[int, int, int], Sequence[str] | None], Shift]
+
+
+@dataclass(frozen=True)
+class _Entry:
+    load: Loader
+    count: int
+    layout: str
+    source: str | None
+
+
+SHIFTS: dict[str, _Entry] = {
+    "cifar10.1": _Entry(
+        _cifar101("v6"), 2000, "cifar10.1_v6_data.npy", "https://github.com/modestyachts/CIFAR-10.1"
+    ),
+    "cifar10.1-v4": _Entry(
+        _cifar101("v4"), 2021, "cifar10.1_v4_data.npy", "https://github.com/modestyachts/CIFAR-10.1"
+    ),
+    "cifar10.2": _Entry(_cifar102, 2000, "cifar102_test.npz", "https://github.com/modestyachts/cifar-10.2"),
+    "imagenet-v2": _Entry(
+        _imagenet("imagenet", numbered=True),
+        10000,
+        "the folders 0 .. 999",
+        "https://github.com/modestyachts/ImageNetV2 (matched frequency)",
+    ),
+    "imagenet-a": _Entry(
+        _imagenet("imagenet_a"), 7500, "n01498041 ...", "https://github.com/hendrycks/natural-adv-examples"
+    ),
+    "imagenet-r": _Entry(
+        _imagenet("imagenet_r"), 30000, "n01443537 ...", "https://github.com/hendrycks/imagenet-r"
+    ),
+    "imagenet-sketch": _Entry(
+        _imagenet("imagenet"), 50889, "n01440764 ...", "https://github.com/HaohanWang/ImageNet-Sketch"
+    ),
+    "objectnet": _Entry(_objectnet, 18514, "images/ and mappings/", "https://objectnet.dev"),
+    "uci_digits": _Entry(_digits, 1797, "", None),
+}
