@@ -1,5 +1,5 @@
 """The local Lipschitz constant of any map from images to vectors: sigma_max of its Jacobian, and its kin."""
 
-from lipcomp.jacobian.dense import jacobian, row_spectral_norm
+from lipcomp.jacobian.dense import jacobian
 from lipcomp.jacobian.products import Linearisation
 from lipcomp.jacobian.spectral_norm import SpectralNorm, spectral_norm

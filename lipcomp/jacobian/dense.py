@@ -12,70 +12,46 @@ tensor([[[2., 0.],
          [0., 3.]]])
 """
 
-from collections.abc import Callable
-
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from lipcomp.jacobian.batching import fitting_batch_size
-from lipcomp.jacobian.checks import check_images, check_map, usable_outputs
+from lipcomp.jacobian.checks import usable_outputs
+from lipcomp.jacobian.lanczos import Part
 from lipcomp.jacobian.products import Linearisation, Map
-from lipcomp.jacobian.spectral_norm import SpectralNorm
 
 
-def jacobian(fn: Map, images: Float[Tensor, "n ..."]) -> Float[Tensor, "n dim *shape"]:
-    """J at every image, by one reverse product a row; n·d·pixels numbers are kept."""
-    at = Linearisation(fn, images, "forward")  # no second graph is needed
+def jacobian(fn: Map, images: Float[Tensor, "n ..."]) -> Float[Tensor, "n dim ..."]:
+    """J at every image, by one reverse product a row; n d pixels numbers are kept."""
+    return _rows(Linearisation(fn, images, "forward"))  # without a second graph
+
+
+def _rows(at: Linearisation) -> Tensor:
     rows = []
     for j in range(at.output.shape[1]):
-        unit = torch.zeros_like(at.output)
-        unit[:, j] = 1
-        rows.append(at.transposed(unit))
+        axis = torch.zeros_like(at.output)
+        axis[:, j] = 1
+        rows.append(at.transposed(axis))
     return torch.stack(rows, 1)
 
 
-def row_spectral_norm(
-    fn: Map,
-    images: Float[Tensor, "n ..."],
-    *,
-    k: int = 1,
-    batch_size: int | None = None,
-    vectors: bool = True,
-    domain: tuple[float, float] | None = (0.0, 1.0),
-    advance: Callable[[int], object] | None = None,
-) -> SpectralNorm:
-    """The largest singular values from all rows of J; arguments as :func:`~lipcomp.jacobian.spectral_norm`."""
-    check_images(images, domain)
-    dim = check_map(fn, images)
-    if not 1 <= k <= dim:
-        raise ValueError(f"k must lie between 1 and the output's dimension {dim}, got {k}")
-    size = batch_size or fitting_batch_size(fn, images)
-    n, excluded = len(images), {"non-finite output": 0, "zero-norm embedding": 0}
-    values = images.new_full((n, k), torch.nan)
-    left = images.new_full((n, k, dim), torch.nan) if vectors else None
-    right = images.new_full((n, k, *images.shape[1:]), torch.nan) if vectors else None
-    measured = torch.zeros(n, dtype=torch.bool)
-    for index in torch.arange(n).split(size):
-        with torch.no_grad():
-            usable, left_out = usable_outputs(fn(images[index]).flatten(1))
-        excluded = {reason: excluded[reason] + count for reason, count in left_out.items()}
-        keep = index[usable]
-        if len(keep):
-            rows = jacobian(fn, images[keep]).flatten(2)
-            squares, directions = torch.linalg.eigh((rows @ rows.mT).double())
-            top = squares.flip(1)[:, :k].clamp(min=0).sqrt()
-            values[keep], measured[keep] = top.to(values), True
-            if left is not None and right is not None:
-                u = directions.flip(2)[:, :, :k].mT.to(rows)
-                pulled = torch.nn.functional.normalize(u @ rows, dim=-1, eps=torch.finfo(rows.dtype).tiny)
-                left[keep], right[keep] = u, pulled.reshape(len(keep), k, *images.shape[1:])
-        if advance is not None:
-            advance(len(index))
-    residual = torch.where(measured.to(values.device), torch.finfo(values.dtype).eps * dim, torch.nan).to(
-        values
-    )
-    iterations = torch.where(measured, dim, 0)
-    return SpectralNorm(
-        values[:, 0], residual, iterations, measured, values, left, right, excluded, 0.0, "rows"
-    )
+def row_values(fn: Map, images: Float[Tensor, "n ..."], *, k: int, vectors: bool) -> Part:
+    """The k largest singular values of a batch from all rows of its Jacobians."""
+    at = Linearisation(fn, images, "forward")
+    usable, excluded = usable_outputs(at.output)
+    dim = at.output.shape[1]
+    found = Part.empty(images, dim, k, vectors, excluded)
+    keep = usable.nonzero().squeeze(1)
+    if not len(keep):
+        return found
+    rows = _rows(at)[keep].flatten(2)
+    squares, directions = torch.linalg.eigh((rows @ rows.mT).cpu().double())
+    found.values[keep] = squares.flip(1)[:, :k].clamp(min=0).sqrt().to(found.values)
+    found.residual[keep] = dim * torch.finfo(rows.dtype).eps  # rounding
+    found.miss[keep], found.steps[keep], found.converged[keep] = 0.0, dim, True
+    if found.left is not None and found.right is not None:
+        u = directions.flip(2)[:, :, :k].mT.to(rows)
+        found.left[keep] = u
+        pulled = torch.nn.functional.normalize(u @ rows, dim=-1, eps=torch.finfo(rows.dtype).tiny)
+        found.right[keep] = pulled.reshape(len(keep), k, *images.shape[1:])
+    return found
