@@ -9,7 +9,7 @@ The official code's variant. With w a tensor, g its gradient, gamma the learning
 
 ``classic=False`` is the popular variant, v = m v + g' with the trust ratio taken on the update. A parameter group with
 ``adapt=False`` has trust 1: biases, batch norm and the concurrent linear head; the official code names them by a
-regular expression, here :func:`parameter_groups` does by kind. This differs from the LARS of lightly and
+regular expression, :func:`train.optimizers.parameter_groups` by kind. This differs from the LARS of lightly and
 solo-learn, which do not adapt where the decay is 0 and divide by |g| + lambda |w|.
 """
 
@@ -17,7 +17,9 @@ from collections.abc import Callable, Iterable
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
+
+Tensors = list[Tensor] | tuple[Tensor, ...]
 
 
 class LARS(torch.optim.Optimizer):
@@ -67,7 +69,7 @@ class LARS(torch.optim.Optimizer):
         super().__init__(params, defaults)
 
     @torch.no_grad()
-    def step(self, closure: Callable[[], Any] | None = None) -> Any:  # type: ignore[override]
+    def step(self, closure: Callable[[], Any] | None = None) -> Any:
         """Make one step."""
         loss = None
         if closure is not None:
@@ -88,29 +90,25 @@ class LARS(torch.optim.Optimizer):
         return loss
 
 
-def _classic(
-    group: dict[str, Any], weights: list[Tensor], gradients: list[Tensor], velocities: list[Tensor]
-) -> list[Tensor]:
+def _classic(group: dict[str, Any], weights: Tensors, gradients: Tensors, velocities: Tensors) -> Tensors:
     steps = torch._foreach_mul(gradients, _rates(group, weights, gradients))
     torch._foreach_mul_(velocities, group["momentum"])
     torch._foreach_add_(velocities, steps)
     if group["nesterov"]:
-        return torch._foreach_add(steps, velocities, alpha=group["momentum"])  # type: ignore[return-value]
+        return torch._foreach_add(steps, velocities, alpha=group["momentum"])
     return velocities
 
 
-def _popular(
-    group: dict[str, Any], weights: list[Tensor], gradients: list[Tensor], velocities: list[Tensor]
-) -> list[Tensor]:
+def _popular(group: dict[str, Any], weights: Tensors, gradients: Tensors, velocities: Tensors) -> Tensors:
     torch._foreach_mul_(velocities, group["momentum"])
     torch._foreach_add_(velocities, gradients)
-    updates = list(velocities)
+    updates = velocities
     if group["nesterov"]:
-        updates = list(torch._foreach_add(gradients, velocities, alpha=group["momentum"]))
-    return torch._foreach_mul(updates, _rates(group, weights, updates))  # type: ignore[return-value]
+        updates = torch._foreach_add(gradients, velocities, alpha=group["momentum"])
+    return torch._foreach_mul(updates, _rates(group, weights, updates))
 
 
-def _rates(group: dict[str, Any], weights: list[Tensor], updates: list[Tensor]) -> list[Tensor]:
+def _rates(group: dict[str, Any], weights: Tensors, updates: Tensors) -> Tensors:
     """Gamma times the trust ratio of each tensor."""
     if not group["adapt"]:
         return [torch.full((), group["lr"], dtype=w.dtype, device=w.device) for w in weights]
@@ -119,24 +117,3 @@ def _rates(group: dict[str, Any], weights: list[Tensor], updates: list[Tensor]) 
         group["lr"] * torch.where((w > 0) & (u > 0), group["trust"] * w / u, torch.ones_like(w))
         for w, u in norms
     ]
-
-
-def parameter_groups(
-    network: nn.Module, weight_decay: float, probe: nn.Module | None = None
-) -> list[dict[str, Any]]:
-    """Who is decayed and adapted: kernels both, vectors (biases, batch norm) neither, the probe's kernel decayed alone.
-
-    The official code adds weight_decay |w|^2 / 2 of the probe's kernel to the loss, which is this decay.
-    """
-    apart = set() if probe is None else set(map(id, probe.parameters()))
-    trained = [p for p in network.parameters() if p.requires_grad]
-    kernels = [p for p in trained if p.ndim > 1 and id(p) not in apart]
-    vectors = [p for p in trained if p.ndim <= 1]
-    groups: list[dict[str, Any]] = [
-        {"params": kernels, "weight_decay": weight_decay, "adapt": True},
-        {"params": vectors, "weight_decay": 0.0, "adapt": False},
-    ]
-    if probe is not None:
-        heads = [p for p in trained if p.ndim > 1 and id(p) in apart]
-        groups.append({"params": heads, "weight_decay": weight_decay, "adapt": False})
-    return groups

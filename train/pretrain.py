@@ -1,278 +1,333 @@
 """Train one encoder. The whole method, top to bottom.
 
     python -m train.pretrain mnist_c_simclr --seed 0 --out runs/c_simclr-0
+    python -m train.pretrain cifar10_byol --data-root /data --set epochs=200 --precision bf16
+    torchrun --nproc-per-node 8 -m train.pretrain imagenet_c_simclr_300 --data /data/imagenet --precision bf16
 
 Every random number of a run belongs to one of four streams (weights, order, views, noise), and each step draws
 from a generator seeded by (seed, stream, step) alone. So two runs of one seed share weights, order and views
-whatever their objectives draw, and a run resumed at any epoch needs no generator state to continue bitwise.
+whatever their objectives draw, and a run that was killed at any moment goes on bitwise without any generator's state.
 
-Into the folder go ``model.safetensors`` (the encoder, when training ends), ``metrics.jsonl`` (a line a step and an
-epoch) and, while it runs, ``state.pt`` (weights and optimiser after the last whole epoch).
+What the folder of a run holds is listed in :mod:`train.state`.
 """
 
 import dataclasses
-import hashlib
-import json
-import math
 import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Generator, Tensor, nn
+from torch import Tensor
+from torch.nn.parallel import DistributedDataParallel
 
-import lipcomp
-from lipcomp.checkpoints import Metadata, save_checkpoint
-from lipcomp.checkpoints.native import atomic_file
-from lipcomp.commands import Parser, choose_device, run
-from lipcomp.data import ImageSet, load_set
-from lipcomp.encoders import Encoder, MLPHead, build_encoder
-from lipcomp.objectives import Loss
-from train.recipes import RECIPES, Recipe, find_recipe
+from lipcomp.checkpoints import load_checkpoint
+from lipcomp.data import ImageSet, ViewBatch, view_batches
+from train.interrupt import Interruption
+from train.keeping import Keeper, check_same
+from train.monitor import HeldOut, Line, Monitor, geometry, tensorboard_sink, wandb_sink
+from train.networks import Step, Trainee, stream
+from train.optimizers import build_optimizer, set_rate
+from train.parallel import Ranks, local_device, started_ranks, synchronise_batch_norm
+from train.recipe import Recipe
+from train.schedules import learning_rate, scale_rate, target_decay, total_steps, warmup_steps
+from train.settings import DTYPES, Settings
+from train.state import clear_states, keep_lines, locked
+from train.trainingset import held_out_set, training_set
 
 Report = Callable[[str], None]
-
-
-def stream(seed: int, name: str, step: int) -> Generator:
-    """The generator of one step of one stream."""
-    digest = hashlib.blake2b(f"{seed}/{name}/{step}".encode(), digest_size=8).digest()
-    return Generator().manual_seed(int.from_bytes(digest, "little") >> 1)
-
-
-class Trainee(nn.Module):
-    """The networks of a run: the encoder, and for BYOL its slow target and (C-BYOL) the backward encoder's head."""
-
-    def __init__(self, recipe: Recipe, seed: int) -> None:
-        super().__init__()
-        self.online = build_encoder(recipe.encoder, seed=seed)
-        self.target: Encoder | None = None
-        self.backward_head: nn.Module | None = None
-        if recipe.objective.family == "byol":
-            spec = dataclasses.replace(recipe.encoder, predictor=None, decoder=False)
-            self.target = build_encoder(spec, seed=seed).requires_grad_(False)
-            hidden, out = recipe.encoder.projector or (256, 64)
-            with torch.random.fork_rng(devices=[]):
-                torch.manual_seed(seed)
-                self.backward_head = MLPHead(out, hidden, out)
-
-    @torch.no_grad()
-    def follow(self, decay: float) -> None:
-        """Move the target's weights towards the online network's. Batch norm statistics are the target's own."""
-        if self.target is not None:
-            online = dict(self.online.named_parameters())
-            for name, parameter in self.target.named_parameters():
-                parameter.lerp_(online[name], 1 - decay)
-
-
-def compute_loss(
-    trainee: Trainee, recipe: Recipe, view1: Tensor, view2: Tensor, generator: Generator
-) -> Loss:
-    """One forward pass of the method."""
-    encoder, objective = trainee.online, recipe.objective
-    if objective.family == "simclr":
-        return objective(*encoder.embedding(torch.cat([view1, view2])).chunk(2), generator=generator)
-    assert trainee.target is not None
-    return objective(
-        *(encoder.embedding(view) for view in (view1, view2)),
-        *(trainee.target.embedding(view) for view in (view1, view2)),
-        decoder=encoder.decoder,
-        backward_head=trainee.backward_head,
-        generator=generator,
-    )
-
-
-def learning_rate(step: int, total: int, warmup: int, peak: float) -> float:
-    """Linear warm-up, then a cosine to zero."""
-    if step < warmup:
-        return peak * (step + 1) / warmup
-    return peak * 0.5 * (1 + math.cos(math.pi * (step - warmup) / max(1, total - warmup)))
-
-
-def target_decay(step: int, total: int, start: float) -> float:
-    """BYOL's moving average: from ``start`` to 1 along a cosine."""
-    return 1 - (1 - start) * 0.5 * (1 + math.cos(math.pi * step / total))
-
-
-def build_optimizer(trainee: Trainee, recipe: Recipe) -> torch.optim.Optimizer:
-    """AdamW; weight decay on matrices and kernels alone."""
-    trained = [p for p in trainee.parameters() if p.requires_grad]
-    groups = [
-        {"params": [p for p in trained if p.ndim > 1], "weight_decay": recipe.weight_decay},
-        {"params": [p for p in trained if p.ndim <= 1], "weight_decay": 0.0},
-    ]
-    return torch.optim.AdamW(groups, lr=recipe.learning_rate)
-
-
-def epoch_order(images: ImageSet, recipe: Recipe, seed: int, epoch: int) -> Iterator[Tensor]:
-    """The batches of an epoch, as indices; the last incomplete one is dropped."""
-    order = torch.randperm(len(images), generator=stream(seed, "order", epoch))
-    whole = len(images) // recipe.batch_size * recipe.batch_size
-    yield from order[:whole].split(recipe.batch_size)
 
 
 def pretrain(
     recipe: Recipe,
     seed: int,
     out: Path,
+    settings: Settings | None = None,
     *,
-    device: torch.device | None = None,
-    data_root: Path | None = None,
     report: Report = lambda line: print(line, flush=True),
 ) -> Path:
-    """Train, and return the path of the checkpoint. A run that was interrupted goes on after its last whole epoch.
+    """Train, and return the path of the checkpoint. A run that was interrupted goes on where it was.
 
     Raises
     ------
     FloatingPointError
-        If the loss is not finite. The state of the last whole epoch is kept.
+        If the loss is not finite. The last state is kept.
     ValueError
-        If the data does not fit the recipe, or the folder holds a run of another recipe or seed.
+        If the data does not fit the recipe, or the folder holds another run, or one that is training now.
+    OSError
+        If the folder cannot be written to. The last state is kept.
     """
-    checkpoint, state_file, metrics_file = out / "model.safetensors", out / "state.pt", out / "metrics.jsonl"
-    if checkpoint.exists():
+    settings = settings or Settings()
+    with ExitStack() as stack:
+        ranks = stack.enter_context(started_ranks(settings.device))
+        settings = dataclasses.replace(settings, device=local_device(settings.device))
+        if not ranks.first:
+            report = _silent
+        images = training_set(recipe, settings.data_root, settings.skip_unreadable, report)
+        check_split(recipe, images, ranks, settings)
+        if ranks.first:
+            stack.enter_context(locked(out))
+        checkpoint = out / "model.safetensors"
+        if checkpoint.exists():
+            check_same(load_checkpoint(checkpoint).metadata.recipe, recipe, out)
+            return checkpoint
+        interruption = stack.enter_context(Interruption())
+        return Run(recipe, seed, out, settings, ranks, images, report).train(interruption)
+
+
+def check_split(recipe: Recipe, images: ImageSet, ranks: Ranks, settings: Settings) -> None:
+    """Refuse a batch that the images do not fill, or that does not divide over ranks and parts."""
+    batch, parts = recipe.batch_size, ranks.size * settings.accumulate
+    if batch > len(images):
+        raise ValueError(
+            f"batch_size {batch} is larger than the {len(images)} images of {images.name}; set batch_size to at "
+            f"most that"
+        )
+    if batch < 2 * parts or batch % parts:
+        raise ValueError(
+            f"batch_size {batch} does not divide into {ranks.size} rank(s) x {settings.accumulate} part(s) of at "
+            f"least 2 images each; set batch_size to a multiple of {parts}, at least {2 * parts}"
+        )
+
+
+class Run:
+    """The loop, and what it carries from step to step."""
+
+    def __init__(
+        self,
+        recipe: Recipe,
+        seed: int,
+        out: Path,
+        settings: Settings,
+        ranks: Ranks,
+        images: ImageSet,
+        report: Report,
+    ) -> None:
+        self.recipe, self.seed, self.out, self.settings = recipe, seed, out, settings
+        self.ranks, self.images, self.report = ranks, images, report
+        count, batch = len(images), recipe.batch_size
+        self.total = total_steps(count, batch, recipe.epochs)
+        self.warmup = warmup_steps(count, batch, recipe.warmup_epochs)
+        self.peak = scale_rate(recipe.learning_rate, batch, recipe.scaling)
+        self.epoch_steps = max(1, count // batch)
+        evaluate = settings.evaluate_epochs
+        self.evaluate_steps = self.total // 4 if evaluate is None else evaluate * self.epoch_steps
+
+        self.trainee = Trainee(recipe, seed, len(images.classes)).to(settings.device).train()
+        if settings.channels_last:
+            self.trainee.to(memory_format=torch.channels_last)
+        if ranks.size > 1:
+            synchronise_batch_norm(self.trainee, settings.device)
+        self.optimizer = build_optimizer(self.trainee, recipe)
+        self.scaler = torch.amp.GradScaler(settings.device.type, enabled=settings.precision == "fp16")
+        held_out = held_out_set(recipe, settings.data_root, images)
+        self.held_out = None if held_out is None or not self.evaluate_steps else HeldOut(images, held_out)
+        self.monitor = Monitor(out / "metrics.jsonl", report, self._sinks())
+        self.keeper = Keeper(recipe, seed, out, settings, images, ranks.size)
+
+    def _sinks(self) -> list[Any]:
+        sinks: list[Any] = []
+        if self.ranks.first and self.settings.tensorboard:
+            sinks.append(tensorboard_sink(self.out / "tensorboard"))
+        if self.ranks.first and self.settings.wandb:
+            name = f"{self.recipe.name}-seed{self.seed}"
+            sinks.append(wandb_sink(self.settings.wandb, name, self.recipe.to_dict(), self.out))
+        return sinks
+
+    def train(self, interruption: "Interruption") -> Path:
+        """Go from the last state to the end."""
+        first = self.keeper.restore(
+            self.trainee, self.optimizer, self.scaler, self.report, tidy=self.ranks.first
+        )
+        if self.ranks.first:
+            keep_lines(self.monitor.file, first)
+        if first:
+            self.report(f"{self.recipe.name} seed {self.seed}: going on after step {first} of {self.total}")
+        network = self.prepare()
+        save_every = self.settings.save_steps or self.epoch_steps
+        keep_every = (self.settings.keep_epochs or 0) * self.epoch_steps
+        started = shown = time.monotonic()
+        waiting: list[tuple[int, dict[str, Tensor | float]]] = []
+        for batch in self.batches(first):
+            step = batch.step
+            waiting.append((step, self.step(network, batch)))
+            done = step + 1
+            last = done == self.total
+            if len(waiting) >= self.settings.log_steps or done % save_every == 0 or last:
+                line = self.log(waiting)  # looks for a loss that is not finite, before anything is saved
+                waiting.clear()
+                now = time.monotonic()
+                if now - shown > 5 or last:
+                    shown, speed = now, (done - first) / (now - started)
+                    self.show(done, line, speed)
+            if self.held_out and (done % self.evaluate_steps == 0 or last):
+                self.evaluate(step)
+            if keep_every and done % keep_every == 0 and self.ranks.first:
+                self.keeper.keep(self.out / "every" / f"step-{done:08d}.safetensors", self.trainee, done)
+            stop = interruption.requested and self.ranks.size == 1
+            if not last and (done % save_every == 0 or stop):
+                self.monitor.flush()
+                if self.ranks.first:
+                    self.keeper.save(done, self.trainee, self.optimizer, self.scaler)
+            if stop and not last:
+                raise KeyboardInterrupt
+        self.monitor.flush()
+        checkpoint = self.out / "model.safetensors"
+        if self.ranks.first:
+            metrics = {name: float(value) for name, value in line.items() if not isinstance(value, str)}
+            self.keeper.keep(checkpoint, self.trainee, self.total, metrics)
+            clear_states(self.out)
         return checkpoint
-    device = device or torch.device("cpu")
-    images = load_set(recipe.data, "train", root=data_root, image_shape=recipe.encoder.image_shape)
-    steps_an_epoch = len(images) // recipe.batch_size
-    if steps_an_epoch == 0:
-        raise ValueError(
-            f"batch_size {recipe.batch_size} is larger than the {len(images)} images of {images.name}"
+
+    # One step.
+
+    def batches(self, first: int) -> Iterator[ViewBatch]:
+        """The rank's views of every step from ``first`` on."""
+        rows = self.ranks.rows(self.recipe.batch_size)
+
+        def plan() -> Iterator[tuple[int, Tensor, Tensor]]:
+            for step, indices in enumerate(order(len(self.images), self.recipe, self.seed, first), first):
+                numbers = self.recipe.views.draw(len(indices), stream(self.seed, "views", step))
+                yield step, indices[rows], numbers[rows]
+                if step + 1 == self.total:
+                    return
+
+        return view_batches(
+            self.images, self.recipe.views, plan(), self.settings.device, workers=self.settings.workers
         )
-    total, warmup = recipe.epochs * steps_an_epoch, round(recipe.warmup_epochs * steps_an_epoch)
-    peak = recipe.learning_rate * recipe.batch_size / 256
 
-    trainee = Trainee(recipe, seed).to(device, memory_format=torch.channels_last).train()  # type: ignore[call-overload]
-    optimizer = build_optimizer(trainee, recipe)
-    out.mkdir(parents=True, exist_ok=True)
-    first_epoch = restore(state_file, recipe, seed, trainee, optimizer)
-    keep_lines(metrics_file, first_epoch)
-    started, metrics = time.monotonic(), dict[str, float]()
-
-    for epoch in range(first_epoch, recipe.epochs):
-        lines, epoch_started = [], time.monotonic()
-        for number, indices in enumerate(epoch_order(images, recipe, seed, epoch)):
-            step = epoch * steps_an_epoch + number
-            pixels = images.batch(indices).to(device)
-            view1, view2 = recipe.views(pixels, stream(seed, "views", step))
-            rate = learning_rate(step, total, warmup, peak)
-            for group in optimizer.param_groups:
-                group["lr"] = rate
-
-            loss = compute_loss(trainee, recipe, view1, view2, stream(seed, "noise", step))
-            if not torch.isfinite(loss.value):
-                append(metrics_file, lines)
-                raise FloatingPointError(
-                    f"the loss of {recipe.name} (seed {seed}) became {loss.value.item()} at step {step} (epoch "
-                    f"{epoch}); the state before this epoch is kept in {state_file}. Lower learning_rate (now "
-                    f"{recipe.learning_rate}), or look at the images of that step"
+    def step(self, network: Any, batch: ViewBatch) -> dict[str, Tensor | float]:
+        """Forward, backward, optimiser, target; returns what to log."""
+        step, device = batch.step, self.settings.device
+        rate = learning_rate(step, self.total, self.warmup, self.peak)
+        set_rate(self.optimizer, rate)
+        objective = self.recipe.objective.at(step, self.total, self.warmup)
+        self.optimizer.zero_grad(set_to_none=True)
+        parts = self.settings.accumulate
+        size = len(batch.labels) // parts
+        start = self.ranks.rows(self.recipe.batch_size).start
+        results: list[Step] = []
+        for part in range(parts):
+            rows = slice(part * size, (part + 1) * size)
+            views = (batch.views[0][rows], batch.views[1][rows])
+            if self.settings.channels_last:
+                views = tuple(view.contiguous(memory_format=torch.channels_last) for view in views)  # type: ignore[assignment]
+            network.require_backward_grad_sync = part == parts - 1
+            with torch.autocast(
+                device.type, DTYPES[self.settings.precision], self.settings.precision != "fp32"
+            ):
+                result: Step = network(
+                    objective,
+                    views,
+                    batch.labels[rows],
+                    stream(self.seed, "noise", step, device if device.type == "cuda" else "cpu"),
+                    self.ranks,
+                    slice(start + rows.start, start + rows.stop),
+                    self.recipe.batch_size,
                 )
-            optimizer.zero_grad(set_to_none=True)
-            loss.value.backward()
-            optimizer.step()
-            decay = target_decay(step, total, recipe.target_decay)
-            trainee.follow(decay)
+            self.scaler.scale(result.value / parts).backward()
+            results.append(result)
+        self.scaler.step(self.optimizer)
+        self.scaler.update()
+        decay = target_decay(step, self.total, self.recipe.target_decay)
+        self.trainee.follow(decay)
 
-            metrics = {
-                "loss": loss.value.item(),
-                **{name: value.item() for name, value in loss.metrics.items()},
-            }
-            lines.append(
-                {"epoch": epoch, "step": step, "learning_rate": rate, "target_decay": decay, **metrics}
+        names = results[0].metrics
+        logged: dict[str, Tensor | float] = {
+            name: torch.stack([r.metrics[name].float() for r in results]).mean() for name in names
+        }
+        logged["learning_rate"] = rate
+        if self.trainee.target is not None:
+            logged["target_decay"] = decay
+        for name in ("beta", "kappa_e", "kappa_b"):
+            if hasattr(objective, name):
+                logged[name] = getattr(objective, name)
+        if step % self.settings.log_steps == 0 or step + 1 == self.total:
+            logged |= geometry(results[-1].embeddings)
+            logged["dimensions"] = results[-1].embeddings[0].shape[1]
+        return logged
+
+    def prepare(self) -> Any:
+        """The network as it is called: compiled and wrapped for many ranks, where asked for."""
+        if self.settings.compile:
+            self.trainee.online.backbone.compile()
+            if self.trainee.target is not None:
+                self.trainee.target.backbone.compile()
+        if self.settings.accumulate > 1:
+            self.report(
+                f"note: accumulating over {self.settings.accumulate} parts approximates the recipe: batch norm's "
+                f"statistics and the negatives come from {self.recipe.batch_size // self.settings.accumulate} images, "
+                f"not from {self.recipe.batch_size}"
             )
-        append(metrics_file, lines)
-        save_state(state_file, recipe, seed, epoch + 1, trainee, optimizer)
-        speed = steps_an_epoch * recipe.batch_size / (time.monotonic() - epoch_started)
-        left = (time.monotonic() - started) / (epoch + 1 - first_epoch) * (recipe.epochs - epoch - 1)
-        shown = "  ".join(f"{name} {value:.3f}" for name, value in list(metrics.items())[:3])
-        report(
-            f"{recipe.name} seed {seed}: epoch {epoch + 1}/{recipe.epochs}  {shown}  {speed:.0f} images/s  {left:.0f} s left"
+        if self.ranks.size == 1:
+            return self.trainee
+        return DistributedDataParallel(self.trainee, broadcast_buffers=False)
+
+    # What is seen and kept.
+
+    def log(self, waiting: Sequence[tuple[int, dict[str, Tensor | float]]]) -> Line:
+        """Write the waiting steps; stop at the first loss that is not finite."""
+        line: Line = {}
+        for step, logged in waiting:
+            line = {"step": step, "epoch": round(step / self.epoch_steps, 4)}
+            for name, value in logged.items():
+                line[name] = self.ranks.mean(value).item() if isinstance(value, Tensor) else value
+            if not torch.isfinite(torch.tensor(line["loss"])):
+                self.monitor.flush()
+                raise FloatingPointError(
+                    f"the loss of {self.recipe.name} (seed {self.seed}) became {line['loss']} at step {step} of "
+                    f"{self.total}; the last good state is kept in {str(self.out / 'states')!r}. Lower "
+                    f"learning_rate (now {self.recipe.learning_rate}), or look at the images of that step"
+                )
+            if self.ranks.first:
+                self.monitor.add(line)
+                self.monitor.watch(step, line)
+        if self.ranks.first:
+            self.monitor.flush()
+        return line
+
+    def show(self, done: int, line: Line, speed: float) -> None:
+        """One line of progress."""
+        names = ("loss", "residual_information", "i_yz", "byol", "probe_accuracy")
+        shown = "  ".join(f"{name} {line[name]:.3f}" for name in names if name in line)
+        self.report(
+            f"{self.recipe.name} seed {self.seed}: step {done}/{self.total}  {shown}  "
+            f"{speed * self.recipe.batch_size:.0f} images/s  {(self.total - done) / speed:.0f} s left"
         )
 
-    metadata = Metadata(
-        objective=recipe.objective.to_dict(),
-        recipe=recipe.to_dict(),
-        data={"name": images.name, "content_hash": images.content_hash(), "images": len(images)},
-        seed=seed,
-        epochs=recipe.epochs,
-        code_version={"lipcomp": lipcomp.__version__, "torch": torch.__version__},
-        metrics=metrics,
-    )
-    save_checkpoint(checkpoint, trainee.online.to(memory_format=torch.contiguous_format), metadata)  # type: ignore[call-overload]
-    state_file.unlink(missing_ok=True)
-    return checkpoint
+    def evaluate(self, step: int) -> None:
+        """Measure on held-out images; keep the encoder if it is the best so far."""
+        assert self.held_out is not None
+        if not self.ranks.first:
+            return
+        found = self.held_out.evaluate(self.trainee, self.settings.device)
+        self.monitor.add({"step": step, **found})
+        score = found.get("held_out_probe_accuracy", found["knn_accuracy"])
+        if score > self.keeper.best:
+            self.keeper.best = score
+            self.keeper.keep(self.out / "best.safetensors", self.trainee, step + 1)
 
 
-# The state of a run between epochs.
+def order(images: int, recipe: Recipe, seed: int, first: int = 0) -> Iterator[Tensor]:
+    """The indices of every step from ``first`` on: permutations, one an epoch, end to end, cut into batches."""
+    epoch, within = divmod(first * recipe.batch_size, images)
+    waiting = torch.randperm(images, generator=stream(seed, "order", epoch))[within:]
+    while True:
+        while len(waiting) < recipe.batch_size:
+            epoch += 1
+            waiting = torch.cat([waiting, torch.randperm(images, generator=stream(seed, "order", epoch))])
+        yield waiting[: recipe.batch_size]
+        waiting = waiting[recipe.batch_size :]
 
 
-def save_state(
-    file: Path, recipe: Recipe, seed: int, epoch: int, trainee: Trainee, optimizer: torch.optim.Optimizer
-) -> None:
-    """Write weights and optimiser after a whole epoch; atomically."""
-    state = {
-        "recipe": json.dumps(recipe.to_dict(), sort_keys=True),
-        "seed": seed,
-        "epoch": epoch,
-        "trainee": trainee.state_dict(),
-        "optimizer": optimizer.state_dict(),
-    }
-    with atomic_file(file) as temporary:
-        torch.save(state, temporary)
-
-
-def restore(file: Path, recipe: Recipe, seed: int, trainee: Trainee, optimizer: torch.optim.Optimizer) -> int:
-    """Load a state into the networks and the optimiser; return the epoch to go on with (0 without a state)."""
-    if not file.exists():
-        return 0
-    state: dict[str, Any] = torch.load(file, weights_only=True, map_location="cpu")
-    if state["recipe"] != json.dumps(recipe.to_dict(), sort_keys=True) or state["seed"] != seed:
-        raise ValueError(
-            f"{file.parent} holds an unfinished run of another recipe or seed; take another folder"
-        )
-    trainee.load_state_dict(state["trainee"])
-    optimizer.load_state_dict(state["optimizer"])
-    return int(state["epoch"])
-
-
-def append(file: Path, lines: Sequence[dict[str, float]]) -> None:
-    """Add lines of JSON."""
-    with file.open("a") as handle:
-        handle.write("".join(json.dumps(line) + "\n" for line in lines))
-
-
-def keep_lines(file: Path, epochs: int) -> None:
-    """Drop the metrics of epochs that will be trained again."""
-    if file.exists():
-        with atomic_file(file) as temporary:
-            text = file.read_text().splitlines()
-            temporary.write_text("".join(line + "\n" for line in text if json.loads(line)["epoch"] < epochs))
-
-
-def main(arguments: Sequence[str] | None = None) -> int:
-    """Train one encoder from the command line."""
-    parser = Parser(prog="python -m train.pretrain", description=__doc__)
-    parser.add_argument("recipe", help=f"one of: {', '.join(RECIPES)}")
-    parser.add_argument(
-        "--seed", type=int, default=0, help="seed of weights, order, views and noise (default 0)"
-    )
-    parser.add_argument("--out", type=Path, help="folder of the run (default runs/RECIPE-SEED)")
-    parser.add_argument("--epochs", type=int, help="another length than the recipe's")
-    parser.add_argument("--data", help="another training set: a name or a folder")
-    parser.add_argument("--data-root", type=Path, help="where CIFAR lies")
-    parser.add_argument("--device", default="auto", help="auto, cpu, cuda ...")
-    options = parser.parse_args(arguments)
-    recipe = find_recipe(options.recipe)
-    changes = {name: value for name in ("epochs", "data") if (value := getattr(options, name)) is not None}
-    recipe = dataclasses.replace(recipe, **changes)
-    out = options.out or Path("runs") / f"{recipe.name}-{options.seed}"
-    path = pretrain(
-        recipe, options.seed, out, device=choose_device(options.device), data_root=options.data_root
-    )
-    print(path)
-    return 0
+def _silent(line: str) -> None:
+    pass
 
 
 if __name__ == "__main__":
+    from lipcomp.commands import run
+    from train.command import main
+
     sys.exit(run(main))

@@ -1,14 +1,13 @@
-"""What changes over a run: learning rate, the target's moving average, beta. Plain functions of the step.
+"""What changes over a run: learning rate and the target's moving average. Plain functions of the step.
 
 All are the official code's, checked against it to float32 (tests/train/test_schedules.py). Steps count from 0, and
-the value of step k is the one used *in* step k.
+the value of step k is the one used *in* step k. Beta's schedules belong to the objective (``Objective.at``).
 """
 
 import math
 from typing import Literal
 
 Scaling = Literal["linear", "sqrt", "none"]
-BetaSchedule = Literal["constant", "cosine", "warmup"]
 
 
 def total_steps(images: int, batch_size: int, epochs: float) -> int:
@@ -38,15 +37,6 @@ def learning_rate(step: int, total: int, warmup: int, peak: float) -> float:
 def target_decay(step: int, total: int, start: float) -> float:
     """BYOL's moving average: from ``start`` to 1 along a cosine, over the whole run."""
     return 1 - (1 - start) * _falling_cosine(step, total)
-
-
-def beta_factor(step: int, total: int, warmup: int, schedule: BetaSchedule) -> float:
-    """What beta is multiplied by: 1, a cosine from 0 to 1 over the run, or a line from 0 to 1 over the warm-up."""
-    if schedule == "cosine":
-        return 1 - _falling_cosine(step, total)
-    if schedule == "warmup" and step < warmup:
-        return step / warmup
-    return 1.0
 
 
 def _falling_cosine(step: int, total: int) -> float:

@@ -22,8 +22,8 @@ import torch
 from lipcomp.checkpoints.native import atomic_file
 from lipcomp.commands import Parser, run
 from train.pretrain import pretrain
+from train.recipe import Recipe, with_beta
 from train.recipes import (
-    Recipe,
     mnist_byol,
     mnist_c_byol,
     mnist_c_simclr,
@@ -42,11 +42,6 @@ class Preset:
     recipes: tuple[Recipe, ...]
     seeds: int
     purpose: str
-
-
-def with_beta(recipe: Recipe, beta: float) -> Recipe:
-    """The same recipe at another beta."""
-    return replace(recipe, name=f"{recipe.name}-beta{beta:g}", objective=replace(recipe.objective, beta=beta))  # type: ignore[type-var]
 
 
 def quick() -> Preset:

@@ -1,4 +1,5 @@
 """Images: known sets, folders, two augmented views of a batch."""
 
+from lipcomp.data.loading import ViewBatch, view_batches
 from lipcomp.data.sets import SETS, ImageSet, TensorImages, batches, load_set
 from lipcomp.data.views import DigitViews, PhotoViews, Views

@@ -3,12 +3,13 @@
 Images are decoded when asked for, brought to the wanted shape as an evaluation does (resize so that the centre crop
 takes 0.875 of the short side above 64 pixels, the whole image up to that; bilinear with antialias) and scaled to
 [0, 1]. Grey and colour are converted into each other. An image smaller than the wanted size is an error: blowing it
-up would change what is measured.
+up would change what is measured. (A training crop is enlarged, as the paper's is.)
 """
 
 import hashlib
-from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field
+from collections.abc import Callable, Sequence
+from concurrent.futures import Executor, ThreadPoolExecutor
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import torch
@@ -17,6 +18,9 @@ from PIL import Image, UnidentifiedImageError
 from torch import Tensor
 from torchvision.datasets.folder import IMG_EXTENSIONS
 from torchvision.transforms.v2 import functional as V
+
+from lipcomp.data.crops import crop_and_resize
+from lipcomp.data.views import PhotoViews
 
 SPLIT_FOLDERS = {"train": ("train",), "test": ("test", "val")}
 
@@ -35,11 +39,15 @@ class FolderImages:
         """Count of images."""
         return len(self.files)
 
-    def batch(self, indices: Int64[Tensor, " batch"]) -> Float[Tensor, "batch channels height width"]:
-        """The images at ``indices``, pixels in [0, 1]."""
+    def batch(
+        self, indices: Int64[Tensor, " batch"], pool: Executor | None = None
+    ) -> Float[Tensor, "batch channels height width"]:
+        """The images at ``indices``, pixels in [0, 1]; decoded by ``pool``, or by threads of the call's own."""
         chosen = [self.files[i] for i in indices.tolist()]
-        with ThreadPoolExecutor() as pool:
-            return torch.stack(list(pool.map(lambda file: read_image(file, self.image_shape), chosen)))
+        if pool is None:
+            with ThreadPoolExecutor() as own:
+                return self.batch(indices, own)
+        return torch.stack(list(pool.map(lambda file: read_image(file, self.image_shape), chosen)))
 
     def content_hash(self) -> str:
         """A hash over file names, sizes and the wanted shape, 16 hex digits."""
@@ -47,6 +55,12 @@ class FolderImages:
         for file in self.files:
             digest.update(f"{file.name}:{file.stat().st_size};".encode())
         return digest.hexdigest()[:16]
+
+    def without(self, files: Sequence[Path]) -> "FolderImages":
+        """The set less some of its files."""
+        dropped = set(files)
+        kept = [i for i, file in enumerate(self.files) if file not in dropped]
+        return replace(self, files=tuple(self.files[i] for i in kept), labels=self.labels[kept])
 
 
 def load_folder(
@@ -74,7 +88,7 @@ def load_folder(
         raise FileNotFoundError(
             f"data folder {str(root)!r} does not exist; give the folder that holds the images"
         )
-    folder = next((root / name for name in SPLIT_FOLDERS[split] if (root / name).is_dir()), root)
+    folder = split_folder(root, split) or root
     labels: list[int] = []
     files = [file for file in sorted(folder.iterdir()) if file.suffix.lower() in IMG_EXTENSIONS]
     if files:  # loose images: one class
@@ -97,32 +111,78 @@ def load_folder(
     return FolderImages(f"{root.name}/{split}", tuple(files), torch.tensor(labels), classes, image_shape)
 
 
+def split_folder(root: Path, split: str) -> Path | None:
+    """The folder of a split, if the root has one."""
+    return next((root / name for name in SPLIT_FOLDERS[split] if (root / name).is_dir()), None)
+
+
 def read_image(file: Path, image_shape: tuple[int, int, int]) -> Float[Tensor, "channels height width"]:
     """Decode one image and bring it to a shape, pixels in [0, 1]."""
     channels, height, width = image_shape
+    pixels = _decode(file, channels)
+    if pixels.shape[1] < height or pixels.shape[2] < width:
+        raise ValueError(
+            f"image {str(file)!r} is {pixels.shape[2]} x {pixels.shape[1]}, smaller than the {width} x {height} that "
+            f"the encoder takes; enlarge the images yourself if that is what you want to measure"
+        )
+    if tuple(pixels.shape[1:]) == (height, width):
+        return pixels
+    crop_fraction = 0.875 if min(height, width) > 64 else 1.0
+    scale = max(height / pixels.shape[1], width / pixels.shape[2]) / crop_fraction
+    size = [max(height, round(pixels.shape[1] * scale)), max(width, round(pixels.shape[2] * scale))]
+    return V.center_crop(V.resize(pixels, size, antialias=True), [height, width]).clamp(0, 1)
+
+
+def read_crops(
+    file: Path, image_shape: tuple[int, int, int], views: PhotoViews, numbers: Sequence[Float[Tensor, "1 18"]]
+) -> list[Float[Tensor, "1 channels height width"]]:
+    """Decode one image once and cut a random crop for each view from its own pixels."""
+    pixels = _decode(file, image_shape[0]).unsqueeze(0)
+    high, wide = pixels.shape[2:]
+    return [
+        crop_and_resize(pixels, views.boxes(u, high, wide), image_shape[1:], views.mirrored(u))
+        for u in numbers
+    ]
+
+
+def unreadable(
+    images: FolderImages, advance: Callable[[], None] = lambda: None, *, whole: bool = True
+) -> dict[Path, str]:
+    """The files of a folder that cannot be read, with the reason; ``advance()`` is called for every file.
+
+    ``whole`` decodes them; without, only their headers are read.
+    """
+
+    def check(file: Path) -> str | None:
+        try:
+            if whole:
+                _decode(file, images.image_shape[0])
+            else:
+                _open(file).close()
+        except ValueError as error:
+            return str(error)
+        finally:
+            advance()
+        return None
+
+    with ThreadPoolExecutor() as pool:
+        reasons = pool.map(check, images.files)
+        return {file: reason for file, reason in zip(images.files, reasons, strict=True) if reason}
+
+
+def _decode(file: Path, channels: int) -> Float[Tensor, "channels height width"]:
     with _open(file) as source:
         try:
             image = source.convert("L" if channels == 1 else "RGB")
-        except OSError as error:
+        except (OSError, SyntaxError, ValueError) as error:
             raise _unreadable(file, error) from error
-    if image.height < height or image.width < width:
-        raise ValueError(
-            f"image {str(file)!r} is {image.width} x {image.height}, smaller than the {width} x {height} that the "
-            f"encoder takes; enlarge the images yourself if that is what you want to measure"
-        )
-    pixels = V.to_dtype(V.pil_to_tensor(image), torch.float32, scale=True)
-    if (image.height, image.width) == (height, width):
-        return pixels
-    crop_fraction = 0.875 if min(height, width) > 64 else 1.0
-    scale = max(height / image.height, width / image.width) / crop_fraction
-    size = [max(height, round(image.height * scale)), max(width, round(image.width * scale))]
-    return V.center_crop(V.resize(pixels, size, antialias=True), [height, width]).clamp(0, 1)
+    return V.to_dtype(V.pil_to_tensor(image), torch.float32, scale=True)
 
 
 def _open(file: Path) -> Image.Image:
     try:
         return Image.open(file)
-    except (UnidentifiedImageError, OSError) as error:
+    except (UnidentifiedImageError, OSError, SyntaxError, ValueError) as error:
         raise _unreadable(file, error) from error
 
 

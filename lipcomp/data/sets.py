@@ -16,7 +16,7 @@ Whatever the source, an :class:`ImageSet` gives pixels in [0, 1] by ``batch(indi
 import difflib
 import hashlib
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Protocol, runtime_checkable
 
@@ -78,11 +78,15 @@ class TensorImages:
 
     def batch(self, indices: Int64[Tensor, " batch"]) -> Float[Tensor, "batch channels height width"]:
         """The images at ``indices``, pixels in [0, 1]."""
-        return self.pixels[indices].float().div_(255)
+        return self.pixels[indices.to(self.pixels.device)].float().div_(255)
+
+    def to(self, device: torch.device) -> "TensorImages":
+        """The same set with its pixels on a device."""
+        return replace(self, pixels=self.pixels.to(device))
 
     def content_hash(self) -> str:
         """SHA-256 over pixels and labels, 16 hex digits."""
-        digest = hashlib.sha256(self.pixels.contiguous().numpy().tobytes())
+        digest = hashlib.sha256(self.pixels.cpu().contiguous().numpy().tobytes())
         digest.update(self.labels.numpy().tobytes())
         return digest.hexdigest()[:16]
 

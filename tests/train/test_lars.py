@@ -5,9 +5,8 @@ import copy
 import numpy as np
 import pytest
 import torch
-from torch import nn
 
-from train.lars import LARS, parameter_groups
+from train.lars import LARS
 
 VARIANTS = [(wd, nesterov, classic) for wd in (0.0, 1e-6, 0.1) for nesterov in (0, 1) for classic in (0, 1)]
 
@@ -65,19 +64,6 @@ def test_a_state_taken_to_another_optimizer_goes_on_bitwise(generator):
     advance(one, optimizer, gradients[3:])
     advance(two, other, gradients[3:])
     assert all(torch.equal(a, b) for a, b in zip(one, two, strict=True))
-
-
-def test_groups_exclude_vectors_from_both_and_the_probe_from_adaptation():
-    network = nn.ModuleDict(
-        {"body": nn.Sequential(nn.Conv2d(1, 2, 3), nn.BatchNorm2d(2)), "probe": nn.Linear(2, 5)}
-    )
-    kernels, vectors, heads = parameter_groups(network, 1e-6, network["probe"])
-    assert [p.shape for p in kernels["params"]] == [(2, 1, 3, 3)]
-    assert (kernels["weight_decay"], kernels["adapt"]) == (1e-6, True)
-    assert sorted(len(p) for p in vectors["params"]) == [2, 2, 2, 5]
-    assert (vectors["weight_decay"], vectors["adapt"]) == (0.0, False)
-    assert [p.shape for p in heads["params"]] == [(5, 2)]
-    assert (heads["weight_decay"], heads["adapt"]) == (1e-6, False)
 
 
 @pytest.mark.parametrize(("name", "value"), [("lr", -1.0), ("momentum", 1.0), ("trust", float("nan"))])

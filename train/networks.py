@@ -1,0 +1,185 @@
+"""The networks of a run, and one forward pass of each method.
+
+==============  =====================================================================================================
+online          the encoder that is kept: backbone, projector, for BYOL the predictor, for C-BYOL the decoder
+target          BYOL: backbone and projector whose weights follow the online ones; its batch norm statistics are its own
+backward_head   C-BYOL: the target's projection -> the mean direction of b(z|y); trained, never averaged
+probe           the concurrent linear head, behind a stop-gradient
+==============  =====================================================================================================
+
+SimCLR passes both views through the network as one batch of 2B (so batch norm sees both); BYOL passes each view alone.
+The probe reads all 2B images in SimCLR, the first view in BYOL.
+"""
+
+import dataclasses
+import hashlib
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Float, Int64
+from torch import Generator, Tensor, nn
+from torch.nn import functional as F
+
+from lipcomp.distributions import VonMisesFisher
+from lipcomp.encoders import Encoder, MLPHead, build_encoder
+from lipcomp.encoders.initialisation import variance_scaling_
+from lipcomp.objectives import Objective
+from train.parallel import Ranks
+from train.recipe import Recipe
+
+Images = Float[Tensor, "batch channels height width"]
+
+
+def stream(seed: int, name: str, step: int = 0, device: torch.device | str = "cpu") -> Generator:
+    """The generator of one step of one stream of random numbers (weights, order, views, noise)."""
+    digest = hashlib.blake2b(f"{seed}/{name}/{step}".encode(), digest_size=8).digest()
+    return Generator(device).manual_seed(int.from_bytes(digest, "little") >> 1)
+
+
+@dataclass(frozen=True)
+class Step:
+    """One forward pass: what to minimise, what to log, and the two views' embeddings."""
+
+    value: Float[Tensor, ""]
+    metrics: dict[str, Tensor]
+    embeddings: tuple[Float[Tensor, "batch dim"], Float[Tensor, "batch dim"]]
+
+
+class Trainee(nn.Module):
+    """All that is trained or averaged in a run.
+
+    Parameters
+    ----------
+    recipe
+        What to build.
+    seed
+        Seed of the weights. Each part has a stream of its own, so the members of a pair share the parts they share.
+    classes
+        Classes that the concurrent linear head tells apart.
+    """
+
+    def __init__(self, recipe: Recipe, seed: int, classes: int) -> None:
+        super().__init__()
+        spec, paper = recipe.encoder, recipe.initialisation == "paper"
+        self.family = recipe.objective.family
+        self.online = build_encoder(spec, seed=seed)
+        if paper:
+            draw_weights(self.online, seed, "online")
+        self.target: Encoder | None = None
+        self.backward_head: nn.Module | None = None
+        if self.family == "byol":
+            bare = dataclasses.replace(spec, predictor=None, decoder=False)
+            copied = recipe.target_start == "copy"
+            self.target = build_encoder(bare, seed=seed if copied else seed + 1_000_003)
+            if paper:
+                draw_weights(self.target, seed, "online" if copied else "target")
+            self.target.requires_grad_(False)
+        if spec.decoder:  # C-BYOL
+            assert spec.projector is not None
+            with torch.random.fork_rng(devices=[]):
+                torch.manual_seed(seed)
+                self.backward_head = MLPHead(spec.projector[1], spec.projector[0], spec.projector[1])
+            if paper:
+                variance_scaling_(self.backward_head, stream(seed, "weights/backward_head"))
+        self.probe_layer = recipe.probe
+        self.probe: nn.Linear | None = None
+        if recipe.probe is not None:
+            width = int(self.online.backbone.out_features)  # type: ignore[arg-type]
+            if recipe.probe == "projection":
+                assert spec.projector is not None
+                width = spec.projector[1]
+            with torch.random.fork_rng(devices=[]):
+                self.probe = nn.Linear(width, classes)
+            variance_scaling_(self.probe, stream(seed, "weights/probe"))
+
+    def forward(
+        self,
+        objective: Objective,
+        views: tuple[Images, Images],
+        labels: Int64[Tensor, " batch"],
+        generator: Generator,
+        ranks: Ranks,
+        rows: slice,
+        whole: int,
+    ) -> Step:
+        """One forward pass on ``rows`` of a batch of ``whole`` images."""
+        if self.family == "simclr":
+            features, projections, latents = self._pass(torch.cat(views))
+            online = latents.chunk(2)
+            inputs: tuple[Tensor, ...] = online
+            labels = labels.repeat(2)
+        else:
+            first, second = (self._pass(view) for view in views)
+            features, projections, online = first[0], first[1], (first[2], second[2])
+            assert self.target is not None
+            with torch.no_grad():
+                inputs = (*online, *(self.target.embedding(view) for view in views))
+        loss = objective(*inputs, **self._options(objective, views, generator, ranks, rows, whole))
+        value, metrics = loss.value, {"loss": loss.value.detach(), **loss.metrics}
+        if self.probe is not None:
+            read = features if self.probe_layer == "backbone" else projections
+            with torch.autocast(read.device.type, enabled=False):
+                logits = self.probe(read.detach().float())
+                error = F.cross_entropy(logits, labels)
+            value = value + error
+            metrics["probe_loss"] = error.detach()
+            metrics["probe_accuracy"] = (logits.argmax(1) == labels).float().mean()
+        return Step(value, metrics, (online[0].detach(), online[1].detach()))
+
+    def _pass(self, images: Images) -> tuple[Tensor, Tensor, Tensor]:
+        """Pooled features, projection and latent of the online network."""
+        features = self.online.features(images)
+        projection = self.online.projector(features)
+        return features, projection, self.online.predictor(projection)
+
+    def _options(
+        self,
+        objective: Objective,
+        views: tuple[Images, Images],
+        generator: Generator,
+        ranks: Ranks,
+        rows: slice,
+        whole: int,
+    ) -> dict[str, object]:
+        options: dict[str, object] = {"generator": generator}
+        if ranks.size > 1:
+            options |= {"gather": ranks.gather, "rank": ranks.rank}
+        if self.family == "byol":
+            options |= {"decoder": _decoder(self.online), "backward_head": self.backward_head}
+        if hasattr(objective, "kappa_e") and len(views[0]) < whole:
+            options["draw"] = lambda density: draw_rows(density, generator, rows, whole)
+        if objective.needs_distances:
+            options["distances"] = (views[0] - views[1]).flatten(1).norm(dim=1)
+        return options
+
+    @torch.no_grad()
+    def follow(self, decay: float) -> None:
+        """Move the target's weights towards the online network's. Batch norm statistics are the target's own."""
+        if self.target is not None:
+            online = dict(self.online.named_parameters())
+            names, slow = zip(*self.target.named_parameters(), strict=True)
+            torch._foreach_lerp_(list(slow), [online[name] for name in names], 1 - decay)
+
+
+def _decoder(encoder: Encoder) -> nn.Module | None:
+    return encoder.decoder if encoder.spec.decoder else None
+
+
+def draw_weights(encoder: Encoder, seed: int, network: str) -> None:
+    """The paper's initialisation of every part of an encoder, each from a stream of its own."""
+    for name, part in encoder.named_children():
+        variance_scaling_(part, stream(seed, f"weights/{network}/{name}"))
+
+
+def draw_rows(density: VonMisesFisher, generator: Generator, rows: slice, whole: int) -> Tensor:
+    """Draw z for ``rows`` as one process that draws for the whole batch would.
+
+    What a draw takes from the generator depends on the count, the dimension and kappa alone, so the other rows may
+    have any mean direction. (With a concentration for each image, the rows' own count for all.)
+    """
+    mu, kappa = density.loc, density.concentration
+    others = mu.new_zeros(whole, mu.shape[1])
+    others[:, 0] = 1
+    everywhere = others.index_copy(0, torch.arange(rows.start, rows.stop, device=mu.device), mu)
+    constant = kappa.flatten()[:1].expand(whole)
+    return VonMisesFisher(everywhere, constant, validate_args=False).rsample(generator=generator)[rows]

@@ -1,0 +1,156 @@
+"""One process or many: what the ranks of a distributed run share. Plain torch.distributed, started by torchrun.
+
+    torchrun --nproc-per-node 8 -m train.pretrain imagenet_c_simclr_300 --data /data/imagenet
+
+Every rank holds the whole model and a slice of each batch. So that many ranks compute what one process would:
+
+- the contrastive candidates of all ranks are gathered *with gradients* (:meth:`Ranks.gather`),
+- batch norm takes its statistics over all ranks (:func:`synchronise_batch_norm`),
+- order, augmentation and vMF noise are drawn for the whole batch on every rank, and sliced (:meth:`Ranks.rows`),
+- DistributedDataParallel averages the gradients.
+
+Two ranks then give the losses and weights of one process (tests/train/test_ranks.py).
+"""
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from torch import Tensor, nn
+
+
+@dataclass(frozen=True)
+class Ranks:
+    """A process among those of a run."""
+
+    rank: int = 0
+    size: int = 1
+
+    @property
+    def first(self) -> bool:
+        """Whether this rank writes and prints."""
+        return self.rank == 0
+
+    def rows(self, batch_size: int) -> slice:
+        """The rank's rows of a whole batch."""
+        each = batch_size // self.size
+        return slice(self.rank * each, (self.rank + 1) * each)
+
+    def gather(self, rows: Tensor) -> Tensor:
+        """The rows of all ranks, in rank order; gradients return to the rank that owns the row, summed."""
+        return rows if self.size == 1 else _Gather.apply(rows)
+
+    def mean(self, value: Tensor) -> Tensor:
+        """The mean over the ranks, detached."""
+        value = value.detach().clone()
+        if self.size > 1:
+            dist.all_reduce(value)
+            value /= self.size
+        return value
+
+    def agree(self, stop: bool) -> bool:
+        """Whether any rank says so."""
+        if self.size == 1:
+            return stop
+        said: list[Any] = [None] * self.size
+        dist.all_gather_object(said, stop)
+        return any(said)
+
+
+@contextmanager
+def started_ranks(device: torch.device) -> Iterator[Ranks]:
+    """The ranks that torchrun started; one rank without it. Leaves the process group as it was found."""
+    if dist.is_initialized():
+        yield Ranks(dist.get_rank(), dist.get_world_size())
+        return
+    if int(os.environ.get("WORLD_SIZE", "1")) == 1:
+        yield Ranks()
+        return
+    if device.type == "cuda":
+        torch.cuda.set_device(local_device(device))
+    dist.init_process_group("nccl" if device.type == "cuda" else "gloo")
+    try:
+        yield Ranks(dist.get_rank(), dist.get_world_size())
+    finally:
+        dist.destroy_process_group()
+
+
+def local_device(device: torch.device) -> torch.device:
+    """The device of this rank: with several GPUs, the one of its local rank."""
+    if device.type == "cuda" and device.index is None:
+        return torch.device("cuda", int(os.environ.get("LOCAL_RANK", "0")))
+    return device
+
+
+class _Gather(torch.autograd.Function):
+    """All ranks' rows; the backward pass sums what every rank's loss says of this rank's rows."""
+
+    @staticmethod
+    def forward(ctx: Any, rows: Tensor) -> Tensor:
+        parts = [torch.empty_like(rows) for _ in range(dist.get_world_size())]
+        dist.all_gather(parts, rows.contiguous())
+        return torch.cat(parts)
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> Tensor:
+        whole = gradients[0].contiguous()
+        dist.all_reduce(whole)
+        return whole.chunk(dist.get_world_size())[dist.get_rank()]
+
+
+class _Sum(torch.autograd.Function):
+    """The sum over ranks; so is its gradient."""
+
+    @staticmethod
+    def forward(ctx: Any, value: Tensor) -> Tensor:
+        value = value.clone()
+        dist.all_reduce(value)
+        return value
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> Tensor:
+        gradient = gradients[0].clone()
+        dist.all_reduce(gradient)
+        return gradient
+
+
+class CrossRankBatchNorm(nn.modules.batchnorm._BatchNorm):
+    """Batch norm over all ranks, for CPU, where PyTorch has none. Mean first, then centred squares: no cancellation."""
+
+    def _check_input_dim(self, input: Tensor) -> None:
+        pass
+
+    def forward(self, input: Tensor) -> Tensor:
+        """Normalise over the batch of all ranks in training, by the running statistics in evaluation."""
+        if not self.training:
+            return super().forward(input)
+        dims = [0, *range(2, input.ndim)]
+        shape = [1, -1] + [1] * (input.ndim - 2)
+        count = input.numel() // input.shape[1] * dist.get_world_size()
+        mean = _Sum.apply(input.sum(dims)) / count
+        centred = input - mean.view(shape)
+        variance = _Sum.apply(centred.square().sum(dims)) / count
+        with torch.no_grad():
+            assert self.running_mean is not None
+            assert self.running_var is not None
+            assert self.num_batches_tracked is not None
+            self.num_batches_tracked.add_(1)
+            self.running_mean.lerp_(mean, self.momentum)  # type: ignore[arg-type]
+            self.running_var.lerp_(variance * (count / (count - 1)), self.momentum)  # type: ignore[arg-type]
+        normal = centred * torch.rsqrt(variance + self.eps).view(shape)
+        return normal * self.weight.view(shape) + self.bias.view(shape)
+
+
+def synchronise_batch_norm(network: nn.Module, device: torch.device) -> nn.Module:
+    """Replace every batch norm by one over all ranks; weights, statistics and names stay."""
+    if device.type == "cuda":
+        return nn.SyncBatchNorm.convert_sync_batchnorm(network)
+    for module in network.modules():
+        for child in module.children():
+            if isinstance(child, nn.BatchNorm1d | nn.BatchNorm2d):
+                child.__class__ = CrossRankBatchNorm  # type: ignore[assignment]
+    return network

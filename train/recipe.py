@@ -1,0 +1,214 @@
+"""What defines a training run: a frozen :class:`Recipe`, its compressed twin, and a field changed by name."""
+
+import ast
+import dataclasses
+import difflib
+import math
+from dataclasses import asdict, dataclass, replace
+from typing import Any, Literal, get_args
+
+from lipcomp.data import Views
+from lipcomp.encoders import EncoderSpec
+from lipcomp.objectives import BYOL, CBYOL, CSimCLR, Objective, SimCLR
+from train.schedules import Scaling
+
+Optimizer = Literal["adamw", "lars", "sgd"]
+TargetStart = Literal["copy", "independent"]
+Initialisation = Literal["torch", "paper"]
+Probe = Literal["backbone", "projection"]
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """Everything that defines a training run, except the seed.
+
+    Parameters
+    ----------
+    name
+        Name of the recipe: the function that made it.
+    objective
+        What is minimised.
+    encoder
+        The network.
+    views
+        The augmentation.
+    data
+        Training set: a name that ``lipcomp.data.load_set`` knows, or a folder.
+    epochs, batch_size
+        Length, and images in a step (two views of each). Images run on from one epoch into the next, so a batch may
+        hold the end of one and the start of another.
+    learning_rate
+        Base rate; the peak is ``scaling`` of it: "linear" rate * batch / 256, "sqrt" rate * sqrt(batch), "none".
+    warmup_epochs
+        Length of the linear warm-up from 0; a cosine to 0 follows.
+    optimizer
+        "lars", "adamw" or "sgd" (momentum 0.9).
+    weight_decay
+        On kernels and weight matrices alone; coupled in LARS and SGD, decoupled in AdamW.
+    predictor_rate
+        Factor on the learning rate of BYOL's predictor.
+    target_decay
+        BYOL: the moving average's coefficient at the start; it rises to 1 along a cosine.
+    target_start
+        BYOL: whether the target network starts as a copy of the online one or from weights of its own.
+    initialisation
+        "torch" for PyTorch's defaults, "paper" for the official code's truncated normal.
+    probe
+        Layer that the concurrent linear head reads behind a stop-gradient, or None for no head.
+    pair
+        Name of the uncompressed member of the pair, for a compressed recipe or a control.
+    """
+
+    name: str
+    objective: Objective
+    encoder: EncoderSpec
+    views: Views
+    data: str
+    epochs: float
+    batch_size: int
+    learning_rate: float
+    warmup_epochs: float
+    optimizer: Optimizer = "adamw"
+    scaling: Scaling = "linear"
+    weight_decay: float = 1e-2
+    predictor_rate: float = 1.0
+    target_decay: float = 0.99
+    target_start: TargetStart = "copy"
+    initialisation: Initialisation = "torch"
+    probe: Probe | None = "backbone"
+    pair: str | None = None
+
+    def __post_init__(self) -> None:
+        if not 0 < self.epochs < math.inf:
+            raise ValueError(f"epochs must be positive and finite, got {self.epochs}")
+        if self.batch_size < 2:
+            raise ValueError(
+                f"batch_size must be at least 2, since a contrastive loss and batch norm need other images; "
+                f"got {self.batch_size}"
+            )
+        for name in ("learning_rate", "predictor_rate"):
+            if not 0 < getattr(self, name) < math.inf:
+                raise ValueError(f"{name} must be positive and finite, got {getattr(self, name)}")
+        for name in ("warmup_epochs", "weight_decay"):
+            if not 0 <= getattr(self, name) < math.inf:
+                raise ValueError(f"{name} must be at least 0 and finite, got {getattr(self, name)}")
+        if not 0 <= self.target_decay < 1:
+            raise ValueError(f"target_decay must be in [0, 1), got {self.target_decay}")
+        for name, known in _CHOICES.items():
+            if getattr(self, name) not in known:
+                raise ValueError(
+                    f"{name} must be one of {', '.join(map(str, known))}, got {getattr(self, name)!r}"
+                )
+        if self.objective.family == "byol" and self.encoder.predictor is None:
+            raise ValueError(
+                "BYOL regresses the target through a predictor; give the encoder predictor=hidden"
+            )
+        if self.probe == "projection" and self.encoder.projector is None:
+            raise ValueError('probe="projection" needs an encoder with a projector; take probe="backbone"')
+
+    def to_dict(self) -> dict[str, Any]:
+        """A JSON-safe dictionary, for checkpoints and records."""
+        fields = asdict(self)
+        fields["objective"] = self.objective.to_dict()
+        fields["views"] = {"kind": type(self.views).__name__, **asdict(self.views)}  # type: ignore[call-overload]
+        return fields
+
+
+_CHOICES: dict[str, tuple[Any, ...]] = {
+    "optimizer": get_args(Optimizer),
+    "scaling": get_args(Scaling),
+    "target_start": get_args(TargetStart),
+    "initialisation": get_args(Initialisation),
+    "probe": (*get_args(Probe), None),
+}
+
+
+# Pairs.
+
+
+def compress(recipe: Recipe, name: str, *, beta: float = 1.0, kappa_e: float | None = None) -> Recipe:
+    """The compressed twin of a SimCLR or BYOL recipe: the objective replaced, nothing else.
+
+    C-SimCLR has kappa_b = 1/temperature (so that at beta = 0 and without noise it is SimCLR, theory (2.5)); C-BYOL
+    keeps BYOL's weight and gains the linear decoder behind its latent, the one layer its objective needs.
+    """
+    objective, encoder = recipe.objective, recipe.encoder
+    if isinstance(objective, SimCLR):
+        twin: Objective = CSimCLR(
+            kappa_e=kappa_e or 1024.0,
+            kappa_b=1 / objective.temperature,
+            beta=beta,
+            bidirectional=objective.bidirectional,
+            double_batch=objective.double_batch,
+        )
+    elif isinstance(objective, BYOL):
+        twin = CBYOL(kappa_e=kappa_e or 16384.0, beta=beta, weight=objective.weight)
+        encoder = replace(encoder, decoder=True)
+    else:
+        raise ValueError(  # noqa: TRY004
+            f"{recipe.name} minimises {type(objective).__name__}, which has no compressed twin; give a SimCLR or BYOL "
+            f"recipe"
+        )
+    return replace(recipe, name=name, objective=twin, encoder=encoder, pair=recipe.name)
+
+
+def pair(recipe: Recipe) -> tuple[Recipe, Recipe]:
+    """The matched pair that a recipe belongs to: (uncompressed, compressed), alike in all but the objective.
+
+    The recipe given is one of the two, unchanged; the other is made from it, so whatever was set on the one (length,
+    data, rates) holds for both. C-BYOL's decoder is part of its objective.
+    """
+    objective = recipe.objective
+    if isinstance(objective, CSimCLR):
+        plain: Objective = SimCLR(1 / objective.kappa_b, objective.bidirectional, objective.double_batch)
+    elif isinstance(objective, CBYOL):
+        plain = BYOL(objective.weight)
+    else:
+        return recipe, compress(recipe, f"c_{recipe.name}")
+    encoder = replace(recipe.encoder, decoder=False)
+    name = recipe.pair or f"{recipe.name}-uncompressed"
+    return replace(recipe, name=name, objective=plain, encoder=encoder, pair=None), recipe
+
+
+def with_beta(recipe: Recipe, beta: float) -> Recipe:
+    """The same recipe at another beta."""
+    objective = replace(recipe.objective, beta=beta)  # type: ignore[type-var]
+    return replace(recipe, name=f"{recipe.name}-beta{beta:g}", objective=objective)
+
+
+# Changing a field by name, as a command line does.
+
+
+def change(recipe: Recipe, path: str, text: str) -> Recipe:
+    """The recipe with one field replaced: ``change(recipe, "objective.beta", "0.3")``.
+
+    Raises
+    ------
+    ValueError
+        If there is no such field (the nearest name is given), or its value is not of the field's kind.
+    """
+    try:
+        value = ast.literal_eval(text)
+    except (ValueError, SyntaxError):
+        value = text
+    return _replaced(recipe, path, path.split("."), value)
+
+
+def _replaced(part: Any, path: str, names: list[str], value: Any) -> Any:
+    known = [field.name for field in dataclasses.fields(part)]
+    if names[0] not in known:
+        near = difflib.get_close_matches(names[0], known, 1)
+        hint = f"; did you mean {near[0]!r}?" if near else "."
+        raise ValueError(f"{path!r} is no field of {type(part).__name__}{hint} Known: {', '.join(known)}")
+    old = getattr(part, names[0])
+    if names[1:]:
+        if not dataclasses.is_dataclass(old):
+            raise ValueError(f"{path!r}: {names[0]} has no fields of its own")
+        value = _replaced(old, path, names[1:], value)
+    elif dataclasses.is_dataclass(old):
+        raise ValueError(f"{path!r} has fields of its own; set one of them, as in {path}.NAME=VALUE")
+    elif isinstance(old, float) and isinstance(value, int) and not isinstance(value, bool):
+        value = float(value)
+    elif old is not None and value is not None and not isinstance(value, type(old)):
+        raise ValueError(f"{path} is a {type(old).__name__}, as {old!r}; got {value!r}")
+    return replace(part, **{names[0]: value})

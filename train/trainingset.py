@@ -1,0 +1,66 @@
+"""The images of a run, looked at before anything is written: enough classes, every file readable."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+from lipcomp.commands import progress
+from lipcomp.data import SETS, ImageSet, load_set
+from lipcomp.data.folders import FolderImages, split_folder, unreadable
+from train.recipe import Recipe
+
+DECODED = (
+    50_000  # folders up to this size are decoded once before training; larger ones have their headers read
+)
+NAMED = 5
+
+
+def training_set(
+    recipe: Recipe, root: Path | None, skip_unreadable: bool, report: Callable[[str], None]
+) -> ImageSet:
+    """Load a recipe's training images.
+
+    Raises
+    ------
+    FileNotFoundError
+        If they are not there.
+    ValueError
+        If the concurrent linear head has nothing to tell apart, or images cannot be read (the message counts and names
+        them) and ``skip_unreadable`` is not set.
+    """
+    images = load_set(recipe.data, "train", root=root, image_shape=recipe.encoder.image_shape)
+    if images.image_shape != recipe.encoder.image_shape:
+        raise ValueError(
+            f"the images of {images.name} have shape {images.image_shape}, but {recipe.name} trains on "
+            f"{recipe.encoder.image_shape}; set encoder.image_shape, or give other data"
+        )
+    if recipe.probe is not None and len(images.labels.unique()) < 2:
+        raise ValueError(
+            f"the data {recipe.data!r} has one class ({images.classes[0]!r}), so the concurrent linear head has "
+            f"nothing to tell apart; give a folder with one folder a class, or train without it: --set probe=None"
+        )
+    if isinstance(images, FolderImages):
+        with progress(len(images), "looking at the images") as advance:
+            broken = unreadable(images, advance, whole=len(images) <= DECODED)
+        if broken:
+            names = ", ".join(str(file) for file in list(broken)[:NAMED])
+            more = f" and {len(broken) - NAMED} more" if len(broken) > NAMED else ""
+            found = (
+                f"{len(broken)} of the {len(images)} images of {recipe.data!r} cannot be read: {names}{more}"
+            )
+            if not skip_unreadable:
+                raise ValueError(f"{found}; replace or remove them, or leave them out with --skip-unreadable")
+            report(f"warning: {found}; left out")
+            images = images.without(list(broken))
+    return images
+
+
+def held_out_set(recipe: Recipe, root: Path | None, images: ImageSet) -> ImageSet | None:
+    """Labelled images that are not trained on, or None where there are none."""
+    if len(images.labels.unique()) < 2:
+        return None
+    if recipe.data not in SETS and split_folder(Path(recipe.data), "test") is None:
+        return None
+    if recipe.data in SETS and "test" not in SETS[recipe.data][1]:
+        return None
+    held_out = load_set(recipe.data, "test", root=root, image_shape=recipe.encoder.image_shape)
+    return held_out if held_out.classes == images.classes else None
