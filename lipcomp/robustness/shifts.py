@@ -24,135 +24,30 @@ ObjectNet's map is read from the files it is published with; its one-pixel red f
 """
 
 import difflib
-import json
 from collections.abc import Callable, Sequence
-from concurrent.futures import Executor, ThreadPoolExecutor
-from dataclasses import dataclass, field
-from importlib.resources import files
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import torch
-from jaxtyping import Bool, Float, Int64
-from PIL import Image
-from torch import Tensor
-from torchvision.transforms.v2 import functional as V
 
-from lipcomp.data import ImageSet, load_set
-from lipcomp.data.folders import FolderImages
+from lipcomp.data import load_set
 from lipcomp.robustness.arrays import MappedImages, check_images, list_classes, read_array, read_labels
+from lipcomp.robustness.shifted import Shift, WebImages, imagenet_wnids, read_json
 
-ClassMap = tuple[tuple[int, ...], ...]
 CIFAR10 = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck")
 LARGE = (3, 224, 224)
 
 
-def project(
-    logits: Float[Tensor, "n classes"], class_map: ClassMap | None
-) -> Float[Tensor, "n shift_classes"]:
-    """A score for each of the shift's classes: the largest logit among the model's classes that mean it.
-
-    Raises
-    ------
-    ValueError
-        If the map names a class that the model does not have.
-    """
-    if class_map is None:
-        return logits
-    highest = max(max(members) for members in class_map)
-    if highest >= logits.shape[1] or min(min(members) for members in class_map) < 0:
-        raise ValueError(
-            f"the class map names class {highest}, but the model has {logits.shape[1]} classes; is the probe "
-            f"trained on the classes this shift belongs to?"
-        )
-    if all(len(members) == 1 for members in class_map):
-        return logits[:, [members[0] for members in class_map]]
-    return torch.stack([logits[:, list(members)].amax(1) for members in class_map], 1)
-
-
 @dataclass(frozen=True)
-class Shift:
-    """A shifted set and how a model's classes map to its own.
-
-    Attributes
-    ----------
-    images
-        Its labels count the shift's classes.
-    class_map
-        The model's classes of each; None if they are the same.
-    model_classes
-        How many classes a model for it has.
-    """
+class Request:
+    """What :func:`load_shift` was asked for, once its folder is known to exist."""
 
     name: str
-    images: ImageSet = field(repr=False)
-    class_map: ClassMap | None = field(repr=False)
-    model_classes: int
-
-    def right(self, logits: Float[Tensor, "n classes"]) -> Bool[np.ndarray, " n"]:
-        """Which images are right, given the logits of all of them in order."""
-        if len(logits) != len(self.images):
-            raise ValueError(
-                f"logits must hold a row for each of {len(self.images)} images, got {len(logits)}"
-            )
-        predicted = project(logits, self.class_map).argmax(1).cpu()
-        return (predicted == self.images.labels).numpy()
-
-    def clean_subset(self, labels: Int64[Tensor, " n"]) -> Int64[Tensor, " m"]:
-        """Indices of a clean set's images that belong to the shift's classes: what its clean accuracy is taken on."""
-        if self.class_map is None:
-            return torch.arange(len(labels))
-        wanted = torch.tensor(sorted(c for members in self.class_map for c in members))
-        return torch.isin(labels, wanted).nonzero().squeeze(1)
-
-    def right_clean(
-        self, logits: Float[Tensor, "n classes"], labels: Int64[Tensor, " n"]
-    ) -> Bool[np.ndarray, " m"]:
-        """Which of the clean images of :meth:`clean_subset` are right among the shift's classes."""
-        chosen = self.clean_subset(labels)
-        if self.class_map is None:
-            return (logits.argmax(1).cpu() == labels).numpy()
-        own = {c: k for k, members in enumerate(self.class_map) for c in members}
-        target = torch.tensor([own[c] for c in labels[chosen].tolist()])
-        predicted = project(logits[chosen.to(logits.device)], self.class_map).argmax(1).cpu()
-        return (predicted == target).numpy()
-
-
-@dataclass(frozen=True)
-class WebImages(FolderImages):
-    """Images as published evaluations read these sets: a frame cut off, then resized whatever their size."""
-
-    frame: int = 0
-
-    def batch(
-        self, indices: Int64[Tensor, " batch"], pool: Executor | None = None
-    ) -> Float[Tensor, "batch channels height width"]:
-        """The images at ``indices``, pixels in [0, 1]."""
-        chosen = [self.files[i] for i in indices.tolist()]
-        if pool is None:
-            with ThreadPoolExecutor() as own:
-                return torch.stack(list(own.map(self._read, chosen)))
-        return torch.stack(list(pool.map(self._read, chosen)))
-
-    def _read(self, file: Path) -> Float[Tensor, "channels height width"]:
-        channels, height, width = self.image_shape
-        try:
-            with Image.open(file) as source:
-                image = source.convert("L" if channels == 1 else "RGB")
-        except OSError as error:
-            raise ValueError(f"image {str(file)!r} cannot be read ({error}); get it again") from error
-        f = self.frame
-        pixels = V.pil_to_tensor(image).float().div_(255)[:, f : image.height - f, f : image.width - f]
-        short = min(pixels.shape[1:])
-        scale = max(height, width) / 0.875 / short  # 256 for 224, as published
-        size = [max(height, round(side * scale)) for side in pixels.shape[1:]]
-        return V.center_crop(V.resize(pixels, size, antialias=True), [height, width]).clamp(0, 1)
-
-
-def imagenet_wnids(subset: str = "imagenet") -> tuple[str, ...]:
-    """WordNet ids of ImageNet's classes in label order, or of "imagenet_a" or "imagenet_r" (200 each)."""
-    table = files("lipcomp.robustness") / "tables" / f"{subset}_wnids.txt"
-    return tuple(table.read_text().split())
+    folder: Path
+    image_shape: tuple[int, int, int]
+    classes: tuple[str, ...] | None
+    partial: bool
 
 
 def load_shift(
@@ -199,8 +94,9 @@ def load_shift(
         )
     else:
         folder = Path(root)
-    shift = entry.load(name, folder, image_shape or LARGE, classes)
-    if not partial and len(shift.images) != entry.count:
+    own = None if classes is None else tuple(classes)
+    shift = entry.load(Request(name, folder, image_shape or LARGE, own, partial))
+    if not partial and own is None and len(shift.images) != entry.count:
         raise ValueError(
             f"shift {name} below {str(folder)!r} holds {len(shift.images)} images, published are {entry.count}; it is "
             f"half downloaded or half unpacked (or give partial=True for a subset of your own)"
@@ -209,7 +105,8 @@ def load_shift(
 
 
 def _cifar101(version: str) -> "Loader":
-    def load(name: str, folder: Path, shape: tuple[int, int, int], classes: Sequence[str] | None) -> Shift:
+    def load(wanted: Request) -> Shift:
+        name, folder = wanted.name, wanted.folder
         labels, names = read_labels(folder / f"cifar10.1_{version}_labels.npy", CIFAR10)
         path = folder / f"cifar10.1_{version}_data.npy"
         pixels = read_array(path)
@@ -219,8 +116,8 @@ def _cifar101(version: str) -> "Loader":
     return load
 
 
-def _cifar102(name: str, folder: Path, shape: tuple[int, int, int], classes: Sequence[str] | None) -> Shift:
-    path = folder / "cifar102_test.npz"
+def _cifar102(wanted: Request) -> Shift:
+    name, path = wanted.name, wanted.folder / "cifar102_test.npz"
     if not path.is_file():
         raise FileNotFoundError(f"{str(path)!r} is missing; get it from {SHIFTS[name].source}")
     try:
@@ -240,38 +137,38 @@ def _cifar102(name: str, folder: Path, shape: tuple[int, int, int], classes: Seq
 
 
 def _imagenet(subset: str, *, numbered: bool = False) -> "Loader":
-    def load(name: str, folder: Path, shape: tuple[int, int, int], classes: Sequence[str] | None) -> Shift:
+    def load(wanted: Request) -> Shift:
+        name, folder, shape = wanted.name, wanted.folder, wanted.image_shape
         wnids = imagenet_wnids(subset)
-        model = tuple(classes) if classes is not None else imagenet_wnids()
+        model = wanted.classes or imagenet_wnids()
         position = {wnid: k for k, wnid in enumerate(model)}
         own = [wnid for wnid in wnids if wnid in position]
         if not own:
             raise ValueError(
                 f"none of the model's {len(model)} classes is in {name}; give them as WordNet ids"
             )
-        present = {entry.name for entry in folder.iterdir() if entry.is_dir()}
-        folders = {str(k) if numbered else wnid: wnid for k, wnid in enumerate(wnids)}
-        lost = sorted(set(folders) - present)
-        if lost:
+        folder_of = {wnid: str(k) if numbered else wnid for k, wnid in enumerate(wnids)}
+        lost = [folder_of[wnid] for wnid in own if not (folder / folder_of[wnid]).is_dir()]
+        if len(lost) == len(own) or (lost and not wanted.partial):
             raise ValueError(
-                f"{str(folder)!r} lacks {len(lost)} of {name}'s {len(wnids)} class folders ({', '.join(lost[:3])} ...); "
+                f"{str(folder)!r} lacks {len(lost)} of {name}'s {len(own)} class folders ({', '.join(lost[:3])} ...); "
                 f"it is half unpacked, or not the folder that holds {SHIFTS[name].layout}"
             )
-        back = {wnid: number for number, wnid in folders.items()}
-        listed = list_classes(folder, [back[wnid] for wnid in own], name, shape)
+        listed = list_classes(folder, [folder_of[wnid] for wnid in own], name, shape)
         images = WebImages(name, listed.files, listed.labels, tuple(own), shape)
-        same = tuple(own) == model
-        return Shift(name, images, None if same else tuple((position[w],) for w in own), len(model))
+        class_map = None if tuple(own) == model else tuple((position[wnid],) for wnid in own)
+        return Shift(name, images, class_map, len(model))
 
     return load
 
 
-def _objectnet(name: str, folder: Path, shape: tuple[int, int, int], classes: Sequence[str] | None) -> Shift:
-    if classes is not None:
+def _objectnet(wanted: Request) -> Shift:
+    name, folder, shape = wanted.name, wanted.folder, wanted.image_shape
+    if wanted.classes is not None:
         raise ValueError("objectnet's published map is to ImageNet's 1000 classes; leave classes out")
-    meaning = _read_json(folder / "mappings" / "objectnet_to_imagenet_1k.json")
-    label_of = _read_json(folder / "mappings" / "folder_to_objectnet_label.json")
-    line_of = _read_json(folder / "mappings" / "pytorch_to_imagenet_2012_id.json")
+    meaning = read_json(folder / "mappings" / "objectnet_to_imagenet_1k.json")
+    label_of = read_json(folder / "mappings" / "folder_to_objectnet_label.json")
+    line_of = read_json(folder / "mappings" / "pytorch_to_imagenet_2012_id.json")
     lines_file = folder / "mappings" / "imagenet_to_label_2012_v2"
     if not lines_file.is_file():
         raise FileNotFoundError(f"{str(lines_file)!r} is missing; it comes with ObjectNet's archive")
@@ -288,7 +185,7 @@ def _objectnet(name: str, folder: Path, shape: tuple[int, int, int], classes: Se
             f"ObjectNet's mappings below {str(folder)!r} do not fit each other (missing {error}); unpack them again"
         ) from error
     lost = [place for place in members if not (folder / "images" / place).is_dir()]
-    if lost:
+    if len(lost) == len(members) or (lost and not wanted.partial):
         raise ValueError(
             f"{str(folder / 'images')!r} lacks {len(lost)} class folders ({', '.join(lost[:3])} ...)"
         )
@@ -298,23 +195,11 @@ def _objectnet(name: str, folder: Path, shape: tuple[int, int, int], classes: Se
     return Shift(name, images, tuple(members[place] for place in own), 1000)
 
 
-def _read_json(path: Path) -> dict[str, str]:
-    if not path.is_file():
-        raise FileNotFoundError(f"{str(path)!r} is missing; it comes with the set's archive")
-    try:
-        content = json.loads(path.read_text())
-    except ValueError as error:
-        raise ValueError(f"{str(path)!r} is no JSON ({error}); unpack it again") from error
-    if not isinstance(content, dict):
-        raise ValueError(f"{str(path)!r} must hold an object, got a {type(content).__name__}")
-    return content
+def _digits(wanted: Request) -> Shift:
+    return Shift(wanted.name, load_set("uci_digits"), None, 10)
 
 
-def _digits(name: str, folder: Path, shape: tuple[int, int, int], classes: Sequence[str] | None) -> Shift:
-    return Shift(name, load_set("uci_digits"), None, 10)
-
-
-Loader = Callable[[str, Path, tuple[int, int, int], Sequence[str] | None], Shift]
+Loader = Callable[[Request], Shift]
 
 
 @dataclass(frozen=True)
