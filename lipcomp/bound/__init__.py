@@ -1,5 +1,6 @@
 """Lower and upper bounds of the Lipschitz constant of an encoder."""
 
+from lipcomp.bound.all_pairs import all_pairs
 from lipcomp.bound.lower import (
     LABELS,
     UNITS,

@@ -254,7 +254,7 @@ def bounds_from_chords(
     if unexplained > 0:
         excluded["not a number"] = unexplained
     left = usable.nonzero().squeeze(1)
-    kappa = None if concentration is None else _checked(concentration, len(chord))
+    kappa = None if concentration is None else check_concentration(concentration, len(chord))
     formulas = pair_values(
         chord[left], distance[left], dim, None if kappa is None else kappa.expand(len(chord))[left]
     )
@@ -297,7 +297,14 @@ def pair_values(
     }
 
 
-def _checked(concentration: float | Tensor, n: int) -> Tensor:
+def check_concentration(concentration: float | Tensor, n: int) -> Float[Tensor, " one_or_n"]:
+    """Concentrations as a float64 vector of one, or of one a pair.
+
+    Raises
+    ------
+    ValueError
+        If the count is neither, or one of them is not positive and finite.
+    """
     kappa = torch.as_tensor(concentration, dtype=torch.float64).detach().cpu().reshape(-1)
     if len(kappa) not in (1, n):
         raise ValueError(f"concentration must be one number or one a pair ({n}), got {len(kappa)}")

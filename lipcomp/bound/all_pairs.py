@@ -1,0 +1,353 @@
+"""Every two images of a set: n (n - 1)/2 pairs in blocks, at the speed of the matrix product.
+
+For a block of rows i and columns j one product each gives all squared distances and all squared chords,
+
+    Delta² = |x_i|² + |x_j|² - 2 x_i.x_j,        delta² = |mu_i|² + |mu_j|² - 2 mu_i.mu_j,
+
+with x and mu centred first, which changes no difference and saves digits. The subtraction loses digits where the
+two are close, so that (a) every pair nearer than 3% of the larger norm is computed again from its difference, in
+float64, and there zero distances are counted out and tiny ones go to the Jacobian (3.7); (b) the block only
+*nominates*: the ``CANDIDATES`` best pairs of every bound, and the best partner of every image, are computed again
+from their differences in float64, so that what is reported is proved by its pair. Quantiles come from a histogram of
+256 bins an octave of the squared value (0.2% wide in the value), filled with every pair.
+
+Kept at any time: two blocks of images, four blocks of numbers, a few numbers an image; nothing of size n².
+
+Which pair is best differs between the bounds, since (3.2) and (3.3) grow faster than delta: each has its own.
+"""
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+
+import torch
+from jaxtyping import Float, Int64
+from torch import Tensor
+
+from lipcomp.bound.lower import QUANTILES, TINY, Bound, LowerBounds, Witness, check_concentration, pair_values
+from lipcomp.bound.sketch import Histogram, Leaders
+from lipcomp.distributions import mean_resultant_length
+from lipcomp.jacobian import Linearisation
+from lipcomp.jacobian.products import Map
+
+CANDIDATES = 64
+NEAR = 1e-3  # squared, of the larger squared norm
+BLOCK_BYTES = 128 << 20
+LARGEST_BLOCK = 1024
+
+Images = Float[Tensor, "n ..."] | Callable[[Int64[Tensor, " batch"]], Float[Tensor, "batch ..."]]
+
+
+@dataclass
+class _Progress:
+    """What a pass over the pairs gathers."""
+
+    best: Tensor  # (n,) the largest delta²/Delta² of every image so far
+    partner: Tensor  # (n,) with which
+    leaders: dict[str, Leaders]
+    histograms: dict[str, Histogram]
+    zero: int = 0
+    tiny: list[tuple[int, int]] = field(default_factory=list)
+    tiny_chords: list[float] = field(default_factory=list)
+
+
+def all_pairs(
+    mu: Float[Tensor, "n dim"],
+    images: Images,
+    concentration: float | None = None,
+    *,
+    fn: Map | None = None,
+    quantiles: Sequence[float] = QUANTILES,
+    block_size: int | None = None,
+    tiny: float = TINY,
+    advance: Callable[[int], object] | None = None,
+) -> LowerBounds:
+    """The bounds (3.1) to (3.5) over all pairs of a set, in bounded memory.
+
+    Parameters
+    ----------
+    mu
+        Unit mean directions of all images.
+    images
+        The images, or a function from indices to a batch of them: then only blocks are ever in memory.
+    concentration
+        kappa_e, or None: then (3.5) only.
+    fn
+        The map, for pairs nearer than ``tiny``, which are measured by its Jacobian; without it they are left out.
+    quantiles
+        Which quantiles to report.
+    block_size
+        Images a block; by default 1,024 or what 128 MiB hold.
+    tiny
+        Distances below this have lost their digits in float32.
+    advance
+        Called with the count of pairs done.
+
+    Returns
+    -------
+    LowerBounds
+        ``maximum``, ``witness``, ``quantiles`` and ``n`` of every bound are over all pairs; ``pairs``, ``distance``,
+        ``chord`` and ``values`` hold one pair an image: that with the partner that gives it its largest (3.5).
+
+    Raises
+    ------
+    ValueError
+        If there are fewer than two images, counts differ, or mean directions are not of unit length.
+    """
+    n, dim = mu.shape
+    load = _loader(images, n)
+    usable, reasons = _usable(mu)
+    if n < 2:
+        raise ValueError(f"all pairs need at least two images, got {n}")
+    kept = usable.nonzero().squeeze(1)
+    first = load(torch.arange(1))
+    pixels = first.numel()
+    size = block_size or max(16, min(LARGEST_BLOCK, BLOCK_BYTES // (2 * 4 * (pixels + dim))))
+    formulas = _formulas(dim, concentration)
+    progress = _Progress(
+        torch.zeros(n),
+        torch.arange(n),
+        {name: Leaders(CANDIDATES) for name in formulas},
+        {name: Histogram() for name in formulas},
+    )
+    centre = (
+        load(kept[:: max(1, len(kept) // size)]).flatten(1).float().mean(0) if len(kept) else first.flatten()
+    )
+    blocks = kept.split(size)
+    middle = mu[kept].float().mean(0)
+    for row, rows in enumerate(blocks):
+        left = _Side(load, mu, rows, centre, middle)
+        for column in range(row, len(blocks)):
+            columns = blocks[column]
+            right = left if column == row else _Side(load, mu, columns, centre, middle)
+            _block(left, right, column == row, formulas, progress, tiny, fn)
+            if advance is not None:
+                m = len(rows)
+                advance(m * (m - 1) // 2 if column == row else m * len(columns))
+    return _report(progress, mu, load, kept, dim, concentration, quantiles, reasons, fn is not None)
+
+
+class _Side:
+    """One block of images and mean directions, centred, ready for the products on either side."""
+
+    def __init__(
+        self, load: Callable[[Tensor], Tensor], mu: Tensor, indices: Tensor, centre: Tensor, middle: Tensor
+    ) -> None:
+        self.indices, self.images = indices, load(indices)
+        self.mu = mu[indices]
+        self.left_pixels, self.right_pixels, self.norm = _augmented(self.images.flatten(1).float() - centre)
+        self.left_mu, self.right_mu, _ = _augmented(self.mu.float() - middle)
+
+    def difference(self, other: "_Side", i: Tensor, j: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Distances, chords and unit directions of some pairs, in float64, from their differences."""
+        step = (other.images[j].double() - self.images[i].double()).flatten(1)
+        distance = step.norm(dim=1)
+        chord = (other.mu[j].double() - self.mu[i].double()).norm(dim=1)
+        return distance, chord, step / distance.clamp(min=torch.finfo(torch.float64).tiny)[:, None]
+
+
+def _augmented(vectors: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """[-2x, |x|², 1] and [x, 1, |x|²], whose product is the matrix of squared distances; and |x|²."""
+    squares = vectors.square().sum(1, keepdim=True)
+    one = torch.ones_like(squares)
+    return (
+        torch.cat([-2 * vectors, squares, one], 1),
+        torch.cat([vectors, one, squares], 1),
+        squares.squeeze(1),
+    )
+
+
+def _block(
+    left: _Side,
+    right: _Side,
+    diagonal: bool,
+    formulas: dict[str, Callable[[Tensor, Tensor], Tensor]],
+    progress: _Progress,
+    tiny: float,
+    fn: Map | None,
+) -> None:
+    distance = left.left_pixels @ right.right_pixels.T  # squared, as all that follows
+    chord = (left.left_mu @ right.right_mu.T).clamp_(min=0)
+    if diagonal:
+        distance.masked_fill_(torch.ones_like(distance, dtype=torch.bool).tril_(), math.inf)
+    near = NEAR * max(float(left.norm.max()), float(right.norm.max()))
+    dropped = len(left.indices) * (len(left.indices) + 1) // 2 if diagonal else 0
+    if float(distance.amin()) < near:
+        dropped += _patch(left, right, distance, chord, (distance < near).nonzero(), progress, tiny, fn)
+    ratio = torch.div(chord, distance, out=distance)
+    _best(progress, ratio, left.indices, right.indices)
+    for name, formula in formulas.items():
+        value = formula(ratio, chord)
+        progress.leaders[name].offer(value, left.indices, right.indices)
+        progress.histograms[name].add(value, dropped)
+
+
+def _patch(
+    left: _Side,
+    right: _Side,
+    distance: Tensor,
+    chord: Tensor,
+    where: Tensor,
+    progress: _Progress,
+    tiny: float,
+    fn: Map | None,
+) -> int:
+    """Compute near pairs again; returns how many have left the block: duplicates, and tiny distances."""
+    dropped = 0
+    for part in where.split(1024):
+        i, j = part.unbind(1)
+        exact, apart, direction = left.difference(right, i, j)
+        away = exact < tiny
+        distance[i, j] = exact.square().to(distance).masked_fill(away, math.inf)
+        chord[i, j] = apart.square().to(chord)
+        dropped += int(away.sum())
+        progress.zero += int((exact == 0).sum())
+        close = (away & (exact > 0)).nonzero().squeeze(1)
+        progress.tiny += zip(left.indices[i[close]].tolist(), right.indices[j[close]].tolist(), strict=True)
+        if fn is not None and len(close):
+            images = left.images[i[close]]
+            at = Linearisation(fn, images)
+            moved = at.forward(direction[close].reshape(images.shape).to(images)).norm(dim=1)
+            progress.tiny_chords += (moved.double() * exact[close].to(moved.device)).tolist()
+    return dropped
+
+
+def _best(progress: _Progress, ratio: Tensor, rows: Tensor, columns: Tensor) -> None:
+    """Keep every image's best partner. Places are looked up only where there is something better."""
+    for dim, own, other in ((1, rows, columns), (0, columns, rows)):
+        largest = ratio.amax(dim)
+        better = (largest > progress.best[own]).nonzero().squeeze(1)
+        if len(better):
+            among = ratio[better] if dim == 1 else ratio[:, better].T
+            progress.best[own[better]] = largest[better]
+            progress.partner[own[better]] = other[among.argmax(1)]
+
+
+def _formulas(dim: int, concentration: float | None) -> dict[str, Callable[[Tensor, Tensor], Tensor]]:
+    """What ranks the pairs: squared bounds up to a constant, from delta²/Delta² and delta²."""
+    if concentration is None:
+        return {"direction": lambda ratio, chord: ratio}
+    kappa = check_concentration(concentration, 1)
+    length, longer = (float(mean_resultant_length(d, kappa)) for d in (dim, dim + 2))
+    half = float(kappa) * length / 2
+    # (3.3)² = KL (2 + c KL) / Delta² with KL = half delta²
+    return {
+        "direction": lambda ratio, chord: ratio,
+        "mean": lambda ratio, chord: ratio * chord,
+        "second_moment": lambda ratio, chord: ratio * (chord * (half * longer / length) + 2),
+    }
+
+
+# Which ranking and which constant (squared) give a bound's quantiles.
+RANKED_BY = {
+    "published": "direction",
+    "supremum": "direction",
+    "direction": "direction",
+    "mean": "mean",
+    "second_moment": "second_moment",
+}
+
+
+def _report(
+    progress: _Progress,
+    mu: Tensor,
+    load: Callable[[Tensor], Tensor],
+    kept: Tensor,
+    dim: int,
+    concentration: float | None,
+    quantiles: Sequence[float],
+    reasons: dict[str, int],
+    measured: bool,
+) -> LowerBounds:
+    kappa = None if concentration is None else check_concentration(concentration, 1)
+
+    def values(pairs: Tensor) -> tuple[Tensor, Tensor, dict[str, Tensor]]:
+        distance, chord = _exact(load, mu, pairs)
+        return (
+            distance,
+            chord,
+            pair_values(chord, distance, dim, None if kappa is None else kappa.expand(len(pairs))),
+        )
+
+    tiny_pairs = torch.tensor(progress.tiny, dtype=torch.int64).reshape(-1, 2)
+    extra: dict[str, Tensor] = {}
+    extra_distance = extra_chord = torch.zeros(0, dtype=torch.float64)
+    if measured and len(tiny_pairs):
+        extra_distance = _exact(load, mu, tiny_pairs)[0]
+        extra_chord = torch.tensor(progress.tiny_chords, dtype=torch.float64)
+        shared = None if kappa is None else kappa.expand(len(tiny_pairs))
+        extra = pair_values(extra_chord, extra_distance, dim, shared)
+    n = progress.histograms["direction"].total
+    each = torch.stack([kept, progress.partner[kept]], 1)
+    each = each[each[:, 0] != each[:, 1]]
+    distance, chord, of_images = values(each)
+    bounds = {}
+    names = ["direction"] if kappa is None else list(RANKED_BY)
+    for name in names:
+        leaders = progress.leaders[RANKED_BY[name]].pairs()
+        d, c, found = values(leaders)
+        d, c, v = torch.cat([d, extra_distance]), torch.cat([c, extra_chord]), found[name]
+        pairs = torch.cat([leaders, tiny_pairs]) if extra else leaders
+        v = torch.cat([v, extra[name]]) if extra else v
+        witness, maximum = None, math.nan
+        if len(v):
+            best = int(v.argmax())
+            pair = (int(pairs[best, 0]), int(pairs[best, 1]))
+            maximum, witness = float(v[best]), Witness(pair, float(d[best]), float(c[best]))
+        scale = _scale(name, dim, kappa)
+        histogram = progress.histograms[RANKED_BY[name]]
+        at = {q: scale * math.sqrt(histogram.quantile(q)) if n else math.nan for q in quantiles}
+        bounds[name] = Bound(name, maximum, witness, at, n + len(extra_chord), of_images[name])
+    excluded = {**reasons, "zero distance": progress.zero}
+    if not measured:
+        excluded[f"distance below {TINY:g}"] = len(tiny_pairs)
+    shared_kappa = None if kappa is None else float(kappa)
+    return LowerBounds(bounds, each, distance, chord, excluded, len(extra_chord), shared_kappa, dim)
+
+
+def _scale(name: str, dim: int, kappa: Tensor | None) -> float:
+    """What the root of the ranked quantity is multiplied by."""
+    if kappa is None or name == "direction":
+        return 1.0
+    half = float(kappa * mean_resultant_length(dim, kappa)) / 2
+    return {
+        "published": math.sqrt(half),
+        "supremum": float(kappa),
+        "mean": half,
+        "second_moment": math.sqrt(half),
+    }[name]
+
+
+def _exact(load: Callable[[Tensor], Tensor], mu: Tensor, pairs: Tensor) -> tuple[Tensor, Tensor]:
+    """Distances and chords of listed pairs in float64, from their differences."""
+    distances, chords = [torch.zeros(0, dtype=torch.float64)], [torch.zeros(0, dtype=torch.float64)]
+    for part in pairs.split(512):
+        i, j = part.unbind(1)
+        step = (load(j).double() - load(i).double()).flatten(1)
+        distances.append(step.norm(dim=1).cpu())
+        chords.append((mu[j].double() - mu[i].double()).norm(dim=1).cpu())
+    return torch.cat(distances), torch.cat(chords)
+
+
+def _loader(images: Images, n: int) -> Callable[[Tensor], Tensor]:
+    if not isinstance(images, Tensor):
+        return images
+    if len(images) != n:
+        raise ValueError(f"mu and images must be of the same images; got {n} and {len(images)}")
+    return lambda indices: images[indices]
+
+
+def _usable(mu: Tensor) -> tuple[Tensor, dict[str, int]]:
+    """Images whose mean direction can be measured; and how many *pairs* the others take with them, by reason."""
+    finite, norm = mu.isfinite().all(1), mu.norm(dim=1)
+    none = (norm < 1e-3) & finite
+    wrong = finite & ~none & ((norm - 1).abs() > 1e-3)
+    if bool(wrong.any()):
+        raise ValueError(
+            f"mu must hold unit mean directions; row {int(wrong.nonzero()[0])} has norm {float(norm[wrong][0]):.4g}. "
+            f"Normalise the embeddings h to h / |h| first"
+        )
+    n, bad, empty = len(mu), int((~finite).sum()), int(none.sum())
+    with_bad = n * (n - 1) // 2 - (n - bad) * (n - bad - 1) // 2
+    with_empty = (n - bad) * (n - bad - 1) // 2 - (n - bad - empty) * (n - bad - empty - 1) // 2
+    return finite & ~none, {"non-finite output": with_bad, "zero-norm embedding": with_empty}

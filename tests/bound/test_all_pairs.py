@@ -1,0 +1,91 @@
+"""All pairs in blocks against all pairs at once, computed the slow way."""
+
+import pytest
+import torch
+from torch.nn import functional as F
+
+from lipcomp.bound import all_pairs, lower_bounds
+
+
+@pytest.fixture
+def embedded(generator):
+    images = torch.rand(70, 2, 3, 3, generator=generator)
+    weight = torch.randn(18, 6, generator=generator)
+    return images, F.normalize(images.flatten(1) @ weight - 1, dim=1)
+
+
+def by_hand(images, mu, concentration, quantiles=(0.5,)):
+    i, j = torch.triu_indices(len(mu), len(mu), 1)
+    distance = (images[i].double() - images[j].double()).flatten(1).norm(dim=1)
+    return lower_bounds(
+        mu[i], mu[j], distance, concentration, pairs=torch.stack([i, j], 1), quantiles=quantiles
+    )
+
+
+@pytest.mark.parametrize("block_size", [16, 23, 70, None])
+@pytest.mark.parametrize("concentration", [None, 50.0])
+def test_blocks_agree_with_all_pairs_at_once(embedded, block_size, concentration):
+    images, mu = embedded
+    found = all_pairs(mu, images, concentration, block_size=block_size, quantiles=(0.1, 0.5, 0.99))
+    truth = by_hand(images, mu, concentration, (0.1, 0.5, 0.99))
+    assert set(found.bounds) == set(truth.bounds)
+    for name, bound in found.bounds.items():
+        assert bound.n == 70 * 69 // 2
+        assert bound.maximum == pytest.approx(truth[name].maximum, rel=1e-12), name
+        assert sorted(bound.witness.pair) == sorted(truth[name].witness.pair)
+        for q, value in bound.quantiles.items():
+            assert value == pytest.approx(truth[name].quantiles[q], rel=3e-3), (name, q)
+    torch.testing.assert_close(found.per_image(), truth.per_image(), rtol=1e-12, atol=0)
+
+
+def test_images_may_come_block_by_block(embedded):
+    images, mu = embedded
+    asked = []
+
+    def load(indices):
+        asked.append(len(indices))
+        return images[indices]
+
+    found = all_pairs(mu, load, block_size=16)
+    assert max(asked) <= 70
+    assert found["direction"].maximum == pytest.approx(
+        by_hand(images, mu, None)["direction"].maximum, rel=1e-12
+    )
+
+
+def test_duplicates_are_counted_and_near_duplicates_keep_their_digits(embedded, generator):
+    """A pair 1e-4 apart: the difference of squares has no digit left in float32."""
+    images, mu = embedded
+    images[7] = images[3]
+    images[20] = images[11]
+    images[20, 0, 0, 0] += 1e-3
+    mu[20] = F.normalize(mu[11] + 1e-2 * torch.randn(6, generator=generator), dim=0)
+    found = all_pairs(mu, images, block_size=16)
+    truth = by_hand(images, mu, None)
+    assert found.excluded["zero distance"] == 1
+    assert found["direction"].n == 70 * 69 // 2 - 1
+    assert sorted(found["direction"].witness.pair) == [11, 20]
+    assert found["direction"].maximum == pytest.approx(truth["direction"].maximum, rel=1e-12)
+
+
+def test_tiny_distances_go_to_the_jacobian(generator):
+    weight = torch.randn(18, 6, generator=generator)
+    fn = lambda x: F.normalize(x.flatten(1) @ weight, dim=1)  # noqa: E731
+    images = torch.rand(30, 18, generator=generator)
+    images[5] = images[2]
+    images[5, 0] = torch.nextafter(images[2, 0], torch.tensor(2.0))
+    left_out = all_pairs(fn(images), images)
+    measured = all_pairs(fn(images), images, fn=fn)
+    assert left_out.excluded["distance below 1e-05"] == 1
+    assert measured.jacobian == 1
+    assert measured["direction"].n == left_out["direction"].n + 1 == 30 * 29 // 2
+
+
+def test_embeddings_without_direction_take_their_pairs_with_them(embedded):
+    images, mu = embedded
+    mu[4], mu[9, 0] = 0.0, torch.nan
+    found = all_pairs(mu, images, block_size=16)
+    assert found.excluded["non-finite output"] == 69
+    assert found.excluded["zero-norm embedding"] == 68
+    assert found["direction"].n == 68 * 67 // 2
+    assert bool(found.per_image(n=70).isnan()[[4, 9]].all())
