@@ -91,7 +91,7 @@ def load_study(folder: Path) -> Study:
         raise ValueError(f"{file} holds no record of a study's run; measure the study again")
     if "subject.sha256" in frame:  # a run that was trained anew: its last measurement counts
         last = frame.groupby("subject.run")["subject.sha256"].transform("last")
-        frame = frame[frame["subject.sha256"].isna() | (frame["subject.sha256"] == last)]
+        frame = frame[frame["subject.sha256"].isna() | (frame["subject.sha256"] == last)].copy()
     models = models_table(frame[frame["subject.run"].notna()])
     method = models["method"]
     parts = []
@@ -99,9 +99,9 @@ def load_study(folder: Path) -> Study:
         path = folder / "images" / f"{name}.csv"
         if path.exists():
             parts.append(pd.read_csv(path).assign(run=name, method=method[name]))
-    images = (
-        pd.concat(parts) if parts else pd.DataFrame(columns=["run", "method", "image", "sigma", "flipped"])
-    )
+    images = pd.DataFrame(columns=["run", "method", "image", "sigma", "flipped"])
+    if parts:  # an image counts once it was measured in every stage
+        images = pd.concat([images, *parts]).dropna(subset=["sigma", "flipped"]).reset_index(drop=True)
     corrupted = frame[frame["quantity"] == "accuracy.corruption"]
     corruptions = pd.DataFrame(
         {
