@@ -16,38 +16,27 @@ What shapes do not tell is a convention, and is noted where it is used: a ViT's 
 import difflib
 import re
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
 from typing import Any
 
 import torch
 import torchvision
-from torch import Tensor, nn
+from torch import nn
 
+from lipcomp.checkpoints.backbone import Backbone, State, import_timm
 from lipcomp.checkpoints.errors import CheckpointError
-from lipcomp.checkpoints.preprocessing import Preprocessing, from_timm
+from lipcomp.checkpoints.preprocessing import from_timm
+from lipcomp.checkpoints.vits import read_vit
 from lipcomp.encoders import BACKBONES, PreActResNet, ResNet, WideResNet
 from lipcomp.encoders.resnet import DEPTHS
 
-State = Mapping[str, Tensor]
-
-OURS = re.compile(r"resnet(\d+)(?:_(\d+)x)?(_cifar)?(_tf)?")
+OURS = re.compile(r"resnet(\d+)(?:_([\d.]+)x)?(_cifar)?(_tf|_same)?")
 WIDE = re.compile(r"wrn_(\d+)_(\d+)")
 
 
-@dataclass(frozen=True)
-class Backbone:
-    """A network without its classifier, its name, and what is known of it besides."""
-
-    name: str
-    network: nn.Module
-    classifier: tuple[str, ...] = ("fc",)
-    preprocessing: Preprocessing | None = None
-    image_size: tuple[int, int] | None = None
-    notes: tuple[str, ...] = field(default=())
-
-
-def build_backbone(name: str, channels: int = 3) -> Backbone:
+def build_backbone(name: str, channels: int = 3, conventions: Mapping[str, Any] | None = None) -> Backbone:
     """Build a backbone by name, with weights that are about to be replaced.
+
+    ``conventions`` are those of the weights' format, which a name does not say (a stem's padding).
 
     Raises
     ------
@@ -59,7 +48,7 @@ def build_backbone(name: str, channels: int = 3) -> Backbone:
     library, _, short = name.rpartition("/")
     with torch.random.fork_rng(devices=[]):
         if library in ("", "lipcomp") and (found := _ours(short, channels)):
-            return found
+            return _pad_stem(found, conventions or {}) if "_cifar" in short else found
         if library in ("", "torchvision") and short in torchvision.models.list_models(torchvision.models):
             return _torchvision(short, channels)
         if library in ("", "timm"):
@@ -104,6 +93,8 @@ def _torchvision(name: str, channels: int) -> Backbone:
 
 
 def _timm(name: str, channels: int) -> Backbone:
+    if not re.fullmatch(r"[\w.]+", name):
+        raise CheckpointError(f"arch {name!r} is no name of a timm architecture (letters, digits, _ and .)")
     timm = import_timm(f"arch {name!r} is none of lipcomp's or torchvision's networks")
     try:
         network = timm.create_model(name, pretrained=False, num_classes=0, in_chans=channels)
@@ -124,17 +115,6 @@ def _timm(name: str, channels: int) -> Backbone:
         from_timm(config, f"timm's default for {name}"),
         tuple(config["input_size"][1:]) if config.get("input_size") else None,
     )
-
-
-def import_timm(why: str) -> Any:
-    """The module timm, or an ImportError that says what needs it and how it is installed."""
-    try:
-        import timm
-    except ImportError as error:
-        raise ImportError(
-            f"{why}, and timm is not installed; pip install 'lipcomp[timm]', or name another architecture"
-        ) from error
-    return timm
 
 
 # Reading an architecture off the shapes of its weights.
@@ -195,15 +175,15 @@ def _read_resnet(state: State, conventions: Mapping[str, Any]) -> Backbone | Non
             (101, 256, 4): "resnext101_64x4d",
         }.get((depth, inner, outer))
         return _torchvision(named, channels) if named and channels == 3 and kernel == 7 else None
-    if stem % 64 or inner != stem:
+    if inner != stem:
         return None
-    width = "" if stem == 64 else f"_{stem // 64}x"
-    tensorflow = "_tf" if conventions.get("pool_padding") == "tensorflow" and kernel == 7 else ""
-    found = _ours(f"resnet{depth}{width}{suffix}{tensorflow}", channels)
+    width = "" if stem == 64 else f"_{stem / 64:g}x"
+    padding = {"tensorflow": "_tf", "same": "_same"}.get(conventions.get("pool_padding", ""), "")
+    found = _ours(f"resnet{depth}{width}{suffix}{padding}", channels)
     assert found is not None
-    if kernel == 3:
-        return _pad_stem(found, conventions)
-    return found
+    if conventions.get("stem_relu") is False:
+        found.network.relu = nn.Identity()
+    return _pad_stem(found, conventions) if kernel == 3 else found
 
 
 def _pad_stem(backbone: Backbone, conventions: Mapping[str, Any]) -> Backbone:
@@ -268,4 +248,5 @@ READERS: list[Callable[[State, Mapping[str, Any]], Backbone | None]] = [
     _read_deep_stem,
     _read_wide_resnet,
     _read_preact,
+    read_vit,
 ]

@@ -242,6 +242,19 @@ FORMATS: tuple[Format, ...] = (
     _row("plain", "torchvision, timm, and bare backbones of anybody", (r".",), ""),
 )
 
+# Containers whose keys arrive translated.
+TENSORFLOW = _row(
+    "tensorflow",
+    "Lee et al. 2021, SimCLR v1 and v2, TensorFlow",
+    (),
+    "backbone.",
+    ("projector.",),
+    ("predictor.",),
+    ("momentum_backbone.", ("momentum_projector.",), ("momentum_predictor.",)),
+    conventions={"pool_padding": "tensorflow"},
+)
+HUGGINGFACE = _row("huggingface", "transformers, save_pretrained", (), "")
+
 NAMES = ("lipcomp", "tensorflow", "huggingface", *(row.name for row in FORMATS), "torchvision", "timm")
 
 

@@ -84,3 +84,17 @@ def _simclr_v2(keys: list[str]) -> Renamed:
         else:
             renamed[key] = key
     return renamed
+
+
+def join_heads(head: dict[str, str]) -> dict[str, str]:
+    """VISSL's heads one after the other: ``0.clf.0``, ``1.clf.0`` become ``0`` and, behind a ReLU, ``2``."""
+    pattern = re.compile(r"(\d+)\.(?:clf|projection_head)\.(\d+)\.(\w+)")
+    found = {name: match for name in head if (match := pattern.fullmatch(name))}
+    joined: dict[str, str] = {}
+    offset = 0
+    for number in sorted({int(match[1]) for match in found.values()}):
+        mine = {name: match for name, match in found.items() if int(match[1]) == number}
+        for name, match in mine.items():
+            joined[f"{offset + int(match[2])}.{match[3]}"] = head[name]
+        offset += max(int(match[2]) for match in mine.values()) + 2
+    return joined

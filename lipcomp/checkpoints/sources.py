@@ -1,11 +1,15 @@
 """A path -> the tensors in it, by name; nothing of the file is run.
 
-==================  ==================================================================
-what lies there     how it is read
-==================  ==================================================================
-``.safetensors``    by safetensors, whose header is checked first
-a torch archive     by ``torch.load(weights_only=True)``, after its own check
-==================  ==================================================================
+=====================  ==========================================================================
+what lies there        how it is read
+=====================  ==========================================================================
+safetensors            by safetensors, after its header's length was checked
+a file of torch.save   by ``torch.load(weights_only=True)``, after a check of its own
+a Hugging Face folder  its safetensors or ``.bin`` as above, and its JSON
+TensorFlow's           by a reader of the format, without TensorFlow
+=====================  ==========================================================================
+
+What a file is, its first bytes say, not its name.
 """
 
 import hashlib
@@ -14,14 +18,19 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
+from lipcomp.checkpoints import hugging_face, tensorflow_names
 from lipcomp.checkpoints.errors import CheckpointError
+from lipcomp.checkpoints.preprocessing import Preprocessing, from_timm, from_transformers
+from lipcomp.checkpoints.tensorflow_bundle import Bundle
+from lipcomp.checkpoints.torch_files import read_torch
 
 Tree = Mapping[str, Any]
 State = dict[str, Tensor]
+
+HEADER_LIMIT = 100_000_000  # bytes of a safetensors header, the format's own limit
 
 # Branches of a checkpoint that hold no weights of a network.
 STRANGERS = (
@@ -40,20 +49,50 @@ STRANGERS = (
 
 @dataclass(frozen=True)
 class Source:
-    """What a path holds: nested dictionaries with tensors as leaves, its hash, and the files it is made of."""
+    """What a path holds.
+
+    Parameters
+    ----------
+    path
+        The path as given.
+    container
+        "safetensors", "torch", "huggingface" or "tensorflow".
+    tree
+        Nested dictionaries with tensors as leaves.
+    sha256
+        Hash of the file, or of all files together.
+    metadata
+        The text entries of a safetensors header.
+    keys
+        Where names were translated: our name -> the keys of the file behind it.
+    left_out
+        Keys of the file that were not read -> why.
+    arch
+        The architecture that a configuration beside the weights names.
+    conventions, preprocessing
+        What that configuration says besides.
+    """
 
     path: Path
     container: str
     tree: Tree
     sha256: str
-    config: Mapping[str, Any] = field(default_factory=dict)
+    metadata: Mapping[str, str] = field(default_factory=dict)
+    keys: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    left_out: Mapping[str, str] = field(default_factory=dict)
+    arch: str | None = None
+    conventions: Mapping[str, Any] = field(default_factory=dict)
+    preprocessing: Preprocessing | None = None
 
     def states(self) -> Iterator[tuple[tuple[str, ...], State]]:
-        """Every dictionary with tensors of its own in it: (where, name -> tensor)."""
-        yield from _states(self.tree, ())
+        """Every dictionary with tensors of its own in it, once: (where, name -> tensor)."""
+        yield from _states(self.tree, (), set())
 
 
-def _states(tree: Tree, place: tuple[str, ...]) -> Iterator[tuple[tuple[str, ...], State]]:
+def _states(tree: Tree, place: tuple[str, ...], seen: set[int]) -> Iterator[tuple[tuple[str, ...], State]]:
+    if id(tree) in seen or len(place) > 6:
+        return
+    seen.add(id(tree))
     for pair in (("trunk", "heads"), ("resnet", "head")):
         if all(isinstance(tree.get(name), Mapping) for name in pair):
             merged = {f"{name}.{key}": value for name in pair for key, value in tree[name].items()}
@@ -64,8 +103,8 @@ def _states(tree: Tree, place: tuple[str, ...]) -> Iterator[tuple[tuple[str, ...
         yield place, here
     for name, value in tree.items():
         stranger = any(word in str(name).lower() for word in STRANGERS)
-        if isinstance(value, Mapping) and not stranger and len(place) < 6:
-            yield from _states(value, (*place, str(name)))
+        if isinstance(value, Mapping) and not stranger:
+            yield from _states(value, (*place, str(name)), seen)
 
 
 def open_source(path: Path | str) -> Source:
@@ -77,18 +116,94 @@ def open_source(path: Path | str) -> Source:
         If there is nothing, or nothing that can be read safely.
     """
     path = Path(path)
-    if not path.exists():
-        raise CheckpointError(f"checkpoint {str(path)!r} does not exist")
-    digest = hashlib.sha256(path.read_bytes()).hexdigest()
-    if path.suffix == ".safetensors":
-        try:
-            with safe_open(path, framework="pt") as file:
-                weights = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118  (not a dict)
-                metadata = file.metadata() or {}
-        except (SafetensorError, OSError, ValueError) as error:
+    if path.is_dir():
+        if any((path / name).exists() for name in ("config.json", *hugging_face.WEIGHTS)):
+            return _folder(path)
+        return _tensorflow(path)
+    if path.suffix == ".index" or ".data-" in path.name or path.with_name(path.name + ".index").is_file():
+        return _tensorflow(path)
+    if not path.is_file():
+        raise CheckpointError(
+            f"checkpoint {str(path)!r} does not exist; give a file, a Hugging Face folder or a prefix"
+        )
+    tree, metadata = _file(path)
+    with path.open("rb") as file:
+        digest = hashlib.file_digest(file, "sha256").hexdigest()
+    return Source(path, "safetensors" if metadata is not None else "torch", tree, digest, metadata or {})
+
+
+def _file(path: Path) -> tuple[Tree, dict[str, str] | None]:
+    """The tree of one file, and a safetensors file's metadata (None for torch)."""
+    size = path.stat().st_size
+    with path.open("rb") as file:
+        start = file.read(9)
+    header = int.from_bytes(start[:8], "little")
+    if start[8:] == b"{" or (path.suffix == ".safetensors" and start[:2] != b"PK"):
+        if header > min(size - 8, HEADER_LIMIT):
             raise CheckpointError(
-                f"checkpoint {str(path)!r} cannot be read as safetensors ({error})"
+                f"checkpoint {str(path)!r} cannot be read as safetensors: its header claims {header} bytes "
+                f"of {size}; it is truncated, damaged or of another format"
+            )
+        try:
+            with safe_open(path, framework="pt") as opened:
+                weights = {name: opened.get_tensor(name) for name in opened.keys()}  # noqa: SIM118  (not a dict)
+                return weights, opened.metadata() or {}
+        except (
+            SafetensorError,
+            OSError,
+            ValueError,
+            RuntimeError,
+            KeyError,
+            TypeError,
+            AttributeError,
+        ) as error:
+            raise CheckpointError(
+                f"checkpoint {str(path)!r} cannot be read as safetensors ({error}); it is damaged or of another format"
             ) from error
-        return Source(path, "safetensors", weights, digest, metadata)
-    tree = torch.load(path, map_location="cpu", weights_only=True)
-    return Source(path, "torch", tree, digest)
+    return read_torch(path), None
+
+
+def _folder(path: Path) -> Source:
+    """A Hugging Face folder."""
+    config = hugging_face.read_json(path / "config.json")
+    files = hugging_face.weight_files(path)
+    weights: State = {}
+    digest = hashlib.sha256()
+    for file in files:
+        tree, _ = _file(file)
+        weights |= {str(key): value for key, value in tree.items() if isinstance(value, Tensor)}
+        with file.open("rb") as handle:
+            digest.update(hashlib.file_digest(handle, "sha256").digest())
+    try:
+        ready = from_transformers(
+            hugging_face.read_json(path / "preprocessor_config.json"), "preprocessor_config.json"
+        )
+        ready = ready or from_timm(config, "pretrained_cfg of config.json")
+    except (ValueError, TypeError, KeyError, ZeroDivisionError) as error:
+        raise CheckpointError(f"folder {str(path)!r}: its preprocessing cannot be read ({error})") from error
+    if "model_type" in config:
+        translated, keys, told = hugging_face.translate(weights, config)
+        return Source(
+            path,
+            "huggingface",
+            translated,
+            digest.hexdigest(),
+            keys=keys,
+            conventions=told,
+            preprocessing=ready,
+        )
+    arch = config.get("architecture")
+    arch = str(arch) if isinstance(arch, str) else None
+    return Source(path, "huggingface", weights, digest.hexdigest(), arch=arch, preprocessing=ready)
+
+
+def _tensorflow(path: Path) -> Source:
+    """A TensorFlow checkpoint."""
+    bundle = Bundle(path)
+    shapes = {name: entry.shape for name, entry in bundle.entries.items()}
+    weights, ours = tensorflow_names.to_ours(shapes, bundle.read)
+    left_out = {
+        name: tensorflow_names.why_left_out(name) for name in shapes if name not in set(ours.values())
+    }
+    keys = {name: (variable,) for name, variable in ours.items()}
+    return Source(path, "tensorflow", weights, bundle.sha256(), keys=keys, left_out=left_out)

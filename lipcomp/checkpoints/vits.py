@@ -1,0 +1,114 @@
+"""Vision transformers read off their weights, built by timm (the extra ``timm``).
+
+The names are timm's ``VisionTransformer``, which DINO, MoCo v3 and DINOv2 share. Shapes give width, depth, patch,
+image size and what else there is; the number of heads they do not give, since one matrix holds all of them: 64
+features a head is the rule of DINO and of timm's named models, MoCo v3's ViT-S has twelve of 32.
+
+The pooled feature is the class token after the last layer norm.
+"""
+
+import math
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from lipcomp.checkpoints.backbone import Backbone, State, import_timm
+from lipcomp.checkpoints.errors import CheckpointError
+
+
+def prepare_vit(state: dict[str, Tensor]) -> dict[str, Tensor]:
+    """DINOv2's names and habits in timm's: register tokens, and no position for the class token beside them."""
+    state = dict(state)
+    if "register_tokens" in state:
+        state["reg_token"] = state.pop("register_tokens")
+        positions = state["pos_embed"]
+        if positions.ndim == 3 and positions.shape[1] > 1 and "cls_token" in state:
+            state["cls_token"] = state["cls_token"] + positions[:, :1]
+            state["pos_embed"] = positions[:, 1:]
+    return state
+
+
+def read_vit(state: State, conventions: Mapping[str, Any]) -> Backbone | None:
+    """The ViT whose weights these are; None if they are of another family.
+
+    Raises
+    ------
+    CheckpointError
+        If it is a ViT of a kind that needs its name (a gated or convolutional one).
+    """
+    if (
+        "patch_embed.proj.weight" not in state
+        or "pos_embed" not in state
+        or "blocks.0.attn.qkv.weight" not in state
+    ):
+        return None
+    patch, positions = state["patch_embed.proj.weight"], state["pos_embed"]
+    if patch.ndim != 4 or positions.ndim != 3 or "blocks.0.mlp.fc1.weight" not in state:
+        raise CheckpointError(
+            "the weights are of a vision transformer of a particular kind (gated MLP or other patches); name it "
+            "with --arch (vit_giant_patch14_dinov2 and so on)"
+        )
+    timm = import_timm("the weights are of a vision transformer, which timm builds")
+    width, channels = int(patch.shape[0]), int(patch.shape[1])
+    registers = int(state["reg_token"].shape[1]) if "reg_token" in state else 0
+    class_token = "cls_token" in state
+    prefix = 0 if registers else int(class_token)
+    side = math.isqrt(max(positions.shape[1] - prefix, 0))
+    if side * side + prefix != positions.shape[1]:
+        raise CheckpointError(
+            f"the ViT has {positions.shape[1]} positions, which make up no square image; name its "
+            f"architecture with --arch"
+        )
+    size = (side * int(patch.shape[2]), side * int(patch.shape[3]))
+    heads = conventions.get("heads")
+    heads = heads.get(width) if isinstance(heads, Mapping) else heads
+    known = heads is not None
+    heads = int(heads or max(1, width // 64))
+    if width % heads:
+        raise CheckpointError(
+            f"a ViT of width {width} cannot have {heads} heads; name its architecture with --arch"
+        )
+    network = timm.models.vision_transformer.VisionTransformer(
+        img_size=size,
+        patch_size=tuple(patch.shape[2:]),
+        in_chans=channels,
+        num_classes=0,
+        global_pool="token" if class_token else "avg",
+        embed_dim=width,
+        depth=len({key.split(".")[1] for key in state if key.startswith("blocks.")}),
+        num_heads=heads,
+        mlp_ratio=state["blocks.0.mlp.fc1.weight"].shape[0] / width,
+        qkv_bias="blocks.0.attn.qkv.bias" in state,
+        init_values=1.0 if "blocks.0.ls1.gamma" in state else None,
+        class_token=class_token,
+        no_embed_class=bool(registers),
+        reg_tokens=registers,
+        pre_norm="norm_pre.weight" in state,
+        fc_norm="fc_norm.weight" in state,
+    )
+    epsilon = conventions.get("layer_norm_eps", 1e-6)
+    for module in network.modules():
+        if isinstance(module, nn.LayerNorm):
+            module.eps = float(epsilon)
+    notes = (
+        ()
+        if known
+        else (f"{heads} heads of {width // heads} assumed: a ViT's weights do not say how many it has",)
+    )
+    name = f"vit_{width}x{len(network.blocks)}_patch{patch.shape[2]}"
+    return Backbone(name, network, ("head", "head_dist"), None, size, notes)
+
+
+def resize_positions(network: nn.Module, state: dict[str, Tensor], prefix: int) -> dict[str, Tensor]:
+    """Position embeddings resampled to the network's grid, where the checkpoint's differs."""
+    timm = import_timm("position embeddings are resampled by timm")
+    wanted = network.get_parameter("pos_embed")
+    have = state["pos_embed"]
+    if have.shape == wanted.shape:
+        return state
+    grid = network.patch_embed.grid_size  # type: ignore[union-attr]
+    with torch.no_grad():
+        resized = timm.layers.resample_abs_pos_embed(have, list(grid), num_prefix_tokens=prefix)  # type: ignore[arg-type]
+    return {**state, "pos_embed": resized}
