@@ -271,7 +271,7 @@ class Run:
         """Write the waiting steps; stop at the first loss that is not finite."""
         line: Line = {}
         for step, logged in waiting:
-            line = {"step": step, "epoch": round(step / self.epoch_steps, 4)}
+            line = {"step": step, "epoch": step * self.recipe.batch_size // len(self.images)}
             for name, value in logged.items():
                 line[name] = self.ranks.mean(value).item() if isinstance(value, Tensor) else value
             if not torch.isfinite(torch.tensor(line["loss"])):

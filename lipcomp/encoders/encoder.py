@@ -45,9 +45,13 @@ BACKBONES: dict[str, Callable[[int], nn.Module]] = {
         for depth in (18, 34, 50, 101, 152, 200)
         for suffix, stem, width in (("", "imagenet", 1), ("_2x", "imagenet", 2), ("_cifar", "cifar", 1))
     },
-    "resnet18_tf": lambda channels: ResNet(18, "imagenet", 1, channels, "tensorflow"),
-    "resnet50_tf": lambda channels: ResNet(50, "imagenet", 1, channels, "tensorflow"),
-    "resnet50_2x_tf": lambda channels: ResNet(50, "imagenet", 2, channels, "tensorflow"),
+    **{  # with the padding of the paper's TensorFlow code
+        f"resnet{depth}{suffix}_tf": lambda channels, depth=depth, width=width: ResNet(  # type: ignore[misc]
+            depth, "imagenet", width, channels, "tensorflow"
+        )
+        for depth in (18, 34, 50, 101, 152, 200)
+        for suffix, width in (("", 1), ("_2x", 2))
+    },
 }
 
 
