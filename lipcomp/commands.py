@@ -25,7 +25,7 @@ import torch
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-from lipcomp.checkpoints import Checkpoint, load_checkpoint
+from lipcomp.checkpoints import FORMAT_NAMES, Checkpoint, build_own, load_encoder, load_own
 from lipcomp.data import SETS, ImageSet, load_set
 
 
@@ -74,15 +74,79 @@ def fail(message: str) -> None:
 
 
 def add_encoder_arguments(parser: argparse.ArgumentParser) -> None:
-    """CHECKPOINT..., and how to read it."""
+    """CHECKPOINT..., and how to read those that others wrote."""
     parser.add_argument(
-        "checkpoints", nargs="+", metavar="CHECKPOINT", help="one or several checkpoint files"
+        "checkpoints",
+        nargs="*",
+        metavar="CHECKPOINT",
+        help="a file, a Hugging Face folder, a TensorFlow prefix",
     )
+    foreign = parser.add_argument_group("checkpoints of others (recognised by their keys)")
+    foreign.add_argument(
+        "--arch", help="the architecture: resnet50, timm/NAME, torchvision/NAME (default: by shapes)"
+    )
+    foreign.add_argument("--format", help=f"whose keys: {', '.join(FORMAT_NAMES)} (default: by the keys)")
+    foreign.add_argument("--factory", metavar="MODULE:FUNCTION", help="a function that builds your network")
+    foreign.add_argument("--head", default="auto", choices=("auto", "none"), help="none: the backbone alone")
+    foreign.add_argument(
+        "--branch", choices=("online", "momentum"), help="which network of a file that holds both"
+    )
+    foreign.add_argument(
+        "--mean", type=float, nargs="+", help="normalisation of pixels in [0, 1], one or each channel"
+    )
+    foreign.add_argument("--std", type=float, nargs="+", help="as --mean")
+    foreign.add_argument(
+        "--image-size", type=int, help="side of the images to measure on (default: the network's)"
+    )
+    foreign.add_argument("--list", action="store_true", help="show what was recognised, key by key, and stop")
 
 
 def load_encoders(options: argparse.Namespace) -> list[Checkpoint]:
-    """The encoders that :func:`add_encoder_arguments` asked for, in evaluation mode."""
-    return [load_checkpoint(path) for path in options.checkpoints]
+    """The encoders that :func:`add_encoder_arguments` asked for, in evaluation mode.
+
+    What was recognised of a foreign one, and what had to be assumed, goes to stderr; with ``--list`` to stdout,
+    key by key, and the command ends.
+
+    Raises
+    ------
+    ValueError
+        If there is nothing to load, or something that cannot be read safely or does not fit.
+    """
+    if not options.checkpoints and not options.factory:
+        raise ValueError("no CHECKPOINT given; name a file or folder, or with --factory a function")
+    mean, std = (tuple(given) if given else None for given in (options.mean, options.std))
+    size = tuple(options.image_size) if options.image_size else None
+    loaded = []
+    for path in options.checkpoints or [None]:
+        if options.factory:
+            shape = (
+                (len(mean) if mean and len(mean) > 1 else 3, *[options.image_size] * 2)
+                if options.image_size
+                else None
+            )
+            network = build_own(options.factory)
+            loaded.append(load_own(network, path, mean=mean, std=std, image_size=size, name=options.factory))
+        else:
+            loaded.append(
+                load_encoder(
+                    path,
+                    options.arch,
+                    options.format,
+                    head=options.head,
+                    branch=options.branch,
+                    mean=mean,
+                    std=std,
+                    image_size=size,
+                )
+            )
+    for checkpoint in loaded:
+        if options.list:
+            print(checkpoint.describe(every_key=True))
+        elif checkpoint.format != "lipcomp":
+            print(checkpoint.describe(), file=sys.stderr)
+    if options.list:
+        raise SystemExit(0)
+    return loaded
 
 
 def add_data_arguments(parser: argparse.ArgumentParser, default: str | None = None) -> None:

@@ -29,7 +29,7 @@ from lipcomp.checkpoints.recognise import Recognised, recognise
 from lipcomp.checkpoints.report import KeyReport
 from lipcomp.checkpoints.sources import Source, State, open_source
 from lipcomp.checkpoints.vits import prepare_vit, resize_positions
-from lipcomp.encoders import Tap, WrappedEncoder
+from lipcomp.encoders import WrappedEncoder
 
 Head = Literal["auto", "none"]
 Numbers = tuple[float, ...]
@@ -43,10 +43,9 @@ def load_encoder(
     *,
     head: Head = "auto",
     branch: str | None = None,
-    network: nn.Module | None = None,
     mean: Numbers | None = None,
     std: Numbers | None = None,
-    image_size: int | tuple[int, int] | None = None,
+    image_size: int | tuple[int, ...] | None = None,
 ) -> Checkpoint:
     """Load an encoder from a checkpoint of any known family.
 
@@ -62,8 +61,6 @@ def load_encoder(
         "auto" takes the projection and prediction heads where there are any, "none" the backbone alone.
     branch
         "online" or "momentum" (teacher, target), where the file holds both; by default online, DINO's teacher.
-    network
-        A network of one's own that the weights belong to, instead of ``arch``.
     mean, std
         The normalisation, where the file does not say it or says it wrongly.
     image_size
@@ -92,8 +89,8 @@ def load_encoder(
         raise CheckpointError(f"checkpoint {str(path)!r} is not of lipcomp's own format; leave --format out")
     found = recognise(source, format, branch)
     weights = prepare_vit(found.part(found.backbone))
-    size = (image_size, image_size) if isinstance(image_size, int) else image_size
-    backbone = _choose_backbone(source, found, weights, arch, network)
+    size = _size(image_size)
+    backbone = _choose_backbone(source, found, weights, arch)
     used, missing = _fit(backbone, found, weights)
     heads = _heads(found, backbone, head, size)
     for part, names in (("projector", found.projector), ("predictor", found.predictor)):
@@ -117,12 +114,18 @@ def load_encoder(
     return Checkpoint(encoder, Metadata(), source.sha256, source.path, found.format.name, report, ready)
 
 
-def _choose_backbone(
-    source: Source, found: Recognised, weights: State, arch: str | None, network: nn.Module | None
-) -> Backbone:
-    """The network for the weights: the caller's, the named one, or the one that the shapes say."""
-    if network is not None:
-        return Backbone(type(network).__name__, Tap(network), ())
+def _size(given: int | tuple[int, ...] | None) -> tuple[int, int] | None:
+    """(height, width) of what was given."""
+    if given is None:
+        return None
+    sides = (given,) if isinstance(given, int) else given[-2:]
+    if not sides or min(sides) < 1:
+        raise CheckpointError(f"image_size must be a side or (height, width), positive; got {given}")
+    return sides[0], sides[-1]
+
+
+def _choose_backbone(source: Source, found: Recognised, weights: State, arch: str | None) -> Backbone:
+    """The network for the weights: the named one, or the one that the shapes say."""
     named = arch or source.arch
     if named is None:
         return infer_backbone(weights, found.conventions)
@@ -147,10 +150,7 @@ def _fit(backbone: Backbone, found: Recognised, weights: State) -> tuple[dict[st
     CheckpointError
         With the first names or shapes that disagree.
     """
-    prefix = "network." if isinstance(backbone.network, Tap) else ""
-    wanted = {
-        name.removeprefix(prefix): tuple(value.shape) for name, value in backbone.network.state_dict().items()
-    }
+    wanted = {name: tuple(value.shape) for name, value in backbone.network.state_dict().items()}
     spare = (
         *(f"{place}." for place in backbone.classifier),
         "fc.",
@@ -176,7 +176,7 @@ def _fit(backbone: Backbone, found: Recognised, weights: State) -> tuple[dict[st
             f"the weights do not fit architecture {backbone.name!r}: {'; '.join(disagree[:SHOWN])}{more}. "
             f"Leave --arch out to have it read off the weights, name another, or build the network with --factory"
         )
-    fitting = {prefix + name: value for name, value in weights.items() if name in wanted}
+    fitting = {name: value for name, value in weights.items() if name in wanted}
     backbone.network.load_state_dict(fitting, strict=False)
     used = {}
     for name, key in found.backbone.items():

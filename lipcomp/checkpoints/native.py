@@ -90,8 +90,24 @@ class Checkpoint:
             "seed": self.metadata.seed,
             "data": self.metadata.data.get("name"),
         }
+        if self.format != "lipcomp":
+            told |= {"format": self.format, "architecture": self.encoder.architecture}
         known = {name: value for name, value in told.items() if value is not None}
         return {"checkpoint": str(self.path), "sha256": self.sha256, **known}
+
+    def describe(self, every_key: bool = False) -> str:
+        """What was recognised and assumed, in lines for people; with a line for every key on request."""
+        layers = ", ".join(f"{layer}" for layer in self.encoder.layers())
+        shape = "x".join(map(str, self.image_shape))
+        lines = [
+            f"{self.path}: format {self.format}, {self.encoder.architecture}, images {shape}, layers {layers}"
+        ]
+        if self.preprocessing is not None:
+            lines.append(f"  images: {self.preprocessing}")
+        if self.report is not None:
+            text = self.report.full() if every_key else self.report.summary()
+            lines.append("  keys: " + text.replace("\n", "\n  "))
+        return "\n".join(lines)
 
 
 def save_checkpoint(path: Path | str, encoder: Encoder, metadata: Metadata) -> None:

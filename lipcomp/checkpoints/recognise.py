@@ -59,7 +59,7 @@ class Recognised:
             for name in self.origin[key]
         }
         mine = id_of(self.state)
-        elsewhere = {name: why for name, value, why in _all_tensors(source.tree) if id(value) not in mine}
+        elsewhere = {name: why for name, value, why in all_tensors(source.tree) if id(value) not in mine}
         return {**here, **({} if source.keys else elsewhere), **source.left_out}
 
 
@@ -68,7 +68,7 @@ def id_of(state: State) -> set[int]:
     return {id(value) for value in state.values()}
 
 
-def _all_tensors(tree: Mapping[str, Any]) -> Iterator[tuple[str, Tensor, str]]:
+def all_tensors(tree: Mapping[str, Any]) -> Iterator[tuple[str, Tensor, str]]:
     """Every tensor of a file with its whole name and, by its place, why it might not be used."""
     seen: set[int] = set()
 
