@@ -1,4 +1,4 @@
-"""From the models' table to effects, correlations, and an answer in words.
+"""From the models' table to paired effects and correlations.
 
 Three questions, in this order: does compression make the encoder smoother; does it make it more robust; and do
 smoothness and robustness go together (across models, within pairs, across the images of one model). An effect is
@@ -6,7 +6,6 @@ called present only if its 95% interval leaves out zero *and* its permutation p-
 answer is "not enough evidence", with the smallest p-value that so few pairs could have given.
 """
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -25,6 +24,7 @@ from lipcomp.statistics import (
 )
 
 ALPHA = 0.05
+ALL_PAIRS = "all: compressed − not"
 
 
 @dataclass(frozen=True)
@@ -56,6 +56,7 @@ class Effect:
     label: str
     column: str
     unit: str
+    logarithm: bool
     estimate: PairedEffect
 
     @property
@@ -95,14 +96,14 @@ def paired_effects(models: pd.DataFrame) -> list[Effect]:
                     pooled.append(pairs)
         if len(pooled) > 1:
             meaning = "compression, both families"
-            effects.append(_effect("all: compressed − not", meaning, outcome, pd.concat(pooled)))
+            effects.append(_effect(ALL_PAIRS, meaning, outcome, pd.concat(pooled)))
     return effects
 
 
 def _effect(name: str, meaning: str, outcome: Outcome, pairs: pd.DataFrame) -> Effect:
     treated, control = (outcome.scale * pairs[side].to_numpy(float) for side in ("treated", "control"))
     effect = paired_effect(treated, control)
-    return Effect(name, meaning, outcome.label, outcome.column, outcome.unit, effect)
+    return Effect(name, meaning, outcome.label, outcome.column, outcome.unit, outcome.logarithm, effect)
 
 
 @dataclass(frozen=True)
@@ -207,126 +208,3 @@ def corruption_effects(accuracies: pd.DataFrame, models: pd.DataFrame) -> pd.Dat
     table = pd.DataFrame(rows, columns=["corruption", "estimate"])
     table["adjusted_p"] = list(adjust([e.p_value for e in table["estimate"]], "holm").adjusted)
     return table
-
-
-# The answer in words.
-
-
-def answer(
-    effects: Sequence[Effect], found: Sequence[Association], images: Sequence[ImageFinding]
-) -> list[str]:
-    """The sentences of the report's first paragraph."""
-    sentences = []
-    by_key = {(effect.contrast, effect.column): effect for effect in effects}
-    headline = "all: compressed − not"
-    if not any(contrast == headline for contrast, _ in by_key):
-        headline = next(
-            (c.name for c in CONTRASTS if c.compression and (c.name, "sigma") in by_key), headline
-        )
-    if (headline, "sigma") in by_key:
-        sentences.append(_smoothness_sentence(by_key[headline, "sigma"]))
-        for column, words in (("corruption", "under corruptions"), ("shift", "under the natural shift")):
-            if (headline, column) in by_key:
-                sentences.append(_robustness_sentence(by_key[headline, column], words))
-        control = by_key.get(("C-SimCLR − SimCLR ×(1+β)", "sigma"))
-        if control is not None:
-            sentences.append(_control_sentence(control, by_key.get(("SimCLR ×(1+β) − SimCLR", "sigma"))))
-    else:
-        sentences.append("There is no compressed-uncompressed pair among these models, so no paired effect.")
-    for association in found:
-        if association.x == SMOOTHNESS["sigma"] and association.y == ROBUSTNESS["corruption"]:
-            sentences.append(_association_sentence(association))
-    if images:
-        sentences.append(_image_sentence(images))
-    return [s for s in sentences if s]
-
-
-def numbers(estimate: Estimate, form: str = "{:+.2f}") -> str:
-    """Interval, n and p-value in words ("95% interval a to b, n = 6, p = 0.03"), with what is missing said."""
-    parts = []
-    if estimate.interval is not None:
-        parts.append("95% interval " + " to ".join(form.format(end) for end in estimate.interval))
-    else:
-        parts.append("no interval can be given")
-    parts.append(f"n = {estimate.n}")
-    if estimate.p_value is not None:
-        parts.append(f"p = {estimate.p_value:.2g}")
-    if not is_present(estimate) and estimate.smallest_p is not None and estimate.smallest_p > ALPHA:
-        parts.append(f"and with so few no p below {estimate.smallest_p:.2g} is possible")
-    return ", ".join(parts)
-
-
-def _smoothness_sentence(effect: Effect) -> str:
-    if effect.estimate.value is None:
-        return f"Whether compression makes the encoder smoother cannot be estimated: {effect.estimate.note}."
-    change = 100 * (np.exp(effect.value) - 1)
-    shown = numbers(effect.estimate, "{:+.2f}")
-    if effect.present:
-        word = "smoother" if effect.value < 0 else "less smooth"
-        return (
-            f"Compression made the encoder {word}: its median local Lipschitz constant changed by {change:+.0f}% "
-            f"(log ratio {effect.value:+.2f}, {shown})."
-        )
-    return (
-        f"There is not enough evidence that compression changes smoothness: the median local Lipschitz constant "
-        f"differs by {change:+.0f}% (log ratio {effect.value:+.2f}, {shown})."
-    )
-
-
-def _robustness_sentence(effect: Effect, words: str) -> str:
-    if effect.estimate.value is None:
-        return f"Whether it makes it more accurate {words} cannot be estimated: {effect.estimate.note}."
-    shown = numbers(effect.estimate, "{:+.1f}")
-    if effect.present:
-        word = "more" if effect.value > 0 else "less"
-        return f"It made the encoder {word} accurate {words}: {effect.value:+.1f} points ({shown})."
-    return f"There is not enough evidence that it changes accuracy {words}: {effect.value:+.1f} points ({shown})."
-
-
-def _control_sentence(control: Effect, weight: Effect | None) -> str:
-    if control.estimate.value is None:
-        return ""
-    beyond = f"log ratio {control.value:+.2f}, {numbers(control.estimate)}"
-    alone = (
-        f"; re-weighting alone moves it by {weight.value:+.2f}, {numbers(weight.estimate)}"
-        if weight is not None and weight.estimate.value is not None
-        else ""
-    )
-    verdict = "differs" if control.present else "cannot be told apart"
-    return (
-        f"Against SimCLR with the positive pair weighted 1 + β, the control that has C-SimCLR's gradient without its "
-        f"noise, C-SimCLR's smoothness {verdict} ({beyond}{alone})."
-    )
-
-
-def _association_sentence(association: Association) -> str:
-    estimate = association.estimate
-    if estimate.value is None:
-        return f"{association.level.capitalize()}, the association is not estimable: {estimate.note}."
-    shown = f"{estimate.name} {estimate.value:+.2f}, {numbers(estimate)}"
-    if not is_present(estimate):
-        return (
-            f"{association.level.capitalize()}, there is not enough evidence that smoothness goes with accuracy "
-            f"under corruptions ({shown})."
-        )
-    word = "more" if estimate.value < 0 else "less"
-    return (
-        f"{association.level.capitalize()}, smoother goes with {word} accurate under corruptions ({shown})."
-    )
-
-
-def _image_sentence(images: Sequence[ImageFinding]) -> str:
-    whole, single = images[0], [f for f in images if f.run != ALL_MODELS]
-    clear = sum(f.estimate.interval is not None and f.estimate.interval[0] > 0.5 for f in single)
-    inverse = sum(f.estimate.interval is not None and f.estimate.interval[1] < 0.5 for f in single)
-    if whole.estimate.value is None:
-        return f"Across the images of a model the association is not estimable: {whole.estimate.note}."
-    interval = whole.estimate.interval
-    word = "does not tell"
-    if interval is not None and (interval[0] > 0.5 or interval[1] < 0.5):
-        word = "tells" if interval[0] > 0.5 else "tells, in the unexpected direction,"
-    return (
-        f"Within a model, a larger local constant at an image {word} that corruptions change its prediction: AUROC "
-        f"{whole.estimate.value:.2f} ({numbers(whole.estimate, '{:.2f}')}; the interval lies above 0.5 in {clear} and "
-        f"below it in {inverse} of {len(single)} models)."
-    )

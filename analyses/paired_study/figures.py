@@ -64,7 +64,7 @@ def draw(name: str, title: str, caption: str, alt: str, make: Callable[[], Figur
     vectors: dict[str, str] = {}
     png = b""
     for theme, ink in INK.items():
-        style: dict[str, Any] = {
+        style: Any = {
             "text.color": ink,
             "axes.labelcolor": ink,
             "axes.edgecolor": GRID[theme],
@@ -105,7 +105,7 @@ def forest(effects: Sequence[Effect]) -> Figure:
     figure, axes = plt.subplots(
         1,
         len(quantities),
-        figsize=(3.1 * len(quantities) + 1.6, 0.55 * len(contrasts) + 1.3),
+        figsize=(2.1 * len(quantities) + 2.0, 0.55 * len(contrasts) + 1.3),
         sharey=True,
         squeeze=False,
     )

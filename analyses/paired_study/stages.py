@@ -12,6 +12,7 @@ jacobian      sigma_max of the mean direction's Jacobian, at the latent and at t
 import math
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -182,7 +183,7 @@ def measure_compression(bench: Bench) -> list[Record]:
                 found.value - floor,
                 "nats",
                 found.n,
-                tuple(end - floor for end in found.interval) if found.interval else None,
+                (found.interval[0] - floor, found.interval[1] - floor) if found.interval else None,
                 {},
                 {**settings, "floor": floor},
             ),
@@ -264,7 +265,7 @@ def measure_jacobian(bench: Bench) -> list[Record]:
     pixels = bench.images.test.batch(torch.arange(min(JACOBIAN_IMAGES, len(bench.images.test))))
     records = []
     for layer in ("latent", "backbone"):
-        found = spectral_norm(lambda x, layer=layer: bench.encoder(x, layer), pixels, vectors=False)
+        found = spectral_norm(partial(bench.encoder, layer=layer), pixels, vectors=False)
         sigma = found.sigma.double().numpy()
         kept = sigma[np.isfinite(sigma)]
         median = bootstrap(kept)

@@ -7,8 +7,10 @@ import pandas as pd
 import pytest
 
 from analyses.paired_study import answer as a
-from analyses.paired_study.report import load_study, make_report
+from analyses.paired_study.frames import load_study
+from analyses.paired_study.report import make_report
 from analyses.paired_study.study import CONTRASTS, METHODS, find_runs, models_table, pair_table
+from analyses.paired_study.words import answer
 from lipcomp.records import Record, append_records
 
 OBJECTIVES = ("SimCLR", "WeightedSimCLR", "CSimCLR", "BYOL", "CBYOL")
@@ -69,25 +71,27 @@ def test_a_real_effect_is_found_and_a_null_is_called_not_enough_evidence():
     assert pooled.value == pytest.approx(np.log(0.5), abs=0.05)
     assert pooled.estimate.n == 8
     assert not effect(effects, "all: compressed − not", "corruption").present
-    told = " ".join(a.answer(effects, [], []))
-    assert "Compression made the encoder smoother" in told
-    assert "-50%" in told
-    assert "not enough evidence that it changes accuracy under corruptions" in told
+    told = answer(effects, [], [])
+    assert told.headline.startswith("Compression made these encoders smoother (σ_max -5")
+    assert "8 pairs" in told.headline
+    assert "not enough evidence that it made them more accurate under corruptions" in told.headline
+    assert "not enough evidence that it changes accuracy under corruptions" in " ".join(told.findings)
 
 
 def test_three_pairs_prove_nothing_and_the_answer_says_why():
     table = models(seeds=3)
     table = table[table["method"].isin(["SimCLR", "C-SimCLR"])]
-    told = " ".join(a.answer(a.paired_effects(table), [], []))
+    told = " ".join(answer(a.paired_effects(table), [], []).findings)
     assert "not enough evidence that compression changes smoothness" in told
     assert "no p below 0.25 is possible" in told
 
 
 def test_models_without_pairs_say_so():
     table = models().loc[["SimCLR-0", "BYOL-1"]]
-    assert a.answer(a.paired_effects(table), a.associations(table), []) == [
+    told = answer(a.paired_effects(table), a.associations(table), [])
+    assert told.headline == (
         "There is no compressed-uncompressed pair among these models, so no paired effect."
-    ]
+    )
 
 
 def test_association_has_the_sign_of_its_truth():
@@ -116,7 +120,7 @@ def test_images_with_a_larger_constant_that_flip_more_are_seen():
     assert whole.run == a.ALL_MODELS
     assert whole.estimate.interval[0] > 0.6
     assert [f.run for f in single] == ["r0", "r1"]
-    assert "tells that corruptions change its prediction" in a.answer([], [], [whole, *single])[-1]
+    assert "tells that corruptions change its prediction" in answer([], [], [whole, *single]).findings[-1]
 
 
 def make_records(folder, table):
@@ -157,12 +161,10 @@ def make_records(folder, table):
 
 def test_the_report_is_one_file_that_needs_nothing_else(tmp_path):
     make_records(tmp_path, models())
-    path, sentences = make_report(tmp_path)
+    path, said = make_report(tmp_path)
     html = path.read_text()
-    assert sentences[0] in html
-    assert (
-        html.index(sentences[0]) < html.index("<figure") < html.index("<table") < html.index('id="methods"')
-    )
+    headline = said.headline.replace("&", "&amp;")
+    assert html.index(headline) < html.index("<figure") < html.index("<table") < html.index('id="methods"')
     assert not re.findall(r'(?:src|srcset|href)="(?!data:|#)', html)
     images = re.findall(r"<img [^>]*>", html)
     assert len(images) == 7
@@ -170,7 +172,8 @@ def test_the_report_is_one_file_that_needs_nothing_else(tmp_path):
     assert "<b>&snow" not in html  # names from records are escaped
     assert "&lt;b&gt;&amp;snow" in html
     markdown = (tmp_path / "report.md").read_text()
-    assert sentences[0] in markdown
+    assert said.headline in markdown
+    assert all(sentence in markdown for sentence in said.findings)
     for name in re.findall(r"\]\((figures/[^)]+)\)", markdown):
         assert (tmp_path / name).stat().st_size > 1000
     again, _ = make_report(tmp_path)

@@ -1,0 +1,198 @@
+"""The report's tables: rows of cells that show a text and sort by a number."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import pandas as pd
+
+from analyses.paired_study.answer import Association, Effect, ImageFinding, corruption_effects
+from analyses.paired_study.frames import Study
+from lipcomp.statistics import Estimate
+
+
+@dataclass(frozen=True)
+class Cell:
+    """A table's cell: what is shown, and the number it sorts by."""
+
+    text: str
+    sort: float | None = None
+    words: bool = False
+
+
+@dataclass(frozen=True)
+class Table:
+    """A table of the report."""
+
+    name: str
+    title: str
+    caption: str
+    head: list[str]
+    rows: list[list[Cell]]
+
+
+def number(value: float | None, form: str = "{:.3g}") -> Cell:
+    """A cell that holds a number, or a dash."""
+    if value is None or not np.isfinite(value):
+        return Cell("–")
+    return Cell(form.format(value), float(value))
+
+
+def interval(estimate: Estimate, form: str = "{:+.3g}") -> Cell:
+    """A cell that holds an interval."""
+    if estimate.interval is None:
+        return Cell("–")
+    return Cell(" to ".join(form.format(end) for end in estimate.interval), float(estimate.interval[0]))
+
+
+def models_rows(models: pd.DataFrame) -> Table:
+    """The measured table: a row a model."""
+    columns = [
+        ("clean", "clean, %", "{:.1f}", 100),
+        ("corruption", "corruption, %", "{:.1f}", 100),
+        ("shift", "UCI shift, %", "{:.1f}", 100),
+        ("resolution", "8×8 control, %", "{:.1f}", 100),
+        ("residual", "residual, nats", "{:.2f}", 1),
+        ("excess", "excess, nats", "{:.2f}", 1),
+        ("i_yz", "I(Y;Z) ≥, nats", "{:.2f}", 1),
+        ("published", "published bound (3.1)", "{:.2f}", 1),
+        ("mean_direction", "Lip(μ) ≥ (3.5)", "{:.3f}", 1),
+        ("sigma", "σ_max median", "{:.3f}", 1),
+        ("sigma_top", "σ_max largest", "{:.3f}", 1),
+        ("sigma_backbone", "σ_max backbone", "{:.3f}", 1),
+        ("rank", "effective rank", "{:.1f}", 1),
+    ]
+    shown = [c for c in columns if c[0] in models and models[c[0]].notna().any()]
+    rows = [
+        [
+            Cell(str(name)),
+            Cell(str(row["method"])),
+            number(row["beta"] if row["beta"] is not None else None, "{:g}"),
+            *(number(scale * row[key], form) for key, _, form, scale in shown),
+        ]
+        for name, row in models.iterrows()
+    ]
+    caption = (
+        "A row a model. Bounds and residual information at one common concentration for all models (κ_e = 1024, "
+        "κ_b = 10), since κ is a hyperparameter; σ_max and Lip(μ) in 1 per pixel L2."
+    )
+    return Table("models", "What was measured", caption, ["run", "method", "β", *(c[1] for c in shown)], rows)
+
+
+def effects_rows(effects: Sequence[Effect]) -> Table:
+    """Every paired effect."""
+    rows = [
+        [
+            Cell(e.contrast),
+            Cell(e.label),
+            number(e.estimate.value, "{:+.3g}"),
+            interval(e.estimate),
+            Cell(e.unit),
+            number(e.estimate.p_value, "{:.3g}"),
+            number(e.estimate.smallest_p, "{:.3g}"),
+            number(e.estimate.n, "{:.0f}"),
+            Cell(e.meaning, words=True),
+        ]
+        for e in effects
+    ]
+    head = [
+        "contrast",
+        "outcome",
+        "difference",
+        "95% interval",
+        "unit",
+        "p",
+        "smallest p",
+        "pairs",
+        "isolates",
+    ]
+    caption = (
+        "Mean of the differences within pairs; p by sign-flip permutation, next to the smallest p that so many "
+        "pairs allow."
+    )
+    return Table("effects", "Paired effects", caption, head, rows)
+
+
+def build_tables(
+    study: Study, effects: Sequence[Effect], found: Sequence[Association], per_image: Sequence[ImageFinding]
+) -> list[Table]:
+    """All tables of the report."""
+    tables = [models_rows(study.models)]
+    if effects:
+        tables.append(effects_rows(effects))
+    if found:
+        rows = [
+            [
+                Cell(a.level),
+                Cell(a.x),
+                Cell(a.y),
+                Cell(a.estimate.name),
+                number(a.estimate.value, "{:+.2f}"),
+                interval(a.estimate, "{:+.2f}"),
+                number(a.estimate.p_value, "{:.3g}"),
+                number(a.estimate.n, "{:.0f}"),
+            ]
+            for a in found
+        ]
+        head = ["level", "smoothness", "robustness", "measure", "value", "95% interval", "p", "n"]
+        caption = "A negative value: smoother goes with more accurate."
+        tables.append(Table("associations", "Smoothness and robustness", caption, head, rows))
+    if len(study.corruptions) and effects:
+        table = corruption_effects(study.corruptions, study.models)
+        rows = [
+            [
+                Cell(str(row["corruption"])),
+                number(row["estimate"].value, "{:+.1f}"),
+                interval(row["estimate"], "{:+.1f}"),
+                number(row["estimate"].p_value, "{:.3g}"),
+                number(row["adjusted_p"], "{:.3g}"),
+                number(row["estimate"].n, "{:.0f}"),
+            ]
+            for _, row in table.iterrows()
+        ]
+        head = ["corruption", "compressed − not, points", "95% interval", "p", "p, Holm", "pairs"]
+        caption = "Mean over severities; p-values adjusted for looking at every corruption."
+        tables.append(Table("corruptions", "Corruption by corruption", caption, head, rows))
+    if per_image:
+        rows = [
+            [
+                Cell(f.run),
+                Cell(f.method),
+                number(f.estimate.value, "{:.3f}"),
+                interval(f.estimate, "{:.3f}"),
+                number(f.estimate.p_value, "{:.2g}"),
+                number(f.estimate.n, "{:.0f}"),
+            ]
+            for f in per_image
+        ]
+        head = ["run", "method", "AUROC", "95% interval", "p", "images"]
+        caption = (
+            "Does σ_max at an image tell whether more corruptions than the median change its prediction?"
+        )
+        tables.append(Table("images", "Across the images of a model", caption, head, rows))
+    times = study.frame[study.frame["quantity"] == "time"]
+    if len(times):
+        sums = times.groupby("settings.stage", sort=False)["value"].agg(["sum", "count"])
+        rows = [
+            [Cell(str(stage)), number(row["sum"], "{:.0f}"), number(row["count"], "{:.0f}")]
+            for stage, row in sums.iterrows()
+        ]
+        head = ["stage", "seconds of one process", "times run"]
+        tables.append(Table("times", "Where the time went", "Added over all processes.", head, rows))
+    return tables
+
+
+def provenance_rows(study: Study) -> list[tuple[str, str]]:
+    """Versions, device and times that the records name."""
+    rows = []
+    for column in sorted(str(c) for c in study.frame if str(c).startswith("provenance.")):
+        values = sorted({str(v) for v in study.frame[column].dropna()})
+        name = column.removeprefix("provenance.")
+        if name == "time":
+            rows.append(("measured", f"{values[0]} to {values[-1]}"))
+        else:
+            rows.append((name, ", ".join(values[:6])))
+    if "subject.sha256" in study.frame:
+        hashes = study.frame.drop_duplicates("subject.run").set_index("subject.run")["subject.sha256"]
+        rows.append(("checkpoints", ", ".join(f"{run} {value[:12]}" for run, value in hashes.items())))
+    return rows
