@@ -73,6 +73,19 @@ def fail(message: str) -> None:
     )
 
 
+def _floats(text: str) -> tuple[float, ...]:
+    """Numbers with commas between, as --mean takes them."""
+    return tuple(float(number) for number in text.split(","))
+
+
+def _sizes(text: str) -> tuple[int, ...]:
+    """One to three whole numbers with x or commas between, as --image-size takes them."""
+    sizes = tuple(int(number) for number in text.replace("x", ",").split(","))
+    if not 1 <= len(sizes) <= 3 or min(sizes) < 1:
+        raise argparse.ArgumentTypeError(f"one to three positive numbers, SIDE, HxW or CxHxW; got {text!r}")
+    return sizes
+
+
 def add_encoder_arguments(parser: argparse.ArgumentParser) -> None:
     """CHECKPOINT..., and how to read those that others wrote."""
     parser.add_argument(
@@ -92,11 +105,17 @@ def add_encoder_arguments(parser: argparse.ArgumentParser) -> None:
         "--branch", choices=("online", "momentum"), help="which network of a file that holds both"
     )
     foreign.add_argument(
-        "--mean", type=float, nargs="+", help="normalisation of pixels in [0, 1], one or each channel"
+        "--mean",
+        type=_floats,
+        metavar="M[,M,M]",
+        help="normalisation of pixels in [0, 1], one or each channel",
     )
-    foreign.add_argument("--std", type=float, nargs="+", help="as --mean")
+    foreign.add_argument("--std", type=_floats, metavar="S[,S,S]", help="as --mean")
     foreign.add_argument(
-        "--image-size", type=int, help="side of the images to measure on (default: the network's)"
+        "--image-size",
+        type=_sizes,
+        metavar="N",
+        help="SIDE, HxW or CxHxW to measure on (default: the network's)",
     )
     foreign.add_argument("--list", action="store_true", help="show what was recognised, key by key, and stop")
 
@@ -114,16 +133,10 @@ def load_encoders(options: argparse.Namespace) -> list[Checkpoint]:
     """
     if not options.checkpoints and not options.factory:
         raise ValueError("no CHECKPOINT given; name a file or folder, or with --factory a function")
-    mean, std = (tuple(given) if given else None for given in (options.mean, options.std))
-    size = tuple(options.image_size) if options.image_size else None
+    mean, std, size = options.mean, options.std, options.image_size
     loaded = []
     for path in options.checkpoints or [None]:
         if options.factory:
-            shape = (
-                (len(mean) if mean and len(mean) > 1 else 3, *[options.image_size] * 2)
-                if options.image_size
-                else None
-            )
             network = build_own(options.factory)
             loaded.append(load_own(network, path, mean=mean, std=std, image_size=size, name=options.factory))
         else:
