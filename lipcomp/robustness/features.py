@@ -8,7 +8,8 @@ all. A damaged file is computed again.
 import hashlib
 import os
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
@@ -92,21 +93,16 @@ def extract_features(
     return features
 
 
-class evaluation_mode(torch.no_grad):  # noqa: N801  (a context, used as torch.no_grad is)
-    """Evaluation mode without gradients; on leaving, every module is in the mode it was in."""
-
-    def __init__(self, network: nn.Module) -> None:
-        super().__init__()
-        self._network = network
-
-    def __enter__(self) -> None:
-        self._modes = [(module, module.training) for module in self._network.modules()]
-        self._network.eval()
-        super().__enter__()
-
-    def __exit__(self, *failure: object) -> None:
-        super().__exit__(*failure)
-        for module, training in self._modes:
+@contextmanager
+def evaluation_mode(network: nn.Module) -> Iterator[None]:
+    """Evaluation mode without gradients; afterwards every module is in the mode it was in."""
+    modes = [(module, module.training) for module in network.modules()]
+    network.eval()
+    try:
+        with torch.no_grad():
+            yield
+    finally:
+        for module, training in modes:
             module.training = training
 
 
