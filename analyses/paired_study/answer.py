@@ -84,18 +84,24 @@ def is_present(estimate: Estimate) -> bool:
 
 
 def paired_effects(models: pd.DataFrame) -> list[Effect]:
-    """Every contrast's effect on every outcome, and the compression contrasts pooled, where there are pairs."""
+    """Every contrast's effect on every outcome, and the compression contrasts pooled, where there are pairs.
+
+    A contrast is estimated for each beta apart. In the pooled effect a family and seed counts once, with the mean
+    over its betas: runs of one seed at several betas share their control, and are no independent pairs.
+    """
     effects = []
     for outcome in OUTCOMES:
         pooled: list[pd.DataFrame] = []
         for contrast in CONTRASTS:
             pairs = pair_table(models, contrast, outcome.column, logarithm=outcome.logarithm)
-            if len(pairs):
-                effects.append(_effect(contrast.name, contrast.meaning, outcome, pairs))
-                if contrast.compression:
-                    pooled.append(pairs)
-        if len(pooled) > 1:
-            meaning = "compression, both families"
+            several = pairs["beta"].nunique() > 1
+            for beta, group in pairs.groupby("beta", dropna=False):
+                name = f"{contrast.name}, β = {beta:g}" if several else contrast.name
+                effects.append(_effect(name, contrast.meaning, outcome, group))
+            if contrast.compression and len(pairs):
+                pooled.append(pairs.groupby("seed")[["treated", "control"]].mean())
+        if sum(map(len, pooled)) > 1:
+            meaning = "compression, all families" + (" and betas" if models["beta"].nunique() > 1 else "")
             effects.append(_effect(ALL_PAIRS, meaning, outcome, pd.concat(pooled)))
     return effects
 
@@ -146,6 +152,23 @@ def family_and_seed(models: pd.DataFrame) -> pd.Series:
     """Which models share weights, data order and draws: one label a family and seed."""
     family = models["method"].map(lambda m: "BYOL" if "BYOL" in m else "SimCLR" if "SimCLR" in m else m)
     return family + "/" + models["seed"].astype(str)
+
+
+def dose_response(models: pd.DataFrame) -> list[Association]:
+    """Where beta was swept: does smoothness, and does robustness, follow log beta within a seed."""
+    found = []
+    for contrast in (c for c in CONTRASTS if c.compression):
+        rows = models[(models["method"] == contrast.treated) & models["beta"].notna()]
+        for outcome in OUTCOMES:
+            swept = rows.dropna(subset=[outcome.column])
+            if swept["beta"].nunique() < 3:
+                continue
+            y = swept[outcome.column].to_numpy(float)
+            beta = np.log(swept["beta"].to_numpy(float))
+            inside = within_pairs(beta, np.log(y) if outcome.logarithm else y, swept["seed"].to_numpy())
+            level = f"{contrast.treated}, over β within a seed"
+            found.append(Association(level, "log β", outcome.label, inside.within))
+    return found
 
 
 ALL_MODELS = "all models"

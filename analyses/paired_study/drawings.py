@@ -39,6 +39,22 @@ def build_figures(study: Study, effects: Sequence[Effect]) -> list[figures.Drawn
                 ),
             )
         )
+    if models["beta"].nunique() > 2:
+        targets_by_beta = {
+            "excess": ("excess residual information, nats", 1.0),
+            "sigma": ("median σ_max(J)", 1.0),
+            "corruption": ("mean corruption accuracy, %", 100.0),
+        }
+        targets_by_beta = {k: v for k, v in targets_by_beta.items() if models[k].notna().any()}
+        drawn.append(
+            figures.draw(
+                "beta",
+                "What β does",
+                "A thin line a seed, the mean thick; dotted, the uncompressed twin's mean.",
+                "Line plots over beta of " + ", ".join(label for label, _ in targets_by_beta.values()),
+                lambda: figures.dose_response(models, targets_by_beta),
+            )
+        )
     if models["excess"].notna().any() and models["sigma"].notna().any():
         drawn.append(
             figures.draw(

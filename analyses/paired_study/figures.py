@@ -288,6 +288,39 @@ def compression_and_smoothness(models: pd.DataFrame) -> Figure:
     return figure
 
 
+def dose_response(models: pd.DataFrame, targets: dict[str, tuple[str, float]]) -> Figure:
+    """What changes with beta: a thin line a seed, the mean thick, the uncompressed twin dotted.
+
+    Parameters
+    ----------
+    models
+        The models' table.
+    targets
+        Column -> (label, factor).
+    """
+    swept = {"C-SimCLR": "SimCLR", "SimCLR ×(1+β)": "SimCLR", "C-BYOL": "BYOL"}
+    figure, axes = plt.subplots(1, len(targets), figsize=(4.4 * len(targets), 3.7), squeeze=False)
+    for axis, (column, (label, factor)) in zip(axes[0], targets.items(), strict=True):
+        for method, base in swept.items():
+            rows = models[models["method"] == method].dropna(subset=["beta", column])
+            if rows["beta"].nunique() < 2:
+                continue
+            for _, seed in rows.groupby("seed"):
+                seed = seed.sort_values("beta")
+                axis.plot(seed["beta"], factor * seed[column], color=_colour(method), lw=0.6, alpha=0.5)
+            mean = factor * rows.groupby("beta")[column].mean()
+            axis.plot(mean.index, mean, color=_colour(method), marker=MARKERS[method], lw=2, label=method)
+            control = models.loc[models["method"] == base, column].mean()
+            axis.axhline(factor * control, color=_colour(base), ls=":", lw=1.4)
+        axis.set_xscale("log")
+        axis.set_xlabel("β")
+        axis.set_ylabel(label)
+    axes[0][-1].legend(loc="center left", bbox_to_anchor=(1.0, 0.5))
+    sns.despine(figure)
+    figure.tight_layout()
+    return figure
+
+
 def flips_by_smoothness(images: pd.DataFrame) -> Figure:
     """Share of corruptions that change the prediction, by decile of the local constant within a model."""
     images = images.copy()

@@ -15,7 +15,7 @@ from typing import Any
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
-from analyses.paired_study.answer import associations, image_findings, paired_effects
+from analyses.paired_study.answer import associations, dose_response, image_findings, paired_effects
 from analyses.paired_study.drawings import build_figures
 from analyses.paired_study.frames import load_study
 from analyses.paired_study.methods import methods_text
@@ -30,7 +30,7 @@ def make_report(folder: Path) -> tuple[Path, Answer]:
     """Write report.html, report.md and figures/ into a study's folder; returns the HTML's path and the answer."""
     study = load_study(folder)
     effects = paired_effects(study.models)
-    found = associations(study.models)
+    found = associations(study.models) + dose_response(study.models)
     per_image = image_findings(study.images)
     drawn = build_figures(study, effects)
     tables = build_tables(study, effects, found, per_image)

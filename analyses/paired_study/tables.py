@@ -134,9 +134,9 @@ def build_tables(
             ]
             for a in found
         ]
-        head = ["level", "smoothness", "robustness", "measure", "value", "95% interval", "p", "n"]
-        caption = "A negative value: smoother goes with more accurate."
-        tables.append(Table("associations", "Smoothness and robustness", caption, head, rows))
+        head = ["level", "of", "with", "measure", "value", "95% interval", "p", "n"]
+        caption = "For accuracies with smoothness, a negative value means: smoother goes with more accurate."
+        tables.append(Table("associations", "What goes together", caption, head, rows))
     if len(study.corruptions) and effects:
         table = corruption_effects(study.corruptions, study.models)
         rows = [

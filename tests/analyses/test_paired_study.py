@@ -94,6 +94,24 @@ def test_models_without_pairs_say_so():
     )
 
 
+def test_a_sweep_of_beta_is_estimated_beta_by_beta_and_a_seed_counts_once():
+    parts = []
+    for beta in (0.1, 1.0, 10.0):
+        table = models(seeds=4, smoother=beta**-0.2)
+        table = table[table["method"] == "C-SimCLR"].assign(beta=beta)
+        parts.append(table.rename(index=lambda run, beta=beta: f"{run}-{beta}"))
+    swept = pd.concat([models().query("method == 'SimCLR'"), *parts])
+    effects = a.paired_effects(swept)
+    assert effect(effects, "C-SimCLR − SimCLR, β = 10", "sigma").value == pytest.approx(
+        np.log(10**-0.2), abs=0.05
+    )
+    pooled = effect(effects, a.ALL_PAIRS, "sigma")
+    assert pooled.estimate.n == 4
+    assert pooled.value == pytest.approx(0.0, abs=0.05)  # the mean of log 10^{-0.2 (-1, 0, 1)}
+    (dose,) = [d for d in a.dose_response(swept) if d.y.startswith("σ")]
+    assert dose.estimate.value < -0.95
+
+
 def test_association_has_the_sign_of_its_truth():
     table = models(seeds=8, smoother=0.5, more_robust=0.1)
     table["corruption"] -= 0.05 * np.log(table["sigma"])
