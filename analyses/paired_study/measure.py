@@ -7,6 +7,7 @@ alone, so an interrupted measurement goes on where it stopped, and a run trained
 your own checkpoints works too; name the images with --data.
 """
 
+import functools
 import os
 import sys
 import time
@@ -19,10 +20,10 @@ from typing import Any
 import pandas as pd
 import torch
 
-from analyses.paired_study.images import prepare_images
+from analyses.paired_study.images import StudyImages, prepare_images
 from analyses.paired_study.stages import STAGES, Bench
 from analyses.paired_study.study import RECORDS, Run, find_runs
-from lipcomp.checkpoints import load_checkpoint
+from lipcomp.checkpoints import load_encoder
 from lipcomp.checkpoints.native import atomic_file
 from lipcomp.commands import Parser, run
 from lipcomp.records import Record, append_records, provenance, read_records
@@ -47,7 +48,7 @@ def measure_run(
     """Measure what is missing of one run, in a worker process; returns its name and the seconds it took."""
     torch.set_num_threads(1)
     started = time.monotonic()
-    checkpoint = load_checkpoint(one.checkpoint)
+    checkpoint = load_encoder(one.checkpoint)
     subject = {"run": one.name, **checkpoint.subject(), "checkpoint": str(one.checkpoint.relative_to(study))}
     stages = [stage for stage in STAGES if (one.name, checkpoint.sha256, stage) not in done]
     table = study / "images" / f"{one.name}.csv"
@@ -55,14 +56,19 @@ def measure_run(
         stages = [stage for stage in STAGES if stage in stages or stage in ("corruptions", "jacobian")]
     if not stages:
         return one.name, 0.0
-    images = prepare_images(study, image_shape=checkpoint.encoder.image_shape, **options)
-    bench = Bench(checkpoint, images)
+    bench = Bench(checkpoint, _images(study, checkpoint.encoder.image_shape, tuple(options.items())))
     for stage in stages:
         begun = time.monotonic()
         records = STAGES[stage](bench)
         write_images(table, bench)
         write_stage(study, subject, stage, records, time.monotonic() - begun)
     return one.name, time.monotonic() - started
+
+
+@functools.cache
+def _images(study: Path, shape: tuple[int, int, int], options: tuple[tuple[str, Any], ...]) -> StudyImages:
+    """The study's images, read once in a process."""
+    return prepare_images(study, image_shape=shape, **dict(options))
 
 
 def write_images(table: Path, bench: Bench) -> None:
@@ -110,8 +116,8 @@ def measure(study: Path, options: dict[str, Any], workers: int) -> None:
     """Measure every run of a study that is not measured yet."""
     runs = find_runs(study)
     started = time.monotonic()
-    first = load_checkpoint(runs[0].checkpoint)
-    prepare_images(study, image_shape=first.encoder.image_shape, workers=workers, **options)
+    for shape in sorted({load_encoder(one.checkpoint).encoder.image_shape for one in runs}):
+        prepare_images(study, image_shape=shape, workers=workers, **options)
     done = measured(study / RECORDS)
     print(f"measure: {len(runs)} runs, stages {', '.join(STAGES)}", flush=True)
     work, counted = 0.0, 0

@@ -172,7 +172,7 @@ def measure_compression(bench: Bench) -> list[Record]:
     for name, (kappa_e, kappa_b) in kappas.items():
         dim = mu_x.shape[1]
         floor = float(divergence_floor(dim, torch.tensor(kappa_e).double(), torch.tensor(kappa_b).double()))
-        found = bootstrap(np.mean(residuals[name], axis=0))
+        found = bootstrap(np.mean(residuals[name], axis=0)[None])
         settings = {"kappa": name, "kappa_e": kappa_e, "kappa_b": kappa_b, "dim": dim, "draws": VIEW_DRAWS}
         records += [
             Record(
@@ -188,7 +188,7 @@ def measure_compression(bench: Bench) -> list[Record]:
                 {**settings, "floor": floor},
             ),
         ]
-    mutual = bootstrap(np.mean(scores, axis=0))
+    mutual = bootstrap(np.mean(scores, axis=0)[None])
     settings = {
         "kappa_b": COMMON_KAPPA[1],
         "candidates": count,
@@ -268,7 +268,7 @@ def measure_jacobian(bench: Bench) -> list[Record]:
         found = spectral_norm(partial(bench.encoder, layer=layer), pixels, vectors=False)
         sigma = found.sigma.double().numpy()
         kept = sigma[np.isfinite(sigma)]
-        median = bootstrap(kept)
+        median = bootstrap(kept[None])
         settings = {
             "layer": layer,
             "rtol": found.rtol,

@@ -9,37 +9,10 @@ import pytest
 from analyses.paired_study import answer as a
 from analyses.paired_study.frames import load_study
 from analyses.paired_study.report import make_report
-from analyses.paired_study.study import CONTRASTS, METHODS, find_runs, models_table, pair_table
+from analyses.paired_study.study import CONTRASTS, find_runs, models_table, pair_table
 from analyses.paired_study.words import answer
 from lipcomp.records import Record, append_records
-
-OBJECTIVES = ("SimCLR", "WeightedSimCLR", "CSimCLR", "BYOL", "CBYOL")
-
-
-def models(seeds=4, smoother=0.5, more_robust=0.0, noise=0.02, seed=0):
-    """A table in which compression multiplies sigma by ``smoother`` and adds ``more_robust`` to accuracy."""
-    rng = np.random.default_rng(seed)
-    rows = []
-    for objective in OBJECTIVES:
-        compressed = objective in ("CSimCLR", "CBYOL")
-        for s in range(seeds):
-            base = np.exp(0.3 * s)
-            rows.append(
-                {
-                    "run": f"{objective}-{s}",
-                    "method": METHODS[objective],
-                    "beta": 1.0 if "C" in objective[:1] or objective == "WeightedSimCLR" else None,
-                    "seed": s,
-                    "data": "mnist5k/train",
-                    "sigma": base * (smoother if compressed else 1.0) * np.exp(noise * rng.normal()),
-                    "stretch": base * np.exp(noise * rng.normal()),
-                    "clean": 0.95 + 0.01 * rng.normal(),
-                    "corruption": 0.7 + (more_robust if compressed else 0.0) + 0.01 * rng.normal(),
-                    "shift": 0.6 + 0.01 * rng.normal(),
-                    "excess": 1.0 + rng.random(),
-                }
-            )
-    return pd.DataFrame(rows).set_index("run")
+from tests.analyses.made_up import make_records, models
 
 
 def effect(effects, contrast, column):
@@ -139,42 +112,6 @@ def test_images_with_a_larger_constant_that_flip_more_are_seen():
     assert whole.estimate.interval[0] > 0.6
     assert [f.run for f in single] == ["r0", "r1"]
     assert "tells that corruptions change its prediction" in answer([], [], [whole, *single]).findings[-1]
-
-
-def make_records(folder, table):
-    """Records as the measuring stage writes them."""
-    records = []
-    for run, row in table.iterrows():
-        objective = {label: name for name, label in METHODS.items()}[row["method"]]
-        subject = {"run": run, "objective": objective, "seed": int(row["seed"]), "sha256": f"{run:0>16}"}
-        if row["beta"] == row["beta"] and row["beta"] is not None:
-            subject["beta"] = row["beta"]
-        told = {"lipcomp": "test", "time": "2026-01-01T00:00:00+00:00"}
-        values = [
-            ("accuracy.clean", row["clean"], {}),
-            ("accuracy.corruption.mean", row["corruption"], {}),
-            ("accuracy.shift", row["shift"], {}),
-            ("compression.residual_excess", row["excess"], {"kappa": "common"}),
-            ("bound.direction.median", row["stretch"], {"pairs": "corruptions"}),
-            ("sigma_max.median", row["sigma"], {"layer": "latent", "rtol": 1e-4}),
-            ("sigma_max.max", 2 * row["sigma"], {"layer": "latent"}),
-            ("time", 3.0, {"stage": "jacobian"}),
-        ]
-        values += [
-            (f"bound.{n}.max", 1.0 + i, {"pairs": "views", "kappa": "common"})
-            for i, n in enumerate(("published", "mean", "second_moment", "supremum"))
-        ]
-        values += [
-            ("accuracy.corruption", row["corruption"] - 0.1 * i, {"corruption": c, "severity": s})
-            for i, c in enumerate(("fog", "<b>&snow"))
-            for s in (1, 5)
-        ]
-        records += [Record(q, v, n=100, subject=subject, settings=s, provenance=told) for q, v, s in values]
-        rng = np.random.default_rng(1)
-        frame = pd.DataFrame({"image": range(50), "sigma": rng.lognormal(size=50), "flipped": rng.random(50)})
-        (folder / "images").mkdir(exist_ok=True, parents=True)
-        frame.to_csv(folder / "images" / f"{run}.csv", index=False)
-    append_records(folder / "records.jsonl", records)
 
 
 def test_the_report_is_one_file_that_needs_nothing_else(tmp_path):

@@ -1,0 +1,154 @@
+"""The study from checkpoints to report on real digits: stages, resumption, and what a command says of bad input."""
+
+import dataclasses
+import json
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+
+from analyses.paired_study import measure as measuring
+from analyses.paired_study import stages
+from analyses.paired_study.frames import load_study
+from analyses.paired_study.report import make_report
+from analyses.paired_study.study import Run, find_runs, read_plan
+from lipcomp.checkpoints import Metadata, load_checkpoint, save_checkpoint
+from lipcomp.commands import run
+from lipcomp.data import load_set
+from lipcomp.encoders import EncoderSpec, build_encoder
+from lipcomp.records import read_records, to_frame
+
+SPEC = EncoderSpec("small_cnn", (1, 28, 28), mean=(0.131,), std=(0.308,), projector=(32, 16))
+OPTIONS = {"data": "mnist5k", "data_root": None, "corrupted_images": 12}
+OBJECTIVES = {"SimCLR": {}, "CSimCLR": {"kappa_e": 64.0, "kappa_b": 10.0, "beta": 1.0}}
+
+
+@pytest.fixture(scope="module")
+def study(tmp_path_factory):
+    """Two untrained encoders, measured in this process with few images."""
+    folder = tmp_path_factory.mktemp("study")
+    for seed, (name, fields) in enumerate(OBJECTIVES.items()):
+        encoder = build_encoder(dataclasses.replace(SPEC), seed=seed).eval()
+        metadata = Metadata(objective={"name": name, **fields}, seed=0, data={"name": "mnist5k/train"})
+        save_checkpoint(folder / "runs" / f"{name}-0" / "model.safetensors", encoder, metadata)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(stages, "JACOBIAN_IMAGES", 8)
+        patch.setattr(stages, "CORRUPTED_PAIR_IMAGES", 2)
+        patch.setattr(stages, "PAIRS", 64)
+        for one in find_runs(folder):
+            measuring.measure_run(one, folder, OPTIONS, set())
+    return folder
+
+
+def value(frame, run_name, quantity, **settings):
+    rows = frame[(frame["subject.run"] == run_name) & (frame["quantity"] == quantity)]
+    for name, wanted in settings.items():
+        rows = rows[rows[f"settings.{name}"] == wanted]
+    assert len(rows) == 1, (quantity, settings, len(rows))
+    return rows.iloc[0]
+
+
+def test_every_stage_leaves_its_records_with_provenance(study):
+    frame = to_frame(read_records(study / "records.jsonl"))
+    for name in ("SimCLR-0", "CSimCLR-0"):
+        for quantity in ("accuracy.clean", "accuracy.knn", "accuracy.shift", "accuracy.resolution"):
+            found = value(frame, name, quantity)
+            assert 0.1 < found["value"] <= 1
+            assert found["low"] <= found["value"] <= found["high"]
+        corrupted = frame[(frame["subject.run"] == name) & (frame["quantity"] == "accuracy.corruption")]
+        assert corrupted["settings.corruption"].nunique() == 15
+        assert sorted(corrupted["settings.severity"].unique()) == [1, 2, 3, 4, 5]
+        assert value(frame, name, "accuracy.corruption.mean")["value"] == pytest.approx(
+            corrupted["value"].mean()
+        )
+    assert frame["subject.sha256"].notna().all()
+    assert frame["provenance.torch"].notna().all()
+
+
+def test_the_bounds_hold_their_order_and_the_residual_its_floor(study):
+    frame = to_frame(read_records(study / "records.jsonl"))
+    for source in ("views", "corruptions", "random"):
+        at = {"pairs": source, "kappa": "common"}
+        low, mean, second, top = (
+            value(frame, "CSimCLR-0", f"bound.{n}.max", **at)["value"]
+            for n in ("published", "mean", "second_moment", "supremum")
+        )
+        assert low <= second / np.sqrt(2) * (1 + 1e-9)
+        assert mean <= second <= top
+        direction = value(frame, "CSimCLR-0", "bound.direction.max", pairs=source)["value"]
+        assert top == pytest.approx(1024 * direction)
+    own = value(frame, "CSimCLR-0", "compression.residual_excess", kappa="own")
+    whole = value(frame, "CSimCLR-0", "compression.residual_information", kappa="own")
+    assert own["value"] > 0
+    assert whole["value"] == pytest.approx(own["value"] + own["settings.floor"])
+    assert not ((frame["subject.run"] == "SimCLR-0") & (frame.get("settings.kappa") == "own")).any()
+
+
+def test_sigma_max_of_the_study_is_the_dense_jacobians(study):
+    table = pd.read_csv(study / "images" / "SimCLR-0.csv")
+    encoder = load_checkpoint(study / "runs" / "SimCLR-0" / "model.safetensors").encoder
+    pixels = load_set("mnist5k").batch(torch.arange(2)).double()  # the sample is the first test images
+    jacobian = torch.func.vmap(torch.func.jacrev(lambda x: encoder.double()(x[None])[0]))(pixels).flatten(2)
+    dense = torch.linalg.matrix_norm(jacobian, 2)
+    np.testing.assert_allclose(table["sigma"][:2], dense.numpy(), rtol=1e-3)
+    assert table["sigma"].notna().sum() == 8
+    assert table["flipped"].notna().sum() == 12
+
+
+def test_what_is_measured_is_not_measured_again(study):
+    done = measuring.measured(study / "records.jsonl")
+    before = (study / "records.jsonl").read_bytes()
+    name, seconds = measuring.measure_run(find_runs(study)[0], study, OPTIONS, done)
+    assert (name, seconds) == ("CSimCLR-0", 0.0)
+    assert (study / "records.jsonl").read_bytes() == before
+
+
+def test_the_report_of_two_real_encoders(study):
+    path, said = make_report(study)
+    assert "cannot be estimated from 1 pair" in said.headline
+    loaded = load_study(study)
+    assert set(loaded.models["method"]) == {"SimCLR", "C-SimCLR"}
+    assert len(loaded.images) == 16  # an image counts once it was measured in every stage
+    assert path.stat().st_size > 100_000
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["{none}"], "does not exist"),
+        (["{empty}"], "holds no checkpoint"),
+        (["{study}", "--data", "mnist6k"], "neither a known set nor an existing folder"),
+        (["{study}", "--workers", "0"], "--workers must be at least 1"),
+        (["{damaged}"], "bad.safetensors"),
+    ],
+)
+def test_bad_input_is_one_paragraph_and_exit_1(study, tmp_path, capsys, arguments, message):
+    (tmp_path / "empty").mkdir()
+    (tmp_path / "damaged").mkdir()
+    (tmp_path / "damaged" / "bad.safetensors").write_bytes(b"\x00" * 100)
+    places = {
+        "none": tmp_path / "none",
+        "empty": tmp_path / "empty",
+        "study": study,
+        "damaged": tmp_path / "damaged",
+    }
+    assert run(measuring.main, [a.format(**places) for a in arguments]) == 1
+    error = capsys.readouterr().err
+    assert error.startswith("error: ")
+    assert "Traceback" not in error
+    assert message in " ".join(error.split())
+
+
+def test_a_folder_of_checkpoints_is_a_study_too(study, tmp_path):
+    source = study / "runs" / "SimCLR-0" / "model.safetensors"
+    (tmp_path / "theirs.safetensors").write_bytes(source.read_bytes())
+    assert find_runs(tmp_path) == [Run("theirs", tmp_path / "theirs.safetensors")]
+
+
+def test_study_json_that_is_damaged_is_named(tmp_path):
+    (tmp_path / "study.json").write_text("{")
+    with pytest.raises(ValueError, match=r"study\.json is damaged"):
+        read_plan(tmp_path)
+    (tmp_path / "study.json").write_text(json.dumps({"preset": "quick"}))
+    assert read_plan(tmp_path) == {"preset": "quick"}

@@ -1,0 +1,109 @@
+"""The report in headless Chromium: images load, tables sort by mouse and keyboard, dark and narrow screens work."""
+
+import shutil
+
+import pytest
+
+from analyses.paired_study.report import make_report
+from tests.analyses.made_up import make_records, models
+
+webdriver = pytest.importorskip("selenium.webdriver")
+CHROMIUM = shutil.which("chromium") or shutil.which("google-chrome")
+DRIVER = shutil.which("chromedriver")
+pytestmark = pytest.mark.skipif(not (CHROMIUM and DRIVER), reason="needs chromium and chromedriver")
+
+
+@pytest.fixture(scope="module")
+def page(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("study")
+    make_records(folder, models())
+    path, _ = make_report(folder)
+    options = webdriver.ChromeOptions()
+    options.binary_location = CHROMIUM
+    options.set_capability("goog:loggingPrefs", {"browser": "ALL"})
+    for flag in (
+        "--headless",
+        "--no-sandbox",
+        "--disable-gpu",
+        "--disable-quic",
+        "--no-first-run",
+        "--disable-background-networking",
+        "--disable-component-update",
+        "--disable-sync",
+        "--disable-dev-shm-usage",
+        "--window-size=1100,900",
+        f"--user-data-dir={tmp_path_factory.mktemp('chromium')}",
+    ):
+        options.add_argument(flag)
+    driver = webdriver.Chrome(service=webdriver.ChromeService(DRIVER), options=options)
+    driver.get(path.resolve().as_uri())
+    yield driver
+    driver.quit()
+
+
+def column(page, table, number):
+    return page.execute_script(
+        f"return Array.from(document.querySelectorAll('#{table} tbody tr')).map(r => r.cells[{number}].textContent)"
+    )
+
+
+def test_no_console_message_and_every_image_has_loaded(page):
+    assert page.get_log("browser") == []
+    loaded = page.execute_script(
+        "return Array.from(document.images).map(i => i.complete && i.naturalWidth > 100)"
+    )
+    assert len(loaded) == 7
+    assert all(loaded)
+
+
+def test_tables_sort_by_number_and_by_text(page):
+    heads = page.find_elements("css selector", "#table-models th button")
+    names = [head.text for head in heads]
+    sigma = next(i for i, name in enumerate(names) if name.startswith("σ_max median"))
+    heads[sigma].click()
+    rising = [float(v) for v in column(page, "table-models", sigma)]
+    assert rising == sorted(rising)
+    heads[sigma].click()
+    assert [float(v) for v in column(page, "table-models", sigma)] == rising[::-1]
+    assert page.execute_script(
+        f"return document.querySelectorAll('#table-models th')[{sigma}].getAttribute('aria-sort')"
+    ) == ("descending")
+    heads[0].click()
+    runs = column(page, "table-models", 0)
+    assert runs == sorted(runs, key=str.lower)
+
+
+def test_a_heading_sorts_by_the_keyboard(page):
+    from selenium.webdriver.common.keys import Keys
+
+    head = page.find_elements("css selector", "#table-models th button")[0]
+    head.click()
+    first = column(page, "table-models", 0)
+    head.send_keys(Keys.ENTER)
+    assert column(page, "table-models", 0) == first[::-1]
+    reached = page.execute_script(
+        "return Array.from(document.querySelectorAll('th button, .scroll, nav a')).every(e => e.tabIndex === 0)"
+    )
+    assert reached
+
+
+def test_dark_and_light_have_their_own_figures(page):
+    sources = {}
+    for scheme in ("light", "dark"):
+        page.execute_cdp_cmd(
+            "Emulation.setEmulatedMedia", {"features": [{"name": "prefers-color-scheme", "value": scheme}]}
+        )
+        ground = page.execute_script("return getComputedStyle(document.body).backgroundColor")
+        assert ground == {"light": "rgb(255, 255, 255)", "dark": "rgb(13, 17, 23)"}[scheme]
+        sources[scheme] = page.execute_script("return document.images[0].currentSrc")
+    assert sources["light"] != sources["dark"]
+
+
+def test_it_fits_a_phone(page):
+    page.execute_cdp_cmd(
+        "Emulation.setDeviceMetricsOverride",
+        {"width": 380, "height": 800, "deviceScaleFactor": 2, "mobile": True},
+    )
+    width = page.execute_script("return [document.documentElement.scrollWidth, window.innerWidth]")
+    page.execute_cdp_cmd("Emulation.clearDeviceMetricsOverride", {})
+    assert width[0] <= width[1]
