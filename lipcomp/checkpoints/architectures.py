@@ -20,7 +20,8 @@ from typing import Any
 
 import torch
 import torchvision
-from torch import nn
+from jaxtyping import Float
+from torch import Tensor, nn
 
 from lipcomp.checkpoints.backbone import Backbone, State, import_timm
 from lipcomp.checkpoints.errors import CheckpointError
@@ -53,25 +54,28 @@ def build_backbone(name: str, channels: int = 3, conventions: Mapping[str, Any] 
             return _torchvision(short, channels)
         if library in ("", "timm"):
             return _timm(short, channels)
-    raise CheckpointError(
-        f"arch {name!r}: unknown library {library!r}; write NAME, torchvision/NAME or timm/NAME"
-    )
+    raise CheckpointError(f"arch {name!r} is of no known library; write NAME, torchvision/NAME or timm/NAME")
 
 
 def _ours(name: str, channels: int) -> Backbone | None:
+    """One of our networks, without memory: a small file must not claim a network of many gigabytes."""
+    with torch.device("meta"):
+        return _ours_on_meta(name, channels)
+
+
+def _ours_on_meta(name: str, channels: int) -> Backbone | None:
     if match := OURS.fullmatch(name):
-        depth, width = int(match[1]), int(match[2] or 1)
-        if depth in DEPTHS and width >= 1:
-            stem, padding = (
-                ("cifar" if match[3] else "imagenet"),
-                ("tensorflow" if match[4] else "torchvision"),
-            )
+        depth, width = int(match[1]), float(match[2] or 1)
+        if depth in DEPTHS and 1 / 64 <= width <= 16:
+            stem = "cifar" if match[3] else "imagenet"
+            padding = {None: "torchvision", "_tf": "tensorflow", "_same": "same"}[match[4]]
             network = ResNet(depth, stem, width, channels, padding)  # type: ignore[arg-type]
             return Backbone(name, network, image_size=(32, 32) if match[3] else None)
     if match := WIDE.fullmatch(name):
         return Backbone(name, WideResNet(int(match[1]), int(match[2]), channels), image_size=(32, 32))
-    if name == "preact_resnet18":
-        return Backbone(name, PreActResNet(channels), ("linear",), image_size=(32, 32))
+    if name in ("preact_resnet18", "preact_resnet18_raw"):
+        raw = name.endswith("raw")  # Wong2020Fast's: raw shortcuts, no last batch norm
+        return Backbone(name, PreActResNet(channels, not raw, raw), ("linear",), image_size=(32, 32))
     if name in BACKBONES:
         return Backbone(name, BACKBONES[name](channels), image_size=(28, 28) if channels == 1 else (32, 32))
     return None
@@ -147,6 +151,8 @@ def infer_backbone(state: State, conventions: Mapping[str, Any]) -> Backbone:
 
 
 def _read_resnet(state: State, conventions: Mapping[str, Any]) -> Backbone | None:
+    if "input_norm.weight" in state:
+        state = {key.removeprefix("resnet."): value for key, value in state.items()}
     if not {"conv1.weight", "layer1.0.conv1.weight"} <= state.keys() or "layer1.0.bn1.weight" not in state:
         return None
     if _pre_activation(state):
@@ -180,10 +186,40 @@ def _read_resnet(state: State, conventions: Mapping[str, Any]) -> Backbone | Non
     width = "" if stem == 64 else f"_{stem / 64:g}x"
     padding = {"tensorflow": "_tf", "same": "_same"}.get(conventions.get("pool_padding", ""), "")
     found = _ours(f"resnet{depth}{width}{suffix}{padding}", channels)
-    assert found is not None
+    if found is None:
+        return None
+    if "input_norm.weight" in state:
+        return _framed(found, state, channels)
     if conventions.get("stem_relu") is False:
         found.network.relu = nn.Identity()
     return _pad_stem(found, conventions) if kernel == 3 else found
+
+
+class Framed(nn.Module):
+    """Between a batch norm on the pixels and a 1 x 1 convolution before pooling: the networks of lightly's old zoo."""
+
+    def __init__(self, resnet: nn.Module, channels: int, features: int, outputs: int) -> None:
+        super().__init__()
+        self.input_norm = nn.BatchNorm2d(channels)
+        self.resnet = resnet
+        self.last = nn.Conv2d(features, outputs, 1)
+        self.out_features = outputs
+
+    def forward(self, x: Float[Tensor, "batch channels height width"]) -> Float[Tensor, "batch features"]:
+        """Pooled features; the last convolution is linear, so it may come after pooling."""
+        return self.last(self.resnet(self.input_norm(x))[:, :, None, None]).flatten(1)
+
+
+def _framed(backbone: Backbone, state: State, channels: int) -> Backbone | None:
+    last = state.get("last.weight")
+    if last is None or last.ndim != 4:
+        return None
+    with torch.device("meta"):
+        network = Framed(backbone.network, channels, int(backbone.network.out_features), last.shape[0])  # type: ignore[arg-type]
+    backbone.network.relu = nn.Identity()
+    return Backbone(
+        backbone.name, network, (), None, (32, 32), ("no ReLU after the stem, as in lightly's old zoo",)
+    )
 
 
 def _pad_stem(backbone: Backbone, conventions: Mapping[str, Any]) -> Backbone:
@@ -229,12 +265,13 @@ def _read_wide_resnet(state: State, conventions: Mapping[str, Any]) -> Backbone 
 def _read_preact(state: State, conventions: Mapping[str, Any]) -> Backbone | None:
     if not _pre_activation(state):
         return None
-    return _ours("preact_resnet18", state["conv1.weight"].shape[1])
+    name = "preact_resnet18" if "bn.weight" in state else "preact_resnet18_raw"
+    return _ours(name, state["conv1.weight"].shape[1])
 
 
 def _pre_activation(state: State) -> bool:
-    """A final batch norm ``bn`` beside ``layer4`` and no ``bn1`` after the stem."""
-    return {"conv1.weight", "layer4.0.bn1.weight", "bn.weight"} <= state.keys() and "bn1.weight" not in state
+    """No batch norm ``bn1`` after the stem, but in every block."""
+    return {"conv1.weight", "layer4.0.bn1.weight"} <= state.keys() and "bn1.weight" not in state
 
 
 def _count(state: State, prefix: str) -> int:

@@ -11,6 +11,7 @@
 """
 
 import difflib
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Literal
@@ -32,7 +33,7 @@ from lipcomp.checkpoints.vits import prepare_vit, resize_positions
 from lipcomp.encoders import WrappedEncoder
 
 Head = Literal["auto", "none"]
-Numbers = tuple[float, ...]
+Numbers = Sequence[float | int]
 SHOWN = 5  # disagreements named in an error
 
 
@@ -176,6 +177,11 @@ def _fit(backbone: Backbone, found: Recognised, weights: State) -> tuple[dict[st
             f"the weights do not fit architecture {backbone.name!r}: {'; '.join(disagree[:SHOWN])}{more}. "
             f"Leave --arch out to have it read off the weights, name another, or build the network with --factory"
         )
+    if any(value.is_meta for value in backbone.network.state_dict().values()):
+        backbone.network.to_empty(device="cpu")
+        for name, buffer in backbone.network.named_buffers():
+            if name not in weights:  # a counter of batches
+                buffer.zero_()
     fitting = {name: value for name, value in weights.items() if name in wanted}
     backbone.network.load_state_dict(fitting, strict=False)
     used = {}
@@ -226,10 +232,10 @@ def _preprocessing(
     """What the source says of its images, else the library of its architecture, else its format's convention."""
     known = source.preprocessing or backbone.preprocessing
     if known is None:
-        measured = size or backbone.image_size or (224, 224)
-        usual = found.format.small if max(measured) < 96 else found.format.normalisation
+        native = backbone.image_size or (224, 224)
+        usual = found.format.small if max(native) < 96 else found.format.normalisation
         origin = f"assumed, the convention of {found.format.name}: the file does not say; --mean and --std overrule"
-        known = convention(_channels(weights), measured, *usual, origin)
+        known = convention(_channels(weights), size or native, *usual, origin)
         if stored := _stored_normalisation(found):
             known = replace(
                 known, mean=stored[0], std=stored[1], origin="mean and std stored with the weights"
@@ -238,12 +244,15 @@ def _preprocessing(
         known = replace(known, size=size, resize=size, crop="none", origin=f"{known.origin}; size as given")
     if mean is not None or std is not None:
         known = replace(
-            known, mean=mean or known.mean, std=std or known.std, origin=f"{known.origin}; mean, std as given"
+            known,
+            mean=known.mean if mean is None else tuple(float(number) for number in mean),
+            std=known.std if std is None else tuple(float(number) for number in std),
+            origin=f"{known.origin}; mean, std as given",
         )
     return known
 
 
-def _stored_normalisation(found: Recognised) -> tuple[Numbers, Numbers] | None:
+def _stored_normalisation(found: Recognised) -> tuple[tuple[float, ...], tuple[float, ...]] | None:
     """RobustBench keeps mean and std as buffers."""
     for names in (("normalize.mean", "normalize.std"), ("mu", "sigma"), ("model.mu", "model.sigma")):
         if all(name in found.state for name in names):

@@ -26,9 +26,9 @@ def to_common(keys: Iterable[str]) -> tuple[Renamed, dict[str, Any]]:
         return _sequential(keys, conv=0, layers=4), {}
     if "2.0.conv1.weight" in here and "0.weight" in here:
         # lightly's ResNet calls its ReLU as a function, so a Sequential of its children has none in the stem.
-        return _sequential(keys, conv=0, layers=2), {"stem_relu": False, "no_pool": True}
+        return _sequential(keys, conv=0, layers=2), {"stem_relu": False}
     if "3.0.conv1.weight" in here and "1.weight" in here:
-        return _sequential(keys, conv=1, layers=3), {"stem_relu": False, "no_pool": True, "lightly_zoo": True}
+        return _sequential(keys, conv=1, layers=3), {"stem_relu": False}
     if any(key.startswith("net.1.blocks.0.") for key in keys):
         return _simclr_v2(keys), {}
     if any(re.match(r"layer\d\.\d+\.shortcut\.1\.", key) for key in keys) or (
@@ -44,7 +44,7 @@ def _sequential(keys: list[str], conv: int, layers: int) -> Renamed:
     """Numbered children: stem convolution, stem batch norm, four stages; what stands around keeps its number."""
     names = {conv: "conv1", conv + 1: "bn1", **{layers + stage: f"layer{stage + 1}" for stage in range(4)}}
     if conv == 1:
-        names |= {0: "input_norm", 7: "last"}
+        names = {number: f"resnet.{name}" for number, name in names.items()} | {0: "input_norm", 7: "last"}
     renamed = {}
     for key in keys:
         number, _, rest = key.partition(".")

@@ -70,6 +70,20 @@ def read_vit(state: State, conventions: Mapping[str, Any]) -> Backbone | None:
         raise CheckpointError(
             f"a ViT of width {width} cannot have {heads} heads; name its architecture with --arch"
         )
+    hidden = state["blocks.0.mlp.fc1.weight"].shape[0]
+    depth = len({key.split(".")[1] for key in state if key.startswith("blocks.")})
+    for number in range(depth):  # before anything is allocated for a claim
+        for part, shape in (
+            ("attn.qkv", (3 * width, width)),
+            ("mlp.fc1", (hidden, width)),
+            ("mlp.fc2", (width, hidden)),
+        ):
+            have = state.get(f"blocks.{number}.{part}.weight")
+            if have is None or tuple(have.shape) != shape:
+                raise CheckpointError(
+                    f"the weights are of no plain vision transformer: blocks.{number}.{part}.weight "
+                    f"{'is not there' if have is None else f'is {tuple(have.shape)}'}, not {shape}"
+                )
     network = timm.models.vision_transformer.VisionTransformer(
         img_size=size,
         patch_size=tuple(patch.shape[2:]),
@@ -77,9 +91,9 @@ def read_vit(state: State, conventions: Mapping[str, Any]) -> Backbone | None:
         num_classes=0,
         global_pool="token" if class_token else "avg",
         embed_dim=width,
-        depth=len({key.split(".")[1] for key in state if key.startswith("blocks.")}),
+        depth=depth,
         num_heads=heads,
-        mlp_ratio=state["blocks.0.mlp.fc1.weight"].shape[0] / width,
+        mlp_ratio=hidden / width,
         qkv_bias="blocks.0.attn.qkv.bias" in state,
         init_values=1.0 if "blocks.0.ls1.gamma" in state else None,
         class_token=class_token,
