@@ -11,7 +11,7 @@ from train.recipes import mnist_byol, mnist_simclr
 
 
 def write_images(root, count=12, classes=3, size=16, colour=False, seed=0):
-    """``count`` images a class below ``root/train`` and a third of that below ``root/test``: bars at a class's angle."""
+    """``count`` images a class below ``root/train`` and a third of that below ``root/test``: bars at an angle."""
     rng = np.random.default_rng(seed)
     y, x = np.mgrid[:size, :size] / size
     for split, number in (("train", count), ("test", max(1, count // 3))):
