@@ -2,18 +2,19 @@
 
 from collections.abc import Sequence
 
+from analyses.page.drawn import Drawn, draw
 from analyses.paired_study import figures
 from analyses.paired_study.answer import Effect
 from analyses.paired_study.frames import Study, bound_rows
 
 
-def build_figures(study: Study, effects: Sequence[Effect]) -> list[figures.Drawn]:
+def build_figures(study: Study, effects: Sequence[Effect]) -> list[Drawn]:
     """All figures for which there is data."""
     models, drawn = study.models, []
     wanted = [e for e in effects if e.estimate.value is not None]
     if wanted:
         drawn.append(
-            figures.draw(
+            draw(
                 "forest",
                 "Paired effects",
                 "Mean difference within pairs (same seed, weights, data order and draws) with its 95% interval; ticks "
@@ -28,7 +29,7 @@ def build_figures(study: Study, effects: Sequence[Effect]) -> list[figures.Drawn
     targets = {k: v for k, v in targets.items() if models[k].notna().any()}
     if targets and models["sigma"].notna().any():
         drawn.append(
-            figures.draw(
+            draw(
                 "scatter",
                 "Smoothness against robustness",
                 "A point a model; a line joins a compressed model with its uncompressed twin.",
@@ -47,7 +48,7 @@ def build_figures(study: Study, effects: Sequence[Effect]) -> list[figures.Drawn
         }
         targets_by_beta = {k: v for k, v in targets_by_beta.items() if models[k].notna().any()}
         drawn.append(
-            figures.draw(
+            draw(
                 "beta",
                 "What β does",
                 "A thin line a seed, the mean thick; dotted, the uncompressed twin's mean.",
@@ -57,7 +58,7 @@ def build_figures(study: Study, effects: Sequence[Effect]) -> list[figures.Drawn
         )
     if models["excess"].notna().any() and models["sigma"].notna().any():
         drawn.append(
-            figures.draw(
+            draw(
                 "compression",
                 "Compression and smoothness",
                 "Excess residual information over the floor that the two concentrations set, on held-out views.",
@@ -67,7 +68,7 @@ def build_figures(study: Study, effects: Sequence[Effect]) -> list[figures.Drawn
         )
     if len(study.corruptions):
         drawn.append(
-            figures.draw(
+            draw(
                 "corruptions",
                 "Accuracy under each corruption",
                 "Linear probe on the pooled features; mean over five severities and the seeds.",
@@ -78,7 +79,7 @@ def build_figures(study: Study, effects: Sequence[Effect]) -> list[figures.Drawn
     bounds = bound_rows(study)
     if len(bounds):
         drawn.append(
-            figures.draw(
+            draw(
                 "bounds",
                 "How tight each lower bound is",
                 "Largest value over the positive pairs of the test images, all at κ = 1024; κ·σ_max is the largest "
@@ -89,14 +90,14 @@ def build_figures(study: Study, effects: Sequence[Effect]) -> list[figures.Drawn
         )
     if len(study.images):
         drawn += [
-            figures.draw(
+            draw(
                 "distributions",
                 "The local constant over the test images",
                 "Distribution of σ_max(J) of the mean direction; lines are the quartiles.",
                 "Violin plots of the spectral norm of the Jacobian, by method",
                 lambda: figures.distributions(study.images),
             ),
-            figures.draw(
+            draw(
                 "flips",
                 "Image by image: does a larger local constant mean a less stable prediction?",
                 "Share of the corruptions (all kinds and severities) that change the probe's prediction of an image.",

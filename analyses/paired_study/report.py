@@ -6,23 +6,20 @@ Reads records.jsonl and images/*.csv in the study's folder (what the measuring s
 report.html, report.md and figures/. The place of the report is the last line printed.
 """
 
-import base64
 import sys
 import textwrap
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
-from jinja2 import Environment, FileSystemLoader, StrictUndefined
-
+from analyses.page.cells import provenance_rows
+from analyses.page.page import Answer, Page, write_page
 from analyses.paired_study.answer import associations, dose_response, image_findings, paired_effects
 from analyses.paired_study.drawings import build_figures
 from analyses.paired_study.frames import load_study
 from analyses.paired_study.methods import methods_text
 from analyses.paired_study.study import METHODS, RECORDS
-from analyses.paired_study.tables import build_tables, provenance_rows
-from analyses.paired_study.words import Answer, answer
-from lipcomp.checkpoints.native import atomic_file
+from analyses.paired_study.tables import build_tables
+from analyses.paired_study.words import answer
 from lipcomp.commands import Parser, run
 
 
@@ -32,8 +29,6 @@ def make_report(folder: Path) -> tuple[Path, Answer]:
     effects = paired_effects(study.models)
     found = associations(study.models) + dose_response(study.models)
     per_image = image_findings(study.images)
-    drawn = build_figures(study, effects)
-    tables = build_tables(study, effects, found, per_image)
     methods = [m for m in METHODS.values() if m in set(study.models["method"])]
     seeds = study.models["seed"].nunique()
     cautions = []
@@ -42,44 +37,21 @@ def make_report(folder: Path) -> tuple[Path, Answer]:
     missing = sorted(set(study.plan.get("runs", {})) - set(study.models.index))
     if missing:
         cautions.append(f"{len(missing)} planned runs are missing here: {', '.join(missing)}.")
-    records = (folder / RECORDS).read_bytes()
-    images_csv = study.images.to_csv(index=False).encode() if len(study.images) else b""
-    values: dict[str, Any] = {
-        "title": "Does compression make the encoder smoother, and does smoothness make it robust?",
-        "subtitle": f"{len(study.models)} models: {', '.join(methods)}; {seeds} seed{'s' if seeds != 1 else ''}.",
-        "answer": answer(effects, found, per_image),
-        "cautions": cautions,
-        "figures": drawn,
-        "tables": tables,
-        "methods": methods_text(study.frame),
-        "provenance": provenance_rows(study),
-        "record_count": len(study.frame),
-        "records_uri": _data_uri("application/jsonl", records),
-        "images_uri": _data_uri("text/csv", images_csv) if images_csv else "",
-    }
-    for figure in drawn:
-        _write(folder / "figures" / f"{figure.name}.png", figure.png)
-        _write(folder / "figures" / f"{figure.name}.svg", figure.light.encode())
-    environment = Environment(
-        loader=FileSystemLoader(Path(__file__).parent),
-        autoescape=lambda name: name is not None and name.endswith(".html.j2"),
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
+    said = answer(effects, found, per_image)
+    page = Page(
+        title="Does compression make the encoder smoother, and does smoothness make it robust?",
+        subtitle=f"{len(study.models)} models: {', '.join(methods)}; {seeds} seed{'s' if seeds != 1 else ''}.",
+        answer=said,
+        figures=build_figures(study, effects),
+        tables=build_tables(study, effects, found, per_image),
+        methods=methods_text(study.frame),
+        provenance=provenance_rows(study.frame),
+        records=folder / RECORDS,
+        record_count=len(study.frame),
+        cautions=cautions,
+        images_csv=study.images.to_csv(index=False).encode() if len(study.images) else b"",
     )
-    for target in ("report.md", "report.html"):
-        text = environment.get_template(f"{target}.j2").render(values)
-        _write(folder / target, text.encode())
-    return folder / "report.html", values["answer"]
-
-
-def _data_uri(kind: str, content: bytes) -> str:
-    return f"data:{kind};base64,{base64.b64encode(content).decode()}"
-
-
-def _write(path: Path, content: bytes) -> None:
-    with atomic_file(path) as temporary:
-        temporary.write_bytes(content)
+    return write_page(folder, page), said
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

@@ -1,48 +1,12 @@
 """The report's tables: rows of cells that show a text and sort by a number."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 
-import numpy as np
 import pandas as pd
 
+from analyses.page.cells import Cell, Table, interval, number
 from analyses.paired_study.answer import Association, Effect, ImageFinding, corruption_effects
 from analyses.paired_study.frames import Study
-from lipcomp.statistics import Estimate
-
-
-@dataclass(frozen=True)
-class Cell:
-    """A table's cell: what is shown, and the number it sorts by."""
-
-    text: str
-    sort: float | None = None
-    words: bool = False
-
-
-@dataclass(frozen=True)
-class Table:
-    """A table of the report."""
-
-    name: str
-    title: str
-    caption: str
-    head: list[str]
-    rows: list[list[Cell]]
-
-
-def number(value: float | None, form: str = "{:.3g}") -> Cell:
-    """A cell that holds a number, or a dash."""
-    if value is None or not np.isfinite(value):
-        return Cell("–")
-    return Cell(form.format(value), float(value))
-
-
-def interval(estimate: Estimate, form: str = "{:+.3g}") -> Cell:
-    """A cell that holds an interval."""
-    if estimate.interval is None:
-        return Cell("–")
-    return Cell(" to ".join(form.format(end) for end in estimate.interval), float(estimate.interval[0]))
 
 
 def models_rows(models: pd.DataFrame) -> Table:
@@ -180,19 +144,3 @@ def build_tables(
         head = ["stage", "seconds of one process", "times run"]
         tables.append(Table("times", "Where the time went", "Added over all processes.", head, rows))
     return tables
-
-
-def provenance_rows(study: Study) -> list[tuple[str, str]]:
-    """Versions, device and times that the records name."""
-    rows = []
-    for column in sorted(str(c) for c in study.frame if str(c).startswith("provenance.")):
-        values = sorted({str(v) for v in study.frame[column].dropna()})
-        name = column.removeprefix("provenance.")
-        if name == "time":
-            rows.append(("measured", f"{values[0]} to {values[-1]}"))
-        else:
-            rows.append((name, ", ".join(values[:6])))
-    if "subject.sha256" in study.frame:
-        hashes = study.frame.drop_duplicates("subject.run").set_index("subject.run")["subject.sha256"]
-        rows.append(("checkpoints", ", ".join(f"{run} {value[:12]}" for run, value in hashes.items())))
-    return rows

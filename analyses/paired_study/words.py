@@ -1,10 +1,10 @@
 """The answer in words: one sentence that answers, then one a finding; each with its interval, n and p-value."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 
 import numpy as np
 
+from analyses.page.page import Answer
 from analyses.paired_study.answer import (
     ALL_MODELS,
     ALL_PAIRS,
@@ -18,14 +18,6 @@ from analyses.paired_study.answer import (
 )
 from analyses.paired_study.study import CONTRASTS
 from lipcomp.statistics import Estimate
-
-
-@dataclass(frozen=True)
-class Answer:
-    """What a study says: the headline first, then the findings behind it."""
-
-    headline: str
-    findings: list[str]
 
 
 def answer(effects: Sequence[Effect], found: Sequence[Association], images: Sequence[ImageFinding]) -> Answer:

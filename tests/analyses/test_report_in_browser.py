@@ -8,6 +8,9 @@ from analyses.paired_study.report import make_report
 from tests.analyses.made_up import make_records, models
 
 webdriver = pytest.importorskip("selenium.webdriver")
+Keys = pytest.importorskip("selenium.webdriver.common.keys").Keys
+WebDriverWait = pytest.importorskip("selenium.webdriver.support.ui").WebDriverWait
+DARK_USED = "return document.images[0].currentSrc == document.querySelector('source').srcset"
 CHROMIUM = shutil.which("chromium") or shutil.which("google-chrome")
 DRIVER = shutil.which("chromedriver")
 pytestmark = pytest.mark.skipif(not (CHROMIUM and DRIVER), reason="needs chromium and chromedriver")
@@ -74,8 +77,6 @@ def test_tables_sort_by_number_and_by_text(page):
 
 
 def test_a_heading_sorts_by_the_keyboard(page):
-    from selenium.webdriver.common.keys import Keys
-
     head = page.find_elements("css selector", "#table-models th button")[0]
     head.click()
     first = column(page, "table-models", 0)
@@ -88,15 +89,15 @@ def test_a_heading_sorts_by_the_keyboard(page):
 
 
 def test_dark_and_light_have_their_own_figures(page):
-    sources = {}
     for scheme in ("light", "dark"):
         page.execute_cdp_cmd(
             "Emulation.setEmulatedMedia", {"features": [{"name": "prefers-color-scheme", "value": scheme}]}
         )
         ground = page.execute_script("return getComputedStyle(document.body).backgroundColor")
         assert ground == {"light": "rgb(255, 255, 255)", "dark": "rgb(13, 17, 23)"}[scheme]
-        sources[scheme] = page.execute_script("return document.images[0].currentSrc")
-    assert sources["light"] != sources["dark"]
+        WebDriverWait(page, 10).until(
+            lambda page, dark=scheme == "dark": page.execute_script(DARK_USED) == dark
+        )
 
 
 def test_it_fits_a_phone(page):
