@@ -35,7 +35,6 @@ from lipcomp.statistics import (
 )
 
 Draw = Callable[[np.random.Generator], tuple[Estimate, float]]
-RESAMPLES = 999
 
 
 @dataclass(frozen=True)
@@ -86,7 +85,7 @@ def simulate(scenario: Scenario, repeats: int, seed: int = 0) -> Coverage:
     )
 
 
-def paired(n: int, shape: str, effect: float, interval: str = "auto") -> Draw:
+def paired(resamples: int, n: int, shape: str, effect: float, interval: str = "auto") -> Draw:
     """Differences with mean ``effect``: normal, Laplace (symmetric, heavy tails) or exponential (skewed)."""
 
     def draw(rng: np.random.Generator) -> tuple[Estimate, float]:
@@ -97,7 +96,7 @@ def paired(n: int, shape: str, effect: float, interval: str = "auto") -> Draw:
         }[shape]()
         common = rng.normal(size=n)
         found = paired_effect(
-            common + effect + noise, common, interval=interval, resamples=RESAMPLES, rng=rng  # type: ignore[arg-type]
+            common + effect + noise, common, interval=interval, resamples=resamples, rng=rng  # type: ignore[arg-type]
         )  # fmt: skip
         return found, effect
 
@@ -119,18 +118,18 @@ def population(r: float, method: str) -> float:
     }[method]
 
 
-def across(n: int, r: float, method: str, interval: str = "auto") -> Draw:
+def across(resamples: int, n: int, r: float, method: str, interval: str = "auto") -> Draw:
     """Correlation across independent models."""
 
     def draw(rng: np.random.Generator) -> tuple[Estimate, float]:
         x, y = normal_pair(rng, n, r)
-        found = correlation(x, y, method, interval=interval, resamples=RESAMPLES, rng=rng)  # type: ignore[arg-type]
+        found = correlation(x, y, method, interval=interval, resamples=resamples, rng=rng)  # type: ignore[arg-type]
         return found, population(r, method)
 
     return draw
 
 
-def grouped(groups: int, size: int, r: float, shared: float) -> Draw:
+def grouped(resamples: int, groups: int, size: int, r: float, shared: float) -> Draw:
     """Correlation across models of which ``size`` share a method: ``shared`` of the variance is the method's."""
 
     def draw(rng: np.random.Generator) -> tuple[Estimate, float]:
@@ -139,33 +138,33 @@ def grouped(groups: int, size: int, r: float, shared: float) -> Draw:
         label = np.repeat(np.arange(groups), size)
         x = math.sqrt(shared) * gx[label] + math.sqrt(1 - shared) * x
         y = math.sqrt(shared) * gy[label] + math.sqrt(1 - shared) * y
-        return correlation(x, y, groups=label, resamples=RESAMPLES, rng=rng), population(r, "spearman")
+        return correlation(x, y, groups=label, resamples=resamples, rng=rng), population(r, "spearman")
 
     return draw
 
 
-def partialled(n: int, r: float, loading: float, method: str) -> Draw:
+def partialled(resamples: int, n: int, r: float, loading: float, method: str) -> Draw:
     """Both x and y follow the control; ``r`` is what is left of their correlation."""
     total = loading**2 + r * (1 - loading**2)  # their plain correlation
 
     def draw(rng: np.random.Generator) -> tuple[Estimate, float]:
         z = rng.standard_normal(n)
         x, y = (loading * z + math.sqrt(1 - loading**2) * e for e in normal_pair(rng, n, r))
-        found = partial_correlation(x, y, z, method, resamples=RESAMPLES, rng=rng)  # type: ignore[arg-type]
+        found = partial_correlation(x, y, z, method, resamples=resamples, rng=rng)  # type: ignore[arg-type]
         xy, xz = population(total, method), population(loading, method)
         return found, (xy - xz**2) / (1 - xz**2)
 
     return draw
 
 
-def inside(pairs: int, size: int, r: float, between: float) -> Draw:
+def inside(resamples: int, pairs: int, size: int, r: float, between: float) -> Draw:
     """Correlation ``r`` inside pairs, ``between`` across them."""
 
     def draw(rng: np.random.Generator) -> tuple[Estimate, float]:
         gx, gy = normal_pair(rng, pairs, between)
         x, y = normal_pair(rng, pairs * size, r)
         label = np.repeat(np.arange(pairs), size)
-        found = within_pairs(x + 3 * gx[label], y + 3 * gy[label], label, resamples=RESAMPLES, rng=rng)
+        found = within_pairs(x + 3 * gx[label], y + 3 * gy[label], label, resamples=resamples, rng=rng)
         return found.within, r
 
     return draw
@@ -212,37 +211,43 @@ def odds(images: int, models: int, slope: float) -> Draw:
     return draw
 
 
-def scenarios() -> list[Scenario]:
-    """Everything in the table."""
+def scenarios(resamples: int = 999) -> list[Scenario]:
+    """Everything in the table, with this many bootstrap draws and permutations."""
     found = [
-        Scenario(f"paired {shape}, n={n}", paired(n, shape, 0.0), null=True)
+        Scenario(f"paired {shape}, n={n}", paired(resamples, n, shape, 0.0), null=True)
         for shape in ("normal", "laplace", "exponential")
         for n in (3, 5, 10, 20, 50)
     ]
     found += [
-        Scenario(f"paired {shape}, n={n}, always BCa", paired(n, shape, 0.0, "bca"))
+        Scenario(f"paired {shape}, n={n}, always BCa", paired(resamples, n, shape, 0.0, "bca"))
         for shape in ("normal", "exponential")
         for n in (3, 5, 10, 15)
     ]
     for method in ("spearman", "kendall", "pearson"):
         for n in (5, 8, 15, 25, 60):
-            found.append(Scenario(f"{method} r=0, n={n}", across(n, 0.0, method), null=True))
-            found.append(Scenario(f"{method} r=0.6, n={n}", across(n, 0.6, method)))
-        found.append(Scenario(f"{method} r=0.6, n=15, always BCa", across(15, 0.6, method, "bca")))
+            found.append(Scenario(f"{method} r=0, n={n}", across(resamples, n, 0.0, method), null=True))
+            found.append(Scenario(f"{method} r=0.6, n={n}", across(resamples, n, 0.6, method)))
+        found.append(Scenario(f"{method} r=0.6, n=15, always BCa", across(resamples, 15, 0.6, method, "bca")))
     for groups, size in ((5, 3), (15, 3), (40, 3)):
         for shared in (0.2, 0.9):
             label = f"groups {groups}x{size}, shared {shared:g}"
-            found.append(Scenario(f"{label}, r=0", grouped(groups, size, 0.0, shared), null=True))
-            found.append(Scenario(f"{label}, r=0.6", grouped(groups, size, 0.6, shared)))
+            found.append(Scenario(f"{label}, r=0", grouped(resamples, groups, size, 0.0, shared), null=True))
+            found.append(Scenario(f"{label}, r=0.6", grouped(resamples, groups, size, 0.6, shared)))
     for method in ("spearman", "pearson"):
         for n in (15, 40):
             # a zero partial correlation of values is none of their ranks: only Pearson's has its null here
             null = method == "pearson"
-            found.append(Scenario(f"partial {method} r=0, n={n}", partialled(n, 0.0, 0.7, method), null))
-            found.append(Scenario(f"partial {method} r=0.5, n={n}", partialled(n, 0.5, 0.7, method)))
+            found.append(
+                Scenario(f"partial {method} r=0, n={n}", partialled(resamples, n, 0.0, 0.7, method), null)
+            )
+            found.append(
+                Scenario(f"partial {method} r=0.5, n={n}", partialled(resamples, n, 0.5, 0.7, method))
+            )
     for pairs, size in ((6, 2), (15, 2), (5, 3), (40, 2)):
-        found.append(Scenario(f"within {pairs}x{size} r=0", inside(pairs, size, 0.0, 0.8), null=True))
-        found.append(Scenario(f"within {pairs}x{size} r=-0.6", inside(pairs, size, -0.6, 0.8)))
+        found.append(
+            Scenario(f"within {pairs}x{size} r=0", inside(resamples, pairs, size, 0.0, 0.8), null=True)
+        )
+        found.append(Scenario(f"within {pairs}x{size} r=-0.6", inside(resamples, pairs, size, -0.6, 0.8)))
     for r in (0.0, 0.5):
         found.append(
             Scenario(f"auroc independent n=100, r={r:g}", flips(100, 1, r, "independent"), null=r == 0)

@@ -27,9 +27,8 @@ from typing import Literal, get_args
 import numpy as np
 import scipy.stats
 from jaxtyping import Float, Int
-from numpy.typing import ArrayLike
 
-from lipcomp.statistics.estimate import Estimate, check_level, group_codes, is_constant, vector
+from lipcomp.statistics.estimate import Estimate, Values, check_level, group_codes, is_constant, vector
 from lipcomp.statistics.resampling import Arranged, Weighted, bootstrap_interval, free, whole
 
 Method = Literal["spearman", "kendall", "pearson"]
@@ -39,10 +38,10 @@ NAMES = {"spearman": "Spearman correlation", "kendall": "Kendall's tau-b", "pear
 
 
 def correlation(
-    x: ArrayLike,
-    y: ArrayLike,
+    x: Values,
+    y: Values,
     method: Method = "spearman",
-    groups: ArrayLike | None = None,
+    groups: Values | None = None,
     *,
     level: float = 0.95,
     interval: Literal["auto", "bca", "fisher"] = "auto",
@@ -83,11 +82,11 @@ def correlation(
 
 
 def partial_correlation(
-    x: ArrayLike,
-    y: ArrayLike,
-    control: ArrayLike | Sequence[ArrayLike],
+    x: Values,
+    y: Values,
+    control: Values | Sequence[Values],
     method: Literal["spearman", "pearson"] = "spearman",
-    groups: ArrayLike | None = None,
+    groups: Values | None = None,
     *,
     level: float = 0.95,
     interval: Literal["auto", "bca", "fisher"] = "auto",
@@ -112,17 +111,17 @@ def partial_correlation(
     """
     if method not in ("spearman", "pearson"):
         raise ValueError(f'method must be "spearman" or "pearson" with a control, got {method!r}')
-    several = np.ndim(control[0]) > 0 if len(control) else False  # type: ignore[arg-type, index]
-    controls = list(control) if several else [control]  # type: ignore[arg-type]
-    return _correlate(x, y, controls, method, groups, level, interval, resamples, rng)  # type: ignore[arg-type]
+    several = np.ndim(control[0]) > 0 if len(control) else False
+    controls = list(control) if several else [control]
+    return _correlate(x, y, controls, method, groups, level, interval, resamples, rng)
 
 
 def _correlate(
-    x: ArrayLike,
-    y: ArrayLike,
-    controls: Sequence[ArrayLike],
+    x: Values,
+    y: Values,
+    controls: Sequence[Values],
     method: Method,
-    groups: ArrayLike | None,
+    groups: Values | None,
     level: float,
     interval: str,
     resamples: int,

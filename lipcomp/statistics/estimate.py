@@ -6,15 +6,18 @@ returns an :class:`Estimate` whose missing parts are None and whose ``note`` say
 corruptions goes on when one of them cannot be estimated, and a reader sees that it was not.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+import pandas as pd
+import torch
 from jaxtyping import Float, Int
-from numpy.typing import ArrayLike
 
 from lipcomp.records import Record
+
+Values = Sequence[Any] | np.ndarray | pd.Series | torch.Tensor
 
 
 @dataclass(frozen=True)
@@ -93,7 +96,7 @@ class Estimate:
         ]
 
 
-def vector(name: str, values: ArrayLike, length: int | None = None) -> Float[np.ndarray, " n"]:
+def vector(name: str, values: Values, length: int | None = None) -> Float[np.ndarray, " n"]:
     """``values`` as one dimension of finite float64, or a ValueError that names the argument."""
     try:
         array = np.asarray(values, dtype=np.float64)
@@ -117,7 +120,7 @@ def vector(name: str, values: ArrayLike, length: int | None = None) -> Float[np.
     return array
 
 
-def group_codes(name: str, groups: ArrayLike, length: int) -> tuple[Int[np.ndarray, " n"], int]:
+def group_codes(name: str, groups: Values, length: int) -> tuple[Int[np.ndarray, " n"], int]:
     """Group labels of any kind as codes 0..G-1, and G."""
     array = np.asarray(groups)
     if array.ndim != 1 or array.size != length:

@@ -43,7 +43,7 @@ class Adjusted:
 
 
 def adjust(
-    p_values: Sequence[float | None] | Mapping[str, float | None],
+    p_values: Sequence[float | None] | Mapping[str, float | None] | np.ndarray,
     method: Literal["holm", "bh"] = "holm",
     *,
     alpha: float = 0.05,

@@ -31,9 +31,8 @@ from typing import Literal, get_args
 import numpy as np
 import scipy.stats
 from jaxtyping import Float
-from numpy.typing import ArrayLike
 
-from lipcomp.statistics.estimate import Estimate, check_level, is_constant, vector
+from lipcomp.statistics.estimate import Estimate, Values, check_level, is_constant, vector
 from lipcomp.statistics.resampling import bootstrap_interval
 
 BOOTSTRAP_FROM = 10  # pairs; from the coverage table
@@ -69,8 +68,8 @@ class PairedEffect(Estimate):
 
 
 def paired_effect(
-    a: ArrayLike,
-    b: ArrayLike,
+    a: Values,
+    b: Values,
     *,
     level: float = 0.95,
     interval: Interval = "auto",

@@ -26,13 +26,12 @@ import numpy as np
 import scipy.special
 import scipy.stats
 from jaxtyping import Float, Int
-from numpy.typing import ArrayLike
 
-from lipcomp.statistics.estimate import Estimate, check_level, group_codes, is_constant, vector
+from lipcomp.statistics.estimate import Estimate, Values, check_level, group_codes, is_constant, vector
 
 FEW_GROUPS = 10
 
-Groups = ArrayLike | Sequence[ArrayLike]
+Groups = Values | Sequence[Values]
 
 
 @dataclass(frozen=True)
@@ -50,11 +49,11 @@ class LogisticEffect(Estimate):
 
 
 def auroc(
-    score: ArrayLike,
-    label: ArrayLike,
+    score: Values,
+    label: Values,
     groups: Groups | None = None,
     *,
-    within: ArrayLike | None = None,
+    within: Values | None = None,
     level: float = 0.95,
 ) -> Estimate:
     """Area under the ROC curve of a score for a binary label; the p-value is against 1/2.
@@ -129,12 +128,12 @@ def auroc(
 
 
 def clustered_logistic(
-    score: ArrayLike,
-    label: ArrayLike,
+    score: Values,
+    label: Values,
     groups: Groups | None = None,
     *,
-    controls: Sequence[ArrayLike] = (),
-    within: ArrayLike | None = None,
+    controls: Sequence[Values] = (),
+    within: Values | None = None,
     level: float = 0.95,
 ) -> LogisticEffect:
     """Logistic regression of a binary label on a score, with cluster-robust errors.
@@ -229,7 +228,7 @@ def clustered_logistic(
     )
 
 
-def _flags(label: ArrayLike, score: ArrayLike) -> Float[np.ndarray, " n"]:
+def _flags(label: Values, score: Values) -> Float[np.ndarray, " n"]:
     flags = vector("label", label, np.size(score))
     if not np.isin(flags, (0, 1)).all():
         raise ValueError(f"label must be 0 or 1 (or booleans), got {np.unique(flags)[:5].tolist()}")

@@ -19,10 +19,9 @@ from typing import Literal
 import numpy as np
 import scipy.stats
 from jaxtyping import Float, Int
-from numpy.typing import ArrayLike
 
 from lipcomp.statistics.correlation import BCA_FROM, NAMES, correlation
-from lipcomp.statistics.estimate import Estimate, check_level, group_codes, is_constant, vector
+from lipcomp.statistics.estimate import Estimate, Values, check_level, group_codes, is_constant, vector
 from lipcomp.statistics.resampling import bootstrap_interval, inside
 
 
@@ -52,9 +51,9 @@ class WithinBetween:
 
 
 def within_pairs(
-    x: ArrayLike,
-    y: ArrayLike,
-    pair: ArrayLike,
+    x: Values,
+    y: Values,
+    pair: Values,
     method: Literal["spearman", "pearson"] = "pearson",
     *,
     level: float = 0.95,

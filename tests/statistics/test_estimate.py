@@ -1,0 +1,101 @@
+"""Bad input is named, missing results say why, and estimates become records."""
+
+import numpy as np
+import pytest
+
+from lipcomp.records import append_records, read_records
+from lipcomp.statistics import (
+    auroc,
+    clustered_logistic,
+    correlation,
+    paired_effect,
+    partial_correlation,
+    within_pairs,
+)
+
+GOOD = [0.3, 0.1, 0.4, 0.15, 0.9, 0.26]
+LABEL = [0, 1, 0, 1, 0, 1]
+CALLS = {
+    "a": lambda v: paired_effect(v, GOOD),
+    "b": lambda v: paired_effect(GOOD, v),
+    "x": lambda v: correlation(v, GOOD),
+    "y": lambda v: within_pairs(GOOD, v, [0, 0, 1, 1, 2, 2]),
+    "control": lambda v: partial_correlation(GOOD, GOOD[::-1], v),
+    "score": lambda v: auroc(v, LABEL),
+    "controls": lambda v: clustered_logistic(GOOD, LABEL, controls=[v]),
+}
+
+
+@pytest.mark.parametrize("name", CALLS)
+@pytest.mark.parametrize("bad", [float("nan"), float("inf")])
+def test_what_is_not_finite_is_named_with_its_place(name, bad):
+    with pytest.raises(ValueError, match=rf"{name} must be finite, got {bad} at position 2 \(1 of 6"):
+        CALLS[name]([*GOOD[:2], bad, *GOOD[3:]])
+
+
+@pytest.mark.parametrize("name", [name for name in CALLS if name not in ("a", "x", "score")])
+def test_lengths_that_differ_are_named(name):
+    with pytest.raises(ValueError, match=rf"{name} must have 6 values, .* got 5"):
+        CALLS[name](GOOD[:5])
+
+
+@pytest.mark.parametrize("name", ["a", "x", "score"])
+def test_nothing_at_all_is_refused(name):
+    with pytest.raises(ValueError, match=f"{name} must have one dimension and at least one value"):
+        CALLS[name]([])
+
+
+def test_groups_are_checked():
+    with pytest.raises(ValueError, match="groups must hold one label for each of 6"):
+        correlation(GOOD, GOOD[::-1], groups=[1, 2])
+    with pytest.raises(ValueError, match="pair has labels that are None"):
+        within_pairs(GOOD, GOOD, [None, 1, 1, 2, 2, 2])
+    with pytest.raises(ValueError, match="pair has labels that are not finite"):
+        within_pairs(GOOD, GOOD, [float("nan"), 1, 1, 2, 2, 2])
+
+
+@pytest.mark.parametrize("level", [0.0, 1.0, 95.0])
+def test_levels_are_probabilities(level):
+    with pytest.raises(ValueError, match="level must be between 0 and 1"):
+        paired_effect(GOOD, LABEL, level=level)
+
+
+def test_numbers_of_every_kind_are_taken():
+    import pandas as pd
+    import torch
+
+    expected = correlation(GOOD, LABEL)
+    for kind in (tuple, np.array, pd.Series, torch.tensor, lambda v: np.array(v, dtype=np.float32)):
+        assert correlation(kind(GOOD), kind(LABEL)).value == pytest.approx(expected.value)
+
+
+def test_estimates_become_records(tmp_path):
+    found = paired_effect(GOOD, LABEL)
+    records = found.to_records(
+        "accuracy.clean.effect", subject={"method": "c-simclr"}, settings={"data": "mnist5k"}
+    )
+    append_records(tmp_path / "effects.jsonl", records)
+    value, p = read_records(tmp_path / "effects.jsonl")
+    assert value.quantity == "accuracy.clean.effect"
+    assert (value.value, value.interval, value.n) == (found.value, found.interval, 6)
+    assert p.quantity == "accuracy.clean.effect.p_value"
+    assert p.value == found.p_value
+    assert p.settings["smallest_p"] == 2**-5
+    assert value.settings["data"] == "mnist5k"
+    assert "sign-flip" in value.settings["method"]
+
+
+def test_what_is_not_estimable_is_recorded_with_its_reason(tmp_path):
+    records = correlation([1, 1, 1], [1, 2, 3]).to_records("correlation.smoothness")
+    append_records(tmp_path / "effects.jsonl", records)
+    value, p = read_records(tmp_path / "effects.jsonl")
+    assert value.value is None
+    assert p.value is None
+    assert value.settings["note"] == "x is constant"
+
+
+def test_the_sentence_names_value_interval_p_and_n():
+    text = str(correlation(list(range(10)), [2, 1, 4, 3, 6, 5, 8, 7, 10, 9]))
+    assert text.startswith("Spearman correlation 0.939, 95% interval [")
+    assert "p = " in text
+    assert text.endswith("n = 10")

@@ -1,0 +1,88 @@
+"""The smallest detectable effect is detected as often as it says."""
+
+import itertools
+
+import numpy as np
+import pytest
+import scipy.stats
+
+from lipcomp.statistics import auroc, correlation, paired_effect, smallest_detectable_effect
+
+
+@pytest.mark.parametrize("n", [6, 8, 14])
+def test_paired_power(n):
+    effect = smallest_detectable_effect(n).value
+    rng = np.random.default_rng(n)
+    found = [
+        paired_effect(rng.normal(effect, 1, n), np.zeros(n), interval="t").p_value <= 0.05
+        for _ in range(1000)
+    ]
+    assert np.mean(found) == pytest.approx(0.8, abs=4 * np.sqrt(0.16 / 1000))
+
+
+def test_paired_effect_for_many_pairs_is_the_t_tests():
+    """statsmodels solves the same equation."""
+    power = pytest.importorskip("statsmodels.stats.power")
+    for n in (12, 30, 1000):
+        reference = power.TTestPower().solve_power(nobs=n, alpha=0.05, power=0.9)
+        assert smallest_detectable_effect(n, power=0.9).value == pytest.approx(reference, rel=1e-4)
+
+
+def test_the_simulated_and_the_closed_form_meet():
+    at = [smallest_detectable_effect(n).value for n in (9, 10, 11, 12)]
+    assert all(a > b for a, b in itertools.pairwise(at))
+    assert at[1] / at[2] == pytest.approx(at[2] / at[3], abs=0.04)
+
+
+@pytest.mark.parametrize("test", ["spearman", "kendall", "pearson"])
+def test_correlation_power(test):
+    n = 20
+    value = smallest_detectable_effect(n, test).value
+    r = {"pearson": value, "spearman": 2 * np.sin(np.pi * value / 6), "kendall": np.sin(np.pi * value / 2)}[
+        test
+    ]
+    rng = np.random.default_rng(0)
+    found = []
+    for _ in range(400):
+        x = rng.normal(size=n)
+        y = r * x + np.sqrt(1 - r**2) * rng.normal(size=n)
+        found.append(correlation(x, y, test, interval="fisher", resamples=199, rng=rng).p_value <= 0.05)
+    # Fisher's z is an approximation at n = 20, and 199 permutations cost a little power
+    assert np.mean(found) == pytest.approx(0.8, abs=0.08)
+
+
+def test_auroc_power():
+    shift = np.sqrt(2) * scipy.stats.norm.ppf(
+        0.5 + smallest_detectable_effect(120, "auroc", positives=40).value
+    )
+    rng = np.random.default_rng(1)
+    label = np.arange(120) < 40
+    found = [auroc(rng.normal(size=120) + shift * label, label).p_value <= 0.05 for _ in range(600)]
+    assert np.mean(found) == pytest.approx(0.8, abs=0.06)
+
+
+@pytest.mark.parametrize("n", [1, 2, 3, 4, 5])
+def test_few_pairs_can_find_nothing(n):
+    found = smallest_detectable_effect(n)
+    assert found.value is None
+    assert "cannot give a p-value below" in found.note
+    assert str(found).startswith("not detectable")
+
+
+def test_a_stricter_level_needs_more_pairs():
+    assert smallest_detectable_effect(8, alpha=0.05 / 16).value is None
+    assert smallest_detectable_effect(10, alpha=0.05 / 16).value > smallest_detectable_effect(10).value
+
+
+def test_the_unit_is_given_where_the_spread_is_known():
+    found = smallest_detectable_effect(30, sd=0.02)
+    assert found.scaled == pytest.approx(0.02 * found.value)
+
+
+@pytest.mark.parametrize(
+    "options",
+    [{"n": 0}, {"n": 9, "alpha": 0.0}, {"n": 9, "power": 1.0}, {"n": 9, "power": 0.01}, {"n": 9, "sd": 0.0}],
+)
+def test_arguments_out_of_range_are_refused(options):
+    with pytest.raises(ValueError, match=r"n must|alpha and power|sd must"):
+        smallest_detectable_effect(**options)
