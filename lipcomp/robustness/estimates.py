@@ -99,7 +99,7 @@ def accuracy(
         raise ValueError(
             f"predictions must hold one class an image: {tuple(labels.shape)}, got {tuple(predictions.shape)}"
         )
-    return bootstrap((predictions == labels).cpu().numpy(), resamples=resamples, seed=seed)
+    return bootstrap((predictions == labels).double().cpu().numpy()[None], resamples=resamples, seed=seed)
 
 
 def top_k_correct(
