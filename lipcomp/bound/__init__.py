@@ -1,6 +1,7 @@
 """Lower and upper bounds of the Lipschitz constant of an encoder."""
 
 from lipcomp.bound.all_pairs import all_pairs
+from lipcomp.bound.fisher import fisher_largest, fisher_trace
 from lipcomp.bound.lower import (
     LABELS,
     UNITS,
@@ -12,3 +13,4 @@ from lipcomp.bound.lower import (
     pair_values,
 )
 from lipcomp.bound.pairs import PairBlock, measure_pairs, paired, random_pairs, view_pairs
+from lipcomp.bound.search import SearchResult, search_ball

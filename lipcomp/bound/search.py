@@ -1,0 +1,256 @@
+"""The largest local constant that ascent finds in a ball: a lower bound of the constant over the ball (theory (4.5)).
+
+A chord delta/Delta can never exceed the largest sigma_max on its segment, so ascend, and finish with sigma_max:
+
+pair    two free points of the ball, their midpoint and a short secant of fixed length: ascends sigma_max itself, whose
+        own gradient is nearly blind in a ReLU network (it flows only through the normalisation)
+chord   the image itself and a free point of the ball: the best *witness pair* that contains the image
+
+Both by projected ascent of log(delta/Delta) with normalised steps, from several starts: the first along the image's own
+right singular vector, the others random. Balls are L2 or L-infinity, intersected with [0, 1]; every point that is
+reported lies in it. What is returned is a lower bound, since sigma_max at a point of the ball is one.
+
+>>> import torch
+>>> from lipcomp.bound import search_ball
+>>> fn = lambda x: torch.nn.functional.normalize(x - 0.5 + 1e-3, dim=1)
+>>> found = search_ball(fn, torch.full((1, 3), 0.9), radius=0.3)
+>>> bool(found.sigma > found.sigma_at_image)
+True
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+import torch
+from jaxtyping import Float
+from torch import Generator, Tensor
+
+from lipcomp.bound.ball import project
+from lipcomp.jacobian import spectral_norm
+from lipcomp.jacobian.batching import fitting_batch_size
+from lipcomp.jacobian.checks import check_images
+from lipcomp.jacobian.products import Map, frozen
+
+SECANT = 0.02  # of the ball's L2 radius: the length of a pair's secant
+KINDS = ("pair", "chord")
+
+
+@dataclass(frozen=True)
+class SearchResult:
+    """What ascent found in the ball around every image.
+
+    Attributes
+    ----------
+    sigma
+        The largest sigma_max found: a lower bound of the Lipschitz constant over the ball.
+    sigma_at_image
+        sigma_max at the image itself, for comparison.
+    point
+        Where ``sigma`` was found.
+    chord_ratio
+        The largest delta/Delta found: (3.5) of the pair ``first``, ``second``.
+    first, second
+        That pair.
+    radius, norm, kind, starts, steps
+        How it was searched.
+    excluded
+        How many images were left out, by reason; they have NaN.
+    """
+
+    sigma: Float[Tensor, " n"]
+    sigma_at_image: Float[Tensor, " n"]
+    point: Float[Tensor, "n ..."] = field(repr=False)
+    chord_ratio: Float[Tensor, " n"]
+    first: Float[Tensor, "n ..."] = field(repr=False)
+    second: Float[Tensor, "n ..."] = field(repr=False)
+    radius: float
+    norm: str
+    kind: str
+    starts: int
+    steps: int
+    excluded: dict[str, int]
+
+
+def search_ball(
+    fn: Map,
+    images: Float[Tensor, "n ..."],
+    radius: float,
+    *,
+    norm: str = "l2",
+    kind: str = "pair",
+    starts: int = 3,
+    steps: int = 30,
+    batch_size: int | None = None,
+    generator: Generator | None = None,
+    advance: Callable[[int], object] | None = None,
+) -> SearchResult:
+    """Search the ball around every image for the largest local constant.
+
+    Parameters
+    ----------
+    fn
+        A map of images to mean directions (or any vectors), in evaluation mode.
+    images
+        Pixels in [0, 1].
+    radius
+        Of the ball: pixel L2, or the largest change of a pixel.
+    norm
+        "l2" or "linf": the ball's norm. Ratios are per pixel L2 in either.
+    kind
+        "pair" or "chord", see above.
+    starts, steps
+        How many ascents an image, and how many steps each; a step costs about two passes forward and two back.
+    batch_size
+        Images at a time; by default what fits.
+    generator
+        Randomness of the starts (CPU); by default seeded with 0.
+    advance
+        Called with the count of images done.
+
+    Raises
+    ------
+    ValueError
+        If an argument is out of range, or the images or the map are not fit (see
+        :func:`~lipcomp.jacobian.spectral_norm`).
+    """
+    if kind not in KINDS or norm not in ("l2", "linf"):
+        raise ValueError(f'need kind "pair" or "chord" and norm "l2" or "linf", got {kind!r}, {norm!r}')
+    if not radius > 0 or starts < 1 or steps < 1:
+        raise ValueError(
+            f"radius, starts and steps must be positive, got radius={radius}, starts={starts}, steps={steps}"
+        )
+    check_images(images)
+    generator = torch.Generator().manual_seed(0) if generator is None else generator
+    size = batch_size or fitting_batch_size(fn, images)
+    parts = []
+    for batch in images.split(size):
+        parts.append(_search(fn, batch, radius, norm, kind, starts, steps, generator))
+        if advance is not None:
+            advance(len(batch))
+    columns = {name: torch.cat([part[name] for part in parts]) for name in parts[0]}
+    excluded = {"not measured": int(columns["sigma_at_image"].isnan().sum())}
+    return SearchResult(
+        **columns, radius=radius, norm=norm, kind=kind, starts=starts, steps=steps, excluded=excluded
+    )
+
+
+def _search(
+    fn: Map,
+    images: Tensor,
+    radius: float,
+    norm: str,
+    kind: str,
+    starts: int,
+    steps: int,
+    generator: Generator,
+) -> dict[str, Tensor]:
+    here = spectral_norm(fn, images, generator=generator)
+    assert here.right is not None
+    shape = (-1, *[1] * (images.dim() - 1))
+    reach = radius if norm == "l2" else radius * images[0].numel() ** 0.5  # L2 radius of the ball
+    best = {
+        "sigma": here.sigma.clone(),
+        "sigma_at_image": here.sigma,
+        "point": images.clone(),
+        "chord_ratio": torch.zeros_like(here.sigma),
+        "first": images.clone(),
+        "second": images.clone(),
+    }
+    for start in range(starts):
+        direction = torch.randn(images.shape, generator=generator).to(images)
+        if start == 0:
+            direction = here.right.nan_to_num(0) + 1e-6 * direction
+        direction = direction / direction.flatten(1).norm(dim=1).view(shape)
+        if kind == "pair":
+            drift = torch.zeros_like(images)
+            if start:
+                drift = torch.randn(images.shape, generator=generator).to(images)
+                drift = drift / drift.flatten(1).norm(dim=1).view(shape) * reach / 2
+            centre = project(images + drift, images, radius, norm)
+            ratio, first, second = _ascend_pair(fn, images, centre, direction, radius, norm, reach, steps)
+        else:
+            far = project(images + 0.5 * reach * direction, images, radius, norm)
+            ratio, first, second = _ascend_chord(fn, images, far, radius, norm, reach, steps)
+        better = ratio > best["chord_ratio"]
+        for name, value in (("chord_ratio", ratio), ("first", first), ("second", second)):
+            best[name][better] = value[better]
+        points = [(first + second) / 2] if kind == "pair" else [(first + second) / 2, second]
+        for point in points:
+            sigma = spectral_norm(fn, point, vectors=False, generator=generator).sigma
+            better = sigma > best["sigma"]
+            best["sigma"][better], best["point"][better] = sigma[better], point[better]
+    return best
+
+
+def _ascend_pair(
+    fn: Map,
+    images: Tensor,
+    centre: Tensor,
+    direction: Tensor,
+    radius: float,
+    norm: str,
+    reach: float,
+    steps: int,
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Ascend midpoint and direction of a secant of length SECANT * reach."""
+    shape = (-1, *[1] * (images.dim() - 1))
+    half = SECANT * reach / 2
+    best = images.new_zeros(len(images))
+    first, second = images.clone(), images.clone()
+    for step in range(steps):
+        one = project(centre - half * direction, images, radius, norm)
+        two = project(centre + half * direction, images, radius, norm)
+        ratio, gradient_one, gradient_two = _log_ratio(fn, one, two)
+        better = ratio > best
+        best = torch.where(better, ratio, best)
+        first[better], second[better] = one[better], two[better]
+        centre_gradient = gradient_one + gradient_two
+        direction_gradient = gradient_two - gradient_one
+        along = (direction_gradient * direction).flatten(1).sum(1).view(shape)
+        turn = _normalised(direction_gradient - along * direction, "l2")
+        size = 0.5 * (1 - step / steps)
+        centre = project(centre + size * radius * _normalised(centre_gradient, norm), images, radius, norm)
+        direction = direction + size * turn
+        direction = direction / direction.flatten(1).norm(dim=1).view(shape)
+    return best, first, second
+
+
+def _ascend_chord(
+    fn: Map, images: Tensor, far: Tensor, radius: float, norm: str, reach: float, steps: int
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Ascend the free end of a chord that starts at the image."""
+    best = images.new_zeros(len(images))
+    second = images.clone()
+    for step in range(steps):
+        ratio, _, gradient = _log_ratio(fn, images, far)
+        better = ratio > best
+        best = torch.where(better, ratio, best)
+        second[better] = far[better]
+        size = 0.5 * (1 - step / steps)
+        far = project(far + size * radius * _normalised(gradient, norm), images, radius, norm)
+    return best, images.clone(), second
+
+
+def _log_ratio(fn: Map, one: Tensor, two: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """delta/Delta of every pair, and the gradient of its logarithm in both points."""
+    both = torch.cat([one, two]).detach().requires_grad_()
+    with torch.enable_grad(), frozen():
+        mu = fn(both).flatten(1)
+        a, b = mu.chunk(2)
+        x, y = both.flatten(1).chunk(2)
+        tiny = torch.finfo(mu.dtype).tiny ** 0.5
+        delta, distance = (b - a).square().sum(1), (y - x).square().sum(1)
+        usable = (delta > tiny) & (distance > tiny) & delta.isfinite()
+        log = 0.5 * (delta.clamp(min=tiny).log() - distance.clamp(min=tiny).log())
+        (gradient,) = torch.autograd.grad(log[usable].sum(), both, allow_unused=True, materialize_grads=True)
+    ratio = torch.where(usable, log.exp(), 0).detach()
+    first, second = gradient.nan_to_num(0).chunk(2)
+    return ratio, first, second
+
+
+def _normalised(gradient: Tensor, norm: str) -> Tensor:
+    """The direction of steepest ascent of unit size in a norm."""
+    if norm == "linf":
+        return gradient.sign()
+    length = gradient.flatten(1).norm(dim=1).view(-1, *[1] * (gradient.dim() - 1))
+    return gradient / length.clamp(min=torch.finfo(gradient.dtype).tiny)
