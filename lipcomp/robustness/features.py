@@ -18,6 +18,7 @@ from jaxtyping import Float, Int64
 from torch import Tensor, nn
 
 from lipcomp.data import ImageSet
+from lipcomp.robustness.probes import LinearProbe, fit_linear_probe
 
 Transform = Callable[[Tensor, Tensor], Tensor]
 
@@ -91,6 +92,31 @@ def extract_features(
     if path is not None:
         save_array(path, features.cpu().numpy())
     return features
+
+
+def cached_linear_probe(
+    features: Float[Tensor, "n features"],
+    labels: Int64[Tensor, " n"],
+    *,
+    classes: int,
+    seed: int = 0,
+    cache: Path | str | None = None,
+) -> LinearProbe:
+    """:func:`~lipcomp.robustness.probes.fit_linear_probe` with its defaults, or what an earlier run fitted."""
+    key = hashlib.sha256(f"{tuple(features.shape)}/{classes}/{seed}".encode())
+    key.update(features.cpu().contiguous().numpy().tobytes())
+    key.update(labels.cpu().numpy().tobytes())
+    path = None if cache is None else Path(cache) / f"probe-{key.hexdigest()[:24]}.npy"
+    stored = None if path is None else load_array(path)
+    if stored is not None and stored.shape == (classes, features.shape[1] + 2):
+        table = torch.from_numpy(stored).to(features.device)
+        return LinearProbe(table[:, :-2].float(), table[:, -2].float(), float(stored[0, -1]))
+    probe = fit_linear_probe(features, labels, classes=classes, seed=seed)
+    if path is not None:
+        penalty = torch.full((classes, 1), probe.penalty, dtype=torch.float64)
+        parts = [probe.weight.cpu().double(), probe.bias.cpu().double()[:, None], penalty]
+        save_array(path, torch.cat(parts, 1).numpy())
+    return probe
 
 
 @contextmanager
