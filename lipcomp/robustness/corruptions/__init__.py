@@ -38,7 +38,7 @@ def corrupt(
     severity: int,
     table: str = "mnist",
     seed: int = 0,
-    indices: Int64[Tensor, " batch"] | None = None,
+    indices: Int64[Tensor, " ids"] | None = None,
     *,
     frost_textures: Textures | None = None,
     to_bytes: bool = True,

@@ -11,6 +11,7 @@ from torch import Tensor
 from lipcomp.robustness.corruptions.draws import Draws
 from lipcomp.robustness.corruptions.filters import (
     Images,
+    Real,
     correlate,
     filter_matrix,
     gather_pixels,
@@ -22,12 +23,12 @@ from lipcomp.robustness.corruptions.filters import (
 LARGEST_SEPARABLE = 64  # side of the image up to which a matrix product beats a convolution
 
 
-def gaussian_blur(images: Images, draws: Draws, sigma: float) -> Images:
+def gaussian_blur(images: Images, draws: Draws, sigma: Real) -> Images:
     """A Gaussian of ``sigma`` pixels."""
     return gaussian(images, sigma)
 
 
-def defocus_blur(images: Images, draws: Draws, radius: float, softness: float) -> Images:
+def defocus_blur(images: Images, draws: Draws, radius: Real, softness: Real) -> Images:
     """A disk of ``radius`` pixels, its rim softened by a Gaussian of ``softness`` pixels.
 
     On small images the disk is a sum of as many separable filters as it has different rows: three times faster.
@@ -42,7 +43,7 @@ def defocus_blur(images: Images, draws: Draws, radius: float, softness: float) -
 
 
 @lru_cache(maxsize=32)
-def _disk(radius: float, softness: float) -> Float[Tensor, "side side"]:
+def _disk(radius: Real, softness: Real) -> Float[Tensor, "side side"]:
     half = 8 if radius <= 8 else math.ceil(radius)
     offsets = np.arange(-half, half + 1)
     disk = (offsets[:, None] ** 2 + offsets**2 <= radius**2).astype(float)
@@ -66,7 +67,7 @@ def _disk(radius: float, softness: float) -> Float[Tensor, "side side"]:
 
 @lru_cache(maxsize=32)
 def _disk_factors(
-    radius: float, softness: float, height: int, width: int
+    radius: Real, softness: Real, height: int, width: int
 ) -> tuple[Float[Tensor, "height rank_height"], Float[Tensor, "width rank_width"]]:
     """The disk's singular vectors as row filters side by side, and as column filters side by side."""
     left, values, right = np.linalg.svd(_disk(radius, softness).double().numpy())
@@ -76,12 +77,12 @@ def _disk_factors(
     return torch.cat(rows, 1), torch.cat(columns, 1)
 
 
-def motion_blur(images: Images, draws: Draws, radius: int, sigma: float) -> Images:
+def motion_blur(images: Images, draws: Draws, radius: int, sigma: Real) -> Images:
     """Half a Gaussian along a direction of each image's own, within 45 degrees of the horizontal."""
     return blur_along(images, draws.uniform(low=-45, high=45), radius, sigma)
 
 
-def blur_along(images: Images, degrees: Float[Tensor, " batch"], radius: int, sigma: float) -> Images:
+def blur_along(images: Images, degrees: Float[Tensor, " batch"], radius: int, sigma: Real) -> Images:
     """sum_i k_i x(p + i u): 2 radius + 1 steps along u, weights of a Gaussian from its middle outwards.
 
     ImageMagick's motion blur: steps rounded to whole pixels, pixels repeated beyond the border.
@@ -104,7 +105,7 @@ def blur_along(images: Images, degrees: Float[Tensor, " batch"], radius: int, si
     return blurred
 
 
-def zoom_blur(images: Images, draws: Draws, stop: float, step: float) -> Images:
+def zoom_blur(images: Images, draws: Draws, stop: Real, step: Real) -> Images:
     """Mean of the image and its enlargements by 1, 1 + step, ... below ``stop``."""
     height, width = images.shape[-2:]
     factors = np.arange(1, stop, step).tolist()
@@ -116,7 +117,7 @@ def zoom_blur(images: Images, draws: Draws, stop: float, step: float) -> Images:
     return total / (len(factors) + 1)
 
 
-def glass_blur(images: Images, draws: Draws, sigma: float, distance: int, rounds: int) -> Images:
+def glass_blur(images: Images, draws: Draws, sigma: Real, distance: int, rounds: int) -> Images:
     """Blur, let every pixel take the value of a near one in turn, blur again.
 
     The published loop runs from the last pixel to the first and means to swap; on RGB arrays its assignment copies
@@ -165,7 +166,7 @@ def _copied_from(
         pointer = further
 
 
-def glass_swaps(images: Images, draws: Draws, sigma: float, distance: int, rounds: int) -> Images:
+def glass_swaps(images: Images, draws: Draws, sigma: Real, distance: int, rounds: int) -> Images:
     """MNIST-C's glass blur: on grey arrays the same loop truly swaps, each swap with probability one half."""
     n, _, height, width = images.shape
     blurred = _bytes(gaussian(images, sigma))

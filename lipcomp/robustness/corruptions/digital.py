@@ -14,17 +14,17 @@ from PIL import Image
 from torch import Tensor
 
 from lipcomp.robustness.corruptions.draws import Draws
-from lipcomp.robustness.corruptions.filters import Images, gaussian, sample
+from lipcomp.robustness.corruptions.filters import Images, Real, gaussian, sample
 
 
-def brightness(images: Images, draws: Draws, amount: float) -> Images:
+def brightness(images: Images, draws: Draws, amount: Real) -> Images:
     """Add ``amount`` to HSV's value (to the pixel, if grey)."""
     value = images.amax(1, keepdim=True)
     raised = (value + amount).clamp(max=1)
     return torch.where(value > 0, images * (raised / value.clamp_min(1e-12)), raised)
 
 
-def saturate(images: Images, draws: Draws, factor: float, amount: float) -> Images:
+def saturate(images: Images, draws: Draws, factor: Real, amount: Real) -> Images:
     """Multiply HSV's saturation by ``factor`` and add ``amount``; grey pixels count as red of no saturation.
 
     Images with one channel have no saturation and stay as they are.
@@ -40,7 +40,7 @@ def saturate(images: Images, draws: Draws, factor: float, amount: float) -> Imag
     return torch.where(chroma > 0, value - (value - images) * ratio, reddened)
 
 
-def contrast(images: Images, draws: Draws, factor: float) -> Images:
+def contrast(images: Images, draws: Draws, factor: Real) -> Images:
     """Draw every channel towards its mean."""
     mean = images.mean((2, 3), keepdim=True)
     return (images - mean) * factor + mean
@@ -62,20 +62,20 @@ def jpeg_compression(images: Images, draws: Draws, quality: int) -> Images:
     return torch.from_numpy(decoded).to(images.device).permute(0, 3, 1, 2).float().div_(255)
 
 
-def pixelate(images: Images, draws: Draws, factor: float) -> Images:
+def pixelate(images: Images, draws: Draws, factor: Real) -> Images:
     """Reduce to ``factor`` of the size by box means, and enlarge again (PIL's box filter, 8 bits after each pass)."""
     height, width = images.shape[-2:]
     small = (int(height * factor), int(width * factor))
     return _box_resize(_box_resize(images, *small), height, width)
 
 
-def _box_resize(images: Images, height: int, width: int) -> Images:
+def _box_resize(images: Tensor, height: int, width: int) -> Tensor:
     rows, columns = _box_matrix(images.shape[2], height), _box_matrix(images.shape[3], width)
     across = _round_to_bytes(images @ columns.to(images.device).T)
     return _round_to_bytes(rows.to(images.device) @ across)
 
 
-def _round_to_bytes(images: Images) -> Images:
+def _round_to_bytes(images: Tensor) -> Tensor:
     return (images * 255 + 0.5).floor_().div_(255)
 
 
@@ -95,7 +95,7 @@ def _box_matrix(size: int, out: int) -> Float[Tensor, "out size"]:
     return torch.from_numpy(matrix).float()
 
 
-def elastic_transform(images: Images, draws: Draws, strength: float, sigma: float, shift: float) -> Images:
+def elastic_transform(images: Images, draws: Draws, strength: Real, sigma: Real, shift: Real) -> Images:
     """A random affine map, then random displacements smoothed by ``sigma``; all lengths in parts of the height.
 
     Three points of the image move by up to ``shift`` each way; the displacements are uniform noise, smoothed, times

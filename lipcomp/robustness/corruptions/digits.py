@@ -14,6 +14,7 @@ from torch import Tensor
 from lipcomp.robustness.corruptions.draws import Draws
 from lipcomp.robustness.corruptions.filters import (
     Images,
+    Real,
     affine,
     gaussian,
     hysteresis,
@@ -37,19 +38,19 @@ def _matrix(a: Tensor, b: Tensor, c: Tensor, d: Tensor) -> Float[Tensor, "batch 
     return torch.stack([torch.stack([a, b], 1), torch.stack([c, d], 1)], 1)
 
 
-def shear(images: Images, draws: Draws, angle: float) -> Images:
+def shear(images: Images, draws: Draws, angle: Real) -> Images:
     """Shear to the left or the right."""
     s = angle * _signs(draws, 1)[:, 0]
     return _about_the_middle(images, _matrix(torch.ones_like(s), -s.sin(), torch.zeros_like(s), s.cos()))
 
 
-def rotate(images: Images, draws: Draws, angle: float) -> Images:
+def rotate(images: Images, draws: Draws, angle: Real) -> Images:
     """Rotate by ``angle`` radians either way."""
     s = angle * _signs(draws, 1)[:, 0]
     return _about_the_middle(images, _matrix(s.cos(), -s.sin(), s.sin(), s.cos()))
 
 
-def scale(images: Images, draws: Draws, factor: float) -> Images:
+def scale(images: Images, draws: Draws, factor: Real) -> Images:
     """Reduce to ``factor`` of the size."""
     linear = torch.eye(2, device=images.device) / factor
     return _about_the_middle(images, linear.expand(len(images), 2, 2))
@@ -79,7 +80,7 @@ def stripe(images: Images, draws: Draws, columns: int) -> Images:
 
 
 def _strokes(
-    segments: Float[Tensor, "batch segments 4"], height: int, width: int, reach: float
+    segments: Float[Tensor, "batch segments 4"], height: int, width: int, reach: Real
 ) -> Float[Tensor, "batch 1 height width"]:
     """Sum of strokes from (c0, r0) to (c1, r1): log(1 - d / reach) + 1 at vertical distance d, zero outside c0..c1."""
     c0, r0, c1, r1 = (value[..., None, None] for value in segments.unbind(2))
@@ -92,7 +93,7 @@ def _strokes(
     return (ink * inside).sum(1).unsqueeze(1)
 
 
-def dotted_line(images: Images, draws: Draws, reach: float) -> Images:
+def dotted_line(images: Images, draws: Draws, reach: Real) -> Images:
     """A dotted line from border to border."""
     height, width = images.shape[-2:]
     ends = draws.integers(0, height - 1, 2).float()
@@ -102,7 +103,7 @@ def dotted_line(images: Images, draws: Draws, reach: float) -> Images:
     return images + _strokes(segment, height, width, reach) * drawn
 
 
-def zigzag(images: Images, draws: Draws, reach: float) -> Images:
+def zigzag(images: Images, draws: Draws, reach: Real) -> Images:
     """A zigzag across the image. As in the published code, which adds it to pixels in 0..255, ink becomes white."""
     height, width = images.shape[-2:]
     start = draws.integers(0, height - 1, 1)[:, 0]
@@ -115,7 +116,7 @@ def zigzag(images: Images, draws: Draws, reach: float) -> Images:
     return (images * 255).clamp(max=1) + strokes
 
 
-def _zigzag_path(start: int, stop: int, width: int, length: float = 2.0, swing: float = 2.0) -> np.ndarray:
+def _zigzag_path(start: int, stop: int, width: int, length: Real = 2.0, swing: Real = 2.0) -> np.ndarray:
     """Corners (column, row) of a zigzag about the line from (2, start) to (width - 3, stop)."""
     angle = math.atan((stop - start) / (width - 5))
     distance = (width - 5) / math.cos(angle)
@@ -129,7 +130,7 @@ def _zigzag_path(start: int, stop: int, width: int, length: float = 2.0, swing: 
     return np.array(corners) @ turn + np.array([2.0, start])
 
 
-def canny_edges(images: Images, draws: Draws, sigma: float) -> Images:
+def canny_edges(images: Images, draws: Draws, sigma: Real) -> Images:
     """Canny's edges, 0 or 1 (as ``skimage.feature.canny``: thresholds 0.1 and 0.2 on the Sobel magnitude)."""
     height, width = images.shape[-2:]
     covered = gaussian(torch.ones_like(images[:1]), sigma, "constant")

@@ -54,7 +54,7 @@ class Draws:
         self._calls = 0
         self.device = device
 
-    def _fill(self, shape: tuple[int, ...], method: str, *arguments: float) -> Tensor:
+    def _fill(self, shape: tuple[int, ...], method: str, *arguments: float | int) -> Tensor:
         out = torch.empty(len(self._keys), *shape)
         generator = torch.Generator()
         seeds = _mix(self._keys + np.uint64(self._calls)).tolist()
@@ -68,7 +68,7 @@ class Draws:
         """Standard normal numbers, ``shape`` for each image."""
         return self._fill(shape, "normal_")
 
-    def uniform(self, *shape: int, low: float = 0.0, high: float = 1.0) -> Float[Tensor, "n ..."]:
+    def uniform(self, *shape: int, low: float | int = 0.0, high: float | int = 1.0) -> Float[Tensor, "n ..."]:
         """Uniform numbers in [low, high), ``shape`` for each image."""
         return self._fill(shape, "uniform_", low, high)
 

@@ -25,6 +25,7 @@ from torch.nn import functional
 
 Images = Float[Tensor, "batch channels height width"]
 LUMA = (0.299, 0.587, 0.114)
+Real = float | int  # a setting of the tables
 Border = Literal["nearest", "reflect", "mirror", "constant"]
 
 
@@ -56,7 +57,7 @@ def filter_matrix(weights: np.ndarray, size: int, border: Border) -> Float[Tenso
 
 
 @lru_cache(maxsize=256)
-def gaussian_matrix(size: int, sigma: float, border: Border, truncate: float) -> Float[Tensor, "size size"]:
+def gaussian_matrix(size: int, sigma: Real, border: Border, truncate: Real) -> Float[Tensor, "size size"]:
     """One axis of a Gaussian filter: weights exp(-x^2 / 2 sigma^2) up to ``truncate`` sigmas, normalised."""
     radius = int(truncate * sigma + 0.5)
     offsets = np.arange(-radius, radius + 1)
@@ -64,7 +65,7 @@ def gaussian_matrix(size: int, sigma: float, border: Border, truncate: float) ->
     return filter_matrix(weights / weights.sum(), size, border)
 
 
-def gaussian(images: Tensor, sigma: float, border: Border = "nearest", truncate: float = 4.0) -> Tensor:
+def gaussian(images: Tensor, sigma: Real, border: Border = "nearest", truncate: Real = 4.0) -> Tensor:
     """Gaussian filter over the last two axes, as ``skimage.filters.gaussian`` (whose default border is nearest)."""
     height, width = images.shape[-2:]
     rows = gaussian_matrix(height, sigma, border, truncate).to(images.device)
@@ -78,7 +79,7 @@ def separable(images: Tensor, rows: Tensor, columns: Tensor) -> Tensor:
 
 
 @lru_cache(maxsize=256)
-def zoom_matrix(size: int, factor: float, out: int) -> Float[Tensor, "out size"]:
+def zoom_matrix(size: int, factor: Real, out: int) -> Float[Tensor, "out size"]:
     """Crop the middle 1/factor of an axis, enlarge it linearly corner to corner, crop to at most ``out``.
 
     What ``scipy.ndimage.zoom(order=1)`` does to the crop: its first and last pixels stay the first and last.

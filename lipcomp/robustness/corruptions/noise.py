@@ -12,26 +12,26 @@ from scipy import stats
 from torch import Tensor
 
 from lipcomp.robustness.corruptions.draws import Draws
-from lipcomp.robustness.corruptions.filters import Images
+from lipcomp.robustness.corruptions.filters import Images, Real
 
 
-def gaussian_noise(images: Images, draws: Draws, scale: float) -> Images:
+def gaussian_noise(images: Images, draws: Draws, scale: Real) -> Images:
     """Normal noise: x + scale N(0, 1)."""
     return torch.add(images, draws.normal(*images.shape[1:]), alpha=scale)
 
 
-def speckle_noise(images: Images, draws: Draws, scale: float) -> Images:
+def speckle_noise(images: Images, draws: Draws, scale: Real) -> Images:
     """Multiplied noise: x + x scale N(0, 1)."""
     return torch.addcmul(images, images, draws.normal(*images.shape[1:]), value=scale)
 
 
-def impulse_noise(images: Images, draws: Draws, amount: float) -> Images:
+def impulse_noise(images: Images, draws: Draws, amount: Real) -> Images:
     """A pixel (each channel by itself) becomes 0 or 1 with probability ``amount``, either with the same chance."""
     draw = draws.uniform(*images.shape[1:])
     return torch.where(draw < amount / 2, 1.0, torch.where(draw < amount, 0.0, images))
 
 
-def shot_noise(images: Images, draws: Draws, photons: float) -> Images:
+def shot_noise(images: Images, draws: Draws, photons: Real) -> Images:
     """Poisson(photons x) / photons, with x rounded to its 256 levels."""
     probability, alias = (table.to(images.device) for table in _poisson_tables(photons))
     columns = probability.shape[1]
@@ -43,7 +43,7 @@ def shot_noise(images: Images, draws: Draws, photons: float) -> Images:
 
 
 @lru_cache(maxsize=16)
-def _poisson_tables(photons: float) -> tuple[Tensor, Tensor]:
+def _poisson_tables(photons: Real) -> tuple[Tensor, Tensor]:
     """Walker's tables for the 256 means photons k / 255: the chance to keep a column, and the count it gives up to."""
     columns = int(stats.poisson.isf(1e-9, photons)) + 1
     rates = photons * np.arange(256) / 255

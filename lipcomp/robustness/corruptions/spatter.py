@@ -13,7 +13,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from lipcomp.robustness.corruptions.draws import Draws
-from lipcomp.robustness.corruptions.filters import LUMA, Images, correlate, gaussian, hysteresis
+from lipcomp.robustness.corruptions.filters import LUMA, Images, Real, correlate, gaussian, hysteresis
 
 MUD = (63 / 255, 42 / 255, 20 / 255)
 WATER = (175 / 255, 238 / 255, 238 / 255)
@@ -28,11 +28,11 @@ _STEPS = (
 def spatter(
     images: Images,
     draws: Draws,
-    mean: float,
-    spread: float,
-    size: float,
-    threshold: float,
-    strength: float,
+    mean: Real,
+    spread: Real,
+    size: Real,
+    threshold: Real,
+    strength: Real,
     mud: bool,
 ) -> Images:
     """Mud (``strength`` is the sigma that softens its edges) or water (``strength`` is its brightness)."""
@@ -65,7 +65,7 @@ def _relief(liquid: Images) -> Images:
     return correlate(distance, torch.full((3, 3), 1 / 9)).round_()
 
 
-def _edges(grey: Images, low: float = 50, high: float = 150) -> Tensor:
+def _edges(grey: Images, low: Real = 50, high: Real = 150) -> Tensor:
     """Canny's edges as OpenCV has them: 3 x 3 Sobel, |dx| + |dy|, four sectors, no interpolation."""
     padded = functional.pad(grey, (1, 1, 1, 1), mode="replicate")
     across = padded[..., 2:] - padded[..., :-2]

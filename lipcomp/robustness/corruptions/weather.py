@@ -11,10 +11,10 @@ from torch.nn import functional
 
 from lipcomp.robustness.corruptions.blur import blur_along
 from lipcomp.robustness.corruptions.draws import Draws
-from lipcomp.robustness.corruptions.filters import LUMA, Images, separable, zoom_matrix
+from lipcomp.robustness.corruptions.filters import LUMA, Images, Real, separable, zoom_matrix
 
 
-def fog(images: Images, draws: Draws, density: float, decay: float, map_size: int | None = None) -> Images:
+def fog(images: Images, draws: Draws, density: Real, decay: Real, map_size: int | None = None) -> Images:
     """A fractal cloud of weight ``density`` over the image, dimmed so that the brightest pixel keeps its place."""
     height, width = images.shape[-2:]
     side = map_size or 1 << (max(height, width) - 1).bit_length()
@@ -23,7 +23,7 @@ def fog(images: Images, draws: Draws, density: float, decay: float, map_size: in
     return (images + density * cloud) * (brightest / (brightest + density))
 
 
-def plasma(draws: Draws, n: int, side: int, decay: float) -> Float[Tensor, "n side side"]:
+def plasma(draws: Draws, n: int, side: int, decay: Real) -> Float[Tensor, "n side side"]:
     """Diamond-square heights on a torus, each map scaled to [0, 1]; ``side`` is a power of two."""
     heights = torch.zeros(n, side, side, device=draws.device)
     step, wibble = side, 100.0
@@ -47,13 +47,13 @@ def plasma(draws: Draws, n: int, side: int, decay: float) -> Float[Tensor, "n si
 def snow(
     images: Images,
     draws: Draws,
-    mean: float,
-    spread: float,
-    size: float,
-    threshold: float,
+    mean: Real,
+    spread: Real,
+    size: Real,
+    threshold: Real,
     radius: int,
-    sigma: float,
-    weight: float,
+    sigma: Real,
+    weight: Real,
 ) -> Images:
     """Falling flakes: enlarged noise above a threshold, blurred along its fall, twice; the image whitened beneath."""
     height, width = images.shape[-2:]
@@ -75,7 +75,7 @@ Textures = Sequence[Float[Tensor, "3 rows columns"]]
 
 
 def frost(
-    images: Images, draws: Draws, keep: float, weight: float, scale: float, textures: Textures | None = None
+    images: Images, draws: Draws, keep: Real, weight: Real, scale: Real, textures: Textures | None = None
 ) -> Images:
     """A cut of a frost texture over the image: keep x + weight frost.
 
@@ -99,7 +99,7 @@ def frost(
     return torch.add(images * keep, over.to(images.device), alpha=weight)
 
 
-def _reduce(texture: Tensor, scale: float, height: int, width: int) -> Tensor:
+def _reduce(texture: Tensor, scale: Real, height: int, width: int) -> Tensor:
     """A texture at ``scale``, enlarged where it would not cover the image."""
     rows, columns = texture.shape[1:]
     factor = max(scale, (height + 1) / rows, (width + 1) / columns)
@@ -110,7 +110,7 @@ def _reduce(texture: Tensor, scale: float, height: int, width: int) -> Tensor:
 
 
 @lru_cache(maxsize=8)
-def _reduced_bank(scale: float, height: int, width: int) -> tuple[Tensor, ...]:
+def _reduced_bank(scale: Real, height: int, width: int) -> tuple[Tensor, ...]:
     return tuple(_reduce(texture, scale, height, width) for texture in frost_textures())
 
 
@@ -128,7 +128,7 @@ def frost_textures(side: int = 1024) -> tuple[Float[Tensor, "3 side side"], ...]
     rng = np.random.default_rng(0)
     down, across = np.fft.fftfreq(side)[:, None], np.fft.fftfreq(side)[None]
 
-    def fractal(stretch: float) -> np.ndarray:
+    def fractal(stretch: Real) -> np.ndarray:
         """Noise of amplitude frequency^-0.95, drawn out by ``stretch`` along a random direction."""
         turn = rng.uniform(0, np.pi)
         along = (across * np.cos(turn) + down * np.sin(turn)) * stretch
