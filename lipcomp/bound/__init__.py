@@ -1,6 +1,7 @@
 """Lower and upper bounds of the Lipschitz constant of an encoder."""
 
 from lipcomp.bound.all_pairs import all_pairs
+from lipcomp.bound.certified import Certificate, certified_bound, sandwich
 from lipcomp.bound.fisher import fisher_largest, fisher_trace
 from lipcomp.bound.lower import (
     LABELS,
