@@ -13,5 +13,13 @@ from lipcomp.bound.lower import (
     lower_bounds,
     pair_values,
 )
-from lipcomp.bound.pairs import PairBlock, measure_pairs, paired, random_pairs, view_pairs
+from lipcomp.bound.neighbours import nearest_neighbours
+from lipcomp.bound.pairs import (
+    PairBlock,
+    indexed_pairs,
+    measure_pairs,
+    paired,
+    random_pairs,
+    view_pairs,
+)
 from lipcomp.bound.search import SearchResult, search_ball

@@ -102,7 +102,7 @@ def all_pairs(
     kept = usable.nonzero().squeeze(1)
     first = load(torch.arange(1))
     pixels = first.numel()
-    size = block_size or max(16, min(LARGEST_BLOCK, BLOCK_BYTES // (2 * 4 * (pixels + dim))))
+    size = block_size or block_length(pixels + dim)
     formulas = _formulas(dim, concentration)
     progress = _Progress(
         torch.zeros(n),
@@ -125,6 +125,11 @@ def all_pairs(
                 m = len(rows)
                 advance(m * (m - 1) // 2 if column == row else m * len(columns))
     return _report(progress, mu, load, kept, dim, concentration, quantiles, reasons, fn is not None)
+
+
+def block_length(numbers: int) -> int:
+    """Images a block, of so many numbers each."""
+    return max(16, min(LARGEST_BLOCK, BLOCK_BYTES // (2 * 4 * numbers)))
 
 
 class _Side:

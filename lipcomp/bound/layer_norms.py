@@ -18,8 +18,8 @@ from jaxtyping import Float
 from torch import Tensor
 from torch.nn import functional as F
 
-BUDGET = 6e8  # frequencies x channels³ for one layer's singular values
-GRIDS = (64, 32, 16, 8)
+BUDGET = 2.5e8  # frequencies x channels³ for one layer's singular values
+GRIDS = (128, 64, 32, 16, 8)
 
 
 def linear_norm(weight: Float[Tensor, "outputs inputs"]) -> float:

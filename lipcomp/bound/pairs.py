@@ -35,6 +35,7 @@ class PairBlock:
     second: Float[Tensor, "pairs ..."] = field(repr=False)
     indices: Int64[Tensor, "pairs 2"] = field(repr=False)
     first_mu: Float[Tensor, "pairs dim"] | None = field(default=None, repr=False)
+    second_mu: Float[Tensor, "pairs dim"] | None = field(default=None, repr=False)
 
 
 def measure_pairs(
@@ -44,6 +45,7 @@ def measure_pairs(
     *,
     quantiles: Sequence[float] = QUANTILES,
     tiny: float = TINY,
+    normalised: bool = True,
     domain: tuple[float, float] | None = (0.0, 1.0),
     advance: Callable[[int], object] | None = None,
 ) -> LowerBounds:
@@ -61,6 +63,9 @@ def measure_pairs(
         Which quantiles to report.
     tiny
         Below this distance a pair is measured by ‖J v‖ along its direction instead (3.7), (4.3).
+    normalised
+        Whether the map gives unit mean directions. If not, only ‖h - h'‖ / Delta is meaningful, under the name
+        "direction"; a concentration is refused.
     domain
         Where pixels must lie; None for inputs that are no pixels.
     advance
@@ -72,6 +77,8 @@ def measure_pairs(
         If there is no pair, images leave the domain, or the map is in training mode, random, mixes images, or does
         not return mean directions.
     """
+    if not normalised and concentration is not None:
+        raise ValueError("a concentration belongs to mean directions; leave it out, or normalise the map")
     chords, distances, indices = [], [], []
     reasons: dict[str, list[Tensor]] = {"non-finite output": [], "zero-norm embedding": []}
     jacobian, dim = 0, 0
@@ -81,11 +88,11 @@ def measure_pairs(
         if not dim:
             dim = check_map(fn, block.first)
         with torch.no_grad():
-            if block.first_mu is None:
-                mu1, mu2 = fn(block.first).flatten(1), fn(block.second).flatten(1)
-            else:
-                mu1, mu2 = block.first_mu, fn(block.second).flatten(1)
-        finite, none = _unusable(mu1, mu2)
+            mu1, mu2 = (
+                fn(side).flatten(1) if known is None else known
+                for side, known in ((block.first, block.first_mu), (block.second, block.second_mu))
+            )
+        finite, none = _unusable(mu1, mu2, normalised)
         chord = (mu1.double() - mu2.double()).norm(dim=1)
         difference = (block.second.double() - block.first.double()).flatten(1)
         distance = difference.norm(dim=1)
@@ -116,9 +123,11 @@ def measure_pairs(
     )
 
 
-def _unusable(mu1: Tensor, mu2: Tensor) -> tuple[Tensor, Tensor]:
+def _unusable(mu1: Tensor, mu2: Tensor, normalised: bool) -> tuple[Tensor, Tensor]:
     """Which pairs are finite, and which of them have a side without direction."""
     finite = mu1.isfinite().all(1) & mu2.isfinite().all(1)
+    if not normalised:
+        return finite, torch.zeros_like(finite)
     norms = torch.stack([mu1.norm(dim=1), mu2.norm(dim=1)], 1)
     none = (norms < UNIT_TOLERANCE).any(1) & finite
     wrong = ((norms - 1).abs() > UNIT_TOLERANCE).any(1) & finite & ~none
@@ -183,6 +192,20 @@ def random_pairs(
             step = step * (radius / step.flatten(1).norm(dim=1)).view(-1, *[1] * (images.dim() - 1))
             yield PairBlock(images, (images + step).clamp(0, 1), _numbered(start, len(images)), known)
         start += len(images)
+
+
+def indexed_pairs(
+    images: Callable[[Tensor], Tensor],
+    pairs: Int64[Tensor, "pairs 2"],
+    batch_size: int,
+    mu: Float[Tensor, "n dim"] | None = None,
+) -> Iterator[PairBlock]:
+    """Listed pairs of a set's images, such as nearest neighbours; known mean directions are not computed again."""
+    for part in pairs.split(batch_size):
+        i, j = part.unbind(1)
+        yield PairBlock(
+            images(i), images(j), part, None if mu is None else mu[i], None if mu is None else mu[j]
+        )
 
 
 def _numbered(start: int, n: int) -> Tensor:
