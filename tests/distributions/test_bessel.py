@@ -54,7 +54,11 @@ def test_against_mpmath_at_a_grid_and_10_000_random_points(table, dtype):
         kappa = exact_kappa.to(dtype)
         # rounding kappa to single precision moves the value to first order; that is not the function's error
         moved = (kappa.double() - exact_kappa).numpy()
-        slopes = {"log_c": -table["ratio"][here], "ratio": table["slope"][here], "slope": 0 * table["slope"][here]}
+        slopes = {
+            "log_c": -table["ratio"][here],
+            "ratio": table["slope"][here],
+            "slope": 0 * table["slope"][here],
+        }
         for name, function in FUNCTIONS.items():
             got = function(int(d), kappa).double().numpy()
             want = table[name][here] + slopes[name] * moved
@@ -86,7 +90,15 @@ def test_where_it_is_hard_with_gradients(sixty_digits):
 
 
 def test_log_bessel_i_is_mpmaths():
-    for order, x in [(0, 1e-3), (0, 700.0), (0.5, 3.0), (2047, 100.0), (2047, 5000.0), (63, 1e-6), (1.5, 1e6)]:
+    for order, x in [
+        (0, 1e-3),
+        (0, 700.0),
+        (0.5, 3.0),
+        (2047, 100.0),
+        (2047, 5000.0),
+        (63, 1e-6),
+        (1.5, 1e6),
+    ]:
         with mpmath.workdps(60):
             want = mpmath.log(mpmath.besseli(order, x))
             size = max(1, abs(want), order * abs(math.log(x)), abs(mpmath.loggamma(order + 1)))

@@ -28,7 +28,9 @@ def seeded(seed=0):
 def marginal_cdf(d, kappa):
     """The distribution function of theta = arccos mu.z, tabulated: the density is exp(kappa cos) sin^(d-2)."""
     mode = math.acos(2 * kappa / (d - 2 + math.hypot(d - 2, 2 * kappa))) if d > 2 else 0.0
-    width = 14 / math.sqrt(max(kappa * math.cos(mode) + (d - 2) / max(math.sin(mode) ** 2, 1e-30) * (d > 2), 1e-30))
+    width = 14 / math.sqrt(
+        max(kappa * math.cos(mode) + (d - 2) / max(math.sin(mode) ** 2, 1e-30) * (d > 2), 1e-30)
+    )
     theta = np.linspace(max(0.0, mode - width), min(math.pi, mode + width), 200_001)
     with np.errstate(divide="ignore"):
         level = kappa * (np.cos(theta) - math.cos(mode)) + (
@@ -99,7 +101,9 @@ def test_length_one_at_the_poles_too(d, dtype):
 
 
 @settings(max_examples=60, deadline=None)
-@given(st.integers(2, 4096), st.one_of(st.just(0.0), st.floats(-6, 7).map(lambda e: 10.0**e)), st.integers(0, 99))
+@given(
+    st.integers(2, 4096), st.one_of(st.just(0.0), st.floats(-6, 7).map(lambda e: 10.0**e)), st.integers(0, 99)
+)
 def test_draws_of_any_dimension_and_concentration(d, kappa, seed):
     mu = torch.nn.functional.normalize(torch.randn(3, d, generator=seeded(seed), dtype=torch.float64), dim=1)
     vmf = VonMisesFisher(mu, kappa)

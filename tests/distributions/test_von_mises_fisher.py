@@ -72,7 +72,9 @@ def test_entropy_of_the_reference_file(reference):
         for i, d in enumerate(file["vmf/dims"]):
             mu = directions(int(d)).expand(len(file["vmf/kappas"]), -1)
             got = VonMisesFisher(mu, torch.tensor(file["vmf/kappas"])).entropy()
-            torch.testing.assert_close(got, torch.tensor(file["vmf/entropy_mpmath"][i]), rtol=1e-13, atol=1e-13)
+            torch.testing.assert_close(
+                got, torch.tensor(file["vmf/entropy_mpmath"][i]), rtol=1e-13, atol=1e-13
+            )
 
 
 def test_moments_against_draws():
@@ -145,7 +147,9 @@ def test_the_floors_gradient():
     k1 = torch.tensor([1.0, 1.0, 500.0, 1e4, 0.3, 2000.0], dtype=torch.float64, requires_grad=True)
     k2 = torch.tensor([1.1, 40.0, 501.0, 10.0, 1e-3, 9e5], dtype=torch.float64, requires_grad=True)
     for d in (2, 64, 1024):
-        assert torch.autograd.gradcheck(lambda a, b, d=d: divergence_floor(d, a, b), (k1, k2), eps=1e-6, atol=1e-5)
+        assert torch.autograd.gradcheck(
+            lambda a, b, d=d: divergence_floor(d, a, b), (k1, k2), eps=1e-6, atol=1e-5
+        )
         first, second = torch.autograd.grad(divergence_floor(d, k1, k2).sum(), (k1, k2))
         (slope,) = torch.autograd.grad(mean_resultant_length(d, k1).sum(), k1)
         torch.testing.assert_close(first, slope * (k1 - k2), rtol=1e-9, atol=1e-13)
@@ -163,7 +167,9 @@ def test_equal_concentrations_are_symmetric_and_one_ulp_apart_counts():
         ulp = (other[0] - mu[0]).double().item()
         a = mean_resultant_length(128, wide(1024.0)).item()
         want = 1024 * a * ulp**2 / 2
-        assert kl_divergence(p, q).item() == pytest.approx(want, rel=1e-6 if dtype == torch.float32 else 1e-13)
+        assert kl_divergence(p, q).item() == pytest.approx(
+            want, rel=1e-6 if dtype == torch.float32 else 1e-13
+        )
         assert kl_divergence(q, p).item() == kl_divergence(p, q).item()
         assert kl_divergence(p, p).item() == 0
 
