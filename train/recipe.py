@@ -209,6 +209,8 @@ def _replaced(part: Any, path: str, names: list[str], value: Any) -> Any:
         raise ValueError(f"{path!r} has fields of its own; set one of them, as in {path}.NAME=VALUE")
     elif isinstance(old, float) and isinstance(value, int) and not isinstance(value, bool):
         value = float(value)
+    elif isinstance(value, float) and {f.name: f.type for f in dataclasses.fields(part)}[names[0]] is float:
+        pass  # a recipe may write 1 where the field takes any number
     elif old is not None and value is not None and not isinstance(value, type(old)):
         raise ValueError(f"{path} is a {type(old).__name__}, as {old!r}; got {value!r}")
     return replace(part, **{names[0]: value})
