@@ -3,7 +3,7 @@
 The classifier maps pixels in [0, 1] to logits, normalisation inside, so a radius is in pixels: 8/255 in L-inf, 0.5 in
 L2 over all pixels. Every adversarial image lies in the ball and in [0, 1].
 
-:func:`pgd` ascends a loss by projected gradient steps, from several random starts. :func:`auto_attack` runs
+:func:`pgd` ascends two losses by projected gradient steps, from several random starts. :func:`auto_attack` runs
 AutoAttack (Croce & Hein 2020: two APGD, FAB, Square) through the package ``pyautoattack``; it is the number to report,
 since a weak attack flatters.
 
@@ -48,8 +48,8 @@ class Attack:
     clean: Bool[np.ndarray, " n"] = field(repr=False)
     right: Bool[np.ndarray, " n"] = field(repr=False)
     distance: Float[np.ndarray, " n"] = field(repr=False)
-    norm: Norm
-    radius: float
+    norm: str
+    radius: float | int
 
     @property
     def accuracy(self) -> Estimate:
@@ -60,17 +60,21 @@ class Attack:
 def pgd(
     classifier: nn.Module,
     images: Float[Tensor, "n channels height width"],
-    labels: Int64[Tensor, " n"],
+    labels: Int64[Tensor, " labels"],
     *,
-    norm: Norm = "Linf",
-    radius: float,
+    norm: str = "Linf",
+    radius: float | int,
     steps: int = 50,
     step_size: float | None = None,
     starts: int = 2,
     seed: int = 0,
     batch_size: int = 128,
 ) -> Attack:
-    """Projected gradient ascent of the cross-entropy from random starts (Madry et al. 2018).
+    """Projected gradient ascent from random starts (Madry et al. 2018).
+
+    The loss is the margin (the best other logit less the true one) from every other start, beginning with the image
+    itself, and the cross-entropy from the rest: which of the two finds more differs between classifiers. Every point on
+    the way counts, not the last alone.
 
     Parameters
     ----------
@@ -99,17 +103,20 @@ def pgd(
     size = 2.5 * radius / steps if step_size is None else step_size
     found, clean, right = [], [], []
     with _frozen(classifier):
-        for x, y in zip(images.split(batch_size), labels.split(batch_size), strict=True):
+        for x, y in _parts(images, labels, batch_size):
             best = x.clone()
             before = _is_right(classifier, x, y)
             fooled = ~before
             for start in range(starts):
                 candidate = x if start == 0 else _random_start(x, norm, radius, generator)
-                for _ in range(steps):
-                    candidate = _step(classifier, candidate, x, y, norm, radius, size)
-                new = ~fooled & ~_is_right(classifier, candidate, y)
-                best[new] = candidate[new]
-                fooled |= new
+                for step in range(steps + 1):
+                    wrong, gradient = _ascent(classifier, candidate, y, margin=start % 2 == 0)
+                    new = wrong & ~fooled
+                    best[new] = candidate[new]
+                    fooled |= new
+                    if step == steps or fooled.all():
+                        break
+                    candidate = _into_ball(candidate + size * _unit(gradient, norm), x, norm, radius)
             found.append(best)
             clean.append(before)
             right.append(~fooled)
@@ -119,10 +126,10 @@ def pgd(
 def auto_attack(
     classifier: nn.Module,
     images: Float[Tensor, "n channels height width"],
-    labels: Int64[Tensor, " n"],
+    labels: Int64[Tensor, " labels"],
     *,
-    norm: Norm = "Linf",
-    radius: float,
+    norm: str = "Linf",
+    radius: float | int,
     seed: int = 0,
     batch_size: int = 128,
     attacks: tuple[str, ...] = ("apgd-ce", "apgd-t", "fab-t", "square"),
@@ -171,7 +178,7 @@ def auto_attack(
     return _attack(images, found, before, right, norm, radius)
 
 
-def _check(images: Tensor, labels: Tensor, norm: str, radius: float) -> None:
+def _check(images: Tensor, labels: Tensor, norm: str, radius: float | int) -> None:
     if norm not in ("L2", "Linf"):
         raise ValueError(f'norm must be "L2" or "Linf", got {norm!r}')
     if not radius >= 0:
@@ -196,22 +203,30 @@ def _is_right(classifier: nn.Module, images: Tensor, labels: Tensor) -> Tensor:
         return classifier(images).argmax(1) == labels
 
 
-def _step(
-    classifier: nn.Module, x: Tensor, origin: Tensor, labels: Tensor, norm: str, radius: float, size: float
-) -> Tensor:
+def _ascent(
+    classifier: nn.Module, x: Tensor, labels: Tensor, *, margin: bool
+) -> tuple[Bool[Tensor, " batch"], Tensor]:
+    """Which images are wrong, and the loss's gradient: of the best other logit less the true one, or cross-entropy."""
     x = x.detach().requires_grad_(True)
     with torch.enable_grad():
-        loss = nn.functional.cross_entropy(classifier(x), labels, reduction="sum")
+        logits = classifier(x)
+        if margin:
+            true = nn.functional.one_hot(labels, logits.shape[1]).bool()
+            loss = (logits.masked_fill(true, -torch.inf).amax(1) - logits[true]).sum()
+        else:
+            loss = nn.functional.cross_entropy(logits, labels, reduction="sum")
         (gradient,) = torch.autograd.grad(loss, x)
+    return logits.argmax(1) != labels, gradient
+
+
+def _unit(gradient: Tensor, norm: str) -> Tensor:
+    """The direction of steepest ascent of length one in the norm."""
     if norm == "Linf":
-        moved = x + size * gradient.sign()
-    else:
-        length = gradient.flatten(1).norm(dim=1).clamp_min(1e-20).view(-1, 1, 1, 1)
-        moved = x + size * gradient / length
-    return _into_ball(moved.detach(), origin, norm, radius)
+        return gradient.sign()
+    return gradient / gradient.flatten(1).norm(dim=1).clamp_min(1e-20).view(-1, 1, 1, 1)
 
 
-def _into_ball(x: Tensor, origin: Tensor, norm: str, radius: float) -> Tensor:
+def _into_ball(x: Tensor, origin: Tensor, norm: str, radius: float | int) -> Tensor:
     """Project on the ball, then on [0, 1]: the second step brings no pixel further from the origin."""
     delta = x - origin
     if norm == "Linf":
@@ -222,7 +237,7 @@ def _into_ball(x: Tensor, origin: Tensor, norm: str, radius: float) -> Tensor:
     return (origin + delta).clamp(0, 1)
 
 
-def _random_start(x: Tensor, norm: str, radius: float, generator: torch.Generator) -> Tensor:
+def _random_start(x: Tensor, norm: str, radius: float | int, generator: torch.Generator) -> Tensor:
     """Uniform in the cube, or a random direction with the radius of a uniform draw in the ball."""
     draw = torch.rand if norm == "Linf" else torch.randn
     noise = draw(x.shape, generator=generator).to(x)
@@ -233,7 +248,9 @@ def _random_start(x: Tensor, norm: str, radius: float, generator: torch.Generato
     return _into_ball(x + noise / length * radius * share, x, norm, radius)
 
 
-def _attack(images: Tensor, found: Tensor, clean: Tensor, right: Tensor, norm: Norm, radius: float) -> Attack:
+def _attack(
+    images: Tensor, found: Tensor, clean: Tensor, right: Tensor, norm: str, radius: float | int
+) -> Attack:
     delta = (found - images).flatten(1)
     distance = delta.abs().amax(1) if norm == "Linf" else delta.norm(dim=1)
     return Attack(

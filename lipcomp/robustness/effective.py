@@ -25,7 +25,7 @@ from typing import Literal
 
 import numpy as np
 import pandas as pd
-from jaxtyping import Bool, Float
+from jaxtyping import Shaped
 from scipy import special
 
 from lipcomp.robustness.estimates import RESAMPLES, Estimate, resampled_means
@@ -74,15 +74,15 @@ class BaselineFit:
     slope_interval: tuple[float, float]
     intercept_interval: tuple[float, float]
 
-    def predict(self, clean: float | np.ndarray) -> np.ndarray:
+    def predict(self, clean: float | np.floating | np.ndarray) -> np.ndarray:
         """The shifted accuracy that a standard model of this clean accuracy has."""
         stretched = _STRETCH[self.scale](np.asarray(clean, dtype=float))
-        return _SHRINK[self.scale](self.slope * stretched + self.intercept)
+        return np.asarray(_SHRINK[self.scale](self.slope * stretched + self.intercept))
 
 
 def fit_baselines(
-    clean: Float[np.ndarray, " models"],
-    shifted: Float[np.ndarray, " models"],
+    clean: Shaped[np.ndarray, " models"],
+    shifted: Shaped[np.ndarray, " others"],
     *,
     scale: Scale = "logit",
     resamples: int = RESAMPLES,
@@ -193,8 +193,8 @@ def read_baselines(path: Path | str, clean: str, shifted: str, *, scale: Scale =
 
 
 def effective_robustness(
-    clean: Bool[np.ndarray, " n"],
-    shifted: Bool[np.ndarray, " m"],
+    clean: Shaped[np.ndarray, " n"],
+    shifted: Shaped[np.ndarray, " m"],
     fit: BaselineFit,
     *,
     resamples: int = RESAMPLES,

@@ -16,7 +16,7 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
-from jaxtyping import Float, Int64
+from jaxtyping import Float, Int64, Shaped
 from torch import Tensor
 
 RESAMPLES = 1000
@@ -36,7 +36,7 @@ Statistic = Callable[[np.ndarray], np.ndarray]
 
 
 def bootstrap(
-    values: Float[np.ndarray, "conditions n"],
+    values: Shaped[np.ndarray, "..."],
     statistic: Statistic | None = None,
     *,
     resamples: int = RESAMPLES,
@@ -71,7 +71,7 @@ def bootstrap(
 
 
 def resampled_means(
-    values: Float[np.ndarray, "conditions n"], resamples: int = RESAMPLES, seed: int = 0
+    values: Shaped[np.ndarray, "..."], resamples: int = RESAMPLES, seed: int = 0
 ) -> Float[np.ndarray, "resamples conditions"]:
     """Means of every condition over ``resamples`` bootstrap samples of the images."""
     values = np.atleast_2d(np.asarray(values, dtype=np.float64))

@@ -17,7 +17,7 @@ import numpy as np
 import torch
 from torch import nn
 
-from lipcomp.robustness.attacks import Norm, auto_attack, pgd
+from lipcomp.robustness.attacks import auto_attack, pgd
 from lipcomp.robustness.effective import CLEAN_COLUMN, baseline_fit, effective_robustness
 from lipcomp.robustness.estimates import Estimate, bootstrap, calibration_error, top_k_correct
 from lipcomp.robustness.evaluate import Advance, Condition, all_logits, answer, cell, clean_condition
@@ -202,8 +202,8 @@ def attack_findings(
     runner: Runner,
     condition: Condition,
     method: str,
-    norm: Norm,
-    radius: float,
+    norm: str,
+    radius: float | int,
     *,
     seed: int = 0,
     device: torch.device,

@@ -17,7 +17,7 @@ is *right*), and in the second case gives an interval over images.
 from collections.abc import Mapping, Sequence
 
 import numpy as np
-from jaxtyping import Bool
+from jaxtyping import Shaped
 
 from lipcomp.robustness.estimates import RESAMPLES, Estimate, bootstrap, resampled_means
 
@@ -43,7 +43,7 @@ ALEXNET: dict[str, float] = {
 ALEXNET_CLEAN = 0.4348
 
 Errors = Mapping[str, Sequence[float]]
-Right = Mapping[str, Bool[np.ndarray, "severities n"]]
+Right = Mapping[str, np.ndarray]
 
 
 def corruption_errors(errors: Errors, reference: Mapping[str, float] = ALEXNET) -> dict[str, float]:
@@ -111,7 +111,7 @@ def estimate_mce(
 
 def estimate_relative_mce(
     right: Right,
-    clean: Bool[np.ndarray, " n"],
+    clean: Shaped[np.ndarray, " n"],
     reference: Mapping[str, float] = ALEXNET,
     reference_clean: float = ALEXNET_CLEAN,
     *,
@@ -160,7 +160,7 @@ def flip_rate(
 
 
 def pm_k_accuracy(
-    right: Bool[np.ndarray, " frames"],
+    right: Shaped[np.ndarray, " frames"],
     anchors: Sequence[tuple[int, Sequence[int]]],
     *,
     resamples: int = RESAMPLES,

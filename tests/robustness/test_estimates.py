@@ -1,0 +1,190 @@
+"""Metrics and their intervals: closed forms, published numbers."""
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from scipy import special, stats
+
+from lipcomp.robustness.effective import (
+    CLEAN_COLUMN,
+    baseline_fit,
+    effective_robustness,
+    fit_baselines,
+    read_baselines,
+)
+from lipcomp.robustness.estimates import accuracy, bootstrap, calibration_error, top_k_correct
+from lipcomp.robustness.metrics import (
+    ALEXNET,
+    ALEXNET_CLEAN,
+    corruption_errors,
+    estimate_corruption_accuracy,
+    estimate_mce,
+    estimate_relative_mce,
+    flip_rate,
+    mean_corruption_error,
+    pm_k_accuracy,
+    relative_mean_corruption_error,
+)
+
+
+def test_the_bootstrap_of_an_accuracy_is_binomial():
+    """Resampling n images of which a share p is right gives Binomial(n, p) / n exactly."""
+    right = np.arange(400) < 300
+    found = bootstrap(right[None], resamples=20000)
+    assert found.value == 0.75
+    assert found.n == 400
+    expected = stats.binom.ppf([0.025, 0.975], 400, 0.75) / 400
+    np.testing.assert_allclose(found.interval, expected, atol=0.003)
+
+
+def test_the_same_images_are_drawn_in_every_condition():
+    """The difference of a condition with itself has no spread."""
+    row = np.random.default_rng(0).random(100)
+    found = bootstrap(np.stack([row, row]), lambda means: means[:, 0] - means[:, 1])
+    assert found.interval == (0, 0)
+
+
+def test_accuracy_of_predictions_and_top_k():
+    assert accuracy(torch.tensor([0, 1, 1, 0]), torch.tensor([0, 1, 0, 0])).value == 0.75
+    logits = torch.tensor([[3.0, 2.0, 1.0], [1.0, 2.0, 3.0]])
+    assert top_k_correct(logits, torch.tensor([1, 0]), 1).tolist() == [0, 0]
+    assert top_k_correct(logits, torch.tensor([1, 0]), 2).tolist() == [1, 0]
+    with pytest.raises(ValueError, match="at most the 3 classes"):
+        top_k_correct(logits, torch.tensor([0, 0]), 5)
+    with pytest.raises(ValueError, match="at least one image"):
+        bootstrap(np.zeros((1, 0)))
+
+
+def test_calibration_error_of_a_model_that_is_always_as_sure():
+    """Confidence 0.8 everywhere and 60% right: the error is 0.2, in whatever bin."""
+    logits = torch.tensor([[np.log(0.8), np.log(0.2)]]).repeat(50, 1)
+    labels = (torch.arange(50) >= 30).long()
+    assert abs(calibration_error(logits, labels).value - 0.2) < 1e-9
+
+
+@pytest.fixture
+def cells(reference):
+    """Errors by model, corruption and severity (RobustBench's 5,000-image ImageNet-C)."""
+    table = pd.read_csv(reference / "imagenet_c_errors.csv")
+    return {
+        model: {
+            name: group.sort_values("severity").error.tolist() for name, group in rows.groupby("corruption")
+        }
+        for model, rows in table.groupby("model")
+    }
+
+
+@pytest.mark.parametrize(
+    ("model", "percent"),
+    [("Standard_R50", 76.38), ("Hendrycks2020AugMix", 64.17), ("Hendrycks2020Many", 60.04)],
+)
+def test_published_mce_is_reproduced(cells, model, percent):
+    """With the same file's AlexNet as the reference, as it says."""
+    alexnet = {name: float(np.mean(errors)) for name, errors in cells["AlexNet"].items()}
+    assert round(100 * mean_corruption_error(cells[model], alexnet), 2) == percent
+
+
+def test_mce_with_the_augmix_constants_is_the_papers(cells):
+    assert round(100 * mean_corruption_error(cells["Standard_R50"]), 1) == 76.4
+
+
+def test_alexnet_has_an_mce_of_one_by_definition():
+    errors = {name: [error] * 5 for name, error in ALEXNET.items()}
+    assert abs(mean_corruption_error(errors) - 1) < 1e-12
+    assert abs(relative_mean_corruption_error(errors, ALEXNET_CLEAN) - 1) < 1e-12
+    assert set(corruption_errors(errors)) == set(ALEXNET)
+
+
+def test_estimates_from_images_equal_the_errors_formula():
+    rng = np.random.default_rng(1)
+    right = {name: rng.random((5, 200)) < 0.5 for name in ALEXNET}
+    clean = rng.random(200) < 0.8
+    errors = {name: (1 - rows.mean(1)).tolist() for name, rows in right.items()}
+    assert abs(estimate_mce(right).value - mean_corruption_error(errors)) < 1e-12
+    relative = relative_mean_corruption_error(errors, 1 - float(clean.mean()))
+    assert abs(estimate_relative_mce(right, clean).value - relative) < 1e-12
+    mean = estimate_corruption_accuracy(right)
+    assert abs(mean.value - np.mean([rows.mean() for rows in right.values()])) < 1e-12
+    assert mean.interval[0] < mean.value < mean.interval[1]
+
+
+def test_metrics_refuse_what_does_not_fit():
+    with pytest.raises(ValueError, match="reference errors lack spatter"):
+        mean_corruption_error({"spatter": [0.1]})
+    with pytest.raises(ValueError, match=r"lie in \[0, 1\]"):
+        mean_corruption_error({"fog": [45.0]})
+    with pytest.raises(ValueError, match="same images"):
+        estimate_corruption_accuracy({"fog": np.ones((5, 3)), "snow": np.ones((5, 4))})
+    with pytest.raises(ValueError, match="at least one corruption"):
+        mean_corruption_error({})
+
+
+def test_flip_rates_by_hand():
+    predictions = np.array([[0, 0, 1, 0], [2, 2, 2, 2]])
+    assert flip_rate(predictions).value == pytest.approx((2 / 3 + 0) / 2)
+    assert flip_rate(predictions, noise=True).value == pytest.approx((1 / 3 + 0) / 2)
+    assert flip_rate(predictions, stride=2).value == pytest.approx((1 / 2 + 0) / 2)
+    with pytest.raises(ValueError, match="more than 1 frames"):
+        flip_rate(np.zeros((2, 1)))
+
+
+def test_pm_k_needs_the_anchor_and_all_its_neighbours():
+    right = np.array([True, True, False, True, True, True])
+    assert pm_k_accuracy(right, [(0, [1]), (3, [2]), (4, [5]), (2, [])]).value == 0.5
+
+
+@pytest.mark.parametrize(
+    ("shift", "slope", "intercept", "r_squared"),
+    [
+        ("imagenet_v2", 0.923, -0.498, 0.996),
+        ("objectnet", 0.981, -1.928, 0.953),
+        ("imagenet_sketch", 1.071, -2.370, 0.869),
+        ("imagenet_r", 0.637, -2.108, 0.889),
+        ("imagenet_a", 1.990, -7.632, 0.828),
+    ],
+)
+def test_the_published_lines_are_reproduced(shift, slope, intercept, r_squared):
+    """Logit fits on the standard models of imagenet-testbed; values given with this project's reference tables."""
+    fit = baseline_fit(shift)
+    assert (round(fit.slope, 3), round(fit.intercept, 3), round(fit.r_squared, 3)) == (
+        slope,
+        intercept,
+        r_squared,
+    )
+    assert fit.slope_interval[0] < fit.slope < fit.slope_interval[1]
+
+
+def test_every_shift_of_the_table_has_a_line_on_both_scales():
+    for shift in CLEAN_COLUMN:
+        for scale in ("logit", "probit"):
+            assert baseline_fit(shift, scale=scale).r_squared > 0.5
+
+
+@pytest.mark.parametrize(("scale", "shrink"), [("logit", special.expit), ("probit", special.ndtr)])
+def test_models_on_a_line_have_that_line_and_no_effective_robustness(scale, shrink):
+    x = np.linspace(-1, 2, 20)
+    fit = fit_baselines(shrink(x), shrink(0.9 * x - 0.4), scale=scale)
+    assert fit.slope == pytest.approx(0.9)
+    assert fit.intercept == pytest.approx(-0.4)
+    assert float(fit.predict(shrink(0.5))) == pytest.approx(shrink(0.05))
+    clean = np.arange(1000) < 700
+    expected = float(fit.predict(0.7))
+    shifted = np.arange(1000) < 1000 * expected
+    assert abs(effective_robustness(clean, shifted, fit).value) < 1e-3
+
+
+def test_baselines_of_ones_own(tmp_path):
+    table = tmp_path / "models.csv"
+    table.write_text("model,clean,moved\na,0.6,0.5\nb,0.7,0.6\nc,0.8,0.7\nd,0.9,\n")
+    assert read_baselines(table, "clean", "moved").n == 3
+    with pytest.raises(ValueError, match="no column 'shifted', only: model, clean, moved"):
+        read_baselines(table, "clean", "shifted")
+    with pytest.raises(FileNotFoundError, match="do not exist"):
+        read_baselines(tmp_path / "none.csv", "clean", "moved")
+    with pytest.raises(ValueError, match="divide percent by 100"):
+        fit_baselines(np.array([60.0, 70, 80]), np.array([50.0, 60, 70]))
+    with pytest.raises(ValueError, match="at least three"):
+        fit_baselines(np.array([0.6, 0.7]), np.array([0.5, 0.6]))
+    with pytest.raises(ValueError, match="Did you mean 'imagenet_v2'"):
+        baseline_fit("imagenetv2")

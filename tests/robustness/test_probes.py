@@ -1,0 +1,179 @@
+"""Probes against scikit-learn and brute force; the cache; the classifier they make; linear evaluation."""
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+from lipcomp.data import TensorImages
+from lipcomp.robustness.features import cached_linear_probe, extract_features, fingerprint
+from lipcomp.robustness.linear_evaluation import LinearEvaluation, linear_evaluation
+from lipcomp.robustness.probes import NearestNeighbours, fit_linear_probe, split_by_class
+
+
+def clusters(n=300, d=12, classes=4, seed=0, spread=1.5):
+    rng = np.random.default_rng(seed)
+    centres = np.random.default_rng(99).normal(size=(classes, d))
+    labels = rng.integers(0, classes, n)
+    features = centres[labels] + spread * rng.normal(size=(n, d))
+    features[:, 0] *= 100  # features of very different scales
+    features[:, 1] = 3.0  # and a dead one
+    return torch.from_numpy(features).float(), torch.from_numpy(labels)
+
+
+class Pooled(nn.Module):
+    """The least encoder there is."""
+
+    def __init__(self):
+        super().__init__()
+        self.layers = nn.Sequential(nn.Conv2d(1, 6, 3, stride=2), nn.BatchNorm2d(6), nn.ReLU())
+
+    def features(self, images):
+        return self.layers(images).mean((2, 3))
+
+
+def image_set(n=60, classes=3, seed=0):
+    generator = torch.Generator().manual_seed(seed)
+    labels = torch.arange(n) % classes
+    pixels = torch.rand(n, 1, 16, 16, generator=generator) * 60
+    pixels = pixels + (labels * 70).view(-1, 1, 1, 1)
+    return TensorImages(f"greys{n}", pixels.clamp(0, 255).to(torch.uint8), labels, tuple("abc"[:classes]))
+
+
+@pytest.mark.parametrize("penalty", [1.0, 1e-2, 1e-4])
+def test_the_linear_probe_is_the_minimum_that_scikit_learn_finds(penalty):
+    linear_model = pytest.importorskip("sklearn.linear_model")
+    features, labels = clusters()
+    probe = fit_linear_probe(features, labels, penalties=[penalty])
+    scaled = (features - features.mean(0)) / features.std(0, unbiased=False).clamp_min(1e-9)
+    model = linear_model.LogisticRegression(C=1 / (penalty * len(labels)), tol=1e-10, max_iter=20000)
+    model.fit(scaled.double().numpy(), labels.numpy())
+    ours = torch.softmax(probe.logits(features).double(), 1).numpy()
+    np.testing.assert_allclose(ours, model.predict_proba(scaled.double().numpy()), atol=2e-4)
+    assert (probe.predict(features).numpy() == model.predict(scaled.double().numpy())).mean() > 0.995
+
+
+def test_the_penalty_is_chosen_on_held_out_training_images():
+    features, labels = clusters(400, spread=4.0)
+    probe = fit_linear_probe(features, labels)
+    losses = {point.penalty: point.loss for point in probe.path}
+    assert probe.penalty == min(losses, key=losses.get)
+    train, test = split_by_class(labels, 0.2, 0)
+    assert not set(train.tolist()) & set(test.tolist())
+    assert sorted(train.tolist() + test.tolist()) == list(range(400))
+    refitted = fit_linear_probe(features, labels, penalties=[probe.penalty])
+    torch.testing.assert_close(refitted.weight, probe.weight, atol=1e-3, rtol=1e-2)
+    by_accuracy = fit_linear_probe(features, labels, choose_by="accuracy")
+    assert by_accuracy.penalty == min(by_accuracy.path, key=lambda point: -point.accuracy).penalty
+
+
+def test_a_probe_says_its_accuracy_with_an_interval_and_classifies_images():
+    images = image_set()
+    encoder = Pooled().eval()
+    features = extract_features(encoder, images)
+    probe = fit_linear_probe(features, images.labels)
+    found = probe.accuracy(features, images.labels)
+    assert found.n == 60
+    assert found.interval[0] <= found.value <= found.interval[1]
+    with torch.no_grad():
+        logits = probe.on(encoder)(images.batch(torch.arange(5)))
+    torch.testing.assert_close(logits, probe(features[:5]), atol=1e-5, rtol=1e-4)
+
+
+def test_nearest_neighbours_vote_as_by_hand():
+    features, labels = clusters(80)
+    queries, _ = clusters(10, seed=5)
+    probe = NearestNeighbours(features, labels, k=7, temperature=0.2)
+    unit = nn.functional.normalize(features, dim=1)
+    for query, scores in zip(nn.functional.normalize(queries, dim=1), probe(queries), strict=True):
+        cosine = unit @ query
+        votes = torch.zeros(4)
+        for i in cosine.argsort(descending=True)[:7]:
+            votes[labels[i]] += torch.exp(cosine[i] / 0.2)
+        torch.testing.assert_close(torch.softmax(scores, 0), votes / votes.sum(), atol=1e-4, rtol=1e-3)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"features": torch.full((4, 2), float("nan"))}, "must be finite"),
+        ({"labels": torch.tensor([0, 1, 2, 9]), "classes": 3}, "got 0 to 9"),
+        ({"labels": torch.tensor([0, 1, -1, 1])}, "got -1"),
+        ({"penalties": [-1.0]}, "numbers? >= 0"),
+        ({"labels": torch.tensor([0, 0, 0, 1])}, "class 1 has one training image"),
+        ({"choose_by": "luck"}, "choose_by"),
+    ],
+)
+def test_bad_input_is_named(change, message):
+    given = {"features": torch.rand(4, 2), "labels": torch.tensor([0, 0, 1, 1])} | change
+    with pytest.raises((ValueError, TypeError), match=message):
+        fit_linear_probe(given.pop("features"), given.pop("labels"), **given)
+    with pytest.raises(ValueError, match="k must lie between"):
+        NearestNeighbours(torch.rand(4, 2), torch.tensor([0, 0, 1, 1]), k=5)
+
+
+def test_features_come_from_the_cache_by_content_and_never_stale(tmp_path):
+    images, encoder = image_set(), Pooled().train()
+    calls = []
+    original = encoder.features
+    encoder.features = lambda x: (calls.append(encoder.layers[1].training), original(x))[1]
+    first = extract_features(encoder, images, cache=tmp_path)
+    assert encoder.training
+    assert calls == [False]
+    assert torch.equal(extract_features(encoder, images, cache=tmp_path), first)
+    assert len(calls) == 1
+    extract_features(encoder, image_set(seed=1), cache=tmp_path)
+    extract_features(encoder, images, indices=torch.arange(10), cache=tmp_path)
+    extract_features(encoder, images, transform=lambda x, i: 1 - x, variant="negative", cache=tmp_path)
+    assert len(calls) == 4
+    with torch.no_grad():
+        encoder.layers[0].bias += 1
+    changed = extract_features(encoder, images, cache=tmp_path)
+    assert len(calls) == 5
+    assert not torch.equal(changed, first)
+    for path in tmp_path.glob("*.npy"):
+        path.write_bytes(path.read_bytes()[:100])  # half written by a crash of another program
+    assert torch.equal(extract_features(encoder, images, cache=tmp_path), changed)
+    with pytest.raises(ValueError, match="needs a variant"):
+        extract_features(encoder, images, transform=lambda x, i: x, cache=tmp_path)
+
+
+def test_a_fingerprint_sees_weights_buffers_and_structure():
+    torch.manual_seed(0)
+    one = nn.Sequential(nn.Linear(3, 3), nn.BatchNorm1d(3))
+    before = fingerprint(one)
+    assert fingerprint(one) == before
+    one[1].running_mean += 1
+    assert fingerprint(one) != before
+    assert fingerprint(nn.Sequential(nn.Linear(3, 3), nn.ReLU())) != fingerprint(
+        nn.Sequential(nn.Linear(3, 3), nn.GELU())
+    )
+
+
+def test_a_probe_is_fitted_once(tmp_path):
+    features, labels = clusters(100)
+    first = cached_linear_probe(features, labels, classes=4, cache=tmp_path)
+    again = cached_linear_probe(features, labels, classes=4, cache=tmp_path)
+    assert torch.equal(first.weight, again.weight)
+    assert torch.equal(first.bias, again.bias)
+    assert first.penalty == again.penalty
+    assert len(list(tmp_path.iterdir())) == 1
+
+
+def test_linear_evaluation_learns_leaves_the_encoder_alone_and_follows_its_seed():
+    images, encoder = image_set(120), Pooled().train()
+    weights = [p.clone() for p in encoder.parameters()]
+    statistics = encoder.layers[1].running_mean.clone()
+    recipe = LinearEvaluation(epochs=40, batch_size=60, learning_rate=4.0, area=(0.5, 1.0), flip=False)
+    probe = linear_evaluation(encoder, images, recipe, seed=1)
+    assert encoder.training
+    assert all(torch.equal(a, b) for a, b in zip(weights, encoder.parameters(), strict=True))
+    assert torch.equal(statistics, encoder.layers[1].running_mean)
+    features = extract_features(encoder, images)
+    assert probe.accuracy(features, images.labels).value > 0.9
+    again = linear_evaluation(encoder, images, recipe, seed=1)
+    assert torch.equal(probe.weight, again.weight)
+    with pytest.raises(ValueError, match="epochs and batch_size"):
+        LinearEvaluation(epochs=0)
+    with pytest.raises(ValueError, match="area must be"):
+        LinearEvaluation(area=(0.5, 2.0))
