@@ -27,6 +27,7 @@ import difflib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from zipfile import BadZipFile
 
 import numpy as np
 import torch
@@ -123,7 +124,7 @@ def _cifar102(wanted: Request) -> Shift:
     try:
         with np.load(path, allow_pickle=False) as archive:
             pixels, raw = archive["images"], archive["labels"]
-    except (ValueError, KeyError, OSError, EOFError) as error:
+    except (ValueError, KeyError, OSError, EOFError, BadZipFile) as error:
         raise ValueError(
             f"{str(path)!r} cannot be read ({error}); it is damaged or half downloaded, download it again"
         ) from error

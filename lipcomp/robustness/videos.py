@@ -258,7 +258,7 @@ def sequences(place: Path) -> Iterator[Float[Tensor, "frames channels height wid
                 f"{str(place)!r} must hold bytes (sequences, frames, height, width, 3), got {array.shape}"
             )
         for sequence in array:
-            yield torch.from_numpy(np.ascontiguousarray(sequence)).permute(0, 3, 1, 2).float().div_(255)
+            yield torch.from_numpy(np.array(sequence)).permute(0, 3, 1, 2).float().div_(255)
         return
     try:
         import cv2
