@@ -5,9 +5,7 @@ as one memory-mapped array (corruption, severity, image, channel, row, column).
 """
 
 import hashlib
-from concurrent.futures import ProcessPoolExecutor, as_completed
 from dataclasses import dataclass, field
-from multiprocessing import get_context
 from pathlib import Path
 
 import numpy as np
@@ -18,6 +16,7 @@ from torch import Tensor
 from lipcomp.checkpoints.native import atomic_file
 from lipcomp.commands import progress
 from lipcomp.data import ImageSet, load_set
+from lipcomp.processes import run_jobs
 from lipcomp.robustness.corruptions import SEVERITIES, corrupt, corruption_names
 
 # Natural shifts that come with the default data: set name -> the quantity its accuracy is recorded under.
@@ -37,7 +36,7 @@ class StudyImages:
 
     def corrupted_batch(self, corruption: int, severity: int) -> Float[Tensor, "n channels height width"]:
         """The first test images under one corruption and severity (numbers from 0), pixels in [0, 1]."""
-        return torch.from_numpy(np.ascontiguousarray(self.corrupted[corruption, severity])).float().div_(255)
+        return torch.from_numpy(np.array(self.corrupted[corruption, severity])).float().div_(255)
 
 
 def severity_table(image_shape: tuple[int, int, int]) -> str:
@@ -83,25 +82,16 @@ def prepare_images(
 
 def _make_corrupted(file: Path, images: Tensor, table: str, names: tuple[str, ...], workers: int) -> None:
     shape = (len(names), len(SEVERITIES), *images.shape)
-    jobs = [(i, j) for i in range(len(names)) for j in range(len(SEVERITIES))]
-    with (
-        atomic_file(file) as temporary,
-        ProcessPoolExecutor(workers, mp_context=get_context("spawn")) as pool,
-        progress(len(jobs), "corrupted images") as advance,
-    ):
+    places = [(i, j) for i in range(len(names)) for j in range(len(SEVERITIES))]
+    jobs = [(images, names[i], SEVERITIES[j], table) for i, j in places]
+    with atomic_file(file) as temporary, progress(len(jobs), "corrupted images") as advance:
         array = np.lib.format.open_memmap(temporary, mode="w+", dtype=np.uint8, shape=shape)
-        futures = {pool.submit(_corrupt, images, names[i], SEVERITIES[j], table): (i, j) for i, j in jobs}
-        try:
-            for future in as_completed(futures):
-                array[futures[future]] = future.result()
-                advance()
-        except BaseException:
-            pool.shutdown(wait=False, cancel_futures=True)
-            raise
+        for number, corrupted in run_jobs(_corrupt, jobs, workers):
+            array[places[number]] = corrupted
+            advance()
         array.flush()
 
 
 def _corrupt(images: Tensor, name: str, severity: int, table: str) -> np.ndarray:
-    torch.set_num_threads(1)
     result = corrupt(images, name, severity, table=table, seed=0, indices=torch.arange(len(images)))
     return (result * 255).round().to(torch.uint8).numpy()

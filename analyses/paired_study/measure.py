@@ -12,13 +12,10 @@ import os
 import sys
 import time
 from collections.abc import Sequence
-from concurrent.futures import ProcessPoolExecutor, as_completed
-from multiprocessing import active_children, get_context
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
-import torch
 
 from analyses.paired_study.images import StudyImages, prepare_images
 from analyses.paired_study.stages import STAGES, Bench
@@ -26,6 +23,7 @@ from analyses.paired_study.study import RECORDS, Run, find_runs
 from lipcomp.checkpoints import load_encoder
 from lipcomp.checkpoints.native import atomic_file
 from lipcomp.commands import Parser, run
+from lipcomp.processes import run_jobs
 from lipcomp.records import Record, append_records, provenance, read_records
 
 CORRUPTED_IMAGES = 1000
@@ -46,7 +44,6 @@ def measure_run(
     one: Run, study: Path, options: dict[str, Any], done: set[tuple[str, str, str]]
 ) -> tuple[str, float]:
     """Measure what is missing of one run, in a worker process; returns its name and the seconds it took."""
-    torch.set_num_threads(1)
     started = time.monotonic()
     checkpoint = load_encoder(one.checkpoint)
     subject = {"run": one.name, **checkpoint.subject(), "checkpoint": str(one.checkpoint.relative_to(study))}
@@ -121,21 +118,11 @@ def measure(study: Path, options: dict[str, Any], workers: int) -> None:
     done = measured(study / RECORDS)
     print(f"measure: {len(runs)} runs, stages {', '.join(STAGES)}", flush=True)
     work, counted = 0.0, 0
-    with ProcessPoolExecutor(min(workers, len(runs)), mp_context=get_context("spawn")) as pool:
-        futures = [pool.submit(measure_run, one, study, options, done) for one in runs]
-        try:
-            for count, future in enumerate(as_completed(futures), 1):
-                name, seconds = future.result()
-                work, counted = work + seconds, counted + (seconds > 0)
-                left = work / max(counted, 1) * (len(runs) - count) / min(workers, len(runs))
-                print(
-                    f"  {count:3d}/{len(runs)}  {name:32s} {seconds:5.0f} s   {left:4.0f} s left", flush=True
-                )
-        except BaseException:
-            pool.shutdown(wait=False, cancel_futures=True)
-            for process in active_children():
-                process.terminate()
-            raise
+    jobs = [(one, study, options, done) for one in runs]
+    for count, (_, (name, seconds)) in enumerate(run_jobs(measure_run, jobs, workers), 1):
+        work, counted = work + seconds, counted + (seconds > 0)
+        left = work / max(counted, 1) * (len(runs) - count) / min(workers, len(runs))
+        print(f"  {count:3d}/{len(runs)}  {name:32s} {seconds:5.0f} s   {left:4.0f} s left", flush=True)
     training_times(study)
     if counted:
         write_wall_time(study, "measure", time.monotonic() - started)
