@@ -18,6 +18,7 @@ ALLOWED: dict[str, set[str]] = {
     "bound": {"distributions", "jacobian"},
     "robustness": {"data"},
     "records": set(),
+    "processes": set(),
     "statistics": {"records"},
     "commands": {"checkpoints", "data", "encoders", "records"},
 }

@@ -12,7 +12,6 @@ from analyses.paired_study.report import make_report
 from analyses.paired_study.study import CONTRASTS, find_runs, models_table, pair_table
 from analyses.paired_study.words import answer
 from lipcomp.records import Record, append_records
-from tests.analyses.made_up import make_records, models
 
 
 def effect(effects, contrast, column):
@@ -20,7 +19,7 @@ def effect(effects, contrast, column):
     return found
 
 
-def test_pairs_are_runs_of_one_seed():
+def test_pairs_are_runs_of_one_seed(models):
     table = models()
     contrast = CONTRASTS[0]
     pairs = pair_table(table, contrast, "sigma")
@@ -37,7 +36,7 @@ def test_pairs_are_runs_of_one_seed():
     assert list(pair_table(other, control, "sigma")["seed"]) == [0, 2, 3]
 
 
-def test_a_real_effect_is_found_and_a_null_is_called_not_enough_evidence():
+def test_a_real_effect_is_found_and_a_null_is_called_not_enough_evidence(models):
     effects = a.paired_effects(models(seeds=4, smoother=0.5))
     pooled = effect(effects, "all: compressed − not", "sigma")
     assert pooled.present
@@ -51,7 +50,7 @@ def test_a_real_effect_is_found_and_a_null_is_called_not_enough_evidence():
     assert "not enough evidence that it changes accuracy under corruptions" in " ".join(told.findings)
 
 
-def test_three_pairs_prove_nothing_and_the_answer_says_why():
+def test_three_pairs_prove_nothing_and_the_answer_says_why(models):
     table = models(seeds=3)
     table = table[table["method"].isin(["SimCLR", "C-SimCLR"])]
     told = " ".join(answer(a.paired_effects(table), [], []).findings)
@@ -59,7 +58,7 @@ def test_three_pairs_prove_nothing_and_the_answer_says_why():
     assert "no p below 0.25 is possible" in told
 
 
-def test_models_without_pairs_say_so():
+def test_models_without_pairs_say_so(models):
     table = models().loc[["SimCLR-0", "BYOL-1"]]
     told = answer(a.paired_effects(table), a.associations(table), [])
     assert told.headline == (
@@ -67,7 +66,7 @@ def test_models_without_pairs_say_so():
     )
 
 
-def test_a_sweep_of_beta_is_estimated_beta_by_beta_and_a_seed_counts_once():
+def test_a_sweep_of_beta_is_estimated_beta_by_beta_and_a_seed_counts_once(models):
     parts = []
     for beta in (0.1, 1.0, 10.0):
         table = models(seeds=4, smoother=beta**-0.2)
@@ -85,7 +84,7 @@ def test_a_sweep_of_beta_is_estimated_beta_by_beta_and_a_seed_counts_once():
     assert dose.estimate.value < -0.95
 
 
-def test_association_has_the_sign_of_its_truth():
+def test_association_has_the_sign_of_its_truth(models):
     table = models(seeds=8, smoother=0.5, more_robust=0.1)
     table["corruption"] -= 0.05 * np.log(table["sigma"])
     found = {
@@ -114,7 +113,7 @@ def test_images_with_a_larger_constant_that_flip_more_are_seen():
     assert "tells that corruptions change its prediction" in answer([], [], [whole, *single]).findings[-1]
 
 
-def test_the_report_is_one_file_that_needs_nothing_else(tmp_path):
+def test_the_report_is_one_file_that_needs_nothing_else(tmp_path, models, make_records):
     make_records(tmp_path, models())
     path, said = make_report(tmp_path)
     html = path.read_text()
@@ -135,7 +134,7 @@ def test_the_report_is_one_file_that_needs_nothing_else(tmp_path):
     assert again.read_text() == html
 
 
-def test_a_run_trained_anew_counts_with_its_last_measurement(tmp_path):
+def test_a_run_trained_anew_counts_with_its_last_measurement(tmp_path, models, make_records):
     table = models(seeds=1)
     make_records(tmp_path, table)
     subject = {"run": "SimCLR-0", "objective": "SimCLR", "seed": 0, "sha256": "new"}

@@ -5,7 +5,6 @@ import shutil
 import pytest
 
 from analyses.paired_study.report import make_report
-from tests.analyses.made_up import make_records, models
 
 webdriver = pytest.importorskip("selenium.webdriver")
 Keys = pytest.importorskip("selenium.webdriver.common.keys").Keys
@@ -17,7 +16,7 @@ pytestmark = pytest.mark.skipif(not (CHROMIUM and DRIVER), reason="needs chromiu
 
 
 @pytest.fixture(scope="module")
-def page(tmp_path_factory):
+def page(tmp_path_factory, models, make_records):
     folder = tmp_path_factory.mktemp("study")
     make_records(folder, models())
     path, _ = make_report(folder)

@@ -1,7 +1,8 @@
-"""Made-up models whose truth is known, as a table and as the records of a study."""
+"""What the studies' tests share: made-up models whose truth is known, as a table and as records."""
 
 import numpy as np
 import pandas as pd
+import pytest
 
 from analyses.paired_study.study import METHODS
 from lipcomp.records import Record, append_records
@@ -9,7 +10,7 @@ from lipcomp.records import Record, append_records
 OBJECTIVES = ("SimCLR", "WeightedSimCLR", "CSimCLR", "BYOL", "CBYOL")
 
 
-def models(seeds=4, smoother=0.5, more_robust=0.0, noise=0.02, seed=0):
+def made_up_models(seeds=4, smoother=0.5, more_robust=0.0, noise=0.02, seed=0):
     """A table in which compression multiplies sigma by ``smoother`` and adds ``more_robust`` to accuracy."""
     rng = np.random.default_rng(seed)
     rows = []
@@ -35,7 +36,7 @@ def models(seeds=4, smoother=0.5, more_robust=0.0, noise=0.02, seed=0):
     return pd.DataFrame(rows).set_index("run")
 
 
-def make_records(folder, table):
+def write_records(folder, table):
     """Records as the measuring stage writes them."""
     records = []
     for run, row in table.iterrows():
@@ -69,3 +70,15 @@ def make_records(folder, table):
         (folder / "images").mkdir(exist_ok=True, parents=True)
         frame.to_csv(folder / "images" / f"{run}.csv", index=False)
     append_records(folder / "records.jsonl", records)
+
+
+@pytest.fixture(scope="session")
+def models():
+    """The function that makes a table of models."""
+    return made_up_models
+
+
+@pytest.fixture(scope="session")
+def make_records():
+    """The function that writes a table's records into a folder."""
+    return write_records
