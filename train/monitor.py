@@ -78,7 +78,7 @@ class Monitor:
             self.add({"step": step, "warning": warning})
 
 
-def geometry(embeddings: tuple[Tensor, Tensor]) -> dict[str, Tensor]:
+def geometry(embeddings: tuple[Tensor, ...]) -> dict[str, Tensor]:
     """Uniformity and effective rank of a batch's mean directions."""
     directions = F.normalize(torch.cat(embeddings).float(), dim=1)
     return {"uniformity": uniformity(directions), "effective_rank": effective_rank(directions)}

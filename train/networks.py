@@ -4,11 +4,12 @@
 online          the encoder that is kept: backbone, projector, for BYOL the predictor, for C-BYOL the decoder
 target          BYOL: backbone and projector whose weights follow the online ones; its batch norm statistics are its own
 backward_head   C-BYOL: the target's projection -> the mean direction of b(z|y); trained, never averaged
+class_encoder   supervised CEB: the mean directions of b(z|y), one a class
 probe           the concurrent linear head, behind a stop-gradient
 ==============  =====================================================================================================
 
-SimCLR passes both views through the network as one batch of 2B (so batch norm sees both); BYOL passes each view alone.
-The probe reads all 2B images in SimCLR, the first view in BYOL.
+SimCLR passes both views through the network as one batch of 2B (so batch norm sees both); BYOL passes each view alone;
+a supervised method passes the first. The probe reads all 2B images in SimCLR, the first view elsewhere.
 """
 
 import dataclasses
@@ -23,7 +24,7 @@ from torch.nn import functional as F
 from lipcomp.distributions import VonMisesFisher
 from lipcomp.encoders import Encoder, MLPHead, build_encoder
 from lipcomp.encoders.initialisation import variance_scaling_
-from lipcomp.objectives import Objective
+from lipcomp.objectives import ClassEncoder, Objective
 from train.parallel import Ranks
 from train.recipe import Recipe
 
@@ -38,11 +39,11 @@ def stream(seed: int, name: str, step: int = 0, device: torch.device | str = "cp
 
 @dataclass(frozen=True)
 class Step:
-    """One forward pass: what to minimise, what to log, and the two views' embeddings."""
+    """One forward pass: what to minimise, what to log, and the embeddings of each view."""
 
     value: Float[Tensor, ""]
     metrics: dict[str, Tensor]
-    embeddings: tuple[Float[Tensor, "batch dim"], Float[Tensor, "batch dim"]]
+    embeddings: tuple[Float[Tensor, "batch dim"], ...]
 
 
 class Trainee(nn.Module):
@@ -81,6 +82,11 @@ class Trainee(nn.Module):
                 self.backward_head = MLPHead(spec.projector[1], spec.projector[0], spec.projector[1])
             if paper:
                 variance_scaling_(self.backward_head, stream(seed, "weights/backward_head"))
+        self.class_encoder: ClassEncoder | None = None
+        if self.family == "supervised":
+            with torch.random.fork_rng(devices=[]):
+                torch.manual_seed(seed)
+                self.class_encoder = ClassEncoder(classes, _latent_width(self.online))
         self.probe_layer = recipe.probe
         self.probe: nn.Linear | None = None
         if recipe.probe is not None:
@@ -103,11 +109,17 @@ class Trainee(nn.Module):
         whole: int,
     ) -> Step:
         """One forward pass on ``rows`` of a batch of ``whole`` images."""
+        online: tuple[Tensor, ...]
+        inputs: tuple[Tensor, ...]
         if self.family == "simclr":
             features, projections, latents = self._pass(torch.cat(views))
-            online = latents.chunk(2)
-            inputs: tuple[Tensor, ...] = online
+            online = inputs = latents.chunk(2)
             labels = labels.repeat(2)
+        elif self.family == "supervised":
+            features, projections, latents = self._pass(views[0])
+            assert self.class_encoder is not None
+            online = (latents,)
+            inputs = (latents, labels, self.class_encoder.directions)
         else:
             first, second = (self._pass(view) for view in views)
             features, projections, online = first[0], first[1], (first[2], second[2])
@@ -124,7 +136,7 @@ class Trainee(nn.Module):
             value = value + error
             metrics["probe_loss"] = error.detach()
             metrics["probe_accuracy"] = (logits.argmax(1) == labels).float().mean()
-        return Step(value, metrics, (online[0].detach(), online[1].detach()))
+        return Step(value, metrics, tuple(latent.detach() for latent in online))
 
     def _pass(self, images: Images) -> tuple[Tensor, Tensor, Tensor]:
         """Pooled features, projection and latent of the online network."""
@@ -159,6 +171,10 @@ class Trainee(nn.Module):
             online = dict(self.online.named_parameters())
             names, slow = zip(*self.target.named_parameters(), strict=True)
             torch._foreach_lerp_(list(slow), [online[name] for name in names], 1 - decay)
+
+
+def _latent_width(encoder: Encoder) -> int:
+    return int(encoder.backbone.out_features if encoder.spec.projector is None else encoder.spec.projector[1])  # type: ignore[arg-type]
 
 
 def _decoder(encoder: Encoder) -> nn.Module | None:

@@ -155,19 +155,21 @@ class Run:
             waiting.append((step, self.step(network, batch)))
             done = step + 1
             last = done == self.total
-            if len(waiting) >= self.settings.log_steps or done % save_every == 0 or last:
+            stop = interruption.requested and self.ranks.size == 1
+            evaluating = self.held_out is not None and (last or done % self.evaluate_steps == 0)
+            saving = not last and (stop or done % save_every == 0)
+            if len(waiting) >= self.settings.log_steps or saving or evaluating or last:
                 line = self.log(waiting)  # looks for a loss that is not finite, before anything is saved
                 waiting.clear()
                 now = time.monotonic()
                 if now - shown > 5 or last:
                     shown, speed = now, (done - first) / (now - started)
                     self.show(done, line, speed)
-            if self.held_out and (done % self.evaluate_steps == 0 or last):
+            if evaluating:
                 self.evaluate(step)
             if keep_every and done % keep_every == 0 and self.ranks.first:
                 self.keeper.keep(self.out / "every" / f"step-{done:08d}.safetensors", self.trainee, done)
-            stop = interruption.requested and self.ranks.size == 1
-            if not last and (done % save_every == 0 or stop):
+            if saving:
                 self.monitor.flush()
                 if self.ranks.first:
                     self.keeper.save(done, self.trainee, self.optimizer, self.scaler)

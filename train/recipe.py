@@ -9,7 +9,15 @@ from typing import Any, Literal, get_args
 
 from lipcomp.data import Views
 from lipcomp.encoders import EncoderSpec
-from lipcomp.objectives import BYOL, CBYOL, CSimCLR, Objective, SimCLR
+from lipcomp.objectives import (
+    BYOL,
+    CBYOL,
+    CosineClassifier,
+    CSimCLR,
+    Objective,
+    SimCLR,
+    SupervisedCEB,
+)
 from train.schedules import Scaling
 
 Optimizer = Literal["adamw", "lars", "sgd"]
@@ -127,7 +135,7 @@ _CHOICES: dict[str, tuple[Any, ...]] = {
 
 
 def compress(recipe: Recipe, name: str, *, beta: float = 1.0, kappa_e: float | None = None) -> Recipe:
-    """The compressed twin of a SimCLR or BYOL recipe: the objective replaced, nothing else.
+    """The compressed twin of a SimCLR, BYOL or supervised recipe: the objective replaced, nothing else.
 
     C-SimCLR has kappa_b = 1/temperature (so that at beta = 0 and without noise it is SimCLR, theory (2.5)); C-BYOL
     keeps BYOL's weight and gains the linear decoder behind its latent, the one layer its objective needs.
@@ -141,13 +149,15 @@ def compress(recipe: Recipe, name: str, *, beta: float = 1.0, kappa_e: float | N
             bidirectional=objective.bidirectional,
             double_batch=objective.double_batch,
         )
+    elif isinstance(objective, CosineClassifier):
+        twin = SupervisedCEB(kappa_e=kappa_e or 1024.0, kappa_b=1 / objective.temperature, beta=beta)
     elif isinstance(objective, BYOL):
         twin = CBYOL(kappa_e=kappa_e or 16384.0, beta=beta, weight=objective.weight)
         encoder = replace(encoder, decoder=True)
     else:
         raise ValueError(  # noqa: TRY004
-            f"{recipe.name} minimises {type(objective).__name__}, which has no compressed twin; give a SimCLR or BYOL "
-            f"recipe"
+            f"{recipe.name} minimises {type(objective).__name__}, which has no compressed twin; give a "
+            f"SimCLR, BYOL or supervised recipe"
         )
     return replace(recipe, name=name, objective=twin, encoder=encoder, pair=recipe.name)
 
@@ -161,6 +171,8 @@ def pair(recipe: Recipe) -> tuple[Recipe, Recipe]:
     objective = recipe.objective
     if isinstance(objective, CSimCLR):
         plain: Objective = SimCLR(1 / objective.kappa_b, objective.bidirectional, objective.double_batch)
+    elif isinstance(objective, SupervisedCEB):
+        plain = CosineClassifier(1 / objective.kappa_b)
     elif isinstance(objective, CBYOL):
         plain = BYOL(objective.weight)
     else:

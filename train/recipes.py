@@ -14,7 +14,7 @@ from dataclasses import replace
 
 from lipcomp.data import DigitViews, PhotoViews
 from lipcomp.encoders import EncoderSpec
-from lipcomp.objectives import BYOL, NoisySimCLR, SimCLR, WeightedSimCLR
+from lipcomp.objectives import BYOL, CosineClassifier, NoisySimCLR, SimCLR, WeightedSimCLR
 from train.imagenet import IMAGENET_RECIPES
 from train.recipe import Recipe, compress
 
@@ -59,7 +59,7 @@ def mnist_byol() -> Recipe:
     return replace(
         base,
         name="mnist_byol",
-        objective=BYOL(weight=5.0),
+        objective=BYOL(weight=10.0),
         encoder=replace(base.encoder, predictor=256),
         epochs=14,
         learning_rate=8e-3,
@@ -71,6 +71,16 @@ def mnist_byol() -> Recipe:
 def mnist_c_byol() -> Recipe:
     """C-BYOL: mnist_byol, compressed."""
     return compress(mnist_byol(), "mnist_c_byol")
+
+
+def mnist_supervised() -> Recipe:
+    """A supervised cosine classifier on MNIST-5k."""
+    return replace(mnist_simclr(), name="mnist_supervised", objective=CosineClassifier(temperature=0.1))
+
+
+def mnist_ceb() -> Recipe:
+    """Supervised CEB: mnist_supervised, compressed."""
+    return compress(mnist_supervised(), "mnist_ceb")
 
 
 # CIFAR-10 and -100: ResNet-18 with the CIFAR stem; hours on one GPU.
@@ -121,6 +131,17 @@ def cifar10_c_byol() -> Recipe:
     return compress(cifar10_byol(), "cifar10_c_byol")
 
 
+def cifar10_supervised() -> Recipe:
+    """A supervised cosine classifier on CIFAR-10."""
+    objective = CosineClassifier(temperature=0.1)
+    return replace(cifar10_simclr(), name="cifar10_supervised", objective=objective, epochs=200)
+
+
+def cifar10_ceb() -> Recipe:
+    """Supervised CEB on CIFAR-10."""
+    return compress(cifar10_supervised(), "cifar10_ceb")
+
+
 def _on_cifar100(recipe: Recipe) -> Recipe:
     rename = {"name": recipe.name.replace("cifar10_", "cifar100_"), "data": "cifar100"}
     twin = recipe.pair and recipe.pair.replace("cifar10_", "cifar100_")
@@ -155,10 +176,14 @@ SMALL_RECIPES: tuple[Callable[[], Recipe], ...] = (
     mnist_noisy_simclr,
     mnist_byol,
     mnist_c_byol,
+    mnist_supervised,
+    mnist_ceb,
     cifar10_simclr,
     cifar10_c_simclr,
     cifar10_byol,
     cifar10_c_byol,
+    cifar10_supervised,
+    cifar10_ceb,
     cifar100_simclr,
     cifar100_c_simclr,
     cifar100_byol,

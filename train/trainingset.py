@@ -33,7 +33,8 @@ def training_set(
             f"the images of {images.name} have shape {images.image_shape}, but {recipe.name} trains on "
             f"{recipe.encoder.image_shape}; set encoder.image_shape, or give other data"
         )
-    if recipe.probe is not None and len(images.labels.unique()) < 2:
+    needs_classes = recipe.probe is not None or recipe.objective.family == "supervised"
+    if needs_classes and len(images.labels.unique()) < 2:
         raise ValueError(
             f"the data {recipe.data!r} has one class ({images.classes[0]!r}), so the concurrent linear head has "
             f"nothing to tell apart; give a folder with one folder a class, or train without it: --set probe=None"

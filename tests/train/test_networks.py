@@ -13,9 +13,11 @@ from torch.nn import functional as F
 from lipcomp.data import load_set
 from lipcomp.distributions import VonMisesFisher
 from lipcomp.encoders.initialisation import variance_scaling_
+from lipcomp.objectives import CosineClassifier
 from train.networks import Trainee, draw_rows, stream
 from train.parallel import Ranks
 from train.pretrain import Run, order
+from train.recipe import compress
 from train.settings import Settings
 from train.trainingset import training_set
 
@@ -206,6 +208,27 @@ def test_one_step_equals_a_plain_implementation(recipes, method, tmp_path):
             torch.testing.assert_close(after[f"target.{name}"], expected, rtol=2e-4, atol=2e-6)
     if method == "c_byol":
         assert not torch.equal(after["backward_head.0.weight"], Trainee(recipe, 0, 3).backward_head[0].weight)
+
+
+@pytest.mark.parametrize("name", ["supervised", "ceb"])
+def test_the_supervised_pair_minimises_what_it_says(recipes, name):
+    """-log softmax of the cosine over the class encoders, plus beta times the residual information."""
+    plain = replace(recipes["simclr"], name="supervised", objective=CosineClassifier(0.1), probe=None)
+    recipe = plain if name == "supervised" else compress(plain, "ceb", beta=0.5)
+    views = torch.rand(2, 8, 1, 16, 16, generator=torch.Generator().manual_seed(0))
+    labels = torch.arange(8) % 3
+    trainee = Trainee(recipe, 0, 3).train()
+    result = trainee(recipe.objective, tuple(views), labels, stream(0, "noise"), Ranks(), slice(0, 8), 8)
+    mu = F.normalize(trainee.online.embedding(views[0]), dim=1)
+    classes = F.normalize(trainee.class_encoder.directions, dim=1)
+    z, residual = mu, 0.0
+    if name == "ceb":
+        z = VonMisesFisher(mu, torch.tensor(1024.0)).rsample(generator=stream(0, "noise"))
+        residual = (log_density(z, mu, 1024.0) - log_density(z, classes[labels], 10.0)).mean()
+    expected = F.cross_entropy(10 * z @ classes.T, labels) + 0.5 * residual
+    torch.testing.assert_close(result.value, expected, rtol=1e-5, atol=1e-5)
+    result.value.backward()
+    assert all(p.grad is not None for p in trainee.parameters())
 
 
 def test_the_concurrent_head_reads_features_behind_a_stop_gradient(recipes):

@@ -26,12 +26,16 @@ def free_port():
 def join(rank, size, port):
     torch.set_num_threads(1)
     os.environ.update(
-        RANK=str(rank), LOCAL_RANK=str(rank), WORLD_SIZE=str(size), MASTER_ADDR="127.0.0.1", MASTER_PORT=str(port)
+        RANK=str(rank),
+        LOCAL_RANK=str(rank),
+        WORLD_SIZE=str(size),
+        MASTER_ADDR="127.0.0.1",
+        MASTER_PORT=str(port),
     )
 
 
 def spawn(function, size, *arguments):
-    """Run ``function(rank, size, port, *arguments)`` in ``size`` processes; fork is quick and nothing ran on threads."""
+    """Run ``function(rank, size, port, *arguments)`` in ``size`` processes; fork is quick."""
     mp.start_processes(function, (size, free_port(), *arguments), nprocs=size, start_method="fork")
 
 

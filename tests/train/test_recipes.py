@@ -8,11 +8,20 @@ import pytest
 import torch
 
 from lipcomp.encoders import EncoderSpec, build_encoder
-from lipcomp.objectives import BYOL, CBYOL, CSimCLR, SimCLR
+from lipcomp.objectives import BYOL, CBYOL, CosineClassifier, CSimCLR, SimCLR
 from train.imagenet import imagenet
 from train.networks import Trainee
 from train.recipe import change, compress, pair, with_beta
-from train.recipes import RECIPES, find_recipe, mnist_byol, mnist_c_byol, mnist_c_simclr, mnist_simclr
+from train.recipes import (
+    RECIPES,
+    find_recipe,
+    mnist_byol,
+    mnist_c_byol,
+    mnist_c_simclr,
+    mnist_ceb,
+    mnist_simclr,
+    mnist_supervised,
+)
 from train.schedules import scale_rate, total_steps
 
 
@@ -89,7 +98,9 @@ def test_every_depth_and_width_of_the_paper_can_be_named(depth, width):
     assert recipe.pair == imagenet("byol", 1000, depth, width).name
 
 
-@pytest.mark.parametrize("make", [mnist_simclr, mnist_byol, mnist_c_simclr, mnist_c_byol])
+@pytest.mark.parametrize(
+    "make", [mnist_simclr, mnist_byol, mnist_c_simclr, mnist_c_byol, mnist_supervised, mnist_ceb]
+)
 def test_a_pair_differs_in_its_objective_and_nothing_else(make):
     plain, compressed = pair(replace(make(), epochs=3))
     differing = different_fields(plain, compressed) - {"name", "pair"}
@@ -99,8 +110,9 @@ def test_a_pair_differs_in_its_objective_and_nothing_else(make):
         assert plain.objective == BYOL(compressed.objective.weight)
     else:
         assert differing == {"objective"}
-        assert isinstance(compressed.objective, CSimCLR)
-        assert plain.objective == SimCLR(1 / compressed.objective.kappa_b)
+        temperature = 1 / compressed.objective.kappa_b
+        twin = SimCLR if isinstance(compressed.objective, CSimCLR) else CosineClassifier
+        assert plain.objective == twin(temperature)
     assert compressed.pair == plain.name
     assert plain.epochs == compressed.epochs == 3
 

@@ -56,7 +56,7 @@ def test_a_full_disk_keeps_the_state_before_and_says_so(tmp_path):
     handler = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
     resource.setrlimit(resource.RLIMIT_FSIZE, (4096, before[1]))
     try:
-        with pytest.raises(OSError, match="step 2 cannot be written.*step-00000001.state, is whole.*Free"):
+        with pytest.raises(OSError, match=r"step 2 cannot be written.*step-00000001.state, is whole.*Free"):
             save_state(tmp_path, 2, {"w": torch.zeros(100_000)})
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, before)
@@ -67,7 +67,7 @@ def test_a_full_disk_keeps_the_state_before_and_says_so(tmp_path):
 
 def test_a_folder_that_cannot_be_written_to_is_said_before_anything_is_made(tmp_path):
     (tmp_path / "file").write_text("")
-    with pytest.raises(OSError, match="cannot be written to.*--out"), locked(tmp_path / "file" / "run"):
+    with pytest.raises(OSError, match=r"cannot be written to.*--out"), locked(tmp_path / "file" / "run"):
         pass
 
 
@@ -103,7 +103,8 @@ def test_a_read_only_folder_is_refused(tmp_path):
 
 
 def test_two_runs_in_one_folder_are_refused_while_the_first_lives(tmp_path):
-    code = "import sys, time; sys.path.insert(0, sys.argv[2]); from pathlib import Path; from train.state import locked\n"
+    code = "import sys, time\nfrom pathlib import Path\nsys.path.insert(0, sys.argv[2])\n"
+    code += "from train.state import locked\n"
     code += "with locked(Path(sys.argv[1])): print('held', flush=True); time.sleep(60)"
     root = str(Path(__file__).parents[2])
     other = subprocess.Popen(

@@ -1,0 +1,214 @@
+"""A run killed at any moment goes on bitwise: the same weights, the same metrics, to the last byte."""
+
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+
+from train.pretrain import pretrain
+from train.settings import Settings
+from train.state import find_states
+
+ROOT = Path(__file__).parents[2]
+SETTINGS = Settings(save_steps=3, keep_epochs=1, evaluate_epochs=1, log_steps=2)
+KILLS = 24
+
+
+def quiet(line):
+    pass
+
+
+def outcome(run):
+    """Every file that a finished run leaves, but for the lock."""
+    files = [p for p in sorted(run.rglob("*")) if p.is_file() and p.name != ".lock"]
+    return {str(p.relative_to(run)): p.read_bytes() for p in files}
+
+
+@pytest.fixture(scope="module")
+def long_runs(recipes):
+    """The compressed methods, 46 steps each; one with AdamW, one with LARS."""
+    return [
+        replace(recipes["c_byol"], epochs=10, predictor_rate=4.0),
+        replace(recipes["c_simclr"], epochs=10, optimizer="lars", learning_rate=1.0),
+    ]
+
+
+def test_killed_at_random_moments_a_run_ends_as_if_it_had_not_been(long_runs, tmp_path):
+    """SIGKILL on a forked process that trains, at least 24 times over several runs, from start-up to the last write."""
+    expected, duration = [], 0.0
+    for number, recipe in enumerate(long_runs):
+        started = time.monotonic()
+        pretrain(recipe, 5, tmp_path / f"whole{number}", SETTINGS, report=quiet)
+        duration = max(duration, time.monotonic() - started)
+        expected.append(outcome(tmp_path / f"whole{number}"))
+    assert len(expected[0]) == 3 + 10 + 0  # model, best, metrics; an encoder an epoch
+    moments, kills, rounds = random.Random(0), 0, 0
+    while kills < KILLS:
+        which = rounds % len(long_runs)
+        out, patience = tmp_path / f"killed{rounds}", 0.5 * duration
+        while True:
+            child = os.fork()
+            if child == 0:
+                try:
+                    pretrain(long_runs[which], 5, out, SETTINGS, report=quiet)
+                    os._exit(0)
+                finally:
+                    os._exit(1)
+            deadline = time.monotonic() + moments.uniform(0.0, patience)
+            status = 0
+            while time.monotonic() < deadline and (status := os.waitpid(child, os.WNOHANG)[1]) == 0:
+                if not Path(f"/proc/{child}").exists() and sys.platform == "linux":
+                    break
+                time.sleep(0.002)
+            try:
+                os.kill(child, signal.SIGKILL)
+                _, status = os.waitpid(child, 0)
+            except (ProcessLookupError, ChildProcessError):
+                pass  # it had ended
+            if os.WIFSIGNALED(status):
+                kills += 1
+                patience *= 1.1  # so that the run gets on, on a slow machine too
+                continue
+            assert os.waitstatus_to_exitcode(status) == 0
+            if (out / "model.safetensors").exists():
+                break
+        found = outcome(out)
+        assert found.keys() == expected[which].keys()
+        for name, data in expected[which].items():
+            assert found[name] == data, f"{name} differs after {kills} kills"
+        rounds += 1
+    assert kills >= KILLS
+
+
+def test_the_command_killed_and_called_again_goes_on(long_runs, tmp_path):
+    """The real command, on the real digits' recipe shrunk to the bars; killed once, interrupted once, then finished."""
+    recipe = long_runs[0]
+    command = [
+        sys.executable,
+        "-m",
+        "train.pretrain",
+        "mnist_c_byol",
+        "--seed",
+        "5",
+        "--out",
+        str(tmp_path / "run"),
+    ]
+    for change in (
+        f"data={recipe.data}",
+        "encoder.image_shape=(1, 16, 16)",
+        "batch_size=8",
+        "epochs=30",
+        "encoder.projector=(32, 16)",
+    ):
+        command += ["--set", change]
+    command += ["--save-steps", "2", "--device", "cpu", "--evaluate-epochs", "0"]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    for how in (signal.SIGKILL, signal.SIGTERM):
+        process = subprocess.Popen(
+            command, cwd=ROOT, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+        )
+        before = find_states(tmp_path / "run")
+        while find_states(tmp_path / "run")[:1] in ([], before[:1]):
+            assert process.poll() is None, process.stderr.read()
+            time.sleep(0.01)
+        process.send_signal(how)
+        said = process.communicate()
+        assert process.returncode == (-signal.SIGKILL if how == signal.SIGKILL else 130), said
+    done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, check=True)
+    assert "going on after step" in done.stdout
+    assert done.stdout.splitlines()[-1] == str(tmp_path / "run" / "model.safetensors")
+    lines = (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()
+    assert len(lines) == 36 * 30 // 8 + 1
+
+
+def test_a_corrupt_last_state_costs_some_steps_and_nothing_else(long_runs, tmp_path):
+    recipe = replace(long_runs[0], epochs=3)
+    pretrain(recipe, 0, tmp_path / "whole", SETTINGS, report=quiet)
+    with pytest.raises(KeyboardInterrupt):
+        pretrain(recipe, 0, tmp_path / "run", SETTINGS, report=interrupt_at(10))
+    last = find_states(tmp_path / "run")[0]
+    last.write_bytes(last.read_bytes()[:-5])
+    said = []
+    pretrain(recipe, 0, tmp_path / "run", SETTINGS, report=said.append)
+    assert "is damaged" in said[0]
+    assert outcome(tmp_path / "run") == outcome(tmp_path / "whole")
+
+
+def interrupt_at(step):
+    """Ask for the end, as Ctrl-C does, once the run is under way; :func:`pretrain` reports at least its last step."""
+    import train.pretrain as module
+
+    before = module.Run.step
+
+    def stepping(self, network, batch):
+        if batch.step == step:
+            module.Run.step = before
+            os.kill(os.getpid(), signal.SIGINT)
+        return before(self, network, batch)
+
+    module.Run.step = stepping
+    return quiet
+
+
+@pytest.mark.parametrize("precision", ["bf16", "fp16"])
+def test_low_precision_and_accumulation_resume_bitwise_too(long_runs, tmp_path, precision):
+    recipe = replace(long_runs[1], epochs=3)
+    settings = replace(SETTINGS, precision=precision, accumulate=2)
+    pretrain(recipe, 0, tmp_path / "whole", settings, report=quiet)
+    with pytest.raises(KeyboardInterrupt):
+        pretrain(recipe, 0, tmp_path / "run", settings, report=interrupt_at(6))
+    assert find_states(tmp_path / "run")[0].name == "step-00000007.state"
+    pretrain(recipe, 0, tmp_path / "run", settings, report=quiet)
+    assert outcome(tmp_path / "run") == outcome(tmp_path / "whole")
+
+
+def test_a_finished_run_is_not_trained_again_and_another_recipe_is_refused(long_runs, tmp_path):
+    recipe = replace(long_runs[1], epochs=1)
+    path = pretrain(recipe, 0, tmp_path, SETTINGS, report=quiet)
+    before = path.stat().st_mtime_ns
+    assert pretrain(recipe, 0, tmp_path, SETTINGS, report=quiet) == path
+    assert path.stat().st_mtime_ns == before
+    with pytest.raises(
+        ValueError, match=r"holds a run of another recipe: its weight_decay is 0\.01, not 0\.02"
+    ):
+        pretrain(replace(recipe, weight_decay=0.02), 0, tmp_path, SETTINGS, report=quiet)
+
+
+def test_an_unfinished_run_of_another_seed_is_refused(long_runs, tmp_path):
+    with pytest.raises(KeyboardInterrupt):
+        pretrain(long_runs[1], 0, tmp_path, SETTINGS, report=interrupt_at(4))
+    with pytest.raises(ValueError, match="unfinished run of another seed"):
+        pretrain(long_runs[1], 1, tmp_path, SETTINGS, report=quiet)
+
+
+def test_a_loss_that_is_not_finite_stops_names_its_step_and_keeps_the_last_state(
+    long_runs, tmp_path, monkeypatch
+):
+    import train.networks as networks
+
+    real = networks.Trainee.forward
+    count = iter(range(1000))
+
+    def poisoned(self, *arguments, **options):
+        result = real(self, *arguments, **options)
+        if next(count) == 11:
+            bad = torch.tensor(float("nan"))
+            return networks.Step(result.value * bad, {**result.metrics, "loss": bad}, result.embeddings)
+        return result
+
+    monkeypatch.setattr(networks.Trainee, "forward", poisoned)
+    with pytest.raises(
+        FloatingPointError, match=r"became nan at step 11 of 46.*last good state.*learning_rate"
+    ):
+        pretrain(long_runs[0], 0, tmp_path, replace(SETTINGS, log_steps=20), report=quiet)
+    assert find_states(tmp_path)[0].name == "step-00000009.state"
+    monkeypatch.undo()
+    pretrain(long_runs[0], 0, tmp_path, replace(SETTINGS, log_steps=20), report=quiet)
+    assert (tmp_path / "model.safetensors").exists()
