@@ -29,9 +29,9 @@ def mnist_simclr() -> Recipe:
         encoder=EncoderSpec("small_cnn", (1, 28, 28), mean=(0.131,), std=(0.308,), projector=(256, 64)),
         views=DigitViews(),
         data="mnist5k",
-        epochs=7,
-        batch_size=128,
-        learning_rate=5e-3,
+        epochs=6,
+        batch_size=64,
+        learning_rate=8e-3,
         warmup_epochs=1,
     )
 
@@ -59,10 +59,10 @@ def mnist_byol() -> Recipe:
     return replace(
         base,
         name="mnist_byol",
-        objective=BYOL(weight=10.0),
+        objective=BYOL(weight=5.0),
         encoder=replace(base.encoder, predictor=256),
-        epochs=14,
-        learning_rate=8e-3,
+        epochs=13,
+        learning_rate=12e-3,
         target_decay=0.95,
         predictor_rate=4.0,
     )
