@@ -49,9 +49,10 @@ def divergence_floor(
     k1, k2 = torch.broadcast_tensors(kappa_1.double(), kappa_2.double())
     a, step = bessel.mean_resultant_length(dim, k1), k2 - k1
 
-    small = bessel.growth(dim, k2) - bessel.growth(dim, k1) - a * step
-    at_mode = bessel.scaled_log_normalizer(dim, k1) - bessel.scaled_log_normalizer(dim, k2)
-    large = at_mode + bessel.mean_resultant_deficit(dim, k1) * step
+    both = torch.stack([k1, k2])
+    growth, at_mode = bessel.growth(dim, both), bessel.scaled_log_normalizer(dim, both)
+    small = growth[1] - growth[0] - a * step
+    large = at_mode[0] - at_mode[1] + bessel.mean_resultant_deficit(dim, k1) * step
     share = step.new_tensor([0.5 * (1 + x) for x in _NODES])
     weight = step.new_tensor([0.5 * w * 0.5 * (1 - x) for x, w in zip(_NODES, _WEIGHTS, strict=True)])
     slopes = bessel.mean_resultant_slope(dim, k1.unsqueeze(-1) + step.unsqueeze(-1) * share)

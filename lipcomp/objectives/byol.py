@@ -16,7 +16,7 @@ default because every published C-BYOL number was trained with it.
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import ClassVar, Literal
+from typing import ClassVar
 
 from jaxtyping import Float, Shaped
 from torch import Generator, Tensor
@@ -37,10 +37,9 @@ from lipcomp.objectives.objective import (
     positive,
 )
 from lipcomp.objectives.residual import Concentration
-from lipcomp.objectives.schedules import BetaSchedule, check_schedule
+from lipcomp.objectives.schedules import check_schedule
 
 Map = Callable[[Tensor], Tensor]
-Pairing = Literal["same", "cross"]
 
 
 def regression(
@@ -124,11 +123,11 @@ class CBYOL(Objective):
     kappa_b: Number = 10.0
     beta: Number = 1.0
     weight: Number = 5.0
-    pairing: Pairing = "same"
+    pairing: str = "same"
     sampling: bool = True
     closed_form: bool = False
     pair_normalized: bool = False
-    beta_schedule: BetaSchedule = "constant"
+    beta_schedule: str = "constant"
     family: ClassVar[Family] = "byol"
 
     def __post_init__(self) -> None:
@@ -182,7 +181,7 @@ class CBYOL(Objective):
             if self.pairing == "cross":
                 b.reverse()
             pairs = [(z[view], mu[view], kappas[view], b[view]) for view in (0, 1)]
-            weights = pair_weights_of(self, distances, gather)
+            weights = pair_weights_of(self, distances, len(mu[0]), gather)
             compression, metrics = compress(pairs, self.kappa_b, self.closed_form, weights)
             value = self.weight * byol + self.beta * compression.sum()
             return Loss(value, {**metrics, "byol": byol.detach() / 2, **direction_metrics(*mu)})

@@ -30,6 +30,7 @@ from lipcomp.objectives.objective import (
     Loss,
     Number,
     Objective,
+    check_rows,
     check_views,
     direction_metrics,
     full_precision,
@@ -39,12 +40,12 @@ from lipcomp.objectives.objective import (
 )
 from lipcomp.objectives.residual import (
     Concentration,
-    closed_residual,
+    closed_excess,
     pair_weights,
     residual_floor,
     sampled_residual,
 )
-from lipcomp.objectives.schedules import BetaSchedule, check_schedule
+from lipcomp.objectives.schedules import check_schedule
 
 Draw = Callable[[VonMisesFisher], Tensor]
 
@@ -86,7 +87,7 @@ class CSimCLR(Objective):
     sampling: bool = True
     closed_form: bool = False
     pair_normalized: bool = False
-    beta_schedule: BetaSchedule = "constant"
+    beta_schedule: str = "constant"
     family: ClassVar[Family] = "simclr"
 
     def __post_init__(self) -> None:
@@ -137,7 +138,7 @@ class CSimCLR(Objective):
             )
             sides = ((0, 1), (1, 0))[: len(bounds)]
             pairs = [(z[x], mu[x], kappas[x], mu[y]) for x, y in sides]
-            weights = pair_weights_of(self, distances, gather)
+            weights = pair_weights_of(self, distances, len(mu[0]), gather)
             compression, metrics = compress(pairs, self.kappa_b, self.closed_form, weights)
             i_yz = torch.stack([bound.mean() for bound in bounds])
             value = self.beta * compression.sum() - i_yz.sum() if self.beta else -i_yz.sum()
@@ -203,6 +204,9 @@ def draw_latents(
     generator: Generator | None,
 ) -> tuple[Tensor, Tensor]:
     """Latents of both views: drawn from e(z|x), or the mean direction."""
+    for view, (direction, kappa) in enumerate(zip(mu, kappas, strict=True), 1):
+        if isinstance(kappa, Tensor):
+            check_rows(kappa, len(direction), f"kappa_e of view {view}")
     if not sampling:
         return mu
     one, two = (
@@ -215,7 +219,7 @@ def draw_latents(
 
 
 def pair_weights_of(
-    objective: Objective, distances: Tensor | None, gather: Gather | None
+    objective: Objective, distances: Tensor | None, rows: int, gather: Gather | None
 ) -> Float[Tensor, " batch"] | None:
     """The weights that ``pair_normalized`` asks for; None without it."""
     if not objective.needs_distances:
@@ -225,6 +229,7 @@ def pair_weights_of(
             "distances must be given with pair_normalized=True: the pixel L2 distance of the two views of each image, "
             "shape (batch,)"
         )
+    check_rows(distances, rows, "distances")
     return pair_weights(distances, gather)
 
 
@@ -238,21 +243,20 @@ def compress(
 
     ``pairs`` holds (z, mu_e, kappa_e, mu_b) of each direction.
     """
-    residuals = [
-        closed_residual(mu_e, kappa_e, mu_b, kappa_b)
-        if closed_form
-        else sampled_residual(z, mu_e, kappa_e, mu_b, kappa_b)
-        for z, mu_e, kappa_e, mu_b in pairs
-    ]
-    with torch.no_grad():
-        excess = [
-            (residual - residual_floor(mu_e.shape[1], kappa_e, kappa_b)).mean()
-            for residual, (_, mu_e, kappa_e, _) in zip(residuals, pairs, strict=True)
-        ]
-        metrics = {
-            "residual_information": torch.stack([residual.mean() for residual in residuals]).mean(),
-            "excess_residual": torch.stack(excess).mean(),
-        }
+    residuals, excess = [], []
+    for z, mu_e, kappa_e, mu_b in pairs:
+        floor = residual_floor(mu_e.shape[1], kappa_e, kappa_b)
+        if closed_form:
+            above = closed_excess(mu_e, kappa_e, mu_b, kappa_b)
+            residuals.append(floor + above)
+        else:
+            residuals.append(sampled_residual(z, mu_e, kappa_e, mu_b, kappa_b))
+            above = residuals[-1].detach() - floor
+        excess.append(above.detach().mean())
+    metrics = {
+        "residual_information": torch.stack([residual.detach().mean() for residual in residuals]).mean(),
+        "excess_residual": torch.stack(excess).mean().detach(),
+    }
     if weights is not None:
         residuals = [weights * residual for residual in residuals]
     return torch.stack([residual.mean() for residual in residuals]), metrics

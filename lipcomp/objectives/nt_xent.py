@@ -35,7 +35,7 @@ from lipcomp.objectives.objective import (
     not_negative,
     positive,
 )
-from lipcomp.objectives.schedules import BetaSchedule, check_schedule
+from lipcomp.objectives.schedules import check_schedule
 
 
 def info_nce(
@@ -169,7 +169,7 @@ class WeightedSimCLR(Objective):
     temperature: Number = 0.1
     bidirectional: bool = True
     double_batch: bool = True
-    beta_schedule: BetaSchedule = "constant"
+    beta_schedule: str = "constant"
     family: ClassVar[Family] = "simclr"
 
     def __post_init__(self) -> None:

@@ -36,7 +36,8 @@ from jaxtyping import Float
 from torch import Tensor
 from torch.nn import functional as F
 
-from lipcomp.objectives.schedules import BetaSchedule, beta_factor
+from lipcomp.distributions.bessel import check_concentration
+from lipcomp.objectives.schedules import beta_factor
 
 Number = float | int  # a float, as a user may write it; kept as a float
 Gather = Callable[[Tensor], Tensor]
@@ -72,7 +73,7 @@ class Objective(ABC):
 
     def at(self, step: int, total_steps: int, warmup_steps: int = 0) -> "Objective":
         """The objective of one step: beta scaled by its schedule. Without a schedule, the objective itself."""
-        schedule: BetaSchedule = getattr(self, "beta_schedule", "constant")
+        schedule: str = getattr(self, "beta_schedule", "constant")
         if schedule == "constant":
             return self
         beta = getattr(self, "beta", 0.0) * beta_factor(schedule, step, total_steps, warmup_steps)
@@ -100,6 +101,13 @@ def check_views(*views: Tensor) -> None:
         raise ValueError(
             f"the views' embeddings must have one shape (batch, d), got {', '.join(str(tuple(v.shape)) for v in views)}"
         )
+
+
+def check_rows(tensor: Tensor, rows: int, name: str) -> None:
+    """Refuse what is not one finite number >= 0 for each example (values are looked at on a CPU only)."""
+    if tensor.shape != (rows,):
+        raise ValueError(f"{name} must have one value an example, shape ({rows},), got {tuple(tensor.shape)}")
+    check_concentration(tensor, name)
 
 
 def full_precision(tensor: Tensor) -> torch.autocast:

@@ -56,11 +56,22 @@ def closed_residual(
     kappa_b: float | int,
 ) -> Float[Tensor, " batch"]:
     """KL(e(z|x) || b(z|y)) of each example (1.4), the expectation of :func:`sampled_residual` over z."""
+    return residual_floor(mu_e.shape[1], kappa_e, kappa_b) + closed_excess(mu_e, kappa_e, mu_b, kappa_b)
+
+
+def closed_excess(
+    mu_e: Float[Tensor, "batch dim"],
+    kappa_e: Concentration,
+    mu_b: Float[Tensor, "batch dim"],
+    kappa_b: float | int,
+) -> Float[Tensor, " batch"]:
+    """What of :func:`closed_residual` lies above the floor, A_d(kappa_e) kappa_b |mu(x) - mu(y)|^2 / 2."""
     dim = mu_e.shape[1]
-    length = (
-        mean_resultant_length(dim, kappa_e) if isinstance(kappa_e, Tensor) else _constant_length(dim, kappa_e)
-    )
-    return residual_floor(dim, kappa_e, kappa_b) + length * kappa_b * half_chord_squared(mu_e, mu_b)
+    if isinstance(kappa_e, Tensor):
+        length: Concentration = mean_resultant_length(dim, kappa_e)
+    else:
+        length = _constant_length(dim, kappa_e)
+    return length * kappa_b * half_chord_squared(mu_e, mu_b)
 
 
 def residual_floor(dim: int, kappa_e: Concentration, kappa_b: float | int) -> Concentration:

@@ -8,12 +8,11 @@ linear_warmup  step / warmup_steps, then 1
 """
 
 import math
-from typing import Literal, get_args
 
-BetaSchedule = Literal["constant", "cosine", "linear_warmup"]
+SCHEDULES = ("constant", "cosine", "linear_warmup")
 
 
-def beta_factor(schedule: BetaSchedule, step: int, total_steps: int, warmup_steps: int = 0) -> float:
+def beta_factor(schedule: str, step: int, total_steps: int, warmup_steps: int = 0) -> float:
     """The factor on beta at a step (counted from 0); it stays 1 after the last."""
     check_schedule(schedule)
     if step < 0 or total_steps < 1 or warmup_steps < 0:
@@ -29,7 +28,5 @@ def beta_factor(schedule: BetaSchedule, step: int, total_steps: int, warmup_step
 
 def check_schedule(schedule: str) -> None:
     """Refuse an unknown schedule."""
-    if schedule not in get_args(BetaSchedule):
-        raise ValueError(
-            f"beta_schedule must be one of {', '.join(get_args(BetaSchedule))}, got {schedule!r}"
-        )
+    if schedule not in SCHEDULES:
+        raise ValueError(f"beta_schedule must be one of {', '.join(SCHEDULES)}, got {schedule!r}")

@@ -31,13 +31,14 @@ from lipcomp.objectives.objective import (
     Loss,
     Number,
     Objective,
+    check_rows,
     full_precision,
     mean_directions,
     not_negative,
     positive,
 )
 from lipcomp.objectives.residual import Concentration
-from lipcomp.objectives.schedules import BetaSchedule, check_schedule
+from lipcomp.objectives.schedules import check_schedule
 
 
 class ClassEncoder(nn.Module):
@@ -79,7 +80,7 @@ class SupervisedCEB(Objective):
     beta: Number = 1.0
     sampling: bool = True
     closed_form: bool = False
-    beta_schedule: BetaSchedule = "constant"
+    beta_schedule: str = "constant"
     family: ClassVar[Family] = "supervised"
 
     def __post_init__(self) -> None:
@@ -115,10 +116,12 @@ class SupervisedCEB(Objective):
         gather, rank, distances
             Unused: the classes are on every replica, and there is no second view.
         """
-        check_classes(embedding, class_directions)
+        check_classes(embedding, labels, class_directions)
         with full_precision(embedding):
             mu, classes = mean_directions(embedding), mean_directions(class_directions, "class_directions")
             kappa: Concentration = self.kappa_e if kappa_e is None else kappa_e
+            if isinstance(kappa, Tensor):
+                check_rows(kappa, len(mu), "kappa_e")
             z = mu
             if self.sampling:
                 e = VonMisesFisher(mu, kappa, validate_args=False)
@@ -159,15 +162,17 @@ class CosineClassifier(Objective):
         distances: Float[Tensor, " pairs"] | None = None,
     ) -> Loss:
         """The loss of one batch; the keywords are there for the twin's sake."""
-        check_classes(embedding, class_directions)
+        check_classes(embedding, labels, class_directions)
         with full_precision(embedding):
             mu, classes = mean_directions(embedding), mean_directions(class_directions, "class_directions")
             entropy = F.cross_entropy(mu @ classes.T / self.temperature, labels)
             return Loss(entropy, _classifier_metrics(entropy, mu, classes, labels))
 
 
-def check_classes(embedding: Tensor, class_directions: Tensor) -> None:
-    """Refuse class directions of another dimension."""
+def check_classes(embedding: Tensor, labels: Tensor, class_directions: Tensor) -> None:
+    """Refuse class directions of another dimension, and labels that are not one an example."""
+    if labels.shape != embedding.shape[:1]:
+        raise ValueError(f"labels must have shape ({embedding.shape[0]},), got {tuple(labels.shape)}")
     if class_directions.ndim != 2 or class_directions.shape[1:] != embedding.shape[1:]:
         raise ValueError(
             f"class_directions must have shape (classes, d), got {tuple(class_directions.shape)} "
