@@ -254,6 +254,9 @@ TENSORFLOW = _row(
     conventions={"pool_padding": "tensorflow"},
 )
 HUGGINGFACE = _row("huggingface", "transformers, save_pretrained", (), "")
+EXPORTED = _row(
+    "exported", "lipcomp's export to safetensors", (), "backbone.", ("projector.",), ("predictor.",)
+)
 
 NAMES = ("lipcomp", "tensorflow", "huggingface", *(row.name for row in FORMATS), "torchvision", "timm")
 

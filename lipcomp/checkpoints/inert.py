@@ -9,9 +9,9 @@ What comes out is enough to check a checkpoint before torch sees it: which names
 its storage, type, offset, size and stride, so that no claim goes beyond the bytes that are there.
 """
 
+import math
 import pickletools
 import re
-from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -67,19 +67,26 @@ class Made:
 
 @dataclass(frozen=True, eq=False)
 class Storage:
-    """Bytes of the file that a tensor lies in."""
+    """Bytes of the file that a tensor lies in: so many numbers of a type."""
 
     key: str
-    item_size: int
+    kind: str
     count: int
+
+    @property
+    def size(self) -> int:
+        """Its bytes."""
+        return self.count * ITEM_SIZES[self.kind]
 
 
 @dataclass(frozen=True, eq=False)
 class Claim:
-    """A tensor as the pickle describes it."""
+    """A tensor as the pickle describes it; it lies within its storage."""
 
     storage: Storage
+    offset: int
     size: tuple[int, ...]
+    stride: tuple[int, ...]
 
 
 def read_inert(data: bytes, what: str) -> tuple[Any, set[str], dict[str, Storage], int]:
@@ -168,9 +175,10 @@ class _Machine:
                 items = [stack.pop() for _ in range(count)][::-1]
                 stack.append(tuple(items))
             case "APPEND":
-                stack.pop()
+                self._extend(stack[-2], [stack.pop()])
             case "APPENDS" | "ADDITEMS":
-                self.since_mark()
+                items = self.since_mark()
+                self._extend(self.stack[-1], items)
             case "SETITEM":
                 value, key = stack.pop(), stack.pop()
                 self._set(stack[-1], key, value)
@@ -206,6 +214,12 @@ class _Machine:
         elif not isinstance(target, Made):
             raise CheckpointError(f"{self.what} sets an item of a {type(target).__name__}")
 
+    def _extend(self, target: Any, items: list[Any]) -> None:
+        if isinstance(target, list):
+            target.extend(items)
+        elif not isinstance(target, set | Made):
+            raise CheckpointError(f"{self.what} adds to a {type(target).__name__}")
+
     def _name(self, path: str) -> None:
         known = path in TENSORS | PARAMETERS | PLAIN or STORAGE.fullmatch(path) or DTYPE.fullmatch(path)
         if not known and not HARMLESS.fullmatch(path):
@@ -225,7 +239,7 @@ class _Machine:
             return self._tensor(given)
         if path in PARAMETERS:
             return given[0]
-        if path in ("collections.OrderedDict", "collections.defaultdict", "collections.Counter"):
+        if path == "collections.OrderedDict":
             return {}
         return Made(path)
 
@@ -241,9 +255,8 @@ class _Machine:
         key, count = str(given[2]), given[4]
         if type(count) is not int or count < 0:
             raise CheckpointError(f"{self.what} claims a storage of {count!r} numbers")
-        storage = Storage(key, ITEM_SIZES[match[1]], count)
-        known = self.storages.setdefault(key, storage)
-        if known.item_size * known.count != storage.item_size * count:
+        storage = Storage(key, match[1], count)
+        if self.storages.setdefault(key, storage).size != storage.size:
             raise CheckpointError(f"{self.what} claims two sizes for storage {key!r}")
         return storage
 
@@ -255,24 +268,9 @@ class _Machine:
         if len(size) != len(stride):
             raise CheckpointError(f"{self.what} describes a tensor of size {size!r} with stride {stride!r}")
         last = offset + sum((n - 1) * step for n, step in zip(size, stride, strict=True))
-        if 0 not in size and last >= storage.count:
+        if math.prod(size) > 0 and max(last + 1, math.prod(size)) > storage.count:
             raise CheckpointError(
                 f"{self.what} claims a tensor of size {tuple(size)} in a storage of {storage.count} numbers; it is "
                 f"damaged or made to harm"
             )
-        return Claim(storage, tuple(size))
-
-
-def walk(tree: Any, depth: int = 6) -> Iterator[tuple[tuple[str, ...], dict[Any, Any]]]:
-    """Every dictionary of a description, once, with its place."""
-    seen: set[int] = set()
-
-    def below(node: Any, place: tuple[str, ...]) -> Iterator[tuple[tuple[str, ...], dict[Any, Any]]]:
-        if not isinstance(node, dict) or id(node) in seen or len(place) > depth:
-            return
-        seen.add(id(node))
-        yield place, node
-        for key, value in node.items():
-            yield from below(value, (*place, str(key)))
-
-    yield from below(tree, ())
+        return Claim(storage, offset, tuple(size), tuple(stride))

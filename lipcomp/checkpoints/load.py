@@ -85,7 +85,7 @@ def load_encoder(
         raise CheckpointError(f'head must be "auto" or "none", got {head!r}')
     source = open_source(path)
     if HEADER_KEY in source.metadata and format in (None, "lipcomp"):
-        return load_checkpoint(path)
+        return load_checkpoint(source.path)
     if format == "lipcomp":
         raise CheckpointError(f"checkpoint {str(path)!r} is not of lipcomp's own format; leave --format out")
     found = recognise(source, format, branch)
@@ -112,7 +112,9 @@ def load_encoder(
         tuple(missing),
         backbone.notes,
     )
-    return Checkpoint(encoder, Metadata(), source.sha256, source.path, found.format.name, report, ready)
+    return Checkpoint(
+        encoder, Metadata(), source.sha256, source.path, found.format.name, report, ready, found.conventions
+    )
 
 
 def _size(given: int | tuple[int, ...] | None) -> tuple[int, int] | None:
@@ -128,6 +130,8 @@ def _size(given: int | tuple[int, ...] | None) -> tuple[int, int] | None:
 def _choose_backbone(source: Source, found: Recognised, weights: State, arch: str | None) -> Backbone:
     """The network for the weights: the named one, or the one that the shapes say."""
     named = arch or source.arch
+    if arch is None and source.container == "exported" and "/" not in (source.arch or ""):
+        named = None  # a network that was read off its weights is read off them again
     if named is None:
         return infer_backbone(weights, found.conventions)
     backbone = build_backbone(named, _channels(weights), found.conventions)
@@ -138,8 +142,10 @@ def _choose_backbone(source: Source, found: Recognised, weights: State, arch: st
 
 
 def _channels(weights: State) -> int:
-    """Channels of the images: of the first convolution."""
-    first = next((value for value in weights.values() if value.ndim == 4), None)
+    """Channels of the images: of the stem's convolution."""
+    stems = ("conv1.weight", "conv1.0.weight", "resnet.conv1.weight", "patch_embed.proj.weight")
+    known = [weights[name] for name in stems if name in weights]
+    first = next((value for value in (*known, *weights.values()) if value.ndim == 4), None)
     return 3 if first is None else int(first.shape[1])
 
 

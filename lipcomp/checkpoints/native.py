@@ -21,7 +21,7 @@ import hashlib
 import json
 import os
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -57,7 +57,8 @@ class Checkpoint:
     """A loaded checkpoint: the encoder in evaluation mode, its metadata, and the hash of the file.
 
     A foreign one (:func:`lipcomp.load_encoder`) also says what format it was recognised as, what became of every
-    key, and how images are prepared for it; its metadata are empty, since its file does not hold any.
+    key, how images are prepared for it, and what its weights do not show of the network (a stem's padding, a ViT's
+    heads); its metadata are empty, since its file does not hold any.
     """
 
     encoder: Encoder
@@ -67,6 +68,7 @@ class Checkpoint:
     format: str = "lipcomp"
     report: KeyReport | None = None
     preprocessing: Preprocessing | None = None
+    conventions: Mapping[str, Any] = field(default_factory=dict)
 
     @property
     def image_shape(self) -> tuple[int, int, int]:

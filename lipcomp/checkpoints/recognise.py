@@ -9,6 +9,7 @@ from torch import Tensor
 
 from lipcomp.checkpoints.errors import CheckpointError
 from lipcomp.checkpoints.formats import (
+    EXPORTED,
     FORMATS,
     HUGGINGFACE,
     NAMES,
@@ -103,7 +104,7 @@ def recognise(source: Source, name: str | None = None, branch: str | None = None
     """
     states = list(source.states())
     if source.keys:  # already under our names
-        row = TENSORFLOW if source.container == "tensorflow" else HUGGINGFACE
+        row = {"tensorflow": TENSORFLOW, "exported": EXPORTED}.get(source.container, HUGGINGFACE)
         if name not in (None, row.name, "timm"):
             raise CheckpointError(f"checkpoint {str(source.path)!r} is of format {row.name!r}, not {name!r}")
         origin = {key: source.keys[key] for key in source.tree}
@@ -130,7 +131,11 @@ def recognise(source: Source, name: str | None = None, branch: str | None = None
                     found.place = place
                     found.branch = told or found.branch
                     return found
-    some = ", ".join(list(states[0][1])[:4]) if states else "no tensors by name"
+    some = (
+        ", ".join(list(states[0][1])[:4])
+        if states
+        else "no tensors by name (whole pickled modules are not read)"
+    )
     wanted = f"is not of format {name!r}" if forced else "is of no known format"
     raise CheckpointError(
         f"checkpoint {str(source.path)!r} {wanted}: it has {some}. Name the format with --format "

@@ -30,6 +30,7 @@ from lipcomp.checkpoints.torch_files import read_torch
 Tree = Mapping[str, Any]
 State = dict[str, Tensor]
 
+HEADER_KEY = "lipcomp"  # of our own checkpoints
 HEADER_LIMIT = 100_000_000  # bytes of a safetensors header, the format's own limit
 
 # Branches of a checkpoint that hold no weights of a network.
@@ -127,8 +128,7 @@ def open_source(path: Path | str) -> Source:
             f"checkpoint {str(path)!r} does not exist; give a file, a Hugging Face folder or a prefix"
         )
     tree, metadata = _file(path)
-    with path.open("rb") as file:
-        digest = hashlib.file_digest(file, "sha256").hexdigest()
+    digest = digest_of(path)
     return Source(path, "safetensors" if metadata is not None else "torch", tree, digest, metadata or {})
 
 
@@ -163,6 +163,12 @@ def _file(path: Path) -> tuple[Tree, dict[str, str] | None]:
     return read_torch(path), None
 
 
+def digest_of(path: Path) -> str:
+    """The SHA-256 of a file."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
 def _folder(path: Path) -> Source:
     """A Hugging Face folder."""
     config = hugging_face.read_json(path / "config.json")
@@ -170,7 +176,9 @@ def _folder(path: Path) -> Source:
     weights: State = {}
     digest = hashlib.sha256()
     for file in files:
-        tree, _ = _file(file)
+        tree, metadata = _file(file)
+        if HEADER_KEY in (metadata or {}):
+            return Source(file, "safetensors", tree, digest_of(file), metadata or {})
         weights |= {str(key): value for key, value in tree.items() if isinstance(value, Tensor)}
         with file.open("rb") as handle:
             digest.update(hashlib.file_digest(handle, "sha256").digest())
@@ -192,9 +200,26 @@ def _folder(path: Path) -> Source:
             conventions=told,
             preprocessing=ready,
         )
+    if isinstance(config.get("lipcomp"), dict):
+        return _exported(path, weights, digest.hexdigest(), config["lipcomp"])
     arch = config.get("architecture")
     arch = str(arch) if isinstance(arch, str) else None
     return Source(path, "huggingface", weights, digest.hexdigest(), arch=arch, preprocessing=ready)
+
+
+def _exported(path: Path, weights: State, digest: str, told: Mapping[str, Any]) -> Source:
+    """A folder of :func:`lipcomp.checkpoints.export.to_safetensors`."""
+    try:
+        ready = told["preprocessing"]
+        tuples: dict[str, Any] = {
+            name: tuple(value) if isinstance(value, list) else value for name, value in ready.items()
+        }
+        preprocessing = Preprocessing(**(tuples | {"origin": "config.json"}))
+        conventions, arch = dict(told["conventions"]), str(told["architecture"])
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
+        raise CheckpointError(f"folder {str(path)!r}: its config.json is damaged ({error!r})") from error
+    keys = {name: (name,) for name in weights}
+    return Source(path, "exported", weights, digest, {}, keys, {}, arch, conventions, preprocessing)
 
 
 def _tensorflow(path: Path) -> Source:

@@ -1,54 +1,48 @@
-"""Files of ``torch.save``: checked as data first, then read by ``torch.load(weights_only=True)``.
+"""Files of ``torch.save``: checked as data first, then read; nothing of them is run.
 
 Both layouts are known: the zip archive of torch 1.6 and later, and the row of pickles with raw storages behind of
-before. The check (:mod:`lipcomp.checkpoints.inert`) makes sure of what ``weights_only`` takes on trust: that the
-archive holds no compressed or overlapping members, that every storage has as many bytes as it claims, and that no
-tensor reaches beyond its storage.
+before. The check (:mod:`lipcomp.checkpoints.inert`) makes sure of what ``torch.load(weights_only=True)`` takes on
+trust: that the archive holds no compressed or overlapping members, that every storage has as many bytes as it
+claims, and that no tensor reaches beyond its storage. Then
 
-Names of training frameworks that a file holds beside the weights (Lightning's and omegaconf's settings) are given
-to torch as empty classes of ours, so that nothing of those frameworks is imported, installed or run. Any other
-name is refused; there is no option to allow it.
+- a file that asks for nothing but tensors is read by ``torch.load(weights_only=True)``;
+- one that also asks for names of training frameworks (Lightning's and omegaconf's settings, which weights_only
+  refuses) has its tensors built from the description that the check made. Nothing of those frameworks is imported,
+  installed or run; their objects are left out.
+
+Any other name is refused; there is no option to allow it.
 """
 
-import struct
 import zipfile
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO
 
 import torch
+from torch import Tensor
 
 from lipcomp.checkpoints.errors import CheckpointError
-from lipcomp.checkpoints.inert import HARMLESS, LONGEST, PARAMETERS, PLAIN, TENSORS, Storage, read_inert
+from lipcomp.checkpoints.inert import HARMLESS, LONGEST, PLAIN, Claim, Made, Storage, read_inert
 
 MEMBERS = 200_000  # entries of an archive; a tensor has one
+DEEPEST = 40  # nested dictionaries
 LEGACY_MAGIC = 0x1950A86A20F9469CFC6C
 
+DTYPES = {
+    "Double": torch.float64, "Float": torch.float32, "Half": torch.float16, "BFloat16": torch.bfloat16,
+    "Long": torch.int64, "Int": torch.int32, "Short": torch.int16, "Char": torch.int8, "Byte": torch.uint8,
+    "Bool": torch.bool, "ComplexFloat": torch.complex64, "ComplexDouble": torch.complex128, "Untyped": torch.uint8,
+}  # fmt: skip
 
-class Inert(dict[Any, Any]):
-    """What stands for an object of a framework: it takes whatever it is given, and does nothing."""
 
-    def __new__(cls, *given: Any, **named: Any) -> "Inert":
-        """Ignore the arguments."""
-        return super().__new__(cls)
+@dataclass(frozen=True)
+class Described:
+    """A checked file: its tree of descriptions, the names it asks for, and how a storage's bytes are read."""
 
-    def __init__(self, *given: Any, **named: Any) -> None:
-        super().__init__()
-
-    def __setstate__(self, state: Any) -> None:
-        """Ignore the state."""
-
-    def __hash__(self) -> int:  # type: ignore[override]
-        return id(self)
-
-    def __eq__(self, other: object) -> bool:
-        return self is other
-
-    def append(self, item: Any) -> None:
-        """Ignore an item, as of a list."""
-
-    def extend(self, items: Any) -> None:
-        """Ignore items, as of a list."""
+    tree: Any
+    names: set[str]
+    read: Callable[[str], bytes]
 
 
 def read_torch(path: Path) -> Mapping[str, Any]:
@@ -61,36 +55,65 @@ def read_torch(path: Path) -> Mapping[str, Any]:
     """
     what = f"checkpoint {str(path)!r}"
     with path.open("rb") as file:
-        names = _check_archive(path, what) if file.read(4) == b"PK\x03\x04" else _check_legacy(file, what)
-    foreign = [
-        name
-        for name in sorted(names)
-        if HARMLESS.fullmatch(name) and name not in PLAIN | TENSORS | PARAMETERS
-    ]
-    stand_ins: list[Any] = [_stand_in(name) for name in foreign]
+        archive = file.read(4) == b"PK\x03\x04"
+        described = _check_archive(path, what) if archive else _check_legacy(path, file, what)
+    if not isinstance(described.tree, Mapping):
+        kind = described.tree.name if isinstance(described.tree, Made) else type(described.tree).__name__
+        raise CheckpointError(
+            f"{what} holds a whole {kind}, not a dictionary of weights; save model.state_dict() instead"
+        )
+    if any(HARMLESS.fullmatch(name) and name not in PLAIN for name in described.names):
+        return _build(described, what)
     try:
-        with torch.serialization.safe_globals(stand_ins):
-            tree = torch.load(path, map_location="cpu", weights_only=True)
+        tree: Mapping[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # whatever a hostile file makes of it
         first = (str(error).strip() or repr(error)).splitlines()[0]
         raise CheckpointError(
             f"{what} is refused by torch.load(weights_only=True): {first} Save the weights alone where the file was "
             f"written (torch.save(model.state_dict(), ...)), or as safetensors"
         ) from error
-    if not isinstance(tree, Mapping):
-        raise CheckpointError(
-            f"{what} holds a {type(tree).__name__}, not a dictionary of weights; save model.state_dict() instead"
-        )
     return tree
 
 
-def _stand_in(name: str) -> type[Inert]:
-    module, _, short = name.rpartition(".")
-    return type(short, (Inert,), {"__module__": module, "__qualname__": short})
+def _build(described: Described, what: str) -> dict[str, Any]:
+    """The tree with its tensors; what is neither a tensor, a dictionary nor a plain value is left out."""
+    storages: dict[str, Tensor] = {}
+    built: dict[int, dict[str, Any]] = {}
+
+    def tensor(claim: Claim) -> Tensor:
+        storage, dtype = claim.storage, DTYPES[claim.storage.kind]
+        if storage.key not in storages:
+            data = bytearray(described.read(storage.key))
+            storages[storage.key] = (
+                torch.frombuffer(data, dtype=dtype) if data else torch.empty(0, dtype=dtype)
+            )
+        return storages[storage.key].view(dtype).as_strided(claim.size, claim.stride, claim.offset)
+
+    def below(node: Any, depth: int) -> Any:
+        if isinstance(node, Claim):
+            return tensor(node)
+        if isinstance(node, dict):
+            if depth > DEEPEST:
+                raise CheckpointError(
+                    f"{what} nests dictionaries more than {DEEPEST} deep; that is no checkpoint"
+                )
+            if id(node) not in built:
+                built[id(node)] = mine = {}
+                mine.update(
+                    {
+                        key: below(value, depth + 1)
+                        for key, value in node.items()
+                        if not isinstance(value, Made)
+                    }
+                )
+            return built[id(node)]
+        return node
+
+    return below(described.tree, 0)
 
 
-def _check_archive(path: Path, what: str) -> set[str]:
-    """Check a zip archive of torch; returns the names that its pickle asks for."""
+def _check_archive(path: Path, what: str) -> Described:
+    """Check a zip archive of torch."""
     size = path.stat().st_size
     try:
         with zipfile.ZipFile(path) as archive:
@@ -98,10 +121,6 @@ def _check_archive(path: Path, what: str) -> set[str]:
             if len(members) > MEMBERS or sum(member.file_size for member in members) > size:
                 raise CheckpointError(
                     f"{what} claims {len(members)} members of more bytes than its own {size}; it is no torch archive"
-                )
-            if any(member.compress_type != zipfile.ZIP_STORED or member.flag_bits & 1 for member in members):
-                raise CheckpointError(
-                    f"{what} has compressed or encrypted members, which torch.save never writes"
                 )
             names = [member.filename for member in members]
             main = [member for member in members if member.filename.endswith("/data.pkl")]
@@ -115,46 +134,47 @@ def _check_archive(path: Path, what: str) -> set[str]:
                     f"{what} is a TorchScript archive, which holds code; save the weights alone: "
                     f"torch.save(module.state_dict(), ...)"
                 )
+            if any(member.compress_type != zipfile.ZIP_STORED or member.flag_bits & 1 for member in members):
+                raise CheckpointError(
+                    f"{what} has compressed or encrypted members, which torch.save never writes"
+                )
             if main[0].file_size > LONGEST:
                 raise CheckpointError(
                     f"{what} has a pickle of {main[0].file_size} bytes; that is no checkpoint"
                 )
-            _, asked, storages, _ = read_inert(archive.read(main[0]), what)
+            tree, asked, storages, _ = read_inert(archive.read(main[0]), what)
             sizes = {member.filename: member.file_size for member in members}
-            _check_storages(storages, lambda key: sizes.get(f"{root}data/{key}"), what)
-            return asked
-    except (
-        zipfile.BadZipFile,
-        OSError,
-        EOFError,
-        ValueError,
-        NotImplementedError,
-        RuntimeError,
-        struct.error,
-    ) as error:
+            _check_storages(storages, sizes, f"{root}data/", what)
+    except Exception as error:  # whatever a hostile archive makes of zipfile
         if isinstance(error, CheckpointError):
             raise
         raise CheckpointError(f"{what} is a damaged or truncated torch archive ({error})") from error
 
+    def read(key: str) -> bytes:
+        with zipfile.ZipFile(path) as archive:
+            return archive.read(f"{root}data/{key}")
 
-def _check_storages(storages: Mapping[str, Storage], size_of: Any, what: str) -> None:
+    return Described(tree, asked, read)
+
+
+def _check_storages(storages: Mapping[str, Storage], sizes: Mapping[str, int], root: str, what: str) -> None:
     for key, storage in storages.items():
-        claimed, there = storage.count * storage.item_size, size_of(key)
-        if there != claimed:
+        there = sizes.get(root + key)
+        if there != storage.size:
             raise CheckpointError(
-                f"{what} claims {claimed} bytes for storage {key!r} and has {there or 'none'}; it is damaged or "
+                f"{what} claims {storage.size} bytes for storage {key!r} and has {there or 'none'}; it is damaged or "
                 f"truncated, copy or download it again"
             )
 
 
-def _check_legacy(file: BinaryIO, what: str) -> set[str]:
+def _check_legacy(path: Path, file: BinaryIO, what: str) -> Described:
     """Check the layout before torch 1.6: magic, protocol, system, tree, storage keys, then the storages themselves."""
     file.seek(0, 2)
     total = file.tell()
     if total == 0:
         raise CheckpointError(f"{what} is empty")
     file.seek(0)
-    position, names, storages = 0, set[str](), dict[str, Storage]()
+    position, names, storages, parts = 0, set[str](), dict[str, Storage](), dict[str, Any]()
     for part in ("magic", "protocol", "system", "tree", "keys"):
         file.seek(position)
         try:
@@ -165,14 +185,23 @@ def _check_legacy(file: BinaryIO, what: str) -> set[str]:
             raise CheckpointError(f"{error} ({_guess(file)})") from error
         if part == "magic" and told != LEGACY_MAGIC:
             raise CheckpointError(f"{what} is a plain pickle; {_guess(file)}")
-        position, names, storages = position + length, names | asked, storages | found
-    for storage in storages.values():  # each behind its own count, eight bytes
-        position += 8 + storage.count * storage.item_size
-    if position > total:
+        position, names, storages, parts[part] = position + length, names | asked, storages | found, told
+    places = {}
+    order = parts["keys"] if isinstance(parts["keys"], list) else []
+    for key in map(str, order):  # each behind its own count, eight bytes
+        places[key] = position + 8
+        position += 8 + (storages[key].size if key in storages else 0)
+    if position > total or not storages.keys() <= places.keys():
         raise CheckpointError(
             f"{what} claims {position} bytes and has {total}; it is truncated or damaged, copy or download it again"
         )
-    return names
+
+    def read(key: str) -> bytes:
+        with path.open("rb") as again:
+            again.seek(places[key])
+            return again.read(storages[key].size)
+
+    return Described(parts["tree"], names, read)
 
 
 def _guess(file: BinaryIO) -> str:

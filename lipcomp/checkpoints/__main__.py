@@ -1,0 +1,55 @@
+"""python -m lipcomp.checkpoints: what is in a checkpoint, and the encoder in another layout.
+
+    python -m lipcomp.checkpoints list moco_v2_800ep_pretrain.pth.tar
+    python -m lipcomp.checkpoints export moco_v2_800ep_pretrain.pth.tar --to timm --out moco_timm
+
+Nothing of a checkpoint is run, whoever wrote it.
+"""
+
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from lipcomp import commands
+from lipcomp.checkpoints.export import TARGETS
+from lipcomp.checkpoints.formats import FORMATS
+
+PROGRAMS = ("torchscript", "torch-export")
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """List, or export."""
+    parser = commands.Parser(prog="python -m lipcomp.checkpoints", description=__doc__)
+    actions = parser.add_subparsers(dest="action", required=True)
+    listing = actions.add_parser("list", help="what was recognised, key by key")
+    commands.add_encoder_arguments(listing)
+    export = actions.add_parser("export", help="write the encoder in another layout")
+    commands.add_encoder_arguments(export)
+    export.add_argument("--to", required=True, choices=tuple(TARGETS), help="the layout")
+    export.add_argument(
+        "--out", required=True, type=Path, help="the file, or for timm and safetensors the folder"
+    )
+    export.add_argument(
+        "--layer", default="latent", help="of the programs: backbone, projection, prediction, latent"
+    )
+    actions.add_parser("formats", help="the formats that are recognised")
+    options = parser.parse_args(arguments)
+    if options.action == "formats":
+        print(commands.table(("format", "written by"), ((row.name, row.writer) for row in FORMATS)))
+        return 0
+    if options.action == "list":
+        options.list = True
+    (checkpoint, *more) = commands.load_encoders(options)
+    if more:
+        raise ValueError(f"export takes one checkpoint, got {1 + len(more)}")
+    layer = {"layer": options.layer} if options.to in PROGRAMS else {}
+    if options.layer not in checkpoint.encoder.layers():
+        raise ValueError(
+            f"--layer must be one of {', '.join(checkpoint.encoder.layers())}, got {options.layer!r}"
+        )
+    print(TARGETS[options.to](checkpoint, options.out, **layer))
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(commands.run(main))

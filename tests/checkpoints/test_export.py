@@ -1,0 +1,145 @@
+"""Export: every layout loads again to the same output, in lipcomp and in the library it is for."""
+
+import json
+
+import pytest
+import torch
+import torchvision
+from safetensors.torch import load_file
+from torch import nn
+
+from lipcomp.checkpoints import CheckpointError, Metadata, load_encoder, save_checkpoint
+from lipcomp.checkpoints.__main__ import main
+from lipcomp.checkpoints.export import (
+    to_safetensors,
+    to_timm,
+    to_torch_export,
+    to_torchscript,
+    to_torchvision,
+)
+from lipcomp.encoders import EncoderSpec, ResNet, build_encoder
+
+timm = pytest.importorskip("timm")
+
+
+@pytest.fixture
+def simsiam(tmp_path, resnet18, shaken):
+    """A SimSiam checkpoint: backbone, projector, predictor."""
+    head = shaken(nn.Sequential(nn.Linear(512, 16, bias=False), nn.BatchNorm1d(16, affine=False)), 1)
+    predictor = shaken(
+        nn.Sequential(nn.Linear(16, 8, bias=False), nn.BatchNorm1d(8), nn.ReLU(), nn.Linear(8, 16)), 2
+    )
+    parts = {"encoder.": resnet18, "encoder.fc.": head, "predictor.": predictor}
+    state = {
+        f"module.{p}{key}": value for p, module in parts.items() for key, value in module.state_dict().items()
+    }
+    torch.save({"state_dict": state}, tmp_path / "simsiam.pth")
+    return load_encoder(tmp_path / "simsiam.pth", image_size=64)
+
+
+def test_torchvision(tmp_path, simsiam, images, normalised):
+    path = to_torchvision(simsiam, tmp_path / "out" / "r18.pth")
+    network = torchvision.models.resnet18(weights=None)
+    assert network.load_state_dict(torch.load(path, weights_only=True), strict=False).missing_keys == [
+        "fc.weight",
+        "fc.bias",
+    ]
+    network.fc = nn.Identity()
+    assert torch.equal(network.eval()(normalised(images)), simsiam.encoder.features(images))
+    again = load_encoder(path, image_size=64).encoder
+    assert torch.equal(again.features(images), simsiam.encoder.features(images))
+
+
+def test_timm(tmp_path, simsiam, images, normalised):
+    folder = to_timm(simsiam, tmp_path / "timm")
+    config = json.loads((folder / "config.json").read_text())
+    network = timm.create_model(config["architecture"], num_classes=0)
+    network.load_state_dict(load_file(folder / "model.safetensors"))
+    expected = simsiam.encoder.features(images)
+    seen = normalised(images, config["pretrained_cfg"]["mean"], config["pretrained_cfg"]["std"])
+    torch.testing.assert_close(
+        network.eval()(seen), expected, rtol=0, atol=1e-6 * float(expected.abs().max())
+    )
+    again = load_encoder(folder)
+    assert again.preprocessing.origin == "pretrained_cfg of config.json"
+    assert again.image_shape == (3, 64, 64)
+    assert torch.equal(again.encoder.features(images), expected)
+
+
+def test_safetensors_with_a_model_card(tmp_path, simsiam, images):
+    folder = to_safetensors(simsiam, tmp_path / "card")
+    again = load_encoder(folder)
+    for layer in ("backbone", "projection", "prediction", "latent"):
+        assert torch.equal(again.encoder.embedding(images, layer), simsiam.encoder.embedding(images, layer))
+    text = (folder / "README.md").read_text()
+    assert simsiam.sha256 in text
+    assert "load_encoder" in text
+    assert "mean (0.485, 0.456, 0.406)" in text
+    assert not again.report.ignored
+
+
+def test_safetensors_keeps_what_weights_do_not_show(tmp_path, shaken):
+    """solo-learn's padding of 2, found again in the exported folder."""
+    network = shaken(ResNet(9, "cifar", 1 / 16, 3))
+    state = {f"backbone.{key}": value for key, value in network.state_dict().items()}
+    torch.save({"state_dict": {**state, "classifier.weight": torch.zeros(2, 32)}}, tmp_path / "solo.ckpt")
+    solo = load_encoder(tmp_path / "solo.ckpt")
+    assert solo.format == "solo-learn"
+    assert solo.encoder.backbone.conv1.padding == (2, 2)
+    again = load_encoder(to_safetensors(solo, tmp_path / "card"))
+    images = torch.rand(1, 3, 32, 32)
+    assert torch.equal(again.encoder(images), solo.encoder(images))
+    network.conv1.padding = (2, 2)
+    assert torch.equal(
+        solo.encoder.features(images), network((images - solo.encoder.mean) / solo.encoder.std)
+    )
+
+
+def test_our_own_keep_their_metadata(tmp_path):
+    spec = EncoderSpec("small_cnn", (1, 28, 28), projector=(8, 4), predictor=8)
+    save_checkpoint(
+        tmp_path / "m.safetensors", build_encoder(spec), Metadata(objective={"kappa_e": 64.0}, seed=3)
+    )
+    ours = load_encoder(tmp_path / "m.safetensors")
+    again = load_encoder(to_safetensors(ours, tmp_path / "card"))
+    assert again.metadata == ours.metadata
+    assert again.concentration == 64.0
+    images = torch.rand(2, 1, 28, 28)
+    assert torch.equal(again.encoder(images), ours.encoder(images))
+    assert "| kappa_e | 64.0 |" in (tmp_path / "card" / "README.md").read_text()
+
+
+def test_programs_without_lipcomp(tmp_path, simsiam, images):
+    for layer in ("latent", "backbone"):
+        traced = torch.jit.load(to_torchscript(simsiam, tmp_path / f"{layer}.pt", layer))
+        exported = torch.export.load(to_torch_export(simsiam, tmp_path / f"{layer}.pt2", layer)).module()
+        for batch in (images, images[:1], images.repeat(3, 1, 1, 1)):
+            expected = simsiam.encoder(batch, layer)
+            torch.testing.assert_close(traced(batch), expected, rtol=0, atol=1e-6)
+            torch.testing.assert_close(exported(batch), expected, rtol=0, atol=1e-6)
+
+
+def test_what_has_no_counterpart_is_refused(tmp_path, shaken):
+    torch.save(shaken(ResNet(9, "cifar", 1 / 16, 3)).state_dict(), tmp_path / "r9.pth")
+    with pytest.raises(CheckpointError, match="no counterpart in timm"):
+        to_timm(load_encoder(tmp_path / "r9.pth"), tmp_path / "timm")
+    padded = ResNet(18, "imagenet", 1, 3, "same").state_dict()
+    torch.save(padded, tmp_path / "byol.pth")
+    with pytest.raises(CheckpointError, match="no counterpart in torchvision"):
+        to_torchvision(load_encoder(tmp_path / "byol.pth", format="byol-converted"), tmp_path / "x.pth")
+    assert not (tmp_path / "x.pth").exists()
+
+
+def test_the_command(tmp_path, capsys):
+    torch.save(ResNet(9, "cifar", 1 / 16, 3).state_dict(), tmp_path / "r9.pth")
+    with pytest.raises(SystemExit):
+        main(["list", str(tmp_path / "r9.pth")])
+    shown = capsys.readouterr().out
+    assert "format plain, resnet9_0.0625x_cifar, images 3x32x32" in shown
+    assert "used     layer4.0.conv2.weight -> backbone.layer4.0.conv2.weight" in shown
+    out = tmp_path / "card"
+    assert main(["export", str(tmp_path / "r9.pth"), "--to", "safetensors", "--out", str(out)]) == 0
+    assert capsys.readouterr().out == f"{out}\n"
+    assert load_encoder(out).encoder.architecture == "resnet9_0.0625x_cifar"
+    assert main(["formats"]) == 0
+    assert "solo-learn" in capsys.readouterr().out
