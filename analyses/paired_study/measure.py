@@ -19,14 +19,14 @@ import pandas as pd
 
 from analyses.paired_study.images import StudyImages, prepare_images
 from analyses.paired_study.stages import STAGES, Bench
-from analyses.paired_study.study import RECORDS, Run, find_runs
+from analyses.paired_study.study import RECORDS, Run, find_runs, read_plan
 from lipcomp.checkpoints import load_encoder
 from lipcomp.checkpoints.native import atomic_file
 from lipcomp.commands import Parser, run
 from lipcomp.processes import run_jobs
 from lipcomp.records import Record, append_records, provenance, read_records
 
-CORRUPTED_IMAGES = 1000
+CORRUPTED_IMAGES = {"quick": 300}  # by preset; otherwise 1000
 
 
 def measured(records: Path) -> set[tuple[str, str, str]]:
@@ -135,15 +135,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--data", default="mnist5k", help="images to probe and measure on (default mnist5k)")
     parser.add_argument("--data-root", type=Path, help="the folder of a set that lies on disk")
     parser.add_argument(
-        "--corrupted-images",
-        type=int,
-        default=CORRUPTED_IMAGES,
-        help=f"how many (default {CORRUPTED_IMAGES})",
+        "--corrupted-images", type=int, help="how many test images are corrupted (default 1000; quick: 300)"
     )
     parser.add_argument(
         "--workers", type=int, default=os.cpu_count() or 1, help="processes (default: one a core)"
     )
     options = parser.parse_args(arguments)
+    if options.corrupted_images is None:
+        preset = read_plan(options.study).get("preset") if options.study.is_dir() else None
+        options.corrupted_images = CORRUPTED_IMAGES.get(preset, 1000)
     for name in ("workers", "corrupted_images"):
         if getattr(options, name) < 1:
             raise ValueError(f"--{name.replace('_', '-')} must be at least 1, got {getattr(options, name)}")
