@@ -143,7 +143,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = parser.parse_args(arguments)
     if options.corrupted_images is None:
         preset = read_plan(options.study).get("preset") if options.study.is_dir() else None
-        options.corrupted_images = CORRUPTED_IMAGES.get(preset, 1000)
+        options.corrupted_images = CORRUPTED_IMAGES.get(str(preset), 1000)
     for name in ("workers", "corrupted_images"):
         if getattr(options, name) < 1:
             raise ValueError(f"--{name.replace('_', '-')} must be at least 1, got {getattr(options, name)}")
