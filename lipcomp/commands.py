@@ -12,15 +12,17 @@ exit code   meaning
 
 import argparse
 import difflib
+import importlib.util
 import shutil
 import sys
 import textwrap
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NoReturn
 
+import pandas as pd
 import torch
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
@@ -207,6 +209,34 @@ def add_run_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--batch-size", type=int, help="images at a time (default: what fits)")
     parser.add_argument("--out", type=Path, help="append the records to this file of JSON lines")
     parser.add_argument("--json", action="store_true", help="print the records as JSON lines, no table")
+
+
+def check_table(path: Path) -> None:
+    """Refuse a per-image table that could not be written, before anything is measured.
+
+    Raises
+    ------
+    ValueError
+        If the file is neither .csv nor .parquet.
+    ImportError
+        If Parquet is asked for and pyarrow is not installed.
+    """
+    if path.suffix not in (".csv", ".parquet"):
+        raise ValueError(f"--table must end in .csv or .parquet, got {str(path)!r}")
+    if path.suffix == ".parquet" and importlib.util.find_spec("pyarrow") is None:
+        raise ImportError(f"--table {str(path)!r} needs pyarrow; install it, or give a .csv file")
+
+
+def write_table(path: Path, columns: Mapping[str, Sequence[object]]) -> None:
+    """Add rows to a per-image table (.csv or .parquet), columns joined by name; it appears whole or not at all."""
+    frame = pd.DataFrame(columns)
+    parquet = path.suffix == ".parquet"
+    if path.exists():
+        frame = pd.concat([pd.read_parquet(path) if parquet else pd.read_csv(path), frame], ignore_index=True)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.name}.part")
+    frame.to_parquet(temporary) if parquet else frame.to_csv(temporary, index=False)
+    temporary.replace(path)
 
 
 @contextmanager

@@ -246,10 +246,10 @@ def _formulas(dim: int, concentration: float | None) -> dict[str, Callable[[Tens
 # Which ranking and which constant (squared) give a bound's quantiles.
 RANKED_BY = {
     "published": "direction",
-    "supremum": "direction",
-    "direction": "direction",
     "mean": "mean",
     "second_moment": "second_moment",
+    "supremum": "direction",
+    "direction": "direction",
 }
 
 

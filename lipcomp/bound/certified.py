@@ -97,13 +97,3 @@ def certified_bound(fn: Map, images: Float[Tensor, "n ..."], radius: float = 0.0
             f"no certificate for {count} of {n} images: |h| may vanish in the ball of radius {radius:g} (5.1)"
         )
     return Certificate(bound, radius if tracer.normalised else math.inf, reason, tracer.layers)
-
-
-def sandwich(lower: float, searched: float, certified: float) -> str:
-    """Lower <= searched <= certified (5.3) as one line, with the gap in decades; says so if the order is broken."""
-    ordered = lower <= searched * (1 + 1e-3) and searched <= certified * (1 + 1e-3)
-    gap = math.log10(certified / searched) if searched > 0 and math.isfinite(certified) else math.inf
-    end = f"{certified:.4g}" if math.isfinite(certified) else "no certificate"
-    line = f"lower {lower:.4g} <= searched {searched:.4g} <= certified {end}"
-    line += f"  (gap {gap:.1f} decades)" if math.isfinite(gap) else ""
-    return line if ordered else f"OUT OF ORDER, an estimate is wrong: {line}"

@@ -15,6 +15,10 @@ LARGEST = 64
 
 def fitting_batch_size(fn: Map, images: Float[Tensor, "n ..."], largest: int = LARGEST) -> int:
     """Images at a time whose recorded graphs fit into a quarter of the free memory, at most ``largest``."""
+    return min(largest, len(images), _fitting(fn, images))
+
+
+def _fitting(fn: Map, images: Tensor) -> int:
     kept = 0
 
     def pack(tensor: Tensor) -> Tensor:
@@ -26,7 +30,12 @@ def fitting_batch_size(fn: Map, images: Float[Tensor, "n ..."], largest: int = L
     with torch.enable_grad(), frozen(), saved_tensors_hooks(pack, lambda tensor: tensor):
         fn(one)
     needed = 3 * kept + 64 * one.numel() * one.element_size()  # two graphs, temporaries; the Krylov vectors
-    return max(1, min(largest, len(images), int(SHARE * free_bytes(images.device) / max(needed, 1))))
+    return max(1, int(SHARE * free_bytes(images.device) / max(needed, 1)))
+
+
+def forward_batch_size(fn: Map, images: Float[Tensor, "n ..."], largest: int = 256) -> int:
+    """Images at a time for passes that keep no graph: four times what fits with graphs."""
+    return min(largest, 4 * _fitting(fn, images))
 
 
 def free_bytes(device: torch.device) -> int:

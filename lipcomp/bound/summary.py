@@ -1,0 +1,80 @@
+"""What is told of the bounds of a set of pairs: named numbers for records, a row an image for tables."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from typing import Any
+
+from jaxtyping import Int64
+from torch import Tensor
+
+from lipcomp.bound.lower import LABELS, LowerBounds
+
+
+@dataclass(frozen=True)
+class Finding:
+    """One number: its dotted name, unit, how many pairs it rests on, and the pair that attains it."""
+
+    quantity: str
+    value: float | None
+    unit: str
+    n: int
+    witness: dict[str, Any] = field(default_factory=dict)
+
+
+def findings(
+    result: LowerBounds, images: Int64[Tensor, " n"], *, normalised: bool = True
+) -> Iterator[Finding]:
+    """Maximum, quantiles and witness of every bound; every exclusion count.
+
+    Parameters
+    ----------
+    result
+        The bounds.
+    images
+        The images' indices in their set, by their place among those measured.
+    normalised
+        Whether the map gave mean directions; if not, (3.5) goes by the name "embedding".
+    """
+    for bound in result.bounds.values():
+        name = bound.name if normalised else "embedding"
+        unit = bound.unit if normalised else "embedding/pixel L2"
+        witness = bound.witness
+        if witness is None:
+            yield Finding(f"bound.{name}.max", None, unit, 0)
+            continue
+        pair = {
+            "witness": [int(images[i]) for i in witness.pair],
+            "witness_distance": witness.distance,
+            "witness_chord": witness.chord,
+        }
+        yield Finding(f"bound.{name}.max", bound.maximum, unit, bound.n, pair)
+        for q, value in bound.quantiles.items():
+            yield Finding(f"bound.{name}.q{100 * q:g}", value, unit, bound.n)
+    total = result["direction"].n + sum(result.excluded.values())
+    for reason, count in result.excluded.items():
+        yield Finding(f"bound.excluded.{reason.replace(' ', '_').replace('-', '_')}", count, "pairs", total)
+    yield Finding("bound.jacobian_pairs", result.jacobian, "pairs", total)
+
+
+def table_rows(
+    result: LowerBounds, images: Int64[Tensor, " n"], *, normalised: bool = True
+) -> list[tuple[str, ...]]:
+    """Bound, median, 99% quantile, maximum, witness pair, count of pairs: as text, a row a bound."""
+    rows = []
+    for bound in result.bounds.values():
+        pair = "-"
+        if bound.witness is not None:
+            pair = ", ".join(str(int(images[i])) for i in bound.witness.pair)
+        numbers = (bound.quantiles[0.5], bound.quantiles[0.99], bound.maximum)
+        label = LABELS[bound.name] if normalised else "embedding, not normalised"
+        rows.append((label, *(f"{value:.4g}" for value in numbers), pair, str(bound.n)))
+    return rows
+
+
+def per_image(result: LowerBounds, images: Int64[Tensor, " n"]) -> dict[str, list[Any]]:
+    """Columns with one row an image: the largest value of every bound among the pairs that it takes part in."""
+    n = len(images)
+    return {
+        "image": images.tolist(),
+        **{name: result.per_image(name, n).tolist() for name in result.bounds},
+    }
