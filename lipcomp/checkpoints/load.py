@@ -11,6 +11,7 @@
 """
 
 import difflib
+import re
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -141,12 +142,21 @@ def _choose_backbone(source: Source, found: Recognised, weights: State, arch: st
     return backbone
 
 
+STEM = re.compile(
+    r"(.*\.)?(conv1|conv0|conv_stem|conv_proj|stem|patch_embed|features\.0|init_conv)\b.*weight"
+)
+
+
 def _channels(weights: State) -> int:
-    """Channels of the images: of the stem's convolution."""
-    stems = ("conv1.weight", "conv1.0.weight", "resnet.conv1.weight", "patch_embed.proj.weight")
-    known = [weights[name] for name in stems if name in weights]
-    first = next((value for value in (*known, *weights.values()) if value.ndim == 4), None)
-    return 3 if first is None else int(first.shape[1])
+    """Channels of the images: of the stem's convolution, or three if any convolution takes three."""
+    kernels = {name: value for name, value in weights.items() if value.ndim == 4}
+    stem = sorted(
+        (name for name in kernels if STEM.fullmatch(name)), key=lambda name: (name.count("."), len(name))
+    )
+    if stem and kernels[stem[0]].shape[1] <= 4:
+        return int(kernels[stem[0]].shape[1])
+    taken = {int(value.shape[1]) for value in kernels.values()}
+    return 3 if 3 in taken or not taken else min(taken)
 
 
 def _fit(backbone: Backbone, found: Recognised, weights: State) -> tuple[dict[str, str], list[str]]:

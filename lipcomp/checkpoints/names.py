@@ -22,13 +22,13 @@ def to_common(keys: Iterable[str]) -> tuple[Renamed, dict[str, Any]]:
     """Every backbone key in the common dialect, and what the dialect says of the network besides."""
     keys = list(keys)
     here = set(keys)
-    if "4.0.conv1.weight" in here and "0.weight" in here:
-        return _sequential(keys, conv=0, layers=4), {}
     if "2.0.conv1.weight" in here and "0.weight" in here:
         # lightly's ResNet calls its ReLU as a function, so a Sequential of its children has none in the stem.
         return _sequential(keys, conv=0, layers=2), {"stem_relu": False}
     if "3.0.conv1.weight" in here and "1.weight" in here:
         return _sequential(keys, conv=1, layers=3), {"stem_relu": False}
+    if "4.0.conv1.weight" in here and "0.weight" in here:
+        return _sequential(keys, conv=0, layers=4), {}
     if any(key.startswith("net.1.blocks.0.") for key in keys):
         return _simclr_v2(keys), {}
     if any(re.match(r"layer\d\.\d+\.shortcut\.1\.", key) for key in keys) or (

@@ -1,0 +1,356 @@
+"""Files that the libraries themselves write: torchvision, timm, safetensors, RobustBench, Hugging Face folders.
+
+Folders of transformers are made here from timm's networks and the published names; they were compared once with
+what transformers 5.24 writes (ViT, DINOv2 with and without registers, ResNet).
+"""
+
+import importlib.util
+import json
+from pathlib import Path
+
+import pytest
+import torch
+import torchvision
+from safetensors.torch import save_file
+from torch import nn
+
+from lipcomp.checkpoints import CheckpointError, load_encoder
+from lipcomp.encoders import PreActResNet, WideResNet
+
+timm = pytest.importorskip("timm")
+
+from timm.models.vision_transformer import VisionTransformer  # noqa: E402
+
+
+@pytest.fixture
+def small_images(images):
+    return images[:, :, :32, :32]
+
+
+def vit(shaken, **changes):
+    options = {
+        "img_size": 32,
+        "patch_size": 8,
+        "embed_dim": 128,
+        "depth": 2,
+        "num_heads": 2,
+        "num_classes": 0,
+    }
+    return shaken(VisionTransformer(**{**options, "global_pool": "token", **changes}))
+
+
+@pytest.mark.parametrize("name", ["mobilenet_v3_small", "resnext50_32x4d"])
+def test_torchvision_by_name(name, tmp_path, shaken, images, normalised, close):
+    network = shaken(torchvision.models.get_model(name, weights=None))
+    torch.save(network.state_dict(), tmp_path / "theirs.pth")
+    arch = None if "resne" in name else name
+    checkpoint = load_encoder(tmp_path / "theirs.pth", arch, image_size=64)
+    *place, last = [child for child, module in network.named_modules() if isinstance(module, nn.Linear)][
+        -1
+    ].split(".")
+    setattr(network.get_submodule(".".join(place)), last, nn.Identity())
+    close(checkpoint.encoder.features(images), network(normalised(images)))
+    assert checkpoint.encoder.architecture == f"torchvision/{name}"
+    assert len(checkpoint.report.ignored) == 2
+
+
+@pytest.mark.parametrize(
+    "name", ["resnet26d", "convnext_atto", "mobilenetv3_small_050", "vit_tiny_patch16_224"]
+)
+def test_timm_by_name_with_its_preprocessing(name, tmp_path, shaken, normalised):
+    network = shaken(timm.create_model(name, num_classes=7))
+    save_file(network.state_dict(), tmp_path / "model.safetensors")
+    checkpoint = load_encoder(tmp_path / "model.safetensors", f"timm/{name}")
+    config = network.pretrained_cfg
+    assert checkpoint.preprocessing.mean == config["mean"]
+    assert checkpoint.preprocessing.interpolation == config["interpolation"]
+    assert checkpoint.image_shape == config["input_size"]
+    images = torch.rand(1, *config["input_size"], generator=torch.Generator().manual_seed(2))
+    network.reset_classifier(0)
+    expected = network(normalised(images, config["mean"], config["std"]))
+    torch.testing.assert_close(
+        checkpoint.encoder.features(images), expected, rtol=0, atol=1e-6 * float(expected.abs().max())
+    )
+
+
+@pytest.mark.parametrize("name", ["resnet18", "resnet18d"])
+def test_timms_resnets_are_read_off_their_weights(name, tmp_path, shaken, images, normalised, close):
+    network = shaken(timm.create_model(name, num_classes=0))
+    save_file(network.state_dict(), tmp_path / "model.safetensors")
+    encoder = load_encoder(
+        tmp_path / "model.safetensors", mean=IMAGENET[0], std=IMAGENET[1], image_size=64
+    ).encoder
+    assert encoder.architecture.removeprefix("timm/") == name
+    close(encoder.features(images), network(normalised(images)))
+
+
+IMAGENET = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
+
+
+def test_a_timm_folder_says_its_preprocessing(tmp_path, shaken, images, normalised, close):
+    network = shaken(timm.create_model("resnet18", num_classes=0))
+    save_file(network.state_dict(), tmp_path / "model.safetensors")
+    told = {
+        "input_size": [3, 64, 64],
+        "mean": [0.1, 0.2, 0.3],
+        "std": [0.4, 0.5, 0.6],
+        "interpolation": "bicubic",
+    }
+    config = {"architecture": "resnet18", "pretrained_cfg": {**told, "crop_pct": 0.95}}
+    (tmp_path / "config.json").write_text(json.dumps(config))
+    checkpoint = load_encoder(tmp_path)
+    ready = checkpoint.preprocessing
+    assert (ready.mean, ready.std, ready.size) == ((0.1, 0.2, 0.3), (0.4, 0.5, 0.6), (64, 64))
+    assert (ready.resize, ready.crop, ready.interpolation) == (67, "center", "bicubic")
+    assert (
+        "resize shorter side 67 (bicubic), crop center, 64x64, mean (0.1, 0.2, 0.3)" in checkpoint.describe()
+    )
+    close(checkpoint.encoder.features(images), network(normalised(images, told["mean"], told["std"])))
+
+
+@pytest.mark.parametrize(
+    ("wrap", "head"),
+    [
+        (lambda state, head: state, None),
+        (lambda state, head: {"teacher": {f"backbone.{k}": v for k, v in state.items()} | head}, "gelu"),
+    ],
+    ids=["release", "full"],
+)
+def test_dinos_vit(wrap, head, tmp_path, shaken, small_images, normalised):
+    network = vit(shaken)
+    mlp = shaken(nn.Sequential(nn.Linear(128, 64), nn.GELU(), nn.Linear(64, 16)))
+    torch.save(wrap(network.state_dict(), {f"head.mlp.{k}": v for k, v in mlp.state_dict().items()} | {
+        "head.last_layer.weight_v": torch.ones(3, 16)}), tmp_path / "dino.pth")  # fmt: skip
+    encoder = load_encoder(tmp_path / "dino.pth", mean=IMAGENET[0], std=IMAGENET[1]).encoder
+    expected = network(normalised(small_images))
+    torch.testing.assert_close(encoder.features(small_images), expected, rtol=0, atol=1e-5)
+    if head:
+        torch.testing.assert_close(encoder.embedding(small_images), mlp(expected), rtol=0, atol=1e-5)
+
+
+def test_moco_v3s_vit_has_twelve_heads(tmp_path, shaken, small_images, normalised):
+    network = vit(shaken, embed_dim=384, num_heads=12)
+    state = {f"module.base_encoder.{key}": value for key, value in network.state_dict().items()}
+    head = shaken(
+        nn.Sequential(
+            nn.Linear(384, 32, bias=False), nn.BatchNorm1d(32), nn.ReLU(), nn.Linear(32, 8, bias=False)
+        )
+    )
+    state |= {f"module.base_encoder.head.{key}": value for key, value in head.state_dict().items()}
+    torch.save({"state_dict": state, "arch": "vit_small"}, tmp_path / "moco.pth.tar")
+    encoder = load_encoder(tmp_path / "moco.pth.tar", mean=IMAGENET[0], std=IMAGENET[1]).encoder
+    expected = head(network(normalised(small_images)))
+    torch.testing.assert_close(encoder.embedding(small_images), expected, rtol=0, atol=1e-5)
+
+
+def transformers_vit(network, kind):
+    """The state of timm's network under transformers' names, query, key and value apart."""
+    names = [("cls_token", "embeddings.cls_token"), ("pos_embed", "embeddings.position_embeddings")]
+    names += [
+        ("reg_token", "embeddings.register_tokens"),
+        ("patch_embed.proj", "embeddings.patch_embeddings.projection"),
+    ]
+    inner = {
+        "norm1": "layernorm_before",
+        "norm2": "layernorm_after",
+        "mlp.fc1": "intermediate.dense",
+        "mlp.fc2": "output.dense",
+    }
+    if kind != "vit":
+        inner = {"norm1": "norm1", "norm2": "norm2", "mlp.fc1": "mlp.fc1", "mlp.fc2": "mlp.fc2"}
+    inner |= {
+        "attn.proj": "attention.output.dense",
+        "ls1.gamma": "layer_scale1.lambda1",
+        "ls2.gamma": "layer_scale2.lambda1",
+    }
+    state = {}
+    for key, value in network.state_dict().items():
+        parts = key.split(".")
+        if ".attn.qkv." in key:
+            for part, rows in zip(("query", "key", "value"), value.chunk(3), strict=True):
+                state[f"encoder.layer.{parts[1]}.attention.attention.{part}.{parts[-1]}"] = rows.contiguous()
+            continue
+        if parts[0] == "blocks":
+            rest = ".".join(parts[2:])
+            old = next(name for name in inner if rest.startswith(name))
+            state[f"encoder.layer.{parts[1]}.{inner[old]}{rest.removeprefix(old)}"] = value
+        elif parts[0] == "norm":
+            state[f"layernorm.{parts[1]}"] = value
+        else:
+            old, new = next(pair for pair in names if key.startswith(pair[0]))
+            state[new + key.removeprefix(old)] = value
+    return state
+
+
+@pytest.mark.parametrize("kind", ["vit", "dinov2", "dinov2_with_registers"])
+def test_a_transformers_folder(kind, tmp_path, shaken, small_images, normalised):
+    more = {"init_values": 0.5} if kind != "vit" else {}
+    more |= {"reg_tokens": 4, "no_embed_class": True} if kind.endswith("registers") else {}
+    network = vit(shaken, num_heads=4, **more)
+    for module in network.modules():
+        if isinstance(module, nn.LayerNorm):
+            module.eps = 1e-3  # large, so that forgetting it shows
+    state = transformers_vit(network, kind)
+    if kind.endswith("registers"):  # there the class token has a position, here it is in the token already
+        state["embeddings.position_embeddings"] = torch.cat(
+            [torch.ones(1, 1, 128), state["embeddings.position_embeddings"]], 1
+        )
+        state["embeddings.cls_token"] = state["embeddings.cls_token"] - 1
+    prefix = "vit." if kind == "vit" else ""
+    state = {prefix + key: value for key, value in state.items()} | {"classifier.weight": torch.zeros(2, 128)}
+    save_file(state, tmp_path / "model.safetensors")
+    config = {"model_type": kind, "num_attention_heads": 4, "layer_norm_eps": 1e-3, "hidden_act": "gelu"}
+    (tmp_path / "config.json").write_text(json.dumps(config))
+    ready = {
+        "size": {"height": 32, "width": 32},
+        "image_mean": [0.5] * 3,
+        "image_std": [0.25] * 3,
+        "resample": 3,
+    }
+    (tmp_path / "preprocessor_config.json").write_text(json.dumps(ready))
+    checkpoint = load_encoder(tmp_path)
+    assert checkpoint.format == "huggingface"
+    assert (checkpoint.preprocessing.mean, checkpoint.preprocessing.interpolation) == ((0.5,) * 3, "bicubic")
+    expected = network(normalised(small_images, [0.5] * 3, [0.25] * 3))
+    torch.testing.assert_close(checkpoint.encoder.features(small_images), expected, rtol=0, atol=1e-5)
+    assert checkpoint.report.used.keys() | checkpoint.report.ignored.keys() == state.keys()
+
+
+def test_a_transformers_resnet_in_shards(tmp_path, resnet18, images, normalised, close):
+    state = {}
+    for key, value in resnet18.state_dict().items():
+        *place, what = key.split(".")
+        kind = "convolution" if value.ndim == 4 else "normalization"
+        if place[0].startswith("layer"):
+            part = "shortcut" if place[2] == "downsample" else f"layer.{int(place[2][-1]) - 1}"
+            name = f"encoder.stages.{int(place[0][-1]) - 1}.layers.{place[1]}.{part}.{kind}.{what}"
+        else:
+            name = f"embedder.embedder.{kind}.{what}"
+        state[f"resnet.{name}"] = value
+    half = len(state) // 2
+    shards = {
+        "model-00001-of-00002.safetensors": dict([*state.items()][:half]),
+        "model-00002-of-00002.safetensors": dict([*state.items()][half:]),
+    }
+    index = {key: name for name, part in shards.items() for key in part}
+    for name, part in shards.items():
+        save_file(part, tmp_path / name)
+    (tmp_path / "model.safetensors.index.json").write_text(json.dumps({"weight_map": index}))
+    (tmp_path / "config.json").write_text(json.dumps({"model_type": "resnet", "hidden_act": "relu"}))
+    ready = {
+        "size": {"shortest_edge": 224},
+        "crop_pct": 0.875,
+        "image_mean": IMAGENET[0],
+        "image_std": IMAGENET[1],
+    }
+    (tmp_path / "preprocessor_config.json").write_text(json.dumps(ready))
+    checkpoint = load_encoder(tmp_path, image_size=64)
+    assert checkpoint.encoder.architecture == "resnet18"
+    close(checkpoint.encoder.features(images), resnet18(normalised(images)))
+    assert load_encoder(tmp_path).preprocessing.resize == 256
+    (tmp_path / "model.safetensors.index.json").write_text(
+        json.dumps({"weight_map": {"a": "../../etc/passwd"}})
+    )
+    with pytest.raises(
+        CheckpointError, match=r"its index names '\.\./\.\./etc/passwd', which is no file in it"
+    ):
+        load_encoder(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("config", "message"),
+    [
+        ('{"model_type": "clip"}', "transformers model of type 'clip'; known are"),
+        ("{", "is not valid JSON"),
+        ("[]", "does not hold a JSON object"),
+        ('{"architecture": "local-dir:/tmp/x", "pretrained_cfg": {}}', "is of no known library"),
+        ('{"lipcomp": {"architecture": 1}}', "its config.json is damaged"),
+    ],
+)
+def test_a_bad_configuration_is_named(config, message, tmp_path, resnet18):
+    save_file(resnet18.state_dict(), tmp_path / "model.safetensors")
+    (tmp_path / "config.json").write_text(config)
+    with pytest.raises(CheckpointError, match=message):
+        load_encoder(tmp_path)
+
+
+def test_an_empty_folder_is_named(tmp_path):
+    with pytest.raises(CheckpointError, match="holds 0 TensorFlow checkpoints"):
+        load_encoder(tmp_path)
+    (tmp_path / "config.json").write_text("{}")
+    with pytest.raises(CheckpointError, match=r"has neither model\.safetensors nor pytorch_model\.bin"):
+        load_encoder(tmp_path)
+
+
+def test_robustbench_keeps_its_normalisation(tmp_path, shaken, small_images, normalised, close):
+    network = shaken(WideResNet(10, 2))
+    state = network.state_dict() | {"fc.weight": torch.zeros(10, 128), "fc.bias": torch.zeros(10)}
+    state |= {"mu": torch.tensor([0.1, 0.2, 0.3]).view(1, 3, 1, 1), "sigma": torch.full((1, 3, 1, 1), 0.4)}
+    torch.save({"state_dict": {f"module.{key}": value for key, value in state.items()}}, tmp_path / "wrn.pt")
+    checkpoint = load_encoder(tmp_path / "wrn.pt")
+    assert (checkpoint.format, checkpoint.encoder.architecture) == ("robustbench", "wrn_10_2")
+    close(
+        checkpoint.encoder.features(small_images),
+        network(normalised(small_images, [0.1, 0.2, 0.3], [0.4] * 3)),
+    )
+
+
+def architecture(name):
+    """One file of RobustBench's architectures, without importing the package, which needs more than it declares."""
+    package = importlib.util.find_spec("robustbench")
+    if package is None:
+        pytest.skip("robustbench is not installed")
+    file = Path(package.submodule_search_locations[0]) / "model_zoo" / "architectures" / f"{name}.py"
+    spec = importlib.util.spec_from_file_location(f"robustbench_{name}", file)
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def test_robustbenchs_own_networks(tmp_path, shaken, small_images):
+    """The architectures of the package itself, where it is installed."""
+    resnet, wide = architecture("resnet"), architecture("wide_resnet")
+    networks = {
+        "wrn_16_2": wide.WideResNet(16, 10, 2),
+        "resnet18_cifar": resnet.ResNet18(),
+        "preact_resnet18": resnet.PreActResNet(
+            resnet.PreActBlockV2, [2, 2, 2, 2], bn_before_fc=True, out_shortcut=True
+        ),
+        "preact_resnet18_raw": resnet.PreActResNet18(),
+    }
+    for name, network in networks.items():
+        torch.save(shaken(network).state_dict(), tmp_path / "theirs.pt")
+        encoder = load_encoder(tmp_path / "theirs.pt").encoder
+        assert encoder.architecture == name
+        classifier = network.fc if name.startswith("wrn") else network.linear
+        logits = encoder.features(small_images) @ classifier.weight.T + classifier.bias
+        torch.testing.assert_close(
+            logits, network(small_images), rtol=0, atol=1e-5 * float(logits.abs().max())
+        )
+
+
+def test_a_preactivation_network_by_name(tmp_path, shaken):
+    torch.save(shaken(PreActResNet()).state_dict(), tmp_path / "p.pt")
+    assert load_encoder(tmp_path / "p.pt", "preact_resnet18").image_shape == (3, 32, 32)
+
+
+def test_lightlys_old_zoo_has_no_relu_in_its_stem(tmp_path, shaken, small_images):
+    """The Sequential that lightly's command line made: batch norm, children of its ResNet, a 1 x 1 convolution."""
+    parts = torchvision.models.resnet18(weights=None)
+    conv = nn.Conv2d(3, 64, 3, 1, 1, bias=False)
+    stages = [parts.layer1, parts.layer2, parts.layer3, parts.layer4]
+    last = nn.Conv2d(512, 16, 1)
+    network = shaken(
+        nn.Sequential(nn.BatchNorm2d(3), conv, parts.bn1, *stages, last, nn.AdaptiveAvgPool2d(1))
+    )
+    state = {
+        f"model.backbone.{key.replace('downsample', 'shortcut')}": v
+        for key, v in network.state_dict().items()
+    }
+    torch.save({"state_dict": state}, tmp_path / "zoo.pth")
+    checkpoint = load_encoder(tmp_path / "zoo.pth", mean=(0,), std=(1,))
+    expected = network(small_images).flatten(1)
+    torch.testing.assert_close(
+        checkpoint.encoder.features(small_images), expected, rtol=0, atol=1e-5 * float(expected.abs().max())
+    )
+    assert checkpoint.format == "lightly-zoo"
