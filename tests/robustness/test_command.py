@@ -1,0 +1,127 @@
+"""The command end to end on small encoders: the table, the records, going on after an interruption, refusals."""
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+
+import numpy as np
+import pytest
+
+from lipcomp import commands
+from lipcomp.checkpoints.native import Metadata, save_checkpoint
+from lipcomp.encoders import EncoderSpec, build_encoder
+from lipcomp.records import read_records
+from lipcomp.robustness.__main__ import main
+
+pytest.importorskip("mlxtend")
+
+
+@pytest.fixture(scope="module")
+def checkpoint(tmp_path_factory):
+    path = tmp_path_factory.mktemp("encoders") / "random.safetensors"
+    save_checkpoint(
+        path, build_encoder(EncoderSpec("small_cnn", image_shape=(1, 28, 28)), seed=0), Metadata()
+    )
+    return path
+
+
+def inside(*arguments):
+    """The command in this process, for speed."""
+    return commands.run(main, [str(word) for word in arguments])
+
+
+def test_a_run_its_records_and_the_same_again(checkpoint, tmp_path, capsys):
+    out = tmp_path / "out.jsonl"
+    arguments = (
+        checkpoint, "--limit", 150, "--only", "shear,stripe", "--severities", "1,4", "--shift", "uci_digits",
+        "--attack", "pgd", "--radius", 0.02, "--attack-images", 20, "--device", "cpu", "--out", out,
+    )  # fmt: skip
+    assert inside(*arguments) == 0
+    first = capsys.readouterr().out
+    records = read_records(out)
+    found = {record.quantity for record in records}
+    assert {
+        "accuracy.clean",
+        "accuracy.top5",
+        "ece",
+        "accuracy.corruption",
+        "accuracy.corruption.mean",
+    } <= found
+    assert {"accuracy.shift", "accuracy.robust"} <= found
+    cells = [r for r in records if r.quantity == "accuracy.corruption"]
+    assert {(r.settings["corruption"], r.settings["severity"]) for r in cells} == {
+        ("shear", 1), ("shear", 4), ("stripe", 1), ("stripe", 4),
+    }  # fmt: skip
+    (mean,) = (r for r in records if r.quantity == "accuracy.corruption.mean")
+    assert mean.value == pytest.approx(np.mean([r.value for r in cells]))
+    assert all(r.interval[0] <= r.value <= r.interval[1] for r in cells)
+    assert all(r.subject["sha256"] for r in records)
+    assert "accuracy.corruption.mean" in first
+    assert inside(*arguments) == 0
+    assert capsys.readouterr().out == first
+    assert len(read_records(out)) == len(records)
+
+
+def test_killed_between_conditions_it_goes_on_and_ends_alike(checkpoint, tmp_path, capsys):
+    arguments = (
+        checkpoint, "--limit", 100, "--only", "shear,scale,rotate,stripe", "--device", "cpu", "--json", "--out",
+    )  # fmt: skip
+    assert inside(*arguments, tmp_path / "whole.jsonl") == 0
+    whole = capsys.readouterr().out
+    cells = tmp_path / "killed.jsonl.cells"
+    cells.mkdir()
+    for kind in ("features", "probe"):  # not what is tested here
+        (stored,) = (tmp_path / "whole.jsonl.cells").glob(f"{kind}-*.npy")
+        shutil.copy(stored, cells)
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    words = [sys.executable, "-m", "lipcomp.robustness", *map(str, arguments), str(tmp_path / "killed.jsonl")]
+    process = subprocess.Popen(words, stdout=subprocess.PIPE, stderr=subprocess.PIPE, env=environment)
+    deadline = time.monotonic() + 120
+    while process.poll() is None and time.monotonic() < deadline:
+        if cells.is_dir() and len(list(cells.glob("answers-*.npy"))) >= 3:
+            break
+        time.sleep(0.01)
+    process.send_signal(signal.SIGKILL)
+    process.communicate()
+    kept = set(cells.glob("answers-*.npy"))
+    before = {path: path.stat().st_mtime_ns for path in kept}
+    assert inside(*arguments, tmp_path / "killed.jsonl") == 0
+    again = capsys.readouterr().out
+    assert all(path.stat().st_mtime_ns == stamp for path, stamp in before.items())
+    strip = lambda text: [(json.loads(x)["quantity"], json.loads(x)["value"]) for x in text.splitlines()]  # noqa: E731
+    assert strip(again) == strip(whole)
+    values = [[r.value for r in read_records(tmp_path / f"{name}.jsonl")] for name in ("whole", "killed")]
+    assert values[0] == values[1]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (("--only", "shaer"), "Did you mean 'shear'"),
+        (("--severities", "0"), "severity must be"),
+        (("--corruptions", "mnist", "--corrupted", "/nothing"), "does not exist"),
+        (("--shift", "imagenet-a=/nothing"), "does not exist"),
+        (("--shift", "uci_digit"), "Did you mean 'uci_digits'"),
+        (("--attack", "pgd"), "needs --radius"),
+        (("--videos", "vid=/tmp"), "NAME one of"),
+        (("--limit", "0"), "at least 1"),
+    ],
+)
+def test_bad_input_is_one_paragraph_before_the_work(checkpoint, arguments, message, capsys):
+    code = inside(checkpoint, "--device", "cpu", *arguments)
+    said = capsys.readouterr()
+    assert code == 1
+    assert message in " ".join(said.err.split())
+    assert "Traceback" not in said.err
+    assert said.out == ""
+
+
+def test_help_shows_a_complete_example(capsys):
+    with pytest.raises(SystemExit) as end:
+        main(["--help"])
+    assert end.value.code == 0
+    assert "--corrupted ImageNet-C" in capsys.readouterr().out

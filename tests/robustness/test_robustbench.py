@@ -1,0 +1,173 @@
+"""RobustBench's own evaluation against ours, and that it leaves nothing behind."""
+
+import hashlib
+import json
+import pickle
+import subprocess
+import sys
+import warnings
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+from lipcomp.robustness.sets import open_corruption_set
+
+N = 120
+
+
+@pytest.fixture
+def bench():
+    module = pytest.importorskip("lipcomp.robustness.robustbench")
+    try:
+        module.robustbench()
+    except ImportError as error:
+        pytest.skip(str(error))
+    return module
+
+
+@pytest.fixture
+def network():
+    torch.manual_seed(0)
+    return nn.Sequential(nn.Flatten(), nn.Linear(3072, 16), nn.ReLU(), nn.Linear(16, 10)).eval()
+
+
+@pytest.fixture
+def data(tmp_path, monkeypatch):
+    """CIFAR-10 and two corruptions of CIFAR-10-C in their published layouts and sizes (sparse files)."""
+    from torchvision.datasets import CIFAR10
+
+    rng = np.random.default_rng(0)
+    labels = np.zeros(10000, np.uint8)
+    labels[:N] = rng.integers(0, 10, N)
+    folder = tmp_path / "data" / "CIFAR-10-C"
+    folder.mkdir(parents=True)
+    np.save(folder / "labels.npy", np.tile(labels, 5))
+    for name in ("fog", "snow"):
+        array = np.lib.format.open_memmap(folder / f"{name}.npy", "w+", np.uint8, (50000, 32, 32, 3))
+        for severity in range(5):
+            array[severity * 10000 : severity * 10000 + N] = rng.integers(0, 256, (N, 32, 32, 3))
+    clean = tmp_path / "data" / "cifar-10-batches-py"
+    clean.mkdir()
+    pixels = rng.integers(0, 256, (N, 3072), dtype=np.uint8)
+    files = [*(f"data_batch_{i}" for i in range(1, 6)), "test_batch"]
+    for name in files:
+        (clean / name).write_bytes(pickle.dumps({"data": pixels, "labels": labels[:N].tolist()}))
+    (clean / "batches.meta").write_bytes(pickle.dumps({"label_names": list("abcdefghij")}))
+    md5 = {name: hashlib.md5((clean / name).read_bytes()).hexdigest() for name in [*files, "batches.meta"]}
+    monkeypatch.setattr(CIFAR10, "train_list", [[name, md5[name]] for name in files[:5]])
+    monkeypatch.setattr(CIFAR10, "test_list", [["test_batch", md5["test_batch"]]])
+    monkeypatch.setattr(CIFAR10, "meta", {**CIFAR10.meta, "md5": md5["batches.meta"]})
+    return tmp_path / "data"
+
+
+def test_its_evaluation_of_a_classifier_gives_our_accuracy(
+    bench, network, data, tmp_path, monkeypatch, capfd
+):
+    (tmp_path / "cwd").mkdir()
+    monkeypatch.chdir(tmp_path / "cwd")
+    filters, state = list(warnings.filters), torch.get_rng_state()
+    numpy_state = np.random.get_state()[1].copy()  # noqa: NPY002
+    found = bench.run_benchmark(
+        network, "cifar10", "corruptions", data_root=data, n_examples=N, corruptions=["fog", "snow"]
+    )
+    ours = open_corruption_set(data / "CIFAR-10-C", classes=10)
+    first = torch.arange(N)
+    right = []
+    for name in ours.corruptions:
+        for severity in range(1, 6):
+            images = ours.images(name, severity)
+            right.append((network(images.batch(first)).argmax(1) == images.labels[:N]).double().mean())
+    assert found.accuracy == pytest.approx(float(torch.stack(right).mean()), abs=1e-6)
+    assert found.mce is None
+    assert list((tmp_path / "cwd").iterdir()) == []
+    assert list(warnings.filters) == filters
+    assert torch.equal(torch.get_rng_state(), state)
+    assert (np.random.get_state()[1] == numpy_state).all()  # noqa: NPY002
+    assert "autoattack" not in sys.modules
+    assert capfd.readouterr().out == ""
+    import robustbench.eval as evaluation
+
+    assert evaluation.Path.__module__.startswith("pathlib")
+    assert evaluation.corruptions_evaluation.__module__ == "robustbench.eval"
+
+
+def test_its_adversarial_benchmark_runs_on_pyautoattack(bench, data):
+    """On a linear classifier with a radius of 0 the robust accuracy is the clean one."""
+    torch.manual_seed(1)
+    network = nn.Sequential(nn.Flatten(), nn.Linear(3072, 10)).eval()
+    found = bench.run_benchmark(network, "cifar10", "Linf", data_root=data, n_examples=10, radius=1.0)
+    assert found.accuracy == 0
+    assert 0 <= found.clean <= 1
+
+
+def test_what_is_missing_is_refused_before_anything_is_downloaded(bench, network, data, tmp_path):
+    with pytest.raises(FileNotFoundError, match="cifar-100-python' is missing"):
+        bench.run_benchmark(network, "cifar100", "corruptions", data_root=data)
+    with pytest.raises(ValueError, match="radius"):
+        bench.run_benchmark(network, "cifar10", "L2", data_root=data)
+    with pytest.raises(ValueError, match="Did you mean 'Standard'"):
+        bench.load_zoo_model("Standar", "cifar10", "corruptions", folder=tmp_path)
+    with pytest.raises(FileNotFoundError, match=r"cifar10/corruptions/Standard\.pt' is missing"):
+        bench.load_zoo_model("Standard", "cifar10", "corruptions", folder=tmp_path)
+    assert not (tmp_path / "cifar10").exists()
+    with pytest.raises(ValueError, match="dataset must be one of"):
+        bench.load_zoo_model("Standard", "mnist", "Linf")
+    with pytest.raises(ValueError, match="threat must be one of"):
+        bench.load_zoo_model("Standard", "cifar10", "L7")
+
+
+def test_a_zoo_checkpoint_comes_from_its_usual_place(bench, tmp_path):
+    from robustbench.model_zoo.cifar10 import linf
+    from robustbench.model_zoo.enums import ThreatModel
+
+    name = "Wong2020Fast"
+    torch.manual_seed(0)
+    network = linf[name]["model"]() if name in linf else None
+    assert ThreatModel("Linf")
+    place = tmp_path / "cifar10" / "Linf"
+    place.mkdir(parents=True)
+    torch.save(network.state_dict(), place / f"{name}.pt")
+    model = bench.load_zoo_model(name, "cifar10", "Linf", folder=tmp_path)
+    images = torch.rand(2, 3, 32, 32)
+    with torch.no_grad():
+        network.eval()
+        torch.testing.assert_close(model.classifier(images), network(images))
+        features = model.features(images)
+        mu = model(images)
+    torch.testing.assert_close(mu.norm(dim=1), torch.ones(2))
+    torch.testing.assert_close(mu, nn.functional.normalize(features, dim=1))
+    assert model.layers() == ("backbone", "latent", "logits")
+    jacobian = torch.autograd.functional.jacobian(lambda x: model(x[None])[0, 0], images[0])
+    assert torch.isfinite(jacobian).all()
+    (place / f"{name}.pt").write_bytes(b"half")
+    with pytest.raises(ValueError, match=r"Wong2020Fast's checkpoint|more than weights"):
+        bench.load_zoo_model(name, "cifar10", "Linf", folder=tmp_path)
+
+
+def test_result_files_become_baselines(bench, tmp_path):
+    place = tmp_path / "cifar10" / "corruptions"
+    place.mkdir(parents=True)
+    (place / "A.json").write_text(json.dumps({"clean_acc": "95.0", "corruptions_acc": "81.5"}))
+    (place / "B.json").write_text(json.dumps({"clean_acc": 90, "corruptions_acc": ""}))
+    frame = bench.read_results(tmp_path, "cifar10", "corruptions")
+    assert frame.loc["A"].tolist() == [0.95, 0.815]
+    assert np.isnan(frame.loc["B", "shifted"])
+    (place / "C.json").write_text("{")
+    with pytest.raises(ValueError, match=r"C\.json' is no result file"):
+        bench.read_results(tmp_path)
+    with pytest.raises(FileNotFoundError, match="model_info"):
+        bench.read_results(tmp_path, "cifar100")
+
+
+def test_nothing_is_imported_unless_asked():
+    """In a process of its own: the suite, without RobustBench, timm, pyautoattack or OpenCV."""
+    code = (
+        "import sys, lipcomp.robustness, lipcomp.robustness.robustbench, lipcomp.robustness.attacks\n"
+        "import lipcomp.robustness.videos, lipcomp.robustness.shifts, lipcomp.robustness.evaluate\n"
+        "wanted = {'robustbench', 'timm', 'pyautoattack', 'autoattack', 'cv2', 'imagecorruptions'}\n"
+        "print(sorted(wanted & set(sys.modules)))"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "[]"
