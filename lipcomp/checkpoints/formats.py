@@ -217,7 +217,7 @@ FORMATS: tuple[Format, ...] = (
         "robustbench",
         "RobustBench's zoo",
         (
-            r"(normalize\.(mean|std)|(model\.)?(mu|sigma|block1\.layer\.0\.conv1\.weight|layer1\.0\.shortcut\.))",
+            r"(normalize\.(mean|std)|(model\.)?(mu|sigma|block1\.layer\.0\.conv1\.weight|layer2\.0\.shortcut\.))",
         ),
         r"(model\.)?",
         normalisation=PIXELS,
