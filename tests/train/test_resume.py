@@ -48,7 +48,7 @@ def test_killed_at_random_moments_a_run_ends_as_if_it_had_not_been(long_runs, tm
         pretrain(recipe, 5, tmp_path / f"whole{number}", SETTINGS, report=quiet)
         duration = max(duration, time.monotonic() - started)
         expected.append(outcome(tmp_path / f"whole{number}"))
-    assert len(expected[0]) == 3 + 10 + 0  # model, best, metrics; an encoder an epoch
+    assert {"model.safetensors", "best.safetensors", "metrics.jsonl"} < expected[0].keys()
     moments, kills, rounds = random.Random(0), 0, 0
     while kills < KILLS:
         which = rounds % len(long_runs)

@@ -1,0 +1,227 @@
+"""Training's images a second, end to end, beside lightly's SimCLR on the same network: one process, one thread.
+
+    pip install lightly==1.6.0
+    python -m benchmarks.training --blocks 5 --steps 8
+
+Both sides train the same network with the same optimiser on the same images in batches of 64 (two views of each).
+lightly brings its data set, its SimCLRTransform, PyTorch's DataLoader and its NTXentLoss; this project its sets, views
+and loss. The sides take turns, block by block; figures are medians over the blocks of CPU seconds, which hardly depend
+on who else uses the machine. Memory is the growth of a forked child's peak.
+
+The colour augmentation is of the same kinds on both sides (crop, flip, jitter, grey; no blur at 32 x 32); of the
+digits, lightly makes its crops and flips, this project its affine views.
+"""
+
+import argparse
+import json
+import os
+import resource
+import statistics
+import sys
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor
+
+from lipcomp.commands import table
+from lipcomp.data import TensorImages, view_batches
+from train.networks import Trainee, stream
+from train.optimizers import build_optimizer, set_rate
+from train.parallel import Ranks
+from train.pretrain import order
+from train.recipe import Recipe
+from train.recipes import cifar10_simclr, mnist_simclr
+
+BATCH = 64
+Stepper = Callable[[], dict[str, float]]
+
+
+def generated(shape: tuple[int, int, int], count: int = 2048) -> TensorImages:
+    """Smooth random images: what they show does not matter to speed."""
+    generator = torch.Generator().manual_seed(0)
+    channels, height, width = shape
+    small = torch.rand(count, channels, 7, 7, generator=generator)
+    pixels = torch.nn.functional.interpolate(small, (height, width), mode="bicubic").clamp(0, 1)
+    labels = torch.arange(count) % 10
+    return TensorImages("generated", (pixels * 255).to(torch.uint8), labels, tuple(map(str, range(10))))
+
+
+def timed(
+    batches: Iterator[Any], forward: Callable[[Any], Tensor], optimizer: torch.optim.Optimizer
+) -> Stepper:
+    """One step, and the CPU seconds of its parts."""
+
+    def step() -> dict[str, float]:
+        clock = [time.process_time()]
+        batch = next(batches)
+        clock.append(time.process_time())
+        loss = forward(batch)
+        optimizer.zero_grad(set_to_none=True)
+        loss.backward()
+        clock.append(time.process_time())
+        optimizer.step()
+        clock.append(time.process_time())
+        return {
+            "data": clock[1] - clock[0],
+            "network": clock[2] - clock[1],
+            "optimiser": clock[3] - clock[2],
+        }
+
+    return step
+
+
+def ours(recipe: Recipe, images: TensorImages) -> Stepper:
+    """Our loop without its files."""
+    trainee = Trainee(recipe, 0, 10).to(memory_format=torch.channels_last).train()
+    optimizer = build_optimizer(trainee, recipe)
+    set_rate(optimizer, 1e-3)
+
+    def plan() -> Iterator[tuple[int, Tensor, Tensor]]:
+        for step, indices in enumerate(order(len(images), recipe, 0)):
+            yield step, indices, recipe.views.draw(len(indices), stream(0, "views", step))
+
+    def forward(batch: Any) -> Tensor:
+        views = tuple(v.contiguous(memory_format=torch.channels_last) for v in batch.views)
+        noise = stream(0, "noise", batch.step)
+        rows = slice(0, BATCH)
+        result = trainee(recipe.objective, views, batch.labels, noise, Ranks(), rows, BATCH)
+        return result.value  # type: ignore[no-any-return]
+
+    return timed(view_batches(images, recipe.views, plan(), torch.device("cpu")), forward, optimizer)
+
+
+class Pictures(torch.utils.data.Dataset):  # type: ignore[type-arg]
+    """The same images as Pillow's, as lightly's transforms take them."""
+
+    def __init__(self, images: TensorImages) -> None:
+        arrays = images.pixels.permute(0, 2, 3, 1).numpy()
+        self.arrays = [np.ascontiguousarray(a if a.shape[2] == 3 else a[..., 0]) for a in arrays]
+        self.labels = images.labels.tolist()
+
+    def __len__(self) -> int:
+        return len(self.arrays)
+
+    def __getitem__(self, index: int) -> tuple[Image.Image, int]:
+        return Image.fromarray(self.arrays[index]), self.labels[index]
+
+
+def lightlys(recipe: Recipe, images: TensorImages) -> Stepper:
+    """Lightly's data set, transforms and loss around the same network and optimiser."""
+    from lightly.data import LightlyDataset
+    from lightly.loss import NTXentLoss
+    from lightly.transforms import SimCLRTransform
+
+    trainee = Trainee(replace(recipe, probe=None), 0, 10).to(memory_format=torch.channels_last).train()
+    optimizer = build_optimizer(trainee, recipe)
+    set_rate(optimizer, 1e-3)
+    colour = images.image_shape[0] == 3
+    transform = SimCLRTransform(
+        input_size=images.image_shape[1],
+        gaussian_blur=0.0,
+        cj_prob=0.8 if colour else 0.0,
+        random_gray_scale=0.2 if colour else 0.0,
+        normalize={"mean": [0.0] * images.image_shape[0], "std": [1.0] * images.image_shape[0]},
+    )
+    dataset = LightlyDataset.from_torch_dataset(Pictures(images), transform=transform)
+    loader = torch.utils.data.DataLoader(dataset, BATCH, shuffle=True, drop_last=True, num_workers=0)
+    criterion = NTXentLoss(temperature=0.1)
+
+    def batches() -> Iterator[Any]:
+        while True:
+            yield from loader
+
+    def forward(batch: Any) -> Tensor:
+        views = torch.cat(batch[0][:2]).contiguous(memory_format=torch.channels_last)
+        return criterion(*trainee.online.embedding(views).chunk(2))  # type: ignore[no-any-return]
+
+    return timed(batches(), forward, optimizer)
+
+
+def peak_mib(make: Callable[[], Stepper], steps: int = 3) -> float:
+    """By how much a forked child's peak memory grows in some steps."""
+    reader, writer = os.pipe()
+    child = os.fork()
+    if child == 0:
+        before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+        step = make()
+        for _ in range(steps):
+            step()
+        os.write(writer, str(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before).encode())
+        os._exit(0)
+    os.waitpid(child, 0)
+    text = os.read(reader, 100).decode()
+    os.close(reader)
+    os.close(writer)
+    return float(text) / 1024
+
+
+def compare(recipe: Recipe, blocks: int, steps: int) -> dict[str, dict[str, float]]:
+    """Median CPU seconds a step of both sides, their parts, and memory."""
+    images = generated(recipe.encoder.image_shape)
+    makers = {"lipcomp": lambda: ours(recipe, images), "lightly": lambda: lightlys(recipe, images)}
+    memory = {name: peak_mib(make) for name, make in makers.items()}
+    steppers = {name: make() for name, make in makers.items()}
+    for step in steppers.values():
+        step()
+    times: dict[str, list[dict[str, float]]] = {name: [] for name in steppers}
+    for block in range(blocks):
+        names = list(steppers) if block % 2 == 0 else list(steppers)[::-1]
+        for name in names:
+            taken = [steppers[name]() for _ in range(steps)]
+            times[name].append({part: statistics.mean(t[part] for t in taken) for part in taken[0]})
+    result = {}
+    for name, found in times.items():
+        parts = {part: statistics.median(t[part] for t in found) for part in found[0]}
+        total = statistics.median(sum(t.values()) for t in found)
+        result[name] = {**parts, "seconds": total, "images/s": BATCH / total, "MiB": memory[name]}
+    return result
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--blocks", type=int, default=5, help="blocks a side (default 5)")
+    parser.add_argument("--steps", type=int, default=8, help="steps a block (default 8)")
+    parser.add_argument("--out", type=Path, help="write the figures as JSON")
+    options = parser.parse_args()
+    torch.set_num_threads(1)
+    cases = {
+        "small CNN, 28 x 28": replace(mnist_simclr(), batch_size=BATCH),
+        "ResNet-18, 32 x 32": replace(cifar10_simclr(), batch_size=BATCH),
+    }
+    found = {}
+    for name, recipe in cases.items():
+        steps = options.steps if "CNN" in name else max(1, options.steps // 4)
+        found[name] = compare(recipe, options.blocks, steps)
+        rows = [
+            [
+                side,
+                *(f"{1000 * r[part]:.1f}" for part in ("data", "network", "optimiser", "seconds")),
+                f"{r['images/s']:.0f}",
+                f"{r['MiB']:.0f}",
+            ]
+            for side, r in found[name].items()
+        ]
+        print(f"\n{name}, batch {BATCH} x 2 views, CPU ms a step")
+        print(
+            table(
+                ["", "data", "forward+backward", "optimiser", "all", "images/s", "peak MiB"],
+                rows,
+            )
+        )
+        ratio = found[name]["lipcomp"]["images/s"] / found[name]["lightly"]["images/s"]
+        print(f"images a second, lipcomp : lightly = {ratio:.2f}", flush=True)
+    if options.out:
+        options.out.write_text(json.dumps(found, indent=1))
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
