@@ -16,6 +16,7 @@ What shapes do not tell is a convention, and is noted where it is used: a ViT's 
 import difflib
 import re
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -190,9 +191,12 @@ def _read_resnet(state: State, conventions: Mapping[str, Any]) -> Backbone | Non
         return None
     if "input_norm.weight" in state:
         return _framed(found, state, channels)
+    found = _pad_stem(found, conventions) if kernel == 3 else found
     if conventions.get("stem_relu") is False:
         found.network.relu = nn.Identity()
-    return _pad_stem(found, conventions) if kernel == 3 else found
+        note = "no ReLU after the stem: lightly's ResNet calls its own as a function, so a Sequential of its children has none"
+        found = replace(found, notes=(*found.notes, note))
+    return found
 
 
 class Framed(nn.Module):

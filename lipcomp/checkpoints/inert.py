@@ -45,7 +45,7 @@ HARMLESS = re.compile(
     r"|stable_pretraining|timm|torchvision|torchmetrics|transformers|PIL\.Image|pathlib|argparse|datetime|uuid"
     r"|torch\.(optim|nn|amp|cuda\.amp|utils\.data|distributed))(\.\w+)*\.\w+"
     r"|collections\.(defaultdict|deque)|types\.SimpleNamespace|typing\.\w+|enum\.\w+|functools\.partial"
-    r"|(__builtin__|builtins)\.(int|float|bool|str|bytes|bytearray|list|dict|tuple|set|frozenset|complex|slice|range|object)"
+    r"|(__builtin__|builtins)\.(int|long|float|bool|str|unicode|bytes|bytearray|list|dict|tuple|set|frozenset|complex|slice|range|object)"
     r"|numpy(\.core|\._core)?(\.multiarray|\.numeric)?\.(scalar|dtype|ndarray|_reconstruct|_frombuffer|float64|float32|int64)"
     r"|numpy\.random\.\w+(\.\w+)?|numpy\.dtypes\.\w+|_codecs\.encode|copyreg\._reconstructor|copy_reg\._reconstructor"
 )

@@ -6,6 +6,7 @@ what transformers 5.24 writes (ViT, DINOv2 with and without registers, ResNet).
 
 import importlib.util
 import json
+import sys
 from pathlib import Path
 
 import pytest
@@ -354,3 +355,10 @@ def test_lightlys_old_zoo_has_no_relu_in_its_stem(tmp_path, shaken, small_images
         checkpoint.encoder.features(small_images), expected, rtol=0, atol=1e-5 * float(expected.abs().max())
     )
     assert checkpoint.format == "lightly-zoo"
+
+
+def test_without_timm_a_vit_says_what_it_needs(tmp_path, shaken, monkeypatch):
+    torch.save(vit(shaken).state_dict(), tmp_path / "vit.pth")
+    monkeypatch.setitem(sys.modules, "timm", None)
+    with pytest.raises(ImportError, match=r"pip install 'lipcomp\[timm\]'"):
+        load_encoder(tmp_path / "vit.pth")

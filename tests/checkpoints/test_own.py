@@ -1,0 +1,136 @@
+"""A network of one's own, built by a function, its weights found in a checkpoint; and the commands' options."""
+
+import pytest
+import torch
+from torch import nn
+
+from lipcomp import commands
+from lipcomp.checkpoints import CheckpointError, build_own, load_own
+from lipcomp.encoders import ResNet, wrap
+
+FACTORY = """
+from torch import nn
+from lipcomp.encoders import wrap
+
+def network():
+    return nn.Sequential(nn.Conv2d(1, 4, 3), nn.BatchNorm2d(4), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(4, 3))
+
+def encoder():
+    return wrap(network(), mean=0.5, std=0.25, image_shape=(1, 8, 8), layer="3")
+
+def broken(argument):
+    return argument
+
+def nothing():
+    return 3
+"""
+
+
+@pytest.fixture
+def here(tmp_path, monkeypatch):
+    (tmp_path / "their_network.py").write_text(FACTORY)
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+def options(*words):
+    parser = commands.Parser(prog="test")
+    commands.add_encoder_arguments(parser)
+    return parser.parse_args([str(word) for word in words])
+
+
+@pytest.mark.parametrize("prefix", ["", "module.", "net.encoder."])
+def test_the_weights_are_found_behind_any_prefix(here, prefix, generator):
+    source = build_own("their_network:network")
+    state = {prefix + key: value for key, value in source.state_dict().items()}
+    torch.save(
+        {"model": {**state, "other.bias": torch.zeros(2)}, "optimizer": {"a": torch.zeros(1)}},
+        here / "mine.pth",
+    )
+    (checkpoint,) = commands.load_encoders(
+        options(
+            "mine.pth",
+            "--factory",
+            "their_network:network",
+            "--image-size",
+            "8",
+            "--mean",
+            "0.5",
+            "--std",
+            "0.25",
+        )
+    )
+    images = torch.rand(2, 1, 8, 8, generator=generator)
+    torch.testing.assert_close(checkpoint.encoder.embedding(images), source.eval()((images - 0.5) / 0.25))
+    assert checkpoint.report.ignored == {
+        "model.other.bias": "another part of the file",
+        "optimizer.a": "optimiser state",
+    }
+    assert len(checkpoint.report.used) == len(state)
+
+
+def test_an_encoder_of_the_factory_keeps_its_layer(here, generator):
+    source = build_own("their_network:network").eval()
+    torch.save(source.state_dict(), here / "mine.pth")
+    (checkpoint,) = commands.load_encoders(options("mine.pth", "--factory", "their_network:encoder"))
+    images = torch.rand(2, 1, 8, 8, generator=generator)
+    torch.testing.assert_close(checkpoint.encoder.embedding(images), source[:4]((images - 0.5) / 0.25))
+
+
+def test_a_factory_without_a_checkpoint(here):
+    (checkpoint,) = commands.load_encoders(options("--factory", "their_network:encoder"))
+    assert checkpoint.subject()["checkpoint"] == "their_network:encoder"
+    assert len(checkpoint.sha256) == 64
+    assert checkpoint.concentration is None
+
+
+@pytest.mark.parametrize(
+    ("factory", "message"),
+    [
+        ("their_network", "must be package.module:function"),
+        ("their_network:absent", "has no attribute 'absent'"),
+        ("absent_module:f", "No module named 'absent_module'"),
+        ("their_network:broken", "missing 1 required positional argument"),
+        ("their_network:nothing", "returned a int, not a torch.nn.Module"),
+    ],
+)
+def test_a_factory_that_does_not_work_is_named(here, factory, message):
+    with pytest.raises(CheckpointError, match=message):
+        build_own(factory)
+
+
+def test_weights_that_do_not_fit_are_named(here):
+    torch.save(nn.Sequential(nn.Conv2d(1, 5, 3), nn.BatchNorm2d(5)).state_dict(), here / "other.pth")
+    with pytest.raises(
+        CheckpointError, match=r"0\.weight is \(5, 1, 3, 3\) in the file, \(4, 1, 3, 3\) in the network"
+    ):
+        load_own(build_own("their_network:network"), here / "other.pth")
+    torch.save({"a": torch.zeros(1)}, here / "nothing.pth")
+    with pytest.raises(CheckpointError, match=r"has no key that ends in '0\.weight'"):
+        load_own(build_own("their_network:network"), here / "nothing.pth")
+    with pytest.raises(CheckpointError, match="is an encoder already"):
+        load_own(wrap(nn.Flatten(), image_shape=(1, 2, 2)), None, mean=(0.5,))
+
+
+def test_what_was_assumed_is_printed(tmp_path, capsys):
+    torch.save(ResNet(9, "cifar", 1 / 16, 3).state_dict(), tmp_path / "r9.pth")
+    commands.load_encoders(options(tmp_path / "r9.pth"))
+    shown = capsys.readouterr()
+    assert not shown.out
+    assert "format plain, resnet9_0.0625x_cifar, images 3x32x32, layers backbone, latent" in shown.err
+    assert "assumed, the convention of plain: the file does not say" in shown.err
+    assert "keys used, 0 ignored, 0 missing" in shown.err
+    assert "note: 3 x 3 stem: padding 1 and no max-pool" in shown.err
+    with pytest.raises(SystemExit) as end:
+        commands.load_encoders(options(tmp_path / "r9.pth", "--list"))
+    assert end.value.code == 0
+    assert "used     conv1.weight -> backbone.conv1.weight" in capsys.readouterr().out
+
+
+def test_nothing_to_load_is_said():
+    with pytest.raises(ValueError, match="no CHECKPOINT given"):
+        commands.load_encoders(options())
+    with pytest.raises(SystemExit):
+        options("x", "--image-size", "0")
+    assert options("x", "--image-size", "1x28x28").image_size == (1, 28, 28)
+    assert options("--mean", "0.1,0.2,0.3", "x").mean == (0.1, 0.2, 0.3)
