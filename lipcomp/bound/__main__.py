@@ -166,8 +166,8 @@ def _measure(subject: Subject, source: str, how: dict[str, Any], written: set[st
             if count:
                 print(f"{label}: left out {count} pairs ({reason})", file=sys.stderr)
         if options.table:
-            kind = {k: [settings.get(k)] * n for k in ("pairs", "corruption", "severity")}
-            told_of = {"checkpoint": [str(checkpoint.path)] * n, **kind}
+            kind: dict[str, Any] = {k: [settings.get(k)] * n for k in ("pairs", "corruption", "severity")}
+            told_of: dict[str, Any] = {"checkpoint": [str(checkpoint.path)] * n, **kind}
             commands.write_table(options.table, told_of | per_image(result, subject.indices))
     if options.out:
         append_records(options.out, records)

@@ -24,7 +24,7 @@ from lipcomp.jacobian.products import Map
 
 @dataclass(frozen=True)
 class Sandwich:
-    """The three estimates of every image on the ball of ``radius`` (pixel L2); infinite where there is no certificate."""
+    """The three estimates of every image on its ball of ``radius``, pixel L2; infinite where none is certified."""
 
     lower: Float[Tensor, " n"] = field(repr=False)
     searched: Float[Tensor, " n"] = field(repr=False)
