@@ -20,6 +20,7 @@ from lipcomp.data import load_set
 from lipcomp.records import Record, append_records, provenance, read_records
 from lipcomp.robustness import findings as f
 from lipcomp.robustness.corruptions import SEVERITIES, TABLES
+from lipcomp.robustness.effective import BaselineFit, read_baselines
 from lipcomp.robustness.evaluate import (
     Condition,
     clean_condition,
@@ -149,6 +150,7 @@ def _plan(options: argparse.Namespace, checkpoint: Checkpoint, device: torch.dev
         conditions = disk_conditions(found, options.limit, options.seed)
         _check_fit(str(folder), conditions[0].images.image_shape, shape)
         plan.append(corrupted(found.name, conditions))
+    fit = _baselines(options.baselines)
     for name, place in options.shift:
         shift = load_shift(name, place, image_shape=shape)
         _check_fit(f"shift {name}", shift.images.image_shape, shape)
@@ -157,7 +159,7 @@ def _plan(options: argparse.Namespace, checkpoint: Checkpoint, device: torch.dev
                 f"shift {name} is for a probe of {shift.model_classes} classes, --data {options.data} has "
                 f"{len(images.classes)}; give the training set that the shift belongs to"
             )
-        measure = partial(f.shift_findings, shift=shift, clean=clean)
+        measure = partial(f.shift_findings, shift=shift, clean=clean, fit=fit)
         plan.append(Work(f"shift {name}", len(shift.images), measure))
     for name, place in options.videos:
         if name not in VIDEOS or place is None:
@@ -183,6 +185,14 @@ def _plan(options: argparse.Namespace, checkpoint: Checkpoint, device: torch.dev
         count = len(indices[: options.attack_images])
         plan.append(Work(f"{options.attack} {options.norm} {options.radius:g}", count, measure))
     return plan
+
+
+def _baselines(text: str | None) -> BaselineFit | None:
+    if text is None:
+        return None
+    path, _, columns = text.partition(":")
+    clean, _, shifted = columns.partition(":")
+    return read_baselines(path, clean or "clean", shifted or "shifted")
 
 
 def _check_fit(what: str, found: tuple[int, int, int], wanted: tuple[int, int, int]) -> None:
@@ -249,6 +259,11 @@ def _parser() -> commands.Parser:
     )
     sets.add_argument(
         "--shift", type=_named, action="append", default=[], metavar="NAME[=FOLDER]", help=", ".join(SHIFTS)
+    )
+    sets.add_argument(
+        "--baselines",
+        metavar="CSV[:CLEAN:SHIFTED]",
+        help="models of your own for effective robustness, and their columns (default: the published ones)",
     )
     sets.add_argument(
         "--videos", type=_named, action="append", default=[], metavar="NAME=FOLDER", help=", ".join(VIDEOS)

@@ -18,7 +18,7 @@ import torch
 from torch import nn
 
 from lipcomp.robustness.attacks import auto_attack, pgd
-from lipcomp.robustness.effective import CLEAN_COLUMN, baseline_fit, effective_robustness
+from lipcomp.robustness.effective import CLEAN_COLUMN, BaselineFit, baseline_fit, effective_robustness
 from lipcomp.robustness.estimates import Estimate, bootstrap, calibration_error, top_k_correct
 from lipcomp.robustness.evaluate import Advance, Condition, all_logits, answer, cell, clean_condition
 from lipcomp.robustness.features import evaluation_mode, load_array, save_array
@@ -126,9 +126,16 @@ def corruption_findings(
 
 
 def shift_findings(
-    runner: Runner, shift: Shift, clean: Condition | None = None, advance: Advance = NOTHING
+    runner: Runner,
+    shift: Shift,
+    clean: Condition | None = None,
+    fit: BaselineFit | None = None,
+    advance: Advance = NOTHING,
 ) -> Iterator[Finding]:
-    """Accuracy on a shift, on the clean images of its classes, and effective robustness where baselines exist."""
+    """Accuracy on a shift, on the clean images of its classes, and effective robustness where baselines exist.
+
+    ``fit`` is a line on baselines of your own; without it the published ones are used, if the shift has any.
+    """
     logits = all_logits(runner.classifier, clean_condition(shift.images), **runner.options(advance))
     right = shift.right(logits)
     settings = {"shift": shift.name}
@@ -139,8 +146,9 @@ def shift_findings(
         all_logits(runner.classifier, clean, **runner.options(NOTHING)), clean.labels()
     )
     yield Finding("accuracy.clean.shift_classes", bootstrap(before[None]), settings)
-    if shift.name in _BASELINES and 0 < before.mean() < 1:
+    if fit is None and shift.name in _BASELINES:
         fit = baseline_fit(_BASELINES[shift.name])
+    if fit is not None and 0 < before.mean() < 1:
         told = settings | {
             "slope": fit.slope,
             "intercept": fit.intercept,

@@ -23,6 +23,7 @@ Nothing is imported until a function here is called, and nothing stays patched a
 import contextlib
 import difflib
 import importlib
+import importlib.util
 import io
 import json
 import pickle

@@ -57,7 +57,7 @@ def jpeg_compression(images: Images, draws: Draws, quality: int) -> Images:
         buffer.truncate()
         Image.fromarray(image[..., 0] if grey else image).save(buffer, "JPEG", quality=quality)
         buffer.seek(0)
-        with Image.open(buffer) as read:
+        with Image.open(buffer, formats=("JPEG",)) as read:
             out[:] = np.asarray(read)[..., None] if grey else np.asarray(read)
     return torch.from_numpy(decoded).to(images.device).permute(0, 3, 1, 2).float().div_(255)
 

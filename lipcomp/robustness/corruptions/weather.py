@@ -120,7 +120,7 @@ _TINT = (-0.05, 0.0, 0.05)
 
 
 @lru_cache(maxsize=1)
-def frost_textures(side: int = 1024) -> tuple[Float[Tensor, "3 side side"], ...]:
+def frost_textures(side: int = 640) -> tuple[Float[Tensor, "3 side side"], ...]:
     """Five generated textures: needles of ice as creases of fractal noise, bluish.
 
     Power spectra fall as frequency^-1.9, and means and spreads are those of the five photographs; shapes are not.
