@@ -1,0 +1,146 @@
+"""The pages say what the code does: their blocks run, their tables agree, their formulas are the theory's."""
+
+import ast
+import re
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+ROOT = Path(__file__).parents[2]
+DOCS = ROOT / "docs"
+HOWTO = sorted((DOCS / "howto").glob("*.md"))
+RUN = [DOCS / "tutorial.md", DOCS / "statistics.md", *HOWTO]
+BLOCK = re.compile(r"^( *)```python\n(.*?)^ *```$", re.MULTILINE | re.DOTALL)
+
+
+def run_page(page: Path) -> dict:
+    """Execute the python blocks of a page in order, in one namespace; line numbers are the page's."""
+    text = page.read_text()
+    names: dict = {"__name__": f"page_{page.stem.replace('-', '_')}"}
+    module = type(sys)(names["__name__"])
+    module.__dict__.update(names)
+    sys.modules[names["__name__"]] = module  # dataclasses look their module up
+    for match in BLOCK.finditer(text):
+        indent = len(match[1])
+        code = "\n".join(line[indent:] for line in match[2].split("\n"))
+        above = text[: match.start()].count("\n") + 1
+        exec(compile("\n" * above + code, str(page), "exec"), module.__dict__)
+    return module.__dict__
+
+
+@pytest.mark.parametrize("page", RUN, ids=lambda p: p.stem)
+def test_blocks_run(page, capsys):
+    from lipcomp.objectives import OBJECTIVES
+    from lipcomp.robustness.corruptions.tables import TABLES
+
+    try:
+        names = run_page(page)
+        assert "nan" not in capsys.readouterr().out
+        CHECKS.get(page.stem, lambda names: None)(names)
+    finally:
+        OBJECTIVES.pop("AlignUniform", None)
+        TABLES.pop("mine", None)
+
+
+def check_objective(names):
+    """It minimises, it is restored from its description, and its gradient is that of its definition."""
+    from lipcomp.objectives import objective_from_dict
+
+    objective = names["AlignUniform"](weight=0.5)
+    assert objective_from_dict(objective.to_dict()) == objective
+    with pytest.raises(ValueError, match="weight"):
+        names["AlignUniform"](weight=-1.0)
+    h1, h2 = torch.randn(2, 16, 8, dtype=torch.float64).requires_grad_()
+    loss = objective(h1, h2)
+    u, v = (torch.nn.functional.normalize(h, dim=1) for h in (h1, h2))
+    pairs = [torch.exp(-2 * (u[i] - u[j]).square().sum()) for i in range(16) for j in range(16)]
+    slow = (u - v).square().sum(1).mean() + 0.5 * torch.stack(pairs).mean().log()
+    assert torch.allclose(loss.value, slow)
+    assert torch.autograd.grad(loss.value, h1)[0].isfinite().all()
+
+
+def check_checkpoint_format(names):
+    """The row, put into the table, loads a file of that lab to the network's own output."""
+    import tempfile
+
+    import torchvision
+
+    import lipcomp
+    from lipcomp.checkpoints import recognise
+
+    network = torchvision.models.resnet18(num_classes=16).eval()
+    weights = {k: v for k, v in network.state_dict().items() if not k.startswith("fc.")}
+    state = {f"net.student.{k}": v for k, v in weights.items()} | {
+        f"net.teacher.{k}": v for k, v in weights.items()
+    }
+    with tempfile.TemporaryDirectory() as folder, pytest.MonkeyPatch.context() as patch:
+        torch.save({"state_dict": state}, Path(folder) / "lab.pth")
+        patch.setattr(recognise, "FORMATS", (names["row"], *recognise.FORMATS))
+        loaded = lipcomp.load_encoder(Path(folder) / "lab.pth", image_size=32)
+    assert loaded.format == "mylab"
+    images = torch.rand(2, 3, 32, 32)
+    mean, std = (torch.tensor(v).view(3, 1, 1) for v in (loaded.preprocessing.mean, loaded.preprocessing.std))
+    network.fc = torch.nn.Identity()
+    with torch.no_grad():
+        assert torch.allclose(loaded.encoder.features(images), network((images - mean) / std), atol=1e-5)
+
+
+def check_pair_source(names):
+    assert names["result"]["direction"].n == 100
+    assert names["result"]["direction"].maximum > 0
+
+
+CHECKS = {
+    "objective": check_objective,
+    "checkpoint-format": check_checkpoint_format,
+    "pair-source": check_pair_source,
+}
+
+
+@pytest.mark.parametrize("page", HOWTO, ids=lambda p: p.stem)
+def test_a_howto_is_short(page):
+    assert len(page.read_text().splitlines()) < 50
+
+
+def test_architecture_has_the_arrows_that_are_held():
+    tree = ast.parse((ROOT / "tests" / "test_arrows.py").read_text())
+    (held,) = (
+        ast.literal_eval(ast.unparse(node.value).replace("set()", "()"))
+        for node in tree.body
+        if isinstance(node, ast.AnnAssign) and node.target.id == "ALLOWED"
+    )
+    page = (DOCS / "architecture.md").read_text()
+    for room, below in held.items():
+        imports = ", ".join(f"`{name}`" for name in sorted(below)) or "nothing"
+        assert f"| `{room}` | {imports} |" in page, f"docs/architecture.md: {room} imports {imports}"
+
+
+def test_architecture_names_every_room():
+    page = (DOCS / "architecture.md").read_text()
+    rooms = [p.name for p in (ROOT / "lipcomp").iterdir() if p.is_dir() and not p.name.startswith("_")]
+    assert all(f"`lipcomp/{room}`" in page for room in rooms)
+
+
+def test_every_formula_of_the_theory_is_rendered():
+    tree = ast.parse((DOCS / "build_tools" / "formulas.py").read_text())
+    (node,) = (n for n in tree.body if isinstance(n, ast.AnnAssign))
+    formulas = ast.literal_eval(node.value)
+    numbered = set(re.findall(r"^\((\d\.\d)\)", (DOCS / "theory.md").read_text(), re.MULTILINE))
+    assert set(formulas) == numbered
+
+
+def test_every_formula_that_the_code_cites_exists():
+    numbered = set(re.findall(r"^\((\d\.\d)\)", (DOCS / "theory.md").read_text(), re.MULTILINE))
+    for file in (ROOT / "lipcomp").rglob("*.py"):
+        cited = set(re.findall(r"theory \((\d\.\d)\)", file.read_text()))
+        assert cited <= numbered, f"{file.relative_to(ROOT)} cites {sorted(cited - numbered)}"
+
+
+def test_exit_codes_of_the_tutorial_are_the_commands():
+    import lipcomp.commands
+
+    page = (DOCS / "tutorial.md").read_text()
+    for code in re.findall(r"^(\d+)  ", lipcomp.commands.__doc__, re.MULTILINE):
+        assert f"| {code} |" in page
