@@ -61,15 +61,13 @@ def steps(repeats: int) -> list[dict[str, Any]]:
     for batch, d in ((128, 64), (256, 128), (512, 128), (512, 256)):
         g = torch.Generator().manual_seed(0)
         h = [torch.randn(batch, d, generator=g).requires_grad_() for _ in range(2)]
-        ours = seconds(backward(lambda h=h: ceb(*h).value, h), repeats)  # type: ignore[misc]
+        ours = seconds(backward(lambda h=h: ceb(*h).value, h), repeats)
         row = {"quantity": f"C-SimCLR, batch {batch}, d = {d}", "ours, ms": 1e3 * ours}
-        row["plain / ours"] = (
-            seconds(backward(lambda h=h: plain_step(*h, 1024.0, 10.0, 1.0), h), 2) / ours  # type: ignore[misc]
-        )
-        row["SimCLR / ours"] = seconds(backward(lambda h=h: SimCLR(0.1)(*h).value, h), repeats) / ours  # type: ignore[misc]
-        row["closed form / ours"] = seconds(backward(lambda h=h: closed(*h).value, h), repeats) / ours  # type: ignore[misc]
+        row["plain / ours"] = seconds(backward(lambda h=h: plain_step(*h, 1024.0, 10.0, 1.0), h), 2) / ours
+        row["SimCLR / ours"] = seconds(backward(lambda h=h: SimCLR(0.1)(*h).value, h), repeats) / ours
+        row["closed form / ours"] = seconds(backward(lambda h=h: closed(*h).value, h), repeats) / ours
         kappas = torch.full((batch,), 1024.0, requires_grad=True)
-        by_row = backward(lambda h=h, k=kappas: ceb(*h, kappa_e=(k, k)).value, [*h, kappas])  # type: ignore[misc]
+        by_row = backward(lambda h=h, k=kappas: ceb(*h, kappa_e=(k, k)).value, [*h, kappas])
         row["kappa(x) / ours"] = seconds(by_row, 3) / ours
         rows.append(row)
     return rows

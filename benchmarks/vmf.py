@@ -59,7 +59,7 @@ def scipy_ratio(d: int, kappa: np.ndarray) -> np.ndarray:
 def tfp_functions() -> dict[str, Callable[[int, np.ndarray], Any]]:
     """TensorFlow Probability's log C and A; empty where it is not installed."""
     try:
-        import tensorflow_probability as tfp  # type: ignore[import-not-found,unused-ignore]
+        import tensorflow_probability as tfp
     except ImportError:
         return {}
     math_ = tfp.math
@@ -85,12 +85,12 @@ def functions(repeats: int) -> list[dict[str, Any]]:
         ("A", mean_resultant_length, scipy_ratio),
     ):
         for d in (2, 128, 512, 2048):
-            base = seconds(lambda d=d, ours=ours: ours(d, x), repeats)  # type: ignore[misc]
+            base = seconds(lambda d=d, ours=ours: ours(d, x), repeats)
             row = {"quantity": f"{name}, d = {d}", "ours, ms": 1e3 * base}
-            row["scipy / ours"] = seconds(lambda d=d, f=theirs: f(d, numbers), repeats) / base  # type: ignore[misc]
+            row["scipy / ours"] = seconds(lambda d=d, f=theirs: f(d, numbers), repeats) / base
             row["scipy not finite"] = float(1 - np.isfinite(theirs(d, numbers)).mean())
             if tfp:
-                row["TFP / ours"] = seconds(lambda d=d, f=tfp[name]: f(d, numbers), 2) / base  # type: ignore[misc]
+                row["TFP / ours"] = seconds(lambda d=d, f=tfp[name]: f(d, numbers), 2) / base
             rows.append(row)
     return rows
 
@@ -102,13 +102,13 @@ def sampling(repeats: int) -> list[dict[str, Any]]:
         for d, kappa in ((64, 1024.0), (128, 10.0), (128, 1024.0), (512, 16384.0)):
             mu = torch.nn.functional.normalize(torch.randn(64, d, dtype=dtype), dim=1)
             vmf = VonMisesFisher(mu, kappa, validate_args=False)
-            ours = seconds(lambda vmf=vmf: vmf.sample((100,)), repeats)  # type: ignore[misc]
-            normals = seconds(lambda d=d, dtype=dtype: torch.randn(100, 64, d, dtype=dtype), repeats)  # type: ignore[misc]
+            ours = seconds(lambda vmf=vmf: vmf.sample((100,)), repeats)
+            normals = seconds(lambda d=d, dtype=dtype: torch.randn(100, 64, d, dtype=dtype), repeats)
             row = {"quantity": f"sample, d = {d}, kappa = {kappa:g}, {dtype}".replace("torch.", "")}
-            row |= {"ours, ms": 1e3 * ours, "ours / normals": ours / normals}  # type: ignore[dict-item]
+            row |= {"ours, ms": 1e3 * ours, "ours / normals": ours / normals}
             if dtype == torch.float64 and d <= 128:  # scipy builds a d x d rotation each time
                 each = [scipy.stats.vonmises_fisher(m, kappa) for m in mu.numpy()]
-                row["scipy / ours"] = seconds(lambda each=each: [v.rvs(100) for v in each], 2) / ours  # type: ignore[misc,assignment]
+                row["scipy / ours"] = seconds(lambda each=each: [v.rvs(100) for v in each], 2) / ours
             rows.append(row)
     return rows
 

