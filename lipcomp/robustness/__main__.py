@@ -19,6 +19,7 @@ from lipcomp.checkpoints import Checkpoint
 from lipcomp.data import load_set
 from lipcomp.records import Record, append_records, provenance, read_records
 from lipcomp.robustness import findings as f
+from lipcomp.robustness.attacks import load_autoattack
 from lipcomp.robustness.corruptions import SEVERITIES, TABLES
 from lipcomp.robustness.effective import BaselineFit, read_baselines
 from lipcomp.robustness.evaluate import (
@@ -37,7 +38,7 @@ from lipcomp.robustness.videos import load_vid_robust, load_ytbb_robust, open_pe
 EXAMPLE = """examples:
   python -m lipcomp.robustness runs/simclr.safetensors runs/c-simclr.safetensors --data mnist5k \\
       --corruptions mnist --shift uci_digits --out robustness.jsonl
-  python -m lipcomp.robustness resnet50.pth --data imagenet --corruptions none --corrupted ImageNet-C \\
+  python -m lipcomp.robustness resnet50.pth --data /data/imagenet --corruptions none --corrupted ImageNet-C \\
       --shift imagenet-v2=imagenetv2-matched-frequency-format-val --shift imagenet-a=imagenet-a \\
       --videos vid-robust=imagenet-vid-robust --attack auto --norm L2 --radius 0.5 --attack-images 1000 --out r.jsonl
 """
@@ -173,6 +174,8 @@ def _plan(options: argparse.Namespace, checkpoint: Checkpoint, device: torch.dev
     if options.attack:
         if options.radius is None:
             raise ValueError("--attack needs --radius, in pixels: 0.0314 for 8/255 in Linf, 0.5 in L2")
+        if options.attack == "auto":
+            load_autoattack()
         measure = partial(
             f.attack_findings,
             condition=Condition(images, indices[: options.attack_images], clean.settings),

@@ -16,7 +16,7 @@ import logging
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import Any
 
 import numpy as np
 import torch
@@ -24,8 +24,6 @@ from jaxtyping import Bool, Float, Int64
 from torch import Tensor, nn
 
 from lipcomp.robustness.estimates import Estimate, bootstrap
-
-Norm = Literal["L2", "Linf"]
 
 
 @dataclass(frozen=True)
@@ -137,7 +135,8 @@ def auto_attack(
     """AutoAttack's standard version, through ``pyautoattack``; the global random state is left as it was.
 
     With fewer than ten classes the targeted attacks aim at all others (the standard aims at nine), and with fewer
-    than four the untargeted FAB stands in for APGD-T, whose loss needs four.
+    than four the untargeted FAB stands in for APGD-T, whose loss needs four. Square in L2 needs images of at least
+    5 x 5 pixels.
 
     Raises
     ------
@@ -147,19 +146,13 @@ def auto_attack(
         As for :func:`pgd`.
     """
     _check(images, labels, norm, radius)
-    try:
-        from pyautoattack import AutoAttack
-    except ImportError as error:
-        raise ImportError(
-            f"AutoAttack runs through pyautoattack, which is not installed ({error}); install it with: "
-            f'pip install "lipcomp[attacks]"'
-        ) from error
+    attack_class = load_autoattack()
     with _frozen(classifier), torch.random.fork_rng(), _quiet():
         before = torch.cat([_is_right(classifier, *part) for part in _parts(images, labels, batch_size)])
         with torch.no_grad():
             classes = classifier(images[:1]).shape[1]
         chosen = attacks if classes >= 4 else ("apgd-ce", "fab", "square")
-        adversary = AutoAttack(
+        adversary = attack_class(
             classifier,
             norm=norm,
             eps=radius,
@@ -176,6 +169,18 @@ def auto_attack(
     right = after & before
     found = torch.where((before & ~after).view(-1, 1, 1, 1), found, images)
     return _attack(images, found, before, right, norm, radius)
+
+
+def load_autoattack() -> Any:
+    """Pyautoattack's class, or an ImportError that says how to install it."""
+    try:
+        from pyautoattack import AutoAttack
+    except ImportError as error:
+        raise ImportError(
+            f"AutoAttack runs through pyautoattack, which is not installed ({error}); install it with: "
+            f'pip install "lipcomp[attacks]"'
+        ) from error
+    return AutoAttack
 
 
 def _check(images: Tensor, labels: Tensor, norm: str, radius: float | int) -> None:

@@ -120,7 +120,11 @@ def calibration_error(
     resamples: int = RESAMPLES,
     seed: int = 0,
 ) -> Estimate:
-    """Expected calibration error: sum over confidence bins of n_b / n |accuracy_b - confidence_b| (Guo et al. 2017)."""
+    """Expected calibration error: sum over confidence bins of n_b / n |accuracy_b - confidence_b| (Guo et al. 2017).
+
+    A sum of absolute values grows with noise, so few images in a bin push it up, and resampling pushes it further: the
+    interval reaches higher above the value than below it.
+    """
     confidence, predicted = torch.softmax(logits.double(), 1).max(1)
     right = (predicted == labels.to(predicted.device)).double().cpu().numpy()
     gap = right - confidence.cpu().numpy()

@@ -168,8 +168,10 @@ def answer(
     if stored is None or stored.shape != (3, len(condition.indices)):
         rows = []
         for logits, labels in _stream(classifier, condition, batch_size, advance):
-            confidence, predicted = torch.softmax(logits.double(), 1).max(1)
-            rows.append(torch.stack([predicted.double(), (predicted == labels).double(), confidence]).cpu())
+            confidence, predicted = torch.softmax(logits.cpu().double(), 1).max(
+                1
+            )  # no float64 on some devices
+            rows.append(torch.stack([predicted.double(), (predicted == labels).double(), confidence]))
         stored = torch.cat(rows, 1).numpy()
         if path is not None:
             save_array(path, stored)
@@ -206,7 +208,7 @@ def _stream(classifier: nn.Module, condition: Condition, batch_size: int, advanc
             batch = condition.images.batch(part).to(device)
             if condition.transform is not None:
                 batch = condition.transform(batch, part)
-            yield classifier(batch), condition.images.labels[part].to(device)
+            yield classifier(batch), condition.images.labels[part]
             advance(len(part))
 
 

@@ -159,6 +159,14 @@ def flip_rate(
     return bootstrap(flips.mean(1)[None], resamples=resamples, seed=seed)
 
 
+def mean_flip_rate(rates: Mapping[str, float], reference: Mapping[str, float]) -> float:
+    """mFR: the mean over perturbations of the flip rate divided by a reference model's (AlexNet's, in the paper)."""
+    missing = [name for name in rates if name not in reference]
+    if missing or not rates:
+        raise ValueError(f"the reference flip rates lack {', '.join(missing) or 'everything'}; give them all")
+    return float(np.mean([rate / reference[name] for name, rate in rates.items()]))
+
+
 def pm_k_accuracy(
     right: Shaped[np.ndarray, " frames"],
     anchors: Sequence[tuple[int, Sequence[int]]],

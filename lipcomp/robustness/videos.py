@@ -246,7 +246,20 @@ def open_perturbations(folder: Path | str) -> dict[str, Path]:
             f"{str(folder)!r} holds neither <perturbation>.npy (CIFAR-10-P) nor <perturbation>/<class>/*.mp4 "
             f"(ImageNet-P); both are at https://github.com/hendrycks/robustness"
         )
+    if not arrays:
+        _decoder()
     return arrays or videos
+
+
+def _decoder() -> Any:
+    try:
+        import cv2
+    except ImportError as error:
+        raise ImportError(
+            f"ImageNet-P's MP4 files are decoded with OpenCV, which is not installed ({error}); install it with: "
+            f"pip install opencv-python-headless"
+        ) from error
+    return cv2
 
 
 def sequences(place: Path) -> Iterator[Float[Tensor, "frames channels height width"]]:
@@ -260,13 +273,7 @@ def sequences(place: Path) -> Iterator[Float[Tensor, "frames channels height wid
         for sequence in array:
             yield torch.from_numpy(np.array(sequence)).permute(0, 3, 1, 2).float().div_(255)
         return
-    try:
-        import cv2
-    except ImportError as error:
-        raise ImportError(
-            f"ImageNet-P's MP4 files are decoded with OpenCV, which is not installed ({error}); install it with: "
-            f"pip install opencv-python-headless"
-        ) from error
+    cv2 = _decoder()
     for path in sorted(place.glob("*/*.mp4")):
         capture = cv2.VideoCapture(str(path))
         frames = []

@@ -134,10 +134,10 @@ def canny_edges(images: Images, draws: Draws, sigma: Real) -> Images:
     """Canny's edges, 0 or 1 (as ``skimage.feature.canny``: thresholds 0.1 and 0.2 on the Sobel magnitude)."""
     height, width = images.shape[-2:]
     covered = gaussian(torch.ones_like(images[:1]), sigma, "constant")
-    smooth = (gaussian(images, sigma, "constant") / covered).double()
+    smooth = gaussian(images, sigma, "constant") / covered
+    smooth = smooth if images.device.type == "mps" else smooth.double()  # no float64 there
     down, right = (
-        separable(smooth, *(m.to(images.device) for m in sobel_matrices(height, width, axis)))
-        for axis in (0, 1)
+        separable(smooth, *(m.to(smooth) for m in sobel_matrices(height, width, axis))) for axis in (0, 1)
     )
     magnitude = (down.square() + right.square()).sqrt()
     thin = _thin(down, right, magnitude) & (magnitude >= 0.1)
