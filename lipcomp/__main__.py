@@ -1,9 +1,12 @@
 """The command ``lipcomp``: one subcommand a module, ``lipcomp bound ...`` being ``python -m lipcomp.bound ...``."""
 
+import argparse
 import difflib
 import importlib
 import sys
 from collections.abc import Sequence
+
+import shtab
 
 from lipcomp.commands import run
 
@@ -14,6 +17,8 @@ SUBCOMMANDS = {
     "checkpoints": "what a checkpoint file holds; export to other formats",
 }
 
+SHELLS = ("bash", "zsh", "tcsh")
+
 USAGE = """usage: lipcomp [--version] [--help] COMMAND ...
 
 commands:
@@ -21,6 +26,8 @@ commands:
 
 lipcomp COMMAND --help says what each takes. Exit codes: 0 done, 1 bad input (one paragraph on stderr),
 2 wrong usage, 130 interrupted. Results go to stdout, progress and errors to stderr.
+
+lipcomp completion bash|zsh|tcsh prints a completion script: eval "$(lipcomp completion bash)"
 
 example:
   lipcomp bound model.safetensors --data mnist5k --out bounds.jsonl"""
@@ -39,13 +46,30 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print(f"lipcomp {__version__}")
         return 0
     name, *rest = words
+    if name == "completion":
+        return _print_completion(rest)
     if name not in SUBCOMMANDS:
-        near = difflib.get_close_matches(name, SUBCOMMANDS, 1)
+        near = difflib.get_close_matches(name, [*SUBCOMMANDS, "completion"], 1)
         hint = f"; did you mean {near[0]!r}?" if near else ""
         print(f"{usage}\n\nlipcomp: error: unknown command {name!r}{hint}", file=sys.stderr)
         return 2
     command = importlib.import_module(f"lipcomp.{name}.__main__")
     return run(command.main, rest)
+
+
+def _print_completion(words: Sequence[str]) -> int:
+    """Print a completion script for every subcommand and option."""
+    if len(words) != 1 or words[0] not in SHELLS:
+        print(f"usage: lipcomp completion {'|'.join(SHELLS)}", file=sys.stderr)
+        return 2
+    parser = argparse.ArgumentParser(prog="lipcomp")
+    parser.add_argument("--version", action="store_true", help="print the version")
+    actions = parser.add_subparsers()
+    for name, text in SUBCOMMANDS.items():
+        own = importlib.import_module(f"lipcomp.{name}.__main__").build_parser()
+        actions.add_parser(name, help=text, parents=[own], add_help=False)
+    print(shtab.complete(parser, words[0]))
+    return 0
 
 
 if __name__ == "__main__":

@@ -24,8 +24,10 @@ from typing import Any, NoReturn
 
 import pandas as pd
 import torch
+from rich import box
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.table import Table
 
 from lipcomp.checkpoints import FORMAT_NAMES, Checkpoint, build_own, load_encoder, load_own
 from lipcomp.data import SETS, ImageSet, load_set
@@ -287,7 +289,18 @@ def choose_device(name: str) -> torch.device:
 
 
 def table(head: Sequence[str], rows: Iterable[Sequence[object]]) -> str:
-    """A plain table: first column to the left, the others to the right, two spaces between."""
+    """A table: first column to the left, the others to the right; plain in a pipe, drawn on a terminal."""
+    rows = list(rows)
+    console = Console()
+    if console.is_terminal:
+        drawn = Table(*head, box=box.SIMPLE_HEAD)
+        for column in drawn.columns[1:]:
+            column.justify = "right"
+        for row in rows:
+            drawn.add_row(*map(str, row))
+        with console.capture() as captured:
+            console.print(drawn)
+        return captured.get().strip("\n")
     cells = [list(head), *([str(cell) for cell in row] for row in rows)]
     widths = [max(len(line[i]) for line in cells) for i in range(len(head))]
     lines = [

@@ -98,7 +98,7 @@ class Subject:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Measure, print a table, write the records."""
-    options = _parser().parse_args(arguments)
+    options = build_parser().parse_args(arguments)
     _check(options)
     device = commands.choose_device(options.device)
     dtype = {"float32": torch.float32, "float64": torch.float64}[options.precision]
@@ -350,7 +350,8 @@ def _check(options: Any) -> None:
         commands.check_table(options.table)
 
 
-def _parser() -> commands.Parser:
+def build_parser() -> commands.Parser:
+    """The command's options."""
     parser = commands.Parser(prog="python -m lipcomp.bound", description=__doc__, epilog=EXAMPLE)
     commands.add_encoder_arguments(parser)
     commands.add_data_arguments(parser, default="mnist5k")

@@ -17,8 +17,8 @@ from lipcomp.checkpoints.formats import FORMATS
 PROGRAMS = ("torchscript", "torch-export")
 
 
-def main(arguments: Sequence[str] | None = None) -> int:
-    """List, or export."""
+def build_parser() -> commands.Parser:
+    """The command's options."""
     parser = commands.Parser(prog="python -m lipcomp.checkpoints", description=__doc__)
     actions = parser.add_subparsers(dest="action", required=True)
     listing = actions.add_parser("list", help="what was recognised, key by key")
@@ -33,7 +33,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
         "--layer", default="latent", help="of the programs: backbone, projection, prediction, latent"
     )
     actions.add_parser("formats", help="the formats that are recognised")
-    options = parser.parse_args(arguments)
+    return parser
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """List, or export."""
+    options = build_parser().parse_args(arguments)
     if options.action == "formats":
         print(commands.table(("format", "written by"), ((row.name, row.writer) for row in FORMATS)))
         return 0

@@ -39,7 +39,7 @@ Number = tuple[str, float | None, str, int, dict[str, Any]]
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Measure, print a table, write the records."""
-    options = _parser().parse_args(arguments)
+    options = build_parser().parse_args(arguments)
     _check(options)
     device = commands.choose_device(options.device)
     written = set()
@@ -228,7 +228,8 @@ def _check(options: Any) -> None:
         commands.check_table(options.table)
 
 
-def _parser() -> commands.Parser:
+def build_parser() -> commands.Parser:
+    """The command's options."""
     parser = commands.Parser(prog="python -m lipcomp.jacobian", description=__doc__, epilog=EXAMPLE)
     commands.add_encoder_arguments(parser)
     commands.add_data_arguments(parser, default="mnist5k")

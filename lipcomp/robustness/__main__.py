@@ -56,7 +56,7 @@ class Work:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Fit the probes, run the sets, print a table, write the records."""
-    options = _parser().parse_args(arguments)
+    options = build_parser().parse_args(arguments)
     device = commands.choose_device(options.device)
     checkpoints = commands.load_encoders(options)
     plans = [
@@ -229,7 +229,8 @@ def _severities(text: str) -> list[int]:
         raise argparse.ArgumentTypeError(f"severities are numbers from 1 to 5, got {text!r}") from error
 
 
-def _parser() -> commands.Parser:
+def build_parser() -> commands.Parser:
+    """The command's options."""
     parser = commands.Parser(prog="python -m lipcomp.robustness", description=__doc__, epilog=EXAMPLE)
     commands.add_encoder_arguments(parser)
     commands.add_data_arguments(parser, default="mnist5k")
