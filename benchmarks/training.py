@@ -6,10 +6,11 @@
 Both sides train the same network with the same optimiser on the same images in batches of 64 (two views of each).
 lightly brings its data set, its SimCLRTransform, PyTorch's DataLoader and its NTXentLoss; this project its sets, views
 and loss. The sides take turns, block by block; figures are medians over the blocks of CPU seconds, which hardly depend
-on who else uses the machine. Memory is the growth of a forked child's peak.
+on who else uses the machine. Channels lie last in
+memory here, first with lightly, as each side has them by default. Memory is the growth of a forked child's peak.
 
 The colour augmentation is of the same kinds on both sides (crop, flip, jitter, grey; no blur at 32 x 32); of the
-digits, lightly makes its crops and flips, this project its affine views.
+digits, lightly makes the same and this project its affine views.
 """
 
 import argparse
@@ -103,12 +104,14 @@ class Pictures(torch.utils.data.Dataset):  # type: ignore[type-arg]
         arrays = images.pixels.permute(0, 2, 3, 1).numpy()
         self.arrays = [np.ascontiguousarray(a if a.shape[2] == 3 else a[..., 0]) for a in arrays]
         self.labels = images.labels.tolist()
+        self.transform: Callable[[Image.Image], Any] | None = None  # LightlyDataset sets it
 
     def __len__(self) -> int:
         return len(self.arrays)
 
-    def __getitem__(self, index: int) -> tuple[Image.Image, int]:
-        return Image.fromarray(self.arrays[index]), self.labels[index]
+    def __getitem__(self, index: int) -> tuple[Any, int]:
+        image = Image.fromarray(self.arrays[index])
+        return (image if self.transform is None else self.transform(image)), self.labels[index]
 
 
 def lightlys(recipe: Recipe, images: TensorImages) -> Stepper:
@@ -117,15 +120,12 @@ def lightlys(recipe: Recipe, images: TensorImages) -> Stepper:
     from lightly.loss import NTXentLoss
     from lightly.transforms import SimCLRTransform
 
-    trainee = Trainee(replace(recipe, probe=None), 0, 10).to(memory_format=torch.channels_last).train()
+    trainee = Trainee(replace(recipe, probe=None), 0, 10).train()
     optimizer = build_optimizer(trainee, recipe)
     set_rate(optimizer, 1e-3)
-    colour = images.image_shape[0] == 3
     transform = SimCLRTransform(
         input_size=images.image_shape[1],
         gaussian_blur=0.0,
-        cj_prob=0.8 if colour else 0.0,
-        random_gray_scale=0.2 if colour else 0.0,
         normalize={"mean": [0.0] * images.image_shape[0], "std": [1.0] * images.image_shape[0]},
     )
     dataset = LightlyDataset.from_torch_dataset(Pictures(images), transform=transform)
@@ -137,7 +137,7 @@ def lightlys(recipe: Recipe, images: TensorImages) -> Stepper:
             yield from loader
 
     def forward(batch: Any) -> Tensor:
-        views = torch.cat(batch[0][:2]).contiguous(memory_format=torch.channels_last)
+        views = torch.cat(batch[0][:2])
         return criterion(*trainee.online.embedding(views).chunk(2))  # type: ignore[no-any-return]
 
     return timed(batches(), forward, optimizer)
@@ -148,12 +148,15 @@ def peak_mib(make: Callable[[], Stepper], steps: int = 3) -> float:
     reader, writer = os.pipe()
     child = os.fork()
     if child == 0:
-        before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-        step = make()
-        for _ in range(steps):
-            step()
-        os.write(writer, str(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before).encode())
-        os._exit(0)
+        try:
+            before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+            step = make()
+            for _ in range(steps):
+                step()
+            grown = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before
+            os.write(writer, str(grown).encode())
+        finally:
+            os._exit(0)
     os.waitpid(child, 0)
     text = os.read(reader, 100).decode()
     os.close(reader)

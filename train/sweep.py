@@ -3,24 +3,21 @@
     python -m train.sweep default --out studies/default
 
 Runs of one seed share weights, data order and augmentation draws. A finished run is never trained again; an
-interrupted one goes on after its last whole epoch. ``study.json`` in the folder says what belongs to the study.
+interrupted one goes on after its last state. ``study.json`` in the folder says what belongs to the study.
 """
 
 import json
-import multiprocessing
 import os
 import sys
 import time
 from collections.abc import Sequence
-from concurrent.futures import ProcessPoolExecutor, as_completed
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-import torch
-
 from lipcomp.checkpoints.native import atomic_file
 from lipcomp.commands import Parser, run
+from lipcomp.processes import run_jobs
 from train.pretrain import pretrain
 from train.recipe import Recipe, with_beta
 from train.recipes import (
@@ -83,7 +80,6 @@ PRESETS = {preset.__name__: preset for preset in (quick, default, full)}
 
 def train_one(recipe: Recipe, seed: int, out: Path) -> tuple[str, float]:
     """Train one run in a worker process; returns its folder's name and the seconds it took."""
-    torch.set_num_threads(1)
     started = time.monotonic()
     pretrain(recipe, seed, out, report=lambda line: None)
     return out.name, time.monotonic() - started
@@ -121,34 +117,23 @@ def sweep(preset_name: str, out: Path, workers: int) -> None:
         for recipe in preset.recipes
     ]
     todo = [job for job in jobs if not (job[2] / "model.safetensors").exists()]
-    todo.sort(
-        key=lambda job: -job[0].epochs * (2 if job[0].objective.family == "byol" else 1)
-    )  # long runs first
+    todo.sort(key=lambda job: -_cost(job[0]))  # long runs first
     print(f"train: {preset.purpose}: {len(jobs)} runs, {len(jobs) - len(todo)} finished before", flush=True)
     if not todo:
         return
-    started, context = time.monotonic(), multiprocessing.get_context("spawn")
-    weight = {
-        job[2].name: job[0].epochs * (1.5 if job[0].objective.family == "byol" else 1.0) for job in todo
-    }
+    started = time.monotonic()
+    cost = [_cost(recipe) for recipe, _, _ in todo]
     done = 0.0
-    with ProcessPoolExecutor(min(workers, len(todo)), mp_context=context) as pool:
-        futures = [pool.submit(train_one, *job) for job in todo]
-        try:
-            for count, future in enumerate(as_completed(futures), 1):
-                name, seconds = future.result()
-                done += weight[name]
-                elapsed = time.monotonic() - started
-                left = elapsed / done * (sum(weight.values()) - done)
-                print(
-                    f"  {count:3d}/{len(todo)}  {name:32s} {seconds:5.0f} s   {left:4.0f} s left", flush=True
-                )
-        except BaseException:
-            pool.shutdown(wait=False, cancel_futures=True)
-            for process in multiprocessing.active_children():
-                process.terminate()
-            raise
+    for count, (number, (name, seconds)) in enumerate(run_jobs(train_one, todo, workers), 1):
+        done += cost[number]
+        left = (time.monotonic() - started) / done * (sum(cost) - done)
+        print(f"  {count:3d}/{len(todo)}  {name:32s} {seconds:5.0f} s   {left:4.0f} s left", flush=True)
     note_stage(out, "train", time.monotonic() - started)
+
+
+def _cost(recipe: Recipe) -> float:
+    """What a run takes, in epochs of SimCLR."""
+    return recipe.epochs * (1.2 if recipe.objective.family == "byol" else 1.0)
 
 
 def note_stage(out: Path, stage: str, seconds: float) -> None:

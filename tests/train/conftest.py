@@ -10,7 +10,7 @@ from train.recipe import compress
 from train.recipes import mnist_byol, mnist_simclr
 
 
-def write_images(root, count=12, classes=3, size=16, colour=False, seed=0):
+def _write_images(root, count=12, classes=3, size=16, colour=False, seed=0):
     """``count`` images a class below ``root/train`` and a third of that below ``root/test``: bars at an angle."""
     rng = np.random.default_rng(seed)
     y, x = np.mgrid[:size, :size] / size
@@ -30,9 +30,15 @@ def write_images(root, count=12, classes=3, size=16, colour=False, seed=0):
 
 
 @pytest.fixture(scope="session")
+def write_images():
+    """The function that generates them: write_images(root, count=12, classes=3, size=16, colour=False, seed=0)."""
+    return _write_images
+
+
+@pytest.fixture(scope="session")
 def bars(tmp_path_factory):
     """36 training images, 16 x 16, grey."""
-    return write_images(tmp_path_factory.mktemp("bars"))
+    return _write_images(tmp_path_factory.mktemp("bars"))
 
 
 @pytest.fixture(scope="session")

@@ -1,0 +1,99 @@
+"""Loading: the views of a set in memory and on disk, crops from a file's own pixels, errors of a thread."""
+
+import threading
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from lipcomp.data import DigitViews, PhotoViews, TensorImages, load_set, view_batches
+from lipcomp.data.crops import crop_and_resize
+from lipcomp.data.folders import unreadable
+from lipcomp.data.loading import prefetch
+
+CPU = torch.device("cpu")
+
+
+def plan(views, steps, generator):
+    for step in range(steps):
+        yield step, torch.arange(4 * step, 4 * step + 4), views.draw(4, generator)
+
+
+@pytest.fixture
+def folder(tmp_path):
+    """Eight colour images of different sizes in two classes."""
+    rng = np.random.default_rng(0)
+    for i in range(8):
+        (tmp_path / "train" / str(i % 2)).mkdir(parents=True, exist_ok=True)
+        pixels = rng.integers(0, 256, (30 + i, 50 - i, 3), dtype=np.uint8)
+        Image.fromarray(pixels).save(tmp_path / "train" / str(i % 2) / f"{i}.png")
+    return tmp_path
+
+
+def test_a_set_in_memory_gives_its_views_in_the_plans_order(generator):
+    images = TensorImages(
+        "some",
+        (torch.rand(8, 1, 28, 28, generator=generator) * 255).byte(),
+        torch.arange(8),
+        tuple("01234567"),
+    )
+    views = DigitViews()
+    steps = list(plan(views, 2, torch.Generator().manual_seed(1)))
+    for batch, (step, indices, numbers) in zip(view_batches(images, views, steps, CPU), steps, strict=True):
+        assert batch.step == step
+        assert torch.equal(batch.labels, indices)
+        for ours, expected in zip(batch.views, views.apply(images.batch(indices), numbers), strict=True):
+            assert torch.equal(ours, expected)
+
+
+def test_crops_of_files_come_from_their_own_pixels(folder):
+    """Each image by hand: the box in the file's own size, then the rest of the augmentation."""
+    views = PhotoViews()
+    images = load_set(str(folder), "train", image_shape=(3, 16, 16))
+    steps = list(plan(views, 2, torch.Generator().manual_seed(1)))
+    for batch, (_, indices, numbers) in zip(
+        view_batches(images, views, steps, CPU, workers=3), steps, strict=True
+    ):
+        for view in (0, 1):
+            crops = []
+            for i, row in zip(indices.tolist(), numbers[:, 18 * view : 18 * view + 18], strict=True):
+                array = np.array(Image.open(images.files[i]))
+                pixels = torch.from_numpy(array).permute(2, 0, 1)[None] / 255
+                box = views.boxes(row[None], *pixels.shape[2:])
+                crops.append(crop_and_resize(pixels, box, (16, 16), views.mirrored(row[None])))
+            expected = views.finish(torch.cat(crops), numbers, view)
+            torch.testing.assert_close(batch.views[view], expected, atol=1e-6, rtol=0)
+
+
+def test_broken_files_are_found_and_left_out(folder):
+    images = load_set(str(folder), "train", image_shape=(3, 16, 16))
+    broken = images.files[3]
+    broken.write_bytes(broken.read_bytes()[:100])
+    counted = []
+    found = unreadable(images, lambda: counted.append(1))
+    assert list(found) == [broken]
+    assert "cannot be read" in found[broken]
+    assert len(counted) == 8
+    rest = images.without([broken])
+    assert len(rest) == len(rest.labels) == 7
+    assert broken not in rest.files
+    with pytest.raises(ValueError, match="cannot be read"):
+        list(view_batches(images, PhotoViews(), plan(PhotoViews(), 2, torch.Generator()), CPU))
+
+
+def test_prefetching_keeps_the_order_raises_the_threads_error_and_ends_its_thread():
+    def items():
+        yield from range(5)
+        raise KeyError("five")
+
+    fetched = prefetch(items(), 2)
+    assert [next(fetched) for _ in range(5)] == [0, 1, 2, 3, 4]
+    with pytest.raises(KeyError, match="five"):
+        next(fetched)
+    before = threading.active_count()
+    endless = prefetch(iter(int, 1), 2)
+    next(endless)
+    assert threading.active_count() == before + 1
+    endless.close()
+    assert threading.active_count() == before

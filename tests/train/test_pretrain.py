@@ -1,0 +1,228 @@
+"""What a run refuses before it writes anything, what it logs, and the command's errors."""
+
+import json
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from lipcomp.checkpoints import load_checkpoint
+from lipcomp.commands import run
+from lipcomp.data import TensorImages
+from train.command import main
+from train.monitor import Monitor, effective_rank, tensorboard_sink, uniformity, wandb_sink
+from train.pretrain import pretrain
+from train.settings import Settings
+
+
+def quiet(line):
+    pass
+
+
+def test_a_run_logs_every_step_and_its_checkpoint_says_what_it_is(recipes, tmp_path):
+    said = []
+    recipe = replace(recipes["c_byol"], epochs=2)
+    path = pretrain(recipe, 1, tmp_path, Settings(keep_epochs=1, tensorboard=True), report=said.append)
+    lines = [json.loads(line) for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
+    steps = [line for line in lines if "loss" in line]
+    assert [line["step"] for line in steps] == list(range(36 * 2 // 8 + 1))
+    for name in (
+        "residual_information",
+        "excess_residual",
+        "byol",
+        "alignment",
+        "learning_rate",
+        "target_decay",
+    ):
+        assert all(np.isfinite(line[name]) for line in steps), name
+    assert (steps[0]["kappa_e"], steps[0]["kappa_b"], steps[0]["beta"]) == (16384.0, 10.0, 1.0)
+    assert {"uniformity", "effective_rank"} < steps[-1].keys()
+    measured = [line for line in lines if "knn_accuracy" in line]
+    assert measured[-1]["step"] == steps[-1]["step"]
+    assert 0 <= measured[-1]["held_out_probe_accuracy"] <= 1
+    assert "images/s" in said[-1]
+    assert "s left" in said[-1]
+    assert list((tmp_path / "tensorboard").iterdir())
+    assert sorted(p.name for p in (tmp_path / "every").iterdir()) == [
+        "step-00000004.safetensors",
+        "step-00000008.safetensors",
+    ]
+    assert not (tmp_path / "states").exists()
+    checkpoint = load_checkpoint(path)
+    assert checkpoint.concentration == 16384.0
+    assert checkpoint.metadata.recipe["pair"] == "byol"
+    assert checkpoint.metadata.seed == 1
+    assert checkpoint.metadata.metrics["loss"] == steps[-1]["loss"]
+    load_checkpoint(tmp_path / "best.safetensors")
+
+
+def test_training_leaves_the_global_random_state_alone(recipes, tmp_path):
+    before = torch.get_rng_state()
+    pretrain(replace(recipes["c_simclr"], epochs=1), 0, tmp_path, report=quiet)
+    assert torch.equal(torch.get_rng_state(), before)
+
+
+def refused(recipe, out, settings=None, kind=ValueError):
+    with pytest.raises(kind) as caught:
+        pretrain(recipe, 0, out, settings, report=quiet)
+    assert not out.exists(), "something was written"
+    return str(caught.value)
+
+
+def test_batches_that_do_not_fit_are_refused_before_anything_is_written(recipes, tmp_path):
+    recipe = recipes["simclr"]
+    assert "batch_size 64 is larger than the 36 images" in refused(
+        replace(recipe, batch_size=64), tmp_path / "r"
+    )
+    message = refused(recipe, tmp_path / "r", Settings(accumulate=3))
+    assert "batch_size 8 does not divide into 1 rank(s) x 3 part(s)" in message
+    assert "multiple of 3" in message
+    assert "at least 16" in refused(recipe, tmp_path / "r", Settings(accumulate=8))
+
+
+def test_a_batch_smaller_than_the_ranks_is_refused(recipes):
+    from train.parallel import Ranks
+    from train.pretrain import check_split
+
+    images = TensorImages(
+        "some", torch.zeros(36, 1, 16, 16, dtype=torch.uint8), torch.arange(36) % 3, ("a", "b", "c")
+    )
+    with pytest.raises(ValueError, match=r"batch_size 8 does not divide into 16 rank\(s\).*at least 32"):
+        check_split(recipes["simclr"], images, Ranks(0, 16), Settings())
+
+
+def test_one_class_is_refused_or_trained_without_the_head(recipes, write_images, tmp_path):
+    root = write_images(tmp_path / "data", classes=1)
+    recipe = replace(recipes["simclr"], data=str(root), epochs=1, batch_size=4)
+    assert "has one class ('class0')" in refused(recipe, tmp_path / "r")
+    pretrain(replace(recipe, probe=None), 0, tmp_path / "r", report=quiet)
+    assert "probe_accuracy" not in (tmp_path / "r" / "metrics.jsonl").read_text()
+
+
+def test_unreadable_images_are_counted_named_and_skipped_on_request(recipes, write_images, tmp_path):
+    root = write_images(tmp_path / "data")
+    (root / "train" / "class0" / "0.png").write_bytes(b"no image")
+    whole = (root / "train" / "class1" / "3.png").read_bytes()
+    (root / "train" / "class1" / "3.png").write_bytes(whole[: len(whole) // 2])
+    recipe = replace(recipes["simclr"], data=str(root), epochs=1)
+    message = refused(recipe, tmp_path / "r")
+    assert "2 of the 36 images" in message
+    assert "class0/0.png" in message
+    assert "class1/3.png" in message
+    assert "--skip-unreadable" in message
+    said = []
+    path = pretrain(recipe, 0, tmp_path / "r", Settings(skip_unreadable=True), report=said.append)
+    assert "2 of the 36 images" in said[0]
+    assert load_checkpoint(path).metadata.data["images"] == 34
+
+
+def test_missing_data_and_wrong_shapes_are_refused(recipes, tmp_path):
+    refused(replace(recipes["simclr"], data=str(tmp_path / "none")), tmp_path / "r", kind=FileNotFoundError)
+    mnist = replace(recipes["simclr"], data="mnist5k")
+    assert "have shape (1, 28, 28), but simclr trains on (1, 16, 16)" in refused(mnist, tmp_path / "r")
+
+
+def test_accumulation_says_what_it_approximates(recipes, tmp_path):
+    said = []
+    recipe = replace(recipes["c_simclr"], epochs=1)
+    pretrain(recipe, 0, tmp_path, Settings(accumulate=2), report=said.append)
+    assert "batch norm's statistics and the negatives come from 4 images, not from 8" in said[0]
+
+
+def test_compiled_backbones_keep_their_names_and_values(recipes, tmp_path, monkeypatch):
+    """What is compiled is the call; torch's own eager backend stands in for a compiler here."""
+    monkeypatch.setattr(
+        torch.nn.Module, "compile", lambda self: self.__setattr__("_compiled_call_impl", self._call_impl)
+    )
+    recipe = replace(recipes["c_byol"], epochs=1)
+    one = pretrain(recipe, 0, tmp_path / "one", Settings(compile=True), report=quiet)
+    two = pretrain(recipe, 0, tmp_path / "two", report=quiet)
+    a, b = (load_checkpoint(p).encoder.state_dict() for p in (one, two))
+    assert all(torch.equal(a[name], b[name]) for name in b)
+
+
+@pytest.mark.parametrize(
+    ("name", "value"), [("precision", "fp8"), ("accumulate", 0), ("save_steps", 0), ("workers", -1)]
+)
+def test_settings_out_of_range_are_named(name, value):
+    with pytest.raises(ValueError, match=name):
+        Settings(**{name: value})
+
+
+# What is seen.
+
+
+def test_effective_rank_and_uniformity_of_known_sets():
+    assert effective_rank(torch.eye(8)).item() == pytest.approx(8.0, rel=1e-5)
+    same = torch.nn.functional.normalize(torch.ones(50, 8), dim=1)
+    assert effective_rank(same).item() == pytest.approx(1.0, abs=1e-2)
+    assert uniformity(same).item() == pytest.approx(0.0, abs=1e-5)
+    pair = torch.tensor([[1.0, 0.0], [-1.0, 0.0]])
+    assert uniformity(pair).item() == pytest.approx(-8.0)
+
+
+def test_collapse_is_warned_of_once(tmp_path):
+    said = []
+    monitor = Monitor(tmp_path / "metrics.jsonl", said.append)
+    for step, rank in enumerate([5.0, 1.2, 1.1]):
+        monitor.watch(step, {"step": step, "effective_rank": rank, "mean_resultant": 0.99, "dimensions": 64})
+    monitor.flush()
+    assert len(said) == 1
+    assert "collapsed at step 1: effective rank 1.20 of 64" in said[0]
+    assert json.loads((tmp_path / "metrics.jsonl").read_text())["warning"] == said[0]
+
+
+def test_a_run_that_collapses_says_so(recipes, tmp_path):
+    """BYOL on one grey level: every image is the same."""
+    for label in range(2):
+        for split in ("train", "test"):
+            folder = tmp_path / "data" / split / str(label)
+            folder.mkdir(parents=True)
+            for i in range(8):
+                Image.fromarray(np.full((16, 16), 0, np.uint8)).save(folder / f"{i}.png")
+    said = []
+    recipe = replace(recipes["byol"], data=str(tmp_path / "data"), epochs=1)
+    pretrain(recipe, 0, tmp_path / "run", report=said.append)
+    assert any("have collapsed at step 0" in line for line in said)
+
+
+def test_sinks_that_are_not_installed_are_named(monkeypatch, tmp_path):
+    import sys
+
+    monkeypatch.setitem(sys.modules, "wandb", None)
+    with pytest.raises(ImportError, match=r"--wandb needs the package wandb.*lipcomp\[wandb\]"):
+        wandb_sink("project", "name", {}, tmp_path)
+    monkeypatch.setitem(sys.modules, "torch.utils.tensorboard", None)
+    with pytest.raises(ImportError, match=r"--tensorboard needs.*lipcomp\[train\]"):
+        tensorboard_sink(tmp_path)
+
+
+# The command.
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["mnist_csimclr"], "did you mean 'mnist_c_simclr'"),
+        (["mnist_c_simclr", "--set", "objective.bet=1"], "did you mean 'beta'"),
+        (["mnist_c_simclr", "--set", "objective.kappa_e=-1"], "kappa_e must be positive"),
+        (["mnist_c_simclr", "--set", "epochs"], "--set needs FIELD=VALUE"),
+        (["cifar10_simclr"], "give the folder that holds it"),
+        (["imagenet_byol_300"], "neither a known set nor an existing folder"),
+    ],
+)
+def test_the_command_refuses_in_one_paragraph(arguments, message, capsys, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert run(main, arguments) == 1
+    error = capsys.readouterr().err
+    assert message in " ".join(error.split())
+    assert "Traceback" not in error
+    assert not list(tmp_path.iterdir())
+
+
+def test_unknown_options_get_the_nearest(capsys):
+    with pytest.raises(SystemExit):
+        main(["mnist_c_simclr", "--precison", "bf16"])
+    assert "did you mean --precision" in capsys.readouterr().err
