@@ -18,6 +18,7 @@ import json
 import warnings
 from collections.abc import Callable, Mapping
 from dataclasses import asdict
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -26,7 +27,6 @@ import torchvision
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-import lipcomp
 from lipcomp.checkpoints.architectures import OURS
 from lipcomp.checkpoints.backbone import import_timm
 from lipcomp.checkpoints.errors import CheckpointError
@@ -118,7 +118,7 @@ def to_safetensors(checkpoint: Checkpoint, folder: Path | str) -> Path:
     config = {
         "library_name": "lipcomp",
         "lipcomp": {
-            "version": lipcomp.__version__,
+            "version": version("lipcomp"),
             "architecture": encoder.architecture,
             "conventions": _plain(checkpoint.conventions) | _attention(encoder.backbone),
             "preprocessing": asdict(checkpoint.preprocessing),
@@ -196,7 +196,7 @@ def card(checkpoint: Checkpoint, target: str) -> str:
         "",
         f"# {encoder.architecture}, from {checkpoint.path.name}",
         "",
-        f"Exported by lipcomp {lipcomp.__version__} from a checkpoint of format {checkpoint.format!r}.",
+        f"Exported by lipcomp {version('lipcomp')} from a checkpoint of format {checkpoint.format!r}.",
         "",
         "| | |",
         "|---|---|",
