@@ -194,7 +194,7 @@ def _read_resnet(state: State, conventions: Mapping[str, Any]) -> Backbone | Non
     found = _pad_stem(found, conventions) if kernel == 3 else found
     if conventions.get("stem_relu") is False:
         found.network.relu = nn.Identity()
-        note = "no ReLU after the stem: lightly's ResNet calls its own as a function, so a Sequential of its children has none"
+        note = "no ReLU after the stem: lightly's ResNet calls it as a function, which a Sequential of children lacks"
         found = replace(found, notes=(*found.notes, note))
     return found
 

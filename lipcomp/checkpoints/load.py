@@ -84,14 +84,36 @@ def load_encoder(
         raise CheckpointError(f"format {format!r} is unknown{hint} Known: {', '.join(NAMES)}")
     if head not in ("auto", "none"):
         raise CheckpointError(f'head must be "auto" or "none", got {head!r}')
-    source = open_source(path)
-    if HEADER_KEY in source.metadata and format in (None, "lipcomp"):
-        return load_checkpoint(source.path)
-    if format == "lipcomp":
-        raise CheckpointError(f"checkpoint {str(path)!r} is not of lipcomp's own format; leave --format out")
-    found = recognise(source, format, branch)
+    try:
+        source = open_source(path)
+        if HEADER_KEY in source.metadata and format in (None, "lipcomp"):
+            return load_checkpoint(source.path)
+        if format == "lipcomp":
+            raise CheckpointError(
+                f"checkpoint {str(path)!r} is not of lipcomp's own format; leave --format out"
+            )
+        return _assemble(source, recognise(source, format, branch), arch, head, _size(image_size), mean, std)
+    except (CheckpointError, ImportError, OSError):
+        raise
+    except Exception as error:  # what the checks did not foresee in a damaged file is still one clear error
+        first = (str(error).strip() or repr(error)).splitlines()[0]
+        raise CheckpointError(
+            f"checkpoint {str(path)!r} cannot be loaded ({type(error).__name__}: {first}); it is damaged, or "
+            f"needs --arch, --format or --factory"
+        ) from error
+
+
+def _assemble(
+    source: Source,
+    found: Recognised,
+    arch: str | None,
+    head: Head,
+    size: tuple[int, int] | None,
+    mean: Numbers | None,
+    std: Numbers | None,
+) -> Checkpoint:
+    """Find the network, give every weight its place, and put the encoder together."""
     weights = prepare_vit(found.part(found.backbone))
-    size = _size(image_size)
     backbone = _choose_backbone(source, found, weights, arch)
     used, missing = _fit(backbone, found, weights)
     heads = _heads(found, backbone, head, size)

@@ -86,6 +86,31 @@ def _simclr_v2(keys: list[str]) -> Renamed:
     return renamed
 
 
+# Two keys that together say: behind this prefix stands a backbone.
+SIGNS = (
+    ("conv1.weight", "layer1.0.conv1.weight"),
+    ("conv1.0.weight", "layer1.0.conv1.weight"),
+    ("0.weight", "4.0.conv1.weight"),
+    ("patch_embed.proj.weight", "blocks.0.attn.qkv.weight"),
+    ("conv1.weight", "block1.layer.0.conv1.weight"),
+)
+FOLLOWERS = re.compile(r"(.*[._])?(momentum|teacher|target|ema|key|encoder_k)([._].*)?")
+
+
+def find_prefix(keys: Iterable[str]) -> str | None:
+    """The prefix behind which a backbone stands, the trained one if there are two; None where it is not one."""
+    here = set(keys)
+    found = set()
+    for first, second in SIGNS:
+        for key in here:
+            if key.endswith(first) and (prefix := key.removesuffix(first)) + second in here:
+                found.add(prefix)
+    found = {prefix for prefix in found if not prefix or prefix.endswith(".")}
+    if len(found) > 1:
+        found = {prefix for prefix in found if not FOLLOWERS.fullmatch(prefix.removesuffix("."))}
+    return found.pop() if len(found) == 1 else None
+
+
 def join_heads(head: dict[str, str]) -> dict[str, str]:
     """VISSL's heads one after the other: ``0.clf.0``, ``1.clf.0`` become ``0`` and, behind a ReLU, ``2``."""
     pattern = re.compile(r"(\d+)\.(?:clf|projection_head)\.(\d+)\.(\w+)")

@@ -18,7 +18,7 @@ from lipcomp.checkpoints.formats import (
     prefix_pattern,
     reason,
 )
-from lipcomp.checkpoints.names import join_heads, to_common
+from lipcomp.checkpoints.names import find_prefix, join_heads, to_common
 from lipcomp.checkpoints.sources import Source, State
 
 # State dicts that hold one branch each, by their place in the file. What the authors evaluate is the default.
@@ -176,6 +176,8 @@ def split(
             f"branch {chosen!r}: a {row.name} checkpoint has {', '.join(row.branches)}; leave --branch out or name one"
         )
     prefix, projector, predictor = row.branches[chosen]
+    if row.name == "plain":
+        prefix = find_prefix(state) or ""
     taken: set[str] = set()
 
     def take(patterns: tuple[str, ...]) -> dict[str, str]:

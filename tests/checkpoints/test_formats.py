@@ -181,7 +181,36 @@ def bare(resnet, shaken):
     return under("", resnet) | under("fc.", nn.Linear(512, 1000)), None, None
 
 
+def anybody(resnet, shaken):
+    """A framework that nobody knows, the trained network beside its average."""
+    state = under("learner.net.", resnet) | under("learner.ema.net.", torchvision.models.resnet18())
+    return {"weights": state | under("learner.probe.", nn.Linear(512, 10)), "step": 7}, None, None
+
+
+def moco_unwrapped(resnet, shaken):
+    tree, head, _ = moco(resnet, shaken)
+    return {key.removeprefix("module."): value for key, value in tree["state_dict"].items()}, head, None
+
+
+def vissl_old(resnet, shaken):
+    return {"model_state_dict": under("base_model._feature_blocks.", resnet)}, None, None
+
+
+def robustbench(resnet, shaken):
+    state = under("model.", resnet) | under("model.fc.", nn.Linear(512, 1000))
+    mean, std = torch.tensor([0.485, 0.456, 0.406]), torch.tensor([0.229, 0.224, 0.225])
+    return (
+        {**state, "normalize.mean": mean.view(1, 3, 1, 1), "normalize.std": std.view(1, 3, 1, 1)},
+        None,
+        None,
+    )
+
+
 LAYOUTS = {
+    "plain (a prefix of anybody's)": anybody,
+    "moco (not distributed)": moco_unwrapped,
+    "vissl (old)": vissl_old,
+    "robustbench": robustbench,
     "moco": moco,
     "moco-v3": moco_v3,
     "simsiam": simsiam,
@@ -307,6 +336,76 @@ def test_byol_from_jax_is_padded_as_there(tmp_path, shaken, images):
     plain = load_encoder(tmp_path / "byol.pth", mean=(0,), std=(1,), image_size=64)
     difference = (plain.encoder.features(images) - network(images)).norm() / network(images).norm()
     assert difference > 0.01
+
+
+class SimCLRv2(nn.Module):
+    """The network of Separius' conversion, ResNet-50 without selective kernels, as its code builds it."""
+
+    def __init__(self):
+        super().__init__()
+
+        def conv(a, b, kernel, stride=1):
+            return nn.Conv2d(a, b, kernel, stride, (kernel - 1) // 2, bias=False)
+
+        def norm(width, relu=True):
+            return nn.Sequential(nn.BatchNorm2d(width), nn.ReLU() if relu else nn.Identity())
+
+        class Projection(nn.Module):
+            def __init__(self, a, b, stride):
+                super().__init__()
+                self.shortcut, self.bn = conv(a, b, 1, stride), norm(b, False)
+
+        class Block(nn.Module):
+            def __init__(self, a, width, stride, projects):
+                super().__init__()
+                self.projection = Projection(a, 4 * width, stride) if projects else nn.Identity()
+                self.net = nn.Sequential(conv(a, width, 1), norm(width), conv(width, width, 3, stride), norm(width),
+                                         conv(width, 4 * width, 1), norm(4 * width, False))  # fmt: skip
+
+            def forward(self, x):
+                short = x
+                if not isinstance(self.projection, nn.Identity):
+                    short = self.projection.bn(self.projection.shortcut(x))
+                return (short + self.net(x)).relu()
+
+        class Blocks(nn.Module):
+            def __init__(self, count, a, width, stride):
+                super().__init__()
+                self.blocks = nn.ModuleList(
+                    Block(a if i == 0 else 4 * width, width, stride if i == 0 else 1, i == 0)
+                    for i in range(count)
+                )
+
+            def forward(self, x):
+                for block in self.blocks:
+                    x = block(x)
+                return x
+
+        stem = nn.Sequential(conv(3, 64, 7, 2), norm(64), nn.MaxPool2d(3, 2, 1))
+        groups = [
+            Blocks(*group)
+            for group in ((3, 64, 64, 1), (4, 256, 128, 2), (6, 512, 256, 2), (3, 1024, 512, 2))
+        ]
+        self.net = nn.Sequential(stem, *groups)
+        self.fc = nn.Linear(2048, 10)
+
+    def forward(self, x):
+        return self.net(x).mean((2, 3))
+
+
+def test_simclr_v2_of_pytorch(tmp_path, shaken, images, close):
+    network = shaken(SimCLRv2())
+    head = shaken(mlp(2048, 32, 32, 16, last_norm=True), 1)
+    tree = {
+        "resnet": network.state_dict(),
+        "head": {f"layers.{key}": value for key, value in head.state_dict().items()},
+    }
+    torch.save(tree, tmp_path / "r50_1x_sk0.pth")
+    checkpoint = load_encoder(tmp_path / "r50_1x_sk0.pth", image_size=64)
+    assert (checkpoint.format, checkpoint.encoder.architecture) == ("simclr-v2-pytorch", "resnet50")
+    assert checkpoint.preprocessing.std == (1.0,) * 3
+    close(checkpoint.encoder.features(images), network(images))
+    close(checkpoint.encoder.embedding(images), head(network(images)))
 
 
 def test_the_same_row_is_not_found_twice():

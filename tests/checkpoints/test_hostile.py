@@ -4,6 +4,7 @@ The whole corpus is loaded in a process of its own, which an audit hook watches:
 start a program, to open a connection or to look a class up for a pickle.
 """
 
+import argparse
 import builtins
 import json
 import os
@@ -21,6 +22,7 @@ import torch
 from safetensors.torch import save_file
 
 from lipcomp.checkpoints import CheckpointError, Metadata, load_encoder, save_checkpoint
+from lipcomp.checkpoints.torch_files import read_torch
 from lipcomp.encoders import EncoderSpec, ResNet, build_encoder
 
 # What a child process does: load every file of a folder, a line of JSON each.
@@ -279,3 +281,34 @@ def test_a_tensor_beyond_its_storage_is_refused(tmp_path):
     rewritten(tmp_path / "a.pth", lambda data: data.replace(b"KM", b"K\xff"))
     with pytest.raises(CheckpointError, match="claims 1020 bytes for storage '0' and has 308"):
         load_encoder(tmp_path / "a.pth")
+
+
+@pytest.mark.parametrize("zipped", [True, False])
+def test_both_ways_of_reading_give_the_same_tensors(tmp_path, zipped):
+    """The tensors that are built from the description, beside a harmless name, and those that torch.load builds."""
+    base = torch.arange(24.0).view(4, 6)
+    kinds = (
+        torch.float64,
+        torch.float16,
+        torch.bfloat16,
+        torch.int64,
+        torch.uint8,
+        torch.bool,
+        torch.complex64,
+    )
+    tensors = {str(kind): torch.ones(3, dtype=kind) for kind in kinds}
+    tensors |= {
+        "view": base[1:3, ::2].t(),
+        "scalar": torch.tensor(3.0),
+        "empty": torch.empty(0, 2),
+        "whole": base,
+    }
+    tensors["parameter"] = torch.nn.Parameter(base[0])
+    for name, more in (("plain", {}), ("beside", {"args": argparse.Namespace(lr=0.1)})):
+        torch.save({"model": tensors, **more}, tmp_path / name, _use_new_zipfile_serialization=zipped)
+    plain, beside = (read_torch(tmp_path / name)["model"] for name in ("plain", "beside"))
+    assert plain.keys() == beside.keys() == tensors.keys()
+    for name, value in tensors.items():
+        assert beside[name].dtype == value.dtype
+        assert torch.equal(beside[name], value)
+        assert torch.equal(plain[name], value)
