@@ -96,11 +96,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _row(checkpoint: Checkpoint, label: str, record: Record) -> tuple[str, ...]:
-    what = " ".join(
-        str(record.settings[k]) for k in ("corruption", "severity", "perturbation") if k in record.settings
-    )
+    told = [record.settings.get(key) for key in ("corruption", "severity", "perturbation")]
+    name = " ".join([record.quantity, *(str(word) for word in told if word is not None)])
     interval = "-" if record.interval is None else "{:.4f} .. {:.4f}".format(*record.interval)
-    name = f"{record.quantity} {what}".strip()
     return checkpoint.path.stem, label, name, f"{record.value:.4f}", interval, str(record.n)
 
 

@@ -22,7 +22,7 @@ from torch import Generator, Tensor, nn
 
 from lipcomp.data import ImageSet
 from lipcomp.data.crops import crop_and_resize, random_boxes
-from lipcomp.robustness.features import evaluation_mode
+from lipcomp.robustness.features import evaluation_mode, extract_features
 from lipcomp.robustness.probes import LinearProbe
 
 
@@ -42,6 +42,9 @@ class LinearEvaluation:
         Bounds of the crop's share of the image.
     flip
         Whether half of the crops are mirrored (not for digits).
+    standardise
+        Bring each feature to mean 0 and spread 1 over the training images first. The paper does not, and relies on the
+        scale of a trained ResNet's features; other encoders need it for the same learning rate to mean the same.
     """
 
     epochs: int = 90
@@ -50,6 +53,7 @@ class LinearEvaluation:
     momentum: float = 0.9
     area: tuple[float, float] = (0.08, 1.0)
     flip: bool = True
+    standardise: bool = False
 
     def __post_init__(self) -> None:
         if self.epochs < 1 or self.batch_size < 1:
@@ -61,7 +65,7 @@ class LinearEvaluation:
 
 
 PAPER = LinearEvaluation()
-DIGITS = LinearEvaluation(epochs=20, batch_size=256, area=(0.6, 1.0), flip=False)
+DIGITS = LinearEvaluation(epochs=20, batch_size=256, area=(0.6, 1.0), flip=False, standardise=True)
 
 
 def linear_evaluation(
@@ -91,13 +95,18 @@ def linear_evaluation(
     device = next((p.device for p in encoder.parameters()), torch.device("cpu"))
     n, size = len(images), min(recipe.batch_size, len(images))
     steps = recipe.epochs * math.ceil(n / size)
+    mean, spread = torch.zeros(1, device=device), torch.ones(1, device=device)
+    if recipe.standardise:
+        features = extract_features(encoder, images, batch_size=min(size, 512))
+        mean, spread = features.mean(0), features.std(0, unbiased=False)
+        spread = torch.where(spread > 1e-6 * spread.max(), spread, 1.0)  # a dead feature stays as it is
     weight = bias = momenta = None
     step = 0
     for _ in range(recipe.epochs):
         for part in torch.randperm(n, generator=generator).split(size):
             with evaluation_mode(encoder):
                 crops = _augment(images.batch(part).to(device), recipe, generator)
-                features = encoder.features(crops)  # type: ignore[operator]
+                features = (encoder.features(crops) - mean) / spread  # type: ignore[operator]
             if weight is None or bias is None or momenta is None:
                 weight = torch.zeros(len(images.classes), features.shape[1], device=device)
                 bias = torch.zeros(len(images.classes), device=device)
@@ -115,7 +124,8 @@ def linear_evaluation(
             advance(len(part))
     assert weight is not None
     assert bias is not None
-    return LinearProbe(weight, bias)
+    weight = weight / spread
+    return LinearProbe(weight, bias - weight @ mean.expand(weight.shape[1]))
 
 
 def _augment(

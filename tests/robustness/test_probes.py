@@ -1,5 +1,7 @@
 """Probes against scikit-learn and brute force; the cache; the classifier they make; linear evaluation."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -173,6 +175,9 @@ def test_linear_evaluation_learns_leaves_the_encoder_alone_and_follows_its_seed(
     assert probe.accuracy(features, images.labels).value > 0.9
     again = linear_evaluation(encoder, images, recipe, seed=1)
     assert torch.equal(probe.weight, again.weight)
+    standardised = replace(recipe, standardise=True, learning_rate=0.5)
+    folded = linear_evaluation(encoder, images, standardised, seed=1)
+    assert folded.accuracy(features, images.labels).value > 0.9
     with pytest.raises(ValueError, match="epochs and batch_size"):
         LinearEvaluation(epochs=0)
     with pytest.raises(ValueError, match="area must be"):
