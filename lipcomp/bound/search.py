@@ -29,7 +29,8 @@ from lipcomp.bound.ball import project
 from lipcomp.jacobian import spectral_norm
 from lipcomp.jacobian.batching import fitting_batch_size
 from lipcomp.jacobian.checks import check_images
-from lipcomp.jacobian.products import Map, frozen
+from lipcomp.jacobian.frozen import frozen
+from lipcomp.jacobian.products import Map
 
 SECANT = 0.02  # of the ball's L2 radius: the length of a pair's secant
 KINDS = ("pair", "chord")

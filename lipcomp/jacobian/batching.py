@@ -7,7 +7,8 @@ from jaxtyping import Float
 from torch import Tensor
 from torch.autograd.graph import saved_tensors_hooks
 
-from lipcomp.jacobian.products import Map, frozen
+from lipcomp.jacobian.frozen import frozen
+from lipcomp.jacobian.products import Map
 
 SHARE = 0.25  # of the free memory
 LARGEST = 64

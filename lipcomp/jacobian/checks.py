@@ -6,12 +6,13 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
-from lipcomp.jacobian.products import Map, frozen
+from lipcomp.jacobian.frozen import frozen
+from lipcomp.jacobian.products import Map
 
 PROBES = 3
-TOLERANCE = (
-    1e-3  # of a mean direction's norm: beyond float32 and half-precision rounding, below any real defect
-)
+EXCLUSIONS = ("non-finite output", "zero-norm embedding", "non-finite derivative")
+# Of a mean direction's norm: beyond float32 and half-precision rounding, below any real defect.
+TOLERANCE = 1e-3
 
 
 def check_images(
@@ -115,4 +116,5 @@ def usable_outputs(
     directions = bool(unit.any()) and bool(((norm < TOLERANCE) | unit | ~finite).all())
     none = finite & ~unit if directions else torch.zeros_like(finite)
     usable = (finite & ~none).cpu()
-    return usable, {"non-finite output": int((~finite).sum()), "zero-norm embedding": int(none.sum())}
+    counts = (int((~finite).sum()), int(none.sum()), 0)
+    return usable, dict(zip(EXCLUSIONS, counts, strict=True))

@@ -45,6 +45,11 @@ def row_values(fn: Map, images: Float[Tensor, "n ..."], *, k: int, vectors: bool
     if not len(keep):
         return found
     rows = _rows(at)[keep].flatten(2)
+    finite = rows.isfinite().all(2).all(1).cpu()
+    excluded["non-finite derivative"] += int((~finite).sum())
+    keep, rows = keep[finite], rows[finite]
+    if not len(keep):
+        return found
     squares, directions = torch.linalg.eigh((rows @ rows.mT).cpu().double())
     found.values[keep] = squares.flip(1)[:, :k].clamp(min=0).sqrt().to(found.values)
     found.residual[keep] = dim * torch.finfo(rows.dtype).eps  # rounding

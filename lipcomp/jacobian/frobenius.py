@@ -21,7 +21,7 @@ from jaxtyping import Float
 from torch import Generator, Tensor
 
 from lipcomp.jacobian.batching import fitting_batch_size
-from lipcomp.jacobian.checks import check_images, check_map, usable_outputs
+from lipcomp.jacobian.checks import EXCLUSIONS, check_images, check_map, usable_outputs
 from lipcomp.jacobian.products import Linearisation, Map
 
 
@@ -75,7 +75,7 @@ def frobenius_norm(
     generator = torch.Generator().manual_seed(0) if generator is None else generator
     signs = torch.randint(0, 2, (count, len(images), dim), generator=generator) * 2 - 1
     squares = images.new_full((count, len(images)), math.nan)
-    excluded = {"non-finite output": 0, "zero-norm embedding": 0}
+    excluded = dict.fromkeys(EXCLUSIONS, 0)
     for index in torch.arange(len(images)).split(batch_size or fitting_batch_size(fn, images)):
         at = Linearisation(fn, images[index], "forward")  # without a second graph
         usable, left_out = usable_outputs(at.output)

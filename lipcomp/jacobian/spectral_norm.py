@@ -102,7 +102,7 @@ def spectral_norm(
     *,
     k: int = 1,
     rtol: float = 1e-4,
-    miss: float = 1e-3,
+    miss: float = 3e-3,
     max_iterations: int | None = None,
     batch_size: int | None = None,
     method: str = "auto",

@@ -1,0 +1,216 @@
+"""What sigma_max costs, in forward passes of the same batch, against its peers; ratios in one process, one thread.
+
+    python benchmarks/spectral_norm.py [--only resnet18,vit,resnet50] [--checkpoint TRAINED.safetensors] [--peers]
+
+A forward-equivalent (fwd-eq) is the time of one forward pass without gradients on the same batch, measured before and
+after each run; the least of both counts. ``--train-steps`` trains the ResNet-18 on coloured MNIST-5k first (about six
+forward-equivalents an image and step), ``--checkpoint`` takes a trained one. Peak memory is what the process grew by.
+"""
+
+import argparse
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import torch
+import torchvision
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from lipcomp.checkpoints import load_checkpoint
+from lipcomp.commands import table
+from lipcomp.data import DigitViews, load_set
+from lipcomp.encoders import EncoderSpec, build_encoder
+from lipcomp.jacobian import spectral_norm
+
+SPEC = EncoderSpec("resnet18_cifar", (3, 32, 32), projector=(512, 128))
+
+
+def main() -> None:
+    options = _parser().parse_args()
+    torch.set_num_threads(1)
+    rows = []
+    for name, build, goal in CASES:
+        if name.split()[0] in options.only.split(","):
+            rows += measure(name, *build(options), goal, options)
+    print(table(("network", "method", "fwd-eq an image", "goal", "steps", "peak MiB", "worst error"), rows))
+
+
+def measure(
+    name: str, fn: Callable[[Tensor], Tensor], images: Tensor, goal: str, options: argparse.Namespace
+) -> list[tuple[str, ...]]:
+    """Our estimate on the batch, and with --peers the others on the first few images."""
+    few = images[: options.peer_images]
+    truth = dense_truth(fn, few) if options.truth else None
+    costs, found = [], None
+    for _ in range(options.repeats):
+        cost, peak, found = cost_of(fn, images, lambda: spectral_norm(fn, images, batch_size=len(images)))
+        costs.append(cost)
+    assert found is not None
+    error = "" if truth is None else f"{float((1 - found.sigma[: len(few)] / truth).abs().max()):.1e}"
+    steps = f"{float(found.iterations.double().mean()):.1f}"
+    rows = [(name, "lipcomp spectral_norm", f"{min(costs):.1f}", goal, steps, f"{peak:.0f}", error)]
+    if not options.peers:
+        return rows
+    cost, peak, found = cost_of(fn, few, lambda: spectral_norm(fn, few))
+    rows.append((name, f"lipcomp, {len(few)} images", f"{cost:.1f}", "", "", f"{peak:.0f}", ""))
+    for peer, run in (
+        ("vmap(jacrev) + svdvals", lambda: vmap_jacrev(fn, few)),
+        ("lipcomp rows", lambda: spectral_norm(fn, few, method="rows").sigma),
+        ("deel-torchlip evaluate_lip_const", lambda: torchlip(fn, few)),
+    ):
+        cost, peak, sigma = cost_of(fn, few, run)
+        worst = "" if truth is None else f"{float((1 - sigma / truth).abs().max()):.1e}"
+        if truth is not None and peer.startswith("deel"):  # it tells the batch maximum only
+            worst = f"{float(1 - sigma.max() / truth.max()):.1e} (maximum)"
+        rows.append((name, peer, f"{cost:.1f}", "", "", f"{peak:.0f}", worst))
+    return rows
+
+
+def cost_of(
+    fn: Callable[[Tensor], Tensor], images: Tensor, run: Callable[[], object]
+) -> tuple[float, float, object]:
+    """Time in forward passes, growth of the process in MiB, result."""
+    before = forward_time(fn, images)
+    rest = reset_peak()
+    started = time.perf_counter()
+    result = run()
+    taken = time.perf_counter() - started
+    return taken / min(before, forward_time(fn, images)), peak_memory() - rest, result
+
+
+def forward_time(fn: Callable[[Tensor], Tensor], images: Tensor, repeats: int = 3) -> float:
+    best = float("inf")
+    with torch.no_grad():
+        for _ in range(repeats):
+            started = time.perf_counter()
+            fn(images)
+            best = min(best, time.perf_counter() - started)
+    return best
+
+
+def reset_peak() -> float:
+    """Forget the peak so far; the memory in use now, MiB."""
+    try:
+        Path("/proc/self/clear_refs").write_text("5")
+    except OSError:
+        return float("nan")
+    return _status("VmRSS")
+
+
+def peak_memory() -> float:
+    return _status("VmHWM")
+
+
+def _status(key: str) -> float:
+    try:
+        lines = Path("/proc/self/status").read_text().splitlines()
+    except OSError:
+        return float("nan")
+    return next(int(line.split()[1]) / 1024 for line in lines if line.startswith(key + ":"))
+
+
+def dense_truth(fn: Callable[[Tensor], Tensor], images: Tensor) -> Tensor:
+    return spectral_norm(fn, images, method="rows").sigma
+
+
+def vmap_jacrev(fn: Callable[[Tensor], Tensor], images: Tensor) -> Tensor:
+    """A Jacobian an image by torch.func, one image at a time, and its singular values."""
+    one = torch.func.jacrev(lambda image: fn(image.unsqueeze(0)).squeeze(0))
+    return torch.cat(
+        [torch.linalg.svdvals(torch.func.vmap(one)(x).flatten(2))[:, 0] for x in images.split(1)]
+    )
+
+
+def torchlip(fn: Callable[[Tensor], Tensor], images: Tensor) -> Tensor:
+    """deel-torchlip tells the largest of a batch: exact from the whole Jacobian."""
+    from deel.torchlip.utils import evaluate_lip_const
+
+    module = nn.Module()
+    module.forward = fn  # type: ignore[method-assign]
+    value = evaluate_lip_const(module, images, evaluation_type="jacobian_norm")
+    return torch.as_tensor(float(value)).expand(len(images))
+
+
+def resnet18(options: argparse.Namespace, trained: bool) -> tuple[Callable[[Tensor], Tensor], Tensor]:
+    if trained and options.checkpoint:
+        encoder = load_checkpoint(options.checkpoint).encoder
+    else:
+        encoder = build_encoder(SPEC, seed=0)
+        torch.manual_seed(0)
+        for module in encoder.modules():  # batch norms of weight 0 would switch the blocks off
+            if isinstance(module, nn.BatchNorm2d):
+                nn.init.uniform_(module.weight, 0.5, 1.0)
+        if trained:
+            train(encoder, options.train_steps)
+    encoder.eval().requires_grad_(False)
+    digits = load_set("mnist5k", "test").batch(torch.arange(0, 1000, 1000 // options.images))[
+        : options.images
+    ]
+    return encoder, coloured(digits)
+
+
+def coloured(digits: Tensor) -> Tensor:
+    return F.interpolate(digits, (32, 32), mode="bilinear").expand(-1, 3, -1, -1).clamp(0, 1).contiguous()
+
+
+def train(encoder: nn.Module, steps: int) -> None:
+    """A short contrastive training, enough to leave the spectra of random weights."""
+    digits, generator = load_set("mnist5k", "train"), torch.Generator().manual_seed(0)
+    optimizer = torch.optim.AdamW(encoder.parameters(), 2e-3)
+    encoder.train()
+    for step in range(steps):
+        batch = coloured(digits.batch(torch.randint(len(digits), (32,), generator=generator)))
+        z = encoder(torch.cat(DigitViews()(batch, generator)))
+        similarity = (z @ z.T / 0.2).fill_diagonal_(-1e9)
+        loss = F.cross_entropy(similarity, torch.arange(64).roll(32))
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+        print(f"training step {step + 1}/{steps}: loss {loss.item():.3f}", flush=True)
+
+
+def vit(options: argparse.Namespace) -> tuple[Callable[[Tensor], Tensor], Tensor]:
+    torch.manual_seed(0)
+    network = torchvision.models.VisionTransformer(32, 4, 6, 4, 128, 512, num_classes=128).eval()
+    nn.init.normal_(network.heads.head.weight, std=0.05)
+    network.requires_grad_(False)
+    images = torch.rand(options.images, 3, 32, 32, generator=torch.Generator().manual_seed(0))
+    return lambda x: F.normalize(network(x), dim=-1), images
+
+
+def resnet50(options: argparse.Namespace) -> tuple[Callable[[Tensor], Tensor], Tensor]:
+    encoder = build_encoder(EncoderSpec("resnet50", (3, 224, 224), projector=(512, 256)), seed=0)
+    torch.manual_seed(0)
+    for module in encoder.modules():
+        if isinstance(module, nn.BatchNorm2d):
+            nn.init.uniform_(module.weight, 0.5, 1.0)
+    encoder.eval().requires_grad_(False)
+    return encoder, torch.rand(2, 3, 224, 224, generator=torch.Generator().manual_seed(0))
+
+
+CASES = (
+    ("resnet18 untrained", lambda options: resnet18(options, False), "40"),
+    ("resnet18 trained", lambda options: resnet18(options, True), "25"),
+    ("vit", vit, "30"),
+    ("resnet50 at 224", resnet50, "37"),
+)
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--only", default="resnet18,vit,resnet50")
+    parser.add_argument("--images", type=int, default=32)
+    parser.add_argument("--repeats", type=int, default=2)
+    parser.add_argument("--peers", action="store_true", help="run the peers too (slow)")
+    parser.add_argument("--peer-images", type=int, default=4)
+    parser.add_argument("--truth", action="store_true", help="compare with all rows of the Jacobian")
+    parser.add_argument("--checkpoint", help="a trained encoder of lipcomp")
+    parser.add_argument("--train-steps", type=int, default=40)
+    return parser
+
+
+if __name__ == "__main__":
+    main()

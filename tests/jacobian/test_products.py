@@ -1,0 +1,169 @@
+"""J v and Jᵀ u: adjoint, equal to differences, one convolution a layer; what cannot be measured is named."""
+
+import pytest
+import torch
+import torchvision
+from torch import nn
+from torch.nn import functional as F
+
+from lipcomp.encoders import EncoderSpec, build_encoder
+from lipcomp.jacobian import Linearisation, spectral_norm
+from lipcomp.jacobian.products import frozen
+
+
+def small_vit():
+    network = torchvision.models.VisionTransformer(16, 8, 2, 2, 16, 32, num_classes=10)
+    nn.init.normal_(network.heads.head.weight, std=0.5)
+    return network
+
+
+class Attention(nn.Module):
+    """nn.MultiheadAttention as users wire it, with its fast path."""
+
+    def __init__(self):
+        super().__init__()
+        self.embed = nn.Linear(3 * 16, 8)
+        self.layer = nn.TransformerEncoderLayer(8, 2, 16, batch_first=True)
+
+    def forward(self, x):
+        return self.layer(self.embed(x.flatten(2).reshape(len(x), 16, -1))).mean(1)
+
+
+NETWORKS = {
+    "resnet18": lambda: build_encoder(EncoderSpec("resnet18_cifar", (3, 16, 16), projector=(16, 8))),
+    "resnet18 with pool": lambda: build_encoder(EncoderSpec("resnet18", (3, 16, 16), projector=(16, 8))),
+    "vit": small_vit,
+    "attention": Attention,
+    "convolutions": lambda: nn.Sequential(
+        nn.Conv2d(3, 6, 3, stride=2, padding=1, groups=3),
+        nn.GELU(),
+        nn.Conv2d(6, 4, 3, dilation=2, padding="same"),
+        nn.GroupNorm(2, 4),
+        nn.Hardswish(),
+        nn.MaxPool2d(2),
+        nn.Conv2d(4, 4, (2, 1), stride=(1, 2)),
+        nn.Hardsigmoid(),
+        nn.Flatten(),
+        nn.LazyLinear(10),
+    ),
+    "mobilenet": lambda: torchvision.models.mobilenet_v3_small(num_classes=10),
+}  # fmt: skip
+
+
+@pytest.fixture(params=NETWORKS)
+def network(request):
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        built = NETWORKS[request.param]()
+        built.eval()(torch.zeros(2, 3, 16, 16))
+    return built.double()
+
+
+def test_products_are_adjoint_and_equal_to_forward_mode(network, generator):
+    images = torch.rand(3, 3, 16, 16, generator=generator, dtype=torch.float64)
+    at = Linearisation(network, images)
+    u = torch.randn(at.output.shape, generator=generator, dtype=torch.float64)
+    v = torch.randn(images.shape, generator=generator, dtype=torch.float64)
+    pushed, pulled = at.forward(v), at.transposed(u)
+    torch.testing.assert_close((pushed * u).sum(1), (pulled * v).flatten(1).sum(1), rtol=1e-9, atol=1e-12)
+    step = 1e-6
+    with torch.no_grad(), frozen():
+        difference = (network(images + step * v) - network(images - step * v)) / (2 * step)
+    torch.testing.assert_close(pushed, difference, rtol=1e-4, atol=1e-6)
+    torch.testing.assert_close(at.transposed(2 * u), 2 * pulled)
+    torch.testing.assert_close(at.forward(-v), -pushed)
+
+
+def test_parameters_and_modes_are_left_as_they_were(network, generator):
+    images = torch.rand(2, 3, 16, 16, generator=generator, dtype=torch.float64)
+    before = {name: value.clone() for name, value in network.state_dict().items()}
+    fast = torch.backends.mha.get_fastpath_enabled()
+    spectral_norm(network, images)
+    assert all(parameter.grad is None for parameter in network.parameters())
+    assert all(parameter.requires_grad for parameter in network.parameters())
+    assert all(torch.equal(before[name], value) for name, value in network.state_dict().items())
+    assert torch.backends.mha.get_fastpath_enabled() == fast
+    assert images.grad is None
+    assert not images.requires_grad
+
+
+def test_a_product_runs_one_convolution_a_layer(generator):
+    """The floor: three layers, three convolutions in either direction, once the graphs are recorded."""
+    network = nn.Sequential(*[nn.Conv2d(4, 4, 3, padding=1) for _ in range(3)], nn.Flatten())
+    images = torch.rand(2, 4, 6, 6, generator=generator)
+    at = Linearisation(network, images)
+    u = at.transposed(torch.ones_like(at.output))
+    with torch.profiler.profile() as forward:
+        at.forward(u)
+    with torch.profiler.profile() as back:
+        at.transposed(torch.ones_like(at.output))
+
+    def count(profile, name):
+        return sum(event.count for event in profile.key_averages() if event.key == name)
+
+    assert count(forward, "aten::convolution") == 3
+    assert count(forward, "aten::convolution_backward") == 0
+    assert count(back, "aten::convolution_backward") == 3
+    assert count(back, "aten::convolution") == 0
+
+
+class NoSecondDerivative(torch.autograd.Function):
+    """y = 2 x, with a first derivative that autograd cannot go through again."""
+
+    @staticmethod
+    def forward(ctx, x):
+        return 2 * x
+
+    @staticmethod
+    @torch.autograd.function.once_differentiable
+    def backward(ctx, g):
+        return 2 * g
+
+
+def test_what_has_no_second_derivative_is_measured_by_forward_mode_or_named():
+    images = torch.rand(2, 3, 4, 4, generator=torch.Generator().manual_seed(0))
+    grid = torch.rand(2, 4, 4, 2, generator=torch.Generator().manual_seed(1)) * 2 - 1
+
+    def cdist(x):  # an operator whose backward has no derivative of its own
+        return torch.cdist(x.flatten(1).unsqueeze(1), torch.ones(1, 14, 48)).squeeze(1)
+
+    truth = spectral_norm(cdist, images, method="rows").sigma
+    torch.testing.assert_close(spectral_norm(cdist, images, method="lanczos").sigma, truth, rtol=1e-4, atol=0)
+
+    def once(x):
+        return NoSecondDerivative.apply(
+            F.grid_sample(x, grid[:1].expand(len(x), -1, -1, -1), align_corners=False)
+        ).flatten(1)
+
+    with pytest.raises(ValueError, match="has no derivative for"):
+        spectral_norm(once, images, method="lanczos")
+    assert spectral_norm(once, images, method="rows").converged.all()
+
+
+@pytest.mark.parametrize(
+    ("fn", "message"),
+    [
+        (lambda x: x.flatten(1).round().detach(), "does not depend differentiably"),
+        (lambda x: x.flatten(1)[:1], "one row an image"),
+        (lambda x: x.flatten(1) - x.flatten(1).mean(0), "mixes the images"),
+        (lambda x: x.flatten(1) + torch.rand(len(x), 1), "not deterministic"),
+        (nn.Sequential(nn.Flatten(), nn.Linear(12, 8), nn.BatchNorm1d(8)).train(), "training mode"),
+        (nn.Sequential(nn.Flatten(), nn.Dropout(0.5)).train(), "training mode"),
+    ],
+)
+def test_a_map_that_cannot_be_measured_is_refused(fn, message):
+    with pytest.raises(ValueError, match=message):
+        spectral_norm(fn, torch.rand(4, 3, 2, 2))
+
+
+@pytest.mark.parametrize(
+    ("images", "message"),
+    [
+        (torch.rand(4, 3, 2, 2) * 2, r"pixels in \[0, 1\].*divide"),
+        (torch.full((2, 3), torch.nan), "finite"),
+        (torch.zeros(0, 3), "at least 1 image"),
+    ],
+)
+def test_images_that_are_no_pixels_are_refused(images, message):
+    with pytest.raises(ValueError, match=message):
+        spectral_norm(lambda x: x.flatten(1), images)
