@@ -8,7 +8,9 @@ images' device, so devices differ by the rounding of the arithmetic that follows
 Cost: one microsecond an image and draw beyond the numbers themselves.
 """
 
+import copy
 import hashlib
+from collections.abc import Iterator
 
 import numpy as np
 import torch
@@ -63,6 +65,13 @@ class Draws:
             generator.manual_seed(seed)
             getattr(row, method)(*arguments, generator=generator)
         return out.to(self.device)
+
+    def split(self, size: int) -> Iterator["Draws"]:
+        """The draws of ``size`` images at a time, in order; each has the numbers it would have had together."""
+        for start in range(0, len(self._keys), size):
+            part = copy.copy(self)
+            part._keys = self._keys[start : start + size]
+            yield part
 
     def normal(self, *shape: int) -> Float[Tensor, "n ..."]:
         """Standard normal numbers, ``shape`` for each image."""
