@@ -1,0 +1,176 @@
+"""Local Hugging Face folders: configuration, shards, and transformers' names.
+
+The folders are made from timm's networks and the published names; they were compared once with what transformers
+5.24 writes (ViT, DINOv2 with and without registers, ResNet).
+"""
+
+import json
+
+import pytest
+import torch
+from safetensors.torch import save_file
+from torch import nn
+
+from lipcomp.checkpoints import CheckpointError, load_encoder
+
+timm = pytest.importorskip("timm")
+
+from timm.models.vision_transformer import VisionTransformer  # noqa: E402
+
+IMAGENET = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
+
+
+@pytest.fixture
+def small_images(images):
+    return images[:, :, :32, :32]
+
+
+def vit(shaken, **changes):
+    options = {
+        "img_size": 32,
+        "patch_size": 8,
+        "embed_dim": 128,
+        "depth": 2,
+        "num_heads": 2,
+        "num_classes": 0,
+    }
+    return shaken(VisionTransformer(**{**options, "global_pool": "token", **changes}))
+
+
+def transformers_vit(network, kind):
+    """The state of timm's network under transformers' names, query, key and value apart."""
+    names = [("cls_token", "embeddings.cls_token"), ("pos_embed", "embeddings.position_embeddings")]
+    names += [
+        ("reg_token", "embeddings.register_tokens"),
+        ("patch_embed.proj", "embeddings.patch_embeddings.projection"),
+    ]
+    inner = {
+        "norm1": "layernorm_before",
+        "norm2": "layernorm_after",
+        "mlp.fc1": "intermediate.dense",
+        "mlp.fc2": "output.dense",
+    }
+    if kind != "vit":
+        inner = {"norm1": "norm1", "norm2": "norm2", "mlp.fc1": "mlp.fc1", "mlp.fc2": "mlp.fc2"}
+    inner |= {
+        "attn.proj": "attention.output.dense",
+        "ls1.gamma": "layer_scale1.lambda1",
+        "ls2.gamma": "layer_scale2.lambda1",
+    }
+    state = {}
+    for key, value in network.state_dict().items():
+        parts = key.split(".")
+        if ".attn.qkv." in key:
+            for part, rows in zip(("query", "key", "value"), value.chunk(3), strict=True):
+                state[f"encoder.layer.{parts[1]}.attention.attention.{part}.{parts[-1]}"] = rows.contiguous()
+            continue
+        if parts[0] == "blocks":
+            rest = ".".join(parts[2:])
+            old = next(name for name in inner if rest.startswith(name))
+            state[f"encoder.layer.{parts[1]}.{inner[old]}{rest.removeprefix(old)}"] = value
+        elif parts[0] == "norm":
+            state[f"layernorm.{parts[1]}"] = value
+        else:
+            old, new = next(pair for pair in names if key.startswith(pair[0]))
+            state[new + key.removeprefix(old)] = value
+    return state
+
+
+@pytest.mark.parametrize("kind", ["vit", "dinov2", "dinov2_with_registers"])
+def test_a_transformers_folder(kind, tmp_path, shaken, small_images, normalised):
+    more = {"init_values": 0.5} if kind != "vit" else {}
+    more |= {"reg_tokens": 4, "no_embed_class": True} if kind.endswith("registers") else {}
+    network = vit(shaken, num_heads=4, **more)
+    for module in network.modules():
+        if isinstance(module, nn.LayerNorm):
+            module.eps = 1e-3  # large, so that forgetting it shows
+    state = transformers_vit(network, kind)
+    if kind.endswith("registers"):  # there the class token has a position, here it is in the token already
+        state["embeddings.position_embeddings"] = torch.cat(
+            [torch.ones(1, 1, 128), state["embeddings.position_embeddings"]], 1
+        )
+        state["embeddings.cls_token"] = state["embeddings.cls_token"] - 1
+    prefix = "vit." if kind == "vit" else ""
+    state = {prefix + key: value for key, value in state.items()} | {"classifier.weight": torch.zeros(2, 128)}
+    save_file(state, tmp_path / "model.safetensors")
+    config = {"model_type": kind, "num_attention_heads": 4, "layer_norm_eps": 1e-3, "hidden_act": "gelu"}
+    (tmp_path / "config.json").write_text(json.dumps(config))
+    ready = {
+        "size": {"height": 32, "width": 32},
+        "image_mean": [0.5] * 3,
+        "image_std": [0.25] * 3,
+        "resample": 3,
+    }
+    (tmp_path / "preprocessor_config.json").write_text(json.dumps(ready))
+    checkpoint = load_encoder(tmp_path)
+    assert checkpoint.format == "huggingface"
+    assert (checkpoint.preprocessing.mean, checkpoint.preprocessing.interpolation) == ((0.5,) * 3, "bicubic")
+    expected = network(normalised(small_images, [0.5] * 3, [0.25] * 3))
+    torch.testing.assert_close(checkpoint.encoder.features(small_images), expected, rtol=0, atol=1e-5)
+    assert checkpoint.report.used.keys() | checkpoint.report.ignored.keys() == state.keys()
+
+
+def test_a_transformers_resnet_in_shards(tmp_path, resnet18, images, normalised, close):
+    state = {}
+    for key, value in resnet18.state_dict().items():
+        *place, what = key.split(".")
+        kind = "convolution" if value.ndim == 4 else "normalization"
+        if place[0].startswith("layer"):
+            part = "shortcut" if place[2] == "downsample" else f"layer.{int(place[2][-1]) - 1}"
+            name = f"encoder.stages.{int(place[0][-1]) - 1}.layers.{place[1]}.{part}.{kind}.{what}"
+        else:
+            name = f"embedder.embedder.{kind}.{what}"
+        state[f"resnet.{name}"] = value
+    half = len(state) // 2
+    shards = {
+        "model-00001-of-00002.safetensors": dict([*state.items()][:half]),
+        "model-00002-of-00002.safetensors": dict([*state.items()][half:]),
+    }
+    index = {key: name for name, part in shards.items() for key in part}
+    for name, part in shards.items():
+        save_file(part, tmp_path / name)
+    (tmp_path / "model.safetensors.index.json").write_text(json.dumps({"weight_map": index}))
+    (tmp_path / "config.json").write_text(json.dumps({"model_type": "resnet", "hidden_act": "relu"}))
+    ready = {
+        "size": {"shortest_edge": 224},
+        "crop_pct": 0.875,
+        "image_mean": IMAGENET[0],
+        "image_std": IMAGENET[1],
+    }
+    (tmp_path / "preprocessor_config.json").write_text(json.dumps(ready))
+    checkpoint = load_encoder(tmp_path, image_size=64)
+    assert checkpoint.encoder.architecture == "resnet18"
+    close(checkpoint.encoder.features(images), resnet18(normalised(images)))
+    assert load_encoder(tmp_path).preprocessing.resize == 256
+    (tmp_path / "model.safetensors.index.json").write_text(
+        json.dumps({"weight_map": {"a": "../../etc/passwd"}})
+    )
+    with pytest.raises(
+        CheckpointError, match=r"its index names '\.\./\.\./etc/passwd', which is no file in it"
+    ):
+        load_encoder(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("config", "message"),
+    [
+        ('{"model_type": "clip"}', "transformers model of type 'clip'; known are"),
+        ("{", "is not valid JSON"),
+        ("[]", "does not hold a JSON object"),
+        ('{"architecture": "local-dir:/tmp/x", "pretrained_cfg": {}}', "is of no known library"),
+        ('{"lipcomp": {"architecture": 1}}', "its config.json is damaged"),
+    ],
+)
+def test_a_bad_configuration_is_named(config, message, tmp_path, resnet18):
+    save_file(resnet18.state_dict(), tmp_path / "model.safetensors")
+    (tmp_path / "config.json").write_text(config)
+    with pytest.raises(CheckpointError, match=message):
+        load_encoder(tmp_path)
+
+
+def test_an_empty_folder_is_named(tmp_path):
+    with pytest.raises(CheckpointError, match="holds 0 TensorFlow checkpoints"):
+        load_encoder(tmp_path)
+    (tmp_path / "config.json").write_text("{}")
+    with pytest.raises(CheckpointError, match=r"has neither model\.safetensors nor pytorch_model\.bin"):
+        load_encoder(tmp_path)
