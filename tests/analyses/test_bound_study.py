@@ -1,0 +1,65 @@
+"""The study of the bounds: its records hold the theory's orders, and its page is drawn from them."""
+
+import math
+
+import pytest
+import torch
+
+from analyses.bound_study import measure as measuring
+from analyses.bound_study.report import load, make_page, ratios
+from lipcomp.checkpoints import Metadata, save_checkpoint
+from lipcomp.commands import run
+from lipcomp.distributions import mean_resultant_length
+from lipcomp.encoders import EncoderSpec, build_encoder
+
+
+@pytest.fixture(scope="module")
+def study(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("bounds")
+    spec = EncoderSpec("small_cnn", (1, 28, 28), mean=(0.131,), std=(0.308,), projector=(32, 16))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(measuring, "IMAGES", 40)
+        patch.setattr(measuring, "SEARCHED", 3)
+        patch.setattr(measuring, "RADIUS", 1e-3)
+        for seed, name in enumerate(("SimCLR", "CSimCLR")):
+            path = folder / "runs" / name / "model.safetensors"
+            save_checkpoint(
+                path, build_encoder(spec, seed=seed).eval(), Metadata(objective={"name": name}, seed=0)
+            )
+            measuring.measure_checkpoint(name, path, folder, "mnist5k", None)
+    return folder
+
+
+def test_the_gaps_hold_the_orders_of_the_theory(study):
+    gaps = ratios(load(study))
+    assert all(len(gap) == 2 for gap in gaps.values())
+    expected = math.sqrt(2 * 1024 / float(mean_resultant_length(16, torch.tensor(1024.0).double())))
+    assert list(gaps["published"] / gaps["supremum"]) == pytest.approx([expected] * 2, rel=1e-6)
+    assert (gaps["search"] >= 1 - 1e-3).all()
+    assert (gaps["certified"] >= 0).all()
+
+
+def test_all_pairs_prove_at_least_what_neighbours_and_chance_do(study):
+    frame = load(study)
+    bound = frame[frame["quantity"] == "bound.direction.max"]
+    table = bound.pivot_table("value", "subject.run", "settings.pairs")
+    for source in ("two images, at random", "nearest neighbours"):
+        assert (table["all pairs"] >= table[source] * (1 - 1e-5)).all()
+
+
+def test_what_is_measured_is_not_measured_again_and_the_page_says_it(study):
+    before = (study / "bounds.jsonl").read_bytes()
+    measuring.measure_checkpoint(
+        "SimCLR", study / "runs" / "SimCLR" / "model.safetensors", study, "mnist5k", None
+    )
+    assert (study / "bounds.jsonl").read_bytes() == before
+    path, said = make_page(study)
+    html = path.read_text()
+    assert "times below κ times the largest local constant" in said.headline
+    assert html.count("<figure") == 4
+    assert (study / "bounds.md").exists()
+
+
+def test_bad_input_is_one_paragraph(tmp_path, capsys):
+    assert run(measuring.main, [str(tmp_path)]) == 1
+    assert "holds no checkpoint" in " ".join(capsys.readouterr().err.split())
