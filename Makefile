@@ -1,6 +1,7 @@
 # Two commands: `make study` runs the main job, `make test` passes the tests. Both set themselves up.
 #
 #   make study                 15 runs, report in studies/default          (PRESET=quick | default | full)
+#   make bounds                how tight the bounds are, on the encoders of a study   (PRESET as above)
 #   make test                  the tests, two at a time
 #   make check                 lint, format and types
 #   make clean                 remove the environment; studies are kept
@@ -17,13 +18,17 @@ PY := $(VENV)/bin/python
 # Two contending threads make small operations many times slower; work is spread over processes instead.
 export OMP_NUM_THREADS = 1
 
-.PHONY: study test check setup clean
+.PHONY: study bounds test check setup clean
 .DELETE_ON_ERROR:
 
 study: $(VENV)/.study
 	@$(PY) -m train.sweep $(PRESET) --out $(OUT) --workers $(WORKERS)
 	@$(PY) -m analyses.paired_study.measure $(OUT) --workers $(WORKERS)
 	@$(PY) -m analyses.paired_study.report $(OUT)
+
+bounds: $(VENV)/.study
+	@$(PY) -m analyses.bound_study.measure $(OUT) --workers $(WORKERS)
+	@$(PY) -m analyses.bound_study.report $(OUT)
 
 test: $(VENV)/.dev
 	$(PY) -m pytest -q -n $(WORKERS) $(ARGS)
