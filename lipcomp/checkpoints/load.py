@@ -12,7 +12,7 @@
 
 import difflib
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Literal
@@ -274,10 +274,8 @@ def _preprocessing(
         usual = found.format.small if max(native) < 96 else found.format.normalisation
         origin = f"assumed, the convention of {found.format.name}: the file does not say; --mean and --std overrule"
         known = convention(_channels(weights), size or native, *usual, origin)
-        if stored := _stored_normalisation(found):
-            known = replace(
-                known, mean=stored[0], std=stored[1], origin="mean and std stored with the weights"
-            )
+        if stored := _stored_normalisation(found, source):
+            known = replace(known, mean=stored[0], std=stored[1], origin=stored[2])
     if size is not None and size != known.size:
         known = replace(known, size=size, resize=size, crop="none", origin=f"{known.origin}; size as given")
     if mean is not None or std is not None:
@@ -290,10 +288,17 @@ def _preprocessing(
     return known
 
 
-def _stored_normalisation(found: Recognised) -> tuple[tuple[float, ...], tuple[float, ...]] | None:
-    """RobustBench keeps mean and std as buffers."""
+def _stored_normalisation(
+    found: Recognised, source: Source
+) -> tuple[tuple[float, ...], tuple[float, ...], str] | None:
+    """Mean and std within the file: RobustBench's buffers, LightlyTrain's ``normalize_args``."""
     for names in (("normalize.mean", "normalize.std"), ("mu", "sigma"), ("model.mu", "model.sigma")):
         if all(name in found.state for name in names):
             mean, std = (tuple(found.state[name].flatten().tolist()) for name in names)
-            return mean, std
+            return mean, std, "mean and std stored with the weights"
+    told = source.tree.get("lightly_train")
+    told = told.get("normalize_args") if isinstance(told, Mapping) else None
+    if isinstance(told, Mapping) and {"mean", "std"} <= told.keys():
+        mean, std = (tuple(float(number) for number in told[name]) for name in ("mean", "std"))
+        return mean, std, "normalize_args of LightlyTrain"
     return None

@@ -108,7 +108,7 @@ class Checkpoint:
             lines.append(f"  images: {self.preprocessing}")
         if self.report is not None:
             text = self.report.full() if every_key else self.report.summary()
-            lines.append("  keys: " + text.replace("\n", "\n  "))
+            lines.append("  keys:\n    " + text.replace("\n", "\n    "))
         return "\n".join(lines)
 
 

@@ -149,7 +149,16 @@ def lightly_tutorial(resnet, shaken):
 
 def lightly_train(resnet, shaken):
     state = under("embedding_model.wrapped_model._features.", resnet)
-    return {"state_dict": state, "lightly_train": {"normalize_args": {"mean": [0.5] * 3}}}, None, None
+    return (
+        {
+            "state_dict": state,
+            "lightly_train": {
+                "normalize_args": {"mean": [0.485, 0.456, 0.406], "std": (0.229, 0.224, 0.225)}
+            },
+        },
+        None,
+        None,
+    )
 
 
 def mmselfsup(resnet, shaken):
@@ -265,6 +274,15 @@ def leaves(tree):
     if isinstance(tree, torch.Tensor):
         return 1
     return sum(map(leaves, tree.values())) if isinstance(tree, dict) else 0
+
+
+def test_lightly_train_says_its_normalisation(tmp_path, resnet18, shaken):
+    tree, _, _ = lightly_train(resnet18, shaken)
+    tree["lightly_train"]["normalize_args"] = {"mean": [0.1, 0.2, 0.3], "std": [0.4, 0.5, 0.6]}
+    torch.save(tree, tmp_path / "last.ckpt")
+    ready = load_encoder(tmp_path / "last.ckpt").preprocessing
+    assert (ready.mean, ready.std) == ((0.1, 0.2, 0.3), (0.4, 0.5, 0.6))
+    assert ready.origin == "normalize_args of LightlyTrain"
 
 
 def test_the_other_branch_on_request(tmp_path, resnet18, shaken, images, normalised, close):
