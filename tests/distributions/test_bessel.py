@@ -68,7 +68,7 @@ def test_against_mpmath_at_a_grid_and_10_000_random_points(table, dtype):
     for name, error in worst.items():
         assert error <= BOUNDS[dtype][name], (name, error)
     if dtype == torch.float64:  # what it reaches, so that a loss of digits shows
-        assert worst["log_c"] < 5e-15
+        assert worst["log_c"] < 1e-14
         assert worst["ratio"] < 3e-15
         assert worst["slope"] < 2e-12
 
