@@ -23,7 +23,8 @@ MODULES = re.compile(r"<!-- modules: ([\w.]+) -->")
 
 def math(number: str) -> str:
     """A formula as a block of MathML."""
-    return f'<div class="formula">{convert(FORMULAS[number], display="block")}</div>'
+    latex = re.sub(r"\\log(?![a-z])", r"\\log\\,", FORMULAS[number])  # MathML sets no space behind a function's name
+    return f'<div class="formula">{convert(latex, display="block")}</div>'
 
 
 def anchor(number: str) -> str:
