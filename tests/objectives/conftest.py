@@ -42,3 +42,32 @@ def losses_of_replicas(objective, inputs, replicas, **by_row):
 @pytest.fixture
 def replicated():
     return losses_of_replicas
+
+
+def make_views(rows=12, dim=16, seed=0, closeness=1.0):
+    g = torch.Generator().manual_seed(seed)
+    one = torch.randn(rows, dim, generator=g, dtype=torch.float64)
+    two = one + closeness * torch.randn(rows, dim, generator=g, dtype=torch.float64)
+    return one.requires_grad_(), two.requires_grad_()
+
+
+def call_by_family(objective, at, **keywords):
+    if objective.family == "byol":
+        targets = [h.detach().roll(1, 0) + 0.1 * h.detach() for h in at]
+        return objective(*at, *targets, **keywords)
+    if objective.family == "supervised":
+        labels = torch.arange(len(at[0])) % 4
+        return objective(at[0], labels, torch.eye(16, dtype=at[0].dtype)[:4] + 0.1, **keywords)
+    return objective(*at, **keywords)
+
+
+@pytest.fixture
+def views():
+    """Two views' embeddings, leaves in float64."""
+    return make_views
+
+
+@pytest.fixture
+def call():
+    """Calls an objective of any family on two views' embeddings."""
+    return call_by_family
