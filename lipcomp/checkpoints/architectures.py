@@ -54,7 +54,7 @@ def build_backbone(name: str, channels: int = 3, conventions: Mapping[str, Any] 
         if library in ("", "torchvision") and short in torchvision.models.list_models(torchvision.models):
             return _torchvision(short, channels)
         if library in ("", "timm"):
-            return _timm(short, channels)
+            return _timm(short, channels, (conventions or {}).get("image_size"))
     raise CheckpointError(f"arch {name!r} is of no known library; write NAME, torchvision/NAME or timm/NAME")
 
 
@@ -97,12 +97,15 @@ def _torchvision(name: str, channels: int) -> Backbone:
     return Backbone(f"torchvision/{name}", network, (last, *auxiliary))
 
 
-def _timm(name: str, channels: int) -> Backbone:
+def _timm(name: str, channels: int, size: tuple[int, int] | None = None) -> Backbone:
     if not re.fullmatch(r"[\w.]+", name):
         raise CheckpointError(f"arch {name!r} is no name of a timm architecture (letters, digits, _ and .)")
     timm = import_timm(f"arch {name!r} is none of lipcomp's or torchvision's networks")
     try:
-        network = timm.create_model(name, pretrained=False, num_classes=0, in_chans=channels)
+        options = (
+            {"img_size": size} if size and timm.is_model(name) and name.startswith(("vit_", "deit")) else {}
+        )
+        network = timm.create_model(name, pretrained=False, num_classes=0, in_chans=channels, **options)
     except (RuntimeError, ValueError, TypeError) as error:
         known = [*BACKBONES, *torchvision.models.list_models(torchvision.models), *timm.list_models()]
         near = difflib.get_close_matches(name, known, 3)

@@ -114,7 +114,12 @@ def _assemble(
 ) -> Checkpoint:
     """Find the network, give every weight its place, and put the encoder together."""
     weights = prepare_vit(found.part(found.backbone))
-    backbone = _choose_backbone(source, found, weights, arch)
+    wanted = size or (source.preprocessing.size if source.preprocessing else None)
+    backbone = _choose_backbone(source, found, weights, arch, wanted)
+    note = resize_positions(
+        backbone.network, weights, antialias=source.container != "huggingface" or not source.keys
+    )
+    backbone = replace(backbone, notes=(*backbone.notes, *([note] if note else [])))
     used, missing = _fit(backbone, found, weights)
     heads = _heads(found, backbone, head, size)
     for part, names in (("projector", found.projector), ("predictor", found.predictor)):
@@ -150,18 +155,17 @@ def _size(given: int | tuple[int, ...] | None) -> tuple[int, int] | None:
     return sides[0], sides[-1]
 
 
-def _choose_backbone(source: Source, found: Recognised, weights: State, arch: str | None) -> Backbone:
+def _choose_backbone(
+    source: Source, found: Recognised, weights: State, arch: str | None, size: tuple[int, int] | None
+) -> Backbone:
     """The network for the weights: the named one, or the one that the shapes say."""
     named = arch or source.arch
     if arch is None and source.container == "exported" and "/" not in (source.arch or ""):
         named = None  # a network that was read off its weights is read off them again
+    conventions = {**found.conventions, "image_size": size}
     if named is None:
-        return infer_backbone(weights, found.conventions)
-    backbone = build_backbone(named, _channels(weights), found.conventions)
-    if "pos_embed" in weights and "pos_embed" in dict(backbone.network.named_parameters()):
-        prefix = int("cls_token" in weights and "reg_token" not in weights)
-        weights |= resize_positions(backbone.network, weights, prefix)
-    return backbone
+        return infer_backbone(weights, conventions)
+    return build_backbone(named, _channels(weights), conventions)
 
 
 STEM = re.compile(

@@ -13,6 +13,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional
 
 from lipcomp.checkpoints.backbone import Backbone, State, import_timm
 from lipcomp.checkpoints.errors import CheckpointError
@@ -61,7 +62,11 @@ def read_vit(state: State, conventions: Mapping[str, Any]) -> Backbone | None:
             f"the ViT has {positions.shape[1]} positions, which make up no square image; name its "
             f"architecture with --arch"
         )
-    size = (side * int(patch.shape[2]), side * int(patch.shape[3]))
+    size = conventions.get("image_size") or (side * int(patch.shape[2]), side * int(patch.shape[3]))
+    if size[0] % patch.shape[2] or size[1] % patch.shape[3]:
+        raise CheckpointError(
+            f"images of {size} do not divide into the ViT's patches of {tuple(patch.shape[2:])}"
+        )
     heads = conventions.get("heads")
     heads = heads.get(width) if isinstance(heads, Mapping) else heads
     known = heads is not None
@@ -115,14 +120,21 @@ def read_vit(state: State, conventions: Mapping[str, Any]) -> Backbone | None:
     return Backbone(name, network, ("head", "head_dist"), None, size, notes)
 
 
-def resize_positions(network: nn.Module, state: dict[str, Tensor], prefix: int) -> dict[str, Tensor]:
-    """Position embeddings resampled to the network's grid, where the checkpoint's differs."""
-    timm = import_timm("position embeddings are resampled by timm")
-    wanted = network.get_parameter("pos_embed")
-    have = state["pos_embed"]
-    if have.shape == wanted.shape:
-        return state
-    grid = network.patch_embed.grid_size  # type: ignore[union-attr]
-    with torch.no_grad():
-        resized = timm.layers.resample_abs_pos_embed(have, list(grid), num_prefix_tokens=prefix)  # type: ignore[arg-type]
-    return {**state, "pos_embed": resized}
+def resize_positions(network: nn.Module, state: dict[str, Tensor], antialias: bool) -> str | None:
+    """Resample the position embeddings in ``state`` to the network's grid, where the checkpoint's differs.
+
+    Bicubic, as timm does with antialiasing and transformers without. Returns a note, or None if nothing was done.
+    """
+    wanted, have = dict(network.named_parameters()).get("pos_embed"), state.get("pos_embed")
+    grid = getattr(getattr(network, "patch_embed", None), "grid_size", None)
+    if wanted is None or have is None or grid is None or have.ndim != 3 or have.shape == wanted.shape:
+        return None
+    prefix = wanted.shape[1] - grid[0] * grid[1]
+    side = math.isqrt(max(have.shape[1] - prefix, 0))
+    if prefix not in (0, 1) or side * side + prefix != have.shape[1] or side == 0:
+        return None
+    tokens, places = have[:, :prefix].float(), have[:, prefix:].float()
+    places = places.reshape(1, side, side, -1).permute(0, 3, 1, 2)
+    places = functional.interpolate(places, grid, mode="bicubic", align_corners=False, antialias=antialias)
+    state["pos_embed"] = torch.cat([tokens, places.flatten(2).transpose(1, 2)], 1)
+    return f"position embeddings resampled from {side}x{side} to {grid[0]}x{grid[1]} patches"

@@ -125,6 +125,20 @@ def test_dinos_vit(wrap, head, tmp_path, shaken, small_images, normalised):
         torch.testing.assert_close(encoder.embedding(small_images), mlp(expected), rtol=0, atol=1e-5)
 
 
+@pytest.mark.parametrize("arch", [None, "timm/vit_tiny_patch16_224"])
+def test_a_vit_at_another_size_has_its_positions_resampled(arch, tmp_path, shaken, images, normalised):
+    network = shaken(timm.create_model("vit_tiny_patch16_224", num_classes=0, img_size=96))
+    torch.save(network.state_dict(), tmp_path / "vit.pth")
+    checkpoint = load_encoder(tmp_path / "vit.pth", arch, image_size=64, mean=IMAGENET[0], std=IMAGENET[1])
+    theirs = timm.create_model("vit_tiny_patch16_224", num_classes=0, img_size=64)
+    state = network.state_dict()
+    state["pos_embed"] = timm.layers.resample_abs_pos_embed(state["pos_embed"], [4, 4], num_prefix_tokens=1)
+    theirs.load_state_dict(state)
+    expected = theirs.eval()(normalised(images))
+    torch.testing.assert_close(checkpoint.encoder.features(images), expected, rtol=0, atol=1e-4)
+    assert "position embeddings resampled from 6x6 to 4x4 patches" in checkpoint.report.notes
+
+
 def test_moco_v3s_vit_has_twelve_heads(tmp_path, shaken, small_images, normalised):
     network = vit(shaken, embed_dim=384, num_heads=12)
     state = {f"module.base_encoder.{key}": value for key, value in network.state_dict().items()}
