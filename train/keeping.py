@@ -1,5 +1,6 @@
 """What a run keeps: encoders with their metadata, and states to go on from."""
 
+import functools
 import json
 from dataclasses import dataclass
 from pathlib import Path
@@ -28,6 +29,11 @@ class Keeper:
     ranks: int
     best: float = -1.0
 
+    @functools.cached_property
+    def data_hash(self) -> str:
+        """Of the images; once, since a folder's takes a look at every file."""
+        return self.images.content_hash()
+
     def keep(self, path: Path, trainee: Trainee, steps: int, metrics: dict[str, float] | None = None) -> None:
         """Write the encoder after ``steps`` steps, with its metadata."""
         run = {name: getattr(self.settings, name) for name in ("precision", "accumulate", "compile")}
@@ -36,7 +42,7 @@ class Keeper:
             recipe={**self.recipe.to_dict(), "run": {**run, "ranks": self.ranks, "steps": steps}},
             data={
                 "name": self.images.name,
-                "content_hash": self.images.content_hash(),
+                "content_hash": self.data_hash,
                 "images": len(self.images),
             },
             seed=self.seed,
@@ -91,7 +97,7 @@ class Keeper:
             "seed": self.seed,
             "precision": self.settings.precision,
             "accumulate": self.settings.accumulate,
-            "data_hash": self.images.content_hash(),
+            "data_hash": self.data_hash,
         }
         return json.dumps(fields, sort_keys=True)
 

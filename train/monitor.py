@@ -5,6 +5,7 @@ A line a step: loss and its parts (nats), alignment, uniformity, effective rank,
 neighbours among training images, in pooled features. Nothing here draws a random number or changes the run.
 """
 
+import hashlib
 import json
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -185,7 +186,10 @@ def wandb_sink(project: str, name: str, settings: dict[str, Any], folder: Path) 
         raise ImportError(
             f'--wandb needs the package wandb ({error}); install it with: pip install "lipcomp[wandb]"'
         ) from error
-    run = wandb.init(project=project, name=name, config=settings, dir=folder, id=None, resume="allow")
+    identity = hashlib.blake2b(
+        f"{name}/{folder.resolve()}".encode(), digest_size=8
+    ).hexdigest()  # found again
+    run = wandb.init(project=project, name=name, config=settings, dir=folder, id=identity, resume="allow")
 
     def take(line: Line) -> None:
         run.log({k: v for k, v in line.items() if k != "step"}, step=int(line["step"]))

@@ -13,7 +13,6 @@ a supervised method passes the first. The probe reads all 2B images in SimCLR, t
 """
 
 import dataclasses
-import hashlib
 from dataclasses import dataclass
 
 import torch
@@ -27,14 +26,9 @@ from lipcomp.encoders.initialisation import variance_scaling_
 from lipcomp.objectives import ClassEncoder, Objective
 from train.parallel import Ranks
 from train.recipe import Recipe
+from train.streams import stream
 
 Images = Float[Tensor, "batch channels height width"]
-
-
-def stream(seed: int, name: str, step: int = 0, device: torch.device | str = "cpu") -> Generator:
-    """The generator of one step of one stream of random numbers (weights, order, views, noise)."""
-    digest = hashlib.blake2b(f"{seed}/{name}/{step}".encode(), digest_size=8).digest()
-    return Generator(device).manual_seed(int.from_bytes(digest, "little") >> 1)
 
 
 @dataclass(frozen=True)

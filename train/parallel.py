@@ -52,13 +52,12 @@ class Ranks:
             value /= self.size
         return value
 
-    def agree(self, stop: bool) -> bool:
-        """Whether any rank says so."""
-        if self.size == 1:
-            return stop
-        said: list[Any] = [None] * self.size
-        dist.all_gather_object(said, stop)
-        return any(said)
+    def everyones(self, value: Any) -> list[Any]:
+        """What every rank says, in rank order."""
+        said: list[Any] = [value] * self.size
+        if self.size > 1:
+            dist.all_gather_object(said, value)
+        return said
 
 
 @contextmanager

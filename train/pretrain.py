@@ -28,14 +28,15 @@ from lipcomp.data import ImageSet, ViewBatch, view_batches
 from train.interrupt import Interruption
 from train.keeping import Keeper, check_same
 from train.monitor import HeldOut, Line, Monitor, geometry, tensorboard_sink, wandb_sink
-from train.networks import Step, Trainee, stream
+from train.networks import Step, Trainee
 from train.optimizers import build_optimizer, set_rate
 from train.parallel import Ranks, local_device, started_ranks, synchronise_batch_norm
 from train.recipe import Recipe
 from train.schedules import learning_rate, scale_rate, target_decay, total_steps, warmup_steps
 from train.settings import DTYPES, Settings
 from train.state import clear_states, keep_lines, locked
-from train.trainingset import held_out_set, training_set
+from train.streams import order, stream
+from train.trainingset import check_split, held_out_set, training_set
 
 Report = Callable[[str], None]
 
@@ -75,21 +76,6 @@ def pretrain(
             return checkpoint
         interruption = stack.enter_context(Interruption())
         return Run(recipe, seed, out, settings, ranks, images, report).train(interruption)
-
-
-def check_split(recipe: Recipe, images: ImageSet, ranks: Ranks, settings: Settings) -> None:
-    """Refuse a batch that the images do not fill, or that does not divide over ranks and parts."""
-    batch, parts = recipe.batch_size, ranks.size * settings.accumulate
-    if batch > len(images):
-        raise ValueError(
-            f"batch_size {batch} is larger than the {len(images)} images of {images.name}; set batch_size to at "
-            f"most that"
-        )
-    if batch < 2 * parts or batch % parts:
-        raise ValueError(
-            f"batch_size {batch} does not divide into {ranks.size} rank(s) x {settings.accumulate} part(s) of at "
-            f"least 2 images each; set batch_size to a multiple of {parts}, at least {2 * parts}"
-        )
 
 
 class Run:
@@ -136,13 +122,18 @@ class Run:
             sinks.append(wandb_sink(self.settings.wandb, name, self.recipe.to_dict(), self.out))
         return sinks
 
-    def train(self, interruption: "Interruption") -> Path:
+    def train(self, interruption: Interruption) -> Path:
         """Go from the last state to the end."""
         first = self.keeper.restore(
             self.trainee, self.optimizer, self.scaler, self.report, tidy=self.ranks.first
         )
         if self.ranks.first:
             keep_lines(self.monitor.file, first)
+        if len(set(self.ranks.everyones(first))) > 1:
+            raise ValueError(
+                f"the ranks do not see the same states in {str(self.out)!r}; give a folder that all "
+                f"of them share with --out"
+            )
         if first:
             self.report(f"{self.recipe.name} seed {self.seed}: going on after step {first} of {self.total}")
         network = self.prepare()
@@ -155,7 +146,7 @@ class Run:
             waiting.append((step, self.step(network, batch)))
             done = step + 1
             last = done == self.total
-            stop = interruption.requested and self.ranks.size == 1
+            stop = self.stops(interruption, done)
             evaluating = self.held_out is not None and (last or done % self.evaluate_steps == 0)
             saving = not last and (stop or done % save_every == 0)
             if len(waiting) >= self.settings.log_steps or saving or evaluating or last:
@@ -182,6 +173,12 @@ class Run:
             self.keeper.keep(checkpoint, self.trainee, self.total, metrics)
             clear_states(self.out)
         return checkpoint
+
+    def stops(self, interruption: Interruption, done: int) -> bool:
+        """Whether to end after this step; ranks agree on it where they meet anyway."""
+        if self.ranks.size == 1:
+            return interruption.requested
+        return done % self.settings.log_steps == 0 and any(self.ranks.everyones(interruption.requested))
 
     # One step.
 
@@ -310,18 +307,6 @@ class Run:
         if score > self.keeper.best:
             self.keeper.best = score
             self.keeper.keep(self.out / "best.safetensors", self.trainee, step + 1)
-
-
-def order(images: int, recipe: Recipe, seed: int, first: int = 0) -> Iterator[Tensor]:
-    """The indices of every step from ``first`` on: permutations, one an epoch, end to end, cut into batches."""
-    epoch, within = divmod(first * recipe.batch_size, images)
-    waiting = torch.randperm(images, generator=stream(seed, "order", epoch))[within:]
-    while True:
-        while len(waiting) < recipe.batch_size:
-            epoch += 1
-            waiting = torch.cat([waiting, torch.randperm(images, generator=stream(seed, "order", epoch))])
-        yield waiting[: recipe.batch_size]
-        waiting = waiting[recipe.batch_size :]
 
 
 def _silent(line: str) -> None:

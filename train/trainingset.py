@@ -6,7 +6,9 @@ from pathlib import Path
 from lipcomp.commands import progress
 from lipcomp.data import SETS, ImageSet, load_set
 from lipcomp.data.folders import FolderImages, split_folder, unreadable
+from train.parallel import Ranks
 from train.recipe import Recipe
+from train.settings import Settings
 
 DECODED = (
     50_000  # folders up to this size are decoded once before training; larger ones have their headers read
@@ -65,3 +67,18 @@ def held_out_set(recipe: Recipe, root: Path | None, images: ImageSet) -> ImageSe
         return None
     held_out = load_set(recipe.data, "test", root=root, image_shape=recipe.encoder.image_shape)
     return held_out if held_out.classes == images.classes else None
+
+
+def check_split(recipe: Recipe, images: ImageSet, ranks: Ranks, settings: Settings) -> None:
+    """Refuse a batch that the images do not fill, or that does not divide over ranks and parts."""
+    batch, parts = recipe.batch_size, ranks.size * settings.accumulate
+    if batch > len(images):
+        raise ValueError(
+            f"batch_size {batch} is larger than the {len(images)} images of {images.name}; set batch_size to at "
+            f"most that"
+        )
+    if batch < 2 * parts or batch % parts:
+        raise ValueError(
+            f"batch_size {batch} does not divide into {ranks.size} rank(s) x {settings.accumulate} part(s) of at "
+            f"least 2 images each; set batch_size to a multiple of {parts}, at least {2 * parts}"
+        )

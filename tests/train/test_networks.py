@@ -14,11 +14,12 @@ from lipcomp.data import load_set
 from lipcomp.distributions import VonMisesFisher
 from lipcomp.encoders.initialisation import variance_scaling_
 from lipcomp.objectives import CosineClassifier
-from train.networks import Trainee, draw_rows, stream
+from train.networks import Trainee, draw_rows
 from train.parallel import Ranks
-from train.pretrain import Run, order
+from train.pretrain import Run
 from train.recipe import compress
 from train.settings import Settings
+from train.streams import order, stream
 from train.trainingset import training_set
 
 METHODS = ("simclr", "c_simclr", "byol", "c_byol")

@@ -84,7 +84,7 @@ def test_batches_that_do_not_fit_are_refused_before_anything_is_written(recipes,
 
 def test_a_batch_smaller_than_the_ranks_is_refused(recipes):
     from train.parallel import Ranks
-    from train.pretrain import check_split
+    from train.trainingset import check_split
 
     images = TensorImages(
         "some", torch.zeros(36, 1, 16, 16, dtype=torch.uint8), torch.arange(36) % 3, ("a", "b", "c")
@@ -186,6 +186,31 @@ def test_a_run_that_collapses_says_so(recipes, tmp_path):
     recipe = replace(recipes["byol"], data=str(tmp_path / "data"), epochs=1)
     pretrain(recipe, 0, tmp_path / "run", report=said.append)
     assert any("have collapsed at step 0" in line for line in said)
+
+
+def test_wandb_gets_every_line_under_an_identity_that_a_resumed_run_finds_again(monkeypatch, tmp_path):
+    """The package's interface, as far as it is used, stands in for the service."""
+    import sys
+    import types
+
+    calls = []
+
+    class Service:
+        def log(self, values, step):
+            calls.append((step, values))
+
+    def init(**options):
+        calls.append(options)
+        return Service()
+
+    monkeypatch.setitem(sys.modules, "wandb", types.SimpleNamespace(init=init))
+    for _ in range(2):
+        wandb_sink("project", "c_simclr-seed0", {"epochs": 1}, tmp_path)({"step": 3, "loss": 1.0})
+    assert calls[0]["id"] == calls[2]["id"]
+    assert calls[0]["resume"] == "allow"
+    assert calls[1] == (3, {"loss": 1.0})
+    wandb_sink("project", "c_simclr-seed1", {}, tmp_path)
+    assert calls[-1]["id"] != calls[0]["id"]
 
 
 def test_sinks_that_are_not_installed_are_named(monkeypatch, tmp_path):

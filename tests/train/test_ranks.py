@@ -104,6 +104,7 @@ def check_layers(rank, size, port, inputs, expected):
         assert torch.equal(gathered, inputs)
         ((ranks.rank + 1) * gathered.square()).sum().backward()
         torch.testing.assert_close(own.grad, 2 * inputs[rows] * sum(range(1, size + 1)))
+        assert ranks.everyones(ranks.rank) == list(range(size))
         assert ranks.mean(torch.tensor(float(ranks.rank))).item() == (size - 1) / 2
 
 
