@@ -164,7 +164,7 @@ def _plan(options: argparse.Namespace, checkpoint: Checkpoint, device: torch.dev
         if name not in VIDEOS or place is None:
             raise ValueError(f"--videos takes NAME=FOLDER, NAME one of {', '.join(VIDEOS)}; got {name!r}")
         frames = VIDEOS[name](place, image_shape=shape)
-        plan.append(Work(name, len(frames.images), partial(f.video_findings, frames=frames)))
+        plan.append(Work(name, len(frames.images), partial(f.video_findings, frames=frames, clean=clean)))
     for folder in options.perturbations:
         places = open_perturbations(folder)
         measure = partial(f.flip_findings, places=places, device=device, limit=options.limit)

@@ -2,7 +2,7 @@
 
 ImageNet-Vid-Robust and YTBB-Robust hold frames of videos. An *anchor* frame has labels, and its neighbours within
 +-10 frames look alike to people; pm-k accuracy counts an anchor only if it and all its neighbours within +-k are
-right (:func:`~lipcomp.robustness.metrics.pm_k_accuracy`).
+right.
 
 ==============  ====================================================================================
 set             layout of its folder
@@ -28,13 +28,13 @@ from typing import Any
 
 import numpy as np
 import torch
-from jaxtyping import Float
+from jaxtyping import Bool, Float
 from torch import Tensor
 
+from lipcomp.data import ImageSet
 from lipcomp.robustness.arrays import read_array
-from lipcomp.robustness.estimates import Estimate
-from lipcomp.robustness.metrics import pm_k_accuracy
-from lipcomp.robustness.shifted import ClassMap, WebImages, project, read_json
+from lipcomp.robustness.estimates import Estimate, bootstrap
+from lipcomp.robustness.shifted import ClassMap, Shift, WebImages, project, read_json
 
 WHERE = "https://github.com/modestyachts/imagenet-testbed and https://zenodo.org/record/3245127"
 # YTBB labels of neighbours that the published evaluation leaves out.
@@ -68,13 +68,13 @@ class FrameSet:
     """
 
     name: str
-    images: WebImages = field(repr=False)
+    images: ImageSet = field(repr=False)
     anchors: tuple[tuple[int, dict[int, int]], ...] = field(repr=False)
     accepted: tuple[frozenset[int], ...] = field(repr=False)
     class_map: ClassMap = field(repr=False)
 
-    def pm_k(self, logits: Float[Tensor, "frames classes"], k: int = 10, *, seed: int = 0) -> Estimate:
-        """Accuracy where an anchor counts only if every frame within +-k is right too; k = 0 is plain accuracy."""
+    def held(self, logits: Float[Tensor, "frames classes"], k: int = 10) -> Bool[np.ndarray, " anchors"]:
+        """Which anchors are right together with every frame within +-k."""
         if len(logits) != len(self.images):
             raise ValueError(
                 f"logits must hold a row for each of {len(self.images)} frames, got {len(logits)}"
@@ -82,13 +82,23 @@ class FrameSet:
         if k < 0:
             raise ValueError(f"k must be 0 or more frames, got {k}")
         predicted = project(logits, self.class_map).argmax(1).tolist()
-        right: list[bool] = []
-        groups = []
-        for (anchor, near), accepted in zip(self.anchors, self.accepted, strict=True):
-            members = [anchor, *(frame for distance, frame in near.items() if abs(distance) <= k)]
-            groups.append((len(right), range(len(right) + 1, len(right) + len(members))))
-            right += [predicted[frame] in accepted for frame in members]
-        return pm_k_accuracy(np.array(right), groups, seed=seed)
+        return np.array(
+            [
+                all(
+                    predicted[frame] in accepted
+                    for frame in (anchor, *(other for distance, other in near.items() if abs(distance) <= k))
+                )
+                for (anchor, near), accepted in zip(self.anchors, self.accepted, strict=True)
+            ]
+        )
+
+    def pm_k(self, logits: Float[Tensor, "frames classes"], k: int = 10, *, seed: int = 0) -> Estimate:
+        """Accuracy where an anchor counts only if every frame within +-k is right too; k = 0 is plain accuracy."""
+        return bootstrap(self.held(logits, k)[None], seed=seed)
+
+    def as_shift(self) -> Shift:
+        """The frames and their class map as a shift, for the clean accuracy on the set's classes."""
+        return Shift(self.name, self.images, self.class_map, 1000)
 
 
 def load_vid_robust(folder: Path | str, *, image_shape: tuple[int, int, int] = (3, 224, 224)) -> FrameSet:

@@ -10,11 +10,12 @@ from lipcomp.data import TensorImages
 from lipcomp.jacobian import spectral_norm
 from lipcomp.robustness import findings as f
 from lipcomp.robustness.corruptions import COMMON, corrupt
-from lipcomp.robustness.effective import fit_baselines
-from lipcomp.robustness.evaluate import clean_condition, generated_conditions
+from lipcomp.robustness.effective import baseline_fit, fit_baselines
+from lipcomp.robustness.evaluate import Condition, clean_condition, generated_conditions
 from lipcomp.robustness.features import fingerprint
 from lipcomp.robustness.metrics import mean_corruption_error
-from lipcomp.robustness.shifted import Shift
+from lipcomp.robustness.shifted import Shift, project
+from lipcomp.robustness.videos import FrameSet
 from lipcomp.robustness.zoo import ZooModel
 
 
@@ -56,6 +57,25 @@ def test_mce_of_a_run_is_the_metric_of_its_cells(tmp_path):
     )
 
 
+def test_all_nineteen_on_disk_have_their_effective_robustness():
+    images, model = image_set(12, 1000), network(1000)
+    with torch.no_grad():
+        model[3].bias[0] += 1
+    conditions = [
+        Condition(images, torch.arange(12), {"data": "d", "corruption": name, "severity": s, "table": "disk"})
+        for name in f.ALL_NINETEEN
+        for s in (1, 5)
+    ]
+    found = {
+        one.quantity: one for one in f.corruption_findings(runner(model), conditions, clean_condition(images))
+    }
+    accuracy = found["accuracy.corruption.mean"].estimate.value  # of unchanged images: the clean accuracy
+    fit = baseline_fit("imagenet_c_disk")
+    assert 0 < accuracy < 1
+    expected = accuracy - float(fit.predict(accuracy))
+    assert found["effective_robustness"].estimate.value == pytest.approx(expected)
+
+
 def test_mce_needs_imagenets_classes_and_all_fifteen():
     images, model = image_set(6, 10), network(10)
     some = generated_conditions(images, table="imagenet", names=COMMON[:2])
@@ -82,6 +102,22 @@ def test_a_shift_with_baselines_has_its_effective_robustness():
     fit = fit_baselines(x, 0.9 * x)
     expected = accuracy["shift"] - float(fit.predict(accuracy["clean"]))
     assert found["effective_robustness"].estimate.value == pytest.approx(expected)
+
+
+def test_videos_say_pm_k_and_effective_robustness_where_baselines_exist():
+    frames, clean, model = image_set(9, 1000), image_set(40, 1000, seed=2), network(1000)
+    class_map = ((0, 5), (1,), (2,))
+    anchors = ((0, {-1: 1, 2: 2, 7: 3}), (4, {1: 5}), (8, {}))
+    video = FrameSet("vid-robust", frames, anchors, tuple(frozenset({k}) for k in (0, 1, 2)), class_map)
+    found = list(f.video_findings(runner(model), video, (0, 2, 10), clean_condition(clean)))
+    scores = project(model(frames.batch(torch.arange(9))), class_map).argmax(1).tolist()
+    members = {0: ([0], [4], [8]), 2: ([0, 1, 2], [4, 5], [8]), 10: ([0, 1, 2, 3], [4, 5], [8])}
+    by_name = {one.quantity: one.estimate.value for one in found}
+    for k, groups in members.items():
+        right = [all(scores[i] == label for i in group) for label, group in enumerate(groups)]
+        assert by_name[f"accuracy.pm{k}"] == pytest.approx(np.mean(right))
+    baselines = [one.settings["k"] for one in found if one.quantity == "effective_robustness"]
+    assert baselines in ([0, 10], [])
 
 
 def test_flips_and_attacks_are_kept(tmp_path):
