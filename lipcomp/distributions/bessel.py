@@ -64,32 +64,32 @@ def log_normalizer(dim: int, concentration: Shaped[Tensor, "*batch"]) -> Float[T
     -----
     Relative error below 1e-14 in float64 for d = 2 ... 4096 and kappa = 0 ... 1e7; absolute where it crosses zero.
     """
-    return _log_normalizer(check_dim(dim), check_concentration(concentration))
+    return _evaluate(_log_normalizer, dim, concentration)
 
 
 def mean_resultant_length(dim: int, concentration: Shaped[Tensor, "*batch"]) -> Float[Tensor, "*batch"]:
     """A_d(kappa) = |E z| in [0, 1) (1.2). Raises as :func:`log_normalizer`."""
-    return _ratio(check_dim(dim), check_concentration(concentration))
+    return _evaluate(_ratio, dim, concentration)
 
 
 def mean_resultant_deficit(dim: int, concentration: Shaped[Tensor, "*batch"]) -> Float[Tensor, "*batch"]:
     """1 - A_d(kappa), with every digit where A is close to 1. Raises as :func:`log_normalizer`."""
-    return _deficit(check_dim(dim), check_concentration(concentration))
+    return _evaluate(_deficit, dim, concentration)
 
 
 def mean_resultant_slope(dim: int, concentration: Shaped[Tensor, "*batch"]) -> Float[Tensor, "*batch"]:
     """A_d'(kappa), which is also the variance of mu.z, in (0, 1/d]. Raises as :func:`log_normalizer`."""
-    return _slope(check_dim(dim), check_concentration(concentration))
+    return _evaluate(_slope, dim, concentration)
 
 
 def growth(dim: int, concentration: Shaped[Tensor, "*batch"]) -> Float[Tensor, "*batch"]:
     """F_d(kappa) = log C_d(0) - log C_d(kappa), accurate relative to itself down to kappa = 0."""
-    return _growth(check_dim(dim), check_concentration(concentration))
+    return _evaluate(_growth, dim, concentration)
 
 
 def scaled_log_normalizer(dim: int, concentration: Shaped[Tensor, "*batch"]) -> Float[Tensor, "*batch"]:
     """Log C_d(kappa) + kappa, the log density at the mode: small where log C is about -kappa."""
-    return _scaled_log_normalizer(check_dim(dim), check_concentration(concentration))
+    return _evaluate(_scaled_log_normalizer, dim, concentration)
 
 
 def log_bessel_i(order: float | int, argument: Shaped[Tensor, "*batch"]) -> Float[Tensor, "*batch"]:
@@ -105,6 +105,18 @@ def log_bessel_i(order: float | int, argument: Shaped[Tensor, "*batch"]) -> Floa
 def log_sphere_area(dim: int) -> float:
     """Log of the area of S^(d-1), which is -log C_d(0) (1.6)."""
     return -sum(log_uniform_density(check_dim(dim)))
+
+
+def collapse(concentration: Tensor) -> Tensor:
+    """One number where a tensor is one number, expanded: a batch then costs one evaluation."""
+    if concentration.requires_grad or concentration.numel() < 2 or any(concentration.stride()):
+        return concentration
+    return concentration[(0,) * concentration.ndim]
+
+
+def _evaluate(function: Callable[[int, Tensor], Tensor], dim: int, concentration: Tensor) -> Tensor:
+    x = check_concentration(concentration)
+    return function(check_dim(dim), collapse(x)).expand(x.shape)
 
 
 # What users pass.

@@ -46,7 +46,8 @@ def divergence_floor(
     bessel.check_concentration(kappa_1, "kappa_1")
     bessel.check_concentration(kappa_2, "kappa_2")
     dtype = torch.promote_types(kappa_1.dtype, kappa_2.dtype)
-    k1, k2 = torch.broadcast_tensors(kappa_1.double(), kappa_2.double())
+    shape = torch.broadcast_shapes(kappa_1.shape, kappa_2.shape)
+    k1, k2 = torch.broadcast_tensors(bessel.collapse(kappa_1).double(), bessel.collapse(kappa_2).double())
     a, step = bessel.mean_resultant_length(dim, k1), k2 - k1
 
     both = torch.stack([k1, k2])
@@ -59,7 +60,7 @@ def divergence_floor(
     near = step.square() * (slopes * weight).sum(-1)
 
     close = step.abs() <= 0.5 * torch.minimum(k1, k2)
-    return torch.where(close, near, torch.where(a < 0.5, small, large)).to(dtype)
+    return torch.where(close, near, torch.where(a < 0.5, small, large)).to(dtype).expand(shape)
 
 
 def vmf_divergence(
@@ -78,11 +79,12 @@ def divergence_from_uniform(dim: int, kappa: Shaped[Tensor, "*batch"]) -> Float[
     """KL(vMF(mu, kappa) || uniform) = log C_d(kappa) - log C_d(0) + kappa A_d(kappa), whatever mu."""
     bessel.check_dim(dim)
     bessel.check_concentration(kappa)
-    k = kappa.double()
+    k = bessel.collapse(kappa).double()
     a = bessel.mean_resultant_length(dim, k)
     small = k * a - bessel.growth(dim, k)
     at_mode = bessel.scaled_log_normalizer(dim, k) + bessel.log_sphere_area(dim)
-    return torch.where(a < 0.5, small, at_mode - k * bessel.mean_resultant_deficit(dim, k)).to(kappa.dtype)
+    large = at_mode - k * bessel.mean_resultant_deficit(dim, k)
+    return torch.where(a < 0.5, small, large).to(kappa.dtype).expand(kappa.shape)
 
 
 @functools.lru_cache(maxsize=4096)

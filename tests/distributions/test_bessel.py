@@ -228,3 +228,14 @@ def test_other_bad_input_is_named():
         log_normalizer(3, torch.tensor(1))
     with pytest.raises(ValueError, match="order must be"):
         log_bessel_i(0.3, torch.tensor(1.0))
+
+
+def test_one_number_expanded_is_one_evaluation():
+    kappa = wide(30.0).expand(1000, 7)
+    value = log_normalizer(16, kappa)
+    assert value.shape == (1000, 7)
+    assert not any(value.stride())
+    assert torch.equal(value, log_normalizer(16, kappa.contiguous()))
+    leaf = wide(30.0).requires_grad_()
+    (gradient,) = torch.autograd.grad(log_normalizer(16, leaf.expand(1000)).sum(), leaf)
+    assert gradient.item() == pytest.approx(-1000 * mean_resultant_length(16, leaf).item(), rel=1e-13)
