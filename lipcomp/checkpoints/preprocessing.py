@@ -12,6 +12,8 @@ from typing import Any
 IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 CIFAR_MEAN, CIFAR_STD = (0.4914, 0.4822, 0.4465), (0.2470, 0.2435, 0.2616)
 
+LARGEST = 4096  # pixels a side; a configuration that claims more would fill the memory
+
 # PIL's numbers for filters, as transformers writes them.
 RESAMPLE = {0: "nearest", 1: "lanczos", 2: "bilinear", 3: "bicubic", 4: "box", 5: "hamming"}
 
@@ -43,6 +45,10 @@ class Preprocessing:
     crop: str = "none"
     interpolation: str = "bilinear"
     origin: str = "assumed"
+
+    def __post_init__(self) -> None:
+        if len(self.size) != 2 or not 1 <= min(self.size) <= max(self.size) <= LARGEST:
+            raise ValueError(f"an image size must be (height, width) between 1 and {LARGEST}, got {self.size}")
 
     def __str__(self) -> str:
         """One line."""
