@@ -136,8 +136,10 @@ def associations(models: pd.DataFrame) -> list[Association]:
                 continue
             smooth, robust, clean = (complete[c].to_numpy(float) for c in (x, y, "clean"))
             shared = family_and_seed(complete).to_numpy()
-            across = correlation(np.log(smooth), robust, groups=shared)
-            partial = partial_correlation(np.log(smooth), robust, clean, groups=shared)
+            # the seeds of a method are its replicates, so across models whole methods are exchanged
+            method = replicates(complete).to_numpy()
+            across = correlation(np.log(smooth), robust, groups=method)
+            partial = partial_correlation(np.log(smooth), robust, clean, groups=method)
             found += [
                 Association("across models", x_label, y_label, across),
                 Association("across models, clean accuracy held fixed", x_label, y_label, partial),
@@ -146,6 +148,13 @@ def associations(models: pd.DataFrame) -> list[Association]:
                 inside = within_pairs(np.log(smooth), robust, shared)
                 found.append(Association("within pairs", x_label, y_label, inside.within))
     return found
+
+
+def replicates(models: pd.DataFrame) -> pd.Series:
+    """Which models differ in nothing but their seed: one label a method and beta; a model without seed is its own."""
+    rows = zip(models.index, models["method"], models["beta"], models["seed"], strict=True)
+    labels = [run if pd.isna(seed) else f"{method}/{beta}" for run, method, beta, seed in rows]
+    return pd.Series(labels, models.index)
 
 
 def family_and_seed(models: pd.DataFrame) -> pd.Series:

@@ -127,10 +127,8 @@ def group_codes(name: str, groups: Values, length: int) -> tuple[Int[np.ndarray,
         raise ValueError(
             f"{name} must hold one label for each of {length} observations, got shape {array.shape}"
         )
-    if array.dtype.kind == "f" and not np.isfinite(array).all():
-        raise ValueError(f"{name} has labels that are not finite; give each observation a group, or drop it")
-    if array.dtype.kind == "O" and any(label is None for label in array):
-        raise ValueError(f"{name} has labels that are None; give every observation a group, or drop it")
+    if pd.isna(array).any():
+        raise ValueError(f"{name} has labels that are missing; give each observation a group, or drop it")
     labels, codes = np.unique(array.astype(str) if array.dtype.kind == "O" else array, return_inverse=True)
     return codes.reshape(-1), labels.size
 

@@ -94,6 +94,21 @@ def test_association_has_the_sign_of_its_truth(models):
     assert all(e.value < 0 for e in found.values())
 
 
+def test_what_methods_differ_in_is_found_across_models(models):
+    """An association between methods: exchanging seeds inside a family could never see it."""
+    table = models(seeds=3)
+    order = {method: k for k, method in enumerate(table["method"].unique())}
+    rank = table["method"].map(order) + 0.01 * table["seed"].astype(float)
+    table["sigma"], table["corruption"] = np.exp(rank), 0.9 - 0.1 * rank
+    (found,) = [
+        x.estimate
+        for x in a.associations(table)
+        if x.level == "across models" and x.x.startswith("median σ") and "corr" in x.y
+    ]
+    assert found.p_value == found.smallest_p
+    assert f"whole groups ({len(order)})" in found.method
+
+
 def test_images_with_a_larger_constant_that_flip_more_are_seen():
     rng = np.random.default_rng(0)
     sigma = rng.lognormal(size=400)
