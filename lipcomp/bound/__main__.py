@@ -36,7 +36,7 @@ from lipcomp.bound.summary import findings, per_image, table_rows
 from lipcomp.checkpoints import Checkpoint
 from lipcomp.data import DigitViews, ImageSet, PhotoViews
 from lipcomp.jacobian.batching import forward_batch_size
-from lipcomp.jacobian.checks import check_map
+from lipcomp.jacobian.checks import check_layer, check_map
 from lipcomp.records import Record, append_records, provenance, read_records
 
 EXAMPLE = """example:
@@ -108,6 +108,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     rows: list[tuple[str, ...]] = []
     for checkpoint in commands.load_encoders(options):
         checkpoint.encoder.to(device, dtype)
+        check_layer(checkpoint.encoder, options.layer)
         images, indices = commands.load_images(options, checkpoint.encoder.image_shape)
         if len(indices) < 2:
             raise ValueError(f"--data {options.data}: need at least two images, got {len(indices)}")
@@ -140,7 +141,9 @@ def _measure(subject: Subject, source: str, how: dict[str, Any], written: set[st
     label = " ".join(
         [checkpoint.path.stem, source, *(str(v) for k, v in how.items() if k in ("corruption", "severity"))]
     )
-    probe = Record("bound.images", len(subject.indices), subject=checkpoint.subject(), settings=settings)
+    probe = Record(
+        "bound.images", float(len(subject.indices)), subject=checkpoint.subject(), settings=settings
+    )
     if probe.identity() in written:
         print(f"{label}: already in {options.out}", file=sys.stderr)
         return []
@@ -153,7 +156,7 @@ def _measure(subject: Subject, source: str, how: dict[str, Any], written: set[st
         subject.device, options.precision, options.seed, seconds=round(time.monotonic() - started, 3)
     )
     told: dict[str, Any] = {"subject": checkpoint.subject(), "settings": settings, "provenance": origin}
-    records = [Record("bound.images", n, "images", n, **told)]
+    records = [Record("bound.images", float(n), "images", n, **told)]
     records += [Record(name, value, unit, n, **told) for name, value, unit in extra]
     rows: list[tuple[str, ...]] = []
     if result is not None:
@@ -225,7 +228,13 @@ def _corrupted(subject: Subject, how: dict[str, Any]) -> Iterator[Tensor]:
 
 def _all(subject: Subject, how: dict[str, Any], advance: Callable[[int], object]) -> Measured:
     mu = subject.embeddings()
-    return all_pairs(mu, subject.load, subject.concentration, fn=subject.fn, advance=advance), []
+    normalised = not subject.options.unnormalised
+    return (
+        all_pairs(
+            mu, subject.load, subject.concentration, fn=subject.fn, normalised=normalised, advance=advance
+        ),
+        [],
+    )
 
 
 def _search(subject: Subject, how: dict[str, Any], advance: Callable[[int], object]) -> Measured:

@@ -57,6 +57,7 @@ def all_pairs(
     concentration: float | None = None,
     *,
     fn: Map | None = None,
+    normalised: bool = True,
     quantiles: Sequence[float] = QUANTILES,
     block_size: int | None = None,
     tiny: float = TINY,
@@ -74,6 +75,8 @@ def all_pairs(
         kappa_e, or None: then (3.5) only.
     fn
         The map, for pairs nearer than ``tiny``, which are measured by its Jacobian; without it they are left out.
+    normalised
+        Whether ``mu`` are unit vectors; if not, only ‖h - h'‖ / Delta is meaningful, as "direction".
     quantiles
         Which quantiles to report.
     block_size
@@ -94,9 +97,13 @@ def all_pairs(
     ValueError
         If there are fewer than two images, counts differ, or mean directions are not of unit length.
     """
+    if not normalised and concentration is not None:
+        raise ValueError(
+            "a concentration belongs to mean directions; leave it out, or normalise the embeddings"
+        )
     n, dim = mu.shape
     load = _loader(images, n)
-    usable, reasons = _usable(mu)
+    usable, reasons = _usable(mu, normalised)
     if n < 2:
         raise ValueError(f"all pairs need at least two images, got {n}")
     kept = usable.nonzero().squeeze(1)
@@ -342,11 +349,11 @@ def _loader(images: Images, n: int) -> Callable[[Tensor], Tensor]:
     return lambda indices: images[indices]
 
 
-def _usable(mu: Tensor) -> tuple[Tensor, dict[str, int]]:
+def _usable(mu: Tensor, normalised: bool) -> tuple[Tensor, dict[str, int]]:
     """Images whose mean direction can be measured; and how many *pairs* the others take with them, by reason."""
     finite, norm = mu.isfinite().all(1), mu.norm(dim=1)
-    none = (norm < 1e-3) & finite
-    wrong = finite & ~none & ((norm - 1).abs() > 1e-3)
+    none = (norm < 1e-3) & finite & normalised
+    wrong = finite & ~none & ((norm - 1).abs() > 1e-3) & normalised
     if bool(wrong.any()):
         raise ValueError(
             f"mu must hold unit mean directions; row {int(wrong.nonzero()[0])} has norm {float(norm[wrong][0]):.4g}. "

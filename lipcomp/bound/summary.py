@@ -52,8 +52,10 @@ def findings(
             yield Finding(f"bound.{name}.q{100 * q:g}", value, unit, bound.n)
     total = result["direction"].n + sum(result.excluded.values())
     for reason, count in result.excluded.items():
-        yield Finding(f"bound.excluded.{reason.replace(' ', '_').replace('-', '_')}", count, "pairs", total)
-    yield Finding("bound.jacobian_pairs", result.jacobian, "pairs", total)
+        yield Finding(
+            f"bound.excluded.{reason.replace(' ', '_').replace('-', '_')}", float(count), "pairs", total
+        )
+    yield Finding("bound.jacobian_pairs", float(result.jacobian), "pairs", total)
 
 
 def table_rows(

@@ -26,6 +26,7 @@ from lipcomp.jacobian import (
     frobenius_norm,
     spectral_norm,
 )
+from lipcomp.jacobian.checks import check_layer
 from lipcomp.records import Record, append_records, provenance, read_records
 
 EXAMPLE = """example:
@@ -58,6 +59,7 @@ def _measure(
 ) -> list[tuple[str, ...]]:
     dtype = {"float32": torch.float32, "float64": torch.float64}[options.precision]
     encoder = checkpoint.encoder.to(device, dtype)
+    check_layer(encoder, options.layer)
     images, indices = commands.load_images(options, encoder.image_shape)
     settings = {
         "data": images.name,
@@ -74,12 +76,12 @@ def _measure(
     }
     label = checkpoint.path.stem
     told: dict[str, Any] = {"subject": checkpoint.subject(), "settings": settings}
-    if Record("sigma_max.images", len(indices), **told).identity() in written:
+    if Record("sigma_max.images", float(len(indices)), **told).identity() in written:
         print(f"{label}: already in {options.out}", file=sys.stderr)
         return []
     fn = partial(encoder.embedding if options.unnormalised else encoder, layer=options.layer)
     started = time.monotonic()
-    numbers: list[Number] = [("sigma_max.images", len(indices), "images", len(indices), {})]
+    numbers: list[Number] = [("sigma_max.images", float(len(indices)), "images", len(indices), {})]
     columns: dict[str, Any] = {"checkpoint": [str(checkpoint.path)] * len(indices), "image": indices.tolist()}
     with commands.progress(len(indices), f"{label} sigma_max") as advance:
         sigma = _by_chunks(spectral_norm, fn, options, images, indices, device, dtype, advance)
@@ -141,7 +143,7 @@ def _spectral_numbers(parts: list[SpectralNorm], indices: Tensor) -> Iterator[Nu
     for reason in parts[0].excluded:
         count = sum(part.excluded[reason] for part in parts)
         key = reason.replace(" ", "_").replace("-", "_")
-        yield f"sigma_max.excluded.{key}", count, "images", len(sigma), {}
+        yield f"sigma_max.excluded.{key}", float(count), "images", len(sigma), {}
     if not n:
         yield "sigma_max.max", None, unit, 0, {}
         return
@@ -155,7 +157,7 @@ def _spectral_numbers(parts: list[SpectralNorm], indices: Tensor) -> Iterator[Nu
     converged = torch.cat([part.converged for part in parts])
     yield "sigma_max.residual.max", float(residual.nan_to_num(0).max()), "", n, {}
     yield "sigma_max.iterations.mean", float(steps[steps > 0].mean()), "steps", n, {}
-    yield "sigma_max.unconverged", n - int(converged.sum()), "images", n, {}
+    yield "sigma_max.unconverged", float(n - int(converged.sum())), "images", n, {}
 
 
 def _spectral_columns(parts: list[SpectralNorm]) -> dict[str, list[Any]]:

@@ -1,6 +1,7 @@
 """What a map and its images must be before anything is measured, and which outputs can be measured at all."""
 
 import functools
+from typing import Any
 
 import torch
 from jaxtyping import Bool, Float
@@ -87,6 +88,20 @@ def check_map(fn: Map, images: Float[Tensor, "n ..."]) -> int:
                 f"layers and batch statistics out of it"
             )
     return first.shape[1]
+
+
+def check_layer(encoder: Any, layer: str) -> None:
+    """Refuse a layer that an encoder (anything with ``layers()``) does not have.
+
+    Raises
+    ------
+    ValueError
+        Naming the layers it has.
+    """
+    if layer not in encoder.layers():
+        raise ValueError(
+            f"--layer must be one of {', '.join(encoder.layers())} for this encoder, got {layer!r}"
+        )
 
 
 def _network(fn: Map) -> nn.Module | None:

@@ -1,0 +1,151 @@
+"""The bound and jacobian commands: side by side, written as they go, refusing in one paragraph."""
+
+import csv
+
+import pytest
+import torch
+
+from lipcomp.bound.__main__ import main as bound
+from lipcomp.checkpoints import Metadata, save_checkpoint
+from lipcomp.commands import run
+from lipcomp.encoders import EncoderSpec, build_encoder
+from lipcomp.jacobian.__main__ import main as jacobian
+from lipcomp.records import read_records, to_frame
+
+
+@pytest.fixture(scope="module")
+def checkpoints(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("encoders")
+    paths = []
+    for name, objective in (
+        ("simclr", {"name": "simclr"}),
+        ("c_simclr", {"name": "c_simclr", "kappa_e": 1024.0}),
+    ):
+        spec = EncoderSpec("small_cnn", (1, 28, 28), projector=(32, 16))
+        path = folder / f"{name}.safetensors"
+        save_checkpoint(path, build_encoder(spec, seed=len(paths)).eval(), Metadata(objective=objective))
+        paths.append(str(path))
+    return paths
+
+
+@pytest.fixture(scope="module")
+def folder_of_images(tmp_path_factory):
+    from PIL import Image
+
+    folder = tmp_path_factory.mktemp("images")
+    pixels = torch.randint(0, 256, (6, 28, 28), generator=torch.Generator().manual_seed(0), dtype=torch.uint8)
+    pixels[5] = pixels[2]
+    for i, image in enumerate(pixels):
+        Image.fromarray(image.numpy()).save(folder / f"{i}.png")
+    return str(folder)
+
+
+def test_every_source_of_pairs_is_recorded_for_every_encoder(checkpoints, tmp_path, capsys):
+    out, table = tmp_path / "bounds.jsonl", tmp_path / "images.csv"
+    sources = "views,corruptions,random,neighbours,all,search,certified"
+    words = [
+        *checkpoints, "--data", "mnist5k", "--limit", "6", "--pairs", sources, "--corruptions", "fog,shot_noise",
+        "--starts", "1", "--steps", "2", "--out", str(out), "--table", str(table), "--device", "cpu",
+    ]  # fmt: skip
+    assert run(bound, words) == 0
+    shown = capsys.readouterr()
+    assert "mean direction (3.5)" in shown.out
+    assert "worst z (3.4)" in shown.out
+    assert "lower" in shown.err
+    assert "<= certified" in shown.err
+    frame = to_frame(read_records(out))
+    direction = frame[frame.quantity == "bound.direction.max"]
+    assert set(direction["settings.pairs"]) == set(sources.split(",")) - {"certified"}
+    assert len(direction) == 2 * 7
+    assert (direction["value"] > 0).all()
+    assert (frame[frame.quantity == "bound.supremum.max"]["subject.objective"] == "c_simclr").all()
+    sides = frame[
+        frame.quantity.isin(["bound.sandwich.lower", "bound.sandwich.searched", "bound.sandwich.certified"])
+    ]
+    for _, group in sides.groupby("subject.sha256"):
+        value = group.set_index("quantity")["value"]
+        assert value["bound.sandwich.lower"] <= value["bound.sandwich.searched"] * 1.001
+        assert value["bound.sandwich.searched"] <= value["bound.sandwich.certified"]
+    with table.open() as file:
+        rows = list(csv.DictReader(file))
+    assert len(rows) == 2 * 7 * 6
+    before = out.read_bytes()
+    assert run(bound, words) == 0  # it goes on where it stopped: nothing is left to do
+    assert out.read_bytes() == before
+    assert "already in" in capsys.readouterr().err
+
+
+def test_a_common_concentration_makes_models_comparable(checkpoints, tmp_path):
+    out = tmp_path / "bounds.jsonl"
+    words = [*checkpoints, "--limit", "4", "--pairs", "all", "--concentration", "64", "--out", str(out)]
+    assert run(bound, words) == 0
+    frame = to_frame(read_records(out))
+    supremum = frame[frame.quantity == "bound.supremum.max"].set_index("subject.objective")["value"]
+    direction = frame[frame.quantity == "bound.direction.max"].set_index("subject.objective")["value"]
+    assert set(supremum.index) == {"simclr", "c_simclr"}
+    for name in supremum.index:
+        assert supremum[name] == pytest.approx(64 * direction[name])
+
+
+@pytest.mark.parametrize("more", [[], ["--unnormalised", "--layer", "backbone"], ["--precision", "float64"]])
+def test_a_folder_of_images_with_a_duplicate(checkpoints, folder_of_images, tmp_path, more, capsys):
+    out = tmp_path / "bounds.jsonl"
+    words = [
+        checkpoints[0],
+        "--data",
+        folder_of_images,
+        "--pairs",
+        "all,neighbours",
+        "--out",
+        str(out),
+        *more,
+    ]
+    assert run(bound, words) == 0
+    frame = to_frame(read_records(out))
+    zero = frame[(frame.quantity == "bound.excluded.zero_distance")].set_index("settings.pairs")["value"]
+    assert zero["all"] == 1
+    assert zero["neighbours"] == 2
+    assert "left out 1 pairs (zero distance)" in capsys.readouterr().err
+
+
+def test_the_jacobian_command(checkpoints, tmp_path, capsys):
+    out, table = tmp_path / "jacobian.jsonl", tmp_path / "images.csv"
+    words = [
+        *checkpoints, "--limit", "5", "--k", "2", "--frobenius", "16", "--out", str(out), "--table", str(table),
+    ]  # fmt: skip
+    assert run(jacobian, words) == 0
+    frame = to_frame(read_records(out)).set_index("quantity")
+    assert (frame.loc["sigma_max.unconverged", "value"] == 0).all()
+    mean, largest = (frame.loc[f"sigma_max.{name}", "value"].to_numpy() for name in ("mean", "max"))
+    assert (mean <= largest).all()
+    squared = frame.loc["frobenius_squared.mean"]
+    assert (squared["value"] >= mean**2).all()
+    assert frame.loc["fisher_trace.mean", "subject.objective"] == "c_simclr"
+    with table.open() as file:
+        rows = list(csv.DictReader(file))
+    assert len(rows) == 10
+    assert all(float(row["sigma_1"]) >= float(row["sigma_2"]) > 0 for row in rows)
+    assert run(jacobian, words) == 0
+    assert "already in" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("command", "more", "message"),
+    [
+        (bound, ["--pairs", "everything"], "--pairs takes a comma-separated list"),
+        (bound, ["--radius", "-1"], "--radius must be positive"),
+        (bound, ["--limit", "1"], "at least two images"),
+        (bound, ["--table", "images.xlsx"], ".csv or .parquet"),
+        (bound, ["--layer", "nowhere"], "layer must be one of"),
+        (bound, ["--pairs", "corruptions", "--corruptions", "rain"], "rain not in the table"),
+        (bound, ["--unnormalised", "--concentration", "3"], "belongs to mean directions"),
+        (jacobian, ["--frobenius", "1"], "at least 2 probes"),
+        (jacobian, ["--rtol", "3"], "rtol must lie in"),
+        (jacobian, ["--data", "nowhere"], "neither a known set nor an existing folder"),
+    ],
+)
+def test_bad_input_is_one_paragraph(checkpoints, command, more, message, capsys):
+    assert run(command, [checkpoints[0], "--limit", "4", *more]) == 1
+    shown = capsys.readouterr().err
+    assert message in " ".join(shown.split())
+    assert "Traceback" not in shown

@@ -1,0 +1,256 @@
+"""Maps whose Lipschitz constant is known: every lower estimate below it, every certificate above it."""
+
+import itertools
+import warnings
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import nn
+from torch.nn import functional as F
+
+from lipcomp.bound import (
+    certified_bound,
+    lower_bounds,
+    measure_pairs,
+    measure_sandwich,
+    random_pairs,
+    sandwich,
+    search_ball,
+)
+from lipcomp.bound.ball import project
+from lipcomp.bound.layer_norms import convolution_norm, linear_norm
+from lipcomp.encoders import EncoderSpec, build_encoder
+from lipcomp.jacobian import mean_value_check, spectral_norm
+
+
+def orthogonal(n, generator):
+    return torch.linalg.qr(torch.randn(n, n, generator=generator, dtype=torch.float64)).Q
+
+
+def linear(generator):
+    weight = torch.randn(14, 20, generator=generator, dtype=torch.float64)
+    return nn_linear(weight), float(torch.linalg.matrix_norm(weight, 2))
+
+
+def nn_linear(weight):
+    layer = nn.Linear(weight.shape[1], weight.shape[0], bias=False).double()
+    layer.weight.data.copy_(weight)
+    return layer.eval()
+
+
+def rotation(generator):
+    return nn_linear(orthogonal(20, generator)), 1.0
+
+
+def scaled(generator):
+    return nn.Sequential(nn_linear(orthogonal(20, generator)), nn_linear(3.5 * torch.eye(20).double())), 3.5
+
+
+def convolution(generator):
+    """A delta kernel with a stride: it picks pixels, norm 1."""
+    layer = nn.Conv2d(1, 1, 3, stride=2, padding=1, bias=False).double()
+    layer.weight.data.zero_()[0, 0, 1, 1] = 1.0
+    return nn.Sequential(nn.Unflatten(1, (1, 4, 5)), layer, nn.Flatten()).eval(), 1.0
+
+
+@pytest.mark.parametrize("build", [linear, rotation, scaled, convolution])
+def test_estimates_hold_the_truth_between_them(build, generator):
+    fn, truth = build(generator)
+    images = torch.rand(6, 20, generator=generator, dtype=torch.float64)
+    lower = measure_pairs(fn, random_pairs([images], 0.2, generator), normalised=False)["direction"].maximum
+    sigma = float(spectral_norm(fn, images).sigma.max())
+    searched = float(search_ball(fn, images, 0.2, starts=1, steps=5).sigma.max())
+    certificate = certified_bound(fn, images)
+    assert lower <= truth * (1 + 1e-9)
+    assert sigma == pytest.approx(truth, rel=1e-4)
+    assert searched == pytest.approx(truth, rel=1e-4)
+    assert certificate.radius == float("inf")
+    assert truth <= float(certificate.bound.max()) <= truth * 1.05
+
+
+def torchlip_network():
+    from deel import torchlip
+
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        network = torchlip.Sequential(
+            torchlip.SpectralConv2d(1, 8, 3, padding=1),
+            torchlip.GroupSort2(),
+            torchlip.ScaledL2NormPool2d(2),
+            nn.Flatten(),
+            torchlip.SpectralLinear(8 * 16, 24),
+            torchlip.FullSort(),
+            torchlip.SpectralLinear(24, 16),
+        )
+    return network.eval()
+
+
+def test_no_lower_bound_of_a_1_lipschitz_network_exceeds_1(generator):
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        network = torchlip_network()
+    images = torch.rand(12, 1, 8, 8, generator=generator)
+    pairs = measure_pairs(network, random_pairs([images], 0.5, generator), normalised=False)
+    sigma = spectral_norm(network, images)
+    found = search_ball(network, images[:4], 0.5, starts=2, steps=15)
+    chord = search_ball(network, images[:4], 0.5, kind="chord", starts=1, steps=15)
+    for estimate in (
+        pairs["direction"].maximum, float(sigma.sigma.max()), float(found.sigma.max()), float(chord.chord_ratio.max())
+    ):  # fmt: skip
+        assert 0.05 < estimate <= 1 + 2e-4
+    assert float(found.sigma.max()) >= float(sigma.sigma[:4].max())
+
+
+@pytest.fixture(scope="module")
+def encoder():
+    spec = EncoderSpec("small_cnn", (1, 12, 12), mean=(0.13,), std=(0.31,), projector=(24, 16))
+    return build_encoder(spec, seed=1).eval()
+
+
+def test_the_sandwich_of_an_encoder_is_in_order(encoder, generator):
+    found = measure_sandwich(encoder, torch.rand(3, 1, 12, 12, generator=generator), steps=8)
+    assert found.in_order
+    assert found.radius > 0
+    assert 1 < found.gap_decades < 6
+    assert "<= certified" in found.line()
+    assert "gap" in found.line()
+    assert sandwich(3.0, 1.0, 5.0).startswith("OUT OF ORDER")
+
+
+@pytest.mark.parametrize(("norm", "radius"), [("l2", 0.5), ("linf", 0.05)])
+@pytest.mark.parametrize("kind", ["pair", "chord"])
+def test_search_stays_in_the_ball_and_finds_more_than_the_point(encoder, norm, radius, kind, generator):
+    images = torch.rand(4, 1, 12, 12, generator=generator)
+    images[0, 0, :6] = 0.0  # on the box's face
+    found = search_ball(encoder, images, radius, norm=norm, kind=kind, starts=2, steps=12)
+    order = 2 if norm == "l2" else float("inf")
+    for points in (found.point, found.first, found.second):
+        assert float((points - images).flatten(1).norm(p=order, dim=1).max()) <= radius * (1 + 1e-5)
+        assert 0 <= float(points.min()) <= float(points.max()) <= 1
+    assert (found.sigma >= found.sigma_at_image).all()
+    again = spectral_norm(encoder, found.point).sigma
+    torch.testing.assert_close(again, found.sigma, rtol=1e-3, atol=0)
+    check = mean_value_check(encoder, found.first, found.second)
+    torch.testing.assert_close(check.ratio.float(), found.chord_ratio, rtol=2e-2, atol=0)
+    assert check.holds.all()
+
+
+def test_pair_ascent_beats_random_points(encoder, generator):
+    """theory (4.5): measured at radius 0.5, 68%, 12% and 5% above sigma(x)."""
+    images = torch.rand(4, 1, 12, 12, generator=generator)
+    pair = search_ball(encoder, images, 0.5, starts=2, steps=25)
+    random = torch.stack(
+        [
+            spectral_norm(encoder, (image + 0.5 * F.normalize(torch.randn(16, 144, generator=generator), dim=1)
+                .reshape(16, 1, 12, 12)).clamp(0, 1)).sigma.max()
+            for image in images
+        ]
+    )  # fmt: skip
+    assert (pair.sigma > random).all()
+    assert float((pair.sigma / pair.sigma_at_image).mean()) > 1.15
+
+
+@settings(max_examples=25, deadline=None)
+@given(
+    seed=st.integers(0, 2**31),
+    dim=st.integers(2, 24),
+    log_kappa=st.floats(-3, 5),
+    log_distance=st.floats(-4, 0),
+    depth=st.integers(0, 2),
+)
+def test_orders_over_random_encoders_and_pairs(seed, dim, log_kappa, log_distance, depth):
+    """(3.1) <= (3.3)/√2, (3.2) <= (3.3) <= (3.4) = kappa (3.5), and (4.4), for networks and pairs drawn at random."""
+    generator = torch.Generator().manual_seed(seed)
+    sizes = [12] + [16] * depth + [dim]
+    weights = [torch.randn(b, a, generator=generator).double() for a, b in itertools.pairwise(sizes)]
+
+    def fn(x):
+        for weight in weights[:-1]:
+            x = torch.relu(x @ weight.T + 0.1)
+        return F.normalize(x @ weights[-1].T + 0.01, dim=1)
+
+    first = torch.rand(6, 12, generator=generator).double()
+    step = F.normalize(torch.randn(6, 12, generator=generator).double(), dim=1) * 10**log_distance
+    second = (first + step).clamp(0, 1)
+    distance = (second - first).norm(dim=1)
+    kappa = 10**log_kappa
+    value = {
+        name: bound.values
+        for name, bound in lower_bounds(fn(first), fn(second), distance, kappa).bounds.items()
+    }
+    slack = 1 + 1e-9
+    assert (value["published"] <= value["second_moment"] / 2**0.5 * slack).all()
+    assert (value["mean"] <= value["second_moment"] * slack).all()
+    assert (value["second_moment"] <= value["supremum"] * slack).all()
+    torch.testing.assert_close(value["supremum"], kappa * value["direction"])
+    assert mean_value_check(fn, first, second).holds.all()
+
+
+def test_certified_norms_are_above_and_near_the_true_ones(generator):
+    for stride, kernel, inner, out, dilation, groups in (
+        (1, 3, 3, 4, 1, 1), (2, 3, 3, 4, 1, 1), (2, 2, 3, 5, 1, 1), (1, 3, 4, 4, 2, 1), (1, 3, 4, 4, 1, 2),
+        (3, 5, 2, 3, 1, 1), (2, 1, 3, 3, 1, 1),
+    ):  # fmt: skip
+        weight = torch.randn(out, inner // groups, kernel, kernel, generator=generator, dtype=torch.float64)
+        image = torch.zeros(1, inner, 16, 16, dtype=torch.float64)
+
+        def fn(x, weight=weight, stride=stride, pad=kernel // 2 * dilation, dilation=dilation, groups=groups):
+            return F.conv2d(x, weight, None, stride, pad, dilation, groups).flatten(1)
+
+        truth = float(spectral_norm(fn, image, rtol=1e-6).sigma)
+        bound = convolution_norm(weight, (stride, stride), (dilation, dilation), groups)
+        assert truth <= bound <= truth * 1.15, (stride, kernel, dilation, groups)
+    weight = torch.randn(7, 9, generator=generator)
+    assert linear_norm(weight) == pytest.approx(float(torch.linalg.matrix_norm(weight.double(), 2)), rel=1e-8)
+
+
+def test_every_rule_is_above_the_largest_sigma(generator):
+    network = nn.Sequential(
+        nn.Conv2d(1, 4, 3, padding=1), nn.BatchNorm2d(4), nn.GELU(), nn.MaxPool2d(3, 2, 1), nn.Conv2d(4, 4, 3),
+        nn.LeakyReLU(0.2), nn.AvgPool2d(2), nn.SiLU(), nn.Flatten(), nn.LazyLinear(8), nn.Tanh(), nn.Linear(8, 6),
+    )  # fmt: skip
+    network(torch.rand(8, 1, 12, 12, generator=generator))
+    network.eval()
+
+    def fn(x):
+        h = network((x - 0.5) / 0.25)
+        return torch.cat([h * 2.0, h + 0.5 * h, h.relu()], 1)
+
+    images = torch.rand(5, 1, 12, 12, generator=generator)
+    bound = certified_bound(fn, images)
+    assert bound.reason == ""
+    assert (spectral_norm(fn, images).sigma.double() <= bound.bound).all()
+
+
+@pytest.mark.parametrize(
+    ("fn", "name"),
+    [
+        (lambda x: F.layer_norm(x.flatten(1), (16,)), "layer_norm"),
+        (lambda x: x.flatten(1).exp(), "exp"),
+        (lambda x: x.flatten(1) * x.flatten(1), "mul"),
+        (lambda x: x.flatten(1) / x.flatten(1).norm(dim=1, keepdim=True), "norm"),
+        (lambda x: torch.softmax(x.flatten(1), 1), "softmax"),
+        (lambda x: F.scaled_dot_product_attention(*[x.flatten(2)] * 3).flatten(1), "attention"),
+    ],
+)
+def test_an_unknown_layer_means_no_certificate_with_its_name(fn, name):
+    found = certified_bound(fn, torch.rand(2, 1, 4, 4))
+    assert found.bound.isinf().all()
+    assert "no certificate" in found.reason
+    assert name in found.reason
+
+
+@pytest.mark.parametrize("norm", ["l2", "linf"])
+def test_projection_is_the_nearest_point(norm, generator):
+    """Against many points of the set: none is nearer."""
+    centre = torch.rand(1, 3, generator=generator, dtype=torch.float64).expand(20, 3)
+    points = centre + torch.randn(20, 3, generator=generator, dtype=torch.float64)
+    found = project(points, centre, 0.4, norm)
+    others = torch.rand(20000, 3, generator=generator, dtype=torch.float64)
+    order = 2 if norm == "l2" else float("inf")
+    others = others[(others - centre[0]).norm(p=order, dim=1) <= 0.4]
+    nearest = torch.cdist(points, others).amin(1)
+    assert ((points - found).norm(dim=1) <= nearest + 1e-9).all()
+    assert float((found - centre).norm(p=order, dim=1).max()) <= 0.4 + 1e-9
