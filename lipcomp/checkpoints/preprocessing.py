@@ -48,7 +48,9 @@ class Preprocessing:
 
     def __post_init__(self) -> None:
         if len(self.size) != 2 or not 1 <= min(self.size) <= max(self.size) <= LARGEST:
-            raise ValueError(f"an image size must be (height, width) between 1 and {LARGEST}, got {self.size}")
+            raise ValueError(
+                f"an image size must be (height, width) between 1 and {LARGEST}, got {self.size}"
+            )
 
     def __str__(self) -> str:
         """One line."""

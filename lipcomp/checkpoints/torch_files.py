@@ -65,7 +65,8 @@ def read_torch(path: Path) -> Mapping[str, Any]:
     if any(HARMLESS.fullmatch(name) and name not in PLAIN for name in described.names):
         return _build(described, what)
     try:
-        tree: Mapping[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
+        with path.open("rb") as file:  # not by its name, which torch would take for what the file is
+            tree: Mapping[str, Any] = torch.load(file, map_location="cpu", weights_only=True)
     except Exception as error:  # whatever a hostile file makes of it
         first = (str(error).strip() or repr(error)).splitlines()[0]
         raise CheckpointError(

@@ -312,3 +312,22 @@ def test_both_ways_of_reading_give_the_same_tensors(tmp_path, zipped):
         assert beside[name].dtype == value.dtype
         assert torch.equal(beside[name], value)
         assert torch.equal(plain[name], value)
+
+
+def test_a_file_is_what_its_bytes_say(tmp_path):
+    write_sound_files(tmp_path)
+    for name, other in (
+        ("bare.pth", "a.safetensors"),
+        ("legacy.pth", "b.safetensors"),
+        ("bare.safetensors", "c.pth"),
+    ):
+        shutil.copy(tmp_path / name, tmp_path / other)
+        assert load_encoder(tmp_path / other).encoder.architecture == "resnet9_0.0625x_cifar"
+
+
+def test_half_precision_is_widened(tmp_path):
+    state = {key: value.half() if value.is_floating_point() else value for key, value in tiny().items()}
+    torch.save(state, tmp_path / "half.pth")
+    encoder = load_encoder(tmp_path / "half.pth").encoder
+    assert encoder.backbone.conv1.weight.dtype == torch.float32
+    assert torch.equal(encoder.backbone.conv1.weight, state["conv1.weight"].float())
