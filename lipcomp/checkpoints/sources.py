@@ -138,7 +138,7 @@ def _file(path: Path) -> tuple[Tree, dict[str, str] | None]:
     with path.open("rb") as file:
         start = file.read(9)
     header = int.from_bytes(start[:8], "little")
-    if start[8:] == b"{" or (path.suffix == ".safetensors" and start[:2] != b"PK"):
+    if start[8:] == b"{" or (path.suffix == ".safetensors" and start[:2] not in (b"PK", b"\x80\x02")):
         if header > min(size - 8, HEADER_LIMIT):
             raise CheckpointError(
                 f"checkpoint {str(path)!r} cannot be read as safetensors: its header claims {header} bytes "
