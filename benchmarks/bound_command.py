@@ -1,0 +1,71 @@
+"""What `python -m lipcomp.bound` costs beside the encoder's own forward passes on the same images; one thread.
+
+    python benchmarks/bound_command.py [CHECKPOINT] [--data mnist5k] [--limit 1000] [--repeats 5]
+
+The command runs on positive views: two forward passes an image. What is compared is its measuring part (views, passes,
+bounds, records), without starting Python and loading the set, against two passes of the encoder over as many images.
+"""
+
+import argparse
+import tempfile
+import time
+from pathlib import Path
+
+import torch
+
+from lipcomp.bound.__main__ import Subject, _measure, build_parser
+from lipcomp.checkpoints import Metadata, load_checkpoint, save_checkpoint
+from lipcomp.data import load_set
+from lipcomp.encoders import EncoderSpec, build_encoder
+
+
+def main() -> None:
+    options = _own_parser().parse_args()
+    torch.set_num_threads(1)
+    with tempfile.TemporaryDirectory() as folder:
+        path = options.checkpoint or Path(folder) / "encoder.safetensors"
+        if options.checkpoint is None:
+            encoder = build_encoder(EncoderSpec("small_cnn", (1, 28, 28), projector=(256, 64))).eval()
+            save_checkpoint(path, encoder, Metadata(objective={"name": "c_simclr", "kappa_e": 1024.0}))
+        checkpoint = load_checkpoint(path)
+        words = [str(path), "--data", options.data, "--limit", str(options.limit)]
+        asked = build_parser().parse_args(words)
+        asked.pairs = ["views"]
+        images = load_set(options.data, "test", image_shape=checkpoint.encoder.image_shape)
+        indices = torch.arange(min(options.limit, len(images)))
+        subject = Subject(asked, checkpoint, images, indices, torch.device("cpu"), torch.float32)
+        size, clean = subject.size, images.batch(indices)
+        ratios = []
+        for _ in range(options.repeats):
+            forward = min(passes(checkpoint.encoder, clean, size) for _ in range(2))
+            started = time.process_time()
+            _measure(subject, "views", {}, set())
+            taken = time.process_time() - started
+            forward = min(forward, passes(checkpoint.encoder, clean, size))
+            ratios.append(taken / forward)
+            print(f"command {taken:.3f} s, forward passes {forward:.3f} s: {ratios[-1]:.2f}")
+        print(f"least ratio {min(ratios):.2f}, median {sorted(ratios)[len(ratios) // 2]:.2f} (goal 1.1)")
+
+
+def passes(encoder: torch.nn.Module, images: torch.Tensor, size: int) -> float:
+    """Two forward passes over the images."""
+    started = time.process_time()
+    with torch.no_grad():
+        for batch in [*images.split(size)] * 2:
+            encoder(batch)
+    return time.process_time() - started
+
+
+def _own_parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("checkpoint", nargs="?", type=Path)
+    parser.add_argument("--data", default="mnist5k")
+    parser.add_argument("--limit", type=int, default=1000)
+    parser.add_argument("--repeats", type=int, default=5)
+    return parser
+
+
+if __name__ == "__main__":
+    main()
