@@ -117,9 +117,16 @@ def save_checkpoint(path: Path | str, encoder: Encoder, metadata: Metadata) -> N
 
     Raises
     ------
+    CheckpointError
+        If the encoder is a wrapped one, which has no spec.
     OSError
         If the folder cannot be written to. Nothing is left behind, and a file that was there stays as it was.
     """
+    if not hasattr(encoder, "spec"):
+        raise CheckpointError(
+            f"a wrapped {encoder.architecture} has no spec to be rebuilt from; write it with "
+            f"lipcomp.checkpoints.export.to_safetensors"
+        )
     header = {"format": FORMAT, "encoder": encoder.spec.to_dict(), **asdict(metadata)}
     text = json.dumps(header, sort_keys=True, allow_nan=False)
     weights = {name: value.detach().cpu().contiguous() for name, value in encoder.state_dict().items()}

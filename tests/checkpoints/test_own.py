@@ -5,7 +5,7 @@ import torch
 from torch import nn
 
 from lipcomp import commands
-from lipcomp.checkpoints import CheckpointError, build_own, load_own
+from lipcomp.checkpoints import CheckpointError, Metadata, build_own, load_own, save_checkpoint
 from lipcomp.encoders import ResNet, wrap
 
 FACTORY = """
@@ -134,3 +134,9 @@ def test_nothing_to_load_is_said():
         options("x", "--image-size", "0")
     assert options("x", "--image-size", "1x28x28").image_size == (1, 28, 28)
     assert options("--mean", "0.1,0.2,0.3", "x").mean == (0.1, 0.2, 0.3)
+
+
+def test_a_wrapped_encoder_is_not_written_as_ours(tmp_path):
+    with pytest.raises(CheckpointError, match="a wrapped Flatten has no spec"):
+        save_checkpoint(tmp_path / "m.safetensors", wrap(nn.Flatten(), image_shape=(1, 2, 2)), Metadata())
+    assert not list(tmp_path.iterdir())
