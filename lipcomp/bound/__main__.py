@@ -10,7 +10,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
-from functools import partial
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
 
@@ -74,7 +74,7 @@ class Subject:
         for places in torch.arange(len(self.indices)).split(self.size):
             yield self.load(places)
 
-    @property
+    @cached_property
     def size(self) -> int:
         """Images at a time."""
         return self.options.batch_size or forward_batch_size(self.fn, self.load(torch.arange(1)))

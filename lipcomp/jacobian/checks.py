@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from lipcomp.jacobian.frozen import frozen
 from lipcomp.jacobian.products import Map
 
-PROBES = 3
+PROBES = 2
 EXCLUSIONS = ("non-finite output", "zero-norm embedding", "non-finite derivative")
 # Of a mean direction's norm: beyond float32 and half-precision rounding, below any real defect.
 TOLERANCE = 1e-3
@@ -73,7 +73,7 @@ def check_map(fn: Map, images: Float[Tensor, "n ..."]) -> int:
         if not isinstance(first, Tensor) or first.shape[:1] != few.shape[:1]:
             found = tuple(first.shape) if isinstance(first, Tensor) else type(first).__name__
             raise ValueError(f"fn must return one row an image; for {len(few)} images it returned {found}")
-        apart = torch.cat([fn(image) for image in few.split(1)]) if len(few) > 1 else first
+        apart = fn(few[:1]) if len(few) > 1 else first
     first, second, apart = first.flatten(1), second.flatten(1), apart.flatten(1)
     scale = first.abs().nan_to_num(0, 0, 0).amax().clamp(min=torch.finfo(first.dtype).tiny)
     slack = 1e-3 if first.dtype in (torch.float16, torch.bfloat16) else 1e-4
@@ -81,7 +81,7 @@ def check_map(fn: Map, images: Float[Tensor, "n ..."]) -> int:
         (second, "fn is not deterministic: two calls with the same images differ"),
         (apart, "fn mixes the images of a batch: an image alone gives another output than in company"),
     ):
-        difference = float(((first - other).abs().nan_to_num(0, 0, 0).amax() / scale).cpu())
+        difference = float(((first[: len(other)] - other).abs().nan_to_num(0, 0, 0).amax() / scale).cpu())
         if difference > slack:
             raise ValueError(
                 f"{defect} (by {difference:.2g} of the largest output); call .eval() on the encoder, and take random "
