@@ -14,6 +14,7 @@ What the folder of a run holds is listed in :mod:`train.state`.
 import dataclasses
 import sys
 import time
+import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack
 from pathlib import Path
@@ -262,7 +263,9 @@ class Run:
             )
         if self.ranks.size == 1:
             return self.trainee
-        return DistributedDataParallel(self.trainee, broadcast_buffers=False)
+        with warnings.catch_warnings():  # newer torch has another name for it
+            warnings.simplefilter("ignore", FutureWarning)
+            return DistributedDataParallel(self.trainee, broadcast_buffers=False)
 
     # What is seen and kept.
 
