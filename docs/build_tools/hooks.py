@@ -23,7 +23,9 @@ MODULES = re.compile(r"<!-- modules: ([\w.]+) -->")
 
 def math(number: str) -> str:
     """A formula as a block of MathML."""
-    latex = re.sub(r"\\log(?![a-z])", r"\\log\\,", FORMULAS[number])  # MathML sets no space behind a function's name
+    latex = re.sub(
+        r"\\log(?![a-z])", r"\\log\\,", FORMULAS[number]
+    )  # MathML sets no space behind a function's name
     return f'<div class="formula">{convert(latex, display="block")}</div>'
 
 

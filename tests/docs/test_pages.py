@@ -144,3 +144,9 @@ def test_exit_codes_of_the_tutorial_are_the_commands():
     page = (DOCS / "tutorial.md").read_text()
     for code in re.findall(r"^(\d+)  ", lipcomp.commands.__doc__, re.MULTILINE):
         assert f"| {code} |" in page
+
+
+def test_benchmarks_page_names_every_benchmark():
+    page = (DOCS / "benchmarks.md").read_text()
+    for file in (ROOT / "benchmarks").glob("[a-z]*.py"):
+        assert f"benchmarks.{file.stem}`" in page, f"docs/benchmarks.md does not name benchmarks.{file.stem}"

@@ -10,7 +10,7 @@ import scipy.stats
 
 from benchmarks.coverage import scenarios, simulate
 
-REPEATS = 200
+REPEATS = 150
 BY_NAME = {scenario.name: scenario for scenario in scenarios(resamples=299)}
 ERROR = np.sqrt(0.95 * 0.05 / REPEATS)
 
