@@ -150,3 +150,13 @@ def test_benchmarks_page_names_every_benchmark():
     page = (DOCS / "benchmarks.md").read_text()
     for file in (ROOT / "benchmarks").glob("[a-z]*.py"):
         assert f"benchmarks.{file.stem}`" in page, f"docs/benchmarks.md does not name benchmarks.{file.stem}"
+
+
+def test_names_that_the_howtos_send_people_to_exist():
+    """A path or a capitalised name in backquotes, `NAME` of `path`, is there."""
+    for page in HOWTO:
+        text = page.read_text()
+        for name, file in re.findall(r"`([A-Z_]{4,})` of\s+`(lipcomp/[\w/.]+py)`", text):
+            assert re.search(rf"^{name}\b", (ROOT / file).read_text(), re.MULTILINE), f"{page.name}: {name}"
+        for path in re.findall(r"`((?:lipcomp|train|tests|analyses)/[\w/.]+)`", text):
+            assert (ROOT / path).exists(), f"{page.name}: {path}"
