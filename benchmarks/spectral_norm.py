@@ -50,6 +50,7 @@ def measure(
     error = "" if truth is None else f"{float((1 - found.sigma[: len(few)] / truth).abs().max()):.1e}"
     steps = f"{float(found.iterations.double().mean()):.1f}"
     rows = [(name, "lipcomp spectral_norm", f"{min(costs):.1f}", goal, steps, f"{peak:.0f}", error)]
+    print(f"{name}: {min(costs):.1f} fwd-eq, {steps} steps", flush=True)
     if not options.peers:
         return rows
     cost, peak, found = cost_of(fn, few, lambda: spectral_norm(fn, few))
@@ -60,6 +61,7 @@ def measure(
         ("deel-torchlip evaluate_lip_const", lambda: torchlip(fn, few)),
     ):
         cost, peak, sigma = cost_of(fn, few, run)
+        print(f"{name}: {peer} {cost:.1f} fwd-eq, {peak:.0f} MiB", flush=True)
         worst = "" if truth is None else f"{float((1 - sigma / truth).abs().max()):.1e}"
         if truth is not None and peer.startswith("deel"):  # it tells the batch maximum only
             worst = f"{float(1 - sigma.max() / truth.max()):.1e} (maximum)"
@@ -122,13 +124,23 @@ def vmap_jacrev(fn: Callable[[Tensor], Tensor], images: Tensor) -> Tensor:
     )
 
 
+class Wrapped(nn.Module):
+    """A map as a module."""
+
+    def __init__(self, fn: Callable[[Tensor], Tensor]) -> None:
+        super().__init__()
+        self.fn = fn
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Its values."""
+        return self.fn(images)
+
+
 def torchlip(fn: Callable[[Tensor], Tensor], images: Tensor) -> Tensor:
     """deel-torchlip tells the largest of a batch: exact from the whole Jacobian."""
     from deel.torchlip.utils import evaluate_lip_const
 
-    module = nn.Module()
-    module.forward = fn  # type: ignore[method-assign]
-    value = evaluate_lip_const(module, images, evaluation_type="jacobian_norm")
+    value = evaluate_lip_const(Wrapped(fn), images, evaluation_type="jacobian_norm")
     return torch.as_tensor(float(value)).expand(len(images))
 
 
