@@ -107,7 +107,7 @@ def all_pairs(
     usable, reasons = _usable(mu, normalised)
     if n < 2:
         raise ValueError(f"all pairs need at least two images, got {n}")
-    kept = usable.nonzero().squeeze(1)
+    kept = usable.nonzero().squeeze(1).cpu()
     first = load(torch.arange(1))
     pixels = first.numel()
     size = block_size or block_length(pixels + dim)
@@ -203,14 +203,14 @@ def _patch(
     """Compute near pairs again; returns how many have left the block: duplicates, and tiny distances."""
     dropped = 0
     for part in where.split(1024):
-        i, j = part.unbind(1)
+        i, j = part.cpu().unbind(1)
         exact, apart, direction = left.difference(right, i, j)
         away = exact < tiny
         distance[i, j] = exact.square().to(distance).masked_fill(away, math.inf)
         chord[i, j] = apart.square().to(chord)
         dropped += int(away.sum())
         progress.zero += int((exact == 0).sum())
-        close = (away & (exact > 0)).nonzero().squeeze(1)
+        close = (away & (exact > 0)).nonzero().squeeze(1).cpu()
         progress.tiny += zip(left.indices[i[close]].tolist(), right.indices[j[close]].tolist(), strict=True)
         if fn is not None and len(close):
             images = left.images[i[close]]
@@ -223,12 +223,12 @@ def _patch(
 def _best(progress: _Progress, ratio: Tensor, rows: Tensor, columns: Tensor) -> None:
     """Keep every image's best partner. Places are looked up only where there is something better."""
     for dim, own, other in ((1, rows, columns), (0, columns, rows)):
-        largest = ratio.amax(dim)
+        largest = ratio.amax(dim).cpu()
         better = (largest > progress.best[own]).nonzero().squeeze(1)
         if len(better):
             among = ratio[better] if dim == 1 else ratio[:, better].T
             progress.best[own[better]] = largest[better]
-            progress.partner[own[better]] = other[among.argmax(1)]
+            progress.partner[own[better]] = other[among.argmax(1).cpu()]
 
 
 def _formulas(dim: int, concentration: float | None) -> dict[str, Callable[[Tensor, Tensor], Tensor]]:

@@ -66,7 +66,7 @@ def mean_value_check(
         segment = (a + t * (b - a)).flatten(0, 1)
         found = spectral_norm(fn, segment, batch_size=batch_size, domain=domain, vectors=False)
         sigma, place = found.sigma.nan_to_num(0).reshape(-1, points).double().max(1)
-        better = sigma > largest[open_pairs]
+        better = (sigma > largest[open_pairs]).cpu()
         position[open_pairs[better]] = t.flatten()[place[better]].to(position)
         largest[open_pairs] = torch.maximum(largest[open_pairs], sigma)
         open_pairs = (ratio > largest * (1 + rtol)).nonzero().squeeze(1).cpu()
