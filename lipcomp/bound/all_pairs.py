@@ -18,13 +18,13 @@ Which pair is best differs between the bounds, since (3.2) and (3.3) grow faster
 
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
 
 import torch
 from jaxtyping import Float, Int64
 from torch import Tensor
 
-from lipcomp.bound.lower import QUANTILES, TINY, Bound, LowerBounds, Witness, check_concentration, pair_values
+from lipcomp.bound.gathered import Gathered, report
+from lipcomp.bound.lower import QUANTILES, TINY, LowerBounds, check_concentration
 from lipcomp.bound.sketch import Histogram, Leaders
 from lipcomp.distributions import mean_resultant_length
 from lipcomp.jacobian import Linearisation
@@ -37,19 +37,6 @@ LARGEST_BLOCK = 1024
 ROWS_AT_A_TIME = 4  # blocks of rows that one block of columns is read for
 
 Images = Float[Tensor, "n ..."] | Callable[[Int64[Tensor, " batch"]], Float[Tensor, "batch ..."]]
-
-
-@dataclass
-class _Progress:
-    """What a pass over the pairs gathers."""
-
-    best: Tensor  # (n,) the largest delta²/Delta² of every image so far
-    partner: Tensor  # (n,) with which
-    leaders: dict[str, Leaders]
-    histograms: dict[str, Histogram]
-    zero: int = 0
-    tiny: list[tuple[int, int]] = field(default_factory=list)
-    tiny_chords: list[float] = field(default_factory=list)
 
 
 def all_pairs(
@@ -112,7 +99,7 @@ def all_pairs(
     pixels = first.numel()
     size = block_size or block_length(pixels + dim)
     formulas = _formulas(dim, concentration)
-    progress = _Progress(
+    progress = Gathered(
         torch.zeros(n),
         torch.arange(n),
         {name: Leaders(CANDIDATES) for name in formulas},
@@ -133,7 +120,7 @@ def all_pairs(
                 if advance is not None:
                     m = len(left.indices)
                     advance(m * (m - 1) // 2 if left is right else m * len(right.indices))
-    return _report(progress, mu, load, kept, dim, concentration, quantiles, reasons, fn is not None)
+    return report(progress, mu, load, kept, dim, concentration, quantiles, reasons, fn is not None)
 
 
 def block_length(numbers: int) -> int:
@@ -170,7 +157,7 @@ def _block(
     right: _Side,
     diagonal: bool,
     formulas: dict[str, Callable[[Tensor, Tensor], Tensor]],
-    progress: _Progress,
+    progress: Gathered,
     tiny: float,
     fn: Map | None,
 ) -> None:
@@ -196,7 +183,7 @@ def _patch(
     distance: Tensor,
     chord: Tensor,
     where: Tensor,
-    progress: _Progress,
+    progress: Gathered,
     tiny: float,
     fn: Map | None,
 ) -> int:
@@ -220,7 +207,7 @@ def _patch(
     return dropped
 
 
-def _best(progress: _Progress, ratio: Tensor, rows: Tensor, columns: Tensor) -> None:
+def _best(progress: Gathered, ratio: Tensor, rows: Tensor, columns: Tensor) -> None:
     """Keep every image's best partner. Places are looked up only where there is something better."""
     for dim, own, other in ((1, rows, columns), (0, columns, rows)):
         largest = ratio.amax(dim).cpu()
@@ -244,97 +231,6 @@ def _formulas(dim: int, concentration: float | None) -> dict[str, Callable[[Tens
         "mean": lambda ratio, chord: ratio * chord,
         "second_moment": lambda ratio, chord: ratio * (chord * (half * longer / length) + 2),
     }
-
-
-# Which ranking and which constant (squared) give a bound's quantiles.
-RANKED_BY = {
-    "published": "direction",
-    "mean": "mean",
-    "second_moment": "second_moment",
-    "supremum": "direction",
-    "direction": "direction",
-}
-
-
-def _report(
-    progress: _Progress,
-    mu: Tensor,
-    load: Callable[[Tensor], Tensor],
-    kept: Tensor,
-    dim: int,
-    concentration: float | None,
-    quantiles: Sequence[float],
-    reasons: dict[str, int],
-    measured: bool,
-) -> LowerBounds:
-    kappa = None if concentration is None else check_concentration(concentration, 1)
-
-    def values(pairs: Tensor) -> tuple[Tensor, Tensor, dict[str, Tensor]]:
-        distance, chord = _exact(load, mu, pairs)
-        return (
-            distance,
-            chord,
-            pair_values(chord, distance, dim, None if kappa is None else kappa.expand(len(pairs))),
-        )
-
-    tiny_pairs = torch.tensor(progress.tiny, dtype=torch.int64).reshape(-1, 2)
-    extra: dict[str, Tensor] = {}
-    extra_distance = extra_chord = torch.zeros(0, dtype=torch.float64)
-    if measured and len(tiny_pairs):
-        extra_distance = _exact(load, mu, tiny_pairs)[0]
-        extra_chord = torch.tensor(progress.tiny_chords, dtype=torch.float64)
-        shared = None if kappa is None else kappa.expand(len(tiny_pairs))
-        extra = pair_values(extra_chord, extra_distance, dim, shared)
-    n = progress.histograms["direction"].total
-    each = torch.stack([kept, progress.partner[kept]], 1)
-    each = each[each[:, 0] != each[:, 1]]
-    distance, chord, of_images = values(each)
-    bounds = {}
-    names = ["direction"] if kappa is None else list(RANKED_BY)
-    for name in names:
-        leaders = progress.leaders[RANKED_BY[name]].pairs()
-        d, c, found = values(leaders)
-        d, c, v = torch.cat([d, extra_distance]), torch.cat([c, extra_chord]), found[name]
-        pairs = torch.cat([leaders, tiny_pairs]) if extra else leaders
-        v = torch.cat([v, extra[name]]) if extra else v
-        witness, maximum = None, math.nan
-        if len(v):
-            best = int(v.argmax())
-            pair = (int(pairs[best, 0]), int(pairs[best, 1]))
-            maximum, witness = float(v[best]), Witness(pair, float(d[best]), float(c[best]))
-        scale = _scale(name, dim, kappa)
-        histogram = progress.histograms[RANKED_BY[name]]
-        at = {q: scale * math.sqrt(histogram.quantile(q)) if n else math.nan for q in quantiles}
-        bounds[name] = Bound(name, maximum, witness, at, n + len(extra_chord), of_images[name])
-    excluded = {**reasons, "zero distance": progress.zero}
-    if not measured:
-        excluded[f"distance below {TINY:g}"] = len(tiny_pairs)
-    shared_kappa = None if kappa is None else float(kappa)
-    return LowerBounds(bounds, each, distance, chord, excluded, len(extra_chord), shared_kappa, dim)
-
-
-def _scale(name: str, dim: int, kappa: Tensor | None) -> float:
-    """What the root of the ranked quantity is multiplied by."""
-    if kappa is None or name == "direction":
-        return 1.0
-    half = float(kappa * mean_resultant_length(dim, kappa)) / 2
-    return {
-        "published": math.sqrt(half),
-        "supremum": float(kappa),
-        "mean": half,
-        "second_moment": math.sqrt(half),
-    }[name]
-
-
-def _exact(load: Callable[[Tensor], Tensor], mu: Tensor, pairs: Tensor) -> tuple[Tensor, Tensor]:
-    """Distances and chords of listed pairs in float64, from their differences."""
-    distances, chords = [torch.zeros(0, dtype=torch.float64)], [torch.zeros(0, dtype=torch.float64)]
-    for part in pairs.split(512):
-        i, j = part.unbind(1)
-        step = (load(j).double() - load(i).double()).flatten(1)
-        distances.append(step.norm(dim=1).cpu())
-        chords.append((mu[j].double() - mu[i].double()).norm(dim=1).cpu())
-    return torch.cat(distances), torch.cat(chords)
 
 
 def _loader(images: Images, n: int) -> Callable[[Tensor], Tensor]:
