@@ -2,10 +2,14 @@
 
 Two contending threads make small operations many times slower, so work is spread over processes. Ctrl-C reaches only
 the parent, which ends its workers; what a job had written atomically stays, and the parent's command says the rest.
+A parent that is killed takes its workers with it.
 """
 
 import multiprocessing
+import os
 import signal
+import threading
+import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from typing import Any, TypeVar
@@ -13,6 +17,7 @@ from typing import Any, TypeVar
 import torch
 
 Result = TypeVar("Result")
+GRACE = 20.0  # seconds
 
 
 def run_jobs(
@@ -55,3 +60,14 @@ def run_jobs(
 def _prepare_worker() -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     torch.set_num_threads(1)
+    threading.Thread(target=_follow_parent, daemon=True).start()
+
+
+def _follow_parent() -> None:
+    """End this worker when its parent is gone: a job that heeds SIGTERM has a moment to save its state."""
+    parent = multiprocessing.parent_process()
+    if parent is not None:
+        parent.join()
+        os.kill(os.getpid(), signal.SIGTERM)
+        time.sleep(GRACE)
+        os._exit(1)

@@ -1,7 +1,10 @@
 """Jobs over processes: results as they come, the first error ends the rest, an interrupt leaves no process."""
 
 import multiprocessing
+import subprocess
+import sys
 import time
+from pathlib import Path
 
 import pytest
 
@@ -40,3 +43,19 @@ def test_a_generator_that_is_closed_ends_its_workers():
     assert next(jobs) == (0, 1)
     jobs.close()
     assert no_process_is_left()
+
+
+def test_a_parent_that_is_killed_takes_its_workers_with_it():
+    code = f"""
+from lipcomp.processes import run_jobs
+jobs = [("print(__import__('os').getpid(), flush=True)",), ({SLEEP!r},)]
+list(run_jobs(eval, jobs, 1))
+"""
+    parent = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True)
+    worker = int(parent.stdout.readline())
+    parent.kill()
+    parent.wait()
+    deadline = time.monotonic() + 20
+    while Path(f"/proc/{worker}").exists() and time.monotonic() < deadline:
+        time.sleep(0.1)
+    assert not Path(f"/proc/{worker}").exists()
