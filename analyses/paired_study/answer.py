@@ -6,6 +6,7 @@ called present only if its 95% interval leaves out zero *and* its permutation p-
 answer is "not enough evidence", with the smallest p-value that so few pairs could have given.
 """
 
+import functools
 from dataclasses import dataclass
 
 import numpy as np
@@ -14,12 +15,15 @@ import pandas as pd
 from analyses.paired_study.study import CONTRASTS, METHODS, pair_table
 from lipcomp.statistics import (
     Estimate,
+    LogisticEffect,
     PairedEffect,
     adjust,
     auroc,
+    clustered_logistic,
     correlation,
     paired_effect,
     partial_correlation,
+    smallest_detectable_effect,
     within_pairs,
 )
 
@@ -58,6 +62,7 @@ class Effect:
     unit: str
     logarithm: bool
     estimate: PairedEffect
+    detectable: float | None
 
     @property
     def value(self) -> float:
@@ -109,7 +114,18 @@ def paired_effects(models: pd.DataFrame) -> list[Effect]:
 def _effect(name: str, meaning: str, outcome: Outcome, pairs: pd.DataFrame) -> Effect:
     treated, control = (outcome.scale * pairs[side].to_numpy(float) for side in ("treated", "control"))
     effect = paired_effect(treated, control)
-    return Effect(name, meaning, outcome.label, outcome.column, outcome.unit, outcome.logarithm, effect)
+    units = detectable_in_deviations(effect.n)
+    spread = float(np.std(effect.differences, ddof=1)) if effect.n > 1 else 0.0
+    found = None if units is None or not spread else units * spread
+    return Effect(
+        name, meaning, outcome.label, outcome.column, outcome.unit, outcome.logarithm, effect, found
+    )
+
+
+@functools.cache
+def detectable_in_deviations(n: int) -> float | None:
+    """The smallest effect that n pairs find with a probability of 80%, in standard deviations of the differences."""
+    return smallest_detectable_effect(n).value
 
 
 @dataclass(frozen=True)
@@ -147,6 +163,7 @@ def associations(models: pd.DataFrame) -> list[Association]:
             if len(set(shared)) < len(shared):
                 inside = within_pairs(np.log(smooth), robust, shared)
                 found.append(Association("within pairs", x_label, y_label, inside.within))
+                found.append(Association("between pairs (their means)", x_label, y_label, inside.between))
     return found
 
 
@@ -190,6 +207,7 @@ class ImageFinding:
     run: str
     method: str
     estimate: Estimate
+    odds: LogisticEffect | None = None
 
 
 def image_findings(images: pd.DataFrame) -> list[ImageFinding]:
@@ -211,13 +229,18 @@ def image_findings(images: pd.DataFrame) -> list[ImageFinding]:
     found.sort(key=lambda f: (order.index(f.method) if f.method in order else len(order), f.run))
     if len(found) > 1:
         rows = images[images["run"].isin([f.run for f in found])]
-        estimate = auroc(
+        sigma, label, runs = (
             rows["sigma"].to_numpy(float),
             often[rows.index].to_numpy(),
-            groups=[rows["image"].to_numpy(), rows["run"].to_numpy()],
-            within=rows["run"].to_numpy(),
+            rows["run"].to_numpy(),
         )
-        found.insert(0, ImageFinding(ALL_MODELS, "all", estimate))
+        groups = [
+            rows["image"].to_numpy(),
+            runs,
+        ]  # rows of one image, and rows of one model, are not independent
+        estimate = auroc(sigma, label, groups=groups, within=runs)
+        odds = clustered_logistic(np.log(sigma), label, groups, within=runs)
+        found.insert(0, ImageFinding(ALL_MODELS, "all", estimate, odds))
     return found
 
 

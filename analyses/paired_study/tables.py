@@ -55,6 +55,7 @@ def effects_rows(effects: Sequence[Effect]) -> Table:
             number(e.estimate.p_value, "{:.3g}"),
             number(e.estimate.smallest_p, "{:.3g}"),
             number(e.estimate.n, "{:.0f}"),
+            number(e.detectable, "{:.3g}"),
             Cell(e.meaning, words=True),
         ]
         for e in effects
@@ -68,11 +69,13 @@ def effects_rows(effects: Sequence[Effect]) -> Table:
         "p",
         "smallest p",
         "pairs",
+        "detectable",
         "isolates",
     ]
     caption = (
         "Mean of the differences within pairs; p by sign-flip permutation, next to the smallest p that so many "
-        "pairs allow."
+        "pairs allow; detectable is the effect that so many pairs with this spread find with a probability of 80% "
+        "(a dash: none, however large)."
     )
     return Table("effects", "Paired effects", caption, head, rows)
 

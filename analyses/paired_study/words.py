@@ -127,7 +127,10 @@ def _robustness(effect: Effect, words: str) -> str:
     if effect.present:
         word = "more" if effect.value > 0 else "less"
         return f"It made the encoder {word} accurate {words}: {effect.value:+.1f} points ({shown})."
-    return f"There is not enough evidence that it changes accuracy {words}: {effect.value:+.1f} points ({shown})."
+    limit = (
+        f"; an effect of {effect.detectable:.1f} would have been found with 80%" if effect.detectable else ""
+    )
+    return f"There is not enough evidence that it changes accuracy {words}: {effect.value:+.1f} points ({shown}{limit})."
 
 
 def _control(control: Effect, weight: Effect | None) -> str:
@@ -168,6 +171,17 @@ def _image(images: Sequence[ImageFinding]) -> str:
         word = "tells" if interval[0] > 0.5 else "tells, in the unexpected direction,"
     return (
         f"Within a model, a larger local constant at an image {word} that corruptions change its prediction: AUROC "
-        f"{whole.estimate.value:.2f} ({numbers(whole.estimate, '{:.2f}')}; the interval lies above 0.5 in {clear} and "
-        f"below it in {inverse} of {len(single)} models)."
+        f"{whole.estimate.value:.2f} ({numbers(whole.estimate, '{:.2f}')}; the interval lies above 0.5 in {clear} "
+        f"and below it in {inverse} of {len(single)} models).{_odds(whole)}"
+    )
+
+
+def _odds(whole: ImageFinding) -> str:
+    odds = whole.odds
+    if odds is None or odds.odds_ratio is None or odds.odds_interval is None:
+        return ""
+    low, high = odds.odds_interval
+    return (
+        f" A standard deviation of log σ_max multiplies the odds by {odds.odds_ratio:.2f} (95% interval {low:.2f} to "
+        f"{high:.2f}, logistic regression, errors clustered by image and by model)."
     )
