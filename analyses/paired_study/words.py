@@ -127,10 +127,9 @@ def _robustness(effect: Effect, words: str) -> str:
     if effect.present:
         word = "more" if effect.value > 0 else "less"
         return f"It made the encoder {word} accurate {words}: {effect.value:+.1f} points ({shown})."
-    limit = (
-        f"; an effect of {effect.detectable:.1f} would have been found with 80%" if effect.detectable else ""
-    )
-    return f"There is not enough evidence that it changes accuracy {words}: {effect.value:+.1f} points ({shown}{limit})."
+    if effect.detectable:
+        shown += f"; an effect of {effect.detectable:.1f} would have been found with 80%"
+    return f"There is not enough evidence that it changes accuracy {words}: {effect.value:+.1f} points ({shown})."
 
 
 def _control(control: Effect, weight: Effect | None) -> str:
