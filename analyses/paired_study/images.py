@@ -5,6 +5,7 @@ as one memory-mapped array (corruption, severity, image, channel, row, column).
 """
 
 import hashlib
+import math
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -18,6 +19,8 @@ from lipcomp.commands import progress
 from lipcomp.data import ImageSet, load_set
 from lipcomp.processes import run_jobs
 from lipcomp.robustness.corruptions import SEVERITIES, corrupt, corruption_names
+
+CACHE_BYTES = 2**30  # of corrupted images at most, unless their number is given
 
 # Natural shifts that come with the default data: set name -> the quantity its accuracy is recorded under.
 SHIFTS = {"mnist5k": {"uci_digits": "accuracy.shift", "mnist5k_8x8": "accuracy.resolution"}}
@@ -53,7 +56,7 @@ def prepare_images(
     image_shape: tuple[int, int, int],
     *,
     data_root: Path | None = None,
-    corrupted_images: int,
+    corrupted_images: int | None = None,
     workers: int = 1,
 ) -> StudyImages:
     """Load a study's images, and make the corrupted ones unless they are there.
@@ -72,7 +75,8 @@ def prepare_images(
     shifts = {quantity: load_set(name) for name, quantity in SHIFTS.get(data, {}).items()}
     table = severity_table(image_shape)
     names = corruption_names(table)
-    count = min(corrupted_images, len(test))
+    fitting = max(16, CACHE_BYTES // (len(names) * len(SEVERITIES) * math.prod(image_shape)))
+    count = min(corrupted_images or min(1000, fitting), len(test))
     identity = hashlib.sha256(f"{test.content_hash()}/{table}/{names}/{count}".encode()).hexdigest()[:16]
     file = folder / "cache" / f"corrupted-{identity}.npy"
     if not file.exists():

@@ -26,7 +26,7 @@ from lipcomp.commands import Parser, run
 from lipcomp.processes import run_jobs
 from lipcomp.records import Record, append_records, provenance, read_records
 
-CORRUPTED_IMAGES = {"quick": 300}  # by preset; otherwise 1000
+CORRUPTED_IMAGES = {"quick": 300}  # by preset; otherwise 1000, or what fits into 1 GiB
 
 
 def measured(records: Path) -> set[tuple[str, str, str]]:
@@ -135,18 +135,20 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--data", default="mnist5k", help="images to probe and measure on (default mnist5k)")
     parser.add_argument("--data-root", type=Path, help="the folder of a set that lies on disk")
     parser.add_argument(
-        "--corrupted-images", type=int, help="how many test images are corrupted (default 1000; quick: 300)"
+        "--corrupted-images",
+        type=int,
+        help="how many test images are corrupted (default 1000, or what 1 GiB holds; quick: 300)",
     )
     parser.add_argument(
         "--workers", type=int, default=os.cpu_count() or 1, help="processes (default: one a core)"
     )
     options = parser.parse_args(arguments)
-    if options.corrupted_images is None:
-        preset = read_plan(options.study).get("preset") if options.study.is_dir() else None
-        options.corrupted_images = CORRUPTED_IMAGES.get(str(preset), 1000)
+    if options.corrupted_images is None and options.study.is_dir():
+        options.corrupted_images = CORRUPTED_IMAGES.get(str(read_plan(options.study).get("preset")))
     for name in ("workers", "corrupted_images"):
-        if getattr(options, name) < 1:
-            raise ValueError(f"--{name.replace('_', '-')} must be at least 1, got {getattr(options, name)}")
+        value = getattr(options, name)
+        if value is not None and value < 1:
+            raise ValueError(f"--{name.replace('_', '-')} must be at least 1, got {value}")
     chosen = {name: getattr(options, name) for name in ("data", "data_root", "corrupted_images")}
     measure(options.study, chosen, options.workers)
     return 0
