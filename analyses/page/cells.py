@@ -53,6 +53,10 @@ def provenance_rows(frame: pd.DataFrame) -> list[tuple[str, str]]:
         else:
             rows.append((name, ", ".join(values[:6])))
     if "subject.sha256" in frame:
-        hashes = frame.drop_duplicates("subject.run").set_index("subject.run")["subject.sha256"]
+        hashes = (
+            frame.dropna(subset=["subject.run", "subject.sha256"])
+            .drop_duplicates("subject.run")
+            .set_index("subject.run")["subject.sha256"]
+        )
         rows.append(("checkpoints", ", ".join(f"{run} {value[:12]}" for run, value in hashes.items())))
     return rows
