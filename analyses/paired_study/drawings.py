@@ -4,7 +4,7 @@ from collections.abc import Sequence
 
 from analyses.page.drawn import Drawn, draw
 from analyses.paired_study import figures
-from analyses.paired_study.answer import Effect
+from analyses.paired_study.answer import ALL_PAIRS, Effect
 from analyses.paired_study.frames import Study, bound_rows
 
 
@@ -20,8 +20,7 @@ def build_figures(study: Study, effects: Sequence[Effect]) -> list[Drawn]:
                 "Mean difference within pairs (same seed, weights, data order and draws) with its 95% interval; ticks "
                 "are the single pairs. Left of zero in the first two panels is smoother, right of zero in the "
                 "others better.",
-                "Forest plot of paired effects: "
-                + "; ".join(f"{e.contrast}, {e.label}: {e.value:+.2f} {e.unit}" for e in wanted),
+                "Forest plot; the table of paired effects holds every number. " + _pooled(wanted),
                 lambda: figures.forest(wanted),
             )
         )
@@ -106,3 +105,9 @@ def build_figures(study: Study, effects: Sequence[Effect]) -> list[Drawn]:
             ),
         ]
     return drawn
+
+
+def _pooled(effects: Sequence[Effect]) -> str:
+    """The pooled effects, for a reader who does not see the figure."""
+    pooled = [e for e in effects if e.contrast == ALL_PAIRS]
+    return "Pooled: " + "; ".join(f"{e.label} {e.value:+.2f} {e.unit}" for e in pooled) if pooled else ""

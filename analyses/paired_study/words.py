@@ -38,16 +38,19 @@ def answer(effects: Sequence[Effect], found: Sequence[Association], images: Sequ
         smooth = by_key[contrast, "sigma"]
         verdicts.append(_verdict(smooth, "compression made these encoders", "smoother", "less smooth", -1))
         findings.append(_smoothness(smooth))
+        control = by_key.get(("C-SimCLR − SimCLR ×(1+β)", "sigma"))
+        if control is not None and control.estimate.value is not None:
+            verdicts.append(_credit(control))
         robust = [
             (by_key[contrast, column], words)
             for column, words in (("corruption", "under corruptions"), ("shift", "under the natural shift"))
             if (contrast, column) in by_key
         ]
         verdicts += [
-            _verdict(e, "it made them", f"more accurate {w}", f"less accurate {w}", 1) for e, w in robust
+            _verdict(e, "compression made them", f"more accurate {w}", f"less accurate {w}", 1)
+            for e, w in robust
         ]
         findings += [_robustness(effect, words) for effect, words in robust]
-        control = by_key.get(("C-SimCLR − SimCLR ×(1+β)", "sigma"))
         if control is not None and control.estimate.value is not None:
             findings.append(_control(control, by_key.get(("SimCLR ×(1+β) − SimCLR", "sigma"))))
     main = [a for a in found if a.x == SMOOTHNESS["sigma"] and a.y == ROBUSTNESS["corruption"]]
@@ -90,6 +93,20 @@ def _verdict(effect: Effect, who: str, better: str, worse: str, sign: int) -> st
     if effect.present:
         return f"{who} {better if sign * estimate.value > 0 else worse} ({shown})"
     return f"there is not enough evidence that {who} {better} ({shown})"
+
+
+def _credit(control: Effect) -> str:
+    """Whether what C-SimCLR changes is more than what re-weighting the positive pair changes."""
+    estimate = control.estimate
+    change = f"σ_max {100 * (np.exp(control.value) - 1):+.0f}%"
+    if estimate.interval is not None:
+        low, high = (100 * (np.exp(v) - 1) for v in estimate.interval)
+        change += f", 95% interval {low:+.0f}% to {high:+.0f}%"
+    change += f", {estimate.n} pair{'s' if estimate.n != 1 else ''}"
+    if control.present:
+        word = "smoother" if control.value < 0 else "less smooth"
+        return f"C-SimCLR is {word} than its control, SimCLR with the positive pair weighted 1 + β ({change})"
+    return f"C-SimCLR cannot be told apart from its control, SimCLR with the positive pair weighted 1 + β ({change})"
 
 
 def _link(estimate: Estimate) -> str:

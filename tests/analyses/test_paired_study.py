@@ -46,7 +46,7 @@ def test_a_real_effect_is_found_and_a_null_is_called_not_enough_evidence(models)
     told = answer(effects, [], [])
     assert told.headline.startswith("Compression made these encoders smoother (σ_max -5")
     assert "8 pairs" in told.headline
-    assert "not enough evidence that it made them more accurate under corruptions" in told.headline
+    assert "not enough evidence that compression made them more accurate under corruptions" in told.headline
     assert "not enough evidence that it changes accuracy under corruptions" in " ".join(told.findings)
 
 
