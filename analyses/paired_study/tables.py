@@ -137,13 +137,23 @@ def build_tables(
             "Does σ_max at an image tell whether more corruptions than the median change its prediction?"
         )
         tables.append(Table("images", "Across the images of a model", caption, head, rows))
-    times = study.frame[study.frame["quantity"] == "time"]
+    times = study.frame[study.frame["quantity"].isin(("time", "time.wall"))]
     if len(times):
-        sums = times.groupby("settings.stage", sort=False)["value"].agg(["sum", "count"])
+        sums = times.groupby(["quantity", "settings.stage"], sort=False)["value"].agg(["sum", "count"])
+        kinds = {"time": "seconds of its processes, added", "time.wall": "seconds on the clock"}
         rows = [
-            [Cell(str(stage)), number(row["sum"], "{:.0f}"), number(row["count"], "{:.0f}")]
-            for stage, row in sums.iterrows()
+            [
+                Cell(str(stage)),
+                number(float(total), "{:.0f}"),
+                Cell(kinds[str(kind)]),
+                number(int(count), "{:.0f}"),
+            ]
+            for (kind, stage), total, count in sums.itertuples()
         ]
-        head = ["stage", "seconds of one process", "times run"]
-        tables.append(Table("times", "Where the time went", "Added over all processes.", head, rows))
+        head = ["stage", "seconds", "which", "times run"]
+        tables.append(
+            Table(
+                "times", "Where the time went", "Measuring runs its stages in several processes.", head, rows
+            )
+        )
     return tables
