@@ -139,7 +139,7 @@ def _measure(subject: Subject, source: str, how: dict[str, Any], written: set[st
         **how,
     }
     label = " ".join(
-        [checkpoint.path.stem, source, *(str(v) for k, v in how.items() if k in ("corruption", "severity"))]
+        [checkpoint.label, source, *(str(v) for k, v in how.items() if k in ("corruption", "severity"))]
     )
     probe = Record(
         "bound.images", float(len(subject.indices)), subject=checkpoint.subject(), settings=settings
@@ -283,7 +283,7 @@ def _certified(subject: Subject, how: dict[str, Any], advance: Callable[[int], o
         advance=advance,
     )
     i = found.worst
-    where = f"{subject.checkpoint.path.stem}, image {int(subject.indices[i])}, radius {found.radius:.3g}"
+    where = f"{subject.checkpoint.label}, image {int(subject.indices[i])}, radius {found.radius:.3g}"
     print(f"{where}: {found.line()} {found.certificate.reason}".rstrip(), file=sys.stderr)
     certified, gap = float(found.certified[i]), found.gap_decades
     return None, [

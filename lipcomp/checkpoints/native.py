@@ -36,6 +36,7 @@ from lipcomp.checkpoints.report import KeyReport
 from lipcomp.encoders import Encoder, EncoderSpec, build_encoder
 
 FORMAT = 1
+GENERIC_NAMES = ("model", "checkpoint", "last", "best", "pytorch_model")
 HEADER_KEY = "lipcomp"
 
 
@@ -80,6 +81,12 @@ class Checkpoint:
         """kappa_e of the forward encoder; None for an objective without one."""
         value = self.metadata.objective.get("kappa_e")
         return None if value is None else float(value)
+
+    @property
+    def label(self) -> str:
+        """A short name for tables: the file's, or its folder's where every file is called the same."""
+        stem = self.path.stem
+        return self.path.parent.name if stem in GENERIC_NAMES and self.path.parent.name else stem
 
     def subject(self) -> dict[str, Any]:
         """What a record says of the encoder that was measured: where it lies, its hash, how it was trained."""

@@ -74,7 +74,7 @@ def _measure(
         "frobenius": options.frobenius,
         "extremes": options.extremes,
     }
-    label = checkpoint.path.stem
+    label = checkpoint.label
     told: dict[str, Any] = {"subject": checkpoint.subject(), "settings": settings}
     if Record("sigma_max.images", float(len(indices)), **told).identity() in written:
         print(f"{label}: already in {options.out}", file=sys.stderr)

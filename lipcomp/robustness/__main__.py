@@ -99,7 +99,7 @@ def _row(checkpoint: Checkpoint, label: str, record: Record) -> tuple[str, ...]:
     told = [record.settings.get(key) for key in ("corruption", "severity", "perturbation")]
     name = " ".join([record.quantity, *(str(word) for word in told if word is not None)])
     interval = "-" if record.interval is None else "{:.4f} .. {:.4f}".format(*record.interval)
-    return checkpoint.path.stem, label, name, f"{record.value:.4f}", interval, str(record.n)
+    return checkpoint.label, label, name, f"{record.value:.4f}", interval, str(record.n)
 
 
 def _probe(

@@ -42,6 +42,7 @@ def bootstrap(
     resamples: int = RESAMPLES,
     level: float = LEVEL,
     seed: int = 0,
+    centred: bool = False,
 ) -> Estimate:
     """A function of the means over images, with its percentile interval.
 
@@ -53,6 +54,8 @@ def bootstrap(
         Takes means of shape (samples, conditions) and gives (samples,). The mean over conditions if not given.
     resamples, level, seed
         Of the bootstrap; the seed decides which images are drawn.
+    centred
+        Whether to take out the samples' bias (their mean minus the value), for a statistic that noise pushes up.
 
     Raises
     ------
@@ -66,6 +69,8 @@ def bootstrap(
     statistic = statistic or (lambda means: means.mean(1))
     value = float(statistic(values.mean(1)[None])[0])
     samples = statistic(resampled_means(values, resamples, seed))
+    if centred:
+        samples = samples - (np.nanmean(samples) - value)
     low, high = np.nanquantile(samples, [(1 - level) / 2, (1 + level) / 2])
     return Estimate(value, (float(low), float(high)), n)
 
@@ -122,8 +127,8 @@ def calibration_error(
 ) -> Estimate:
     """Expected calibration error: sum over confidence bins of n_b / n |accuracy_b - confidence_b| (Guo et al. 2017).
 
-    A sum of absolute values grows with noise, so few images in a bin push it up, and resampling pushes it further: the
-    interval reaches higher above the value than below it.
+    A sum of absolute values grows with noise, so few images in a bin push it up, and resampling pushes it further:
+    the interval is that of the bootstrap samples with this bias taken out, cut at zero.
     """
     confidence, predicted = torch.softmax(logits.double(), 1).max(1)
     right = (predicted == labels.to(predicted.device)).double().cpu().numpy()
@@ -132,4 +137,6 @@ def calibration_error(
     by_bin = np.where(
         which == np.arange(bins)[:, None], gap, 0.0
     )  # its mean is n_b / n (accuracy_b - confidence_b)
-    return bootstrap(by_bin, lambda means: np.abs(means).sum(1), resamples=resamples, seed=seed)
+    found = bootstrap(by_bin, lambda m: np.abs(m).sum(1), resamples=resamples, seed=seed, centred=True)
+    assert found.interval is not None
+    return Estimate(found.value, (max(0.0, found.interval[0]), found.interval[1]), found.n)

@@ -188,3 +188,14 @@ def test_baselines_of_ones_own(tmp_path):
         fit_baselines(np.array([0.6, 0.7]), np.array([0.5, 0.6]))
     with pytest.raises(ValueError, match="Did you mean 'imagenet_v2'"):
         baseline_fit("imagenetv2")
+
+
+def test_the_interval_of_the_calibration_error_holds_its_value():
+    for seed in range(5):
+        generator = torch.Generator().manual_seed(seed)
+        logits = 3 * torch.randn(400, 10, generator=generator)
+        labels = torch.distributions.Categorical(
+            logits=logits
+        ).sample()  # a calibrated model: ECE is noise alone
+        found = calibration_error(logits, labels)
+        assert 0 <= found.interval[0] <= found.value <= found.interval[1]
