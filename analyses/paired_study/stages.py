@@ -78,12 +78,13 @@ def measure_accuracy(bench: Bench) -> list[Record]:
     predictions = probe(features).argmax(1)
     bench.clean_predictions = predictions
     clean = accuracy(predictions, images.test.labels)
-    neighbours = NearestNeighbours(bench.features(images.train), images.train.labels)
+    k = min(20, len(images.train))
+    neighbours = NearestNeighbours(bench.features(images.train), images.train.labels, k=k)
     knn = accuracy(neighbours(features).argmax(1), images.test.labels)
     settings = {"probe": "linear", "layer": "backbone", "penalty": probe.penalty}
     records = [
         Record("accuracy.clean", clean.value, n=clean.n, interval=clean.interval, settings=settings),
-        Record("accuracy.knn", knn.value, n=knn.n, interval=knn.interval, settings={"probe": "knn"}),
+        Record("accuracy.knn", knn.value, n=knn.n, interval=knn.interval, settings={"probe": "knn", "k": k}),
     ]
     for quantity, shifted in images.shifts.items():
         found = accuracy(probe(bench.features(shifted)).argmax(1), shifted.labels)

@@ -90,7 +90,12 @@ def test_association_has_the_sign_of_its_truth(models):
     found = {
         x.level: x.estimate for x in a.associations(table) if x.x.startswith("median σ") and "corr" in x.y
     }
-    assert set(found) == {"across models", "across models, clean accuracy held fixed", "within pairs"}
+    assert set(found) == {
+        "across models",
+        "across models, clean accuracy held fixed",
+        "within pairs",
+        "between pairs (their means)",
+    }
     assert all(e.value < 0 for e in found.values())
 
 
