@@ -175,9 +175,10 @@ def replicates(models: pd.DataFrame) -> pd.Series:
 
 
 def family_and_seed(models: pd.DataFrame) -> pd.Series:
-    """Which models share weights, data order and draws: one label a family and seed."""
+    """Which models share weights, data order and draws: one label a family and seed; none known, one a model."""
     family = models["method"].map(lambda m: "BYOL" if "BYOL" in m else "SimCLR" if "SimCLR" in m else m)
-    return family + "/" + models["seed"].astype(str)
+    own = pd.Series(models.index, index=models.index).astype(str)
+    return (family + "/" + models["seed"].astype(str)).where(models["seed"].notna(), own)
 
 
 def dose_response(models: pd.DataFrame) -> list[Association]:

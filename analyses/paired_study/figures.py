@@ -22,8 +22,10 @@ COLOURS = dict(
 MARKERS = dict(zip(METHODS.values(), ["o", "^", "v", "s", "D", "P", "X", "*"], strict=True))
 
 
-def _present(models: pd.DataFrame) -> list[str]:
-    return list(dict.fromkeys(models["method"]))
+def _present(frame: pd.DataFrame) -> list[str]:
+    """The methods of a frame: ours in their order, then the others."""
+    found = list(dict.fromkeys(frame["method"]))
+    return [*(m for m in METHODS.values() if m in found), *(m for m in found if m not in METHODS.values())]
 
 
 def _colour(method: str) -> str:
@@ -118,7 +120,7 @@ def corruption_heat_map(accuracies: pd.DataFrame) -> Figure:
         Columns method, corruption, value (in [0, 1]).
     """
     table = 100 * accuracies.pivot_table("value", "corruption", "method", aggfunc="mean")
-    table = table[[m for m in METHODS.values() if m in table]]
+    table = table[_present(accuracies)]
     table = table.loc[table.mean(axis=1).sort_values(ascending=False).index]
     figure, axis = plt.subplots(figsize=(1.0 * table.shape[1] + 2.6, 0.34 * len(table) + 1.2))
     sns.heatmap(
@@ -148,7 +150,7 @@ def bound_sandwich(bounds: pd.DataFrame) -> Figure:
     """
     order = list(dict.fromkeys(bounds["bound"]))
     figure, axis = plt.subplots(figsize=(7.4, 0.5 * len(order) + 1.4))
-    methods = [m for m in METHODS.values() if m in set(bounds["method"])]
+    methods = _present(bounds)
     for shift, method in zip(np.linspace(-0.28, 0.28, len(methods)), methods, strict=True):
         rows = bounds[bounds["method"] == method]
         axis.scatter(
@@ -176,7 +178,7 @@ def distributions(images: pd.DataFrame) -> Figure:
     images
         Columns method, sigma: a row an image and run.
     """
-    methods = [m for m in METHODS.values() if m in set(images["method"])]
+    methods = _present(images)
     figure, axis = plt.subplots(figsize=(7.2, 0.55 * len(methods) + 1.2))
     sns.violinplot(
         images,
@@ -259,7 +261,7 @@ def flips_by_smoothness(images: pd.DataFrame) -> Figure:
     images["decile"] = images.groupby("run")["sigma"].transform(
         lambda s: pd.qcut(s.rank(method="first"), min(10, len(s)), labels=False) + 1
     )
-    methods = [m for m in METHODS.values() if m in set(images["method"])]
+    methods = _present(images)
     figure, axis = plt.subplots(figsize=(6.0, 3.8))
     for method in methods:
         rows = images[images["method"] == method]

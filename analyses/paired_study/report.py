@@ -17,7 +17,7 @@ from analyses.paired_study.answer import associations, dose_response, image_find
 from analyses.paired_study.drawings import build_figures
 from analyses.paired_study.frames import load_study
 from analyses.paired_study.methods import methods_text
-from analyses.paired_study.study import METHODS, RECORDS
+from analyses.paired_study.study import RECORDS
 from analyses.paired_study.tables import build_tables
 from analyses.paired_study.words import answer
 from lipcomp.commands import Parser, run
@@ -29,7 +29,7 @@ def make_report(folder: Path) -> tuple[Path, Answer]:
     effects = paired_effects(study.models)
     found = associations(study.models) + dose_response(study.models)
     per_image = image_findings(study.images)
-    methods = [m for m in METHODS.values() if m in set(study.models["method"])]
+    methods = list(dict.fromkeys(study.models["method"]))
     seeds = study.models["seed"].nunique()
     cautions = []
     if study.plan.get("preset") == "quick":
@@ -40,7 +40,7 @@ def make_report(folder: Path) -> tuple[Path, Answer]:
     said = answer(effects, found, per_image)
     page = Page(
         title="Does compression make the encoder smoother, and does smoothness make it robust?",
-        subtitle=f"{len(study.models)} models: {', '.join(methods)}; {seeds} seed{'s' if seeds != 1 else ''}.",
+        subtitle=f"{len(study.models)} models: {', '.join(methods)}; {seeds or 'no'} seed{'s' if seeds != 1 else ''}.",
         answer=said,
         figures=build_figures(study, effects),
         tables=build_tables(study, effects, found, per_image),

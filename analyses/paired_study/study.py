@@ -122,7 +122,11 @@ def models_table(frame: pd.DataFrame) -> pd.DataFrame:
     table = pd.DataFrame(index=identity.index)
     table.index.name = "run"
     objective = identity.get("subject.objective", pd.Series(index=identity.index, dtype=object))
-    table["method"] = [METHODS.get(str(name), str(name) if name == name else "unknown") for name in objective]
+    architecture = identity.get("subject.architecture", pd.Series(index=identity.index, dtype=object))
+    table["method"] = [
+        METHODS.get(str(name), str(name)) if pd.notna(name) else str(other) if pd.notna(other) else str(run)
+        for run, name, other in zip(identity.index, objective, architecture, strict=True)
+    ]
     for name in ("beta", "seed", "data"):
         table[name] = identity.get(f"subject.{name}", pd.Series(index=identity.index, dtype=object))
     for column, (quantity, settings) in HEADLINES.items():

@@ -186,3 +186,18 @@ def test_models_of_unknown_objective_keep_their_name():
     table = models_table(frame)
     assert table.loc["theirs", "method"] == "MoCo"
     assert table.loc["theirs", "clean"] == 0.9
+
+
+def test_models_of_others_are_drawn_too(tmp_path, models, make_records):
+    make_records(tmp_path, models(seeds=1))
+    file = tmp_path / "records.jsonl"
+    text = file.read_text()
+    for name in ("WeightedSimCLR", "CSimCLR", "SimCLR", "CBYOL", "BYOL"):
+        text = text.replace(f'"objective": "{name}", "seed": 0', f'"architecture": "resnet-{name}"')
+    assert '"seed"' not in text
+    file.write_text(text)
+    path, said = make_report(tmp_path)
+    assert said.headline.startswith("There is no compressed-uncompressed pair among these models")
+    html = path.read_text()
+    assert "resnet-CBYOL" in html
+    assert html.count("<figure") >= 5
