@@ -27,6 +27,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from analyses.paired_study.measure import measured
 from analyses.paired_study.stages import study_views
 from analyses.paired_study.study import find_runs
 from lipcomp.bound import (
@@ -44,7 +45,7 @@ from lipcomp.commands import Parser, run
 from lipcomp.data import ImageSet, load_set
 from lipcomp.jacobian import spectral_norm
 from lipcomp.processes import run_jobs
-from lipcomp.records import Record, append_records, provenance, read_records
+from lipcomp.records import Record, append_records, provenance
 
 RECORDS = "bounds.jsonl"
 IMAGES = 500
@@ -174,14 +175,6 @@ def measure_checkpoint(name: str, path: Path, study: Path, data: str, root: Path
         )
         append_records(study / RECORDS, whole)
     return name, time.monotonic() - started
-
-
-def measured(records: Path) -> set[tuple[str, str, str]]:
-    """(run, hash, part) of all that is in the records."""
-    if not records.exists():
-        return set()
-    found = (r for r in read_records(records) if r.quantity == "time")
-    return {(r.subject["run"], r.subject["sha256"], r.settings["stage"]) for r in found}
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

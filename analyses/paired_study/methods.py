@@ -43,17 +43,12 @@ def methods_text(frame: pd.DataFrame) -> list[str]:
         "Statistics. Paired effects are means of within-pair differences. Their p-values are exact sign-flip "
         "permutation p-values, shown beside the smallest value that the number of pairs allows; an effect is called "
         "present only if the 95% interval leaves out zero and p < 0.05. "
-        f"Intervals: {_interval_method()} Across models: Spearman correlation, and partial on clean accuracy, with "
+        "Intervals: Student's t over few pairs, otherwise bootstrap over pairs, images or models. Across models: "
+        "Spearman correlation, and partial on clean accuracy, with "
         "permutation p-values; within pairs: after the mean of each family and seed is taken out. Across the images of "
         "a model: the area under the ROC curve of σ_max for images that more corruptions than the median flip; over "
         "all models, and in the logistic regression, errors are clustered by image and by model.",
         "Limits. Digits, a small convolutional network and few seeds: the study shows how the quantities behave and "
-        "what so many pairs can tell, not what holds on ImageNet. Models of one seed share data and weights, so the "
-        "p-values across models, which treat models as exchangeable, are optimistic.",
+        "what so many pairs can tell, not what holds on ImageNet. The seeds of "
+        "a method are its replicates, so across models whole methods are exchanged, and of methods there are few.",
     ]
-
-
-def _interval_method() -> str:
-    return (
-        "bootstrap over pairs, images or models where there are enough, otherwise Student's t over the pairs."
-    )

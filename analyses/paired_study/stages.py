@@ -45,7 +45,6 @@ class Bench:
     checkpoint: Checkpoint
     images: StudyImages
     probe: LinearProbe | None = None
-    clean_predictions: Tensor | None = None
     per_image: dict[str, np.ndarray] = field(default_factory=dict)
 
     @property
@@ -76,7 +75,6 @@ def measure_accuracy(bench: Bench) -> list[Record]:
     probe, images = bench.fitted_probe(), bench.images
     features = bench.features(images.test)
     predictions = probe(features).argmax(1)
-    bench.clean_predictions = predictions
     clean = accuracy(predictions, images.test.labels)
     k = min(20, len(images.train))
     neighbours = NearestNeighbours(bench.features(images.train), images.train.labels, k=k)
