@@ -48,7 +48,7 @@ def check_images(
 def check_map(fn: Map, images: Float[Tensor, "n ..."]) -> int:
     """Refuse a map in training mode, one that draws random numbers, and one that mixes the images of a batch.
 
-    Evaluates a few images twice, together and apart. Returns the dimension of the output.
+    Evaluates two images together and one of them alone. Returns the dimension of the output.
 
     Raises
     ------
@@ -69,25 +69,35 @@ def check_map(fn: Map, images: Float[Tensor, "n ..."]) -> int:
             )
     few = images[:PROBES]
     with torch.no_grad(), frozen():
-        first, second = fn(few), fn(few)
+        first = fn(few)
         if not isinstance(first, Tensor) or first.shape[:1] != few.shape[:1]:
             found = tuple(first.shape) if isinstance(first, Tensor) else type(first).__name__
             raise ValueError(f"fn must return one row an image; for {len(few)} images it returned {found}")
-        apart = fn(few[:1]) if len(few) > 1 else first
-    first, second, apart = first.flatten(1), second.flatten(1), apart.flatten(1)
-    scale = first.abs().nan_to_num(0, 0, 0).amax().clamp(min=torch.finfo(first.dtype).tiny)
-    slack = 1e-3 if first.dtype in (torch.float16, torch.bfloat16) else 1e-4
-    for other, defect in (
-        (second, "fn is not deterministic: two calls with the same images differ"),
-        (apart, "fn mixes the images of a batch: an image alone gives another output than in company"),
-    ):
-        difference = float(((first[: len(other)] - other).abs().nan_to_num(0, 0, 0).amax() / scale).cpu())
-        if difference > slack:
+        apart = fn(few[:1])  # a second call, and alone
+        if _apart(first, apart):
+            again = fn(few)  # which of the two was it?
+            if _apart(first, again):
+                defect = "fn is not deterministic: two calls with the same images differ"
+                difference = _difference(first, again)
+            else:
+                defect = "fn mixes the images of a batch: an image alone gives another output than in company"
+                difference = _difference(first, apart)
             raise ValueError(
                 f"{defect} (by {difference:.2g} of the largest output); call .eval() on the encoder, and take random "
                 f"layers and batch statistics out of it"
             )
+    first = first.flatten(1)
     return first.shape[1]
+
+
+def _difference(first: Tensor, other: Tensor) -> float:
+    """The largest difference between the images of two outputs, relative to the largest number."""
+    scale = first.abs().nan_to_num(0, 0, 0).amax().clamp(min=torch.finfo(first.dtype).tiny)
+    return float(((first[: len(other)] - other).abs().nan_to_num(0, 0, 0).amax() / scale).cpu())
+
+
+def _apart(first: Tensor, other: Tensor) -> bool:
+    return _difference(first, other) > (1e-3 if first.dtype in (torch.float16, torch.bfloat16) else 1e-4)
 
 
 def check_layer(encoder: Any, layer: str) -> None:

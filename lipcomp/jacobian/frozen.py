@@ -4,11 +4,11 @@ Inside :func:`frozen` a torch function mode replaces what a map calls:
 
 ================  ======================================================================================
 convolution       a pair of functions that are each other's derivative; they keep nothing but the weight
-batch norm        a product with a constant (evaluation mode; training mode is refused)
+batch norm        a factor of the weight before it (evaluation mode; training mode is refused)
 layer norm        its differential, one fused kernel in either direction
 GELU, SiLU        a product with the derivative, taken once
 hard sigmoid      its formula (the native operator has no second derivative)
-attention         the math kernel, the only one with the derivatives; no fast path
+attention         four matrix products in either direction; with masks the math kernel, no fast path
 dropout           nothing (training mode is refused)
 parameters        constants: no derivative in them is ever taken
 ================  ======================================================================================
@@ -27,12 +27,19 @@ from torch.nn import functional as F
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.overrides import TorchFunctionMode
 
+from lipcomp.jacobian.attention import attention, multi_head_attention
+from lipcomp.jacobian.convolution import affine, convolution
+from lipcomp.jacobian.precision import full_precision
+
 
 @contextmanager
 def frozen() -> Iterator[None]:
     """Run a map as a function of its input alone: weights constant, batch norm affine, attention differentiable."""
-    with math_attention(), _Frozen():
-        yield
+    with math_attention(), full_precision(), _Frozen() as mode:
+        try:
+            yield
+        finally:
+            mode.forget()
 
 
 @contextmanager
@@ -50,81 +57,32 @@ def math_attention() -> Iterator[None]:
 class _Frozen(TorchFunctionMode):
     """Replaces what a map calls by versions whose derivatives cost one operation in each direction."""
 
+    def __init__(self) -> None:
+        super().__init__()
+        self._latest: Any = None  # the latest convolution: a batch norm may follow it, and then asks for its input
+
+    def forget(self, latest: Any = None) -> None:
+        """Let go of the input of the latest convolution, and take another for the latest."""
+        if self._latest is not None:
+            self._latest.source = None
+        self._latest = latest
+
     def __torch_function__(
         self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
     ) -> Any:
         args = tuple(_constant(value) for value in args)
         kwargs = {name: _constant(value) for name, value in (kwargs or {}).items()}
         replacement = REPLACEMENTS.get(func)
-        return func(*args, **kwargs) if replacement is None else replacement(*args, **kwargs)
+        if replacement is None:
+            return func(*args, **kwargs)
+        result = replacement(*args, **kwargs)
+        if hasattr(getattr(result, "grad_fn", None), "source"):
+            self.forget(result.grad_fn)
+        return result
 
 
 def _constant(value: Any) -> Any:
     return value.detach() if isinstance(value, nn.Parameter) else value
-
-
-def _convolution(dims: int) -> Callable[..., Tensor]:
-    native = {1: F.conv1d, 2: F.conv2d, 3: F.conv3d}[dims]
-
-    def convolve(
-        input: Tensor,
-        weight: Tensor,
-        bias: Tensor | None = None,
-        stride: Any = 1,
-        padding: Any = 0,
-        dilation: Any = 1,
-        groups: int = 1,
-    ) -> Tensor:
-        if isinstance(padding, str) or weight.requires_grad or input.dim() != dims + 2:
-            return native(input, weight, bias, stride, padding, dilation, groups)
-        options = (_repeat(stride, dims), _repeat(padding, dims), _repeat(dilation, dims), groups)
-        return _Convolution.apply(input, weight, bias, options)
-
-    return convolve
-
-
-def _repeat(value: Any, dims: int) -> list[int]:
-    return [value] * dims if isinstance(value, int) else list(value) * (dims // len(value))
-
-
-class _Convolution(torch.autograd.Function):
-    """A convolution by a constant weight; its derivative is :class:`_Transposed`."""
-
-    @staticmethod
-    def forward(
-        ctx: Any, input: Tensor, weight: Tensor, bias: Tensor | None, options: tuple[Any, ...]
-    ) -> Tensor:
-        ctx.save_for_backward(weight)
-        ctx.shape, ctx.options = input.shape, options
-        stride, padding, dilation, groups = options
-        return torch.convolution(
-            input, weight, bias, stride, padding, dilation, False, [0] * len(stride), groups
-        )
-
-    @staticmethod
-    def backward(ctx: Any, *cotangents: Tensor) -> Any:
-        (weight,) = ctx.saved_tensors
-        return _Transposed.apply(cotangents[0], weight, ctx.shape, ctx.options), None, None, None
-
-
-class _Transposed(torch.autograd.Function):
-    """The transpose of a convolution without bias; its derivative is the convolution again."""
-
-    @staticmethod
-    def forward(ctx: Any, cotangent: Tensor, weight: Tensor, shape: Any, options: tuple[Any, ...]) -> Tensor:
-        ctx.save_for_backward(weight)
-        ctx.options = options
-        stride, padding, dilation, groups = options
-        unread = cotangent.new_empty(1).expand(shape)  # only its shape is read
-        return torch.ops.aten.convolution_backward(
-            cotangent, unread, weight, None, stride, padding, dilation, False, [0] * len(stride), groups,
-            [True, False, False],
-        )[0]  # fmt: skip
-
-    @staticmethod
-    def backward(ctx: Any, *cotangents: Tensor) -> Any:
-        (weight,) = ctx.saved_tensors
-        return _Convolution.apply(cotangents[0], weight, None, ctx.options), None, None, None
 
 
 def _batch_norm(
@@ -145,8 +103,7 @@ def _batch_norm(
     scale = (running_var + eps).rsqrt()
     scale = scale if weight is None else scale * weight
     shift = -running_mean * scale if bias is None else bias - running_mean * scale
-    shape = (1, -1) + (1,) * (input.dim() - 2)
-    return torch.addcmul(shift.view(shape), input, scale.view(shape))
+    return affine(input, scale, shift)
 
 
 def _layer_norm(
@@ -175,32 +132,33 @@ class _LayerNorm(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, *cotangents: Tensor) -> Any:
-        scaled = cotangents[0] if ctx.weight is None else cotangents[0] * ctx.weight
-        return _LayerNormDifferential.apply(scaled, *ctx.saved_tensors, ctx.shape), None, None, None, None
+        return _LayerNormTransposed.apply(cotangents[0], *ctx.saved_tensors, ctx.shape, ctx.weight), *[None] * 4
 
 
-class _LayerNormDifferential(torch.autograd.Function):
-    """P: symmetric, so that it is its own derivative."""
+class _LayerNormTransposed(torch.autograd.Function):
+    """u -> P (weight * u), in one kernel."""
 
     @staticmethod
     def forward(
-        ctx: Any, tangent: Tensor, at: Tensor, mean: Tensor, deviation: Tensor, shape: list[int]
-    ) -> Tensor:
+        ctx: Any, cotangent: Tensor, at: Tensor, mean: Tensor, deviation: Tensor, shape: list[int],
+        weight: Tensor | None,
+    ) -> Tensor:  # fmt: skip
         ctx.save_for_backward(at, mean, deviation)
-        ctx.shape = shape
-        return torch.ops.aten.native_layer_norm_backward(
-            tangent.contiguous(), at, shape, mean, deviation, None, None, [True, False, False]
-        )[0]
+        ctx.shape, ctx.weight = shape, weight
+        return _differential(cotangent, at, mean, deviation, shape, weight)
 
     @staticmethod
     def backward(ctx: Any, *cotangents: Tensor) -> Any:
-        return (
-            _LayerNormDifferential.apply(cotangents[0], *ctx.saved_tensors, ctx.shape),
-            None,
-            None,
-            None,
-            None,
-        )
+        pushed = _differential(cotangents[0], *ctx.saved_tensors, ctx.shape, None)
+        return pushed if ctx.weight is None else pushed.mul_(ctx.weight), *[None] * 5
+
+
+def _differential(
+    tangent: Tensor, at: Tensor, mean: Tensor, deviation: Tensor, shape: list[int], weight: Tensor | None
+) -> Tensor:
+    return torch.ops.aten.native_layer_norm_backward(
+        tangent.contiguous(), at, shape, mean, deviation, weight, None, [True, False, False]
+    )[0]
 
 
 def _pointwise(native: Callable[..., Tensor], slope: Callable[..., Tensor]) -> Callable[..., Tensor]:
@@ -210,17 +168,18 @@ def _pointwise(native: Callable[..., Tensor], slope: Callable[..., Tensor]) -> C
         kwargs.pop("inplace", None)
         if not input.requires_grad:
             return native(input, *args, **kwargs)
-        value = native(input.detach(), *args, **kwargs)
-        return _Pointwise.apply(input, value, slope(input.detach(), *args, **kwargs))
+        return _Pointwise.apply(
+            input, lambda x: native(x, *args, **kwargs), slope(input.detach(), *args, **kwargs)
+        )
 
     return apply
 
 
 class _Pointwise(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, input: Tensor, value: Tensor, slope: Tensor) -> Tensor:
+    def forward(ctx: Any, input: Tensor, function: Callable[[Tensor], Tensor], slope: Tensor) -> Tensor:
         ctx.save_for_backward(slope)
-        return value.view_as(value)
+        return function(input)
 
     @staticmethod
     def backward(ctx: Any, *cotangents: Tensor) -> Any:
@@ -253,13 +212,15 @@ def _hardsigmoid(input: Tensor, inplace: bool = False) -> Tensor:
 
 
 REPLACEMENTS: dict[Any, Callable[..., Tensor]] = {
-    torch.conv1d: _convolution(1),
-    torch.conv2d: _convolution(2),
-    torch.conv3d: _convolution(3),
-    F.conv1d: _convolution(1),
-    F.conv2d: _convolution(2),
-    F.conv3d: _convolution(3),
+    torch.conv1d: convolution(1),
+    torch.conv2d: convolution(2),
+    torch.conv3d: convolution(3),
+    F.conv1d: convolution(1),
+    F.conv2d: convolution(2),
+    F.conv3d: convolution(3),
     F.batch_norm: _batch_norm,
+    F.scaled_dot_product_attention: attention,
+    F.multi_head_attention_forward: multi_head_attention,
     F.hardsigmoid: _hardsigmoid,
     F.layer_norm: _layer_norm,
     F.gelu: _pointwise(F.gelu, _gelu_slope),

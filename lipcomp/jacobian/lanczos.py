@@ -41,8 +41,14 @@ from torch import Tensor
 from lipcomp.jacobian.checks import usable_outputs
 from lipcomp.jacobian.products import Linearisation, Map
 
-COMPACT_BELOW = 0.6  # of the graph's images still going on
+COMPACT_BELOW = 0.4  # of the graph's images still going on
 HIDDEN = 0.01  # a relative excess of sigma that must not be missed
+
+
+def unit(vectors: Tensor) -> Tensor:
+    """Vectors of norm one; zeros stay."""
+    norm = vectors.norm(dim=-1, keepdim=True)
+    return vectors / norm.clamp(min=torch.finfo(vectors.dtype).tiny)
 
 
 @dataclass
@@ -83,6 +89,8 @@ class Lanczos:
         The map and the batch.
     start
         A random vector an image; random is what rule 2 rests on.
+    doubt
+        A factor of rule 2's bound, for starts that are not random alone (:mod:`lipcomp.jacobian.sharing`).
     k
         How many of the largest values.
     rtol, miss
@@ -101,7 +109,9 @@ class Lanczos:
         rtol: float,
         miss: float,
         vectors: bool,
+        doubt: float = 1.0,
     ) -> None:
+        self.doubt = doubt
         self.fn, self.images, self.k, self.rtol, self.miss = fn, images, k, rtol, miss
         self.at = Linearisation(fn, images)
         usable, excluded = usable_outputs(self.at.output)
@@ -110,7 +120,7 @@ class Lanczos:
         self.active = usable.nonzero().squeeze(1)  # of the batch
         self.rows = self.active.clone()  # of the linearisation
         self.graph_size = len(images)
-        self.basis = _unit(start[self.active]).unsqueeze(1)  # (m, steps, dim)
+        self.basis = unit(start[self.active]).unsqueeze(1)  # (m, steps, dim)
         self.pulled: list[Tensor] = []  # Jᵀ q_j, each (m, pixels)
         self.alpha = torch.zeros((len(self.active), 0), dtype=torch.float64)
         self.beta = torch.zeros((len(self.active), 0), dtype=torch.float64)
@@ -146,6 +156,7 @@ class Lanczos:
 
     def _compact(self) -> None:
         if len(self.active) <= COMPACT_BELOW * self.graph_size:
+            del self.at  # its graphs first: they hold most of the memory
             self.at = Linearisation(self.fn, self.images[self.active])
             self.rows, self.graph_size = torch.arange(len(self.active)), len(self.active)
 
@@ -173,7 +184,7 @@ class Lanczos:
             generator = torch.Generator().manual_seed(self.basis.shape[1])
             random = torch.randn(new.shape, generator=generator).to(new)
             new = torch.where(spent, self._orthogonal(random), new)
-        self.basis = torch.cat([self.basis, _unit(new).unsqueeze(1)], 1)
+        self.basis = torch.cat([self.basis, unit(new).unsqueeze(1)], 1)
 
     def _orthogonal(self, new: Tensor) -> Tensor:
         for _ in range(2):  # twice is enough
@@ -188,9 +199,13 @@ class Lanczos:
         values, residual, vectors = ritz_pairs(self.alpha, self.beta, half=half)
         values = values.clamp(min=0)
         error = relative_error(values, residual)[:, : self.k].amax(1)
+        settled = error <= self.rtol
+        if not (last or size >= self.dim or bool(settled.any())):
+            return
         wanted = values[:, self.k - 1]
         missed = miss_probability(self.alpha, self.beta, wanted, self.dim, self.rtol, several=self.k > 1)
-        done = (error <= self.rtol) & (missed <= self.miss)
+        missed = missed * self.doubt
+        done = settled & (missed <= self.miss)
         if size >= self.dim:  # the whole space
             done, missed = torch.ones_like(done), torch.zeros_like(missed)
         stop = torch.ones_like(done) if last else done
@@ -205,9 +220,9 @@ class Lanczos:
         found.steps[at], found.converged[at] = size, done[which]
         if found.left is not None and found.right is not None:
             weights = vectors[which, :, : self.k].to(self.basis)
-            found.left[at] = _unit(torch.einsum("nkd,nkj->njd", self.basis[which, :size], weights))
+            found.left[at] = unit(torch.einsum("nkd,nkj->njd", self.basis[which, :size], weights))
             pulled = torch.stack([part[which] for part in self.pulled], 1)
-            right = _unit(torch.einsum("nkd,nkj->njd", pulled, weights))
+            right = unit(torch.einsum("nkd,nkj->njd", pulled, weights))
             found.right[at] = right.reshape(found.right[at].shape)
         self._keep(~stop)
 
@@ -294,8 +309,3 @@ def miss_probability(
         total = torch.where(spent, torch.full_like(total, 1.0 if several else math.inf), total + now.square())
         total = total.nan_to_num(math.inf, math.inf)
     return (2 * dim / (math.pi * total.amax(1))).sqrt().clamp(max=1)
-
-
-def _unit(vectors: Tensor) -> Tensor:
-    norm = vectors.norm(dim=-1, keepdim=True)
-    return vectors / norm.clamp(min=torch.finfo(vectors.dtype).tiny)

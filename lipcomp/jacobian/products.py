@@ -31,6 +31,7 @@ from torch import Tensor
 from torch.autograd import forward_ad
 
 from lipcomp.jacobian.frozen import frozen, math_attention
+from lipcomp.jacobian.precision import full_precision
 
 Map = Callable[[Tensor], Tensor]
 
@@ -80,9 +81,10 @@ class Linearisation:
         """Jᵀ u for every image."""
         if self._pullback is None and self._method != "forward":
             return self._record(u)
-        (product,) = torch.autograd.grad(
-            self._output, self._images, u, retain_graph=True, materialize_grads=True
-        )
+        with full_precision():
+            (product,) = torch.autograd.grad(
+                self._output, self._images, u, retain_graph=True, materialize_grads=True
+            )
         return product
 
     def forward(self, v: Float[Tensor, "batch ..."]) -> Float[Tensor, "batch dim"]:
@@ -97,9 +99,10 @@ class Linearisation:
         if not self._pullback.requires_grad:  # J = 0
             return torch.zeros_like(self.output)
         try:
-            (product,) = torch.autograd.grad(
-                self._pullback, self._cotangent, v, retain_graph=True, materialize_grads=True
-            )
+            with full_precision():
+                (product,) = torch.autograd.grad(
+                    self._pullback, self._cotangent, v, retain_graph=True, materialize_grads=True
+                )
         except RuntimeError as error:
             self._fall_back(error)
             return self._dual(v)
@@ -153,7 +156,7 @@ class Linearisation:
 
     def _dual(self, v: Tensor) -> Tensor:
         try:
-            with forward_ad.dual_level(), math_attention(), torch.no_grad():
+            with forward_ad.dual_level(), math_attention(), full_precision(), torch.no_grad():
                 output = self._fn(forward_ad.make_dual(self._images.detach(), v.to(self._images.dtype)))
                 tangent = forward_ad.unpack_dual(output).tangent
                 return torch.zeros_like(self.output) if tangent is None else tangent.flatten(1).clone()

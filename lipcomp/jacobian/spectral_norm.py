@@ -23,8 +23,9 @@ from torch import Generator, Tensor
 from lipcomp.jacobian.batching import fitting_batch_size
 from lipcomp.jacobian.checks import check_images, check_map
 from lipcomp.jacobian.dense import row_values
-from lipcomp.jacobian.lanczos import Lanczos
+from lipcomp.jacobian.lanczos import Lanczos, Part
 from lipcomp.jacobian.products import Map
+from lipcomp.jacobian.sharing import SharedStart, pilot_count
 
 ROWS_UP_TO = 12  # outputs: below, all rows cost less than Lanczos
 
@@ -41,7 +42,8 @@ class SpectralNorm:
         ‖J Jᵀ u - sigma² u‖ / sigma² that was reached (the worst of the k, if several were asked for); the relative
         error of sigma is about half its square over the relative gap.
     miss_probability
-        Bound on the chance, over the random start, that a value more than 1% larger was missed; 0 for the row loop.
+        Bound on the chance, over the random start (and over which images came, where starts are shared), that a value
+        more than 1% larger was missed; 0 for the row loop.
     iterations
         Lanczos steps that an image took, each of one product in either direction; rows for the row loop.
     converged
@@ -107,6 +109,7 @@ def spectral_norm(
     batch_size: int | None = None,
     method: str = "auto",
     vectors: bool = True,
+    share: bool = True,
     domain: tuple[float, float] | None = (0.0, 1.0),
     generator: Generator | None = None,
     advance: Callable[[int], object] | None = None,
@@ -133,6 +136,9 @@ def spectral_norm(
         "lanczos", "rows" (the exact row loop), or "auto": rows for outputs of at most 12 dimensions.
     vectors
         Whether to return singular vectors.
+    share
+        From 24 images on, let some of them, drawn at random, find a start for the others, where steps are many
+        (:mod:`lipcomp.jacobian.sharing`). False gives every image a random start.
     domain
         Where pixels must lie, None for inputs that are no pixels.
     generator
@@ -161,26 +167,46 @@ def spectral_norm(
     generator = torch.Generator().manual_seed(0) if generator is None else generator
     start = torch.randn((len(images), dim), generator=generator)
     limit = max(k, min(dim, 200 if max_iterations is None else max_iterations))
-    parts = []
-    for index in torch.arange(len(images)).split(batch_size or fitting_batch_size(fn, images)):
-        if method == "rows":
-            part = row_values(fn, images[index], k=k, vectors=vectors)
-        else:
-            at = start[index].to(images)
-            part = Lanczos(fn, images[index], at, k=k, rtol=rtol, miss=miss, vectors=vectors).run(limit)
-        parts.append(part)
-        if advance is not None:
-            advance(len(index))
-    values = torch.cat([part.values for part in parts])
+    pilots = pilot_count(len(images)) if share and k == 1 and method == "lanczos" else 0
+    order = torch.randperm(len(images), generator=generator) if pilots else torch.arange(len(images))
+    size = batch_size or fitting_batch_size(fn, images)
+    parts: list[Part] = []
+    shared = None
+    for some in (order[:pilots], order[pilots:]):
+        for index in some.split(size) if len(some) else ():
+            if method == "rows":
+                part = row_values(fn, images[index], k=k, vectors=vectors)
+            else:
+                at, doubt = start[index].to(images), 1.0
+                if shared is not None:
+                    at, doubt = shared.starts(at), shared.doubt
+                wanted = vectors or (pilots > 0 and shared is None)
+                lanczos = Lanczos(
+                    fn, images[index], at, k=k, rtol=rtol, miss=miss, vectors=wanted, doubt=doubt
+                )
+                part = lanczos.run(limit)
+            parts.append(part)
+            if advance is not None:
+                advance(len(index))
+        if pilots and shared is None:
+            shared = SharedStart.of(parts)
+    return _joined(parts, order.argsort(), rtol, method, vectors=vectors)
+
+
+def _joined(parts: list[Part], order: Tensor, rtol: float, method: str, *, vectors: bool) -> SpectralNorm:
+    def joined(tensors: list[Tensor]) -> Tensor:
+        return torch.cat(tensors)[order]
+
+    values = joined([part.values for part in parts])
     return SpectralNorm(
         values[:, 0],
-        torch.cat([part.residual for part in parts]),
-        torch.cat([part.miss for part in parts]),
-        torch.cat([part.steps for part in parts]),
-        torch.cat([part.converged for part in parts]),
+        joined([part.residual for part in parts]),
+        joined([part.miss for part in parts]),
+        joined([part.steps for part in parts]),
+        joined([part.converged for part in parts]),
         values,
-        torch.cat([part.left for part in parts if part.left is not None]) if vectors else None,
-        torch.cat([part.right for part in parts if part.right is not None]) if vectors else None,
+        joined([part.left for part in parts if part.left is not None]) if vectors else None,
+        joined([part.right for part in parts if part.right is not None]) if vectors else None,
         {reason: sum(part.excluded[reason] for part in parts) for reason in parts[0].excluded},
         rtol,
         method,

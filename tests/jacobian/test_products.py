@@ -167,3 +167,137 @@ def test_a_map_that_cannot_be_measured_is_refused(fn, message):
 def test_images_that_are_no_pixels_are_refused(images, message):
     with pytest.raises(ValueError, match=message):
         spectral_norm(lambda x: x.flatten(1), images)
+
+
+class Tokens(nn.Module):
+    """Attention in the ways that it is called: packed, with weights, across, masked, causal, grouped, by timm's layout."""
+
+    def __init__(self, kind):
+        super().__init__()
+        self.kind = kind
+        self.embed = nn.Linear(12, 8)
+        self.attention = nn.MultiheadAttention(8, 2, batch_first=kind != "sequence first")
+        self.qkv = nn.Linear(8, 24)
+
+    def forward(self, images):
+        x = self.embed(F.unfold(images, 2, stride=2).mT)
+        if self.kind in ("packed", "weights"):
+            x = self.attention(x, x, x, need_weights=self.kind == "weights")[0]
+        elif self.kind == "sequence first":
+            x = self.attention(x.mT.permute(2, 0, 1), *[x.mT.permute(2, 0, 1)] * 2, need_weights=False)[0].transpose(0, 1)
+        elif self.kind == "self, one tensor":
+            x = x.transpose(0, 1)
+            x = F.multi_head_attention_forward(
+                x, x, x, 8, 2, self.attention.in_proj_weight, self.attention.in_proj_bias, None, None, False, 0.0,
+                self.attention.out_proj.weight, self.attention.out_proj.bias, training=False, need_weights=False,
+            )[0].transpose(0, 1)  # fmt: skip
+        elif self.kind == "across":
+            x = self.attention(x[:, :3], x, x, need_weights=False)[0]
+        else:
+            q, k, v = self.qkv(x).unflatten(2, (3, 2, 4)).permute(2, 0, 3, 1, 4).unbind(0)
+            n = q.shape[2]
+            options = {
+                "masked": {"attn_mask": torch.arange(n * n).view(n, n) % 3 != 1},
+                "causal": {"is_causal": True},
+                "scaled": {"scale": 0.3},
+            }
+            x = F.scaled_dot_product_attention(q, k, v, **options.get(self.kind, {})).transpose(1, 2).flatten(2)
+        return x.flatten(1)[:, :40]
+
+
+@pytest.mark.parametrize(
+    "kind",
+    ["packed", "weights", "sequence first", "self, one tensor", "across", "masked", "causal", "scaled", "timm"],
+)
+def test_attention_in_all_its_calls(kind, generator):
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        network = Tokens(kind).eval().double()
+    images = torch.rand(3, 3, 8, 8, generator=generator, dtype=torch.float64)
+    at = Linearisation(network, images, "reverse")
+    u = torch.randn(at.output.shape, generator=generator, dtype=torch.float64)
+    v = torch.randn(images.shape, generator=generator, dtype=torch.float64)
+    torch.testing.assert_close(at.output, network(images).detach())
+    dense = torch.func.vmap(torch.func.jacrev(lambda x: network(x[None])[0]))(images).flatten(2)
+    torch.testing.assert_close(at.transposed(u).flatten(1), torch.einsum("ndp,nd->np", dense, u))
+    torch.testing.assert_close(at.forward(v), torch.einsum("ndp,np->nd", dense, v.flatten(1)))
+
+
+def test_attention_that_drops_out_is_refused():
+    def fn(x):
+        q = x.flatten(2).unsqueeze(1)
+        return F.scaled_dot_product_attention(q, q, q, dropout_p=0.1).flatten(1)
+
+    with pytest.raises(ValueError, match="training mode: its attention applies dropout"):
+        Linearisation(fn, torch.rand(2, 3, 4, 4))
+
+
+class Blocks(nn.Module):
+    """Batch norms that are not simply behind their convolution, and operations in place."""
+
+    def __init__(self):
+        super().__init__()
+        self.first, self.second = nn.Conv2d(3, 8, 3, stride=2, padding=1), nn.Conv2d(8, 8, (1, 1), bias=False)
+        self.grouped, self.wide = nn.Conv2d(8, 8, (3, 5), padding=(1, 2), groups=4), nn.Conv2d(8, 8, 3, dilation=2)
+        self.norms = nn.ModuleList(nn.BatchNorm2d(8) for _ in range(3))
+        self.line, self.line_norm = nn.Conv1d(8, 4, 3), nn.BatchNorm1d(4)
+        self.cube, self.cube_norm = nn.Conv3d(1, 2, 2), nn.BatchNorm3d(2)
+        for norm in (*self.norms, self.line_norm, self.cube_norm):
+            nn.init.uniform_(norm.weight, 0.5, 1.5)
+            nn.init.uniform_(norm.bias, -0.5, 0.5)
+            norm.running_var.uniform_(0.5, 2)
+            norm.running_mean.uniform_(-0.5, 0.5)
+
+    def forward(self, x):
+        x = self.first(x)
+        both = x + self.norms[0](x)  # the convolution's output goes two ways
+        hidden = self.norms[1](both)  # a norm without a convolution
+        F.relu_(hidden)  # in place
+        hidden, other = self.grouped(hidden), self.second(hidden)  # a convolution between another and its norm
+        hidden = F.gelu(self.norms[2](hidden)).mul_(1.5) + other.sigmoid_()
+        hidden = self.wide(hidden).flatten(2)
+        line = self.line_norm(self.line(hidden))
+        cube = self.cube_norm(self.cube(line.unflatten(2, (2, -1)).unsqueeze(1)))
+        return cube.flatten(1)[:, :30]
+
+
+def test_batch_norms_are_folded_only_where_they_belong(generator):
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        network = Blocks().eval().double()
+    images = torch.rand(3, 3, 16, 16, generator=generator, dtype=torch.float64)
+    for precision, rtol in ((torch.float64, 1e-7), (torch.float32, 1e-4)):
+        network, images = network.to(precision), images.to(precision)
+        at = Linearisation(network, images, "reverse")
+        dense = torch.func.vmap(torch.func.jacrev(lambda x: network(x[None])[0]))(images).flatten(2)  # noqa: B023
+        u = torch.randn(at.output.shape, generator=generator, dtype=precision)
+        v = torch.randn(images.shape, generator=generator, dtype=precision)
+        pulled, pushed = torch.einsum("ndp,nd->np", dense, u), torch.einsum("ndp,np->nd", dense, v.flatten(1))
+        assert (at.transposed(u).flatten(1) - pulled).norm() <= rtol * pulled.norm()
+        assert (at.forward(v) - pushed).norm() <= rtol * pushed.norm()
+        torch.testing.assert_close(at.output, network(images).detach())
+
+
+def test_float32_layouts_agree_with_float64(network, generator):
+    """In float32 convolutions choose a memory layout, in float64 they do not."""
+    images = torch.rand(3, 3, 16, 16, generator=generator, dtype=torch.float64)
+    exact = Linearisation(network, images)
+    u = torch.randn(exact.output.shape, generator=generator, dtype=torch.float64)
+    v = torch.randn(images.shape, generator=generator, dtype=torch.float64)
+    pulled, pushed = exact.transposed(u), exact.forward(v)
+    at = Linearisation(network.float(), images.float())
+    assert (at.transposed(u.float()) - pulled).norm() <= 1e-3 * pulled.norm()
+    assert (at.forward(v.float()) - pushed).norm() <= 1e-3 * pushed.norm()
+
+
+def test_products_keep_full_precision_and_the_settings(generator):
+    images = torch.rand(4, 64, generator=generator)
+    matrix = torch.randn(64, 32, generator=generator) * (1 + torch.arange(32))
+    before = torch.get_float32_matmul_precision()
+    try:
+        torch.set_float32_matmul_precision("medium")  # bfloat16 on CPUs that have it, TF32 on GPUs
+        sigma = spectral_norm(lambda x: x @ matrix, images).sigma
+        assert torch.get_float32_matmul_precision() == "medium"
+    finally:
+        torch.set_float32_matmul_precision(before)
+    torch.testing.assert_close(sigma, torch.linalg.matrix_norm(matrix, 2).expand(4), rtol=1e-5, atol=0)
