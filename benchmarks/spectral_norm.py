@@ -4,14 +4,18 @@
 
 A forward-equivalent (fwd-eq) is the time of one forward pass without gradients on the same batch: the median of five
 before and five after each run. ``--train-steps`` trains the ResNet-18 on coloured MNIST-5k first (about six
-forward-equivalents an image and step), ``--checkpoint`` takes a trained one. Peak memory is what the process grew by.
+forward-equivalents an image and step), ``--checkpoint`` takes a trained one. Peak memory is what a fresh process grows by,
+on the peers' images.
 """
 
 import argparse
+import multiprocessing
 import statistics
 import time
 from collections.abc import Callable
+from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
+from typing import Any
 
 import torch
 import torchvision
@@ -46,23 +50,18 @@ def measure(
     truth = dense_truth(fn, few) if options.truth else None
     costs, found = [], None
     for _ in range(options.repeats):
-        cost, peak, found = cost_of(fn, images, lambda: spectral_norm(fn, images, batch_size=len(images)))
+        cost, found = cost_of(fn, images, lambda: spectral_norm(fn, images, batch_size=len(images)))
         costs.append(cost)
     assert found is not None
     error = "" if truth is None else f"{float((1 - found.sigma[: len(few)] / truth).abs().max()):.1e}"
     steps = f"{float(found.iterations.double().mean()):.1f}"
-    rows = [(name, "lipcomp spectral_norm", f"{min(costs):.1f}", goal, steps, f"{peak:.0f}", error)]
+    rows = [(name, f"lipcomp, {len(images)} images", f"{min(costs):.1f}", goal, steps, "", error)]
     print(f"{name}: {min(costs):.1f} fwd-eq, {steps} steps", flush=True)
     if not options.peers:
         return rows
-    cost, peak, found = cost_of(fn, few, lambda: spectral_norm(fn, few))
-    rows.append((name, f"lipcomp, {len(few)} images", f"{cost:.1f}", "", "", f"{peak:.0f}", ""))
-    for peer, run in (
-        ("vmap(jacrev) + svdvals", lambda: vmap_jacrev(fn, few)),
-        ("lipcomp rows", lambda: spectral_norm(fn, few, method="rows").sigma),
-        ("deel-torchlip evaluate_lip_const", lambda: torchlip(fn, few)),
-    ):
-        cost, peak, sigma = cost_of(fn, few, run)
+    for peer, method in PEERS.items():
+        cost, sigma = cost_of(fn, few, lambda method=method: method(fn, few))  # type: ignore[misc]
+        peak = peak_of(name, peer, options)
         print(f"{name}: {peer} {cost:.1f} fwd-eq, {peak:.0f} MiB", flush=True)
         worst = "" if truth is None else f"{float((1 - sigma / truth).abs().max()):.1e}"
         if truth is not None and peer.startswith("deel"):  # it tells the batch maximum only
@@ -72,15 +71,31 @@ def measure(
 
 
 def cost_of(
-    fn: Callable[[Tensor], Tensor], images: Tensor, run: Callable[[], object]
-) -> tuple[float, float, object]:
-    """Time in forward passes, growth of the process in MiB, result."""
+    fn: Callable[[Tensor], Tensor], images: Tensor, run: Callable[[], Any]
+) -> tuple[float, Any]:
+    """Time in forward passes, and the result."""
     passes = forward_times(fn, images)
-    rest = reset_peak()
     started = time.process_time()
     result = run()
-    taken, peak = time.process_time() - started, peak_memory() - rest
-    return taken / statistics.median(passes + forward_times(fn, images)), peak, result
+    taken = time.process_time() - started
+    return taken / statistics.median(passes + forward_times(fn, images)), result
+
+
+def peak_of(name: str, peer: str, options: argparse.Namespace) -> float:
+    """What the method needs above a forward pass, MiB: in a process of its own, which has run a forward pass before."""
+    with ProcessPoolExecutor(1, multiprocessing.get_context("spawn")) as pool:
+        return pool.submit(_peak, name, peer, options).result()
+
+
+def _peak(name: str, peer: str, options: argparse.Namespace) -> float:
+    torch.set_num_threads(1)
+    fn, images = next(build for case, build, _ in CASES if case == name)(options)
+    few = images[: options.peer_images]
+    with torch.no_grad():
+        fn(few)
+    rest = reset_peak()
+    PEERS[peer](fn, few)
+    return peak_memory() - rest
 
 
 def forward_times(fn: Callable[[Tensor], Tensor], images: Tensor, repeats: int = 5) -> list[float]:
@@ -216,6 +231,12 @@ def resnet50(options: argparse.Namespace) -> tuple[Callable[[Tensor], Tensor], T
     return encoder, torch.rand(2, 3, 224, 224, generator=torch.Generator().manual_seed(0))
 
 
+PEERS: dict[str, Callable[[Callable[[Tensor], Tensor], Tensor], Tensor]] = {
+    "lipcomp": lambda fn, images: spectral_norm(fn, images).sigma,
+    "vmap(jacrev) + svdvals": vmap_jacrev,
+    "lipcomp rows": dense_truth,
+    "deel-torchlip evaluate_lip_const": torchlip,
+}
 CASES = (
     ("resnet18 untrained", lambda options: resnet18(options, False), "40"),
     ("resnet18 trained", lambda options: resnet18(options, True), "25"),

@@ -48,7 +48,7 @@ class _Attention(torch.autograd.Function):
     def forward(ctx: Any, packed: Tensor, scale: float) -> Tensor:
         parts = packed.contiguous().flatten(1, 2)
         q, k, v = parts
-        weights = torch.softmax(torch.baddbmm(_none(q), q, k.mT, beta=0, alpha=scale), -1)
+        weights = torch.softmax(torch.baddbmm(_none(q), q, k.mT, beta=0, alpha=scale), -1).to(q.dtype)
         ctx.save_for_backward(parts, weights)
         ctx.scale, ctx.heads = scale, packed.shape[2]
         mixed = torch.empty_like(packed[2], memory_format=torch.contiguous_format)

@@ -7,7 +7,8 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
-from lipcomp.jacobian.frozen import frozen
+from lipcomp.jacobian.frozen import frozen, math_attention
+from lipcomp.jacobian.precision import full_precision
 from lipcomp.jacobian.products import Map
 
 PROBES = 2
@@ -48,7 +49,7 @@ def check_images(
 def check_map(fn: Map, images: Float[Tensor, "n ..."]) -> int:
     """Refuse a map in training mode, one that draws random numbers, and one that mixes the images of a batch.
 
-    Evaluates two images together and one of them alone. Returns the dimension of the output.
+    Evaluates two images together, and one of them alone and by PyTorch's own operations. Returns the dimension of the output.
 
     Raises
     ------
@@ -68,24 +69,16 @@ def check_map(fn: Map, images: Float[Tensor, "n ..."]) -> int:
                 f"call .eval() on it first"
             )
     few = images[:PROBES]
-    with torch.no_grad(), frozen():
-        first = fn(few)
+    with torch.no_grad():
+        with frozen():
+            first = fn(few)
         if not isinstance(first, Tensor) or first.shape[:1] != few.shape[:1]:
             found = tuple(first.shape) if isinstance(first, Tensor) else type(first).__name__
             raise ValueError(f"fn must return one row an image; for {len(few)} images it returned {found}")
-        apart = fn(few[:1])  # a second call, and alone
+        with math_attention(), full_precision():
+            apart = fn(few[:1])  # a second call, alone, and as PyTorch has it
         if _apart(first, apart):
-            again = fn(few)  # which of the two was it?
-            if _apart(first, again):
-                defect = "fn is not deterministic: two calls with the same images differ"
-                difference = _difference(first, again)
-            else:
-                defect = "fn mixes the images of a batch: an image alone gives another output than in company"
-                difference = _difference(first, apart)
-            raise ValueError(
-                f"{defect} (by {difference:.2g} of the largest output); call .eval() on the encoder, and take random "
-                f"layers and batch statistics out of it"
-            )
+            _complain(fn, few, first, apart)
     first = first.flatten(1)
     return first.shape[1]
 
@@ -98,6 +91,24 @@ def _difference(first: Tensor, other: Tensor) -> float:
 
 def _apart(first: Tensor, other: Tensor) -> bool:
     return _difference(first, other) > (1e-3 if first.dtype in (torch.float16, torch.bfloat16) else 1e-4)
+
+
+def _complain(fn: Map, few: Tensor, first: Tensor, apart: Tensor) -> None:
+    """Find out which of the three it was."""
+    remedy = "call .eval() on the encoder, and take random layers and batch statistics out of it"
+    with frozen():
+        again, alone = fn(few), fn(few[:1])
+    for other, defect in (
+        (again, "fn is not deterministic: two calls with the same images differ"),
+        (alone, "fn mixes the images of a batch: an image alone gives another output than in company"),
+    ):
+        if _apart(first, other):
+            raise ValueError(f"{defect} (by {_difference(first, other):.2g} of the largest output); {remedy}")
+    raise ValueError(
+        f"fn gives another output (by {_difference(first, apart):.2g} of the largest) when its operations are replaced by "
+        f"lipcomp's (lipcomp.jacobian.frozen); it may write into a view, or look at memory layouts: take that out, and "
+        f"please report it"
+    )
 
 
 def check_layer(encoder: Any, layer: str) -> None:

@@ -71,7 +71,8 @@ def _repeat(value: Any, dims: int) -> list[int]:
 def _plan(
     input: Tensor, weight: Tensor, stride: list[int], padding: list[int], dilation: list[int], groups: int
 ) -> Plan:
-    if input.device.type != "cpu" or input.dtype != torch.float32 or len(stride) != 2:
+    chosen = input.device.type == "cpu" and input.dtype == torch.float32 and torch.backends.mkldnn.is_available()
+    if not chosen or len(stride) != 2:
         return Plan(stride, padding, dilation, groups, None, False)
     product = groups == 1 and (*weight.shape[2:], *stride, *padding) == (1, 1, 1, 1, 0, 0)
     row = (input.shape[3] + 2 * padding[1] - dilation[1] * (weight.shape[3] - 1) - 1) // stride[1] + 1

@@ -10,6 +10,7 @@ GELU, SiLU        a product with the derivative, taken once
 hard sigmoid      its formula (the native operator has no second derivative)
 attention         four matrix products in either direction; with masks the math kernel, no fast path
 dropout           nothing (training mode is refused)
+view              a copy where a convolution's memory layout asks for it
 parameters        constants: no derivative in them is ever taken
 ================  ======================================================================================
 
@@ -207,6 +208,16 @@ def _dropout(native: Callable[..., Tensor]) -> Callable[..., Tensor]:
     return dropout
 
 
+def _view(tensor: Tensor, *shape: Any, **kwargs: Any) -> Tensor:
+    """A view, or the copy that takes its place where a convolution has chosen another memory layout."""
+    try:
+        return tensor.view(*shape, **kwargs)
+    except RuntimeError:
+        if tensor.is_contiguous():
+            raise
+        return tensor.contiguous().view(*shape, **kwargs)
+
+
 def _hardsigmoid(input: Tensor, inplace: bool = False) -> Tensor:
     return F.relu6(input + 3) / 6  # the native operator has no second derivative
 
@@ -218,6 +229,8 @@ REPLACEMENTS: dict[Any, Callable[..., Tensor]] = {
     F.conv1d: convolution(1),
     F.conv2d: convolution(2),
     F.conv3d: convolution(3),
+    Tensor.view: _view,
+    Tensor.view_as: lambda tensor, other: _view(tensor, other.shape),
     F.batch_norm: _batch_norm,
     F.scaled_dot_product_attention: attention,
     F.multi_head_attention_forward: multi_head_attention,

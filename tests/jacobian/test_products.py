@@ -29,6 +29,21 @@ class Attention(nn.Module):
         return self.layer(self.embed(x.flatten(2).reshape(len(x), 16, -1))).mean(1)
 
 
+class Views(nn.Module):
+    """What people write behind convolutions."""
+
+    def __init__(self):
+        super().__init__()
+        self.first, self.second = nn.Conv2d(3, 8, 3, padding=1), nn.Conv2d(8, 4, 3, stride=2, padding=1)
+        self.last = nn.LazyLinear(10)
+
+    def forward(self, x):
+        x = torch.relu(self.first(x))
+        x = x.view(x.size(0), 2, 4, *x.shape[2:]).transpose(1, 2).reshape(x.shape)
+        x = self.second(x)
+        return self.last(x.view(-1, x.numel() // len(x)).view_as(x.flatten(1)))
+
+
 NETWORKS = {
     "resnet18": lambda: build_encoder(EncoderSpec("resnet18_cifar", (3, 16, 16), projector=(16, 8))),
     "resnet18 with pool": lambda: build_encoder(EncoderSpec("resnet18", (3, 16, 16), projector=(16, 8))),
@@ -47,6 +62,8 @@ NETWORKS = {
         nn.LazyLinear(10),
     ),
     "mobilenet": lambda: torchvision.models.mobilenet_v3_small(num_classes=10),
+    "shufflenet": lambda: torchvision.models.shufflenet_v2_x0_5(num_classes=10),
+    "views": Views,
 }  # fmt: skip
 
 
@@ -301,3 +318,31 @@ def test_products_keep_full_precision_and_the_settings(generator):
     finally:
         torch.set_float32_matmul_precision(before)
     torch.testing.assert_close(sigma, torch.linalg.matrix_norm(matrix, 2).expand(4), rtol=1e-5, atol=0)
+
+
+def test_a_map_that_writes_into_a_view_is_refused_or_right(generator):
+    """A view that had to be copied would leave the original as it was: seen before anything is measured."""
+    convolution = nn.Conv2d(3, 8, 3, padding=1).requires_grad_(False)
+
+    def fn(x):
+        x = convolution(x)
+        x.view(len(x), -1).mul_(3)
+        return x.flatten(1)[:, :50]
+
+    with pytest.raises(ValueError, match="another output .* replaced by lipcomp's"):
+        spectral_norm(fn, torch.rand(3, 3, 16, 16, generator=generator))
+
+
+def test_attention_under_autocast(generator):
+    network = small_vit().eval()
+    images = torch.rand(3, 3, 16, 16, generator=generator)
+
+    def fn(x):
+        with torch.autocast("cpu", torch.bfloat16):
+            return network(x)
+
+    at, exact = Linearisation(fn, images), Linearisation(network, images)
+    u = torch.randn(at.output.shape, generator=generator)
+    v = torch.randn(images.shape, generator=generator)
+    assert (at.transposed(u.to(at.output)) - exact.transposed(u)).norm() < 0.1 * exact.transposed(u).norm()
+    assert (at.forward(v) - exact.forward(v)).norm() < 0.1 * exact.forward(v).norm()

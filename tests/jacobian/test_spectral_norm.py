@@ -68,3 +68,18 @@ def test_the_batch_does_not_change_the_values(encoder, generator):
     whole = spectral_norm(fn, images, batch_size=7)
     parts = spectral_norm(fn, images, batch_size=2)
     torch.testing.assert_close(whole.sigma, parts.sigma, rtol=1e-4, atol=0)
+
+
+@pytest.mark.parametrize("pool", ["token", "avg"])
+def test_a_vision_transformer_of_timm(pool, generator):
+    vision = pytest.importorskip("timm").models.vision_transformer
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        network = vision.VisionTransformer(
+            img_size=16, patch_size=4, embed_dim=32, depth=2, num_heads=2, num_classes=0, global_pool=pool
+        ).eval()
+    images = torch.rand(4, 3, 16, 16, generator=generator)
+    truth = spectral_norm(network.double(), images.double(), method="rows").sigma
+    found = spectral_norm(network.float(), images, method="lanczos")
+    assert found.converged.all()
+    torch.testing.assert_close(found.sigma.double(), truth, rtol=1e-4, atol=0)
