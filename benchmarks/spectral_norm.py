@@ -1,11 +1,11 @@
 """What sigma_max costs, in forward passes of the same batch, against its peers; ratios in one process, one thread.
 
-    python benchmarks/spectral_norm.py [--only resnet18,narrow,vit,resnet50] [--checkpoint TRAINED.safetensors] [--peers]
+    python benchmarks/spectral_norm.py [--only resnet18,narrow,vit] [--checkpoint TRAINED.safetensors] [--peers]
 
 A forward-equivalent (fwd-eq) is the time of one forward pass without gradients on the same batch: the median of five
-before and five after each run. ``--train-steps`` trains the ResNet-18 on coloured MNIST-5k first (about six
-forward-equivalents an image and step), ``--checkpoint`` takes a trained one. Peak memory is what a fresh process grows by,
-on the peers' images.
+before and five after each run. ``--train-steps`` trains the ResNet-18 on coloured MNIST-5k first (about six fwd-eq an
+image and step), ``--checkpoint`` takes a trained one. Peak memory is what a fresh process grows by, on the
+peers' images.
 """
 
 import argparse
@@ -70,9 +70,7 @@ def measure(
     return rows
 
 
-def cost_of(
-    fn: Callable[[Tensor], Tensor], images: Tensor, run: Callable[[], Any]
-) -> tuple[float, Any]:
+def cost_of(fn: Callable[[Tensor], Tensor], images: Tensor, run: Callable[[], Any]) -> tuple[float, Any]:
     """Time in forward passes, and the result."""
     passes = forward_times(fn, images)
     started = time.process_time()

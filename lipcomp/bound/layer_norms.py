@@ -8,8 +8,8 @@ kernel: s x s phases as channels, exact.
 
 Singular values come from a full decomposition, not from power iteration, whose estimates are lower ones. Wide layers
 take a coarser grid: a looser factor, still certified. The widest (above 256 channels) take the norm of the reshaped
-weight times the root of the kernel's size, which is certified too, and up to that root too large. Measured on 32 x 32 maps,
-3 x 3 kernels, random weights: 2% above the true norm up to 32 channels, 3% at 64, 7 to 14% at 128.
+weight times the root of the kernel's size, which is certified too, and up to that root too large. Measured on 32 x 32
+maps, 3 x 3 kernels, random weights: 2% above the true norm up to 32 channels, 3% at 64, 7 to 14% at 128.
 """
 
 import math

@@ -1,6 +1,7 @@
 """Attention as a function whose derivatives cost four matrix products in either direction, twice the forward pass.
 
-With the scores S = s q kᵀ, P = softmax(S) and o = P v, the softmax's (symmetric) differential D(p) = P ∘ (p - rowsum(P ∘ p)):
+With the scores S = s q kᵀ, P = softmax(S), o = P v and the softmax's (symmetric) differential
+D(p) = P ∘ (p - rowsum(P ∘ p)):
 
     differential   t -> D(s (t_q kᵀ + q t_kᵀ)) v + P t_v
     transpose      g -> s D(g vᵀ) k,   s D(g vᵀ)ᵀ q,   Pᵀ g
@@ -42,7 +43,7 @@ def attention(
 
 
 class _Attention(torch.autograd.Function):
-    """Attention over (3, batch, heads, tokens, channels): queries, keys, values; its derivative is :class:`_Transposed`."""
+    """Attention of (3, batch, heads, tokens, channels), packed; its derivative is :class:`_Transposed`."""
 
     @staticmethod
     def forward(ctx: Any, packed: Tensor, scale: float) -> Tensor:
@@ -80,7 +81,9 @@ class _Transposed(torch.autograd.Function):
     def backward(ctx: Any, *tangents: Tensor) -> Any:
         parts, weights = ctx.saved_tensors
         (q, k, v), (at_q, at_k, at_v) = parts, tangents[0].contiguous().flatten(1, 2)
-        scores = torch.baddbmm(_none(q), at_q, k.mT, beta=0, alpha=ctx.scale).baddbmm_(q, at_k.mT, alpha=ctx.scale)
+        scores = torch.baddbmm(_none(q), at_q, k.mT, beta=0, alpha=ctx.scale).baddbmm_(
+            q, at_k.mT, alpha=ctx.scale
+        )
         mixed = torch.bmm(weights, at_v).baddbmm_(_softmax_differential(scores, weights), v)
         return mixed.unflatten(0, (-1, ctx.heads)), None, None, None
 
@@ -109,13 +112,21 @@ def multi_head_attention(*args: Any, **kwargs: Any) -> Any:
         and not call.get("add_zero_attn")
         and not call.get("is_causal")
         and not call.get("use_separate_proj_weight")
-        and all(call.get(name) is None for name in ("attn_mask", "key_padding_mask", "bias_k", "static_k", "static_v"))
+        and all(
+            call.get(name) is None
+            for name in ("attn_mask", "key_padding_mask", "bias_k", "static_k", "static_v")
+        )
         and not (call.get("training", True) and call["dropout_p"] > 0)
     )
     if not usual:
         return F.multi_head_attention_forward(*args, **kwargs)
-    tokens, heads = query.transpose(0, 1), call["num_heads"]  # (batch, tokens, channels): mostly as it was made
-    packed = F.linear(tokens, weight, call["in_proj_bias"]).unflatten(2, (3, heads, -1)).permute(2, 0, 3, 1, 4)
+    tokens, heads = (
+        query.transpose(0, 1),
+        call["num_heads"],
+    )  # (batch, tokens, channels): mostly as it was made
+    packed = (
+        F.linear(tokens, weight, call["in_proj_bias"]).unflatten(2, (3, heads, -1)).permute(2, 0, 3, 1, 4)
+    )
     mixed = _Attention.apply(packed, packed.shape[-1] ** -0.5).transpose(1, 2).flatten(2)
     return F.linear(mixed, call["out_proj_weight"], call["out_proj_bias"]).transpose(0, 1), None
 

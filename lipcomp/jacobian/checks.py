@@ -49,7 +49,8 @@ def check_images(
 def check_map(fn: Map, images: Float[Tensor, "n ..."]) -> int:
     """Refuse a map in training mode, one that draws random numbers, and one that mixes the images of a batch.
 
-    Evaluates two images together, and one of them alone and by PyTorch's own operations. Returns the dimension of the output.
+    Evaluates two images together, and one of them alone and by PyTorch's own operations.
+    Returns the dimension of the output.
 
     Raises
     ------
@@ -105,9 +106,9 @@ def _complain(fn: Map, few: Tensor, first: Tensor, apart: Tensor) -> None:
         if _apart(first, other):
             raise ValueError(f"{defect} (by {_difference(first, other):.2g} of the largest output); {remedy}")
     raise ValueError(
-        f"fn gives another output (by {_difference(first, apart):.2g} of the largest) when its operations are replaced by "
-        f"lipcomp's (lipcomp.jacobian.frozen); it may write into a view, or look at memory layouts: take that out, and "
-        f"please report it"
+        f"fn gives another output (by {_difference(first, apart):.2g} of the largest) when its operations are replaced "
+        f"by lipcomp's (lipcomp.jacobian.frozen); it may write into a view, or look at memory layouts: take that out, "
+        f"and please report it"
     )
 
 

@@ -1,9 +1,9 @@
 """Convolutions by constant weights, as a pair of functions that are each other's derivative.
 
-They keep nothing but the weight, and run one convolution in either direction; a batch norm behind one is multiplied into
-that weight. On the CPU each runs in the memory layout that is quicker for its shape: channels last (the transposed
-convolution of ResNet's first stage takes 0.6 of its time so), except where a row of outputs is too short for that kernel;
-and 1x1 convolutions as matrix products, whose transpose costs no more than themselves.
+They keep nothing but the weight, and run one convolution in either direction; a batch norm behind one is multiplied
+into that weight. On the CPU each runs in the memory layout that is quicker for its shape: channels last (the transposed
+convolution of ResNet's first stage takes 0.6 of its time so), except where a row of outputs is too short for that
+kernel; and 1x1 convolutions as matrix products, whose transpose costs no more than themselves.
 """
 
 from collections.abc import Callable
@@ -51,7 +51,7 @@ def convolution(dims: int) -> Callable[..., Tensor]:
 
 
 def affine(input: Tensor, scale: Tensor, shift: Tensor) -> Tensor:
-    """scale * input + shift, a number a channel.
+    """Scale and shift each channel by a number.
 
     Where a convolution made the input, the derivative is that convolution with the scale in its weight.
     """
@@ -61,7 +61,9 @@ def affine(input: Tensor, scale: Tensor, shift: Tensor) -> Tensor:
     if source is None:
         return _Affine.apply(input, scale.view(wide), shift.view(wide))
     weight = made_by.saved_tensors[0] * scale.view(-1, 1, *wide[1:])
-    return _AffineConvolution.apply(source, input.detach(), scale.view(wide), shift.view(wide), weight, made_by.plan)
+    return _AffineConvolution.apply(
+        source, input.detach(), scale.view(wide), shift.view(wide), weight, made_by.plan
+    )
 
 
 def _repeat(value: Any, dims: int) -> list[int]:
@@ -71,7 +73,9 @@ def _repeat(value: Any, dims: int) -> list[int]:
 def _plan(
     input: Tensor, weight: Tensor, stride: list[int], padding: list[int], dilation: list[int], groups: int
 ) -> Plan:
-    chosen = input.device.type == "cpu" and input.dtype == torch.float32 and torch.backends.mkldnn.is_available()
+    chosen = (
+        input.device.type == "cpu" and input.dtype == torch.float32 and torch.backends.mkldnn.is_available()
+    )
     if not chosen or len(stride) != 2:
         return Plan(stride, padding, dilation, groups, None, False)
     product = groups == 1 and (*weight.shape[2:], *stride, *padding) == (1, 1, 1, 1, 0, 0)
@@ -87,7 +91,7 @@ def _as(tensor: Tensor, plan: Plan) -> Tensor:
 
 def _product(input: Tensor, matrix: Tensor, bias: Tensor | None) -> Tensor:
     """A 1x1 convolution, channels last; not a view, so that what follows may work in place."""
-    n, channels, height, width = input.shape
+    n, _, height, width = input.shape
     output = torch.empty(
         (n, matrix.shape[1], height, width), dtype=input.dtype, memory_format=torch.channels_last
     )

@@ -60,7 +60,9 @@ class _Frozen(TorchFunctionMode):
 
     def __init__(self) -> None:
         super().__init__()
-        self._latest: Any = None  # the latest convolution: a batch norm may follow it, and then asks for its input
+        self._latest: Any = (
+            None  # the latest convolution: a batch norm may follow it, and then asks for its input
+        )
 
     def forget(self, latest: Any = None) -> None:
         """Let go of the input of the latest convolution, and take another for the latest."""
@@ -101,6 +103,8 @@ def _batch_norm(
             "fn is in training mode, or its batch norm keeps no statistics: it normalises by the batch, which mixes "
             "the images; call .eval() on the encoder first"
         )
+    if any(part is not None and part.requires_grad for part in (weight, bias)):
+        return F.batch_norm(input, running_mean, running_var, weight, bias, eps=eps)
     scale = (running_var + eps).rsqrt()
     scale = scale if weight is None else scale * weight
     shift = -running_mean * scale if bias is None else bias - running_mean * scale
@@ -114,7 +118,7 @@ def _layer_norm(
     bias: Tensor | None = None,
     eps: float = 1e-5,
 ) -> Tensor:
-    if not input.requires_grad:
+    if not input.requires_grad or any(part is not None and part.requires_grad for part in (weight, bias)):
         return F.layer_norm(input, normalized_shape, weight, bias, eps)
     return _LayerNorm.apply(input, list(normalized_shape), weight, bias, eps)
 
@@ -133,7 +137,8 @@ class _LayerNorm(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, *cotangents: Tensor) -> Any:
-        return _LayerNormTransposed.apply(cotangents[0], *ctx.saved_tensors, ctx.shape, ctx.weight), *[None] * 4
+        pulled = _LayerNormTransposed.apply(cotangents[0], *ctx.saved_tensors, ctx.shape, ctx.weight)
+        return pulled, None, None, None, None
 
 
 class _LayerNormTransposed(torch.autograd.Function):
@@ -150,8 +155,9 @@ class _LayerNormTransposed(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, *cotangents: Tensor) -> Any:
-        pushed = _differential(cotangents[0], *ctx.saved_tensors, ctx.shape, None)
-        return pushed if ctx.weight is None else pushed.mul_(ctx.weight), *[None] * 5
+        at, mean, deviation = ctx.saved_tensors
+        pushed = _differential(cotangents[0], at, mean, deviation, ctx.shape, None)
+        return pushed if ctx.weight is None else pushed.mul_(ctx.weight), None, None, None, None, None
 
 
 def _differential(

@@ -29,7 +29,10 @@ def full_precision() -> Iterator[None]:
 def _settings() -> list[tuple[Any, str, Any]]:
     """Every setting: who holds it, its name, the value for full precision."""
     if not hasattr(torch.backends.cuda.matmul, "fp32_precision"):  # before PyTorch 2.9
-        return [(torch.backends.cuda.matmul, "allow_tf32", False), (torch.backends.cudnn, "allow_tf32", False)]
+        return [
+            (torch.backends.cuda.matmul, "allow_tf32", False),
+            (torch.backends.cudnn, "allow_tf32", False),
+        ]
     holders = []
     for path in _SETTINGS:
         holder: Any = torch.backends

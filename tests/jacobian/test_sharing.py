@@ -1,4 +1,4 @@
-"""Starts that like images share: the same values as the rows of the Jacobian, in fewer steps, only where images are alike."""
+"""Starts that like images share: the values of the Jacobian's rows, in fewer steps, where images are alike."""
 
 import pytest
 import torch
@@ -27,7 +27,9 @@ def like(generator):
 def mixed(generator):
     """Images of kinds: the first eight pixels tell which of eight matrices acts."""
     matrices = torch.stack([slow_spectrum(generator) for _ in range(8)])
-    return lambda x: torch.einsum("nc,cdp,np->nd", torch.softmax(60 * x[:, :8], 1), matrices, x[:, : matrices.shape[2]])
+    return lambda x: torch.einsum(
+        "nc,cdp,np->nd", torch.softmax(60 * x[:, :8], 1), matrices, x[:, : matrices.shape[2]]
+    )
 
 
 def pictures(count, generator, kinds=None):
@@ -50,7 +52,9 @@ def test_like_images_take_fewer_steps_to_the_same_values(like, generator):
     assert sum(done) == 60
     saved = alone.iterations.double().mean() - shared.iterations.double().mean()
     assert saved > 1
-    pushed = torch.func.vmap(lambda x, v: torch.func.jvp(lambda y: like(y[None])[0], (x,), (v,))[1])(images, shared.right)
+    pushed = torch.func.vmap(lambda x, v: torch.func.jvp(lambda y: like(y[None])[0], (x,), (v,))[1])(
+        images, shared.right
+    )
     torch.testing.assert_close(pushed, shared.sigma[:, None] * shared.left, rtol=0.03, atol=0.03)
 
 
