@@ -85,7 +85,9 @@ def report(
         if len(v):
             best = int(v.argmax())
             pair = (int(pairs[best, 0]), int(pairs[best, 1]))
-            maximum, witness = float(v[best]), Witness(pair, float(d[best]), float(c[best]))
+            first, second = load(pairs[best]).cpu()
+            maximum = float(v[best])
+            witness = Witness(pair, float(d[best]), float(c[best]), images=(first, second))
         scale = _scale(name, dim, kappa)
         histogram = progress.histograms[RANKED_BY[name]]
         at = {q: scale * math.sqrt(histogram.quantile(q)) if n else math.nan for q in quantiles}

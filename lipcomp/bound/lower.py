@@ -60,12 +60,17 @@ UNITS = {
 
 @dataclass(frozen=True)
 class Witness:
-    """The pair that attains a bound: indices, input distance, chord of the mean directions."""
+    """The pair that attains a bound: indices, input distance, chord of the mean directions, and the images.
+
+    ``images`` are there wherever pixels were (:func:`measure_pairs`, :func:`all_pairs`, the searched pairs), and None
+    where only mean directions and distances were given. ``position`` is the pair's place among those given.
+    """
 
     pair: tuple[int, int]
     distance: float
     chord: float
-    position: int | None = None  # of the pair among those given
+    position: int | None = None
+    images: tuple[Tensor, Tensor] | None = field(default=None, repr=False, compare=False)
 
 
 @dataclass(frozen=True)

@@ -15,13 +15,21 @@ A source is an iterator of :class:`PairBlock`; only chords, distances and indice
 """
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import torch
 from jaxtyping import Float, Int64
 from torch import Generator, Tensor
 
-from lipcomp.bound.lower import QUANTILES, TINY, UNIT_TOLERANCE, LowerBounds, bounds_from_chords
+from lipcomp.bound.lower import (
+    QUANTILES,
+    TINY,
+    UNIT_TOLERANCE,
+    LowerBounds,
+    bounds_from_chords,
+    check_concentration,
+    pair_values,
+)
 from lipcomp.jacobian import Linearisation
 from lipcomp.jacobian.checks import check_images, check_map
 from lipcomp.jacobian.products import Map
@@ -81,7 +89,7 @@ def measure_pairs(
         raise ValueError("a concentration belongs to mean directions; leave it out, or normalise the map")
     chords, distances, indices = [], [], []
     reasons: dict[str, list[Tensor]] = {"non-finite output": [], "zero-norm embedding": []}
-    jacobian, dim = 0, 0
+    jacobian, dim, leaders, done = 0, 0, _Leaders(concentration), 0
     for block in blocks:
         check_images(block.first, domain)
         check_images(block.second, domain)
@@ -105,13 +113,15 @@ def measure_pairs(
         chords.append(chord.masked_fill(~finite | none, torch.nan).cpu())
         distances.append(distance.cpu())
         indices.append(block.indices.cpu())
+        leaders.offer(chords[-1], distances[-1], dim, block, done)
+        done += len(block.first)
         reasons["non-finite output"].append(~finite.cpu())
         reasons["zero-norm embedding"].append(none.cpu())
         if advance is not None:
             advance(len(block.first))
     if not chords:
         raise ValueError("there is no pair to measure; give at least two images")
-    return bounds_from_chords(
+    found = bounds_from_chords(
         torch.cat(chords),
         torch.cat(distances),
         dim,
@@ -121,6 +131,45 @@ def measure_pairs(
         reasons={reason: torch.cat(masks) for reason, masks in reasons.items()},
         jacobian=jacobian,
     )
+    return with_images(found, leaders.images)
+
+
+def with_images(
+    found: LowerBounds, images: Callable[[str, int], tuple[Tensor, Tensor] | None]
+) -> LowerBounds:
+    """The same bounds, their witnesses with the images of a bound's pair, by its name and the pair's position."""
+    bounds = {}
+    for name, bound in found.bounds.items():
+        witness = bound.witness
+        if witness is not None and witness.position is not None:
+            witness = replace(witness, images=images(name, witness.position))
+        bounds[name] = replace(bound, witness=witness)
+    return replace(found, bounds=bounds)
+
+
+class _Leaders:
+    """The images of the best pair so far, a bound."""
+
+    def __init__(self, concentration: float | None) -> None:
+        self.kappa = None if concentration is None else check_concentration(concentration, 1)
+        self.best: dict[str, tuple[float, int, tuple[Tensor, Tensor]]] = {}
+
+    def offer(self, chord: Tensor, distance: Tensor, dim: int, block: PairBlock, start: int) -> None:
+        """The next pairs of the stream, of which ``start`` have come before."""
+        usable = ((distance > 0) & ~chord.isnan()).nonzero().squeeze(1)
+        if not len(usable):
+            return
+        kappa = None if self.kappa is None else self.kappa.expand(len(usable))
+        for name, values in pair_values(chord[usable], distance[usable], dim, kappa).items():
+            value, i = float(values.max()), int(usable[values.argmax()])
+            if name not in self.best or value > self.best[name][0]:
+                pair = (block.first[i].detach().cpu().clone(), block.second[i].detach().cpu().clone())
+                self.best[name] = (value, start + i, pair)
+
+    def images(self, name: str, position: int) -> tuple[Tensor, Tensor] | None:
+        """The pair's images, if it leads."""
+        _, place, pair = self.best.get(name, (0.0, -1, None))
+        return pair if place == position else None
 
 
 def _unusable(mu1: Tensor, mu2: Tensor, normalised: bool) -> tuple[Tensor, Tensor]:

@@ -2,10 +2,13 @@
 
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
-from jaxtyping import Int64
+import torch
+from jaxtyping import Float, Int64
 from torch import Tensor
+from torchvision.utils import save_image
 
 from lipcomp.bound.lower import LABELS, LowerBounds
 
@@ -80,3 +83,25 @@ def per_image(result: LowerBounds, images: Int64[Tensor, " n"]) -> dict[str, lis
         "image": images.tolist(),
         **{name: result.per_image(name, n).tolist() for name in result.bounds},
     }
+
+
+def save_witness(
+    path: Path, first: Float[Tensor, "channels height width"], second: Float[Tensor, "c h w"]
+) -> None:
+    """The two images and their difference as one PNG, side by side; it appears whole or not at all.
+
+    The difference is stretched, grey where there is none, so that a small step can be seen. Of images that are neither
+    grey nor coloured the mean over the channels is drawn.
+    """
+    difference = second - first
+    largest = float(difference.abs().max())
+    stretched = difference / (2 * largest) + 0.5 if largest > 0 else torch.full_like(difference, 0.5)
+    panels = [
+        part if len(part) in (1, 3) else part.mean(0, keepdim=True) for part in (first, second, stretched)
+    ]
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.name}.part")
+    save_image(
+        [panel.float().clamp(0, 1) for panel in panels], temporary, format="png", padding=1, pad_value=0.5
+    )
+    temporary.replace(path)
