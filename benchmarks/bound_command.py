@@ -13,9 +13,8 @@ from pathlib import Path
 
 import torch
 
-from lipcomp.bound.__main__ import Subject, _measure, build_parser
+from lipcomp.bound.__main__ import build_parser, measurements
 from lipcomp.checkpoints import Metadata, load_checkpoint, save_checkpoint
-from lipcomp.data import load_set
 from lipcomp.encoders import EncoderSpec, build_encoder
 
 
@@ -31,15 +30,13 @@ def main() -> None:
         words = [str(path), "--data", options.data, "--limit", str(options.limit)]
         asked = build_parser().parse_args(words)
         asked.pairs = ["views"]
-        images = load_set(options.data, "test", image_shape=checkpoint.encoder.image_shape)
-        indices = torch.arange(min(options.limit, len(images)))
-        subject = Subject(asked, checkpoint, images, indices, torch.device("cpu"), torch.float32)
-        size, clean = subject.size, images.batch(indices)
+        (measurement,) = measurements(asked, checkpoint, torch.device("cpu"))
+        size, clean = measurement.subject.size, measurement.images.batch(measurement.indices)
         ratios = []
         for _ in range(options.repeats):
             forward = min(passes(checkpoint.encoder, clean, size) for _ in range(2))
             started = time.process_time()
-            _measure(subject, "views", {}, set())
+            measurement.run(set())
             taken = time.process_time() - started
             forward = min(forward, passes(checkpoint.encoder, clean, size))
             ratios.append(taken / forward)

@@ -37,22 +37,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = build_parser().parse_args(arguments)
     _check(options)
     device = commands.choose_device(options.device)
-    dtype = {"float32": torch.float32, "float64": torch.float64}[options.precision]
     written = set()
     if options.out and options.out.exists():
         written = {record.identity() for record in read_records(options.out)}
     rows: list[tuple[str, ...]] = []
     for checkpoint in commands.load_encoders(options):
-        checkpoint.encoder.to(device, dtype)
-        check_layer(checkpoint.encoder, options.layer)
-        images, indices = commands.load_images(options, checkpoint.encoder.image_shape)
-        if len(indices) < 2:
-            raise ValueError(f"--data {options.data}: need at least two images, got {len(indices)}")
-        subject = _subject(options, checkpoint, images, indices, device, dtype)
-        for source, how in _sources(options, checkpoint):
-            rows += _Measurement(options, checkpoint, images, indices, device, subject, source, how).run(
-                written
-            )
+        for measurement in measurements(options, checkpoint, device):
+            rows += measurement.run(written)
     if not options.json:
         print(
             commands.table(
@@ -60,6 +51,19 @@ def main(arguments: Sequence[str] | None = None) -> int:
             )
         )
     return 0
+
+
+def measurements(options: Any, checkpoint: Checkpoint, device: torch.device) -> Iterator["Measurement"]:
+    """What the options ask for of one encoder, ready to be run."""
+    dtype = {"float32": torch.float32, "float64": torch.float64}[options.precision]
+    checkpoint.encoder.to(device, dtype)
+    check_layer(checkpoint.encoder, options.layer)
+    images, indices = commands.load_images(options, checkpoint.encoder.image_shape)
+    if len(indices) < 2:
+        raise ValueError(f"--data {options.data}: need at least two images, got {len(indices)}")
+    subject = _subject(options, checkpoint, images, indices, device, dtype)
+    for source, how in _sources(options, checkpoint):
+        yield Measurement(options, checkpoint, images, indices, device, subject, source, how)
 
 
 def _subject(
@@ -95,7 +99,7 @@ def _subject(
 
 
 @dataclass
-class _Measurement:
+class Measurement:
     """One source of pairs of one encoder: measured, recorded, and as rows of the table."""
 
     options: Any

@@ -58,7 +58,7 @@ def report(
         return (
             distance,
             chord,
-            pair_values(chord, distance, dim, None if kappa is None else kappa.expand(len(pairs))),
+            pair_values(chord, distance, dim, kappa),
         )
 
     tiny_pairs = torch.tensor(progress.tiny, dtype=torch.int64).reshape(-1, 2)
@@ -67,8 +67,7 @@ def report(
     if measured and len(tiny_pairs):
         extra_distance = _exact(load, mu, tiny_pairs)[0]
         extra_chord = torch.tensor(progress.tiny_chords, dtype=torch.float64)
-        shared = None if kappa is None else kappa.expand(len(tiny_pairs))
-        extra = pair_values(extra_chord, extra_distance, dim, shared)
+        extra = pair_values(extra_chord, extra_distance, dim, kappa)
     n = progress.histograms["direction"].total
     each = torch.stack([kept, progress.partner[kept]], 1)
     each = each[each[:, 0] != each[:, 1]]

@@ -260,9 +260,8 @@ def bounds_from_chords(
         excluded["not a number"] = unexplained
     left = usable.nonzero().squeeze(1)
     kappa = None if concentration is None else check_concentration(concentration, len(chord))
-    formulas = pair_values(
-        chord[left], distance[left], dim, None if kappa is None else kappa.expand(len(chord))[left]
-    )
+    of_pairs = kappa if kappa is None or len(kappa) == 1 else kappa[left]
+    formulas = pair_values(chord[left], distance[left], dim, of_pairs)
     bounds = {}
     for name, found in formulas.items():
         values = torch.full_like(chord, math.nan)
@@ -283,9 +282,9 @@ def pair_values(
     chord: Float[Tensor, " pairs"],
     distance: Float[Tensor, " pairs"],
     dim: int,
-    concentration: Float[Tensor, " pairs"] | None,
+    concentration: Float[Tensor, " #pairs"] | None,
 ) -> dict[str, Float[Tensor, " pairs"]]:
-    """(3.1) to (3.5) of every pair, by name; only (3.5) without a concentration."""
+    """(3.1) to (3.5) of every pair, by name; only (3.5) without a concentration (one for all, or one a pair)."""
     ratio = chord / distance
     if concentration is None:
         return {"direction": ratio}

@@ -159,8 +159,7 @@ class _Leaders:
         usable = ((distance > 0) & ~chord.isnan()).nonzero().squeeze(1)
         if not len(usable):
             return
-        kappa = None if self.kappa is None else self.kappa.expand(len(usable))
-        for name, values in pair_values(chord[usable], distance[usable], dim, kappa).items():
+        for name, values in pair_values(chord[usable], distance[usable], dim, self.kappa).items():
             value, i = float(values.max()), int(usable[values.argmax()])
             if name not in self.best or value > self.best[name][0]:
                 pair = (block.first[i].detach().cpu().clone(), block.second[i].detach().cpu().clone())

@@ -46,8 +46,12 @@ def test_every_source_of_pairs_is_recorded_for_every_encoder(checkpoints, tmp_pa
     words = [
         *checkpoints, "--data", "mnist5k", "--limit", "6", "--pairs", sources, "--corruptions", "fog,shot_noise",
         "--starts", "1", "--steps", "2", "--out", str(out), "--table", str(table), "--device", "cpu",
+        "--witnesses", str(tmp_path / "pairs"),
     ]  # fmt: skip
     assert run(bound, words) == 0
+    pictures = {file.name for file in (tmp_path / "pairs").iterdir()}
+    assert {f"c_simclr_{source}_direction.png" for source in ("views", "search", "all")} <= pictures
+    assert "simclr_corruptions_fog_3_direction.png" in pictures
     shown = capsys.readouterr()
     assert "mean direction (3.5)" in shown.out
     assert "worst z (3.4)" in shown.out
@@ -137,6 +141,7 @@ def test_the_jacobian_command(checkpoints, tmp_path, capsys):
         (bound, ["--limit", "1"], "at least two images"),
         (bound, ["--table", "images.xlsx"], ".csv or .parquet"),
         (bound, ["--layer", "nowhere"], "layer must be one of"),
+        (bound, ["--witnesses", __file__], "--witnesses must name a folder"),
         (bound, ["--pairs", "corruptions", "--corruptions", "rain"], "rain not in the table"),
         (bound, ["--unnormalised", "--concentration", "3"], "belongs to mean directions"),
         (jacobian, ["--frobenius", "1"], "at least 2 probes"),
