@@ -30,6 +30,7 @@ from lipcomp.jacobian import spectral_norm
 from lipcomp.jacobian.batching import fitting_batch_size
 from lipcomp.jacobian.checks import check_images
 from lipcomp.jacobian.frozen import frozen
+from lipcomp.jacobian.precision import power_of_two
 from lipcomp.jacobian.products import Map
 
 SECANT = 0.02  # of the ball's L2 radius: the length of a pair's secant
@@ -239,14 +240,22 @@ def _log_ratio(fn: Map, one: Tensor, two: Tensor) -> tuple[Tensor, Tensor, Tenso
         mu = fn(both).flatten(1)
         a, b = mu.chunk(2)
         x, y = both.flatten(1).chunk(2)
-        tiny = torch.finfo(mu.dtype).tiny ** 0.5
-        delta, distance = (b - a).square().sum(1), (y - x).square().sum(1)
-        usable = (delta > tiny) & (distance > tiny) & delta.isfinite()
-        log = 0.5 * (delta.clamp(min=tiny).log() - distance.clamp(min=tiny).log())
+        delta, delta_usable = _log_norm(b - a)
+        distance, distance_usable = _log_norm(y - x)
+        usable, log = delta_usable & distance_usable, delta - distance
         (gradient,) = torch.autograd.grad(log[usable].sum(), both, allow_unused=True, materialize_grads=True)
     ratio = torch.where(usable, log.exp(), 0).detach()
     first, second = gradient.nan_to_num(0).chunk(2)
     return ratio, first, second
+
+
+def _log_norm(vectors: Tensor) -> tuple[Tensor, Tensor]:
+    """Log of every norm, whatever its size; and whether it has one."""
+    largest = vectors.detach().abs().amax(1, keepdim=True)
+    usable = ((largest > 0) & largest.isfinite()).squeeze(1)
+    scale = power_of_two(largest)  # no square under- or overflows
+    squared = (vectors / scale).square().sum(1)
+    return 0.5 * squared.where(usable, torch.ones_like(squared)).log() + scale.squeeze(1).log(), usable
 
 
 def _normalised(gradient: Tensor, norm: str) -> Tensor:

@@ -18,6 +18,7 @@ from torch import Tensor
 
 from lipcomp.jacobian.checks import usable_outputs
 from lipcomp.jacobian.lanczos import Part
+from lipcomp.jacobian.precision import power_of_two
 from lipcomp.jacobian.products import Linearisation, Map
 
 
@@ -50,8 +51,11 @@ def row_values(fn: Map, images: Float[Tensor, "n ..."], *, k: int, vectors: bool
     keep, rows = keep[finite], rows[finite]
     if not len(keep):
         return found
+    scale = power_of_two(rows.abs().amax((1, 2), keepdim=True))  # no square under- or overflows
+    rows = rows / scale
     squares, directions = torch.linalg.eigh((rows @ rows.mT).cpu().double())
-    found.values[keep] = squares.flip(1)[:, :k].clamp(min=0).sqrt().to(found.values)
+    sigma = squares.flip(1)[:, :k].clamp(min=0).sqrt()
+    found.values[keep] = (sigma * scale.squeeze(2).cpu().double()).to(found.values)
     found.residual[keep] = dim * torch.finfo(rows.dtype).eps  # rounding
     found.miss[keep], found.steps[keep], found.converged[keep] = 0.0, dim, True
     if found.left is not None and found.right is not None:

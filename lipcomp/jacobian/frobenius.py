@@ -22,6 +22,7 @@ from torch import Generator, Tensor
 
 from lipcomp.jacobian.batching import fitting_batch_size
 from lipcomp.jacobian.checks import EXCLUSIONS, check_images, check_map, usable_outputs
+from lipcomp.jacobian.precision import power_of_two
 from lipcomp.jacobian.products import Linearisation, Map
 
 
@@ -74,7 +75,7 @@ def frobenius_norm(
     count = dim if exact else probes
     generator = torch.Generator().manual_seed(0) if generator is None else generator
     signs = torch.randint(0, 2, (count, len(images), dim), generator=generator) * 2 - 1
-    squares = images.new_full((count, len(images)), math.nan)
+    squares = torch.full((count, len(images)), math.nan, dtype=torch.float64)
     excluded = dict.fromkeys(EXCLUSIONS, 0)
     for index in torch.arange(len(images)).split(batch_size or fitting_batch_size(fn, images)):
         at = Linearisation(fn, images[index], "forward")  # without a second graph
@@ -86,12 +87,13 @@ def frobenius_norm(
                 u[:, probe] = 1
             else:
                 u = signs[probe, index].to(u)
-            product = at.transposed(u).flatten(1).square().sum(1)
-            squares[probe, index] = product.masked_fill(~usable.to(product.device), math.nan)
+            product = at.transposed(u).flatten(1)
+            scale = power_of_two(product.abs().amax(1))  # no square under- or overflows
+            norm = (product / scale[:, None]).norm(dim=1).cpu().double() * scale.cpu().double()
+            squares[probe, index] = norm.square().masked_fill(~usable, math.nan)
         if advance is not None:
             advance(len(index))
-    if exact:
-        total = squares.sum(0)
-        return FrobeniusNorm(total, torch.zeros_like(total), count, True, excluded)
-    error = squares.std(0) / math.sqrt(count)
-    return FrobeniusNorm(squares.mean(0), error, count, False, excluded)
+    total, spread = (
+        (squares.sum(0), 0 * squares[0]) if exact else (squares.mean(0), squares.std(0) / math.sqrt(count))
+    )
+    return FrobeniusNorm(total.to(images), spread.to(images), count, exact, excluded)

@@ -39,6 +39,7 @@ from jaxtyping import Bool, Float, Int64
 from torch import Tensor
 
 from lipcomp.jacobian.checks import usable_outputs
+from lipcomp.jacobian.precision import power_of_two
 from lipcomp.jacobian.products import Linearisation, Map
 
 COMPACT_BELOW = 0.4  # of the graph's images still going on
@@ -122,6 +123,9 @@ class Lanczos:
         self.graph_size = len(images)
         self.basis = unit(start[self.active]).unsqueeze(1)  # (m, steps, dim)
         self.pulled: list[Tensor] = []  # Jᵀ q_j, each (m, pixels)
+        self.scale: Tensor | None = (
+            None  # what J is divided by, an image, so that no square under- or overflows
+        )
         self.alpha = torch.zeros((len(self.active), 0), dtype=torch.float64)
         self.beta = torch.zeros((len(self.active), 0), dtype=torch.float64)
 
@@ -141,6 +145,9 @@ class Lanczos:
     def _pull(self) -> None:
         """Jᵀ q for the last q; images whose derivatives are not finite leave here."""
         pulled = self._transposed(self.basis[:, -1])
+        if self.scale is None:
+            self.scale = power_of_two(pulled.abs().amax(1, keepdim=True))
+        pulled = pulled / self.scale
         self.pulled.append(pulled)
         self.alpha = torch.cat([self.alpha, pulled.square().sum(1, keepdim=True).double().cpu()], 1)
         finite = self.alpha[:, -1].isfinite()
@@ -153,6 +160,7 @@ class Lanczos:
         self.active, self.rows = self.active[keep], self.rows[keep]
         self.basis, self.alpha, self.beta = self.basis[keep], self.alpha[keep], self.beta[keep]
         self.pulled = [part[keep] for part in self.pulled]
+        self.scale = None if self.scale is None else self.scale[keep]
 
     def _compact(self) -> None:
         if len(self.active) <= COMPACT_BELOW * self.graph_size:
@@ -175,7 +183,8 @@ class Lanczos:
 
     def _extend(self) -> None:
         """The next basis vector: J Jᵀ q_k made orthogonal to all before it."""
-        new = self._orthogonal(self._forward(self.pulled[-1]))
+        assert self.scale is not None
+        new = self._orthogonal(self._forward(self.pulled[-1]) / self.scale)
         beta = new.norm(dim=1, keepdim=True)
         scale = self.alpha.max(1, keepdim=True).values.to(new)
         spent = beta <= 10 * torch.finfo(new.dtype).eps * scale  # the Krylov space is invariant
@@ -213,7 +222,8 @@ class Lanczos:
         if not len(which):
             return
         at, found, top = self.active[which], self.found, values[which, : self.k]
-        found.values[at] = top.sqrt().to(found.values)
+        assert self.scale is not None
+        found.values[at] = (top.sqrt() * self.scale[which].double().to(top)).to(found.values)
         relative = residual[which, : self.k] / top.clamp(min=torch.finfo(top.dtype).tiny)
         found.residual[at] = relative.amax(1).clamp(max=1).to(found.residual)
         found.miss[at] = missed[which].to(found.miss)

@@ -1,4 +1,4 @@
-"""Products in the precision of their numbers: no TF32 or bfloat16 inside float32.
+"""Numbers that keep their digits: no TF32 or bfloat16 inside float32 products, no square that under- or overflows.
 
 CUDA convolutions use TF32 unless told otherwise, three digits, and users allow it (or bfloat16, on the CPU) for matrix
 products by :func:`torch.set_float32_matmul_precision`. A spectral norm to 1e-4 needs the other digits.
@@ -9,6 +9,7 @@ from contextlib import contextmanager
 from typing import Any
 
 import torch
+from torch import Tensor
 
 _SETTINGS = ("cuda.matmul", "cudnn.conv", "mkldnn.matmul", "mkldnn.conv")
 
@@ -40,3 +41,10 @@ def _settings() -> list[tuple[Any, str, Any]]:
             holder = getattr(holder, part)
         holders.append((holder, "fp32_precision", "ieee"))
     return holders
+
+
+def power_of_two(largest: Tensor) -> Tensor:
+    """The power of two below each number, so that a division by it is exact; one where it is not positive or finite."""
+    return torch.exp2(largest.log2().floor()).where(
+        largest.isfinite() & (largest > 0), torch.ones_like(largest)
+    )

@@ -116,10 +116,11 @@ class Linearisation:
         """Whether (J v).u = v.(Jᵀ u) for the recorded u: a second derivative that is silently zero breaks it."""
         assert self._pullback is not None
         assert self._cotangent is not None
-        u, pulled = self._cotangent.detach(), self._pullback.detach().flatten(1)
-        difference = (product * u).sum(1) - (v.flatten(1) * pulled).sum(1)
-        scale = product.norm(dim=1) * u.norm(dim=1) + v.flatten(1).norm(dim=1) * pulled.norm(dim=1)
         slack = 1000 * torch.finfo(product.dtype).eps
+        pairs = ((product, self._cotangent.detach()), (v.flatten(1), self._pullback.detach().flatten(1)))
+        (product, u), (v, pulled) = ((one.cpu().double(), other.cpu().double()) for one, other in pairs)
+        difference = (product * u).sum(1) - (v * pulled).sum(1)
+        scale = product.norm(dim=1) * u.norm(dim=1) + v.norm(dim=1) * pulled.norm(dim=1)
         return not bool((difference.abs() > slack * scale).any())
 
     def _broken_node(self) -> str:

@@ -254,3 +254,20 @@ def test_projection_is_the_nearest_point(norm, generator):
     nearest = torch.cdist(points, others).amin(1)
     assert ((points - found).norm(dim=1) <= nearest + 1e-9).all()
     assert float((found - centre).norm(p=order, dim=1).max()) <= 0.4 + 1e-9
+
+
+@pytest.mark.parametrize("kind", ["pair", "chord"])
+def test_a_search_does_not_depend_on_the_scale_of_the_map(kind, generator):
+    weight, other = torch.randn(48, 32, generator=generator), torch.randn(32, 10, generator=generator)
+    images = torch.rand(3, 3, 4, 4, generator=generator)
+
+    def found(factor):
+        def fn(x):
+            return (torch.relu((x - 0.5).flatten(1) @ weight) @ other) * factor
+
+        return search_ball(fn, images, 0.5, kind=kind, starts=2, steps=8)
+
+    one, small = found(1.0), found(1e-12)
+    torch.testing.assert_close(small.sigma * 1e12, one.sigma, rtol=1e-3, atol=0)
+    torch.testing.assert_close(small.chord_ratio * 1e12, one.chord_ratio, rtol=1e-3, atol=0)
+    assert (one.chord_ratio > 0).all()

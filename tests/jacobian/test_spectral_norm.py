@@ -83,3 +83,16 @@ def test_a_vision_transformer_of_timm(pool, generator):
     found = spectral_norm(network.float(), images, method="lanczos")
     assert found.converged.all()
     torch.testing.assert_close(found.sigma.double(), truth, rtol=1e-4, atol=0)
+
+
+@pytest.mark.parametrize("factor", [1e-30, 1e-18, 1e-6, 1e12, 1e25])
+def test_a_scaling_of_the_map_scales_sigma_whatever_its_size(factor, generator):
+    """In float32, where the squares of these numbers are zero or infinite."""
+    matrix = torch.randn(40, 30, generator=generator)
+    images = torch.rand(3, 40, generator=generator)
+    truth = torch.linalg.svdvals(matrix.double())[0] * factor
+    for method in ("lanczos", "rows"):
+        found = spectral_norm(lambda x: (x @ matrix) * factor, images, method=method)
+        assert found.converged.all()
+        torch.testing.assert_close(found.sigma.double(), truth.expand(3), rtol=1e-4, atol=0)
+    assert spectral_norm(lambda x: 0 * (x @ matrix), images, method="lanczos").sigma.eq(0).all()
