@@ -12,6 +12,7 @@ from lipcomp.jacobian.products import Map
 
 SHARE = 0.25  # of the free memory
 LARGEST = 64
+FEW = 8  # images that fit anyhow
 
 
 def fitting_batch_size(fn: Map, images: Float[Tensor, "n ..."], largest: int = LARGEST) -> int:
@@ -20,6 +21,20 @@ def fitting_batch_size(fn: Map, images: Float[Tensor, "n ..."], largest: int = L
 
 
 def _fitting(fn: Map, images: Tensor) -> int:
+    one = _kept(fn, images[:1])
+    # What a second image adds; without it weights, which all images share, count as if each image kept them.
+    each = (
+        max(1, _kept(fn, images[:1].repeat(2, *[1] * (images.dim() - 1))) - one) if len(images) > FEW else one
+    )
+    shared = max(0, one - each)
+    needed = (
+        3 * each + 64 * images[0].numel() * images.element_size()
+    )  # two graphs, temporaries; Krylov vectors
+    return max(1, int((SHARE * free_bytes(images.device) - 3 * shared) / max(needed, 1)))
+
+
+def _kept(fn: Map, images: Tensor) -> int:
+    """Bytes that a recorded graph of these images keeps."""
     kept = 0
 
     def pack(tensor: Tensor) -> Tensor:
@@ -27,11 +42,10 @@ def _fitting(fn: Map, images: Tensor) -> int:
         kept += tensor.numel() * tensor.element_size()
         return tensor
 
-    one = images[:1].detach().clone().requires_grad_()
+    probe = images.detach().clone().requires_grad_()
     with torch.enable_grad(), frozen(), saved_tensors_hooks(pack, lambda tensor: tensor):
-        fn(one)
-    needed = 3 * kept + 64 * one.numel() * one.element_size()  # two graphs, temporaries; the Krylov vectors
-    return max(1, int(SHARE * free_bytes(images.device) / max(needed, 1)))
+        fn(probe)
+    return kept
 
 
 def forward_batch_size(fn: Map, images: Float[Tensor, "n ..."], largest: int = 256) -> int:

@@ -2,7 +2,7 @@
 
 The local constant of mu at x is the largest singular value of J = dmu/dx (theory (4.1), (4.4)). It comes from
 Lanczos on J Jᵀ (:mod:`lipcomp.jacobian.lanczos`) with products at one forward pass each
-(:mod:`lipcomp.jacobian.products`): 14 to 21 products an image for encoders of dimension 64 to 128, where the row loop
+(:mod:`lipcomp.jacobian.products`): 7 to 27 products an image for encoders of dimension 64 to 128, where the row loop
 takes as many as there are outputs. Every value is a lower bound of sigma_max, converged or not.
 
 >>> import torch
