@@ -38,8 +38,8 @@ LEAST = 8
 class ReverseWeibull:
     """A fit to maxima; ``location`` is None if there is none, ``reason`` says why.
 
-    ``interval`` is a nominal 95% bootstrap interval of the location. On simulated maxima it covered the true endpoint in
-    64% to 83% of the cases: read it as the spread of the fit, not as a confidence interval.
+    ``interval`` is a nominal 95% bootstrap interval of the location. On simulated maxima it covered the true endpoint
+    in 64% to 83% of the cases: read it as the spread of the fit, not as a confidence interval.
     """
 
     location: float | None
