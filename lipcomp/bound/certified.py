@@ -8,7 +8,7 @@ operation                                        factor
 ===============================================  ==========================================================
 convolution, linear (with a batch norm folded)   its certified norm: :mod:`lipcomp.bound.layer_norms` (5.2)
 ReLU, leaky ReLU, tanh, sorting, ...             1 (sigmoid 1/4, GELU 1.129, SiLU 1.1)
-average, max pooling                             √(overlap / kernel), √overlap
+average; max pooling, padding by repetition      the exact norm; √(how often a number counts)
 sum of two branches, concatenation               L + L', √(L² + L'²)
 scaling and shifting by constants                the largest |scale|; 1
 normalisation h / |h|                            (5.1) U / (‖h(x)‖ - U radius), on a ball, else none
@@ -31,7 +31,8 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from lipcomp.bound.layer_rules import NoRule, Tracer
+from lipcomp.bound.layer_rules import PROPERTIES, RULES
+from lipcomp.bound.tracer import NoRule, Tracer
 from lipcomp.jacobian.checks import check_images, check_map
 from lipcomp.jacobian.products import Map
 
@@ -81,7 +82,7 @@ def certified_bound(fn: Map, images: Float[Tensor, "n ..."], radius: float = 0.0
     check_images(images, None)
     check_map(fn, images)
     n = len(images)
-    tracer = Tracer(n, radius)
+    tracer = Tracer(n, radius, RULES, PROPERTIES)
     tracked = tracer.start(images)
     try:
         with torch.no_grad(), tracer:

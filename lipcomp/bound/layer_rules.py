@@ -1,99 +1,19 @@
-"""The rules of :mod:`lipcomp.bound.certified`: how each operation changes an upper bound of the Lipschitz constant.
+"""How each operation changes an upper bound of the Lipschitz constant: layers, activations, sums, normalisation.
 
-A :class:`Tracer` watches every torch function that a map calls. A tensor that depends on the images carries a
-:class:`Track`: the bound an image, and, right after a convolution or linear layer, that layer itself, so that a batch
-norm that follows is folded into its weight before the norm is taken.
+What only averages, picks, repeats or rearranges numbers is in :mod:`lipcomp.bound.pooling_rules`.
 """
 
 import math
-import weakref
-from collections.abc import Callable
-from dataclasses import dataclass
 from typing import Any
 
 import torch
-from jaxtyping import Float
 from torch import Tensor
-from torch.overrides import TorchFunctionMode, resolve_name
+from torch.overrides import resolve_name
 
+from lipcomp.bound import pooling_rules as pooling
 from lipcomp.bound.layer_norms import convolution_norm, linear_norm
-
-
-class NoRule(Exception):  # noqa: N818  (it is no error: a bound is not known)
-    """An operation without a rule; says which, and what follows."""
-
-
-@dataclass
-class Track:
-    """Bound of a tensor, an image; with a layer whose norm is still to be multiplied."""
-
-    bound: Float[Tensor, " n"]
-    layer: tuple[Tensor, Callable[[Tensor], float], str] | None = None  # weight, its norm, name
-
-
-class Tracer(TorchFunctionMode):
-    """Carries bounds through a forward pass."""
-
-    def __init__(self, n: int, radius: float) -> None:
-        super().__init__()
-        self.n, self.radius, self.normalised = n, radius, False
-        self.layers: list[tuple[str, float]] = []
-        self.tracks: dict[int, tuple[weakref.ref[Tensor], Track]] = {}
-
-    def start(self, images: Tensor) -> Tensor:
-        """The images, with bound 1."""
-        tracked = images.detach().clone()
-        self.set(tracked, Track(torch.ones(self.n, dtype=torch.float64)))
-        return tracked
-
-    def get(self, tensor: Any) -> Track | None:
-        """The track of a tensor, None for a constant."""
-        entry = self.tracks.get(id(tensor)) if isinstance(tensor, Tensor) else None
-        return entry[1] if entry is not None and entry[0]() is tensor else None
-
-    def set(self, tensor: Tensor, track: Track) -> None:
-        """Give a tensor its track."""
-        self.tracks[id(tensor)] = (weakref.ref(tensor), track)
-
-    def settle(self, tensor: Tensor) -> Tensor:
-        """The bound of a tensor, a waiting layer's norm multiplied in."""
-        track = self.get(tensor)
-        assert track is not None
-        if track.layer is not None:
-            weight, norm, name = track.layer
-            factor = norm(weight)
-            self.layers.append((name, factor))
-            track = Track(track.bound * factor)
-            self.set(tensor, track)
-        return track.bound
-
-    def bound_of(self, output: Any) -> Tensor:
-        """The bound of the map's output."""
-        if self.get(output) is None:
-            raise NoRule("the output does not come from the images by known operations")
-        return self.settle(output)
-
-    def __torch_function__(
-        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
-    ) -> Any:
-        kwargs = kwargs or {}
-        flat = [*args, *kwargs.values()]
-        inputs = [
-            v for v in flat for v in (v if isinstance(v, list | tuple) else (v,)) if self.get(v) is not None
-        ]
-        if not inputs or func in PROPERTIES or getattr(func, "__name__", "") in ("__get__", "dim", "size"):
-            return func(*args, **kwargs)
-        rule = RULES.get(func)
-        if rule is None:
-            raise NoRule(
-                f"the layer or operation {resolve_name(func) or func} has no known Lipschitz constant"
-            )
-        result, track = rule(self, func, args, kwargs)
-        self.set(result, track)
-        return result
-
-
-Rule = Callable[[Tracer, Any, tuple[Any, ...], dict[str, Any]], tuple[Tensor, Track]]
+from lipcomp.bound.pooling_rules import as_tuple
+from lipcomp.bound.tracer import NoRule, Rule, Tracer, Track
 
 
 def _factor(value: float) -> Rule:
@@ -106,6 +26,17 @@ def _factor(value: float) -> Rule:
         return result, Track(bound * value)
 
     return rule
+
+
+def _elu(tracer: Tracer, func: Any, args: Any, kwargs: Any) -> tuple[Tensor, Track]:
+    bound = tracer.settle(args[0] if args else kwargs["input"])
+    alpha = kwargs.get("alpha", args[1] if len(args) > 1 else 1.0)
+    return func(*args, **kwargs), Track(bound * max(1.0, abs(float(alpha))))
+
+
+def _prelu(tracer: Tracer, func: Any, args: Any, kwargs: Any) -> tuple[Tensor, Track]:
+    input, weight = _both(tracer, func, args, kwargs)
+    return func(*args, **kwargs), Track(tracer.settle(input) * max(1.0, float(weight.detach().abs().max())))
 
 
 def _leaky(tracer: Tracer, func: Any, args: Any, kwargs: Any) -> tuple[Tensor, Track]:
@@ -125,7 +56,7 @@ def _convolution(dims: int) -> Rule:
         input, weight = _both(tracer, func, args, kwargs)
         names = ("input", "weight", "bias", "stride", "padding", "dilation", "groups")
         given = dict(zip(names, args, strict=False)) | kwargs
-        stride, dilation = (_tuple(given.get(name, 1), dims) for name in ("stride", "dilation"))
+        stride, dilation = (as_tuple(given.get(name, 1), dims) for name in ("stride", "dilation"))
         groups = given.get("groups", 1)
 
         def norm(value: Tensor) -> float:
@@ -143,10 +74,6 @@ def _both(tracer: Tracer, func: Any, args: Any, kwargs: Any) -> tuple[Tensor, Te
     if tracer.get(weight) is not None or weight is None or input is None:
         raise NoRule(f"{resolve_name(func)} has a weight that depends on the images")
     return input, weight
-
-
-def _tuple(value: Any, dims: int) -> tuple[int, ...]:
-    return (value,) * dims if isinstance(value, int) else tuple(value)
 
 
 def _batch_norm(tracer: Tracer, func: Any, args: Any, kwargs: Any) -> tuple[Tensor, Track]:
@@ -207,47 +134,6 @@ def _multiply(tracer: Tracer, func: Any, args: Any, kwargs: Any) -> tuple[Tensor
     return result, Track(bound * largest * math.sqrt(result.numel() / value.numel()))
 
 
-def _concatenate(tracer: Tracer, func: Any, args: Any, kwargs: Any) -> tuple[Tensor, Track]:
-    tensors = args[0] if args else kwargs["tensors"]
-    squares = [tracer.settle(t).square() for t in tensors if tracer.get(t) is not None]
-    return func(*args, **kwargs), Track(torch.stack(squares).sum(0).sqrt())
-
-
-def _pool(dims: int, average: bool) -> Rule:
-    """Every input lies in at most ``overlap`` windows; an average over k entries has norm √(overlap / k)."""
-
-    def rule(tracer: Tracer, func: Any, args: Any, kwargs: Any) -> tuple[Tensor, Track]:
-        given = dict(zip(("input", "kernel_size", "stride", "padding"), args, strict=False)) | kwargs
-        kernel = _tuple(given["kernel_size"], dims)
-        stride = _tuple(given["stride"], dims) if given.get("stride") not in (None, [], ()) else kernel
-        overlap = math.prod(math.ceil(k / s) for k, s in zip(kernel, stride, strict=True))
-        padded = given.get("count_include_pad", True) and not given.get("divisor_override")
-        if average and not padded:
-            raise NoRule("average pooling that does not count its padding, or with its own divisor")
-        factor = math.sqrt(overlap / math.prod(kernel) if average else overlap)
-        return func(*args, **kwargs), Track(tracer.settle(given["input"]) * factor)
-
-    return rule
-
-
-def _adaptive(tracer: Tracer, func: Any, args: Any, kwargs: Any) -> tuple[Tensor, Track]:
-    bound, input = tracer.settle(args[0]), args[0]
-    result = func(*args, **kwargs)
-    dims = {"1": 1, "2": 2, "3": 3}[resolve_name(func)[-2]]
-    sizes = list(zip(input.shape[-dims:], result.shape[-dims:], strict=True))
-    if any(big % small for big, small in sizes):
-        return result, Track(bound * 2 ** (dims / 2))  # windows overlap by at most one: two a dimension
-    return result, Track(bound / math.sqrt(math.prod(big // small for big, small in sizes)))
-
-
-def _mean(tracer: Tracer, func: Any, args: Any, kwargs: Any) -> tuple[Tensor, Track]:
-    bound, input = tracer.settle(args[0]), args[0]
-    result = func(*args, **kwargs)
-    if result.dim() == 0 or result.shape[0] != tracer.n:
-        raise NoRule("a mean over the images of the batch")
-    return result, Track(bound / math.sqrt(input.numel() / result.numel()))
-
-
 def _normalize(tracer: Tracer, func: Any, args: Any, kwargs: Any) -> tuple[Tensor, Track]:
     given = dict(zip(("input", "p", "dim", "eps"), args, strict=False)) | kwargs
     input = given["input"]
@@ -288,7 +174,7 @@ RULES: dict[Any, Rule] = {
     **dict.fromkeys(
         _named(
             "relu", "relu_", "Tensor.relu", "Tensor.relu_", "nn.functional.relu", "nn.functional.relu6",
-            "nn.functional.hardtanh", "nn.functional.elu", "nn.functional.softplus", "nn.functional.softsign",
+            "nn.functional.hardtanh", "nn.functional.softplus", "nn.functional.softsign",
             "tanh", "Tensor.tanh", "nn.functional.tanh", "abs", "Tensor.abs", "Tensor.clamp", "clamp",
             "flatten", "Tensor.flatten", "Tensor.reshape", "reshape", "Tensor.view", "Tensor.contiguous",
             "Tensor.float", "Tensor.double", "Tensor.to", "squeeze", "Tensor.squeeze", "unsqueeze",
@@ -305,6 +191,8 @@ RULES: dict[Any, Rule] = {
     **dict.fromkeys(_named("nn.functional.silu"), _factor(1.1)),
     **dict.fromkeys(_named("nn.functional.hardswish"), _factor(1.5)),
     **dict.fromkeys(_named("nn.functional.leaky_relu"), _leaky),
+    **dict.fromkeys(_named("nn.functional.elu"), _elu),
+    **dict.fromkeys(_named("prelu", "nn.functional.prelu"), _prelu),
     **dict.fromkeys(_named("nn.functional.linear"), _linear),
     **dict.fromkeys(_named("conv1d", "nn.functional.conv1d"), _convolution(1)),
     **dict.fromkeys(_named("conv2d", "nn.functional.conv2d"), _convolution(2)),
@@ -324,16 +212,27 @@ RULES: dict[Any, Rule] = {
         ],
         _multiply,
     ),
-    **dict.fromkeys(_named("cat", "concat"), _concatenate),
-    **dict.fromkeys(_named("nn.functional.avg_pool1d", "avg_pool1d"), _pool(1, True)),
-    **dict.fromkeys(_named("nn.functional.avg_pool2d", "_C._nn.avg_pool2d"), _pool(2, True)),
-    **dict.fromkeys(_named("nn.functional.max_pool1d", "max_pool1d"), _pool(1, False)),
-    **dict.fromkeys(_named("nn.functional.max_pool2d", "max_pool2d"), _pool(2, False)),
-    **dict.fromkeys(
-        _named("nn.functional.adaptive_avg_pool1d", "nn.functional.adaptive_avg_pool2d", "adaptive_avg_pool1d"),
-        _adaptive,
-    ),
-    **dict.fromkeys(_named("mean", "Tensor.mean"), _mean),
+    **dict.fromkeys(_named("cat", "concat"), pooling.concatenate),
+    **{
+        function: pooling.pool(dims, average=kind == "avg")
+        for dims in (1, 2, 3)
+        for kind in ("avg", "max")
+        for function in _named(
+            f"nn.functional.{kind}_pool{dims}d", f"{kind}_pool{dims}d", f"_C._nn.{kind}_pool{dims}d",
+            f"nn.functional.{kind}_pool{dims}d_with_indices",
+        )
+    },
+    **{
+        function: pooling.adaptive(dims)
+        for dims in (1, 2, 3)
+        for function in _named(f"nn.functional.adaptive_avg_pool{dims}d", f"adaptive_avg_pool{dims}d")
+    },
+    **{function: pooling.root_mean(dims) for dims in (1, 2) for function in _named(f"nn.functional.lp_pool{dims}d")},
+    **dict.fromkeys(_named("mean", "Tensor.mean"), pooling.mean),
+    **dict.fromkeys(_named("sort", "Tensor.sort"), pooling.sort),
+    **dict.fromkeys(_named("min", "Tensor.min"), pooling.extreme("min")),
+    **dict.fromkeys(_named("max", "Tensor.max"), pooling.extreme("max")),
+    **dict.fromkeys(_named("nn.functional.pad"), pooling.pad),
     **dict.fromkeys(_named("nn.functional.normalize"), _normalize),
     **dict.fromkeys(_named("nn.functional.dropout", "nn.functional.dropout2d"), _dropout),
 }  # fmt: skip
