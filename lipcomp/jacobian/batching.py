@@ -23,13 +23,11 @@ def fitting_batch_size(fn: Map, images: Float[Tensor, "n ..."], largest: int = L
 def _fitting(fn: Map, images: Tensor) -> int:
     one = _kept(fn, images[:1])
     # What a second image adds; without it weights, which all images share, count as if each image kept them.
-    each = (
-        max(1, _kept(fn, images[:1].repeat(2, *[1] * (images.dim() - 1))) - one) if len(images) > FEW else one
-    )
+    twice = images[:1].repeat(2, *[1] * (images.dim() - 1))
+    each = max(1, _kept(fn, twice) - one) if len(images) > FEW else one
     shared = max(0, one - each)
-    needed = (
-        3 * each + 64 * images[0].numel() * images.element_size()
-    )  # two graphs, temporaries; Krylov vectors
+    vectors = 64 * images[0].numel() * images.element_size()  # the Krylov space
+    needed = 3 * each + vectors  # two graphs, temporaries
     return max(1, int((SHARE * free_bytes(images.device) - 3 * shared) / max(needed, 1)))
 
 

@@ -60,9 +60,7 @@ class _Frozen(TorchFunctionMode):
 
     def __init__(self) -> None:
         super().__init__()
-        self._latest: Any = (
-            None  # the latest convolution: a batch norm may follow it, and then asks for its input
-        )
+        self._latest: Any = None  # convolution: a batch norm may follow it, and then asks for its input
 
     def forget(self, latest: Any = None) -> None:
         """Let go of the input of the latest convolution, and take another for the latest."""

@@ -123,9 +123,7 @@ class Lanczos:
         self.graph_size = len(images)
         self.basis = unit(start[self.active]).unsqueeze(1)  # (m, steps, dim)
         self.pulled: list[Tensor] = []  # Jᵀ q_j, each (m, pixels)
-        self.scale: Tensor | None = (
-            None  # what J is divided by, an image, so that no square under- or overflows
-        )
+        self.scale: Tensor | None = None  # of J, an image: divided by it no square under- or overflows
         self.alpha = torch.zeros((len(self.active), 0), dtype=torch.float64)
         self.beta = torch.zeros((len(self.active), 0), dtype=torch.float64)
 

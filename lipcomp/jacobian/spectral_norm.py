@@ -167,29 +167,30 @@ def spectral_norm(
     generator = torch.Generator().manual_seed(0) if generator is None else generator
     start = torch.randn((len(images), dim), generator=generator)
     limit = max(k, min(dim, 200 if max_iterations is None else max_iterations))
+    size = batch_size or fitting_batch_size(fn, images)
     pilots = pilot_count(len(images)) if share and k == 1 and method == "lanczos" else 0
     order = torch.randperm(len(images), generator=generator) if pilots else torch.arange(len(images))
-    size = batch_size or fitting_batch_size(fn, images)
+
+    def measure(index: Tensor, *, keep: bool = vectors) -> Part:
+        if method == "rows":
+            part = row_values(fn, images[index], k=k, vectors=keep)
+        else:
+            at, doubt = start[index].to(images), 1.0
+            if shared is not None:
+                at, doubt = shared.starts(at), shared.doubt
+            part = Lanczos(fn, images[index], at, k=k, rtol=rtol, miss=miss, vectors=keep, doubt=doubt).run(
+                limit
+            )
+        if advance is not None:
+            advance(len(index))
+        return part
+
     parts: list[Part] = []
     shared = None
-    for some in (order[:pilots], order[pilots:]):
-        for index in some.split(size) if len(some) else ():
-            if method == "rows":
-                part = row_values(fn, images[index], k=k, vectors=vectors)
-            else:
-                at, doubt = start[index].to(images), 1.0
-                if shared is not None:
-                    at, doubt = shared.starts(at), shared.doubt
-                wanted = vectors or (pilots > 0 and shared is None)
-                lanczos = Lanczos(
-                    fn, images[index], at, k=k, rtol=rtol, miss=miss, vectors=wanted, doubt=doubt
-                )
-                part = lanczos.run(limit)
-            parts.append(part)
-            if advance is not None:
-                advance(len(index))
-        if pilots and shared is None:
-            shared = SharedStart.of(parts)
+    if pilots:
+        parts = [measure(index, keep=True) for index in order[:pilots].split(size)]
+        shared = SharedStart.of(parts)
+    parts += [measure(index) for index in order[pilots:].split(size)]
     return _joined(parts, order.argsort(), rtol, method, vectors=vectors)
 
 
