@@ -5,7 +5,7 @@ import torch
 
 from lipcomp.jacobian import spectral_norm
 from lipcomp.jacobian.lanczos import Part
-from lipcomp.jacobian.sharing import FEWEST, SharedStart, pilot_count
+from lipcomp.jacobian.sharing import FACTOR, FEWEST, SharedStart, pilot_count
 
 DIM, PIXELS = 48, 64
 
@@ -111,21 +111,23 @@ def pilots(left, steps):
 
 
 def test_doubt_counts_the_unlike(generator):
-    direction = torch.zeros(20).index_fill(0, torch.tensor(3), 1.0)
+    direction = torch.zeros(40).index_fill(0, torch.tensor(3), 1.0)
     signs = torch.tensor([1.0, -1.0]).repeat(10)[:, None]  # a singular vector has no sign
     shared = SharedStart.of([pilots(direction * signs, 12)])
     assert abs(float(shared.direction @ direction.double())) == pytest.approx(1)
-    assert shared.doubt == pytest.approx(0.5 / 21 * 1.6 / 0.6)
+    assert shared.doubt == pytest.approx(0.5 / 21 * FACTOR)
     left = direction.repeat(20, 1)
-    left[5] = torch.zeros(20).index_fill(0, torch.tensor(7), 1.0)
-    assert SharedStart.of([pilots(left, 12)]).doubt == pytest.approx(1.5 / 21 * 1.6 / 0.6)
-    start = shared.starts(torch.randn(4, 20, generator=generator))
-    assert ((start - shared.direction).norm(dim=1) - 0.6).abs().max() < 1e-5
+    left[5] = torch.zeros(40).index_fill(0, torch.tensor(7), 1.0)
+    assert SharedStart.of([pilots(left, 12)]).doubt == pytest.approx(1.5 / 21 * FACTOR)
+    start = shared.starts(torch.randn(4, 40, generator=generator))
+    assert (start.norm(dim=1) - 2**0.5).abs().max() < 1e-5
+    assert (start @ shared.direction.float() - 1).abs().max() < 1e-5
 
 
 def test_where_sharing_has_no_use(generator):
-    direction = torch.zeros(20).index_fill(0, torch.tensor(3), 1.0).repeat(20, 1)
+    direction = torch.zeros(40).index_fill(0, torch.tensor(3), 1.0).repeat(20, 1)
     assert SharedStart.of([pilots(direction, 4)]) is None  # they converge at once
     assert SharedStart.of([pilots(direction[: FEWEST - 1], 12)]) is None
-    random = torch.nn.functional.normalize(torch.randn(20, 20, generator=generator), dim=1)
+    random = torch.nn.functional.normalize(torch.randn(20, 40, generator=generator), dim=1)
     assert SharedStart.of([pilots(random, 12)]) is None
+    assert SharedStart.of([pilots(direction[:, :31], 12)]) is None  # few dimensions
