@@ -15,7 +15,7 @@ of e is orthogonal to s. So, with the bound of a random start (rule 2 of :mod:`l
     P(miss) <= (D + 1/2) / (M + 1)  x  √(1 + EPS²) / (EPS √(1 - LIKE))  x  that bound.
 
 Simulated on the spectra of an untrained ResNet-18 and a ViT at noise, s from 8 pilots, 960 starts each: no error above
-1e-4 on like images, at 9.4 to 12.2 steps for bounds of 0.2 to 0.02; random starts took 13 and erred on up to one in 800.
+1e-4 on like images, at 9.4 to 12.2 steps for bounds of 0.2 to 0.02; random starts took 13, and erred on up to 1 in 800.
 """
 
 import math
