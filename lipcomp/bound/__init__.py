@@ -3,16 +3,7 @@
 from lipcomp.bound.all_pairs import all_pairs
 from lipcomp.bound.certified import Certificate, certified_bound
 from lipcomp.bound.fisher import fisher_largest, fisher_trace
-from lipcomp.bound.lower import (
-    LABELS,
-    UNITS,
-    Bound,
-    LowerBounds,
-    Witness,
-    bounds_from_chords,
-    lower_bounds,
-    pair_values,
-)
+from lipcomp.bound.lower import bounds_from_chords, lower_bounds, pair_values
 from lipcomp.bound.neighbours import nearest_neighbours
 from lipcomp.bound.pairs import (
     PairBlock,
@@ -22,5 +13,6 @@ from lipcomp.bound.pairs import (
     random_pairs,
     view_pairs,
 )
+from lipcomp.bound.results import LABELS, UNITS, Bound, LowerBounds, Witness
 from lipcomp.bound.sandwich import Sandwich, measure_sandwich, sandwich
 from lipcomp.bound.search import SearchResult, search_ball

@@ -24,7 +24,8 @@ from jaxtyping import Float, Int64
 from torch import Tensor
 
 from lipcomp.bound.gathered import Gathered, report
-from lipcomp.bound.lower import QUANTILES, TINY, LowerBounds, check_concentration
+from lipcomp.bound.lower import QUANTILES, TINY, check_concentration
+from lipcomp.bound.results import LowerBounds
 from lipcomp.bound.sketch import Histogram, Leaders
 from lipcomp.distributions import mean_resultant_length
 from lipcomp.jacobian import Linearisation

@@ -11,7 +11,8 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
-from lipcomp.bound.lower import TINY, Bound, LowerBounds, Witness, check_concentration, pair_values
+from lipcomp.bound.lower import TINY, check_concentration, pair_values
+from lipcomp.bound.results import Bound, LowerBounds, Witness
 from lipcomp.bound.sketch import Histogram, Leaders
 from lipcomp.distributions import mean_resultant_length
 

@@ -214,9 +214,9 @@ RULES: dict[Any, Rule] = {
     ),
     **dict.fromkeys(_named("cat", "concat"), pooling.concatenate),
     **{
-        function: pooling.pool(dims, average=kind == "avg")
+        function: rule(dims)
         for dims in (1, 2, 3)
-        for kind in ("avg", "max")
+        for kind, rule in (("avg", pooling.average), ("max", pooling.maximum))
         for function in _named(
             f"nn.functional.{kind}_pool{dims}d", f"{kind}_pool{dims}d", f"_C._nn.{kind}_pool{dims}d",
             f"nn.functional.{kind}_pool{dims}d_with_indices",
@@ -227,7 +227,7 @@ RULES: dict[Any, Rule] = {
         for dims in (1, 2, 3)
         for function in _named(f"nn.functional.adaptive_avg_pool{dims}d", f"adaptive_avg_pool{dims}d")
     },
-    **{function: pooling.root_mean(dims) for dims in (1, 2) for function in _named(f"nn.functional.lp_pool{dims}d")},
+    **{function: pooling.norm(dims) for dims in (1, 2) for function in _named(f"nn.functional.lp_pool{dims}d")},
     **dict.fromkeys(_named("mean", "Tensor.mean"), pooling.mean),
     **dict.fromkeys(_named("sort", "Tensor.sort"), pooling.sort),
     **dict.fromkeys(_named("min", "Tensor.min"), pooling.extreme("min")),

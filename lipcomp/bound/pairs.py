@@ -15,7 +15,7 @@ A source is an iterator of :class:`PairBlock`; only chords, distances and indice
 """
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 
 import torch
 from jaxtyping import Float, Int64
@@ -25,11 +25,11 @@ from lipcomp.bound.lower import (
     QUANTILES,
     TINY,
     UNIT_TOLERANCE,
-    LowerBounds,
     bounds_from_chords,
     check_concentration,
     pair_values,
 )
+from lipcomp.bound.results import LowerBounds
 from lipcomp.jacobian import Linearisation
 from lipcomp.jacobian.checks import check_images, check_map
 from lipcomp.jacobian.products import Map
@@ -131,20 +131,7 @@ def measure_pairs(
         reasons={reason: torch.cat(masks) for reason, masks in reasons.items()},
         jacobian=jacobian,
     )
-    return with_images(found, leaders.images)
-
-
-def with_images(
-    found: LowerBounds, images: Callable[[str, int], tuple[Tensor, Tensor] | None]
-) -> LowerBounds:
-    """The same bounds, their witnesses with the images of a bound's pair, by its name and the pair's position."""
-    bounds = {}
-    for name, bound in found.bounds.items():
-        witness = bound.witness
-        if witness is not None and witness.position is not None:
-            witness = replace(witness, images=images(name, witness.position))
-        bounds[name] = replace(bound, witness=witness)
-    return replace(found, bounds=bounds)
+    return found.with_images(leaders.images)
 
 
 class _Leaders:

@@ -15,10 +15,9 @@ from torch.nn import functional as F
 
 from lipcomp.bound.tracer import NoRule, Rule, Tracer, Track
 
-_NAMES = {  # of the arguments, in order
-    True: ("input", "kernel_size", "stride", "padding", "ceil_mode", "count_include_pad", "divisor_override"),
-    False: ("input", "kernel_size", "stride", "padding", "dilation", "ceil_mode", "return_indices"),
-}
+_AVERAGE = ("input", "kernel_size", "stride", "padding", "ceil_mode", "count_include_pad", "divisor_override")
+_MAXIMUM = ("input", "kernel_size", "stride", "padding", "dilation", "ceil_mode", "return_indices")
+_NORM = ("input", "norm_type", "kernel_size", "stride", "ceil_mode")
 
 
 def as_tuple(value: Any, dims: int) -> tuple[int, ...]:
@@ -26,64 +25,63 @@ def as_tuple(value: Any, dims: int) -> tuple[int, ...]:
     return (value,) * dims if isinstance(value, int) else tuple(value) * (dims // len(value))
 
 
-def pool(dims: int, *, average: bool) -> Rule:
-    """Average and maximum pooling."""
-
-    def rule(tracer: Tracer, func: Any, args: Any, kwargs: Any) -> tuple[Any, Track]:
-        given = dict(zip(_NAMES[average], args, strict=False)) | kwargs
-        bound, input = tracer.settle(given["input"]), given["input"]
-        if given.get("divisor_override"):
-            raise NoRule("average pooling with a divisor of its own")
-        kernel = as_tuple(given["kernel_size"], dims)
-        stride = as_tuple(given["stride"], dims) if given.get("stride") not in (None, [], ()) else kernel
-        padding, dilation = (
-            as_tuple(given.get(name, least), dims) for name, least in (("padding", 0), ("dilation", 1))
-        )
-        result = func(*args, **kwargs)
-        values = result if isinstance(result, Tensor) else result[0]
-        factor = 1.0
-        for axis in range(dims):
-            size = input.shape[axis - dims]
-            if average:
-                rows = torch.eye(size, dtype=torch.float64).unsqueeze(1)
-                matrix = F.avg_pool1d(
-                    rows, kernel[axis], stride[axis], padding[axis], given.get("ceil_mode", False),
-                    given.get("count_include_pad", True),
-                ).squeeze(1)  # fmt: skip
-                factor *= float(torch.linalg.matrix_norm(matrix, 2))
-            else:
-                steps = (kernel[axis], stride[axis], padding[axis], dilation[axis])
-                factor *= math.sqrt(_overlap(size, values.shape[axis - dims], *steps))
-        return result, Track(bound * factor)
-
-    return rule
-
-
-def root_mean(dims: int) -> Rule:
-    """Pooling by the L2 norm of a window, which changes by no more than its inputs."""
+def average(dims: int) -> Rule:
+    """Average pooling."""
 
     def rule(tracer: Tracer, func: Any, args: Any, kwargs: Any) -> tuple[Tensor, Track]:
-        given = (
-            dict(zip(("input", "norm_type", "kernel_size", "stride", "ceil_mode"), args, strict=False))
-            | kwargs
-        )
-        if float(given["norm_type"]) != 2:
+        given = dict(zip(_AVERAGE, args, strict=False)) | kwargs
+        if given.get("divisor_override"):
+            raise NoRule("average pooling with a divisor of its own")
+        bound, sizes, factor = tracer.settle(given["input"]), given["input"].shape[-dims:], 1.0
+        how = (given.get("ceil_mode", False), given.get("count_include_pad", True))
+        for size, (kernel, stride, padding, _) in zip(sizes, _windows(given, dims), strict=True):
+            rows = torch.eye(size, dtype=torch.float64).unsqueeze(1)
+            matrix = F.avg_pool1d(rows, kernel, stride, padding, *how).squeeze(1)
+            factor *= float(torch.linalg.matrix_norm(matrix, 2))
+        return func(*args, **kwargs), Track(bound * factor)
+
+    return rule
+
+
+def _picked(dims: int, names: tuple[str, ...]) -> Rule:
+    """Pooling by the maximum of a window, or by its L2 norm, which changes by no more than its inputs."""
+
+    def rule(tracer: Tracer, func: Any, args: Any, kwargs: Any) -> tuple[Any, Track]:
+        given = dict(zip(names, args, strict=False)) | kwargs
+        bound, sizes, factor = tracer.settle(given["input"]), given["input"].shape[-dims:], 1.0
+        windows = _windows(given, dims)
+        if float(given.get("norm_type", 2)) != 2:
             raise NoRule(f"pooling by the {given['norm_type']}-norm")
-        bound, input = tracer.settle(given["input"]), given["input"]
-        kernel = as_tuple(given["kernel_size"], dims)
-        stride = as_tuple(given["stride"], dims) if given.get("stride") not in (None, [], ()) else kernel
-        result = func(*args, **kwargs)
-        factor = 1.0
-        if given.get("ceil_mode") and any(
-            (input.shape[axis - dims] - kernel[axis]) % stride[axis] for axis in range(dims)
-        ):
+        ragged = any(
+            (size - kernel) % stride for size, (kernel, stride, *_) in zip(sizes, windows, strict=True)
+        )
+        if "norm_type" in given and given.get("ceil_mode") and ragged:
             raise NoRule("pooling by norms whose last windows are not whole")
-        for axis in range(dims):
-            sizes = (input.shape[axis - dims], result.shape[axis - dims])
-            factor *= math.sqrt(_overlap(*sizes, kernel[axis], stride[axis], 0, 1))
+        result = func(*args, **kwargs)
+        values = result if isinstance(result, Tensor) else result[0]
+        for size, outputs, window in zip(sizes, values.shape[-dims:], windows, strict=True):
+            factor *= math.sqrt(_overlap(size, outputs, *window))
         return result, Track(bound * factor)
 
     return rule
+
+
+def maximum(dims: int) -> Rule:
+    """Maximum pooling."""
+    return _picked(dims, _MAXIMUM)
+
+
+def norm(dims: int) -> Rule:
+    """Pooling by the L2 norm."""
+    return _picked(dims, _NORM)
+
+
+def _windows(given: dict[str, Any], dims: int) -> list[tuple[int, int, int, int]]:
+    """Kernel, stride, padding and dilation along every axis."""
+    kernel = as_tuple(given["kernel_size"], dims)
+    stride = as_tuple(given["stride"], dims) if given.get("stride") not in (None, [], ()) else kernel
+    padding, dilation = as_tuple(given.get("padding", 0), dims), as_tuple(given.get("dilation", 1), dims)
+    return list(zip(kernel, stride, padding, dilation, strict=True))
 
 
 def _overlap(size: int, outputs: int, kernel: int, stride: int, padding: int, dilation: int) -> int:

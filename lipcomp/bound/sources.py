@@ -14,9 +14,10 @@ from jaxtyping import Float, Int64
 from torch import Generator, Tensor
 
 from lipcomp.bound.all_pairs import all_pairs
-from lipcomp.bound.lower import LowerBounds, bounds_from_chords
+from lipcomp.bound.lower import bounds_from_chords
 from lipcomp.bound.neighbours import nearest_neighbours
-from lipcomp.bound.pairs import indexed_pairs, measure_pairs, paired, random_pairs, view_pairs, with_images
+from lipcomp.bound.pairs import indexed_pairs, measure_pairs, paired, random_pairs, view_pairs
+from lipcomp.bound.results import LowerBounds
 from lipcomp.bound.sandwich import measure_sandwich
 from lipcomp.bound.search import SearchResult, search_ball
 from lipcomp.jacobian.batching import LARGEST, fitting_batch_size, forward_batch_size
@@ -169,8 +170,8 @@ def _search(subject: Subject, how: dict[str, Any], advance: Advance) -> Measured
         chord, distance = _chords(found)
         chords.append(chord)
         distances.append(distance)
-        sigmas.append(found.sigma.double().cpu())
-        at_images.append(found.sigma_at_image.double().cpu())
+        sigmas.append(found.sigma.cpu().double())
+        at_images.append(found.sigma_at_image.cpu().double())
         ratio = (chord / distance).nan_to_num(-math.inf)
         i = int(ratio.argmax())
         if float(ratio[i]) > best[0]:
@@ -178,7 +179,7 @@ def _search(subject: Subject, how: dict[str, Any], advance: Advance) -> Measured
     dim = subject.embeddings.shape[1]
     bounds = bounds_from_chords(torch.cat(chords), torch.cat(distances), dim, subject.concentration)
     ranked = {"published", "supremum", "direction"}  # by the ratio, as ``best`` is
-    bounds = with_images(bounds, lambda name, _: best[1] if name in ranked else None)
+    bounds = bounds.with_images(lambda name, _: best[1] if name in ranked else None)
     numbers: list[tuple[str, float | None, str]] = []
     for name, sigma in (("sigma_in_ball", torch.cat(sigmas)), ("sigma_at_image", torch.cat(at_images))):
         known = sigma[~sigma.isnan()]

@@ -10,7 +10,7 @@ from jaxtyping import Float, Int64
 from torch import Tensor
 from torchvision.utils import save_image
 
-from lipcomp.bound.lower import LABELS, LowerBounds
+from lipcomp.bound.results import LABELS, LowerBounds
 
 
 @dataclass(frozen=True)

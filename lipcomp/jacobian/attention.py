@@ -120,13 +120,9 @@ def multi_head_attention(*args: Any, **kwargs: Any) -> Any:
     )
     if not usual:
         return F.multi_head_attention_forward(*args, **kwargs)
-    tokens, heads = (
-        query.transpose(0, 1),
-        call["num_heads"],
-    )  # (batch, tokens, channels): mostly as it was made
-    packed = (
-        F.linear(tokens, weight, call["in_proj_bias"]).unflatten(2, (3, heads, -1)).permute(2, 0, 3, 1, 4)
-    )
+    tokens = query.transpose(0, 1)  # (batch, tokens, channels): mostly as it was made
+    packed = F.linear(tokens, weight, call["in_proj_bias"]).unflatten(2, (3, call["num_heads"], -1))
+    packed = packed.permute(2, 0, 3, 1, 4)
     mixed = _Attention.apply(packed, packed.shape[-1] ** -0.5).transpose(1, 2).flatten(2)
     return F.linear(mixed, call["out_proj_weight"], call["out_proj_bias"]).transpose(0, 1), None
 

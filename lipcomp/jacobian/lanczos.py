@@ -221,7 +221,7 @@ class Lanczos:
             return
         at, found, top = self.active[which], self.found, values[which, : self.k]
         assert self.scale is not None
-        found.values[at] = (top.sqrt() * self.scale[which].double().to(top)).to(found.values)
+        found.values[at] = (top.sqrt() * self.scale[which].cpu().double()).to(found.values)
         relative = residual[which, : self.k] / top.clamp(min=torch.finfo(top.dtype).tiny)
         found.residual[at] = relative.amax(1).clamp(max=1).to(found.residual)
         found.miss[at] = missed[which].to(found.miss)

@@ -65,7 +65,7 @@ class SharedStart:
         if float(steps.double().mean()) < SLOW:
             return None
         found = torch.cat([part.left[:, 0] for part in pilots if part.left is not None])
-        found = found[converged.to(found.device)].double().cpu()
+        found = found[converged.to(found.device)].cpu().double()
         if found.shape[1] < DIMENSIONS:
             return None
         total = found.mT @ found
