@@ -1,4 +1,4 @@
-"""Every source of pairs by its name, on one map and one set of images: what the command and the studies measure.
+"""Every source of pairs by its name, on one map and one set of images: what the command measures.
 
 :data:`MEASURES` maps a name to a function of a :class:`Subject`, the source's own settings, and a progress callback.
 """
