@@ -1,0 +1,472 @@
+"""Identity by content: a hash of everything that can change a number, and of nothing else.
+
+A record, a cached feature and a resumed stage are keyed by what was measured: the images (their bytes, labels and
+preprocessing), the encoder (its weights, buffers and attributes), the probe, the condition and the estimator's
+settings. Two things that give the same number have the same identity wherever they lie and whatever they are called.
+
+=====================  ============================================================================================
+:func:`digest`         of any values: settings, arrays, tensors, functions, dataclasses, modules, nested as you like
+:func:`hash_module`    of a network: classes, attributes, weights, all buffers, forward hooks
+:func:`hash_files`     of files by their bytes; unchanged files are not read twice
+=====================  ============================================================================================
+
+The size of a file, its time and the ``repr`` of a module are no identity: networks of equal ``repr`` differ in
+attributes that it does not show, and files of equal size differ in content.
+
+>>> from lipcomp.identity import digest
+>>> digest({"radius": 0.5, "norm": "l2"}) == digest({"norm": "l2", "radius": 0.5})
+True
+"""
+
+import ast
+import contextlib
+import enum
+import functools
+import hashlib
+import inspect
+import os
+import sqlite3
+import sys
+import sysconfig
+import textwrap
+import time
+import types
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence, Set
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import fields, is_dataclass
+from pathlib import Path, PurePath
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+LENGTH = 32  # hex digits of an identity: 128 bits
+
+# Attributes of a module that do not change what it computes in evaluation mode, or that are hashed on their own.
+_SKIPPED = {
+    "training",
+    "_parameters",
+    "_buffers",
+    "_modules",
+    "_non_persistent_buffers_set",
+    "_is_full_backward_hook",
+}
+_HOOKS = {"_forward_hooks", "_forward_pre_hooks"}
+_RACY = 2_000_000_000  # ns: a file changed this recently may change again without a new time
+
+
+def digest(*parts: Any) -> str:
+    """A hash of values, 32 hex digits; equal for equal values, in every process and on every machine.
+
+    Lists and tuples of equal members are equal, and so are mappings in any order; the device of a tensor does not
+    count. A dataclass or another object may say what identifies it by a method ``__identity__()``.
+
+    Parameters
+    ----------
+    parts
+        None, booleans, numbers, strings, bytes, paths (as text), sequences, mappings, sets, enums, dtypes, tensors,
+        arrays, dataclasses, functions (their code, defaults and closure), partials, classes, modules.
+
+    Raises
+    ------
+    TypeError
+        If a value has no content that could be hashed; the message names its type.
+    """
+    sha = hashlib.sha256()
+    _feed(sha, parts, frozenset())
+    return sha.hexdigest()[:LENGTH]
+
+
+def hash_module(module: nn.Module) -> str:
+    """A hash of what a network computes in evaluation mode, 32 hex digits.
+
+    Covers, module by module, its class (with the code, for classes outside installed packages), every attribute,
+    parameter and buffer (also those that are not saved), and forward hooks. The training flag, ``requires_grad``, the
+    device and batch norm's counter of batches do not change the function and do not count.
+
+    Raises
+    ------
+    ValueError
+        If a weight has no values (a meta or an uninitialised tensor).
+    """
+    return digest(module)
+
+
+def _feed(sha: Any, value: Any, seen: frozenset[int]) -> None:
+    """Feed one value: a tag of its kind, then content whose end is known, so that no two values run together."""
+
+    def tell(tag: str, *members: Any) -> None:
+        sha.update(f"{tag}{len(members)}:".encode())
+        for member in members:
+            _feed(sha, member, seen)
+
+    def write(tag: str, content: bytes) -> None:
+        sha.update(f"{tag}{len(content)}:".encode())
+        sha.update(content)
+
+    if value is None or isinstance(value, bool):
+        write("c", repr(value).encode())
+        return
+    if isinstance(value, enum.Enum):
+        tell("e", _name(type(value)), value.name)
+        return
+    if isinstance(value, np.generic) and not isinstance(value, np.void):
+        value = value.item()
+    if isinstance(value, int):
+        write("i", repr(int(value)).encode())
+    elif isinstance(value, float | complex):
+        write("f", repr(complex(value) if isinstance(value, complex) else float(value)).encode())
+    elif isinstance(value, str | PurePath):
+        write("s", str(value).encode("utf-8", "surrogatepass"))
+    elif isinstance(value, bytes | bytearray | memoryview):
+        write("b", bytes(value))
+    elif isinstance(value, Tensor):
+        _feed_tensor(sha, value)
+    elif isinstance(value, np.ndarray):
+        if value.dtype.hasobject:
+            tell("o", value.shape, value.tolist())
+        else:
+            sha.update(f"a{value.dtype.str}{value.shape}:".encode())
+            sha.update(np.ascontiguousarray(value).data if value.size else b"")
+    elif isinstance(value, torch.dtype | torch.layout | torch.memory_format | np.dtype):
+        write("t", str(value).encode())
+    elif isinstance(value, torch.Generator):
+        _feed(sha, value.get_state(), seen)
+    elif isinstance(value, torch.device):
+        write("d", value.type.encode())
+    elif isinstance(value, range | slice | types.EllipsisType):
+        write("r", repr(value).encode())
+    elif id(value) in seen:
+        write("x", b"again")  # a cycle: its content is being hashed already
+    else:
+        _feed_compound(sha, value, seen | {id(value)}, tell)
+
+
+def _feed_compound(sha: Any, value: Any, seen: frozenset[int], tell: Callable[..., None]) -> None:
+    def inner(*parts: Any) -> bytes:
+        own = hashlib.sha256()
+        for part in parts:
+            _feed(own, part, seen)
+        return own.digest()
+
+    own_words = getattr(value, "__identity__", None)
+    if callable(own_words) and not isinstance(value, type):
+        tell("O", _name(type(value)), inner(own_words()))
+    elif isinstance(value, list | tuple):
+        tell("l", *(inner(member) for member in value))
+    elif isinstance(value, Mapping):
+        tell("m", *sorted(inner(key, member) for key, member in value.items()))
+    elif isinstance(value, Set):
+        tell("S", *sorted(inner(member) for member in value))
+    elif isinstance(value, nn.Module):
+        _feed_module(sha, value, seen)
+    elif isinstance(value, type):
+        tell("C", _name(value), _class_code(value))  # type: ignore[arg-type]
+    elif isinstance(value, functools.partial):
+        tell("p", inner(value.func), inner(value.args), inner(value.keywords))
+    elif isinstance(value, types.MethodType):
+        tell("M", inner(value.__func__), inner(value.__self__))
+    elif isinstance(value, types.FunctionType):
+        _feed_function(value, seen, tell)
+    elif isinstance(
+        value, types.BuiltinFunctionType | types.MethodDescriptorType | types.WrapperDescriptorType | np.ufunc
+    ):
+        tell("B", str(getattr(value, "__module__", "")), getattr(value, "__qualname__", value.__name__))
+    elif is_dataclass(value):
+        tell(
+            "D",
+            _name(type(value)),
+            *(x for f in fields(value) for x in (f.name, inner(getattr(value, f.name)))),
+        )
+    elif hasattr(value, "__dict__") or hasattr(type(value), "__slots__"):
+        tell("J", _name(type(value)), _class_code(type(value)), inner(_attributes(value)))
+    else:
+        raise TypeError(
+            f"a {_name(type(value))} has no identity: it holds nothing that can be hashed; give it a method "
+            f"__identity__() that returns what tells it from others"
+        )
+
+
+def _attributes(value: Any) -> dict[str, Any]:
+    found = dict(getattr(value, "__dict__", {}))
+    for base in type(value).__mro__:
+        slots = base.__dict__.get("__slots__", ())
+        for name in (slots,) if isinstance(slots, str) else slots:
+            if name not in ("__dict__", "__weakref__") and hasattr(value, name):
+                found[name] = getattr(value, name)
+    if (
+        not found
+        and type(value).__reduce_ex__ is object.__reduce_ex__
+        and type(value).__module__ == "builtins"
+    ):
+        raise TypeError(f"a {_name(type(value))} has no identity: it has no attribute that can be hashed")
+    return found
+
+
+def _feed_tensor(sha: Any, tensor: Tensor) -> None:
+    if tensor.is_meta or nn.parameter.is_lazy(tensor):
+        raise ValueError(
+            "a weight has no values yet (a meta or uninitialised tensor); load the weights first"
+        )
+    plain = tensor.detach()
+    if plain.layout is not torch.strided:
+        plain = plain.to_dense()
+    if plain.is_quantized:
+        sha.update(f"q{plain.qscheme()}:".encode())
+        plain = plain.dequantize()
+    plain = plain.cpu().resolve_conj().resolve_neg().contiguous()
+    if plain.is_complex():
+        plain = torch.view_as_real(plain)
+    sha.update(f"T{tensor.dtype}{tuple(tensor.shape)}:".encode())
+    if plain.numel():
+        sha.update(plain.reshape(-1).view(torch.uint8).numpy().data)
+
+
+def _feed_module(sha: Any, module: nn.Module, seen: frozenset[int]) -> None:
+    def put(kind: str, name: str, value: Any) -> None:
+        sha.update(f"{kind}{len(name)}:{name}".encode())
+        _feed(sha, value, seen)
+
+    put("C", "class", type(module))
+    for name in sorted(vars(module)):
+        value = vars(module)[name]
+        if name in _SKIPPED or (name.startswith("_") and name.endswith("_hooks") and name not in _HOOKS):
+            continue
+        if name in _HOOKS or name.endswith("_hooks_with_kwargs") or name.endswith("_hooks_always_called"):
+            if value:
+                put("h", name, list(value.values()))
+        elif _is_content(value):
+            put("a", name, value)
+    for name, value in sorted(module._parameters.items()):
+        put("w", name, value)
+    for name, value in sorted(module._buffers.items()):
+        if name != "num_batches_tracked":
+            put("w", name, value)
+    for name, child in module._modules.items():  # the order of a Sequential is its function
+        put("m", name, child)
+
+
+def _is_content(value: Any) -> bool:
+    """Whether an attribute can be hashed; a lock, a logger or an open file says nothing of the function."""
+    try:
+        digest(value)
+    except (TypeError, RecursionError):
+        return False
+    return True
+
+
+def _feed_function(function: types.FunctionType, seen: frozenset[int], tell: Callable[..., None]) -> None:
+    if _is_installed(function.__module__):
+        cells = [_cell(cell) for cell in function.__closure__ or ()]
+        tell("F", function.__module__, function.__qualname__, cells)
+        return
+    cells = [_cell(cell) for cell in function.__closure__ or ()]
+    used = {
+        name: function.__globals__[name]
+        for name in _global_names(function.__code__)
+        if name in function.__globals__
+    }
+    mine = {k: v for k, v in used.items() if _counts(v, function.__module__)}
+    tell(
+        "f",
+        _code(function),
+        list(function.__defaults__ or ()),
+        dict(function.__kwdefaults__ or {}),
+        cells,
+        mine,
+    )
+
+
+def _counts(value: Any, module: str) -> bool:
+    """Whether a global that a function uses is content: a constant, or a function or class beside it."""
+    if isinstance(value, types.FunctionType | type):
+        return value.__module__ == module
+    return value is None or isinstance(
+        value, bool | int | float | str | bytes | list | tuple | dict | Tensor | np.ndarray
+    )
+
+
+def _cell(cell: Any) -> Any:
+    try:
+        return cell.cell_contents
+    except ValueError:  # not filled yet
+        return None
+
+
+def _global_names(code: types.CodeType) -> set[str]:
+    inner = (c for c in code.co_consts if isinstance(c, types.CodeType))
+    return set(code.co_names).union(*(_global_names(c) for c in inner))
+
+
+def _name(cls: type) -> str:
+    return f"{cls.__module__}.{cls.__qualname__}"
+
+
+@functools.cache
+def _installed_folders() -> tuple[str, ...]:
+    names = ("stdlib", "platstdlib", "purelib", "platlib")
+    return tuple({str(Path(sysconfig.get_path(name)).resolve()) for name in names})
+
+
+@functools.cache
+def _is_installed(module: str | None) -> bool:
+    """Whether a module belongs to an installed package (whose versions records tell) or to lipcomp itself."""
+    if module is None or module.split(".")[0] in ("lipcomp", "builtins"):
+        return True
+    file = getattr(sys.modules.get(module), "__file__", None)
+    if file is None:
+        return module != "__main__" and module in sys.builtin_module_names
+    return str(Path(file).resolve()).startswith(_installed_folders())
+
+
+@functools.cache
+def _class_code(cls: type) -> str:
+    """The code of a class and of its bases, as far as they are not installed."""
+    return "".join(_code(base) for base in cls.__mro__ if not _is_installed(base.__module__))
+
+
+def _code(thing: Any) -> str:
+    """Source without comments, layout and docstrings; bytecode where there is no source."""
+    try:
+        tree = ast.parse(textwrap.dedent(inspect.getsource(thing)))
+    except (OSError, TypeError, SyntaxError):
+        tree = None
+    if tree is not None and not isinstance(thing, types.FunctionType | type):
+        tree = None
+    if tree is not None and getattr(thing, "__name__", "") != "<lambda>":
+        for node in ast.walk(tree):
+            body = getattr(node, "body", None)
+            if isinstance(body, list) and body and isinstance(body[0], ast.Expr):
+                first = body[0].value
+                if isinstance(first, ast.Constant) and isinstance(first.value, str):
+                    del body[0]
+        return ast.dump(tree)
+    if isinstance(thing, type):
+        members = {k: v for k, v in vars(thing).items() if isinstance(v, types.FunctionType)}
+        return "".join(f"{name}={_bytecode(member.__code__)}" for name, member in sorted(members.items()))
+    return _bytecode(thing.__code__)
+
+
+def _bytecode(code: types.CodeType) -> str:
+    constants = [_bytecode(c) if isinstance(c, types.CodeType) else repr(c) for c in code.co_consts]
+    return f"{code.co_code.hex()}{constants}{code.co_names}{code.co_varnames}"
+
+
+# --- files -----------------------------------------------------------------------------------------------------
+
+
+def hash_files(
+    paths: Sequence[Path | str], advance: Callable[[int], object] | None = None, *, cache: Path | None = None
+) -> list[str]:
+    """SHA-256 of each file's bytes, in order, as 64 hex digits.
+
+    What an earlier call read is remembered by path, size, inode and times (of content and of change), so that only
+    changed files are read again. The memory is a cache of the content's hash and never stands for it: a file that was
+    changed within the last two seconds is not remembered, and a damaged or unwritable cache costs time only.
+
+    Parameters
+    ----------
+    paths
+        The files.
+    advance
+        Progress callback, called with the number of files done.
+    cache
+        The file of the cache; by default ``file-hashes.sqlite`` in :func:`cache_folder`.
+
+    Raises
+    ------
+    FileNotFoundError, OSError
+        If a file is missing or cannot be read.
+    """
+    told = advance or (lambda n: None)
+    keys = [os.path.abspath(path) for path in paths]  # noqa: PTH100 (no link is followed: the name is the key)
+    with _file_cache(cache) as memory, ThreadPoolExecutor(8) as pool:
+        marks = list(pool.map(_mark, keys))
+        known = memory.find(keys)
+        found = [known.get(key, (None, None)) for key in keys]
+        result = [sha if mark == seen else None for mark, (seen, sha) in zip(marks, found, strict=True)]
+        told(sum(sha is not None for sha in result))
+        missing = [i for i, sha in enumerate(result) if sha is None]
+        for start in range(
+            0, len(missing), 512
+        ):  # remembered as it goes: an interrupted call is not begun again
+            part = missing[start : start + 512]
+            fresh = []
+            for i, sha in zip(part, pool.map(_hash_file, [keys[i] for i in part]), strict=True):
+                result[i] = sha
+                told(1)
+                if time.time_ns() - max(marks[i][2], marks[i][3]) > _RACY and _mark(keys[i]) == marks[i]:
+                    fresh.append((keys[i], repr(marks[i]), sha))
+            memory.add(fresh)
+    return [str(sha) for sha in result]
+
+
+def cache_folder() -> Path:
+    """Where lipcomp keeps what it can compute again: $LIPCOMP_CACHE, or a folder ``lipcomp`` in the user's cache."""
+    own = os.environ.get("LIPCOMP_CACHE")
+    if own:
+        return Path(own)
+    base = os.environ.get("LOCALAPPDATA" if os.name == "nt" else "XDG_CACHE_HOME")
+    return Path(base or Path("~/.cache").expanduser()) / "lipcomp"
+
+
+def _mark(path: str) -> tuple[int, int, int, int]:
+    try:
+        stat = os.stat(path)  # noqa: PTH116
+    except FileNotFoundError as error:
+        raise FileNotFoundError(
+            f"file {path!r} does not exist (any more); is the folder being changed?"
+        ) from error
+    return stat.st_size, stat.st_ino, stat.st_mtime_ns, stat.st_ctime_ns
+
+
+def _hash_file(path: str) -> str:
+    with open(path, "rb") as file:  # noqa: PTH123
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+class _Memory:
+    """The cache of file hashes; without a connection it remembers nothing."""
+
+    def __init__(self, connection: sqlite3.Connection | None) -> None:
+        self.connection = connection
+
+    def find(self, keys: Iterable[str]) -> dict[str, tuple[Any, str]]:
+        if self.connection is None:
+            return {}
+        found: dict[str, tuple[Any, str]] = {}
+        keys = list(keys)
+        with contextlib.suppress(sqlite3.Error, ValueError):
+            for start in range(0, len(keys), 500):
+                part = keys[start : start + 500]
+                marks = ",".join("?" * len(part))
+                rows = self.connection.execute(
+                    f"select path, mark, sha from files where path in ({marks})", part
+                )
+                found |= {path: (ast.literal_eval(mark), sha) for path, mark, sha in rows}
+        return found
+
+    def add(self, rows: list[tuple[str, str, str]]) -> None:
+        if self.connection is None or not rows:
+            return
+        with contextlib.suppress(sqlite3.Error):
+            self.connection.executemany("insert or replace into files values (?, ?, ?)", rows)
+            self.connection.commit()
+
+
+@contextlib.contextmanager
+def _file_cache(path: Path | None) -> Iterator[_Memory]:
+    place = path or cache_folder() / "file-hashes.sqlite"
+    connection = None
+    try:
+        place.parent.mkdir(parents=True, exist_ok=True)
+        connection = sqlite3.connect(place, timeout=5, check_same_thread=False)
+        connection.execute("create table if not exists files (path text primary key, mark text, sha text)")
+    except (OSError, sqlite3.Error):
+        connection = None
+    try:
+        yield _Memory(connection)
+    finally:
+        if connection is not None:
+            connection.close()
