@@ -1,0 +1,184 @@
+"""Preprocessing equals the pipelines of timm and torchvision, whatever the picture's size and aspect ratio."""
+
+import math
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from lipcomp.data.preprocessing import Preprocessing
+
+# Twenty of timm's, with every interpolation, crop mode and crop percentage that its configurations hold.
+TIMM = [
+    "resnet50.a1_in1k",
+    "resnet50.tv_in1k",
+    "resnet18.fb_swsl_ig1b_ft_in1k",
+    "vit_base_patch16_224.augreg_in21k_ft_in1k",
+    "vit_base_patch16_clip_224.openai",
+    "vit_small_patch14_dinov2.lvd142m",
+    "vit_base_patch16_siglip_224.webli",
+    "convnext_tiny.fb_in1k",
+    "convnext_tiny.in12k_ft_in1k_384",
+    "efficientnet_b0.ra_in1k",
+    "tf_efficientnet_b3.ns_jft_in1k",
+    "tf_efficientnetv2_s.in21k_ft_in1k",
+    "swin_tiny_patch4_window7_224.ms_in1k",
+    "deit3_small_patch16_224.fb_in1k",
+    "mobilenetv3_large_100.ra_in1k",
+    "regnety_016.tv2_in1k",
+    "inception_v3.tf_in1k",
+    "mixer_b16_224.goog_in21k_ft_in1k",
+    "nfnet_l0.ra2_in1k",
+    "resnetv2_50x1_bit.goog_in21k_ft_in1k",
+]
+TORCHVISION = [
+    "resnet50:IMAGENET1K_V1",
+    "resnet50:IMAGENET1K_V2",
+    "efficientnet_b0:IMAGENET1K_V1",
+    "efficientnet_b3:IMAGENET1K_V1",
+    "efficientnet_v2_s:IMAGENET1K_V1",
+    "vit_b_16:IMAGENET1K_SWAG_E2E_V1",
+    "swin_t:IMAGENET1K_V1",
+    "swin_v2_t:IMAGENET1K_V1",
+    "convnext_tiny:IMAGENET1K_V1",
+    "inception_v3:IMAGENET1K_V1",
+    "maxvit_t:IMAGENET1K_V1",
+]
+SIZES = [(500, 375), (375, 501), (90, 61), (224, 224)]
+
+
+def pictures(mode="RGB"):
+    """Smooth photographs with noise, of several sizes (width, height)."""
+    rng = np.random.default_rng(0)
+    for width, height in SIZES:
+        small = Image.fromarray(rng.integers(0, 256, (5, 7, 3), dtype=np.uint8)).resize((width, height), 3)
+        noisy = np.asarray(small, float) + rng.normal(0, 12, (height, width, 3))
+        yield Image.fromarray(noisy.clip(0, 255).astype(np.uint8)).convert(mode)
+
+
+def of_timm(config):
+    """The description of what timm's configuration says (timm.data.transforms_factory, in lipcomp's words)."""
+    height, width = config.input_size[1:]
+    pct, mode = config.crop_pct, config.crop_mode
+    scaled = math.floor(height / pct), math.floor(width / pct)
+    border = tuple(round(255 * m) for m in config.mean) if mode == "border" else None
+    return Preprocessing(
+        scaled[0] if mode == "center" else scaled,
+        (height, width),
+        config.interpolation,
+        squash=mode == "squash",
+        border=border,
+    )
+
+
+@pytest.mark.parametrize("name", TIMM)
+def test_timms_own_evaluation(name):
+    timm = pytest.importorskip("timm")
+    from timm.data import create_transform
+
+    config = timm.get_pretrained_cfg(name)
+    for crop_mode in {config.crop_mode, "border"} if name == TIMM[0] else {config.crop_mode}:
+        config.crop_mode = crop_mode
+        theirs = create_transform(
+            config.input_size,
+            interpolation=config.interpolation,
+            mean=(0.0,) * 3 if crop_mode != "border" else config.mean,
+            std=(1.0,) * 3,
+            crop_pct=config.crop_pct,
+            crop_mode=crop_mode,
+        )
+        shift = torch.tensor(config.mean if crop_mode == "border" else (0.0,) * 3).view(3, 1, 1)
+        for picture in pictures():
+            assert (of_timm(config)(picture) - theirs(picture) - shift).abs().max() <= 1e-6, crop_mode
+
+
+@pytest.mark.parametrize("name", TORCHVISION)
+def test_torchvisions_own_evaluation(name):
+    import torchvision.models as models
+
+    arch, weights = name.split(":")
+    theirs = models.get_model_weights(arch)[weights].transforms()
+    theirs.mean, theirs.std = [0.0] * 3, [1.0] * 3
+    ours = Preprocessing(
+        theirs.resize_size[0], (theirs.crop_size[0],) * 2, theirs.interpolation.value, theirs.antialias
+    )
+    for picture in pictures():
+        assert (ours(picture) - theirs(picture)).abs().max() <= 1e-6
+
+
+def test_a_rectangle_is_covered_as_timm_covers_it():
+    from timm.data import create_transform
+
+    theirs = create_transform((3, 160, 96), mean=(0.0,) * 3, std=(1.0,) * 3, crop_pct=0.9)
+    ours = Preprocessing((177, 106), (160, 96))
+    for picture in pictures():
+        assert (ours(picture) - theirs(picture)).abs().max() <= 1e-6
+
+
+@pytest.mark.parametrize("mode", ["nearest", "bilinear", "bicubic"])
+def test_without_antialias_it_is_torchs_interpolation_of_tensors(mode):
+    from torchvision.transforms.v2 import functional as V
+
+    for picture in pictures():
+        pixels = V.resize(V.pil_to_tensor(picture), [64], V.InterpolationMode(mode), antialias=False)
+        expected = V.center_crop(pixels, [64, 64]).float() / 255
+        assert torch.equal(Preprocessing(64, (64, 64), mode, antialias=False)(picture), expected)
+
+
+@pytest.mark.parametrize("antialias", [True, False])
+@pytest.mark.parametrize("interpolation", ["nearest", "bilinear", "bicubic"])
+def test_deep_greys_go_the_way_of_bytes(interpolation, antialias):
+    ours = Preprocessing(64, (80, 60), interpolation, antialias)
+    for picture in pictures("L"):
+        deep = Image.fromarray(np.asarray(picture, np.float32) / 255)
+        assert (
+            ours(deep) - ours(picture)
+        ).abs().max() <= 2 / 255  # bytes are rounded after rows and after columns
+
+
+def test_a_border_of_a_grey_picture_has_the_mean_of_the_colour():
+    ours = Preprocessing((8, 8), (8, 8), border=(30, 60, 90))
+    for picture in (Image.new("L", (8, 4), 200), Image.fromarray(np.full((4, 8), 200 / 255, np.float32))):
+        pixels = ours(picture)[0] * 255
+        torch.testing.assert_close(pixels[:2], torch.full((2, 8), 60.0))
+        torch.testing.assert_close(pixels[2:6], torch.full((4, 8), 200.0))
+
+
+def test_the_default_takes_the_centre_and_refuses_to_enlarge_unless_told():
+    assert Preprocessing.default(224, 224).resize == 256
+    assert Preprocessing.default(32, 32).resize == 32
+    fitting = Image.fromarray(np.random.default_rng(0).integers(0, 256, (96, 96, 3), dtype=np.uint8))
+    expected = torch.from_numpy(np.array(fitting)).permute(2, 0, 1) / 255
+    assert torch.equal(Preprocessing.default(96, 96)(fitting), expected)
+    with pytest.raises(ValueError, match=r"96 x 96, smaller than the 128 x 128.*enlarge=True"):
+        Preprocessing.default(128, 128)(fitting)
+    assert Preprocessing.default(128, 128, enlarge=True)(fitting).shape == (3, 128, 128)
+
+
+def test_what_a_user_asks_for_overrides_the_recipe_and_is_printed():
+    recipe = Preprocessing.default(224, 224)
+    assert str(recipe) == (
+        "shorter side to 256 (bilinear, antialias), centre crop 224 x 224, pictures of that size untouched, "
+        "smaller ones refused"
+    )
+    squashed = recipe.overridden(resize=(224, 224), interpolation="bicubic")
+    assert str(squashed) == "squashed to 224 x 224 (bicubic, antialias), centre crop 224 x 224"
+    assert squashed(Image.new("RGB", (10, 500))).shape == (3, 224, 224)
+    assert recipe.overridden(crop=(192, 192)).size == (192, 192)
+    assert Preprocessing(**squashed.record()) == squashed
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"interpolation": "cubic"}, "interpolation must be one of"),
+        ({"interpolation": "lanczos", "antialias": False}, "has no form without antialias"),
+        ({"resize": 0}, "positive sizes"),
+        ({"crop": (224, 0)}, "positive sizes"),
+        ({"resize": 224, "squash": True}, r"need resize=\(height, width\)"),
+    ],
+)
+def test_impossible_recipes_are_refused(options, message):
+    with pytest.raises(ValueError, match=message):
+        Preprocessing(**options)
