@@ -17,9 +17,10 @@ ALLOWED: dict[str, set[str]] = {
     "jacobian": set(),
     "bound": {"distributions", "jacobian"},
     "robustness": {"data", "identity"},
-    "records": set(),
     "identity": set(),
-    "processes": set(),
+    "records": {"claims", "identity"},
+    "claims": set(),
+    "jobs": set(),
     "statistics": {"records"},
     "commands": {"checkpoints", "data", "encoders", "records"},
 }

@@ -7,7 +7,6 @@ interrupted one goes on after its last state. ``study.json`` in the folder says 
 """
 
 import json
-import os
 import sys
 import time
 from collections.abc import Sequence
@@ -17,7 +16,7 @@ from typing import Any
 
 from lipcomp.checkpoints.native import atomic_file
 from lipcomp.commands import Parser, run
-from lipcomp.processes import run_jobs
+from lipcomp.jobs import available_cores, raise_failures, run_jobs
 from train.pretrain import pretrain
 from train.recipe import Recipe, with_beta
 from train.recipes import (
@@ -78,11 +77,9 @@ def full() -> Preset:
 PRESETS = {preset.__name__: preset for preset in (quick, default, full)}
 
 
-def train_one(recipe: Recipe, seed: int, out: Path) -> tuple[str, float]:
-    """Train one run in a worker process; returns its folder's name and the seconds it took."""
-    started = time.monotonic()
+def train_one(recipe: Recipe, seed: int, out: Path) -> None:
+    """Train one run in a worker process."""
     pretrain(recipe, seed, out, report=lambda line: None)
-    return out.name, time.monotonic() - started
 
 
 def claim(out: Path, preset_name: str, preset: Preset) -> None:
@@ -124,11 +121,17 @@ def sweep(preset_name: str, out: Path, workers: int) -> None:
     started = time.monotonic()
     cost = [_cost(recipe) for recipe, _, _ in todo]
     done = 0.0
-    for count, (number, (name, seconds)) in enumerate(run_jobs(train_one, todo, workers), 1):
-        done += cost[number]
+    failures = {}
+    for count, outcome in enumerate(run_jobs(train_one, todo, workers=workers), 1):
+        done += cost[outcome.number]
         left = (time.monotonic() - started) / done * (sum(cost) - done)
-        print(f"  {count:3d}/{len(todo)}  {name:32s} {seconds:5.0f} s   {left:4.0f} s left", flush=True)
+        name = todo[outcome.number][2].name
+        end = f"{outcome.seconds:5.0f} s" if outcome.error is None else " failed"
+        print(f"  {count:3d}/{len(todo)}  {name:32s} {end}   {left:4.0f} s left", flush=True)
+        if outcome.error is not None:
+            failures[name] = outcome.error
     note_stage(out, "train", time.monotonic() - started)
+    raise_failures(failures, len(todo))
 
 
 def _cost(recipe: Recipe) -> float:
@@ -150,7 +153,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     )
     parser.add_argument("--out", type=Path, help="folder of the study (default studies/PRESET)")
     parser.add_argument(
-        "--workers", type=int, default=os.cpu_count() or 1, help="processes (default: one a core)"
+        "--workers", type=int, default=available_cores(), help="processes (default: one per core)"
     )
     options = parser.parse_args(arguments)
     if options.workers < 1:

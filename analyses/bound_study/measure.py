@@ -16,7 +16,6 @@ sandwich    image by image on a ball: best chord <= searched sigma_max <= certif
 """
 
 import math
-import os
 import sys
 import time
 from collections.abc import Callable, Sequence
@@ -44,7 +43,7 @@ from lipcomp.checkpoints import Checkpoint, load_encoder
 from lipcomp.commands import Parser, run
 from lipcomp.data import ImageSet, load_set
 from lipcomp.jacobian import spectral_norm
-from lipcomp.processes import run_jobs
+from lipcomp.jobs import available_cores, raise_failures, run_jobs
 from lipcomp.records import Record, append_records, provenance
 
 RECORDS = "bounds.jsonl"
@@ -184,7 +183,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--data", default="mnist5k", help="images to measure on (default mnist5k)")
     parser.add_argument("--data-root", type=Path, help="the folder of a set that lies on disk")
     parser.add_argument(
-        "--workers", type=int, default=os.cpu_count() or 1, help="processes (default: one a core)"
+        "--workers", type=int, default=available_cores(), help="processes (default: one per core)"
     )
     options = parser.parse_args(arguments)
     if options.workers < 1:
@@ -193,9 +192,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
     load_set(options.data, "test", root=options.data_root)
     jobs = [(one.name, one.checkpoint, options.study, options.data, options.data_root) for one in runs]
     started = time.monotonic()
-    for count, (_, (name, seconds)) in enumerate(run_jobs(measure_checkpoint, jobs, options.workers), 1):
+    failures = {}
+    for count, outcome in enumerate(run_jobs(measure_checkpoint, jobs, workers=options.workers), 1):
         left = (time.monotonic() - started) / count * (len(runs) - count)
-        print(f"  {count:3d}/{len(runs)}  {name:32s} {seconds:5.0f} s   {left:4.0f} s left", flush=True)
+        name = runs[outcome.number].name
+        end = f"{outcome.seconds:5.0f} s" if outcome.error is None else " failed"
+        print(f"  {count:3d}/{len(runs)}  {name:32s} {end}   {left:4.0f} s left", flush=True)
+        if outcome.error is not None:
+            failures[name] = outcome.error
+    raise_failures(failures, len(runs))
     return 0
 
 

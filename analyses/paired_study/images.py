@@ -17,7 +17,7 @@ from torch import Tensor
 from lipcomp.checkpoints.native import atomic_file
 from lipcomp.commands import progress
 from lipcomp.data import ImageSet, load_set
-from lipcomp.processes import run_jobs
+from lipcomp.jobs import run_jobs
 from lipcomp.robustness.corruptions import SEVERITIES, corrupt, corruption_names
 
 CACHE_BYTES = 2**30  # of corrupted images at most, unless their number is given
@@ -90,8 +90,8 @@ def _make_corrupted(file: Path, images: Tensor, table: str, names: tuple[str, ..
     jobs = [(images, names[i], SEVERITIES[j], table) for i, j in places]
     with atomic_file(file) as temporary, progress(len(jobs), "corrupted images") as advance:
         array = np.lib.format.open_memmap(temporary, mode="w+", dtype=np.uint8, shape=shape)
-        for number, corrupted in run_jobs(_corrupt, jobs, workers):
-            array[places[number]] = corrupted
+        for outcome in run_jobs(_corrupt, jobs, workers=workers):
+            array[places[outcome.number]] = outcome.result()
             advance()
         array.flush()
 

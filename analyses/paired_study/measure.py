@@ -8,7 +8,6 @@ your own checkpoints works too; name the images with --data.
 """
 
 import functools
-import os
 import sys
 import time
 from collections.abc import Sequence
@@ -23,7 +22,7 @@ from analyses.paired_study.study import RECORDS, Run, find_runs, read_plan
 from lipcomp.checkpoints import load_encoder
 from lipcomp.checkpoints.native import atomic_file
 from lipcomp.commands import Parser, run
-from lipcomp.processes import run_jobs
+from lipcomp.jobs import available_cores, raise_failures, run_jobs
 from lipcomp.records import Record, append_records, provenance, read_records
 
 CORRUPTED_IMAGES = {"quick": 300}  # by preset; otherwise 1000, or what fits into 1 GiB
@@ -119,13 +118,20 @@ def measure(study: Path, options: dict[str, Any], workers: int) -> None:
     print(f"measure: {len(runs)} runs, stages {', '.join(STAGES)}", flush=True)
     work, counted = 0.0, 0
     jobs = [(one, study, options, done) for one in runs]
-    for count, (_, (name, seconds)) in enumerate(run_jobs(measure_run, jobs, workers), 1):
+    failures = {}
+    for count, outcome in enumerate(run_jobs(measure_run, jobs, workers=workers), 1):
+        if outcome.error is not None:
+            failures[runs[outcome.number].name] = outcome.error
+            print(f"  {count:3d}/{len(runs)}  {runs[outcome.number].name:32s}  failed", flush=True)
+            continue
+        name, seconds = outcome.result()
         work, counted = work + seconds, counted + (seconds > 0)
         left = work / max(counted, 1) * (len(runs) - count) / min(workers, len(runs))
         print(f"  {count:3d}/{len(runs)}  {name:32s} {seconds:5.0f} s   {left:4.0f} s left", flush=True)
     training_times(study)
     if counted:
         write_wall_time(study, "measure", time.monotonic() - started)
+    raise_failures(failures, len(runs))
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -140,7 +146,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         help="how many test images are corrupted (default 1000, or what 1 GiB holds; quick: 300)",
     )
     parser.add_argument(
-        "--workers", type=int, default=os.cpu_count() or 1, help="processes (default: one a core)"
+        "--workers", type=int, default=available_cores(), help="processes (default: one per core)"
     )
     options = parser.parse_args(arguments)
     if options.corrupted_images is None and options.study.is_dir():

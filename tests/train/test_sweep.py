@@ -6,6 +6,7 @@ from dataclasses import replace
 import pytest
 
 from lipcomp.checkpoints import load_checkpoint
+from lipcomp.jobs import Outcome
 from train import sweep as module
 from train.recipe import with_beta
 from train.sweep import PRESETS, Preset, sweep
@@ -47,7 +48,8 @@ def test_a_sweep_trains_what_is_missing_and_refuses_another_study(recipes, tmp_p
 
     before = {name: (tmp_path / "runs" / name / "model.safetensors").read_bytes() for name in names}
     (tmp_path / "runs" / names[1] / "model.safetensors").unlink()
-    monkeypatch.setattr(module, "run_jobs", lambda f, jobs, workers: enumerate(f(*job) for job in jobs))
+    in_process = lambda f, jobs, workers: (Outcome(i, f(*job)) for i, job in enumerate(jobs))  # noqa: E731
+    monkeypatch.setattr(module, "run_jobs", in_process)
     capsys.readouterr()
     sweep("tiny", tmp_path, 1)
     assert "4 runs, 3 finished before" in capsys.readouterr().out

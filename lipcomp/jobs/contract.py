@@ -1,0 +1,179 @@
+"""What a job is asked and what comes back, the same for every engine."""
+
+import os
+import pickle
+import sys
+import time
+import traceback
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Generic, Literal, TypeVar
+
+Result = TypeVar("Result")
+Kind = Literal["error", "killed", "engine"]
+
+
+class JobFailure(Exception):  # noqa: N818 - a reason, which may be raised
+    """Why a job has no result.
+
+    Attributes
+    ----------
+    reason : str
+        One sentence for a person.
+    traceback : str
+        Where the job raised, or the end of its log; empty if it was killed.
+    kind : str
+        ``"error"`` if the function raised, ``"killed"`` if its process ended, ``"engine"`` if it could not be sent,
+        started or fetched.
+    """
+
+    def __init__(self, reason: str, traceback: str = "", kind: Kind = "error") -> None:
+        super().__init__(reason, traceback, kind)
+        self.reason, self.traceback, self.kind = reason, traceback, kind
+
+    def __str__(self) -> str:
+        return self.reason
+
+
+class JobsError(RuntimeError):
+    """Some of many jobs failed; the message names each with its reason."""
+
+
+@dataclass(frozen=True)
+class Outcome(Generic[Result]):
+    """What became of one job.
+
+    Parameters
+    ----------
+    number
+        The job's place in the list.
+    value
+        What the function returned, or None if it failed.
+    error
+        None, or why it failed.
+    seconds
+        How long the function ran, on the clock of the machine that ran it.
+    """
+
+    number: int
+    value: Result | None
+    error: JobFailure | None = None
+    seconds: float = 0.0
+
+    def result(self) -> Result:
+        """The value; raises the :class:`JobFailure` if there is none."""
+        if self.error is not None:
+            raise self.error
+        return self.value  # type: ignore[return-value]
+
+
+@dataclass(frozen=True)
+class EngineOptions:
+    """What one job needs, and where to ask for it; None leaves it to the engine.
+
+    Parameters
+    ----------
+    cores
+        CPU cores and threads per job.
+    gpus
+        GPUs per job. On this machine the jobs share its GPUs evenly.
+    memory
+        Memory per job, in GB (slurm, ray).
+    minutes
+        Time limit per job (slurm). A job that reaches it is queued again.
+    partition
+        Partition of the cluster (slurm).
+    address
+        Address of a running cluster (ray), such as ``"auto"`` or ``"ray://head:10001"``; None starts one here.
+    folder
+        Where jobs are kept while they run (slurm); every node must see it.
+    """
+
+    cores: int = 1
+    gpus: int | None = None
+    memory: float | None = None
+    minutes: int | None = None
+    partition: str | None = None
+    address: str | None = None
+    folder: Path | None = None
+
+    def __post_init__(self) -> None:
+        for name in ("cores", "gpus", "memory", "minutes"):
+            value = getattr(self, name)
+            if value is not None and value <= 0:
+                raise ValueError(f"{name} must be positive, got {value}")
+
+
+def pack(function: Callable[..., Any], arguments: tuple[Any, ...]) -> bytes:
+    """A job as bytes that another process can run; raises a :class:`JobFailure` if there are none."""
+    try:
+        return pickle.dumps((function, arguments))
+    except Exception as error:  # whatever a foreign __reduce__ raises
+        reason = f"cannot be sent to another process ({describe(error)}); pass a module's function and plain values"
+        raise JobFailure(reason, kind="engine") from error
+
+
+def answer(data: bytes) -> bytes:
+    """Run a packed job where it was sent to: whatever it raises becomes a reason."""
+    started = time.monotonic()
+    kind: Kind = "engine"
+    value = failure = None
+    try:
+        function, arguments = pickle.loads(data)
+        kind = "error"
+        value = function(*arguments)
+    except BaseException as error:
+        failure = JobFailure(describe(error), traceback.format_exc(), kind)
+    seconds = time.monotonic() - started
+    try:
+        return pickle.dumps((value, failure, seconds))
+    except Exception as error:
+        failure = JobFailure(f"its result cannot be sent back: {describe(error)}", kind="engine")
+        return pickle.dumps((None, failure, seconds))
+
+
+def received(number: int, data: bytes) -> Outcome[Any]:
+    """The outcome that an answer holds."""
+    try:
+        return Outcome(number, *pickle.loads(data))
+    except Exception as error:
+        failure = JobFailure(f"its result cannot be read: {describe(error)}", kind="engine")
+        return Outcome(number, None, failure)
+
+
+def describe(error: BaseException) -> str:
+    """An exception's kind and message in one line."""
+    text = str(error).strip()
+    return f"{type(error).__name__}: {text}" if text else type(error).__name__
+
+
+def limit_threads(threads: int) -> None:
+    """Hold this process to so many threads: two that contend for one core make small operations many times slower."""
+    for name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"):
+        os.environ[name] = str(threads)
+    import torch
+
+    torch.set_num_threads(threads)
+
+
+def raise_failures(failures: Mapping[str, JobFailure], total: int) -> None:
+    """Raise :class:`JobsError` if there are failures, with the traceback of the first on stderr.
+
+    Parameters
+    ----------
+    failures
+        What failed, by name.
+    total
+        How many jobs there were.
+    """
+    if not failures:
+        return
+    first = next(iter(failures.values()))
+    if first.traceback:
+        print(first.traceback, file=sys.stderr)
+    reasons = "; ".join(f"{name}: {failure.reason}" for name, failure in failures.items())
+    raise JobsError(
+        f"{len(failures)} of {total} failed ({reasons}). The others are finished and kept; "
+        "run the same command again to repeat what failed"
+    )
