@@ -3,7 +3,7 @@
 ==============  =====================================================================================================
 online          the encoder that is kept: backbone, projector, for BYOL the predictor, for C-BYOL the decoder
 target          BYOL: backbone and projector whose weights follow the online ones; its batch norm statistics are its own
-backward_head   C-BYOL: the target's projection -> the mean direction of b(z|y); trained, never averaged
+backward_head   C-BYOL: the target's normalised projection -> the mean direction of b(z|y); trained, never averaged
 class_encoder   supervised CEB: the mean directions of b(z|y), one a class
 probe           the concurrent linear head, behind a stop-gradient
 ==============  =====================================================================================================
@@ -118,14 +118,15 @@ class Trainee(nn.Module):
             first, second = (self._pass(view) for view in views)
             features, projections, online = first[0], first[1], (first[2], second[2])
             assert self.target is not None
-            with torch.no_grad():
-                inputs = (*online, *(self.target.embedding(view) for view in views))
+            with torch.no_grad():  # the official order: view 2 first, which the running statistics remember
+                target_2, target_1 = (self.target.embedding(view) for view in reversed(views))
+            inputs = (*online, target_1, target_2)
         loss = objective(*inputs, **self._options(objective, views, generator, ranks, rows, whole))
         value, metrics = loss.value, {"loss": loss.value.detach(), **loss.metrics}
         if self.probe is not None:
             read = features if self.probe_layer == "backbone" else projections
             with torch.autocast(read.device.type, enabled=False):
-                logits = self.probe(read.detach().float())
+                logits = self.probe(read.detach().to(self.probe.weight.dtype))
                 error = F.cross_entropy(logits, labels)
             value = value + error
             metrics["probe_loss"] = error.detach()

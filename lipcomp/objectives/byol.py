@@ -164,7 +164,8 @@ class CBYOL(Objective):
         decoder
             Linear map from z to a prediction of the target's projection; none for z itself.
         backward_head
-            Map from the target's projection to the mean direction of b(z|y); none for the projection itself.
+            Map from the target's *normalised* projection to the mean direction of b(z|y); none for the projection
+            itself.
         generator, gather, rank, distances, kappa_e, draw
             As in :class:`lipcomp.objectives.CSimCLR`.
         """
@@ -177,9 +178,12 @@ class CBYOL(Objective):
             decode, head = decoder or _identity, backward_head or _identity
             byol = regression(decode(z[0]), targets[1]) + regression(decode(z[1]), targets[0])
 
-            b = [mean_directions(head(target), "backward_head's output") for target in targets]
-            if self.pairing == "cross":
-                b.reverse()
+            # The official order: view 2 passes first, which the head's running statistics remember.
+            b_2, b_1 = (
+                mean_directions(head(mean_directions(target)), "backward_head's output")
+                for target in reversed(targets)
+            )
+            b = [b_1, b_2] if self.pairing == "same" else [b_2, b_1]
             pairs = [(z[view], mu[view], kappas[view], b[view]) for view in (0, 1)]
             weights = pair_weights_of(self, distances, len(mu[0]), gather)
             compression, metrics = compress(pairs, self.kappa_b, self.closed_form, weights)
