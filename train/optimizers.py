@@ -29,13 +29,16 @@ def parameter_groups(trainee: Trainee, recipe: Recipe) -> list[dict[str, Any]]:
 
 
 def build_optimizer(trainee: Trainee, recipe: Recipe) -> torch.optim.Optimizer:
-    """LARS, AdamW or momentum SGD over those groups."""
+    """LARS, AdamW or SGD over those groups.
+
+    SGD is the official code's: Nesterov momentum with the rate inside it, which is LARS without its trust ratio.
+    """
     groups = parameter_groups(trainee, recipe)
-    if recipe.optimizer == "lars":
-        return LARS(groups, lr=recipe.learning_rate)
+    if recipe.optimizer == "adamw":
+        return torch.optim.AdamW(groups, lr=recipe.learning_rate)
     if recipe.optimizer == "sgd":
-        return torch.optim.SGD(groups, lr=recipe.learning_rate, momentum=0.9)
-    return torch.optim.AdamW(groups, lr=recipe.learning_rate)
+        groups = [{**group, "adapt": False} for group in groups]
+    return LARS(groups, lr=recipe.learning_rate, nesterov=recipe.optimizer == "sgd")
 
 
 def set_rate(optimizer: torch.optim.Optimizer, rate: float) -> None:

@@ -50,7 +50,7 @@ class Recipe:
     warmup_epochs
         Length of the linear warm-up from 0; a cosine to 0 follows.
     optimizer
-        "lars", "adamw" or "sgd" (momentum 0.9).
+        "lars" or "sgd" (momentum 0.9; Nesterov's in SGD, as in the official code), or "adamw".
     weight_decay
         On kernels and weight matrices alone; coupled in LARS and SGD, decoupled in AdamW.
     predictor_rate

@@ -199,7 +199,7 @@ def test_c_byol():
         place = f"cbyol_z/{precision}/{size}/ke{kappa_e:.0f}/{sampling}"
         drawn = [tensor(f"{place}/z{view}", precision).requires_grad_() for view in (1, 2)]
         (decoded1, target2), (decoded2, target1) = hidden.chunk(2), hidden2.chunk(2)
-        decoded, heads = iter((decoded1, decoded2)), iter((b_of_view1, b_of_view2))
+        decoded, heads = iter((decoded1, decoded2)), iter((b_of_view2, b_of_view1))
         # z is a leaf here, at the mean direction too (s0), so that its gradient can be compared
         objective = CBYOL(kappa_e, 10.0, float(beta[4:]), float(weight[1:]))
         loss = objective(

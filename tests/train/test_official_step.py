@@ -62,7 +62,9 @@ def our_name(path):
     place = f"{prefix}.layer{int(group) + 1}.{block}"
     if part == "shortcut_layers":
         return f"{place}.downsample.{number}.{LAYERS.get(last, 'weight')}"
-    return f"{place}.{'conv' if last == 'kernel' else 'bn'}{int(number) // 2 + 1}.{LAYERS.get(last, 'weight')}"
+    return (
+        f"{place}.{'conv' if last == 'kernel' else 'bn'}{int(number) // 2 + 1}.{LAYERS.get(last, 'weight')}"
+    )
 
 
 def tensors(steps, method, what, names="names", dtype=torch.float32):
@@ -71,7 +73,9 @@ def tensors(steps, method, what, names="names", dtype=torch.float32):
     flat, found, start = steps[f"{method}/{what}"], {}, 0
     for path in steps[f"{method}/{names}"].tolist():
         shape = [int(n) for n in shapes[path].split("x")]
-        value = torch.from_numpy(flat[start : (start := start + math.prod(shape))].astype(np.float64)).to(dtype)
+        value = torch.from_numpy(flat[start : (start := start + math.prod(shape))].astype(np.float64)).to(
+            dtype
+        )
         value = value.reshape(shape)
         if path.endswith("kernel"):
             value = value.permute(3, 2, 0, 1) if value.ndim == 4 else value.T
@@ -115,7 +119,8 @@ def build(steps, method, monkeypatch, tmp_path):
         target_decay=0.9,
         probe="projection",
     )
-    images = TensorImages("views", torch.zeros(64, 3, 40, 40, dtype=torch.uint8), torch.arange(64) % 10, tuple("0123456789"))
+    pixels = torch.zeros(64, 3, 40, 40, dtype=torch.uint8)
+    images = TensorImages("views", pixels, torch.arange(64) % 10, tuple("0123456789"))
     run = Run(recipe, 0, tmp_path, Settings(channels_last=False, evaluate_epochs=0), Ranks(), images, print)
     missing, unexpected = run.trainee.load_state_dict(tensors(steps, method, "start"), strict=False)
     assert not unexpected
@@ -156,7 +161,9 @@ def test_steps_equal_the_official_code(steps, method, dtype, monkeypatch, tmp_pa
     found = {}
     for step in range(3):
         views = torch.from_numpy(steps["views"][step]).permute(0, 1, 4, 2, 3).to(dtype) / 255
-        logged = run.step(run.trainee, ViewBatch(step, (views[0], views[1]), torch.from_numpy(steps["labels"][step])))
+        logged = run.step(
+            run.trainee, ViewBatch(step, (views[0], views[1]), torch.from_numpy(steps["labels"][step]))
+        )
         for ours, theirs in expected_parts(steps, method, step).items():
             found[step, "loss", ours] = abs(float(logged[ours]) / theirs - 1)
         if step == 0:
@@ -172,10 +179,18 @@ def test_steps_equal_the_official_code(steps, method, dtype, monkeypatch, tmp_pa
             passes = (step + 1) * (2 if method.endswith("byol") else 1)
             for name, moved in tensors(steps, method, f"moved{step}", dtype=dtype).items():
                 ours = state[name] - start[name]
-                if name.endswith("running_var"):  # PyTorch's is the unbiased variance, TensorFlow's the biased one
+                if name.endswith(
+                    "running_var"
+                ):  # PyTorch's is the unbiased variance, TensorFlow's the biased one
                     kept, count = 0.9**passes * start[name], counts[name.removesuffix(".running_var")]
                     ours = kept + (state[name] - kept) * (count - 1) / count - start[name]
-                kind = "statistics" if "running" in name else "target" if name.startswith("target") else "weights"
+                kind = (
+                    "statistics"
+                    if "running" in name
+                    else "target"
+                    if name.startswith("target")
+                    else "weights"
+                )
                 found[step, kind, name] = difference(start[name] + ours, start[name] + moved)
                 found[step, kind + ": move", name] = difference(ours, moved)
     # Float32 rounds: the official code's own float32 run has gradients 2e-5 from its float64 run, and LARS moves a
