@@ -46,7 +46,7 @@ def contrast(images: Images, draws: Draws, factor: Real) -> Images:
     return (images - mean) * factor + mean
 
 
-def jpeg_compression(images: Images, draws: Draws, quality: int) -> Images:
+def jpeg_compression(images: Images, draws: Draws | None, quality: int) -> Images:
     """Encode and decode as JPEG (by PIL)."""
     pixels = (images * 255).round().to(torch.uint8).permute(0, 2, 3, 1).cpu().numpy()
     decoded = np.empty_like(pixels)
@@ -99,15 +99,14 @@ def elastic_transform(images: Images, draws: Draws, strength: Real, sigma: Real,
     """A random affine map, then random displacements smoothed by ``sigma``; all lengths in parts of the height.
 
     Three points of the image move by up to ``shift`` each way; the displacements are uniform noise, smoothed, times
-    ``strength``. Deviation: OpenCV rounds the affine map's coordinates to 1/32 pixel, we do not.
+    ``strength``. As in OpenCV the affine map's coordinates are whole numbers of 1/32 pixel.
     """
-    n, _, height, width = images.shape
+    height, width = images.shape[-2:]
     side = float(height)
     moved = draws.uniform(3, 2, low=-shift * side, high=shift * side)
     matrix = _affine_of_points(height, width, moved.double().cpu().numpy())
     y, x = torch.meshgrid(torch.arange(height), torch.arange(width), indexing="ij")
-    grid = torch.stack([x, y, torch.ones_like(x)]).float().reshape(3, -1).to(images.device)
-    where = (torch.from_numpy(matrix).float().to(images.device) @ grid).reshape(n, 2, height, width)
+    where = torch.from_numpy(_fixed_point(matrix, height, width)).to(images.device)
     warped = sample(images, where[:, 1], where[:, 0], "mirror")
     if strength == 0:
         return warped
@@ -116,6 +115,14 @@ def elastic_transform(images: Images, draws: Draws, strength: Real, sigma: Real,
     )  # along x, along y
     field = gaussian(noise, sigma * side, "reflect", 3.0) * (strength * side)
     return sample(warped, y.to(field) + field[:, 1], x.to(field) + field[:, 0], "reflect")
+
+
+def _fixed_point(matrix: np.ndarray, height: int, width: int) -> Float[np.ndarray, "batch 2 height width"]:
+    """Where ``cv2.warpAffine`` reads for each output pixel: steps of 1/1024 added up, then cut to 1/32 pixel."""
+    across, down, shift = (matrix[:, :, k, None, None] for k in range(3))
+    steps = np.rint(across * np.arange(width) * 1024)
+    start = np.rint((down * np.arange(height)[:, None] + shift) * 1024) + 16
+    return (np.floor((start + steps) / 32) / 32).astype(np.float32)
 
 
 def _affine_of_points(height: int, width: int, moved: np.ndarray) -> Float[np.ndarray, "batch 2 3"]:

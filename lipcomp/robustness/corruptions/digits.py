@@ -104,7 +104,7 @@ def dotted_line(images: Images, draws: Draws, reach: Real) -> Images:
 
 
 def zigzag(images: Images, draws: Draws, reach: Real) -> Images:
-    """A zigzag across the image. As in the published code, which adds it to pixels in 0..255, ink becomes white."""
+    """A zigzag across the image, added to its pixels."""
     height, width = images.shape[-2:]
     start = draws.integers(0, height - 1, 1)[:, 0]
     stop = start + draws.integers(-5, 5, 1)[:, 0]
@@ -113,7 +113,7 @@ def zigzag(images: Images, draws: Draws, reach: Real) -> Images:
     for row, path in zip(segments, paths, strict=True):
         row[: len(path) - 1] = np.concatenate([path[:-1], path[1:]], 1)
     strokes = _strokes(torch.from_numpy(segments).float().to(images.device), height, width, reach)
-    return (images * 255).clamp(max=1) + strokes
+    return images + strokes
 
 
 def _zigzag_path(start: int, stop: int, width: int, length: Real = 2.0, swing: Real = 2.0) -> np.ndarray:

@@ -50,7 +50,7 @@ def spatter(
         drops = gaussian((liquid > threshold).to(images.dtype), strength)
         drops = torch.where(drops < 0.8, 0.0, drops)
         return images * (1 - drops) + colour * drops
-    liquid = (liquid * 255 + 1e-3).floor_().clamp_(0, 255)
+    liquid = (liquid * 255 + 1e-3).floor_().remainder_(256)  # the published cast to 8 bits wraps above 1
     relief = liquid * _relief(liquid)
     highest = relief.amax((1, 2, 3), keepdim=True)
     return images + relief / highest.clamp_min(1e-12) * strength * colour

@@ -5,6 +5,8 @@ published code, but for the elastic warp's, which are in parts of the side (244/
 
 ``cifar``: CIFAR-10-C and CIFAR-100-C. Milder: Gaussian noise of severity 3 is 0.08 here and 0.18 there.
 
+``tiny``: Tiny-ImageNet-C and ImageNet-64x64-C, 64 x 64, between the two.
+
 ``mnist``: MNIST-C (Mu & Gilmer 2019), 28 x 28 grey. The published set has **one** setting a corruption; it is the
 severity in the field *published* below. The other severities are those of the published code, except that stripe,
 dotted line, zigzag and Canny edges have none there: theirs are ours, with the published setting in the middle.
@@ -148,6 +150,46 @@ _CIFAR: dict[str, tuple[tuple[Any, ...], ...]] = {
     "saturate": ((0.3, 0), (0.1, 0), (1.5, 0), (2, 0.1), (2.5, 0.2)),
 }
 
+_TINY: dict[str, tuple[tuple[Any, ...], ...]] = {
+    "gaussian_noise": _each(0.04, 0.08, 0.12, 0.15, 0.18),
+    "shot_noise": _each(250, 100, 50, 30, 15),
+    "impulse_noise": _each(0.01, 0.02, 0.05, 0.08, 0.14),
+    "defocus_blur": ((0.5, 0.6), (1, 0.1), (1.5, 0.1), (2.5, 0.01), (3, 0.1)),
+    "glass_blur": ((0.1, 1, 1), (0.5, 1, 1), (0.6, 1, 2), (0.7, 2, 1), (0.9, 2, 2)),
+    "motion_blur": ((10, 1), (10, 1.5), (10, 2), (10, 2.5), (12, 3)),
+    "zoom_blur": ((1.06, 0.01), (1.11, 0.01), (1.16, 0.01), (1.21, 0.01), (1.26, 0.01)),
+    "snow": (
+        (0.1, 0.2, 1, 0.6, 8, 3, 0.8),
+        (0.1, 0.2, 1, 0.5, 10, 4, 0.8),
+        (0.15, 0.3, 1.75, 0.55, 10, 4, 0.7),
+        (0.25, 0.3, 2.25, 0.6, 12, 6, 0.65),
+        (0.3, 0.3, 1.25, 0.65, 14, 12, 0.6),
+    ),
+    "frost": ((1.0, 0.3, 0.3), (0.9, 0.4, 0.3), (0.8, 0.45, 0.3), (0.75, 0.5, 0.3), (0.7, 0.55, 0.3)),
+    "fog": ((0.4, 3), (0.7, 3), (1.0, 2.5), (1.5, 2), (2.0, 1.75)),
+    "brightness": _each(0.1, 0.2, 0.3, 0.4, 0.5),
+    "contrast": _each(0.4, 0.3, 0.2, 0.1, 0.05),
+    "elastic_transform": (
+        (0.0, 0.0, 0.08),
+        (0.05, 0.3, 0.06),
+        (0.1, 0.08, 0.06),
+        (0.1, 0.03, 0.03),
+        (0.16, 0.03, 0.02),
+    ),
+    "pixelate": _each(0.9, 0.8, 0.7, 0.6, 0.5),
+    "jpeg_compression": _each(65, 58, 50, 40, 25),
+    "speckle_noise": _each(0.15, 0.2, 0.25, 0.3, 0.35),
+    "gaussian_blur": _each(0.5, 0.75, 1, 1.25, 1.5),
+    "spatter": (
+        (0.62, 0.1, 0.7, 0.7, 0.6, False),
+        (0.65, 0.1, 0.8, 0.7, 0.6, False),
+        (0.65, 0.3, 1, 0.69, 0.6, False),
+        (0.65, 0.1, 0.7, 0.68, 0.6, True),
+        (0.65, 0.1, 0.5, 0.67, 0.6, True),
+    ),
+    "saturate": ((0.3, 0), (0.1, 0), (2, 0), (5, 0.1), (30, 0.2)),
+}
+
 MNIST: dict[str, Corruption] = {
     "shot_noise": Corruption(noise.shot_noise, _each(60, 25, 12, 5, 3), 5),
     "impulse_noise": Corruption(noise.impulse_noise, _each(0.03, 0.06, 0.09, 0.17, 0.27), 4),
@@ -183,5 +225,6 @@ MNIST: dict[str, Corruption] = {
 TABLES: dict[str, dict[str, Corruption]] = {
     "imagenet": {name: Corruption(transform, _IMAGENET[name]) for name, transform in _TRANSFORMS.items()},
     "cifar": {name: Corruption(transform, _CIFAR[name]) for name, transform in _TRANSFORMS.items()},
+    "tiny": {name: Corruption(transform, _TINY[name]) for name, transform in _TRANSFORMS.items()},
     "mnist": MNIST,
 }

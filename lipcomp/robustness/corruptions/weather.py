@@ -2,12 +2,13 @@
 
 from collections.abc import Sequence
 from functools import lru_cache
+from pathlib import Path
 
 import numpy as np
 import torch
 from jaxtyping import Float
+from PIL import Image
 from torch import Tensor
-from torch.nn import functional
 
 from lipcomp.robustness.corruptions.blur import blur_along
 from lipcomp.robustness.corruptions.draws import Draws
@@ -69,7 +70,7 @@ def snow(
     flakes = torch.where(flakes < threshold, 0.0, flakes)
     flakes = (flakes.clamp(0, 1) * 255 + 1e-4).floor_().div_(255)
     flakes = blur_along(flakes, draws.uniform(low=-135, high=-45), radius, sigma)
-    flakes = (flakes * 255).round_().div_(255)
+    flakes = (flakes * 255 + 1e-3).floor_().div_(255)  # ImageMagick cuts
     grey = images
     if images.shape[1] == 3:
         grey = (images * torch.tensor(LUMA, device=images.device).view(1, 3, 1, 1)).sum(1, keepdim=True)
@@ -77,7 +78,7 @@ def snow(
     return whitened + flakes + flakes.rot90(2, (2, 3))
 
 
-Textures = Sequence[Float[Tensor, "3 rows columns"]]
+Textures = Sequence[Float[Tensor, "3 _ _"]]  # of any sizes
 
 
 def frost(
@@ -86,7 +87,7 @@ def frost(
     """A cut of a frost texture over the image: keep x + weight frost.
 
     The published code cuts from five photographs of frosted windows, reduced to ``scale``. They are not ours to ship:
-    give them as ``textures``, or the generated ones of :func:`frost_textures` are used.
+    give them as ``textures`` (:func:`read_frost`), or the generated ones of :func:`frost_textures` are used.
     """
     height, width = images.shape[-2:]
     bank = _reduced_bank(scale, height, width)
@@ -106,18 +107,52 @@ def frost(
 
 
 def _reduce(texture: Tensor, scale: Real, height: int, width: int) -> Tensor:
-    """A texture at ``scale``, enlarged where it would not cover the image."""
-    rows, columns = texture.shape[1:]
-    factor = max(scale, (height + 1) / rows, (width + 1) / columns)
+    """A texture at ``scale``, as ``cv2.resize(fx=scale, fy=scale)`` reduces it; larger if it does not cover the image.
+
+    OpenCV samples at exactly 1 / scale pixels, whatever the rounded size, linearly, and rounds to 8 bits.
+    """
+    factor = max(
+        scale, *((side + 1) / has for side, has in zip((height, width), texture.shape[1:], strict=True))
+    )
     if factor == 1:
         return texture
-    size = (max(round(rows * factor), height + 1), max(round(columns * factor), width + 1))
-    return functional.interpolate(texture[None], size, mode="bilinear", align_corners=False)[0]
+    for axis in (1, 2):
+        has = texture.shape[axis]
+        pixel = torch.arange(round(has * factor), dtype=torch.float64)
+        where = ((pixel + 0.5) / factor - 0.5).clamp(0, has - 1)
+        low = where.long()
+        share = (where - low).float()
+        lower = texture.index_select(axis, low)
+        upper = texture.index_select(axis, (low + 1).clamp(max=has - 1))
+        texture = torch.lerp(lower, upper, share[:, None] if axis == 1 else share)
+    return (texture * 255).round_().div_(255)
 
 
 @lru_cache(maxsize=8)
 def _reduced_bank(scale: Real, height: int, width: int) -> tuple[Tensor, ...]:
     return tuple(_reduce(texture, scale, height, width) for texture in frost_textures())
+
+
+def read_frost(folder: Path | str) -> tuple[Float[Tensor, "3 _ _"], ...]:
+    """The photographs frost1 .. frost5 of a folder (of the published six the last is never drawn), pixels in [0, 1].
+
+    Raises
+    ------
+    FileNotFoundError
+        If one of the five is missing.
+    """
+    found = []
+    for number in range(1, 6):
+        files = sorted(Path(folder).glob(f"frost{number}.*"))
+        if not files:
+            raise FileNotFoundError(
+                f"frost photographs: {str(folder)!r} has no frost{number}.png or .jpg; give the folder "
+                f"ImageNet-C/create_c of https://github.com/hendrycks/robustness, or none for generated textures"
+            )
+        with Image.open(files[0]) as photograph:
+            pixels = np.array(photograph.convert("RGB"))
+        found.append(torch.from_numpy(pixels).permute(2, 0, 1).float().div_(255))
+    return tuple(found)
 
 
 # Mean and spread of the five photographs of the published code, in grey; the textures take them one by one.
