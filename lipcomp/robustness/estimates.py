@@ -1,22 +1,25 @@
-"""A metric with its bootstrap interval over images.
+"""A metric with its 95% interval over images.
 
-Every metric here is a function of means over images: accuracy is the mean of "this image is right", mCE a ratio of such
-means over many conditions. Resampling n images with replacement weights image i by a multinomial count, so a
-bootstrap sample of all means at once is one product of counts with the table of per-image values; the same images are
-drawn in every condition, which keeps their correlation.
+A share of right images has Clopper and Pearson's exact binomial interval: it holds its level at every n and near 0 and
+1, where resampling gives an interval of no width.
+
+Other metrics are functions of several means over images: mCE is a ratio of means over many conditions. Resampling n
+images with replacement weights image i by a multinomial count, so a bootstrap sample of all means at once is one
+product of counts with the table of per-image values; the same images are drawn in every condition, which keeps their
+correlation.
 
 >>> import torch
 >>> from lipcomp.robustness.estimates import accuracy
->>> accuracy(torch.tensor([0, 1, 1, 0]), torch.tensor([0, 1, 0, 0]))
-Estimate(value=0.75, interval=(0.25, 1.0), n=4)
+>>> accuracy(torch.tensor([0, 1, 1, 0]), torch.tensor([0, 1, 1, 0]))
+Estimate(value=1.0, interval=(0.397..., 1.0), n=4)
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
-import torch
 from jaxtyping import Float, Int64, Shaped
+from scipy import stats
 from torch import Tensor
 
 RESAMPLES = 1000
@@ -25,7 +28,7 @@ LEVEL = 0.95
 
 @dataclass(frozen=True)
 class Estimate:
-    """A value, its percentile bootstrap interval (95%), and over how many images."""
+    """A value, its 95% interval, and over how many images."""
 
     value: float
     interval: tuple[float, float] | None
@@ -35,6 +38,23 @@ class Estimate:
 Statistic = Callable[[np.ndarray], np.ndarray]
 
 
+def proportion(right: Shaped[np.ndarray, " n"], *, level: float = LEVEL) -> Estimate:
+    """The share of true values, with Clopper and Pearson's exact interval (at least ``level`` whatever the truth).
+
+    Raises
+    ------
+    ValueError
+        If there is no image.
+    """
+    n, count = len(right), int(np.count_nonzero(right))
+    if n == 0:
+        raise ValueError("right must hold at least one image, got none")
+    tail = (1 - level) / 2
+    low = stats.beta.ppf(tail, count, n - count + 1) if count else 0.0
+    high = stats.beta.ppf(1 - tail, count + 1, n - count) if count < n else 1.0
+    return Estimate(count / n, (float(low), float(high)), n)
+
+
 def bootstrap(
     values: Shaped[np.ndarray, "..."],
     statistic: Statistic | None = None,
@@ -42,9 +62,11 @@ def bootstrap(
     resamples: int = RESAMPLES,
     level: float = LEVEL,
     seed: int = 0,
-    centred: bool = False,
 ) -> Estimate:
     """A function of the means over images, with its percentile interval.
+
+    The mean of one row of zeros and ones, and of any rows that are right on every image or on none, is a share and has
+    the exact interval of :func:`proportion`.
 
     Parameters
     ----------
@@ -54,8 +76,6 @@ def bootstrap(
         Takes means of shape (samples, conditions) and gives (samples,). The mean over conditions if not given.
     resamples, level, seed
         Of the bootstrap; the seed decides which images are drawn.
-    centred
-        Whether to take out the samples' bias (their mean minus the value), for a statistic that noise pushes up.
 
     Raises
     ------
@@ -66,11 +86,13 @@ def bootstrap(
     n = values.shape[1]
     if n == 0:
         raise ValueError("values must hold at least one image, got none")
+    if statistic is None:
+        each = values.mean(0)
+        if ((each == 0) | (each == 1)).all() and (len(values) == 1 or len(np.unique(each)) == 1):
+            return proportion(each == 1, level=level)
     statistic = statistic or (lambda means: means.mean(1))
     value = float(statistic(values.mean(1)[None])[0])
     samples = statistic(resampled_means(values, resamples, seed))
-    if centred:
-        samples = samples - (np.nanmean(samples) - value)
     low, high = np.nanquantile(samples, [(1 - level) / 2, (1 + level) / 2])
     return Estimate(value, (float(low), float(high)), n)
 
@@ -92,19 +114,13 @@ def resampled_means(
     return out
 
 
-def accuracy(
-    predictions: Int64[Tensor, " n"],
-    labels: Int64[Tensor, " n"],
-    *,
-    resamples: int = RESAMPLES,
-    seed: int = 0,
-) -> Estimate:
-    """Top-1 accuracy in [0, 1], with its interval over images."""
+def accuracy(predictions: Int64[Tensor, " n"], labels: Int64[Tensor, " n"]) -> Estimate:
+    """Top-1 accuracy in [0, 1], with its exact interval."""
     if predictions.shape != labels.shape:
         raise ValueError(
             f"predictions must hold one class an image: {tuple(labels.shape)}, got {tuple(predictions.shape)}"
         )
-    return bootstrap((predictions == labels).double().cpu().numpy()[None], resamples=resamples, seed=seed)
+    return proportion((predictions == labels).cpu().numpy())
 
 
 def top_k_correct(
@@ -117,26 +133,13 @@ def top_k_correct(
     return (top == labels.to(top.device)[:, None]).any(1).double().cpu().numpy()
 
 
-def calibration_error(
-    logits: Float[Tensor, "n classes"],
-    labels: Int64[Tensor, " n"],
-    *,
-    bins: int = 15,
-    resamples: int = RESAMPLES,
-    seed: int = 0,
-) -> Estimate:
-    """Expected calibration error: sum over confidence bins of n_b / n |accuracy_b - confidence_b| (Guo et al. 2017).
-
-    A sum of absolute values grows with noise, so few images in a bin push it up, and resampling pushes it further:
-    the interval is that of the bootstrap samples with this bias taken out, cut at zero.
-    """
-    confidence, predicted = torch.softmax(logits.double(), 1).max(1)
-    right = (predicted == labels.to(predicted.device)).double().cpu().numpy()
-    gap = right - confidence.cpu().numpy()
-    which = np.clip(np.ceil(confidence.cpu().numpy() * bins).astype(int) - 1, 0, bins - 1)
-    by_bin = np.where(
-        which == np.arange(bins)[:, None], gap, 0.0
-    )  # its mean is n_b / n (accuracy_b - confidence_b)
-    found = bootstrap(by_bin, lambda m: np.abs(m).sum(1), resamples=resamples, seed=seed, centred=True)
-    assert found.interval is not None
-    return Estimate(found.value, (max(0.0, found.interval[0]), found.interval[1]), found.n)
+def per_class_accuracy(
+    right: Shaped[np.ndarray, " n"], labels: Int64[Tensor, " n"], classes: Sequence[str]
+) -> dict[str, Estimate]:
+    """Accuracy of each class (or subpopulation) that has images; the least is the worst group's."""
+    groups = labels.cpu().numpy()
+    return {
+        name: proportion(np.asarray(right)[groups == k])
+        for k, name in enumerate(classes)
+        if (groups == k).any()
+    }

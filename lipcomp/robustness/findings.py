@@ -18,9 +18,10 @@ import torch
 from torch import nn
 
 from lipcomp.robustness.attacks import auto_attack, pgd
+from lipcomp.robustness.calibration import calibration_error
 from lipcomp.robustness.corruptions import COMMON, VALIDATION
 from lipcomp.robustness.effective import CLEAN_COLUMN, BaselineFit, baseline_fit, effective_robustness
-from lipcomp.robustness.estimates import Estimate, bootstrap, calibration_error, top_k_correct
+from lipcomp.robustness.estimates import Estimate, bootstrap, top_k_correct
 from lipcomp.robustness.evaluate import Advance, Condition, all_logits, answer, cell, clean_condition
 from lipcomp.robustness.features import evaluation_mode, load_array, save_array
 from lipcomp.robustness.metrics import (

@@ -19,7 +19,7 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 from jaxtyping import Shaped
 
-from lipcomp.robustness.estimates import RESAMPLES, Estimate, bootstrap, resampled_means
+from lipcomp.robustness.estimates import RESAMPLES, Estimate, bootstrap, proportion
 
 # Mean error of AlexNet over the five severities, and its clean error (Hendrycks & Dietterich 2019, in the digits of
 # google-research/augmix).
@@ -170,9 +170,6 @@ def mean_flip_rate(rates: Mapping[str, float], reference: Mapping[str, float]) -
 def pm_k_accuracy(
     right: Shaped[np.ndarray, " frames"],
     anchors: Sequence[tuple[int, Sequence[int]]],
-    *,
-    resamples: int = RESAMPLES,
-    seed: int = 0,
 ) -> Estimate:
     """A video frame counts only if it and every frame within +-k are right; interval over anchor frames.
 
@@ -185,7 +182,7 @@ def pm_k_accuracy(
     """
     right = np.asarray(right, dtype=bool)
     held = [bool(right[anchor] and right[list(near)].all()) for anchor, near in anchors]
-    return bootstrap(np.array(held, dtype=float)[None], resamples=resamples, seed=seed)
+    return proportion(np.array(held))
 
 
 def _stack(right: Right) -> np.ndarray:
@@ -211,13 +208,6 @@ def _check(errors: Errors, reference: Mapping[str, float]) -> None:
             )
 
 
-def means_with_interval(right: np.ndarray, *, seed: int = 0) -> list[Estimate]:
-    """Accuracy of every row with its interval; one bootstrap for all rows."""
-    rows = np.atleast_2d(np.asarray(right, dtype=float))
-    samples = resampled_means(rows, seed=seed)
-    low, high = np.quantile(samples, [0.025, 0.975], axis=0)
-    means = rows.mean(1)
-    return [
-        Estimate(float(m), (float(a), float(b)), rows.shape[1])
-        for m, a, b in zip(means, low, high, strict=True)
-    ]
+def means_with_interval(right: np.ndarray) -> list[Estimate]:
+    """Accuracy of every row with its exact interval."""
+    return [proportion(row) for row in np.atleast_2d(right)]

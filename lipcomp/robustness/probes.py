@@ -39,6 +39,10 @@ class Probe(nn.Module):
         """Class scores."""
         return self(features)
 
+    def soft(self, features: Float[Tensor, "n features"]) -> Float[Tensor, "n classes"]:
+        """Scores with a gradient everywhere, whose largest is the prediction or close to it; attacks ascend these."""
+        return self(features)
+
     def predict(self, features: Float[Tensor, "n features"]) -> Int64[Tensor, " n"]:
         """The class with the largest score."""
         with torch.no_grad():
@@ -63,6 +67,12 @@ class Classifier(nn.Module):
     def forward(self, images: Float[Tensor, "batch channels height width"]) -> Float[Tensor, "batch classes"]:
         """Class scores of images."""
         return self.probe(self.encoder.features(images))  # type: ignore[operator]
+
+    def surrogate(
+        self, images: Float[Tensor, "batch channels height width"]
+    ) -> Float[Tensor, "batch classes"]:
+        """The probe's soft scores, whose gradient attacks ascend."""
+        return self.probe.soft(self.encoder.features(images))  # type: ignore[operator]
 
 
 @dataclass(frozen=True)
@@ -145,6 +155,17 @@ class NearestNeighbours(Probe):
             scores = torch.zeros(len(part), self.classes, device=part.device)
             votes.append(scores.scatter_add_(1, self.labels[nearest], weight))
         return torch.cat(votes).clamp_min(1e-30).log().to(features.dtype)
+
+    def soft(self, features: Float[Tensor, "n features"]) -> Float[Tensor, "n classes"]:
+        """The vote of all training features, not of k: log sum exp(cosine / temperature) of each class.
+
+        The vote of one neighbour does not change until the neighbour does, so it has no gradient.
+        """
+        cosine = nn.functional.normalize(features.float(), dim=1) @ self.bank.T
+        weight = (cosine - cosine.amax(1, keepdim=True).detach()) / self.temperature
+        scores = torch.zeros(len(features), self.classes, device=features.device)
+        votes = scores.index_add(1, self.labels, weight.exp())
+        return votes.clamp_min(1e-30).log().to(features.dtype)
 
 
 def fit_linear_probe(

@@ -33,7 +33,7 @@ from torch import Tensor
 
 from lipcomp.data import ImageSet
 from lipcomp.robustness.arrays import read_array
-from lipcomp.robustness.estimates import Estimate, bootstrap
+from lipcomp.robustness.estimates import Estimate, proportion
 from lipcomp.robustness.shifted import ClassMap, Shift, WebImages, project, read_json
 
 WHERE = "https://github.com/modestyachts/imagenet-testbed and https://zenodo.org/record/3245127"
@@ -92,9 +92,9 @@ class FrameSet:
             ]
         )
 
-    def pm_k(self, logits: Float[Tensor, "frames classes"], k: int = 10, *, seed: int = 0) -> Estimate:
+    def pm_k(self, logits: Float[Tensor, "frames classes"], k: int = 10) -> Estimate:
         """Accuracy where an anchor counts only if every frame within +-k is right too; k = 0 is plain accuracy."""
-        return bootstrap(self.held(logits, k)[None], seed=seed)
+        return proportion(self.held(logits, k))
 
     def as_shift(self) -> Shift:
         """The frames and their class map as a shift, for the clean accuracy on the set's classes."""

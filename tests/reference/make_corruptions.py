@@ -1,4 +1,4 @@
-# ruff: noqa: NPY, SIM905
+# ruff: noqa: NPY001, NPY002, NPY201, SIM905
 """Run the published corruption code and keep what it gives: ``corruptions.npz`` and ``corruption_severities.json``.
 
     python make_corruptions.py ROBUSTNESS MNIST_C

@@ -6,6 +6,7 @@ import pytest
 import torch
 from scipy import special, stats
 
+from lipcomp.robustness.calibration import brier_score, calibration_error, negative_log_likelihood
 from lipcomp.robustness.effective import (
     CLEAN_COLUMN,
     baseline_fit,
@@ -13,7 +14,13 @@ from lipcomp.robustness.effective import (
     fit_baselines,
     read_baselines,
 )
-from lipcomp.robustness.estimates import accuracy, bootstrap, calibration_error, top_k_correct
+from lipcomp.robustness.estimates import (
+    accuracy,
+    bootstrap,
+    per_class_accuracy,
+    proportion,
+    top_k_correct,
+)
 from lipcomp.robustness.metrics import (
     ALEXNET,
     ALEXNET_CLEAN,
@@ -28,14 +35,38 @@ from lipcomp.robustness.metrics import (
 )
 
 
-def test_the_bootstrap_of_an_accuracy_is_binomial():
+def test_the_bootstrap_of_a_mean_is_binomial():
     """Resampling n images of which a share p is right gives Binomial(n, p) / n exactly."""
     right = np.arange(400) < 300
-    found = bootstrap(right[None], resamples=20000)
+    found = bootstrap(right[None], lambda means: means[:, 0], resamples=20000)
     assert found.value == 0.75
     assert found.n == 400
     expected = stats.binom.ppf([0.025, 0.975], 400, 0.75) / 400
     np.testing.assert_allclose(found.interval, expected, atol=0.003)
+
+
+@pytest.mark.parametrize("truth", [0.0, 0.002, 0.05, 0.5, 0.95, 0.999, 1.0])
+@pytest.mark.parametrize("n", [20, 200, 1000])
+def test_an_accuracys_interval_covers_at_every_truth_exactly(truth, n):
+    """Summed over every possible count, weighted by its probability: no simulation."""
+    chances = stats.binom.pmf(np.arange(n + 1), n, truth)
+    likely = np.flatnonzero(chances > 1e-12)
+    intervals = [bootstrap((np.arange(n) < count)[None]).interval for count in likely]
+    covered = np.array([low <= truth <= high for low, high in intervals])
+    assert chances[likely][covered].sum() >= 0.95
+    assert all(high > low for low, high in intervals)
+
+
+def test_rows_that_are_all_wrong_or_all_right_have_a_width_too():
+    for value in (0.0, 1.0):
+        low, high = bootstrap(np.full((3, 50), value)).interval
+        assert high - low == pytest.approx(1 - 0.025 ** (1 / 50))
+    assert proportion(np.zeros(50)).interval == bootstrap(np.zeros((3, 50))).interval
+
+
+def test_accuracy_by_class_leaves_out_classes_without_images():
+    found = per_class_accuracy(np.array([1, 0, 1, 1]), torch.tensor([0, 0, 2, 2]), ("a", "b", "c"))
+    assert {name: (e.value, e.n) for name, e in found.items()} == {"a": (0.5, 2), "c": (1.0, 2)}
 
 
 def test_the_same_images_are_drawn_in_every_condition():
@@ -190,12 +221,36 @@ def test_baselines_of_ones_own(tmp_path):
         baseline_fit("imagenetv2")
 
 
-def test_the_interval_of_the_calibration_error_holds_its_value():
-    for seed in range(5):
-        generator = torch.Generator().manual_seed(seed)
-        logits = 3 * torch.randn(400, 10, generator=generator)
-        labels = torch.distributions.Categorical(
-            logits=logits
-        ).sample()  # a calibrated model: ECE is noise alone
-        found = calibration_error(logits, labels)
-        assert 0 <= found.interval[0] <= found.value <= found.interval[1]
+def answers_of(n, sharpen, seed):
+    """Logits, labels drawn from softmax(logits / sharpen), and the true expected calibration error of these images."""
+    generator = torch.Generator().manual_seed(seed)
+    logits = 2.5 * torch.randn(n, 10, generator=generator)
+    p = torch.softmax(logits.double() / sharpen, 1)
+    labels = torch.multinomial(p, 1, generator=generator)[:, 0]
+    confidence, predicted = torch.softmax(logits.double(), 1).max(1)
+    gap = (p.gather(1, predicted[:, None])[:, 0] - confidence).numpy()
+    which = np.clip(np.ceil(confidence.numpy() * 15) - 1, 0, 14).astype(int)
+    return logits, labels, np.abs(np.bincount(which, gap, minlength=15)).sum() / n
+
+
+@pytest.mark.parametrize("sharpen", [1.0, 1.1, 2.0])
+@pytest.mark.parametrize(("n", "draws"), [(200, 100), (1000, 60), (10000, 30)])
+def test_the_interval_of_the_calibration_error_covers(n, draws, sharpen):
+    """At least 95% of the time for a calibrated model (0 of 60 with resampling) and for models that are not."""
+    held, values = 0, []
+    for seed in range(draws):
+        logits, labels, truth = answers_of(n, sharpen, seed)
+        found = calibration_error(logits, labels, resamples=200)
+        held += found.interval[0] <= truth + 1e-9 <= found.interval[1] + 1e-9
+        assert found.interval[0] <= found.value <= found.interval[1]
+        values.append(found.value - truth)
+    assert stats.binom.cdf(held, draws, 0.95) > 0.01
+    assert abs(np.mean(values)) < 0.35 / np.sqrt(n) + 2.5 * np.std(values) / np.sqrt(draws)
+
+
+def test_brier_score_and_likelihood_by_hand():
+    logits = torch.log(torch.tensor([[0.5, 0.3, 0.2], [0.1, 0.8, 0.1]]))
+    labels = torch.tensor([0, 2])
+    expected = [0.25 + 0.09 + 0.04, 0.01 + 0.64 + 0.81]
+    assert brier_score(logits, labels).value == pytest.approx(np.mean(expected))
+    assert negative_log_likelihood(logits, labels).value == pytest.approx(-(np.log(0.5) + np.log(0.1)) / 2)
