@@ -5,7 +5,8 @@ from pathlib import Path
 
 from lipcomp.commands import progress
 from lipcomp.data import SETS, ImageSet, load_set
-from lipcomp.data.folders import FolderImages, split_folder, unreadable
+from lipcomp.data.folders import FolderImages, unreadable
+from lipcomp.data.layout import split_folders
 from train.parallel import Ranks
 from train.recipe import Recipe
 from train.settings import Settings
@@ -29,7 +30,7 @@ def training_set(
         If the concurrent linear head has nothing to tell apart, or images cannot be read (the message counts and names
         them) and ``skip_unreadable`` is not set.
     """
-    images = load_set(recipe.data, "train", root=root, image_shape=recipe.encoder.image_shape)
+    images = load_set(recipe.data, "pretrain", root=root, image_shape=recipe.encoder.image_shape)
     if images.image_shape != recipe.encoder.image_shape:
         raise ValueError(
             f"the images of {images.name} have shape {images.image_shape}, but {recipe.name} trains on "
@@ -38,8 +39,8 @@ def training_set(
     needs_classes = recipe.probe is not None or recipe.objective.family == "supervised"
     if needs_classes and len(images.labels.unique()) < 2:
         raise ValueError(
-            f"the data {recipe.data!r} has one class ({images.classes[0]!r}), so the concurrent linear head has "
-            f"nothing to tell apart; give a folder with one folder a class, or train without it: --set probe=None"
+            f"the data {recipe.data!r} has {'one class' if images.classes else 'no labels'}, so the concurrent "
+            f"linear head has nothing to tell apart; give a folder with one folder a class, or train without it: --set probe=None"
         )
     if isinstance(images, FolderImages):
         with progress(len(images), "looking at the images") as advance:
@@ -61,7 +62,7 @@ def held_out_set(recipe: Recipe, root: Path | None, images: ImageSet) -> ImageSe
     """Labelled images that are not trained on, or None where there are none."""
     if len(images.labels.unique()) < 2:
         return None
-    if recipe.data not in SETS and split_folder(Path(recipe.data), "test") is None:
+    if recipe.data not in SETS and not {"test", "val"} & set(split_folders(Path(recipe.data))):
         return None
     if recipe.data in SETS and "test" not in SETS[recipe.data][1]:
         return None

@@ -1,39 +1,78 @@
-"""Folders of images: ``root/<split>/<class>/*`` (ImageNet style), ``root/<class>/*``, or loose images in ``root``.
+"""Images in folders, decoded when a batch asks for them; layouts are told by :mod:`lipcomp.data.layout`.
 
-Images are decoded when asked for, brought to the wanted shape as an evaluation does (resize so that the centre crop
-takes 0.875 of the short side above 64 pixels, the whole image up to that; bilinear with antialias) and scaled to
-[0, 1]. Grey and colour are converted into each other. An image smaller than the wanted size is an error: blowing it
-up would change what is measured. (A training crop is enlarged, as the paper's is.)
+Each picture is decoded as :mod:`lipcomp.data.pictures` says and brought to the wanted shape by a
+:class:`~lipcomp.data.preprocessing.Preprocessing`. A grey picture among colour ones gets three equal channels, as
+every pipeline does it; a set that is grey as a whole, or colours for a network of one channel, are converted by request
+only: it is then another set of data than the network is for.
 """
 
-import hashlib
-from collections.abc import Callable, Sequence
+import os
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Executor, ThreadPoolExecutor
-from dataclasses import dataclass, field, replace
+from contextlib import suppress
+from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import torch
 from jaxtyping import Float, Int64
-from PIL import Image, UnidentifiedImageError
+from PIL import Image
 from torch import Tensor
-from torchvision.datasets.folder import IMG_EXTENSIONS
-from torchvision.transforms.v2 import functional as V
 
 from lipcomp.data.crops import crop_and_resize
+from lipcomp.data.labels import shorten
+from lipcomp.data.layout import find_split
+from lipcomp.data.pictures import UnreadableImageError, check_header, read_picture, with_channels
+from lipcomp.data.preprocessing import Preprocessing, to_shape
 from lipcomp.data.views import PhotoViews
+from lipcomp.identity import digest, hash_files
 
-SPLIT_FOLDERS = {"train": ("train",), "test": ("test", "val")}
+Shape = tuple[int, int, int]
+_LOOKED_AT = 16  # pictures that tell whether a set is grey
 
 
 @dataclass(frozen=True)
 class FolderImages:
-    """Images on disk, decoded in batches."""
+    """Images on disk, decoded in batches.
+
+    Attributes
+    ----------
+    name
+        Of the folder and the split, for people.
+    files
+        The image files, in order.
+    labels
+        Class of every image, an index into ``classes``; -1 where there are no labels (``classes`` is empty then).
+    image_shape
+        (channels, height, width) of every image.
+    preprocessing
+        How pictures are brought to that shape (default: :meth:`Preprocessing.default`).
+    convert_channels
+        Whether colour may become grey.
+    notes
+        What was left out, one sentence each.
+    """
 
     name: str
     files: tuple[Path, ...] = field(repr=False)
     labels: Int64[Tensor, " n"] = field(repr=False)
     classes: tuple[str, ...]
-    image_shape: tuple[int, int, int]
+    image_shape: Shape
+    preprocessing: Preprocessing = None  # type: ignore[assignment]  # filled in below
+    convert_channels: bool = False
+    root: Path | None = None
+    notes: tuple[str, ...] = ()
+    _seen: dict[str, Any] = field(default_factory=dict, repr=False, compare=False)
+
+    def __post_init__(self) -> None:
+        if self.preprocessing is None:
+            object.__setattr__(self, "preprocessing", Preprocessing.default(*self.image_shape[1:]))
+        if self.preprocessing.size not in (None, self.image_shape[1:]):
+            raise ValueError(
+                f"the preprocessing gives pictures of {self.preprocessing.size} (height, width), but image_shape is "
+                f"{self.image_shape}; change one of them"
+            )
 
     def __len__(self) -> int:
         """Count of images."""
@@ -47,106 +86,200 @@ class FolderImages:
         if pool is None:
             with ThreadPoolExecutor() as own:
                 return self.batch(indices, own)
-        return torch.stack(list(pool.map(lambda file: read_image(file, self.image_shape), chosen)))
+        return torch.stack(list(pool.map(self.read, chosen)))
 
-    def content_hash(self) -> str:
-        """A hash over file names, sizes and the wanted shape, 16 hex digits."""
-        digest = hashlib.sha256(repr(self.image_shape).encode())
-        for file in self.files:
-            digest.update(f"{file.name}:{file.stat().st_size};".encode())
-        return digest.hexdigest()[:16]
+    def read(self, file: Path) -> Float[Tensor, "channels height width"]:
+        """Decode one of the files and bring it to the set's shape, pixels in [0, 1]."""
+        picture = read_picture(file, self.preprocessing.background)
+        try:
+            return to_shape([picture], self.image_shape, self.preprocessing, self.convert_channels)
+        except ValueError as error:
+            raise ValueError(f"image {str(file)!r} {error}") from error
+
+    def file_of(self, index: int) -> str:
+        """The file of an image, relative to the data folder."""
+        file = self.files[index]
+        return (file.relative_to(self.root) if self.root else file).as_posix()
+
+    def content_hash(self, advance: Callable[[int], object] | None = None) -> str:
+        """A hash of the files' bytes in order, labels, class names and preprocessing, 32 hex digits.
+
+        Not of the folder's name, files' names or times. ``advance(n)`` is called as files are hashed; unchanged files
+        are not read again (:func:`lipcomp.identity.hash_files`).
+
+        Raises
+        ------
+        ValueError
+            If a file changes meanwhile.
+        """
+        if "hash" not in self._seen:
+            marks = _marks(self.files)
+            contents = hash_files(self.files, advance)
+            told = ("name", "files", "root", "notes", "_seen")
+            rest = {f.name: getattr(self, f.name) for f in fields(self) if f.name not in told}
+            self._seen.update(marks=marks, contents=contents)
+            self.unchanged()
+            self._seen["hash"] = digest(type(self).__name__, contents, rest)
+        return str(self._seen["hash"])
+
+    def __identity__(self) -> str:
+        return self.content_hash()
+
+    def unchanged(self) -> None:
+        """Check that the files are those that :meth:`content_hash` saw (it is called here if it was not yet).
+
+        Only files whose size or times differ are read again.
+
+        Raises
+        ------
+        ValueError
+            If one changed: what was measured belongs to no folder that exists.
+        """
+        if "marks" not in self._seen:
+            self.content_hash()
+        marks = _marks(self.files)
+        touched = np.flatnonzero((self._seen["marks"] != marks).any(1)).tolist()
+        there = [i for i in touched if marks[i, 0] >= 0]
+        contents = dict(zip(there, hash_files([self.files[i] for i in there]), strict=True))
+        changed = [self.files[i] for i in touched if contents.get(i) != self._seen["contents"][i]]
+        if changed:
+            raise ValueError(
+                f"{len(changed)} of the {len(self)} images of {self.name} changed or vanished while they were "
+                f"measured: {shorten(changed)}; run the same again when the folder is complete"
+            )
+        self._seen["marks"] = marks
 
     def without(self, files: Sequence[Path]) -> "FolderImages":
         """The set less some of its files."""
         dropped = set(files)
         kept = [i for i, file in enumerate(self.files) if file not in dropped]
-        return replace(self, files=tuple(self.files[i] for i in kept), labels=self.labels[kept])
+        return replace(self, files=tuple(self.files[i] for i in kept), labels=self.labels[kept], _seen={})
+
+
+def _marks(files: Sequence[Path]) -> np.ndarray:
+    """Size, inode and times of each file; -1 where there is none."""
+
+    def mark(file: Path) -> tuple[int, ...]:
+        try:
+            stat = os.stat(file)  # noqa: PTH116
+        except OSError:
+            return (-1,) * 4
+        return stat.st_size, stat.st_ino % 2**63, stat.st_mtime_ns, stat.st_ctime_ns
+
+    return np.array([mark(file) for file in files], np.int64).reshape(len(files), 4)
 
 
 def load_folder(
-    root: Path, split: str = "test", *, image_shape: tuple[int, int, int] | None = None
+    root: Path,
+    split: str = "test",
+    *,
+    image_shape: Shape | None = None,
+    preprocessing: Preprocessing | None = None,
+    labels: Path | None = None,
+    label_column: str | None = None,
+    classes: Sequence[str] | None = None,
+    holdout: float | None = None,
+    seed: int = 0,
+    convert_channels: bool = False,
+    skip_unreadable: bool = False,
+    advance: Callable[[], object] = lambda: None,
 ) -> FolderImages:
-    """Find the images of a folder.
+    """Find the images of a folder; see :func:`lipcomp.data.load_set` for the arguments.
 
-    Parameters
-    ----------
-    root
-        The folder. ``root/train`` and ``root/test`` (or ``root/val``) are used if they are there, else ``root``.
-    split
-        "train" or "test".
-    image_shape
-        (channels, height, width) to bring them to; the first image's own shape if not given.
-
-    Raises
-    ------
-    FileNotFoundError
-        If the folder is missing or holds no image.
-    ValueError
-        If an image cannot be read or is too small (when it is read).
+    ``advance()`` is called for every file that ``skip_unreadable`` has looked at.
     """
-    if not root.is_dir():
-        raise FileNotFoundError(
-            f"data folder {str(root)!r} does not exist; give the folder that holds the images"
-        )
-    folder = split_folder(root, split) or root
-    labels: list[int] = []
-    files = [file for file in sorted(folder.iterdir()) if file.suffix.lower() in IMG_EXTENSIONS]
-    if files:  # loose images: one class
-        classes: tuple[str, ...] = (folder.name,)
-        labels = [0] * len(files)
-    else:
-        classes = tuple(sorted(entry.name for entry in folder.iterdir() if entry.is_dir()))
-        for label, name in enumerate(classes):
-            members = sorted(f for f in (folder / name).rglob("*") if f.suffix.lower() in IMG_EXTENSIONS)
-            files += members
-            labels += [label] * len(members)
-    if not files:
-        raise FileNotFoundError(
-            f"data folder {str(folder)!r} holds no image ({', '.join(IMG_EXTENSIONS)}), neither loose nor in one "
-            f"folder a class; check the path"
-        )
+    found = find_split(
+        root,
+        split,
+        labels=labels,
+        label_column=label_column,
+        classes=classes,
+        holdout=holdout,
+        seed=seed,
+    )
+    index = {name: number for number, name in enumerate(found.classes)}
+    numbers = [-1] * len(found.files) if found.names is None else [index[name] for name in found.names]
     if image_shape is None:
-        with _open(files[0]) as first:
-            image_shape = (1 if first.mode in ("1", "L", "I", "I;16") else 3, first.height, first.width)
-    return FolderImages(f"{root.name}/{split}", tuple(files), torch.tensor(labels), classes, image_shape)
+        image_shape = _own_shape(found.files, preprocessing)
+    images = FolderImages(
+        f"{root.resolve().name}/{split}",
+        tuple(found.files),
+        torch.tensor(numbers),
+        found.classes,
+        image_shape,
+        preprocessing or Preprocessing.default(*image_shape[1:]),
+        convert_channels,
+        root,
+        tuple(found.notes),
+    )
+    if skip_unreadable:
+        broken = list(unreadable(images, advance))
+        if len(broken) == len(images):
+            raise ValueError(
+                f"none of the {len(images)} images of {images.name} can be read: {shorten(broken)}"
+            )
+        if broken:
+            note = f"{len(broken)} of {len(images)} images cannot be read and are left out: {shorten(broken)}"
+            images = replace(images.without(broken), notes=(*images.notes, note))
+    _check_channels(images)
+    return images
 
 
-def split_folder(root: Path, split: str) -> Path | None:
-    """The folder of a split, if the root has one."""
-    return next((root / name for name in SPLIT_FOLDERS[split] if (root / name).is_dir()), None)
+def _sample(files: Sequence[Path]) -> Iterator[Image.Image]:
+    """Some pictures spread over a set, as far as they can be read; what cannot is said when it is asked for."""
+    for file in files[:: max(1, len(files) // _LOOKED_AT)]:
+        with suppress(UnreadableImageError):
+            yield read_picture(file)
 
 
-def read_image(file: Path, image_shape: tuple[int, int, int]) -> Float[Tensor, "channels height width"]:
-    """Decode one image and bring it to a shape, pixels in [0, 1]."""
-    channels, height, width = image_shape
-    pixels = _decode(file, channels)
-    if pixels.shape[1] < height or pixels.shape[2] < width:
+def _own_shape(files: Sequence[Path], preprocessing: Preprocessing | None) -> Shape:
+    """The size of the first picture that can be read, and three channels if any is in colour."""
+    pictures = list(_sample(files))
+    if not pictures:
+        read_picture(files[0])
+    height, width = (preprocessing and preprocessing.size) or (pictures[0].height, pictures[0].width)
+    return 3 if any(picture.mode == "RGB" for picture in pictures) else 1, height, width
+
+
+def _check_channels(images: FolderImages) -> None:
+    """Refuse a set of grey pictures for a network of colours, and colours for a network of one channel."""
+    channels, grey = images.image_shape[0], False
+    for picture in () if images.convert_channels and channels in (1, 3) else _sample(images.files):
+        try:
+            with_channels(picture, channels, images.convert_channels)
+        except ValueError as error:
+            raise ValueError(f"an image of {images.name} {error}") from error
+        grey = picture.mode != "RGB"
+        if channels == 3 and not grey:
+            return
+    if channels == 3 and grey:
         raise ValueError(
-            f"image {str(file)!r} is {pixels.shape[2]} x {pixels.shape[1]}, smaller than the {width} x {height} that "
-            f"the encoder takes; enlarge the images yourself if that is what you want to measure"
+            f"the images of {images.name} are grey, the encoder takes 3 channels; give the data that it is for, or "
+            f"allow three equal channels with convert_channels=True"
         )
-    if tuple(pixels.shape[1:]) == (height, width):
-        return pixels
-    crop_fraction = 0.875 if min(height, width) > 64 else 1.0
-    scale = max(height / pixels.shape[1], width / pixels.shape[2]) / crop_fraction
-    size = [max(height, round(pixels.shape[1] * scale)), max(width, round(pixels.shape[2] * scale))]
-    return V.center_crop(V.resize(pixels, size, antialias=True), [height, width]).clamp(0, 1)
 
 
 def read_crops(
-    file: Path, image_shape: tuple[int, int, int], views: PhotoViews, numbers: Sequence[Float[Tensor, "1 18"]]
+    file: Path,
+    images: FolderImages,
+    views: PhotoViews,
+    numbers: Sequence[Float[Tensor, "1 18"]],
 ) -> list[Float[Tensor, "1 channels height width"]]:
     """Decode one image once and cut a random crop for each view from its own pixels."""
-    pixels = _decode(file, image_shape[0]).unsqueeze(0)
-    high, wide = pixels.shape[2:]
+    picture = read_picture(file, images.preprocessing.background)
+    try:
+        pixels = to_shape([picture], images.image_shape, None, images.convert_channels)
+    except ValueError as error:
+        raise ValueError(f"image {str(file)!r} {error}") from error
+    high, wide = pixels.shape[1:]
     return [
-        crop_and_resize(pixels, views.boxes(u, high, wide), image_shape[1:], views.mirrored(u))
+        crop_and_resize(pixels[None], views.boxes(u, high, wide), images.image_shape[1:], views.mirrored(u))
         for u in numbers
     ]
 
 
 def unreadable(
-    images: FolderImages, advance: Callable[[], None] = lambda: None, *, whole: bool = True
+    images: FolderImages, advance: Callable[[], object] = lambda: None, *, whole: bool = True
 ) -> dict[Path, str]:
     """The files of a folder that cannot be read, with the reason; ``advance()`` is called for every file.
 
@@ -155,11 +288,8 @@ def unreadable(
 
     def check(file: Path) -> str | None:
         try:
-            if whole:
-                _decode(file, images.image_shape[0])
-            else:
-                _open(file).close()
-        except ValueError as error:
+            read_picture(file) if whole else check_header(file)
+        except UnreadableImageError as error:
             return str(error)
         finally:
             advance()
@@ -168,23 +298,3 @@ def unreadable(
     with ThreadPoolExecutor() as pool:
         reasons = pool.map(check, images.files)
         return {file: reason for file, reason in zip(images.files, reasons, strict=True) if reason}
-
-
-def _decode(file: Path, channels: int) -> Float[Tensor, "channels height width"]:
-    with _open(file) as source:
-        try:
-            image = source.convert("L" if channels == 1 else "RGB")
-        except (OSError, SyntaxError, ValueError) as error:
-            raise _unreadable(file, error) from error
-    return V.to_dtype(V.pil_to_tensor(image), torch.float32, scale=True)
-
-
-def _open(file: Path) -> Image.Image:
-    try:
-        return Image.open(file)
-    except (UnidentifiedImageError, OSError, SyntaxError, ValueError) as error:
-        raise _unreadable(file, error) from error
-
-
-def _unreadable(file: Path, error: Exception) -> ValueError:
-    return ValueError(f"image {str(file)!r} cannot be read ({error}); remove or replace it")

@@ -81,7 +81,7 @@ def _crops(
     def read(indices: Tensor, numbers: Tensor) -> list[Tensor]:
         halves = [half.split(1) for half in numbers.chunk(2, 1)]
         jobs = [
-            pool.submit(read_crops, images.files[i], images.image_shape, views, rows)
+            pool.submit(read_crops, images.files[i], images, views, rows)
             for i, *rows in zip(indices.tolist(), *halves, strict=True)
         ]
         return [torch.cat(view) for view in zip(*(job.result() for job in jobs), strict=True)]

@@ -19,14 +19,18 @@ torch.Size([3, 224, 224])
 shorter side to 256 (bicubic, antialias), centre crop 224 x 224
 """
 
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
+import torch
 from jaxtyping import Float
 from PIL import Image
 from torch import Tensor
 from torchvision.transforms.v2 import InterpolationMode
 from torchvision.transforms.v2 import functional as V
+
+from lipcomp.data.pictures import with_channels
 
 INTERPOLATIONS = ("nearest", "bilinear", "bicubic", "lanczos", "box", "hamming")
 Size = tuple[int, int]
@@ -136,8 +140,7 @@ class Preprocessing:
         if not done:
             self._check_size(picture)
             picture = self._cropped(self._resized(picture))
-        pixels = V.pil_to_tensor(picture)
-        return pixels.clamp(0, 1) if picture.mode == "F" else pixels.float().div_(255)
+        return _pixels(picture)
 
     def _check_size(self, picture: Image.Image) -> None:
         height, width = self.size or (0, 0)
@@ -214,3 +217,36 @@ def _fill(colour: tuple[int, ...], mode: str) -> Any:
         return colour * 3 if len(colour) == 1 else colour
     mean = sum(colour) / len(colour)
     return mean / 255 if mode == "F" else round(mean)
+
+
+def _pixels(picture: Image.Image) -> Float[Tensor, "channels height width"]:
+    pixels = V.pil_to_tensor(picture)
+    return pixels.clamp(0, 1) if picture.mode == "F" else pixels.float().div_(255)
+
+
+def to_shape(
+    planes: Sequence[Image.Image],
+    image_shape: tuple[int, int, int],
+    preprocessing: Preprocessing | None,
+    convert_channels: bool = False,
+) -> Float[Tensor, "channels height width"]:
+    """Bring a picture, or three grey ones that are its colours, to a shape; None leaves the size as it is.
+
+    Raises
+    ------
+    ValueError
+        If its size or channels do not allow it; the message is to follow the picture's name.
+    """
+    channels = image_shape[0]
+    if len(planes) == 1:
+        planes = [with_channels(planes[0], channels, convert_channels)]
+    elif len(planes) != channels:
+        raise ValueError(f"has {len(planes)} channels, the encoder takes {channels}")
+    parts = [_pixels(plane) if preprocessing is None else preprocessing(plane) for plane in planes]
+    pixels = torch.cat(parts).expand(channels, -1, -1)
+    if preprocessing is not None and pixels.shape != image_shape:
+        raise ValueError(
+            f"has the shape {tuple(pixels.shape)} after the preprocessing ({preprocessing}), not {image_shape}; give "
+            f"one with a crop"
+        )
+    return pixels

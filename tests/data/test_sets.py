@@ -7,7 +7,7 @@ import pytest
 import torch
 from PIL import Image
 
-from lipcomp.data import load_set
+from lipcomp.data import file_of, load_set
 from lipcomp.data.digits import enlarge_digits, reduce_digits
 from lipcomp.data.sets import batches
 
@@ -116,13 +116,15 @@ def test_an_imagenet_style_folder(tmp_path):
     torch.testing.assert_close(pixels[0, :, 0, 0] * 255, torch.tensor([100.0, 0.0, 155.0]))
 
 
-def test_a_folder_of_loose_images_takes_the_first_ones_shape_and_converts(tmp_path):
+def test_a_folder_of_loose_images_takes_the_first_ones_size_and_has_no_labels(tmp_path):
     picture(tmp_path / "a.png", (28, 28), 50, "L")
     picture(tmp_path / "b.png", (56, 56), 50)
     images = load_set(str(tmp_path))
-    assert images.image_shape == (1, 28, 28)
-    assert images.batch(torch.arange(2)).shape == (2, 1, 28, 28)
-    assert len(images.content_hash()) == 16
+    assert images.image_shape == (3, 28, 28)  # a grey one among colours gets three channels
+    assert images.batch(torch.arange(2)).shape == (2, 3, 28, 28)
+    assert images.classes == ()
+    assert images.labels.tolist() == [-1, -1]
+    assert [file_of(images, i) for i in range(2)] == ["a.png", "b.png"]
 
 
 def test_bad_folders_are_refused_with_what_to_do(tmp_path):
@@ -141,4 +143,4 @@ def test_bad_folders_are_refused_with_what_to_do(tmp_path):
     with pytest.raises(ValueError, match="no train split"):
         load_set("uci_digits", "train")
     with pytest.raises(ValueError, match="split must be"):
-        load_set("mnist5k", "validation")
+        load_set("mnist5k", "everything")

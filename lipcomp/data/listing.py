@@ -1,0 +1,89 @@
+"""Which files of a folder are images. Hidden files and an operating system's are skipped, other formats counted."""
+
+import os
+import unicodedata
+from collections import Counter
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from PIL import features
+from torchvision.datasets.folder import IMG_EXTENSIONS
+
+SUFFIXES = (*IMG_EXTENSIONS, *((".avif",) if features.check("avif") else ()))
+# Images that are not read: animations, and formats that Pillow has no decoder for.
+_RAW = (".cr2", ".cr3", ".nef", ".arw", ".dng", ".raw", ".exr", ".hdr")
+_OTHER = (".gif", ".heic", ".heif", ".avif", ".jp2", ".j2k", ".jpf", ".jxl", ".svg", ".psd", ".ico", ".tga")
+SKIPPED = frozenset((*_OTHER, *_RAW)).difference(SUFFIXES)
+_SYSTEM = ("thumbs.db", "desktop.ini", "__macosx", "@eadir", "$recycle.bin")
+
+
+@dataclass
+class Listing:
+    """What lies in a folder and below: image files in order, and how many images of other formats."""
+
+    files: list[Path] = field(default_factory=list)
+    skipped: Counter[str] = field(default_factory=Counter)
+
+
+def is_visible(name: str) -> bool:
+    """Neither hidden (``.ipynb_checkpoints``, ``._cat.jpg``) nor an operating system's own."""
+    return not name.startswith(".") and name.lower() not in _SYSTEM
+
+
+def visible_folders(folder: Path) -> list[Path]:
+    """The folders in a folder, links followed, by name."""
+    with os.scandir(folder) as entries:
+        return sorted(Path(e.path) for e in entries if is_visible(e.name) and e.is_dir())
+
+
+def list_images(folder: Path, *, below: bool = True) -> Listing:
+    """Find the images of a folder, with all folders below it or only its own; links are followed, never twice.
+
+    Files come in the order of their paths (as ``sorted`` gives it), a broken link as a file that cannot be read.
+    """
+    found = Listing()
+    _walk(folder, below, found, frozenset())
+    found.files.sort()
+    return found
+
+
+def has_images(folder: Path) -> bool:
+    """Whether a folder holds an image, at any depth; stops at the first."""
+    return _walk(folder, True, None, frozenset())
+
+
+def _walk(folder: Path, below: bool, found: Listing | None, above: frozenset[tuple[int, int]]) -> bool:
+    """List into ``found``, or without it stop at the first image; whether there is one."""
+    stat = folder.stat()
+    key = stat.st_dev, stat.st_ino
+    if key in above:  # a link to a folder above itself
+        return False
+    inside, some = [], False
+    with os.scandir(folder) as entries:
+        for entry in entries:
+            if not is_visible(entry.name):
+                continue
+            suffix = os.path.splitext(entry.name)[1].lower()  # noqa: PTH122 (a Path for each of a million is slow)
+            if suffix in SUFFIXES and (entry.is_file() or _is_broken_link(entry)):
+                some = True
+                if found is None:
+                    return True
+                found.files.append(Path(entry.path))
+            elif suffix in SKIPPED and found is not None:
+                found.skipped[suffix] += 1
+            elif below and entry.is_dir():
+                inside.append(Path(entry.path))
+    for place in inside:
+        some = _walk(place, below, found, above | {key}) or some
+        if some and found is None:
+            return True
+    return some
+
+
+def _is_broken_link(entry: os.DirEntry[str]) -> bool:
+    return entry.is_symlink() and not os.path.exists(entry.path)  # noqa: PTH110
+
+
+def normal(name: str) -> str:
+    """A name with its accents in one form: macOS and Linux write them differently."""
+    return unicodedata.normalize("NFC", name)

