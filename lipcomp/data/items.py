@@ -28,9 +28,8 @@ def planes_of(image: Any) -> list[Image.Image]:
         kind = type(image).__name__
         raise ValueError(f"an image must be one of Pillow's, an array or a tensor, got {kind}")  # noqa: TRY004
     array = image.detach().cpu().numpy() if isinstance(image, Tensor) else image
-    if array.ndim == 3 and (
-        array.shape[0] in (1, 3) if isinstance(image, Tensor) else array.shape[2] not in (1, 3, 4)
-    ):
+    channels_first = isinstance(image, Tensor) or (array.ndim == 3 and array.shape[2] not in (1, 3, 4))
+    if array.ndim == 3 and channels_first and array.shape[0] in (1, 3):
         array = np.moveaxis(array, 0, 2)
     if array.ndim == 3 and array.shape[2] == 1:
         array = array[..., 0]
@@ -107,13 +106,13 @@ def plain_label(label: Any) -> int | str:
     """A label as a whole number or a word."""
     if isinstance(label, str):
         return label
-    if isinstance(label, Tensor | np.ndarray) and label.ndim:
-        raise ValueError(
-            f"a label must be one number or word, got {tuple(label.shape)} values; one class per image"
-        )
-    if int(label) != label:
-        raise ValueError(f"a label must be a whole number or a word, got {label!r}")
-    return int(label)
+    try:
+        number = int(label)
+    except (TypeError, ValueError, RuntimeError):
+        number = None
+    if number is None or number != label:
+        raise ValueError(f"a label must be one whole number or word, got {label!r}; one class per image")
+    return number
 
 
 def names_of(dataset: Any, label_key: str | None, labels: Sequence[Any]) -> tuple[str, ...]:

@@ -183,14 +183,14 @@ def _labelled(root: Path, place: Path, table: Table | None) -> Found:
     if read is None or not read.rows:
         return _by_folders(place)
     found = _by_table(root, place, read, read.rows)
-    labels = {row.label for row in read.rows}
-    for file, name in zip(found.files, found.names or (), strict=True):
-        folder = normal(file.parts[len(place.parts)])
-        if folder in labels and folder != name:
-            raise ValueError(
-                f"{file.name!r} lies in the class folder {folder!r}, but {str(read.path)!r} labels it {name!r}; pass "
-                f"the table as labels= if it is right, or remove it"
-            )
+    folders = [normal(file.parts[len(place.parts)]) for file in found.files]
+    if set(folders) & {row.label for row in read.rows}:  # folders and table speak of the same classes
+        for file, folder, name in zip(found.files, folders, found.names or (), strict=True):
+            if folder != name:
+                raise ValueError(
+                    f"{file.name!r} lies in the class folder {folder!r}, but {str(read.path)!r} labels it {name!r}; "
+                    f"pass the table as labels= if it is right, or remove it"
+                )
     return found
 
 

@@ -42,14 +42,19 @@ def list_images(folder: Path, *, below: bool = True) -> Listing:
     Files come in the order of their paths (as ``sorted`` gives it), a broken link as a file that cannot be read.
     """
     found = Listing()
-    _walk(folder, below, found, frozenset())
+    _walk(folder, below, found, _above(folder))
     found.files.sort()
     return found
 
 
 def has_images(folder: Path) -> bool:
     """Whether a folder holds an image, at any depth; stops at the first."""
-    return _walk(folder, True, None, frozenset())
+    return _walk(folder, True, None, _above(folder))
+
+
+def _above(folder: Path) -> frozenset[tuple[int, int]]:
+    """The folders that hold a folder; a link to one of them would list a class's neighbours as its own."""
+    return frozenset((stat.st_dev, stat.st_ino) for stat in (p.stat() for p in folder.absolute().parents))
 
 
 def _walk(folder: Path, below: bool, found: Listing | None, above: frozenset[tuple[int, int]]) -> bool:

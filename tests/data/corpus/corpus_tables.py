@@ -1,0 +1,190 @@
+"""Tables of labels."""
+
+from corpus_building import Checks, Exact, Folder, Refused, case
+
+TWO = ("train/cat/0.png", "train/cat/1.png", "train/dog/0.png", "test/cat/0.png", "test/dog/0.png")
+TEST = {"test/cat/0.png": "cat", "test/dog/0.png": "dog"}
+
+
+@case
+def metadata_in_each_split(f: Folder) -> Checks:
+    f.put("train/0.png", "train/1.png", "test/0.png")
+    f.table("train/metadata.csv", [("file_name", "label"), ("0.png", "dog"), ("1.png", "cat")])
+    f.table("test/metadata.csv", [("file_name", "label"), ("0.png", "dog")])
+    yield Exact({"test/0.png": "dog"}, classes=("cat", "dog"))
+    yield Exact({"train/0.png": "dog", "train/1.png": "cat"}, "train")
+
+
+@case
+def metadata_of_json(f: Folder) -> Checks:
+    f.put("train/0.png", "train/1.png", "test/0.png")
+    f.lines("train/metadata.jsonl", [{"file_name": "0.png", "label": 10}, {"file_name": "1.png", "label": 9}])
+    f.lines("test/metadata.jsonl", [{"file_name": "0.png", "label": 9}])
+    yield Exact({"test/0.png": "9"}, classes=("9", "10"))
+
+
+@case
+def metadata_at_the_root(f: Folder) -> Checks:
+    f.put("train/0.png", "train/1.png", "test/0.png")
+    rows = [("file_name", "label"), ("train/0.png", "b"), ("train/1.png", "a"), ("test/0.png", "b")]
+    f.table("metadata.csv", rows)
+    yield Exact({"test/0.png": "b"}, classes=("a", "b"))
+
+
+@case
+def metadata_without_labels(f: Folder) -> Checks:
+    f.put(*TWO)
+    f.table("test/metadata.csv", [("file_name", "caption"), ("cat/0.png", "a cat")])
+    yield Exact(TEST)
+
+
+@case
+def metadata_against_the_class_folder(f: Folder) -> Checks:
+    f.put(*TWO)
+    rows = [("file_name", "label"), ("cat/0.png", "dog"), ("dog/0.png", "dog")]
+    path = f.table("test/metadata.csv", rows)
+    yield Refused("lies in the class folder 'cat'")
+    yield Exact(
+        {"test/cat/0.png": "dog", "test/dog/0.png": "dog"}, options={"labels": path}, classes=("cat", "dog")
+    )
+
+
+@case
+def metadata_of_images_in_a_folder(f: Folder) -> Checks:
+    f.put("images/0.png", "images/1.png")
+    f.table("metadata.csv", [("file_name", "label"), ("images/0.png", "x"), ("images/1.png", "y")])
+    yield Exact({"images/0.png": "x", "images/1.png": "y"})
+
+
+@case
+def table_with_splits(f: Folder) -> Checks:
+    f.put("images/0.png", "images/1.png", "images/2.png", "images/3.png")
+    head = ("image_id", "category", "split")
+    rows = [("0", "b", "train"), ("1", "a", "training"), ("2", "b", "validation"), ("3", "b", "test")]
+    path = f.table("labels.csv", [head, *rows])
+    yield Exact({"images/3.png": "b"}, options={"labels": path}, classes=("a", "b"))
+    yield Exact({"images/2.png": "b"}, "val", options={"labels": path}, classes=("a", "b"))
+    yield Exact({"images/0.png": "b", "images/1.png": "a"}, "train", options={"labels": path})
+
+
+@case
+def table_with_an_unknown_split(f: Folder) -> Checks:
+    f.put("0.png")
+    path = f.table("labels.csv", [("file", "label", "split"), ("0.png", "a", "third")])
+    yield Refused("the split 'third'", options={"labels": path})
+
+
+@case
+def table_with_semicolons_and_a_mark(f: Folder) -> Checks:
+    f.put("0.png", "1.png")
+    rows = [("filename", "class"), ("0.png", "b, c"), ("./1.png", "a")]
+    path = f.table("labels.csv", rows, delimiter=";", encoding="utf-8-sig")
+    yield Exact({"0.png": "b, c", "1.png": "a"}, options={"labels": path})
+
+
+@case
+def table_with_tabs(f: Folder) -> Checks:
+    f.put("0.png", "1.png")
+    path = f.table("labels.tsv", [("path", "target"), ("0.png", 10), ("1.png", 2)], delimiter="\t")
+    yield Exact({"0.png": "10", "1.png": "2"}, options={"labels": path}, classes=("2", "10"))
+
+
+@case
+def table_from_windows(f: Folder) -> Checks:
+    f.put("a/0.png", "b/0.png")
+    path = f.make("labels.csv", "file,label\r\na\\0.png,x\r\nb\\0.png,y\r\n\r\n")
+    yield Exact({"a/0.png": "x", "b/0.png": "y"}, options={"labels": path})
+
+
+@case
+def table_of_a_missing_file(f: Folder) -> Checks:
+    f.put("0.png")
+    path = f.table("labels.csv", [("file", "label"), ("0.png", "a"), ("1.png", "b")])
+    yield Refused(r"1 of 2 rows .* name no image of the folder: 1\.png", options={"labels": path})
+
+
+@case
+def table_that_is_not_there(f: Folder) -> Checks:
+    f.put("0.png")
+    yield Refused("does not exist", options={"labels": str(f.root / "labels.csv")})
+
+
+@case
+def table_with_two_labels_of_one_image(f: Folder) -> Checks:
+    f.put("0.png")
+    path = f.table("labels.csv", [("file", "label"), ("0.png", "a"), ("0.png", "b")])
+    yield Refused("two labels, 'a' and 'b'", options={"labels": path})
+
+
+@case
+def table_with_an_empty_label(f: Folder) -> Checks:
+    f.put("0.png", "1.png")
+    path = f.table("labels.csv", [("file", "label"), ("0.png", "a"), ("1.png", "")])
+    yield Refused("no label", options={"labels": path})
+
+
+@case
+def table_with_two_columns_of_labels(f: Folder) -> Checks:
+    f.put("0.png", "1.png")
+    path = f.table("labels.csv", [("file", "class", "label"), ("0.png", "cat", 0), ("1.png", "dog", 1)])
+    yield Refused("several columns of labels", options={"labels": path})
+    yield Exact({"0.png": "cat", "1.png": "dog"}, options={"labels": path, "label_column": "class"})
+    yield Refused("no column 'kind'", options={"labels": path, "label_column": "kind"})
+
+
+@case
+def table_without_labels(f: Folder) -> Checks:
+    f.put("0.png")
+    path = f.table("labels.csv", [("file", "caption"), ("0.png", "a cat")])
+    yield Refused("no column of labels", options={"labels": path})
+
+
+@case
+def table_with_fewer_rows(f: Folder) -> Checks:
+    f.put("0.png", "1.png", "2.png")
+    path = f.table("labels.csv", [("file", "label"), ("0.png", "a"), ("2.png", "b")])
+    yield Exact({"0.png": "a", "2.png": "b"}, options={"labels": path}, note="1 images have no row")
+
+
+@case
+def table_with_lists(f: Folder) -> Checks:
+    f.put("0.png")
+    path = f.lines("labels.jsonl", [{"file": "0.png", "label": ["a", "b"]}])
+    yield Refused("one class per image", options={"labels": path})
+
+
+@case
+def table_of_test_with_another_class(f: Folder) -> Checks:
+    f.put("train/0.png", "test/0.png")
+    f.table("train/metadata.csv", [("file_name", "label"), ("0.png", "a")])
+    f.table("test/metadata.csv", [("file_name", "label"), ("0.png", "b")])
+    yield Refused("not among the 1 of the train split: b")
+
+
+@case
+def table_for_the_test_split_alone(f: Folder) -> Checks:
+    f.put("train/cat/0.png", "train/dog/0.png", "val/0.png", "val/1.png")
+    path = f.table("val.csv", [("file", "label"), ("val/0.png", "dog"), ("val/1.png", "cat")])
+    yield Exact({"val/0.png": "dog", "val/1.png": "cat"}, options={"labels": path}, classes=("cat", "dog"))
+
+
+@case
+def damaged_tables(f: Folder) -> Checks:
+    f.put("0.png")
+    for name, content, reason in (
+        ("ragged.csv", "file,label\n0.png,a,b\n", "3 cells, its head 2"),
+        ("twice.csv", "file,label,label\n0.png,a,b\n", "two columns of one name"),
+        ("quote.csv", 'file,label\n"0.png,a\n', "damaged"),
+        ("latin.csv", "file,label\n0.png,caf\u00e9\n".encode("latin-1"), "no UTF-8"),
+        ("empty.csv", "", "no row"),
+        ("half.jsonl", '{"file": "0.png", "lab', "no JSON"),
+        ("list.jsonl", "[1, 2]", "one JSON object"),
+    ):
+        yield Refused(reason, options={"labels": f.make(name, content)})
+
+
+@case
+def bare_names_that_fit_twice(f: Folder) -> Checks:
+    f.put("a/0.png", "b/0.png")
+    path = f.table("labels.csv", [("file", "label"), ("0", "x")])
+    yield Refused("fit several images", options={"labels": path})

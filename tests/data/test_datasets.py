@@ -1,0 +1,292 @@
+"""Datasets of others: torchvision's, Hugging Face's, any map-style object; labels by name, pixels as they are."""
+
+import struct
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from torch.utils.data import ConcatDataset, Dataset, Subset
+from torchvision.datasets import FakeData, ImageFolder
+from torchvision.transforms import v2
+
+from lipcomp.data import ImageSet, Preprocessing, TensorImages, file_of, from_dataset, load_set, load_splits
+from lipcomp.data.datasets import planes_of
+
+RNG = np.random.default_rng(0)
+COLOURS = RNG.integers(0, 256, (6, 8, 9, 3), dtype=np.uint8)
+LABELS = [2, 0, 1, 1, 0, 2]
+NAMES = ["cat", "dog", "emu"]
+
+
+class Photos(Dataset):
+    """As torchvision's are: pictures, ``targets``, ``classes``, a transform."""
+
+    def __init__(self, transform=None, target_transform=None):
+        self.transform, self.target_transform = transform, target_transform
+        self.targets, self.classes = list(LABELS), NAMES
+
+    def __len__(self):
+        return len(LABELS)
+
+    def __getitem__(self, index):
+        image, label = Image.fromarray(COLOURS[index]), self.targets[index]
+        return (
+            self.transform(image) if self.transform else image,
+            self.target_transform(label) if self.target_transform else label,
+        )
+
+
+class Features(dict):
+    """A column of classes, as the ``datasets`` library describes it."""
+
+    class Label:
+        names = NAMES
+
+
+class HuggingFace:
+    """What a ``datasets.Dataset`` offers: rows and columns by one bracket, features."""
+
+    column_names = ("image", "label")
+    features = Features(image=object(), label=Features.Label())
+
+    def __len__(self):
+        return len(LABELS)
+
+    def __getitem__(self, key):
+        if isinstance(key, str):
+            return {"label": LABELS}[key]
+        return {"image": Image.fromarray(COLOURS[key]), "label": LABELS[key]}
+
+
+def to_bytes():
+    return v2.Compose([v2.ToImage(), v2.ToDtype(torch.float32, scale=True)])
+
+
+@pytest.mark.parametrize(
+    "dataset",
+    [
+        Photos(),
+        Photos(transform=to_bytes()),
+        Photos(transform=v2.PILToTensor()),
+        HuggingFace(),
+        list(zip(COLOURS, LABELS, strict=True)),
+        [{"img": x, "fine_label": torch.tensor(y)} for x, y in zip(COLOURS, LABELS, strict=True)],
+        [(x, NAMES[y]) for x, y in zip(COLOURS, LABELS, strict=True)],
+        Subset(Photos(), range(6)),
+        ConcatDataset([Subset(Photos(), range(4)), Subset(Photos(), range(4, 6))]),
+    ],
+    ids=["pictures", "floats", "bytes", "hugging face", "arrays", "mappings", "words", "subset", "joined"],
+)
+def test_a_dataset_gives_its_own_pixels_and_labels(dataset):
+    images = load_set(dataset)
+    assert isinstance(images, ImageSet)
+    assert images.labels.tolist() == LABELS
+    assert images.image_shape == (3, 8, 9)
+    expected = torch.from_numpy(COLOURS[[4, 1]]).permute(0, 3, 1, 2) / 255
+    assert torch.equal(images.batch(torch.tensor([4, 1])), expected)
+    if not isinstance(dataset, list | ConcatDataset) or (
+        isinstance(dataset[0], tuple) and dataset[0][1] == "emu"
+    ):
+        assert images.classes == tuple(NAMES)
+    assert file_of(images, 3) == f"{images.name}[3]"
+
+
+def test_torchvisions_image_folder_names_its_files(tmp_path):
+    for name in ("a", "b"):
+        (tmp_path / name).mkdir()
+        Image.fromarray(COLOURS[0]).save(tmp_path / name / "0.png")
+    images = from_dataset(ImageFolder(tmp_path))
+    assert images.classes == ("a", "b")
+    assert file_of(images, 1) == str(tmp_path / "b" / "0.png")
+
+
+def test_a_target_transform_is_asked_item_by_item():
+    images = from_dataset(Photos(target_transform=lambda label: 2 - label))
+    assert images.labels.tolist() == [2 - label for label in LABELS]
+
+
+def test_classes_are_matched_by_name():
+    reordered = from_dataset(Photos(), classes=("emu", "dog", "cat", "fox"))
+    assert reordered.labels.tolist() == [2 - label for label in LABELS]
+    with pytest.raises(
+        ValueError, match=r"class 'emu' of Photos is not among the classes cat, dog; .*by name"
+    ):
+        from_dataset(Photos(), classes=("cat", "dog"))
+    numbered = from_dataset(list(zip(COLOURS, LABELS, strict=True)), classes=("x", "y", "z"))
+    assert numbered.classes == ("x", "y", "z")
+    words = [(x, w) for x, w in zip(COLOURS, "bcbcbc", strict=True)]
+    train, test = load_splits(([*words[:4], (COLOURS[4], "a")], words[4:]))
+    assert train.classes == test.classes == ("a", "b", "c")
+    assert test.labels.tolist() == [1, 2]
+
+
+def test_shapes_are_reached_by_a_preprocessing_and_channels_by_request():
+    images = from_dataset(Photos(), image_shape=(3, 4, 4))
+    picture = Image.fromarray(COLOURS[0])
+    assert torch.equal(images.batch(torch.tensor([0]))[0], Preprocessing.default(4, 4)(picture))
+    greys = [(x[..., 0], 0) for x in COLOURS]
+    with pytest.raises(ValueError, match=r"grey, the encoder takes 3 channels.*convert_channels=True"):
+        from_dataset(greys, image_shape=(3, 8, 9))
+    assert (
+        from_dataset(greys, image_shape=(3, 8, 9), convert_channels=True).batch(torch.tensor([0])).shape[1]
+        == 3
+    )
+    with pytest.raises(ValueError, match=r"in colour, the encoder takes 1 channel"):
+        from_dataset(Photos(), image_shape=(1, 8, 9)).batch(torch.tensor([0]))
+    mixed = [(COLOURS[0], 0), (COLOURS[1][:5], 1)]
+    with pytest.raises(ValueError, match=r"item 1 .*shape \(3, 5, 9\), not \(3, 8, 9\)"):
+        from_dataset(mixed).batch(torch.arange(2))
+
+
+def noisy(image):
+    return torch.rand(3, 8, 9)
+
+
+@pytest.mark.parametrize(
+    ("dataset", "options", "message"),
+    [
+        (Photos(transform=noisy), {}, "another image each time it is read"),
+        (
+            Photos(transform=v2.Compose([to_bytes(), v2.Normalize([0.5] * 3, [0.2] * 3)])),
+            {},
+            r"must lie in \[0, 1\]",
+        ),
+        ([(x.astype(np.int64), 0) for x in COLOURS], {}, "int64 do not say what is white"),
+        ([(np.full((4, 4), np.nan, np.float32), 0)], {}, r"must lie in \[0, 1\]"),
+        ([("photo.png", 0)], {}, "got str"),
+        ([(np.zeros((4, 4, 5), np.uint8), 0)], {}, "no image of 1, 3 or 4 channels"),
+        (list(COLOURS), {}, "gives no labels"),
+        ([(x, -1) for x in COLOURS], {}, "label -1"),
+        ([(x, [0, 1]) for x in COLOURS], {}, "one whole number or word"),
+        ([(x, 0.5) for x in COLOURS], {}, "whole number"),
+        (Photos(), {"labels": [0, 1]}, r"one whole number per image \(6\)"),
+        (Photos(), {"labels": [0, 1, 2, 3, 4, 5], "classes": ("a", "b")}, "2 class names"),
+        ([{"pixels": x, "label": 0} for x in COLOURS], {}, "image_key="),
+        ([], {}, "holds no image"),
+        (iter([1]), {}, "map-style"),
+    ],
+)
+def test_what_leaves_doubt_is_refused(dataset, options, message):
+    with pytest.raises(ValueError, match=message):
+        from_dataset(dataset, **options)
+
+
+def test_a_table_of_labels_that_does_not_hold_is_noticed():
+    dataset = Photos()
+    dataset.targets = list(LABELS)
+    images = from_dataset(dataset)
+    dataset.targets[2] = 0
+    with pytest.raises(ValueError, match="item 2 of Photos has the label 0"):
+        images.batch(torch.tensor([2]))
+
+
+def test_images_without_labels():
+    images = from_dataset(list(COLOURS), labelled=False)
+    assert images.classes == ()
+    assert images.labels.tolist() == [-1] * 6
+    with pytest.raises(ValueError, match="no labels, a probe needs at least two classes"):
+        load_splits((images, images))
+
+
+@pytest.mark.parametrize("dtype", [np.uint8, np.uint16, np.float32, bool])
+def test_arrays_of_every_kind_become_pictures(dtype):
+    white = {np.uint8: 255, np.uint16: 65535, np.float32: 1, bool: 1}[dtype]
+    for shape in ((3, 4), (3, 4, 1), (3, 4, 3)):
+        planes = planes_of(np.full(shape, white, dtype))
+        assert all(Preprocessing()(plane).eq(1).all() for plane in planes)
+        assert (planes[0].height, planes[0].width) == (3, 4)
+    deep = planes_of(torch.full((3, 5, 6), 0.123456))
+    assert [plane.mode for plane in deep] == ["F"] * 3
+
+
+def test_a_random_sets_first_items_are_steady():
+    images = from_dataset(FakeData(5, (3, 8, 8), 3))
+    assert len(images) == 5
+
+
+def test_a_set_in_memory_is_brought_to_another_shape_by_request():
+    pixels = torch.randint(
+        0, 256, (4, 1, 8, 8), dtype=torch.uint8, generator=torch.Generator().manual_seed(0)
+    )
+    images = TensorImages("t", pixels, torch.tensor([0, 1, 0, 1]), ("a", "b"))
+    assert load_set(images, image_shape=(1, 8, 8)) is images
+    with pytest.raises(ValueError, match=r"shape \(1, 8, 8\).*takes \(3, 8, 8\).*convert_channels=True"):
+        load_set(images, image_shape=(3, 8, 8))
+    coloured = load_set(images, image_shape=(3, 8, 8), convert_channels=True)
+    assert torch.equal(coloured.batch(torch.arange(4)), (pixels / 255).expand(-1, 3, -1, -1))
+    assert coloured.labels is images.labels
+    enlarged = load_set(images, image_shape=(1, 16, 16), preprocessing=Preprocessing(16, (16, 16), "nearest"))
+    assert torch.equal(
+        enlarged.batch(torch.arange(4)), (pixels / 255).repeat_interleave(2, 2).repeat_interleave(2, 3)
+    )
+    assert len({s.content_hash() for s in (images, coloured, enlarged)}) == 3
+    with pytest.raises(ValueError, match="labels is for folders"):
+        load_set(images, labels="table.csv")
+
+
+def idx(array):
+    """LeCun's file format."""
+    return struct.pack(f">HBB{array.ndim}I", 0, 8, array.ndim, *array.shape) + array.tobytes()
+
+
+def test_mnist_and_fashion_mnist_as_torchvision_reads_them(tmp_path):
+    for name, folder in (("mnist", "MNIST"), ("fashion_mnist", "FashionMNIST")):
+        raw = tmp_path / folder / "raw"
+        raw.mkdir(parents=True)
+        for prefix, n in (("train", 5), ("t10k", 3)):
+            pixels = RNG.integers(0, 256, (n, 28, 28), dtype=np.uint8)
+            (raw / f"{prefix}-images-idx3-ubyte").write_bytes(idx(pixels))
+            (raw / f"{prefix}-labels-idx1-ubyte").write_bytes(idx(np.arange(n, dtype=np.uint8)))
+        images = load_set(name, "test", root=tmp_path)
+        assert images.labels.tolist() == [0, 1, 2]
+        assert torch.equal(images.batch(torch.arange(3))[:, 0], torch.from_numpy(pixels) / 255)
+        assert len(load_set(name, "train", root=tmp_path)) == 5
+        assert len(images.classes) == 10
+
+
+def test_svhn_and_stl10_as_torchvision_reads_them(tmp_path, monkeypatch):
+    from scipy.io import savemat
+    from torchvision.datasets import STL10, SVHN
+
+    pixels = RNG.integers(0, 256, (32, 32, 3, 4), dtype=np.uint8)
+    savemat(tmp_path / "test_32x32.mat", {"X": pixels, "y": np.array([[1], [10], [3], [4]])})
+    monkeypatch.setattr(SVHN, "_check_integrity", lambda self: True)
+    images = load_set("svhn", root=tmp_path)
+    assert images.labels.tolist() == [1, 0, 3, 4]
+    assert torch.equal(images.batch(torch.arange(4)), torch.from_numpy(pixels).permute(3, 2, 0, 1) / 255)
+
+    folder = tmp_path / "stl10_binary"
+    folder.mkdir()
+    columns = RNG.integers(0, 256, (2, 3, 96, 96), dtype=np.uint8)  # column-major, as published
+    (folder / "test_X.bin").write_bytes(columns.tobytes())
+    (folder / "test_y.bin").write_bytes(bytes([1, 10]))
+    (folder / "class_names.txt").write_text("\n".join(f"c{i}" for i in range(10)))
+    monkeypatch.setattr(STL10, "_check_integrity", lambda self: True)
+    images = load_set("stl10", root=tmp_path)
+    assert images.labels.tolist() == [0, 9]
+    assert images.classes[9] == "c9"
+    assert torch.equal(images.batch(torch.arange(2)), torch.from_numpy(columns).transpose(2, 3) / 255)
+
+
+@pytest.mark.parametrize("name", ["mnist", "fashion_mnist", "svhn", "stl10", "cifar10"])
+def test_sets_that_are_not_there_are_explained(name, tmp_path):
+    with pytest.raises(
+        FileNotFoundError, match=rf"{name} is not complete below .* missing or damaged.*Unpack"
+    ):
+        load_set(name, root=tmp_path)
+
+
+def test_probes_are_fitted_and_scored_on_different_images(tmp_path):
+    for name in ("cat/0.png", "cat/1.png", "dog/0.png", "dog/1.png"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        Image.fromarray(COLOURS[0]).save(tmp_path / name)
+    options = {"image_shape": (3, 8, 9)}
+    with pytest.raises(ValueError, match="no train split"):
+        load_splits(str(tmp_path), **options)
+    train, test = load_splits(str(tmp_path), holdout=0.5, **options)
+    assert train.labels.tolist() == test.labels.tolist() == [0, 1]
+    assert not set(train.files) & set(test.files)
+    whole = load_set(str(tmp_path), **options)
+    with pytest.raises(ValueError, match="share 4 images"):
+        load_splits((whole, whole))
