@@ -31,16 +31,12 @@ def training_set(
         them) and ``skip_unreadable`` is not set.
     """
     images = load_set(recipe.data, "pretrain", root=root, image_shape=recipe.encoder.image_shape)
-    if images.image_shape != recipe.encoder.image_shape:
-        raise ValueError(
-            f"the images of {images.name} have shape {images.image_shape}, but {recipe.name} trains on "
-            f"{recipe.encoder.image_shape}; set encoder.image_shape, or give other data"
-        )
     needs_classes = recipe.probe is not None or recipe.objective.family == "supervised"
     if needs_classes and len(images.labels.unique()) < 2:
+        what = f"one class ({images.classes[0]!r})" if images.classes else "no labels"
         raise ValueError(
-            f"the data {recipe.data!r} has {'one class' if images.classes else 'no labels'}, so the concurrent "
-            f"linear head has nothing to tell apart; give a folder with one folder a class, or train without it: --set probe=None"
+            f"the data {recipe.data!r} has {what}, so the concurrent linear head has nothing to tell apart; give a "
+            f"folder with one folder a class, or train without it: --set probe=None"
         )
     if isinstance(images, FolderImages):
         with progress(len(images), "looking at the images") as advance:

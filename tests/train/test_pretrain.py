@@ -121,7 +121,9 @@ def test_unreadable_images_are_counted_named_and_skipped_on_request(recipes, wri
 def test_missing_data_and_wrong_shapes_are_refused(recipes, tmp_path):
     refused(replace(recipes["simclr"], data=str(tmp_path / "none")), tmp_path / "r", kind=FileNotFoundError)
     mnist = replace(recipes["simclr"], data="mnist5k")
-    assert "have shape (1, 28, 28), but simclr trains on (1, 16, 16)" in refused(mnist, tmp_path / "r")
+    assert "have shape (1, 28, 28) (channels, height, width), the encoder takes (1, 16, 16)" in refused(
+        mnist, tmp_path / "r"
+    )
 
 
 def test_accumulation_says_what_it_approximates(recipes, tmp_path):
