@@ -1,11 +1,12 @@
 # ruff: noqa: NPY001, NPY002, NPY201, SIM905
 """Run the published corruption code and keep what it gives: ``corruptions.npz`` and ``corruption_severities.json``.
 
-    python make_corruptions.py ROBUSTNESS MNIST_C
+    python make_corruptions.py ROBUSTNESS MNIST_C AUGMENTATION_CORRUPTION
 
-ROBUSTNESS and MNIST_C are clones of https://github.com/hendrycks/robustness (8190fe3) and
-https://github.com/google-research/mnist-c (bba57e4). Run with ImageMagick 6 (libmagickwand), Wand, OpenCV 4.10,
-scikit-image, scipy, mlxtend. The functions are executed as they are; around them stand only these shims:
+The three are clones of https://github.com/hendrycks/robustness (8190fe3), https://github.com/google-research/mnist-c
+(bba57e4) and https://github.com/facebookresearch/augmentation-corruption (ba4d5a5). Run with ImageMagick 6
+(libmagickwand), Wand, OpenCV 4.10, scikit-image, scipy, mlxtend. The functions are executed as they are; around them
+stand only these shims:
 
 * names that NumPy and scipy dropped (``float_``, ``int``, ``fromstring``, ``scipy.ndimage.interpolation``);
 * scikit-image's ``gaussian(multichannel=True)``, whose last axis was a channel **also of a grey image**, and its shear
@@ -44,8 +45,9 @@ SOURCES = {
     "cifar": "ImageNet-C/create_c/make_cifar_c.py",
     "tiny": "ImageNet-C/create_c/make_tinyimagenet_c.py",
 }
-LATTICE = {"imagenet": 5, "cifar": 1, "tiny": 2, "mnist": 1}
+LATTICE = {"imagenet": 5, "cifar": 1, "tiny": 2, "mnist": 1, "imagenet-bar": 7, "cifar-bar": 1}
 SIDES = {"imagenet": 224, "cifar": 32, "tiny": 64, "mnist": 28}
+BAR = {"imagenet-bar": "imagenet_c_bar.csv", "cifar-bar": "cifar10_c_bar.csv"}
 NAMES = (
     "gaussian_noise shot_noise impulse_noise defocus_blur glass_blur motion_blur zoom_blur snow frost fog brightness "
     "contrast elastic_transform pixelate jpeg_compression speckle_noise gaussian_blur spatter saturate"
@@ -180,7 +182,28 @@ def run(space: dict, table: str, names: list[str], images: np.ndarray) -> dict[s
     return out
 
 
-def main(robustness: str, mnist_c: str) -> None:
+def run_bar(folder: Path, table: str, images: np.ndarray) -> tuple[dict[str, np.ndarray], dict]:
+    """The same for ImageNet-C-bar and CIFAR-10-C-bar, and their severities."""
+    sys.path.insert(0, str(folder))
+    from transform_finder import build_transform
+
+    arrays, severities, step = {}, {}, LATTICE[table]
+    for line in (folder / BAR[table]).read_text().split():
+        name, *levels = line.split(",")
+        severities[name] = [[float(level)] for level in levels]
+        rows = []
+        for severity, (level,) in enumerate(severities[name], 1):
+            transform = build_transform(name, level, table.removesuffix("-bar"))
+            for number, image in enumerate(images):
+                np.random.seed(1000 * number + severity)
+                rows.append(transform(image)[::step, ::step])
+        stacked = np.array(rows)
+        arrays[f"{table}/{name}"] = stacked.reshape(5, -1, *stacked.shape[1:])
+        print(table, name, arrays[f"{table}/{name}"].shape, flush=True)
+    return arrays, severities
+
+
+def main(robustness: str, mnist_c: str, augmentation_corruption: str) -> None:
     """Make both files."""
     shims()
     warnings.simplefilter("ignore")
@@ -201,6 +224,10 @@ def main(robustness: str, mnist_c: str) -> None:
         source = (Path(mnist_c) / "corruptions.py").read_text()
         arrays |= run(functions(source), "mnist", MNIST_NAMES, digits)
         tables["mnist"] = settings(source, MNIST_NAMES)
+    for table in BAR:
+        folder = Path(augmentation_corruption).resolve() / "imagenet_c_bar"
+        found, tables[table] = run_bar(folder, table, arrays[f"{table.removesuffix('-bar')}/images"])
+        arrays |= found
     buffer = io.BytesIO()
     np.savez_compressed(buffer, **arrays)
     (HERE / "corruptions.npz").write_bytes(buffer.getvalue())
@@ -208,6 +235,10 @@ def main(robustness: str, mnist_c: str) -> None:
         name: f"https://github.com/hendrycks/robustness 8190fe3 {path}" for name, path in SOURCES.items()
     }
     made_by["mnist"] = "https://github.com/google-research/mnist-c bba57e4 corruptions.py"
+    for table, path in BAR.items():
+        made_by[table] = (
+            f"https://github.com/facebookresearch/augmentation-corruption ba4d5a5 imagenet_c_bar/{path}"
+        )
     lines = [json.dumps("sources") + ": " + json.dumps(made_by)]
     lines += [
         json.dumps(table)

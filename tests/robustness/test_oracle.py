@@ -23,11 +23,11 @@ from lipcomp.robustness.corruptions.tables import TABLES
 REFERENCE = Path(__file__).parents[1] / "reference"
 SEVERITIES = json.loads((REFERENCE / "corruption_severities.json").read_text())
 ARRAYS = np.load(REFERENCE / "corruptions.npz")
-LATTICE = {"imagenet": 5, "cifar": 1, "tiny": 2, "mnist": 1}
+LATTICE = {"imagenet": 5, "cifar": 1, "tiny": 2, "mnist": 1, "imagenet-bar": 7, "cifar-bar": 1}
 SIDES = {"imagenet": 224, "cifar": 32, "tiny": 64, "mnist": 28}
 BY_DISTRIBUTION = ("shot_noise", "impulse_noise")
 OURS_ALONE = ("stripe", "dotted_line", "zigzag", "canny_edges")  # published at one setting, our third
-TABLE_NAMES = tuple(t for t in ("imagenet", "cifar", "tiny", "mnist") if t in TABLES)
+TABLE_NAMES = tuple(TABLES)
 EVERY = [(table, name) for table in TABLE_NAMES for name in corruption_names(table)]
 SAME_DRAWS = [(table, name) for table, name in EVERY if name not in BY_DISTRIBUTION]
 
@@ -59,6 +59,35 @@ class NumpyDraws(Draws):
 
     def integers(self, low, high, *shape):
         return self._tensor(np.random.randint(low, high, size=shape), ())
+
+
+class BarDraws(NumpyDraws):
+    """In double precision; a nested generator is seeded from the first, and draws whole numbers below 2^31."""
+
+    def __init__(self, seed):
+        self.random, self.whole = np.random, False
+        np.random.seed(seed)
+
+    def nested(self):
+        inner = object.__new__(BarDraws)
+        inner.random, inner.whole = np.random.RandomState(self.random.randint(0, 2**32)), True
+        return inner
+
+    def split(self, size):
+        yield self
+
+    def permutation(self, count):
+        return self.random.permutation(count)
+
+    def normal(self, *shape):
+        return torch.from_numpy(np.asarray(self.random.normal(size=shape)))[None]
+
+    def uniform(self, *shape, low=0.0, high=1.0):
+        return torch.from_numpy(np.asarray(self.random.uniform(low, high, size=shape)))[None]
+
+    def integers(self, low, high, *shape):
+        drawn = self.random.randint(0, 2**31, size=shape) % high if self.whole else None
+        return torch.from_numpy(self.random.randint(low, high, size=shape) if drawn is None else drawn)[None]
 
 
 class FrostDraws(NumpyDraws):
@@ -113,6 +142,8 @@ def ours(table, name, severity, image, seed):
         draws, extra = FrostDraws(seed, textures, setting[2], SIDES[table]), {"textures": textures}
     if name == "glass_blur" and table == "mnist":
         draws = SwapDraws(seed)
+    if table.endswith("-bar"):
+        draws = BarDraws(seed)
     pixels = torch.from_numpy(np.atleast_3d(image)).permute(2, 0, 1)[None].float() / 255
     result = corruption.transform(pixels, draws, *setting, **extra)
     result = (result.clamp(0, 1) * 255 + 1e-3).floor()[0].permute(1, 2, 0).numpy().astype(int)
@@ -127,7 +158,7 @@ def differences(table, name):
     for severity, expected in zip(severities, ARRAYS[f"{table}/{name}"], strict=True):
         found = [
             ours(table, name, severity, image, 1000 * number + severity)
-            for number, image in enumerate(ARRAYS[f"{table}/images"])
+            for number, image in enumerate(ARRAYS[f"{table.removesuffix('-bar')}/images"])
         ]
         rows.append(np.abs(np.stack(found) - expected.astype(int)).ravel())
     return np.stack(rows)
@@ -168,7 +199,7 @@ def test_the_same_numbers_give_the_published_image(table, name):
     assert ((off > 1).mean(1) <= 1e-3).all(), (off.max(1), (off > 1).mean(1))
 
 
-@pytest.mark.parametrize("table", TABLE_NAMES)
+@pytest.mark.parametrize("table", [table for table in TABLE_NAMES if not table.endswith("-bar")])
 @pytest.mark.parametrize("name", BY_DISTRIBUTION)
 def test_noise_that_draws_otherwise_has_the_published_distribution(table, name):
     assert distribution_gap(table, name).max() < 5

@@ -65,8 +65,8 @@ def corrupt(
     severity
         1 to 5.
     table
-        Whose severities: "imagenet", "cifar" (both sets), "tiny" (64 x 64) or "mnist" (grey digits); by the images
-        (:func:`table_for`) if not given.
+        Whose severities: "imagenet", "cifar" (both sets), "tiny" (64 x 64), "mnist" (grey digits), "imagenet-bar" or
+        "cifar-bar"; by the images (:func:`table_for`) if not given.
     seed
         Seed of the whole corrupted set.
     indices
@@ -96,6 +96,10 @@ def corrupt(
     corruption = find_corruption(name, table)
     if table == "mnist" and images.shape[1] != 1:
         raise ValueError('table "mnist" corrupts grey digits, got images with 3 channels; take another table')
+    if table.endswith("-bar") and images.shape[1] != 3:
+        raise ValueError(
+            f"table {table!r} corrupts colour images, got images with 1 channel; take another table"
+        )
     if min(images.shape[-2:]) < SMALLEST_SIDE:
         raise ValueError(
             f"images must be at least {SMALLEST_SIDE} pixels high and wide, got {tuple(images.shape[-2:])}"

@@ -73,6 +73,14 @@ class Draws:
             part._keys = self._keys[start : start + size]
             yield part
 
+    def nested(self) -> "Draws":
+        """Where the published code seeds a second generator from the first; here the draws go on."""
+        return self
+
+    def permutation(self, count: int) -> np.ndarray:
+        """A random order of 0 .. count - 1, for the draws of a single image."""
+        return self.uniform(count)[0].argsort().cpu().numpy()
+
     def normal(self, *shape: int) -> Float[Tensor, "n ..."]:
         """Standard normal numbers, ``shape`` for each image."""
         return self._fill(shape, "normal_")

@@ -7,6 +7,9 @@ published code, but for the elastic warp's, which are in parts of the side (244/
 
 ``tiny``: Tiny-ImageNet-C and ImageNet-64x64-C, 64 x 64, between the two.
 
+``imagenet-bar``, ``cifar-bar``: ImageNet-C-bar and CIFAR-10-C-bar (Mintun, Kirillov & Xie 2021), chosen to be unlike
+the former.
+
 ``mnist``: MNIST-C (Mu & Gilmer 2019), 28 x 28 grey. The published set has **one** setting a corruption; it is the
 severity in the field *published* below. The other severities are those of the published code, except that stripe,
 dotted line, zigzag and Canny edges have none there: theirs are ours, with the published setting in the middle.
@@ -16,7 +19,17 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-from lipcomp.robustness.corruptions import blur, digital, digits, noise, spatter, weather
+from lipcomp.robustness.corruptions import (
+    bar_patterns,
+    bar_warps,
+    blur,
+    digital,
+    digits,
+    noise,
+    spatter,
+    weather,
+)
+from lipcomp.robustness.corruptions.bar_warps import OneImage
 from lipcomp.robustness.corruptions.filters import Images
 
 
@@ -222,9 +235,42 @@ MNIST: dict[str, Corruption] = {
     "canny_edges": Corruption(digits.canny_edges, _each(0.6, 0.8, 1.0, 1.25, 1.5), 3),
 }
 
+_IMAGENET_BAR: dict[str, tuple[OneImage, tuple[float | int, ...]]] = {
+    "caustic_refraction": (bar_warps.caustic_refraction, (2.35, 3.2, 4.9, 6.6, 9.15)),
+    "inverse_sparkles": (bar_patterns.inverse_sparkles, (1, 2, 4, 9, 10)),
+    "sparkles": (bar_patterns.sparkles, (1, 2, 3, 5, 6)),
+    "perlin_noise": (bar_patterns.perlin_noise, (4.6, 5.2, 5.8, 7.6, 8.8)),
+    "blue_noise_sample": (bar_patterns.blue_noise_sample, (0.8, 1.6, 2.4, 4.0, 5.6)),
+    "plasma_noise": (bar_patterns.plasma_noise, (4.75, 7, 8.5, 9.25, 10)),
+    "checkerboard_cutout": (bar_patterns.checkerboard_cutout, (2, 3, 4, 5, 6)),
+    "cocentric_sine_waves": (bar_patterns.cocentric_sine_waves, (3, 5, 8, 9, 10)),
+    "single_frequency_greyscale": (bar_patterns.single_frequency_greyscale, (1, 1.5, 2, 4.5, 5)),
+    "brownish_noise": (bar_patterns.brownish_noise, (1, 2, 3, 4, 5)),
+}
+
+_CIFAR_BAR: dict[str, tuple[OneImage, tuple[float | int, ...]]] = {
+    "blue_noise_sample": (bar_patterns.blue_noise_sample, (0.7, 1.4, 2.1, 3.5, 4.2)),
+    "checkerboard_cutout": (bar_patterns.checkerboard_cutout, (1, 2, 3, 4, 5)),
+    "inverse_sparkles": (bar_patterns.inverse_sparkles, (1, 1.5, 2.5, 4.5, 5)),
+    "pinch_and_twirl": (bar_warps.pinch_and_twirl, (5.5, 6, 6.5, 8.5, 10)),
+    "ripple": (bar_warps.ripple, (5.5, 6, 6.5, 7.5, 8)),
+    "brownish_noise": (bar_patterns.brownish_noise, (2.5, 4, 5.5, 6.5, 7)),
+    "circular_motion_blur": (bar_warps.circular_motion_blur, (2.8, 3.6, 4.4, 5.2, 6)),
+    "lines": (bar_patterns.lines, (0.5, 1, 1.5, 2, 2.5)),
+    "sparkles": (bar_patterns.sparkles, (0.7, 3.5, 5.6, 6.3, 7)),
+    "transverse_chromatic_abberation": (bar_warps.transverse_chromatic_abberation, (1, 2, 5, 9, 10)),
+}
+
+
+def _bar(table: dict[str, tuple[OneImage, tuple[float | int, ...]]]) -> dict[str, Corruption]:
+    return {name: Corruption(bar_warps.one_by_one(f), _each(*levels)) for name, (f, levels) in table.items()}
+
+
 TABLES: dict[str, dict[str, Corruption]] = {
     "imagenet": {name: Corruption(transform, _IMAGENET[name]) for name, transform in _TRANSFORMS.items()},
     "cifar": {name: Corruption(transform, _CIFAR[name]) for name, transform in _TRANSFORMS.items()},
     "tiny": {name: Corruption(transform, _TINY[name]) for name, transform in _TRANSFORMS.items()},
     "mnist": MNIST,
+    "imagenet-bar": _bar(_IMAGENET_BAR),
+    "cifar-bar": _bar(_CIFAR_BAR),
 }
