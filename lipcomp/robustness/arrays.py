@@ -1,6 +1,7 @@
 """What sets on disk share: mapped arrays, labels that fit, class folders, counts that agree."""
 
 import hashlib
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -87,15 +88,65 @@ def read_labels(
     return torch.from_numpy(array.astype(np.int64)), names
 
 
-def same_count(folder: Path, counts: Mapping[str, int]) -> None:
-    """Refuse a set whose conditions hold different counts of images, naming the odd ones."""
-    usual = max(set(counts.values()), key=list(counts.values()).count)
-    odd = {name: count for name, count in counts.items() if count != usual}
+def same_labels(folder: Path, labels: Mapping[str, Int64[Tensor, " _"]]) -> None:
+    """Refuse arrays whose images are not the same ones in the same order, as far as labels tell; the odd are named."""
+    keys = {name: tuple(column.tolist()) for name, column in labels.items()}
+    if not keys:
+        return
+    usual = max(set(keys.values()), key=list(keys.values()).count)
+    odd = {name: key for name, key in keys.items() if key != usual}
     if odd:
+        told = [
+            f"{name} has {len(key)} images" if len(key) != len(usual) else f"{name} has other labels"
+            for name, key in odd.items()
+        ]
         raise ValueError(
-            f"{str(folder)!r}: {', '.join(f'{n} has {c} images' for n, c in odd.items())}, the others {usual}; "
-            f"it is half downloaded or half unpacked, get those again"
+            f"{str(folder)!r}: {', '.join(told)}, the others {len(usual)}; it is half downloaded or half unpacked, or "
+            f"in another order, get those again"
         )
+
+
+def same_names(folder: Path, cells: Mapping[str, FolderImages], *, partial: bool = False) -> None:
+    """Refuse folders that do not hold the same images in every condition, by class and name; what differs is named."""
+    first = next(iter(cells.values()))
+    everything = _names(first)
+    if any(_names(images) != everything for images in cells.values()):
+        _name_the_odd(folder, {cell: Counter(_names(images)) for cell, images in cells.items()})
+    if not everything:
+        raise FileNotFoundError(
+            f"{str(folder)!r} has class folders, but no image in any of them ({', '.join(IMG_EXTENSIONS)})"
+        )
+    present = {name.split("/")[0] for name in everything}
+    empty = [name for name in first.classes if name not in present]
+    if empty and not partial:
+        raise ValueError(
+            f"{str(folder)!r} has no image of {len(empty)} of {len(first.classes)} classes ({', '.join(empty[:3])}) in "
+            f"any condition; it is half unpacked (or give partial=True for a subset of your own)"
+        )
+
+
+def _names(images: FolderImages) -> list[str]:
+    return [f"{file.parent.name}/{file.stem}" for file in images.files]
+
+
+def _name_the_odd(folder: Path, members: Mapping[str, Counter[str]]) -> None:
+    """What each condition lacks or has besides what most of them hold."""
+    spread = Counter(name for names in members.values() for name in names)
+    usual = {name for name, count in spread.items() if count > len(members) / 2}
+    odd = []
+    for cell, names in members.items():
+        for words, listed in (
+            ("lacks", usual - names.keys()),
+            ("alone has", names.keys() - usual),
+            ("has twice", {name for name, count in names.items() if count > 1}),
+        ):
+            if listed:
+                odd.append(f"{cell} {words} {len(listed)} ({', '.join(sorted(listed)[:3])})")
+    told = "; ".join(odd[:5]) or "the order of the files differs"
+    raise ValueError(
+        f"{str(folder)!r} does not hold the same images in every condition: {told}; it is half unpacked, or files were "
+        f"moved, get those again"
+    )
 
 
 def list_classes(
@@ -107,7 +158,13 @@ def list_classes(
     for label, wnid in enumerate(names):
         if not (place / wnid).is_dir():
             continue
-        members = sorted(f for f in (place / wnid).iterdir() if f.suffix.lower() in IMG_EXTENSIONS)
+        members = sorted(
+            f
+            for f in (place / wnid).iterdir()
+            if f.suffix.lower() in IMG_EXTENSIONS and not f.name.startswith(".")
+        )
         images += members
         labels += [label] * len(members)
-    return FolderImages(name, tuple(images), torch.tensor(labels), tuple(names), image_shape)
+    return FolderImages(
+        name, tuple(images), torch.tensor(labels, dtype=torch.long), tuple(names), image_shape
+    )

@@ -9,32 +9,43 @@ MNIST-C        ``<corruption>/test_images.npy`` (10000, 28, 28, 1) uint8 and ``<
                one setting a corruption (its severity is None)
 ImageNet-C,    ``<corruption>/<1..5>/<class>/*.JPEG``; corruptions may lie in groups (``noise/gaussian_noise``)
 ImageNet-3DCC  as the published archives unpack
+ImageNet-C-bar the same, but severities are named by their published levels (``sparkles/1.00``)
 =============  ===============================================================================================
+
+MNIST-C's ``identity`` is no corruption: it is the set's ``clean`` digits.
 
 >>> from lipcomp.robustness.sets import open_corruption_set
 >>> cifar = open_corruption_set("CIFAR-10-C", classes=10)  # doctest: +SKIP
 >>> cifar.images("fog", 3).batch(torch.arange(4)).shape  # doctest: +SKIP
 torch.Size([4, 3, 32, 32])
 
-Everything is checked when the set is opened, before the long work starts: sizes, labels, and that every condition
-has the same images.
+Everything is checked when the set is opened, before the long work starts: sizes, labels, and that every condition holds
+the same images: by name where images have one (a file that is missing, or lies in another severity, is named), by label
+and position in arrays. A corruption that comes twice, under two names or in two places, is named too.
 """
 
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
+import torch
+
 from lipcomp.data import ImageSet
+from lipcomp.data.folders import FolderImages
 from lipcomp.robustness.arrays import (
     MappedImages,
     check_images,
     list_classes,
     read_array,
     read_labels,
-    same_count,
+    same_labels,
+    same_names,
 )
+from lipcomp.robustness.protocols import IDENTITY
 
 SEVERITIES = ("1", "2", "3", "4", "5")
+COMPARED = 8  # images that tell whether two corruptions are the same
 WHERE = {
     "cifar": "CIFAR-10-C and CIFAR-100-C are at https://zenodo.org/record/2535967 and https://zenodo.org/record/3555552",
     "mnist": "MNIST-C is at https://zenodo.org/record/3239543 (mnist_c.zip)",
@@ -54,11 +65,14 @@ class CorruptionSet:
         "cifar", "mnist" or "imagenet": the layout.
     cells
         The image sets, by corruption, then by severity (1 to 5, or None where there is one setting).
+    clean
+        The uncorrupted images, where the set holds them.
     """
 
     name: str
     kind: str
     cells: Mapping[str, Mapping[int | None, ImageSet]] = field(repr=False)
+    clean: ImageSet | None = field(default=None, repr=False)
 
     @property
     def corruptions(self) -> tuple[str, ...]:
@@ -92,6 +106,7 @@ def open_corruption_set(
     classes: int | Sequence[str] | None = None,
     image_shape: tuple[int, int, int] = (3, 224, 224),
     corruptions: Sequence[str] | None = None,
+    partial: bool = False,
 ) -> CorruptionSet:
     """Open a corrupted set, whichever layout it has, and check it.
 
@@ -106,13 +121,16 @@ def open_corruption_set(
         What folders of images are brought to; arrays stay as they are.
     corruptions
         Take these only.
+    partial
+        Accept a set of images from some of the classes only (a subset of your own).
 
     Raises
     ------
     FileNotFoundError
         If there is no such set, or a file of it is missing.
     ValueError
-        If a file is damaged or half downloaded, counts differ, or labels lie outside the classes.
+        If a file is damaged or half downloaded, conditions hold different images, a corruption comes twice, a class
+        has no image anywhere, or labels lie outside the classes.
     """
     folder = Path(folder)
     if not folder.is_dir():
@@ -123,7 +141,7 @@ def open_corruption_set(
         return _open_mnist(folder, classes, corruptions)
     found = _corruption_folders(folder)
     if found:
-        return _open_imagenet(folder, found, classes, image_shape, corruptions)
+        return _open_imagenet(folder, found, classes, image_shape, corruptions, partial)
     raise FileNotFoundError(
         f"{str(folder)!r} holds no corrupted set: neither labels.npy with <corruption>.npy (CIFAR-C), nor "
         f"<corruption>/test_images.npy (MNIST-C), nor <corruption>/<1..5>/<class>/ (ImageNet-C). "
@@ -151,7 +169,7 @@ def _open_cifar(
             f"{str(folder / 'labels.npy')!r} must repeat the same labels for five severities, got {total} labels"
         )
     n = total // 5
-    files = [path.stem for path in folder.glob("*.npy") if path.stem != "labels"]
+    files = [path.stem for path in folder.glob("[!.]*.npy") if path.stem != "labels"]
     cells: dict[str, dict[int | None, ImageSet]] = {}
     for name in choose(files, wanted, folder):
         path = folder / f"{name}.npy"
@@ -163,30 +181,67 @@ def _open_cifar(
         }
     if not cells:
         raise FileNotFoundError(f"{str(folder)!r} holds labels but no <corruption>.npy. {WHERE['cifar']}")
+    _check_twice(folder, cells)
     return CorruptionSet(folder.name, "cifar", cells)
 
 
 def _open_mnist(
     folder: Path, classes: int | Sequence[str] | None, wanted: Sequence[str] | None
 ) -> CorruptionSet:
-    found = [path.parent.name for path in folder.glob("*/test_images.npy")]
+    found = [path.parent.name for path in folder.glob("[!.]*/test_images.npy")]
     cells: dict[str, dict[int | None, ImageSet]] = {}
-    counts = {}
+    digits = {}
     for name in choose(found, wanted, folder):
         labels, names = read_labels(folder / name / "test_labels.npy", classes)
         path = folder / name / "test_images.npy"
         pixels = read_array(path)
         check_images(path, pixels, (len(labels), *pixels.shape[1:3], 1))
-        cells[name] = {None: MappedImages(f"{folder.name}/{name}", pixels, labels, names)}
-        counts[name] = len(labels)
-    same_count(folder, counts)
-    return CorruptionSet(folder.name, "mnist", cells)
+        digits[name] = MappedImages(f"{folder.name}/{name}", pixels, labels, names)
+    same_labels(folder, {name: images.labels for name, images in digits.items()})
+    clean = digits.pop(IDENTITY, None)
+    cells = {name: {None: images} for name, images in digits.items()}
+    if not cells:
+        raise FileNotFoundError(f"{str(folder)!r} holds no corruption, only {IDENTITY}. {WHERE['mnist']}")
+    _check_twice(folder, cells)
+    return CorruptionSet(folder.name, "mnist", cells, clean)
+
+
+def _check_twice(folder: Path, cells: Mapping[str, Mapping[int | None, ImageSet]]) -> None:
+    """Refuse two corruptions whose first images, at their last severity, are all the same."""
+    seen: dict[bytes, str] = {}
+    for name, cell in cells.items():
+        images = list(cell.values())[-1]
+        if not len(images):
+            continue
+        key = images.batch(torch.arange(min(COMPARED, len(images)))).numpy().tobytes()
+        if key in seen:
+            raise ValueError(
+                f"{str(folder)!r}: {seen[key]} and {name} hold the same images; one is a copy, remove or get it again"
+            )
+        seen[key] = name
+
+
+def _severity_folders(place: Path) -> list[Path]:
+    """The folders of the five severities, mildest first: 1 .. 5, or their levels with two decimals; else none."""
+    inside = [entry for entry in place.iterdir() if entry.is_dir()] if place.is_dir() else []
+    numbered = [entry for entry in inside if entry.name in SEVERITIES]
+    levels = [entry for entry in inside if re.fullmatch(r"\d+\.\d\d", entry.name)]
+    return sorted(numbered or levels, key=lambda entry: float(entry.name))
 
 
 def _corruption_folders(folder: Path) -> dict[str, Path]:
     """Folders that hold severities, one or two levels down."""
-    inside = [*folder.glob("*/1"), *folder.glob("*/*/1")]
-    return {path.parent.name: path.parent for path in inside if path.is_dir()}
+    found: dict[str, Path] = {}
+    for place in sorted([*folder.glob("[!.]*"), *folder.glob("[!.]*/[!.]*")]):
+        if not _severity_folders(place):
+            continue
+        if place.name in found:
+            raise ValueError(
+                f"{str(folder)!r}: corruption {place.name} comes twice, in {str(found[place.name])!r} and "
+                f"{str(place)!r}; remove one"
+            )
+        found[place.name] = place
+    return found
 
 
 def _open_imagenet(
@@ -195,20 +250,22 @@ def _open_imagenet(
     classes: int | Sequence[str] | None,
     image_shape: tuple[int, int, int],
     wanted: Sequence[str] | None,
+    partial: bool,
 ) -> CorruptionSet:
     names: tuple[str, ...] = ()
     if classes is not None and not isinstance(classes, int):
         names = tuple(classes)
     cells: dict[str, dict[int | None, ImageSet]] = {}
-    counts = {}
+    members: dict[str, FolderImages] = {}
     for corruption in choose(list(found), wanted, folder):
         cells[corruption] = {}
-        for severity in SEVERITIES:
-            place = found[corruption] / severity
-            if not place.is_dir():
-                raise FileNotFoundError(
-                    f"{str(place)!r} is missing; unpack the archive of {corruption} again"
-                )
+        places = _severity_folders(found[corruption])
+        if len(places) != len(SEVERITIES):
+            lost = [s for s in SEVERITIES if not (found[corruption] / s).is_dir()]
+            raise FileNotFoundError(
+                f"{str(found[corruption] / lost[0])!r} is missing; unpack the archive of {corruption} again"
+            )
+        for severity, place in enumerate(places, 1):
             present = sorted(entry.name for entry in place.iterdir() if entry.is_dir())
             names = names or tuple(present)
             unknown = sorted(set(present) - set(names))
@@ -217,13 +274,13 @@ def _open_imagenet(
                     f"{str(place)!r} has class folders outside the classes: {', '.join(unknown[:5])}; give the "
                     f"probe's classes as WordNet ids"
                 )
-            cell = list_classes(place, names, f"{folder.name}/{corruption}/{severity}", image_shape)
-            cells[corruption][int(severity)] = cell
-            counts[f"{corruption}/{severity}"] = len(cell)
+            cell = list_classes(place, names, f"{folder.name}/{corruption}/{place.name}", image_shape)
+            cells[corruption][severity] = members[f"{corruption}/{place.name}"] = cell
     if isinstance(classes, int) and len(names) != classes:
         raise ValueError(
             f"{str(folder)!r} has {len(names)} class folders, not {classes}; it is half unpacked, or give the "
             f"classes' names in the order of the labels"
         )
-    same_count(folder, counts)
+    same_names(folder, members, partial=partial)
+    _check_twice(folder, cells)
     return CorruptionSet(folder.name, "imagenet", cells)

@@ -2,6 +2,7 @@
 
 import csv
 import json
+import shutil
 
 import numpy as np
 import pytest
@@ -74,40 +75,100 @@ def test_a_damaged_cifar_c_is_named_before_the_work(cifar_c):
         open_corruption_set(cifar_c)
 
 
+def test_stray_and_doubled_arrays(cifar_c):
+    (cifar_c / "._fog.npy").write_bytes(b"what a Mac leaves behind")
+    assert open_corruption_set(cifar_c).corruptions == ("fog", "snow")
+    np.save(cifar_c / "snow.npy", np.load(cifar_c / "fog.npy"))
+    with pytest.raises(ValueError, match="fog and snow hold the same images"):
+        open_corruption_set(cifar_c)
+
+
 def test_mnist_c(tmp_path):
-    for name, n in (("fog", 6), ("identity", 6)):
+    for name in ("fog", "identity"):
         (tmp_path / name).mkdir()
-        np.save(tmp_path / name / "test_images.npy", RNG.integers(0, 256, (n, 28, 28, 1), dtype=np.uint8))
-        np.save(tmp_path / name / "test_labels.npy", np.arange(n))
+        np.save(tmp_path / name / "test_images.npy", RNG.integers(0, 256, (6, 28, 28, 1), dtype=np.uint8))
+        np.save(tmp_path / name / "test_labels.npy", np.arange(6))
     found = open_corruption_set(tmp_path, classes=10)
     assert found.kind == "mnist"
+    assert found.corruptions == ("fog",)  # identity is none
     assert found.severities("fog") == (None,)
     assert found.images("fog").batch(torch.arange(2)).shape == (2, 1, 28, 28)
+    assert found.clean.content_hash() != found.images("fog").content_hash()
+    np.save(tmp_path / "fog" / "test_labels.npy", np.arange(6)[::-1])
+    with pytest.raises(ValueError, match="has other labels, the others 6"):
+        open_corruption_set(tmp_path)
     np.save(tmp_path / "fog" / "test_images.npy", np.zeros((5, 28, 28, 1), np.uint8))
     np.save(tmp_path / "fog" / "test_labels.npy", np.arange(5))
     with pytest.raises(ValueError, match=r"has 5 images|has 6 images"):
         open_corruption_set(tmp_path)
 
 
-@pytest.mark.parametrize("group", ["", "noise"])
-def test_imagenet_c_and_3dcc_folders(tmp_path, group):
+@pytest.fixture
+def imagenet_c(tmp_path):
+    """Two corruptions, five severities, two classes of two images."""
     for severity in "12345":
         for wnid in ("n01", "n02"):
             for i in range(2):
-                photo(tmp_path / group / "iso_noise" / severity / wnid / f"{i}.JPEG", 40 * int(severity))
-    found = open_corruption_set(tmp_path, classes=("n02", "n01"), image_shape=(3, 32, 32))
-    assert found.corruptions == ("iso_noise",)
+                photo(tmp_path / "noise" / "iso_noise" / severity / wnid / f"{i}.JPEG", 40 * int(severity))
+                photo(tmp_path / "fog" / severity / wnid / f"{i}.JPEG", 30 * int(severity))
+    return tmp_path
+
+
+def test_imagenet_c_and_3dcc_folders(imagenet_c):
+    found = open_corruption_set(imagenet_c, classes=("n02", "n01"), image_shape=(3, 32, 32))
+    assert found.corruptions == ("fog", "iso_noise")
     cell = found.images("iso_noise", 2)
     assert cell.labels.tolist() == [0, 0, 1, 1]
     assert cell.files[0].parent.name == "n02"
     assert abs(float(cell.batch(torch.tensor([0]))[0, 0].mean()) * 255 - 80) < 3
     with pytest.raises(ValueError, match="outside the classes: n02"):
-        open_corruption_set(tmp_path, classes=("n01",))
+        open_corruption_set(imagenet_c, classes=("n01",))
     with pytest.raises(ValueError, match="2 class folders, not 1000"):
-        open_corruption_set(tmp_path, classes=1000)
-    (tmp_path / group / "iso_noise" / "4" / "n01" / "0.JPEG").unlink()
-    with pytest.raises(ValueError, match="iso_noise/4 has 3 images, the others 4"):
-        open_corruption_set(tmp_path)
+        open_corruption_set(imagenet_c, classes=1000)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda at: (at / "fog/4/n01/0.JPEG").unlink(), r"fog/4 lacks 1 \(n01/0\)"),
+        (
+            lambda at: (at / "fog/4/n01/0.JPEG").rename(at / "fog/3/n01/x.JPEG"),
+            r"fog/3 alone has 1 \(n01/x\); fog/4 lacks 1 \(n01/0\)",
+        ),
+        (lambda at: photo(at / "fog/4/n01/0.png"), r"fog/4 has twice 1 \(n01/0\)"),
+        (lambda at: shutil.copytree(at / "fog", at / "weather" / "fog"), "fog comes twice"),
+        (
+            lambda at: shutil.copytree(at / "fog", at / "mist"),
+            "fog and mist hold the same images",
+        ),
+        (lambda at: shutil.rmtree(at / "fog" / "3"), r"3' is missing; unpack the archive of fog"),
+        (lambda at: [f.unlink() for f in at.rglob("*.JPEG")], "no image in any of them"),
+    ],
+)
+def test_conditions_that_hold_other_images_are_named(imagenet_c, change, message):
+    (imagenet_c / "fog/4/n01/._0.JPEG").write_bytes(b"what a Mac leaves behind")
+    open_corruption_set(imagenet_c, image_shape=(3, 32, 32))
+    change(imagenet_c)
+    with pytest.raises((ValueError, FileNotFoundError), match=message):
+        open_corruption_set(imagenet_c, image_shape=(3, 32, 32))
+
+
+def test_a_class_without_images_anywhere_is_named(imagenet_c):
+    with pytest.raises(ValueError, match=r"no image of 1 of 3 classes \(n03\)"):
+        open_corruption_set(imagenet_c, classes=("n01", "n02", "n03"))
+    found = open_corruption_set(
+        imagenet_c, classes=("n01", "n02", "n03"), image_shape=(3, 32, 32), partial=True
+    )
+    assert len(found.images("fog", 1)) == 4
+
+
+def test_c_bar_severities_are_named_by_their_levels(tmp_path):
+    for level in (1, 2, 4, 9, 10):
+        photo(tmp_path / "inverse_sparkles" / f"{level:.2f}" / "n01" / "a.JPEG", 20 * level)
+    found = open_corruption_set(tmp_path, image_shape=(3, 32, 32))
+    assert found.severities("inverse_sparkles") == (1, 2, 3, 4, 5)
+    mean = float(found.images("inverse_sparkles", 5).batch(torch.tensor([0]))[0, 0].mean())
+    assert mean * 255 == pytest.approx(200, abs=3)
 
 
 def test_no_set_says_where_to_get_one(tmp_path):

@@ -1,0 +1,63 @@
+"""Which corruption numbers may be set side by side."""
+
+from dataclasses import replace
+
+import pytest
+
+from lipcomp.robustness.corruptions import COMMON, VALIDATION
+from lipcomp.robustness.protocols import Protocol, literature
+
+PUBLISHED = Protocol("imagenet", COMMON, (1, 2, 3, 4, 5), "disk", None, None, 50_000, 1000)
+
+
+def test_the_published_protocol_has_no_deviation_and_takes_alexnets_errors():
+    assert PUBLISHED.deviations() == []
+    assert PUBLISHED.check_reference() == []
+    assert PUBLISHED.settings()["comparable"]
+    assert PUBLISHED.label == "15 corruptions x 5 severities, read from disk, 50000 images"
+    made = replace(PUBLISHED, made="memory", jpeg=85, frost="photographs")
+    assert made.check_reference() == []
+    assert made.label.endswith("made in memory, JPEG 85, frost photographs, 50000 images")
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (
+            {"corruptions": (*COMMON, *VALIDATION)},
+            "not the 15 corruptions of the literature: has speckle_noise",
+        ),
+        ({"corruptions": COMMON[:14]}, "lacks jpeg_compression"),
+        ({"made": "memory"}, "without JPEG 85"),
+        ({"made": "memory", "jpeg": 75}, "with JPEG 75, not 85"),
+        ({"made": "memory", "jpeg": 85, "frost": "textures"}, "frost from generated textures"),
+        ({"images": 5000}, "5000 images, published are 50000"),
+        ({"table": "cifar", "made": "memory", "jpeg": 85, "images": 10_000}, "published without"),
+    ],
+)
+def test_every_trap_is_named(change, message):
+    protocol = replace(PUBLISHED, **change)
+    assert message in "; ".join(protocol.deviations())
+    assert not protocol.settings()["comparable"]
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"classes": 10}, "has 10 classes, AlexNet's errors are for 1000"),
+        ({"table": "cifar"}, "those of cifar"),
+        ({"corruptions": COMMON[:3]}, "over the 15 corruptions"),
+        ({"severities": (1, 2, 3)}, "severities 1 to 5"),
+    ],
+)
+def test_alexnets_errors_are_refused_where_they_do_not_belong(change, message):
+    with pytest.raises(ValueError, match=message):
+        replace(PUBLISHED, **change).check_reference()
+
+
+def test_a_mean_is_over_the_literatures_corruptions():
+    assert literature((*COMMON, *VALIDATION)) == COMMON
+    assert literature((*COMMON, *VALIDATION), all_found=True) == (*COMMON, *VALIDATION)
+    assert literature(("fog", "identity", "zigzag")) == ("fog", "zigzag")
+    assert literature(VALIDATION) == VALIDATION
+    assert literature(("spatter", "stripe", "zigzag")) == ("spatter", "stripe", "zigzag")
