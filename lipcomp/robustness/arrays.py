@@ -40,12 +40,12 @@ class MappedImages:
         return chosen.permute(0, 3, 1, 2).float().div_(255)
 
     def content_hash(self) -> str:
-        """SHA-256 over pixels and labels, 16 hex digits."""
-        digest = hashlib.sha256(str(self.pixels.shape).encode())
+        """SHA-256 over pixels, labels and class names in order, 32 hex digits."""
+        digest = hashlib.sha256(repr((self.pixels.shape, self.classes)).encode())
         for start in range(0, len(self.pixels), 1024):
             digest.update(np.ascontiguousarray(self.pixels[start : start + 1024]).data)
         digest.update(self.labels.numpy().tobytes())
-        return digest.hexdigest()[:16]
+        return digest.hexdigest()[:32]
 
 
 def read_array(path: Path) -> np.ndarray:
