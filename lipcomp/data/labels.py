@@ -182,6 +182,7 @@ def match_rows(
         If a row names no image, one of several, or one that another row gives another label; or has no label.
     """
     lookups = [_by_key(images, partial(_relative, base)) for base in bases]
+    lookups += [_by_key(images, lambda image: image.absolute().as_posix())]
     lookups += [_by_key(images, lambda image: image.name), _by_key(images, lambda image: image.stem)]
     found: dict[Path, str] = {}
     missing: list[str] = []
@@ -224,6 +225,7 @@ def _by_key(images: Sequence[Path], key: Callable[[Path], str | None]) -> dict[s
 
 
 def _relative(base: Path, image: Path) -> str | None:
+    image, base = image.absolute(), base.absolute()
     return image.relative_to(base).as_posix() if image.is_relative_to(base) else None
 
 

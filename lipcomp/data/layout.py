@@ -59,14 +59,17 @@ def find_split(
     """Find the images of a split and their classes; the arguments are those of :func:`lipcomp.data.load_set`."""
     table = read_table(labels, label_column) if labels is not None else None
     places = split_folders(root)
+    told = sorted(places)
+    if table is not None and any(row.split for row in table.rows):
+        told = sorted({str(row.split) for row in table.rows})
+    if holdout is not None and told not in ([], ["train"]):
+        raise ValueError(
+            f"data {str(root)!r} has splits already ({', '.join(told)}); leave holdout={holdout} away"
+        )
     if table is not None and any(row.split for row in table.rows):
         found, train = _of_table_with_splits(root, split, table)
-    elif not places or (holdout is not None and set(places) == {"train"}):
+    elif not places or holdout is not None:
         found, train = _whole(root, places.get("train", root), split, table, holdout, seed)
-    elif holdout is not None:
-        raise ValueError(
-            f"data folder {str(root)!r} has splits already ({', '.join(places)}); leave holdout={holdout} away"
-        )
     else:
         place = _chosen(root, places, split)
         found = _labelled(root, place, table)
@@ -76,8 +79,9 @@ def find_split(
         if place != places.get("train") and train and found.names is None:
             raise ValueError(
                 f"{str(place)!r} holds images without class folders, but the train split has classes; put them into "
-                f"class folders, give a table (labels=), or name {str(place)!r} itself as the data where no labels "
-                f"are needed"
+                f"class folders, give a table (labels=)"
+                + (", take split='val'" if "val" in places and split == "test" else "")
+                + f", or name {str(place)!r} itself as the data where no labels are needed"
             )
     if found.names is not None:
         own = in_order(set(found.names))
@@ -196,7 +200,7 @@ def _labelled(root: Path, place: Path, table: Table | None) -> Found:
 
 def _by_table(root: Path, place: Path, table: Table, rows: Sequence[Row]) -> Found:
     listing = list_images(place if table.path.is_relative_to(place) else root)
-    matched = match_rows(table, rows, listing.files, (table.path.parent, place, root))
+    matched = match_rows(table, rows, listing.files, (table.path.parent, place, root, root.absolute().parent))
     inside = [file for file in listing.files if file.is_relative_to(place)]
     files = [file for file in inside if file in matched]
     left = [file.name for file in inside if file not in matched]

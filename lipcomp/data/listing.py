@@ -9,10 +9,24 @@ from pathlib import Path
 from PIL import features
 from torchvision.datasets.folder import IMG_EXTENSIONS
 
-SUFFIXES = (*IMG_EXTENSIONS, *((".avif",) if features.check("avif") else ()))
+SUFFIXES = (*IMG_EXTENSIONS, ".jfif", ".jpe", ".pnm", ".pbm", *((".avif",) if features.check("avif") else ()))
 # Images that are not read: animations, and formats that Pillow has no decoder for.
 _RAW = (".cr2", ".cr3", ".nef", ".arw", ".dng", ".raw", ".exr", ".hdr")
-_OTHER = (".gif", ".heic", ".heif", ".avif", ".jp2", ".j2k", ".jpf", ".jxl", ".svg", ".psd", ".ico", ".tga")
+_OTHER = (
+    ".gif",
+    ".heic",
+    ".heif",
+    ".avif",
+    ".jp2",
+    ".j2k",
+    ".jpf",
+    ".jxl",
+    ".svg",
+    ".psd",
+    ".ico",
+    ".tga",
+    ".pcx",
+)
 SKIPPED = frozenset((*_OTHER, *_RAW)).difference(SUFFIXES)
 _SYSTEM = ("thumbs.db", "desktop.ini", "__macosx", "@eadir", "$recycle.bin")
 

@@ -7,6 +7,7 @@ stored as                   becomes
 16 bits, grey               value / 65535 (12-bit TIFF: / 4095), not rounded to bytes; colour: the high bytes
 float                       as it is if all of it lies in [0, 1]; NaN, infinity and other ranges are refused
 32-bit or signed integers   refused: nothing says which value is white
+more or unknown channels    refused
 alpha, transparent colours  composited on a background
 CMYK, YCbCr                 Pillow's conversion to RGB; Lab is refused
 EXIF and TIFF orientation   turned upright
@@ -16,13 +17,16 @@ several frames or pages     refused (the main picture of an MPO is taken)
 A TIFF whose zero is white is inverted at every depth. (Pillow does so up to 8 bits only.)
 """
 
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from PIL import Image, ImageOps
 
 WHITE = (255, 255, 255)
-_BITS, _PHOTOMETRIC, _ORIENTATION = 258, 262, 274  # tags of TIFF and EXIF
+# Tags of TIFF and EXIF.
+_BITS, _PHOTOMETRIC, _ORIENTATION, _SAMPLES, _EXTRA, _FORMAT = 258, 262, 274, 277, 338, 339
 _DEEP = ("I;16", "I;16L", "I;16B", "I;16N")
 
 
@@ -64,10 +68,11 @@ def as_picture(source: Image.Image, background: tuple[int, int, int] = WHITE) ->
     ValueError
         If its mode has no certain meaning.
     """
+    tags = getattr(source, "tag_v2", {})
+    _check_tiff(tags)
     source.load()
     turned = source.getexif().get(_ORIENTATION, 1) != 1
     image = ImageOps.exif_transpose(source) if turned else source
-    tags = getattr(source, "tag_v2", {})
     if image.mode in _DEEP:
         return _from_deep(image, tags, background)
     if image.mode == "I" and source.format in ("PNG", "PPM"):
@@ -80,14 +85,25 @@ def as_picture(source: Image.Image, background: tuple[int, int, int] = WHITE) ->
         return image.convert("L")
     if image.mode in ("RGB", "P", "CMYK", "YCbCr", "RGBX"):
         return image.convert("RGB")
-    what = "whole numbers of 32 bits or with a sign" if image.mode == "I" else f"pixels of mode {image.mode}"
+    what = "whole numbers of 32 bits" if image.mode == "I" else f"pixels of mode {image.mode}"
     raise ValueError(f"it holds {what}, of which nothing says what is white; save it with 8 or 16 bits")
 
 
-def _from_deep(image: Image.Image, tags: object, background: tuple[int, int, int]) -> Image.Image:
-    bits = tags.get(_BITS, (16,)) if hasattr(tags, "get") else (16,)
-    values = np.asarray(image).astype(np.float32) / (2 ** min(bits) - 1)
-    if hasattr(tags, "get") and tags.get(_PHOTOMETRIC) == 0:
+def _check_tiff(tags: Mapping[int, Any]) -> None:
+    """Refuse what Pillow reads as if it were something else: signed bytes, and channels that it drops."""
+    if 2 in tags.get(_FORMAT, ()):
+        raise ValueError(
+            "it holds numbers with a sign, of which nothing says what is white; save it with 8 or 16 bits"
+        )
+    if tags.get(_SAMPLES, 1) > 4 or (tags.get(_PHOTOMETRIC) == 2 and 0 in tags.get(_EXTRA, ())):
+        raise ValueError(
+            f"it holds {tags[_SAMPLES]} channels, some of unknown meaning; save red, green and blue"
+        )
+
+
+def _from_deep(image: Image.Image, tags: Mapping[int, Any], background: tuple[int, int, int]) -> Image.Image:
+    values = np.asarray(image).astype(np.float32) / (2 ** min(tags.get(_BITS, (16,))) - 1)
+    if tags.get(_PHOTOMETRIC) == 0:
         values = 1 - values
     if "transparency" in image.info:
         key = int(image.info["transparency"])

@@ -195,6 +195,14 @@ def flat_test_beside_classes(f: Folder) -> Checks:
 
 
 @case
+def imagenet_with_its_test_set(f: Folder) -> Checks:
+    f.put("train/cat/0.png", "train/dog/0.png", "val/dog/0.png", "test/0.png")
+    yield Refused("take split='val'")
+    yield Exact({"val/dog/0.png": "dog"}, "val", classes=("cat", "dog"))
+    yield Refused("has splits already", options={"holdout": 0.5})
+
+
+@case
 def a_class_called_train(f: Folder) -> Checks:
     f.put("bus/0.png", "car/0.png", "train/0.png")
     yield Refused("a split or a class")
@@ -290,7 +298,14 @@ def odd_names(f: Folder) -> Checks:
 @case
 def suffixes_in_capitals(f: Folder) -> Checks:
     f.put(*TWO, "test/dog/1.PNG", "test/dog/2.Png")
-    yield Exact({**TEST, "test/dog/1.PNG": "dog", "test/dog/2.Png": "dog"})
+    f.save(
+        "test/dog/3.jfif",
+        Image.fromarray(np.full((HEIGHT, WIDTH), 90, np.uint8)),
+        np.full((HEIGHT, WIDTH), 90 / 255),
+        format="JPEG",
+    )
+    more = ("test/dog/1.PNG", "test/dog/2.Png", "test/dog/3.jfif")
+    yield Exact({**TEST, **dict.fromkeys(more, "dog")})
 
 
 @case

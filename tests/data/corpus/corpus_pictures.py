@@ -88,6 +88,27 @@ def tiff(
     return lambda path: path.write_bytes(content) and None
 
 
+def _bands(count: int, extra: int) -> Callable[[Path], None]:
+    """A TIFF of red, green, blue and more channels that nothing explains."""
+
+    def write(path: Path) -> None:
+        saved(np.dstack([COLOUR, ALPHA]))(path)
+        content = bytearray(path.read_bytes())
+        start = struct.unpack_from("<I", content, 4)[0]
+        for i in range(struct.unpack_from("<H", content, start)[0]):
+            entry = start + 2 + 12 * i
+            tag = struct.unpack_from("<H", content, entry)[0]
+            if tag == 277:
+                struct.pack_into("<H", content, entry + 8, count)
+            if tag == 338:
+                struct.pack_into("<IHH", content, entry + 4, extra, 0, 0)
+            if tag == 258 and count == 5:
+                struct.pack_into("<II", content, entry + 4, 5, len(content))
+        path.write_bytes(bytes(content) + struct.pack("<5H", *[8] * 5))
+
+    return write
+
+
 def _cell(kind: int, value: int) -> tuple[int, ...]:
     return (value,) if kind == 4 else (value, 0)
 
@@ -268,12 +289,15 @@ refused_of("whole32.tif", tiff(DEEP.astype(np.uint32), bits=32), "nothing says w
 refused_of(
     "signed32.tif", tiff(DEEP.astype(np.int32), bits=32, sample_format=2), "nothing says what is white"
 )
-refused_of("signed16.tif", tiff(SIGNED, bits=16, sample_format=2), "nothing says what is white")
+refused_of("signed8.tif", tiff((GREY // 2).astype(np.int8), bits=8, sample_format=2), "with a sign")
+refused_of("signed16.tif", tiff(SIGNED, bits=16, sample_format=2), "with a sign")
 refused_of("float255.tif", saved(GREY.astype(np.float32)), r"from 0 to 255.*\[0, 1\]")
 refused_of("negative.tif", saved(GREY.astype(np.float32) / 255 - 0.5), "from -0.5 to 0.5")
 refused_of("nan.tif", saved(HOLED), "NaN")
 refused_of("infinite.tif", saved(ENDLESS), "infinity")
 refused_of("lab.tif", lambda path: Image.fromarray(COLOUR, "LAB").save(path), "mode LAB")
+refused_of("five_channels.tif", _bands(5, 2), "5 channels")
+refused_of("unknown_channel.tif", _bands(4, 1), "4 channels, some of unknown meaning")
 refused_of("pages.tif", _frames(), "2 frames or pages")
 refused_of("animated.png", _frames(), "2 frames or pages")
 refused_of("animated.webp", _frames(), "2 frames or pages")

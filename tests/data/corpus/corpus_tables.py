@@ -97,6 +97,25 @@ def table_from_windows(f: Folder) -> Checks:
 
 
 @case
+def table_of_whole_paths(f: Folder) -> Checks:
+    f.put("a/0.png", "b/0.png")
+    place = f.root.absolute()
+    path = f.table(
+        "labels.csv", [("path", "label"), (place / "a/0.png", "x"), (f"{place.name}/b/0.png", "y")]
+    )
+    yield Exact({"a/0.png": "x", "b/0.png": "y"}, options={"labels": path})
+
+
+@case
+def table_with_splits_and_a_holdout(f: Folder) -> Checks:
+    f.put("0.png", "1.png")
+    path = f.table(
+        "labels.csv", [("file", "label", "split"), ("0.png", "a", "train"), ("1.png", "a", "test")]
+    )
+    yield Refused("has splits already", options={"labels": path, "holdout": 0.5})
+
+
+@case
 def table_of_a_missing_file(f: Folder) -> Checks:
     f.put("0.png")
     path = f.table("labels.csv", [("file", "label"), ("0.png", "a"), ("1.png", "b")])
