@@ -382,10 +382,12 @@ def hash_files(
     told = advance or (lambda n: None)
     keys = [os.path.abspath(path) for path in paths]  # noqa: PTH100 (no link is followed: the name is the key)
     with _file_cache(cache) as memory, ThreadPoolExecutor(8) as pool:
-        marks = list(pool.map(_mark, keys))
+        # One task per file would cost more than the look at it.
+        parts = [keys[start : start + 512] for start in range(0, len(keys), 512)]
+        marks = [mark for part in pool.map(lambda part: [_mark(key) for key in part], parts) for mark in part]
         known = memory.find(keys)
-        found = [known.get(key, (None, None)) for key in keys]
-        result = [sha if mark == seen else None for mark, (seen, sha) in zip(marks, found, strict=True)]
+        found = [known.get(key, ("", "")) for key in keys]
+        result = [sha if repr(mark) == seen else None for mark, (seen, sha) in zip(marks, found, strict=True)]
         told(sum(sha is not None for sha in result))
         missing = [i for i, sha in enumerate(result) if sha is None]
         for start in range(
@@ -432,10 +434,10 @@ class _Memory:
     def __init__(self, connection: sqlite3.Connection | None) -> None:
         self.connection = connection
 
-    def find(self, keys: Iterable[str]) -> dict[str, tuple[Any, str]]:
+    def find(self, keys: Iterable[str]) -> dict[str, tuple[str, str]]:
         if self.connection is None:
             return {}
-        found: dict[str, tuple[Any, str]] = {}
+        found: dict[str, tuple[str, str]] = {}
         keys = list(keys)
         with contextlib.suppress(sqlite3.Error, ValueError):
             for start in range(0, len(keys), 500):
@@ -444,7 +446,7 @@ class _Memory:
                 rows = self.connection.execute(
                     f"select path, mark, sha from files where path in ({marks})", part
                 )
-                found |= {path: (ast.literal_eval(mark), sha) for path, mark, sha in rows}
+                found |= {path: (mark, sha) for path, mark, sha in rows}
         return found
 
     def add(self, rows: list[tuple[str, str, str]]) -> None:
