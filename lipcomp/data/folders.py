@@ -119,7 +119,7 @@ class FolderImages:
             rest = {f.name: getattr(self, f.name) for f in fields(self) if f.name not in told}
             self._seen.update(marks=marks, contents=contents)
             self.unchanged()
-            self._seen["hash"] = digest(type(self).__name__, contents, rest)
+            self._seen["hash"] = digest(type(self).__name__, "".join(contents), rest)
         return str(self._seen["hash"])
 
     def __identity__(self) -> str:
