@@ -18,7 +18,7 @@ ALLOWED: dict[str, set[str]] = {
     "bound": {"distributions", "jacobian"},
     "robustness": {"data", "identity"},
     "identity": set(),
-    "records": {"claims", "identity"},
+    "records": {"claims"},
     "claims": set(),
     "jobs": set(),
     "statistics": {"records"},

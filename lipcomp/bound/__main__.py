@@ -39,7 +39,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     device = commands.choose_device(options.device)
     written = set()
     if options.out and options.out.exists():
-        written = {record.identity() for record in read_records(options.out)}
+        written = {record.identity for record in read_records(options.out)}
     rows: list[tuple[str, ...]] = []
     for checkpoint in commands.load_encoders(options):
         for measurement in measurements(options, checkpoint, device):
@@ -136,7 +136,7 @@ class Measurement:
         """Measure it, unless its records are written already."""
         options, n, label, settings = self.options, self.subject.n, self.label, self.settings
         told: dict[str, Any] = {"subject": self.checkpoint.subject(), "settings": settings}
-        if Record("bound.images", float(n), **told).identity() in written:
+        if Record("bound.images", float(n), **told).identity in written:
             print(f"{label}: already in {options.out}", file=sys.stderr)
             return []
         started = time.monotonic()

@@ -45,7 +45,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     device = commands.choose_device(options.device)
     written = set()
     if options.out and options.out.exists():
-        written = {record.identity() for record in read_records(options.out)}
+        written = {record.identity for record in read_records(options.out)}
     rows: list[tuple[str, ...]] = []
     for checkpoint in commands.load_encoders(options):
         rows += _measure(options, checkpoint, device, written)
@@ -76,7 +76,7 @@ def _measure(
     }
     label = checkpoint.label
     told: dict[str, Any] = {"subject": checkpoint.subject(), "settings": settings}
-    if Record("sigma_max.images", float(len(indices)), **told).identity() in written:
+    if Record("sigma_max.images", float(len(indices)), **told).identity in written:
         print(f"{label}: already in {options.out}", file=sys.stderr)
         return []
     fn = partial(encoder.embedding if options.unnormalised else encoder, layer=options.layer)

@@ -65,7 +65,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     cache = options.cache or (options.out.with_name(options.out.name + ".cells") if options.out else None)
     written = set()
     if options.out and options.out.exists():
-        written = {record.identity() for record in read_records(options.out)}
+        written = {record.identity for record in read_records(options.out)}
     rows: list[tuple[str, ...]] = []
     for checkpoint, plan in zip(checkpoints, plans, strict=True):
         checkpoint.encoder.to(device)
@@ -82,7 +82,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
                 for e in (x.estimate,)
             ]
             if options.out:
-                append_records(options.out, [r for r in records if r.identity() not in written])
+                append_records(options.out, [r for r in records if r.identity not in written])
             if options.json:
                 print("\n".join(record.to_json() for record in records), flush=True)
             rows += [

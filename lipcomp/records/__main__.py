@@ -1,0 +1,30 @@
+"""Rescue the records of a damaged file.
+
+    python -m lipcomp.records salvage study/records.jsonl --out rescued.jsonl
+
+Whole records go to the new file, also those within a damaged line; the old file is left as it is.
+"""
+
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from lipcomp.commands import Parser, run
+from lipcomp.records import salvage_records
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Rescue records."""
+    parser = Parser(prog="python -m lipcomp.records", description=__doc__)
+    commands = parser.add_subparsers(required=True, metavar="salvage")
+    salvage = commands.add_parser("salvage", help="copy every whole record of a damaged file to a new one")
+    salvage.add_argument("file", type=Path, help="the damaged file")
+    salvage.add_argument("--out", type=Path, required=True, help="the new file")
+    options = parser.parse_args(arguments)
+    kept, damaged = salvage_records(options.file, options.out)
+    print(f"{options.out}: {kept} records; {damaged} lines of {options.file} were damaged")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(run(main))

@@ -1,0 +1,192 @@
+"""One record and its line of JSON."""
+
+import hashlib
+import json
+import math
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+SCHEMA = 2
+
+
+class RecordWarning(UserWarning):
+    """Something in a file of records was left out."""
+
+
+class RecordError(ValueError):
+    """A file of records that cannot be read or appended to; the message names the line."""
+
+
+class SchemaError(RecordError):
+    """A record of a schema that this code does not know: not damage, so it is never skipped."""
+
+
+@dataclass(frozen=True, slots=True)
+class Record:
+    """One measured value (see the package's table).
+
+    Parameters
+    ----------
+    identity
+        Hash of all that can change the value. Empty: derived from quantity, subject and settings.
+
+    Raises
+    ------
+    ValueError
+        If the quantity has no name, a number is not finite, or a field cannot be written as JSON.
+    """
+
+    quantity: str
+    value: float | None
+    unit: str = ""
+    n: int | None = None
+    interval: tuple[float, float] | None = None
+    subject: dict[str, Any] = field(default_factory=dict)
+    settings: dict[str, Any] = field(default_factory=dict)
+    provenance: dict[str, Any] = field(default_factory=dict)
+    identity: str = ""
+
+    def __post_init__(self) -> None:
+        if not self.quantity or not isinstance(self.quantity, str):
+            raise ValueError(f"quantity must be a name, got {self.quantity!r}")
+        if not (isinstance(self.subject, dict) and isinstance(self.settings, dict)):
+            raise TypeError(f"subject and settings of {self.quantity} must be dictionaries")
+        if self.value is not None:
+            if type(self.value) is not float:
+                object.__setattr__(self, "value", float(self.value))
+            if not math.isfinite(self.value):
+                raise ValueError(
+                    f"{self.quantity} must be finite, got {self.value}; None means not estimable"
+                )
+        if self.interval is not None:
+            low, high = self.interval
+            low, high = float(low), float(high)
+            if not (math.isfinite(low) and math.isfinite(high) and low <= high):
+                raise ValueError(f"interval of {self.quantity} must be finite and ordered, got {(low, high)}")
+            object.__setattr__(self, "interval", (low, high))
+        if not self.identity:
+            text = self._written([self.quantity, self.subject, self.settings], sort_keys=True)
+            object.__setattr__(self, "identity", hashlib.sha256(text.encode()).hexdigest()[:32])
+
+    def to_json(self) -> str:
+        """One line of JSON, the fields in the order that :class:`LineParser` is fast at."""
+        fields = {
+            "schema": SCHEMA,
+            "identity": self.identity,
+            "quantity": self.quantity,
+            "value": self.value,
+            "unit": self.unit,
+            "n": self.n,
+            "interval": self.interval,
+            "subject": self.subject,
+            "settings": self.settings,
+            "provenance": self.provenance,
+        }
+        return self._written(fields)
+
+    def _written(self, fields: Any, **options: Any) -> str:
+        try:
+            return json.dumps(fields, allow_nan=False, **options)
+        except (ValueError, TypeError) as error:
+            raise ValueError(f"record {self.quantity} cannot be written as JSON: {error}") from error
+
+
+def _from_1(fields: dict[str, Any]) -> dict[str, Any]:
+    """Schema 1 had no identity, and two names for some things."""
+    names = {"concentration": "kappa_e"}
+    values = {"L2": "l2", "Linf": "linf"}
+
+    def renamed(key: str, value: Any) -> tuple[str, Any]:
+        number = isinstance(value, int | float) and not isinstance(value, bool)
+        key = "kappa_e" if key == "kappa" and number else names.get(key, key)
+        return key, values.get(value, value) if isinstance(value, str) else value
+
+    parts = str(fields.get("quantity", "")).split(".")
+    return fields | {
+        "quantity": ".".join("median" if part == "q50" else part for part in parts),
+        "settings": dict(renamed(key, value) for key, value in fields.get("settings", {}).items()),
+        "subject": {names.get(key, key): value for key, value in fields.get("subject", {}).items()},
+    }
+
+
+# {old version: how its line becomes one of the next}
+UPGRADES: dict[int, Callable[[dict[str, Any]], dict[str, Any]]] = {1: _from_1}
+
+_decode = json.JSONDecoder().raw_decode
+
+
+class LineParser:
+    """Lines of one file -> records.
+
+    Most lines of a file share their subject or provenance, letter by letter, and those are most of the line: their
+    text is looked up instead of parsed. A line of another order of fields, or one that nests the same names, does not
+    come apart into valid JSON there, and is parsed whole.
+    """
+
+    def __init__(self, where: str) -> None:
+        self.where = where
+        self.known: dict[str, dict[str, Any]] = {}
+
+    def parse(self, line: bytes, number: int) -> Record:
+        """One line; raises a :class:`RecordError` that names it."""
+        try:
+            fields = self._split(line) or json.loads(line)
+            found = fields.pop("schema")
+            if type(found) is not int:
+                raise TypeError(f"schema {found!r}")
+        except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+            raise RecordError(
+                f"{self.where}, line {number}: not a record ({error!r}); skip it (skip_damaged), or rescue the "
+                "others: python -m lipcomp.records salvage FILE --out NEW"
+            ) from error
+        if found != SCHEMA:
+            fields = self._upgraded(fields, found, number)
+        try:
+            if fields.get("interval") is not None:
+                fields["interval"] = tuple(fields["interval"])
+            return Record(**fields)
+        except (ValueError, TypeError, OverflowError) as error:
+            raise RecordError(f"{self.where}, line {number}: {error}") from error
+
+    def _split(self, line: bytes) -> dict[str, Any] | None:
+        head, _, rest = line.decode().strip().partition(', "subject": ')
+        rest, _, provenance = rest.rpartition(', "provenance": ')
+        subject, _, settings = rest.partition(', "settings": ')
+        try:
+            fields = _object(head + "}")
+            fields["subject"] = self._nested(subject)
+            fields["settings"] = self._nested(settings)
+            fields["provenance"] = self._nested(provenance.removesuffix("}"))
+        except (ValueError, RecursionError):
+            return None
+        return fields
+
+    def _nested(self, text: str) -> dict[str, Any]:
+        known = self.known.get(text)
+        if known is None:
+            known = _object(text)
+            if "{" in text[1:] or "[" in text:
+                return known  # a copy would share what is nested
+            if len(self.known) >= 4096:
+                self.known.clear()
+            self.known[text] = known
+        return known.copy()
+
+    def _upgraded(self, fields: dict[str, Any], found: int, number: int) -> dict[str, Any]:
+        while found in UPGRADES:
+            fields, found = UPGRADES[found](fields), found + 1
+        if found != SCHEMA:
+            remedy = "upgrade lipcomp to read it" if found > SCHEMA else "measure it again"
+            raise SchemaError(
+                f"{self.where}, line {number}: schema {found!r}, this lipcomp reads 1 to {SCHEMA}; {remedy}"
+            )
+        return fields
+
+
+def _object(text: str) -> dict[str, Any]:
+    """The JSON object that is all of a text."""
+    found, end = _decode(text)
+    if end != len(text) or not isinstance(found, dict):
+        raise ValueError
+    return found
