@@ -4,9 +4,9 @@ from collections.abc import Callable
 from pathlib import Path
 
 from lipcomp.commands import progress
-from lipcomp.data import SETS, ImageSet, load_set
+from lipcomp.data import SETS, ImageSet, PhotoViews, Preprocessing, load_set
 from lipcomp.data.folders import FolderImages, unreadable
-from lipcomp.data.layout import split_folders
+from lipcomp.data.opening import splits_of
 from train.parallel import Ranks
 from train.recipe import Recipe
 from train.settings import Settings
@@ -30,7 +30,7 @@ def training_set(
         If the concurrent linear head has nothing to tell apart, or images cannot be read (the message counts and names
         them) and ``skip_unreadable`` is not set.
     """
-    images = load_set(recipe.data, "pretrain", root=root, image_shape=recipe.encoder.image_shape)
+    images = _load(recipe, "pretrain", root)
     needs_classes = recipe.probe is not None or recipe.objective.family == "supervised"
     if needs_classes and len(images.labels.unique()) < 2:
         what = f"one class ({images.classes[0]!r})" if images.classes else "no labels"
@@ -58,12 +58,20 @@ def held_out_set(recipe: Recipe, root: Path | None, images: ImageSet) -> ImageSe
     """Labelled images that are not trained on, or None where there are none."""
     if len(images.labels.unique()) < 2:
         return None
-    if recipe.data not in SETS and not {"test", "val"} & set(split_folders(Path(recipe.data))):
+    there = splits_of(recipe.data)
+    split = next((split for split in ("val", "test") if split in there), None)
+    if split is None:
         return None
-    if recipe.data in SETS and "test" not in SETS[recipe.data][1]:
-        return None
-    held_out = load_set(recipe.data, "test", root=root, image_shape=recipe.encoder.image_shape)
+    held_out = _load(recipe, split, root)
     return held_out if held_out.classes == images.classes else None
+
+
+def _load(recipe: Recipe, split: str, root: Path | None) -> ImageSet:
+    """A split of the recipe's data. Small photographs are enlarged, as its crops enlarge them."""
+    shape = recipe.encoder.image_shape
+    photographs = isinstance(recipe.views, PhotoViews) and recipe.data not in SETS
+    way = Preprocessing.default(*shape[1:], enlarge=True) if photographs else None
+    return load_set(recipe.data, split, root=root, image_shape=shape, preprocessing=way)
 
 
 def check_split(recipe: Recipe, images: ImageSet, ranks: Ranks, settings: Settings) -> None:

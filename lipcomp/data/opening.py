@@ -12,13 +12,18 @@ fashion_mnist
 svhn             train 73,257 / test 26,032   32 x 32
 stl10            train 5,000 / test 8,000     96 x 96
 any folder       train / test / val           :mod:`lipcomp.data.layout`
-any dataset      its own                      :mod:`lipcomp.data.datasets`
+any dataset      its own                      :mod:`lipcomp.data.datasets`; by name as package.module:function,
+                                              called with the split, which returns the dataset
 ===============  ===========================  ==================================================================
 
 Whatever the source, an :class:`ImageSet` gives pixels in [0, 1] by ``batch(indices)`` and labels as one tensor.
 """
 
 import difflib
+import importlib
+import os
+import re
+import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -29,7 +34,7 @@ import torch
 from lipcomp.data.datasets import DatasetImages, from_dataset
 from lipcomp.data.folders import load_folder
 from lipcomp.data.known import SETS
-from lipcomp.data.layout import SPLITS
+from lipcomp.data.layout import SPLITS, split_folders
 from lipcomp.data.preprocessing import Preprocessing
 from lipcomp.data.sets import ImageSet
 
@@ -55,7 +60,8 @@ def load_set(
     Parameters
     ----------
     name
-        A name of the table above, the path of a folder of images, a dataset of (image, label), or an image set.
+        A name of the table above, the path of a folder of images, ``package.module:function``, a dataset of (image,
+        label), or an image set.
     split
         "train", "test" or "val"; or "pretrain": the training split, or all images where there are no splits. A folder
         without splits has no "train", so that no probe is scored on the images it was fitted on.
@@ -100,6 +106,8 @@ def load_set(
         "holdout": holdout,
         "skip_unreadable": skip_unreadable,
     }
+    if isinstance(name, str) and _FUNCTION.fullmatch(name) and not Path(name).exists():
+        name = _called(name, "train" if split == "pretrain" else split)
     if isinstance(name, str | Path) and str(name) not in SETS:
         if not Path(name).is_dir():
             raise _unknown(str(name))
@@ -191,7 +199,10 @@ def brought_to(
         images.image_shape[0],
         *((preprocessing and preprocessing.size) or images.image_shape[1:]),
     )
-    if preprocessing is None and shape == images.image_shape:
+    touched = preprocessing is not None and not (
+        preprocessing.keep and preprocessing.size == images.image_shape[1:]
+    )
+    if shape == images.image_shape and not touched:
         return images
     if (preprocessing is None and shape[1:] != images.image_shape[1:]) or (
         shape[0] != images.image_shape[0] and not convert_channels
@@ -219,10 +230,45 @@ class _Items:
         return self.images.content_hash()
 
 
+_FUNCTION = re.compile(r"[A-Za-z_][\w.]*:[A-Za-z_]\w*")
+
+
+def _called(name: str, split: str) -> Any:
+    """The dataset that a function of the user's returns for a split."""
+    module, _, function = name.partition(":")
+    here = os.getcwd()  # noqa: PTH109 (as an entry of sys.path)
+    added = here not in sys.path and "" not in sys.path
+    if added:
+        sys.path.insert(0, here)
+    try:
+        dataset = getattr(importlib.import_module(module), function)(split)
+    except (ImportError, AttributeError, TypeError) as error:
+        raise ValueError(
+            f"data {name!r} cannot be used: {error}. It is imported from the current folder or an installed package "
+            f"and called with the split ({split!r})"
+        ) from error
+    finally:
+        if added:
+            sys.path.remove(here)
+    if dataset is None or isinstance(dataset, str | Path):
+        raise ValueError(f"data {name!r} returned {dataset!r}, not a dataset of (image, label)")
+    return dataset
+
+
+def splits_of(name: str) -> tuple[str, ...]:
+    """The splits that :func:`load_set` finds of a known set, a function or a folder; none if a folder has none."""
+    if name in SETS:
+        return tuple(SETS[name][1])
+    if _FUNCTION.fullmatch(name) and not Path(name).exists():
+        return ("train", "test")
+    found = split_folders(Path(name))
+    return tuple(found) + (("test",) if "val" in found and "test" not in found else ())
+
+
 def _unknown(name: str) -> FileNotFoundError:
     near = difflib.get_close_matches(name, SETS, 1)
     hint = f"Did you mean {near[0]!r}? " if near else ""
     return FileNotFoundError(
         f"data {name!r} is neither a known set nor an existing folder. {hint}"
-        f"Known sets: {', '.join(SETS)}; or give the path of a folder of images"
+        f"Known sets: {', '.join(SETS)}; or give the path of a folder of images, or package.module:function"
     )

@@ -11,7 +11,8 @@ from torchvision.datasets import FakeData, ImageFolder
 from torchvision.transforms import v2
 
 from lipcomp.data import ImageSet, Preprocessing, TensorImages, file_of, from_dataset, load_set, load_splits
-from lipcomp.data.datasets import planes_of
+from lipcomp.data.items import planes_of
+from lipcomp.data.opening import splits_of
 
 RNG = np.random.default_rng(0)
 COLOURS = RNG.integers(0, 256, (6, 8, 9, 3), dtype=np.uint8)
@@ -290,3 +291,37 @@ def test_probes_are_fitted_and_scored_on_different_images(tmp_path):
     whole = load_set(str(tmp_path), **options)
     with pytest.raises(ValueError, match="share 4 images"):
         load_splits((whole, whole))
+
+
+def test_a_function_by_name_gives_a_dataset_to_every_command(tmp_path, monkeypatch):
+    (tmp_path / "my_photos.py").write_text(
+        "import torch\n"
+        "def build(split):\n"
+        "    shade = {'train': 10, 'test': 20}[split]\n"
+        "    return [(torch.full((3, 8, 8), shade + i, dtype=torch.uint8), i % 2) for i in range(4)]\n"
+        "def nothing(split): return None\n"
+        "def bare(): return []\n"
+    )
+    monkeypatch.chdir(tmp_path)
+    train, test = load_splits("my_photos:build", image_shape=(3, 8, 8))
+    assert (train.batch(torch.tensor([1])) * 255).unique().tolist() == [11]
+    assert (test.batch(torch.tensor([1])) * 255).round().unique().tolist() == [21]
+    assert torch.equal(load_set("my_photos:build", "pretrain").labels, train.labels)
+    assert splits_of("my_photos:build") == ("train", "test")
+    for name, message in (("nothing", "returned None"), ("bare", "cannot be used"), ("none", "no attribute")):
+        with pytest.raises(ValueError, match=message):
+            load_set(f"my_photos:{name}")
+    with pytest.raises(ValueError, match="No module named"):
+        load_set("their_photos:build")
+
+
+def test_which_splits_there_are(tmp_path):
+    assert splits_of("mnist5k") == ("train", "test")
+    for name in ("cat/0.png", "dog/0.png"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        Image.fromarray(COLOURS[0]).save(tmp_path / name)
+    assert splits_of(str(tmp_path)) == ()
+    for split in ("train", "valid"):
+        (tmp_path / "s" / split / "cat").mkdir(parents=True)
+        Image.fromarray(COLOURS[0]).save(tmp_path / "s" / split / "cat" / "0.png")
+    assert set(splits_of(str(tmp_path / "s"))) == {"train", "val", "test"}
