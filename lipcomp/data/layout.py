@@ -18,7 +18,7 @@ folders, splits inside classes, two folders for one split) is refused.
 
 import difflib
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Container, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -105,7 +105,7 @@ def split_folders(root: Path) -> dict[str, Path]:
     inside = [folder for folder in visible_folders(root) if has_images(folder)]
     found: dict[str, Path] = {}
     for folder in inside:
-        split = _CANONICAL.get(folder.name.lower())
+        split = canonical(folder.name)
         if split in found:
             raise ValueError(
                 f"{str(root)!r} has two folders for the {split} split, {found[split].name!r} and {folder.name!r}; "
@@ -124,12 +124,22 @@ def split_folders(root: Path) -> dict[str, Path]:
     return found
 
 
-def _chosen(root: Path, places: dict[str, Path], split: str) -> Path:
+def canonical(name: str) -> str | None:
+    """Any name of a split as "train", "test" or "val"; None for other names."""
+    return _CANONICAL.get(name.lower())
+
+
+def choose_split(there: Container[str], split: str) -> str | None:
+    """Which of the splits that are there is meant: the validation split where there is no test split."""
     wanted = {"train": ("train",), "pretrain": ("train",), "test": ("test", "val"), "val": ("val",)}[split]
-    for name in wanted:
-        if name in places:
-            return places[name]
-    folders = ", ".join(folder for name in wanted for folder in FOLDERS[name])
+    return next((name for name in wanted if name in there), None)
+
+
+def _chosen(root: Path, places: dict[str, Path], split: str) -> Path:
+    name = choose_split(places, split)
+    if name is not None:
+        return places[name]
+    folders = ", ".join(FOLDERS["train" if split == "pretrain" else split])
     there = ", ".join(str(folder.name) for folder in places.values())
     raise FileNotFoundError(
         f"data folder {str(root)!r} has no {split} split (a folder {folders}), only: {there}; add it, or give a folder "
@@ -211,15 +221,14 @@ def _by_table(root: Path, place: Path, table: Table, rows: Sequence[Row]) -> Fou
 def _of_table_with_splits(root: Path, split: str, table: Table) -> tuple[Found, tuple[str, ...] | None]:
     rows: dict[str, list[Row]] = {}
     for row in table.rows:
-        name = _CANONICAL.get((row.split or "").lower())
+        name = canonical(row.split or "")
         if name is None:
             raise ValueError(
                 f"{str(table.path)!r} gives {row.file!r} the split {row.split!r}, which must be one of "
                 f"{', '.join(_CANONICAL)}"
             )
         rows.setdefault(name, []).append(row)
-    wanted = {"train": ("train",), "pretrain": ("train",), "test": ("test", "val"), "val": ("val",)}[split]
-    chosen = next((name for name in wanted if name in rows), None)
+    chosen = choose_split(rows, split)
     if chosen is None:
         raise ValueError(f"{str(table.path)!r} has no row of the {split} split, only of: {', '.join(rows)}")
     found = _by_table(root, root, table, rows[chosen])
@@ -261,7 +270,7 @@ def _check_depth(place: Path, files: Sequence[Path]) -> None:
     depth = len(place.parts)
     inner = {file.parts[depth + 1] for file in files if len(file.parts) > depth + 2}
     outer = {file.parts[depth] for file in files}
-    splits = sorted(name for name in inner if name.lower() in _CANONICAL)
+    splits = sorted(name for name in inner if canonical(name))
     loose = any(len(file.parts) == depth + 2 for file in files)
     if len(outer) == 1 and inner and not loose and (splits or len(inner) > 1):
         deeper = place / outer.pop()

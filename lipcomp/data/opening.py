@@ -24,7 +24,7 @@ import importlib
 import os
 import re
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -34,7 +34,7 @@ import torch
 from lipcomp.data.datasets import DatasetImages, from_dataset
 from lipcomp.data.folders import load_folder
 from lipcomp.data.known import SETS
-from lipcomp.data.layout import SPLITS, split_folders
+from lipcomp.data.layout import SPLITS, canonical, choose_split, split_folders
 from lipcomp.data.preprocessing import Preprocessing
 from lipcomp.data.sets import ImageSet
 
@@ -61,7 +61,7 @@ def load_set(
     ----------
     name
         A name of the table above, the path of a folder of images, ``package.module:function``, a dataset of (image,
-        label), or an image set.
+        label) or a mapping of splits to datasets (Hugging Face's ``DatasetDict``), or an image set.
     split
         "train", "test" or "val"; or "pretrain": the training split, or all images where there are no splits. A folder
         without splits has no "train", so that no probe is scored on the images it was fitted on.
@@ -108,6 +108,8 @@ def load_set(
     }
     if isinstance(name, str) and _FUNCTION.fullmatch(name) and not Path(name).exists():
         name = _called(name, "train" if split == "pretrain" else split)
+    if isinstance(name, Mapping):
+        name = _of_mapping(name, split)
     if isinstance(name, str | Path) and str(name) not in SETS:
         if not Path(name).is_dir():
             raise _unknown(str(name))
@@ -253,6 +255,17 @@ def _called(name: str, split: str) -> Any:
     if dataset is None or isinstance(dataset, str | Path):
         raise ValueError(f"data {name!r} returned {dataset!r}, not a dataset of (image, label)")
     return dataset
+
+
+def _of_mapping(datasets: Mapping[str, Any], split: str) -> Any:
+    """The dataset of a split, by any name of it."""
+    there = {canonical(str(name)) or str(name): dataset for name, dataset in datasets.items()}
+    name = choose_split(there, split)
+    if name is None:
+        raise ValueError(
+            f"the datasets have no {split} split, only: {', '.join(map(str, datasets))}; give one of them"
+        )
+    return there[name]
 
 
 def splits_of(name: str) -> tuple[str, ...]:

@@ -325,3 +325,15 @@ def test_which_splits_there_are(tmp_path):
         (tmp_path / "s" / split / "cat").mkdir(parents=True)
         Image.fromarray(COLOURS[0]).save(tmp_path / "s" / split / "cat" / "0.png")
     assert set(splits_of(str(tmp_path / "s"))) == {"train", "val", "test"}
+
+
+def test_a_mapping_of_splits_gives_the_one_that_is_asked_for():
+    words = {
+        "train": [(x, w) for x, w in zip(COLOURS[:4], "baba", strict=True)],
+        "validation": [(COLOURS[4], "b")],
+    }
+    train, test = load_splits(words)
+    assert (train.classes, test.classes) == (("a", "b"), ("a", "b"))
+    assert (len(train), test.labels.tolist()) == (4, [1])
+    with pytest.raises(ValueError, match=r"no train split, only: extra"):
+        load_set({"extra": words["train"]}, "train")

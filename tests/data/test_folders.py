@@ -1,0 +1,80 @@
+"""Random trees of class folders: labels are torchvision's, whatever the names, the nesting and the empty folders."""
+
+import random
+
+import pytest
+import torch
+from PIL import Image
+from torchvision.datasets import ImageFolder
+
+from lipcomp.data import Preprocessing, load_set
+from lipcomp.data.folders import load_folder, unreadable
+
+LETTERS = "abcABC019_- é東.#,"
+
+
+def name_of(rng):
+    name = "".join(rng.choice(LETTERS) for _ in range(rng.randint(1, 6))).strip(" .")
+    return f"x{name}"  # no split's name, not hidden
+
+
+@pytest.mark.parametrize("seed", range(12))
+def test_labels_are_those_of_torchvisions_image_folder(seed, tmp_path):
+    rng = random.Random(seed)
+    names = {name_of(rng) for _ in range(rng.randint(2, 9))}
+    number = 0
+    for split in ("train", "test"):
+        for name in names:
+            for _ in range(rng.randint(1, 3)):
+                inner = "/".join(name_of(rng) for _ in range(rng.choice([0, 0, 1, 2])))
+                file = (
+                    tmp_path
+                    / split
+                    / name
+                    / inner
+                    / f"{name_of(rng)}{number}{rng.choice(['.png', '.PNG', '.bmp'])}"
+                )
+                file.parent.mkdir(parents=True, exist_ok=True)
+                Image.new("RGB", (4, 4), (number % 256, number // 256, 77)).save(file)
+                number += 1
+    for split in ("train", "test"):
+        theirs = ImageFolder(tmp_path / split)
+        ours = load_set(str(tmp_path), split, image_shape=(3, 4, 4))
+        assert ours.classes == tuple(theirs.classes)
+        expected = dict(theirs.samples)
+        assert {str(f): k for f, k in zip(ours.files, ours.labels.tolist(), strict=True)} == expected
+        shades = {path: Image.open(path).getpixel((0, 0))[0] for path in expected}
+        found = (ours.batch(torch.arange(len(ours)))[:, 0, 0, 0] * 255).round().int().tolist()
+        assert found == [shades[str(f)] for f in ours.files]
+
+
+def test_one_unreadable_file_among_many_is_left_out_named_and_counted(tmp_path):
+    for i in range(20):
+        (tmp_path / str(i % 2)).mkdir(exist_ok=True)
+        Image.new("RGB", (4, 4), (i, 0, 9)).save(tmp_path / str(i % 2) / f"{i:02}.png")
+    (tmp_path / "0" / "04.png").write_bytes(b"half an image")
+    looked = []
+    images = load_folder(tmp_path, skip_unreadable=True, advance=lambda: looked.append(1))
+    assert (len(images), len(looked)) == (19, 20)
+    assert images.notes[-1].startswith("1 of 20 images cannot be read and are left out: ")
+    assert "04.png" in images.notes[-1]
+    shades = (images.batch(torch.arange(19))[:, 0, 0, 0] * 255).round().int().tolist()
+    assert shades == [*range(0, 4, 2), *range(6, 20, 2), *range(1, 20, 2)]
+    assert images.labels.tolist() == [0] * 9 + [1] * 10
+    assert unreadable(images) == {}
+    whole = load_folder(tmp_path)
+    with pytest.raises(ValueError, match=r"04\.png' cannot be read.*skip_unreadable=True"):
+        whole.batch(torch.arange(20))
+    assert images.content_hash() != whole.content_hash()
+
+
+def test_images_of_other_sizes_are_refused_or_enlarged_alike(tmp_path):
+    Image.new("RGB", (5, 5), (200, 0, 9)).save(tmp_path / "0.png")
+    with pytest.raises(ValueError, match=r"0\.png' is 5 x 5, smaller than the 8 x 8"):
+        load_folder(tmp_path, image_shape=(3, 8, 8)).batch(torch.tensor([0]))
+    large = load_folder(
+        tmp_path, image_shape=(3, 8, 8), preprocessing=Preprocessing.default(8, 8, enlarge=True)
+    )
+    assert torch.allclose(large.batch(torch.tensor([0]))[0, 0], torch.tensor(200 / 255))
+    with pytest.raises(ValueError, match=r"gives pictures of \(9, 9\).*image_shape is \(3, 8, 8\)"):
+        load_folder(tmp_path, image_shape=(3, 8, 8), preprocessing=Preprocessing(crop=(9, 9)))
