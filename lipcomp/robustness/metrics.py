@@ -17,7 +17,7 @@ is *right*), and in the second case gives an interval over images.
 from collections.abc import Mapping, Sequence
 
 import numpy as np
-from jaxtyping import Shaped
+from jaxtyping import Float, Shaped
 
 from lipcomp.robustness.estimates import RESAMPLES, Estimate, bootstrap, proportion
 
@@ -157,6 +157,41 @@ def flip_rate(
     before = predictions[:, :1] if noise else predictions[:, :-stride]
     flips = predictions[:, 1 if noise else stride :] != before
     return bootstrap(flips.mean(1)[None], resamples=resamples, seed=seed)
+
+
+def top5_distance(
+    logits: Float[np.ndarray, "sequences frames classes"],
+    *,
+    noise: bool = False,
+    stride: int = 1,
+    resamples: int = RESAMPLES,
+    seed: int = 0,
+) -> Estimate:
+    """How far the top five move along a perturbation sequence (T5D of ImageNet-P), with its interval over sequences.
+
+    The class of rank i <= 5 in one frame and r in the next adds |min(i, 6) - min(r, 6)|; averaged over the pairs of
+    frames that :func:`flip_rate` compares. mT5D is the mean over perturbations of its ratio to AlexNet's.
+
+    Parameters
+    ----------
+    logits
+        Of every frame of every sequence, at least five classes.
+    noise, stride
+        As for :func:`flip_rate`.
+    """
+    logits = np.asarray(logits)
+    if logits.ndim != 3 or logits.shape[1] <= stride or logits.shape[2] < 5:
+        raise ValueError(
+            f"logits must be (sequences, more than {stride} frames, at least 5 classes), got {logits.shape}"
+        )
+    order = np.argsort(-logits, axis=2, kind="stable")
+    ranks = np.argsort(order, axis=2, kind="stable")
+    ahead = slice(1 if noise else stride, None)
+    leaders = (order[:, :1] if noise else order[:, :-stride])[:, :, :5]
+    leaders = np.broadcast_to(leaders, (len(order), ranks[:, ahead].shape[1], 5))
+    moved = np.minimum(np.take_along_axis(ranks[:, ahead], leaders, 2), 5)
+    distances = np.abs(moved - np.arange(5)).sum(2)
+    return bootstrap(distances.mean(1)[None], resamples=resamples, seed=seed)
 
 
 def mean_flip_rate(rates: Mapping[str, float], reference: Mapping[str, float]) -> float:

@@ -92,6 +92,28 @@ class Shift:
 
 
 @dataclass(frozen=True)
+class ManyLabels(Shift):
+    """A shift whose images may have several right classes, of all the model's: any of them counts.
+
+    Attributes
+    ----------
+    accepted
+        The model's classes that are right for each image.
+    """
+
+    accepted: tuple[frozenset[int], ...] = field(default=(), repr=False)
+
+    def right(self, logits: Float[Tensor, "n classes"]) -> Bool[np.ndarray, " n"]:
+        """Which images are right: the largest of all logits is one of the accepted."""
+        if logits.shape != (len(self.images), self.model_classes):
+            raise ValueError(
+                f"logits must be ({len(self.images)}, {self.model_classes}), got {tuple(logits.shape)}"
+            )
+        predicted = logits.argmax(1).tolist()
+        return np.array([answer in own for answer, own in zip(predicted, self.accepted, strict=True)])
+
+
+@dataclass(frozen=True)
 class WebImages(FolderImages):
     """Images as published evaluations read these sets: a frame cut off, then resized whatever their size."""
 
@@ -126,6 +148,13 @@ def imagenet_wnids(subset: str = "imagenet") -> tuple[str, ...]:
     """WordNet ids of ImageNet's classes in label order, or of "imagenet_a" or "imagenet_r" (200 each)."""
     table = files("lipcomp.robustness") / "tables" / f"{subset}_wnids.txt"
     return tuple(table.read_text().split())
+
+
+def class_table(name: str) -> dict[str, list[int]]:
+    """A table of the package: {class: ImageNet's classes that mean it}, in alphabetical order."""
+    return dict(
+        sorted(json.loads((files("lipcomp.robustness") / "tables" / f"{name}.json").read_text()).items())
+    )
 
 
 def read_json(path: Path) -> dict[str, Any]:

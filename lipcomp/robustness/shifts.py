@@ -11,12 +11,18 @@ imagenet-a        ``<wnid>/*.jpg``                                              
 imagenet-r        ``<wnid>/*.jpg``                                                       30,000    200 of ImageNet's
 imagenet-sketch   ``<wnid>/*.JPEG``                                                      50,889    ImageNet's
 objectnet         ``images/<folder>/*.png`` and ``mappings/*.json``                      18,514    113 of its own
+imagenet-styled   ``<wnid>/*.png``: the val folder of Stylized ImageNet                  50,000    ImageNet's
+imagenet-d        ``{background,texture,material}/<class>/*``                            4,835     several an image
+imagenet-hard     ``images/*`` and ``labels.json`` {file: [classes]}                     10,980    several an image
 uci_digits        comes with scikit-learn                                                1,797     digits
 ================  =====================================================================  ========  ==================
 
 A shift has classes of its own, and a map: for each the model's classes that mean it. A model's logits are projected
 by the maximum over each list, so with 200 of ImageNet's classes the other 800 do not compete, as published.
 ObjectNet's map is read from the files it is published with; its one-pixel red frame and one pixel more are cut off.
+ImageNet-D's and ImageNet-Hard's images have several right classes each, and all 1000 compete, as published.
+ImageNet-Hard is published as a table of images (Hugging Face, taesiri/imagenet-hard): save each image under its number,
+and its list of labels in ``labels.json``.
 
 >>> from lipcomp.robustness.shifts import load_shift
 >>> shift = load_shift("imagenet-a", "imagenet-a")  # doctest: +SKIP
@@ -34,7 +40,7 @@ import torch
 
 from lipcomp.data import load_set
 from lipcomp.robustness.arrays import MappedImages, check_images, list_classes, read_array, read_labels
-from lipcomp.robustness.shifted import Shift, WebImages, imagenet_wnids, read_json
+from lipcomp.robustness.shifted import ManyLabels, Shift, WebImages, class_table, imagenet_wnids, read_json
 
 CIFAR10 = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck")
 LARGE = (3, 224, 224)
@@ -196,6 +202,51 @@ def _objectnet(wanted: Request) -> Shift:
     return Shift(name, images, tuple(members[place] for place in own), 1000)
 
 
+def _imagenet_d(wanted: Request) -> Shift:
+    name, folder, meaning = wanted.name, wanted.folder, class_table("imagenet_d_classes")
+    _all_of_imagenet(wanted)
+    kinds = [kind for kind in ("background", "material", "texture") if (folder / kind).is_dir()]
+    if not kinds or (len(kinds) < 3 and not wanted.partial):
+        raise ValueError(
+            f"{str(folder)!r} must hold {SHIFTS[name].layout}, it has {', '.join(kinds) or 'none'}"
+        )
+    unknown = sorted({e.name for kind in kinds for e in (folder / kind).iterdir() if e.is_dir()} - {*meaning})
+    if unknown:
+        raise ValueError(f"{str(folder)!r} has folders that are no class of {name}: {', '.join(unknown[:5])}")
+    parts = [list_classes(folder / kind, list(meaning), name, wanted.image_shape) for kind in kinds]
+    found = [file for part in parts for file in part.files]
+    accepted = tuple(frozenset(meaning[file.parent.name]) for file in found)
+    return _many_labels(wanted, found, accepted)
+
+
+def _imagenet_hard(wanted: Request) -> Shift:
+    _all_of_imagenet(wanted)
+    labels = read_json(wanted.folder / "labels.json")
+    found = [wanted.folder / "images" / name for name in labels]
+    lost = [file.name for file in found if not file.is_file()]
+    if lost or not found:
+        raise FileNotFoundError(
+            f"{str(wanted.folder / 'images')!r} lacks {len(lost)} of the {len(found)} images of labels.json "
+            f"({', '.join(lost[:3])})"
+        )
+    return _many_labels(
+        wanted, found, tuple(frozenset(map(int, np.atleast_1d(own))) for own in labels.values())
+    )
+
+
+def _all_of_imagenet(wanted: Request) -> None:
+    if wanted.classes is not None and wanted.classes != imagenet_wnids():
+        raise ValueError(f"{wanted.name}'s labels count ImageNet's 1000 classes; leave classes out")
+
+
+def _many_labels(wanted: Request, found: list[Path], accepted: tuple[frozenset[int], ...]) -> ManyLabels:
+    labels = torch.tensor([min(own) for own in accepted], dtype=torch.long)
+    if any(not own or max(own) > 999 or min(own) < 0 for own in accepted):
+        raise ValueError(f"{wanted.name}: an image has no label, or one that is no ImageNet class")
+    images = WebImages(wanted.name, tuple(found), labels, imagenet_wnids(), wanted.image_shape)
+    return ManyLabels(wanted.name, images, None, 1000, accepted)
+
+
 def _digits(wanted: Request) -> Shift:
     return Shift(wanted.name, load_set("uci_digits"), None, 10)
 
@@ -233,6 +284,21 @@ SHIFTS: dict[str, _Entry] = {
     ),
     "imagenet-sketch": _Entry(
         _imagenet("imagenet"), 50889, "n01440764 ...", "https://github.com/HaohanWang/ImageNet-Sketch"
+    ),
+    "imagenet-styled": _Entry(
+        _imagenet("imagenet"), 50000, "n01440764 ...", "https://github.com/rgeirhos/Stylized-ImageNet"
+    ),
+    "imagenet-d": _Entry(
+        _imagenet_d,
+        4835,
+        "background/, material/ and texture/",
+        "https://github.com/chenshuang-zhang/imagenet_d",
+    ),
+    "imagenet-hard": _Entry(
+        _imagenet_hard,
+        10980,
+        "images/ and labels.json",
+        "https://huggingface.co/datasets/taesiri/imagenet-hard",
     ),
     "objectnet": _Entry(_objectnet, 18514, "images/ and mappings/", "https://objectnet.dev"),
     "uci_digits": _Entry(_digits, 1797, "", None),
