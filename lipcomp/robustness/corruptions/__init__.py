@@ -24,7 +24,7 @@ import torch
 from jaxtyping import Float, Int64
 from torch import Tensor
 
-from lipcomp.robustness.corruptions import digital
+from lipcomp.robustness.corruptions import jpeg
 from lipcomp.robustness.corruptions.draws import Draws
 from lipcomp.robustness.corruptions.tables import COMMON, TABLES, VALIDATION, Corruption
 from lipcomp.robustness.corruptions.weather import Textures
@@ -137,7 +137,7 @@ def resave_jpeg(
     """
     if not 1 <= quality <= 95:
         raise ValueError(f"quality must lie between 1 and 95, got {quality}; the published ImageNet-C has 85")
-    return digital.jpeg_compression(images, None, quality)
+    return jpeg.jpeg_compression(images, None, quality)
 
 
 def table_for(image_shape: Sequence[int]) -> str:

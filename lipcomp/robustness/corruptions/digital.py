@@ -1,16 +1,14 @@
-"""Changes of values and of sampling: brightness, contrast, saturation, JPEG, pixelation, elastic warp.
+"""Changes of values and of sampling: brightness, contrast, saturation, pixelation, elastic warp.
 
 Value and saturation are HSV's. A colour with chroma is V - (V - rgb), so a new value scales it and a new saturation
 scales V - rgb: neither needs the hue.
 """
 
-import io
 from functools import lru_cache
 
 import numpy as np
 import torch
 from jaxtyping import Float
-from PIL import Image
 from torch import Tensor
 
 from lipcomp.robustness.corruptions.draws import Draws
@@ -44,22 +42,6 @@ def contrast(images: Images, draws: Draws, factor: Real) -> Images:
     """Draw every channel towards its mean."""
     mean = images.mean((2, 3), keepdim=True)
     return (images - mean) * factor + mean
-
-
-def jpeg_compression(images: Images, draws: Draws | None, quality: int) -> Images:
-    """Encode and decode as JPEG (by PIL)."""
-    pixels = (images * 255).round().to(torch.uint8).permute(0, 2, 3, 1).cpu().numpy()
-    decoded = np.empty_like(pixels)
-    grey = pixels.shape[3] == 1
-    buffer = io.BytesIO()
-    for out, image in zip(decoded, pixels, strict=True):
-        buffer.seek(0)
-        buffer.truncate()
-        Image.fromarray(image[..., 0] if grey else image).save(buffer, "JPEG", quality=quality)
-        buffer.seek(0)
-        with Image.open(buffer, formats=("JPEG",)) as read:
-            out[:] = np.asarray(read)[..., None] if grey else np.asarray(read)
-    return torch.from_numpy(decoded).to(images.device).permute(0, 3, 1, 2).float().div_(255)
 
 
 def pixelate(images: Images, draws: Draws, factor: Real) -> Images:

@@ -163,7 +163,13 @@ def hysteresis(weak: Tensor, strong: Tensor) -> Tensor:
     """Weak pixels that an 8-connected way of weak pixels joins to a strong one."""
     grown = strong
     while True:
-        spread = functional.max_pool2d(grown.float(), 3, 1, 1).bool() & weak
+        spread = grown.clone()
+        for ahead, behind in ((slice(1, None), slice(None, -1)), (slice(None, -1), slice(1, None))):
+            spread[..., ahead] |= grown[..., behind]
+        across = spread.clone()
+        spread[..., 1:, :] |= across[..., :-1, :]
+        spread[..., :-1, :] |= across[..., 1:, :]
+        spread &= weak
         if torch.equal(spread, grown):
             return grown
         grown = spread

@@ -19,9 +19,9 @@ MUD = (63 / 255, 42 / 255, 20 / 255)
 WATER = (175 / 255, 238 / 255, 238 / 255)
 FARTHEST = 20.0
 _STEPS = (
-    *((dy, dx, 1.0) for dy, dx in ((0, 1), (1, 0))),
-    *((1, dx, 1.4) for dx in (-1, 1)),
-    *((dy, dx, 2.1969) for dy, dx in ((1, 2), (2, 1), (1, -2), (2, -1))),
+    (1.0, ((0, 1), (1, 0), (0, -1), (-1, 0))),
+    (1.4, ((1, 1), (1, -1), (-1, 1), (-1, -1))),
+    (2.1969, tuple((dy, dx) for a in (1, -1) for b in (2, -2) for dy, dx in ((a, b), (b, a)))),
 )
 
 
@@ -93,19 +93,23 @@ def _edges(grey: Images, low: Real = 50, high: Real = 150) -> Tensor:
 
 def _chamfer(edges: Tensor) -> Images:
     """Chamfer distance to the nearest edge, at most 20: relaxed until nothing changes."""
-    distance = torch.where(edges, 0.0, FARTHEST)
-    height, width = distance.shape[-2:]
+    height, width = edges.shape[-2:]
+    padded = torch.full((*edges.shape[:-2], height + 4, width + 4), FARTHEST, device=edges.device)
+    distance = padded[..., 2:-2, 2:-2]
+    distance[edges] = 0.0
+    nearest = torch.empty_like(distance, memory_format=torch.contiguous_format)
     for _ in range(int(FARTHEST) + 1):
-        padded = functional.pad(distance, (2, 2, 2, 2), value=FARTHEST)
-        nearer = distance
-        for dy, dx, cost in _STEPS:
-            ahead = padded[..., 2 + dy : 2 + dy + height, 2 + dx : 2 + dx + width]
-            behind = padded[..., 2 - dy : 2 - dy + height, 2 - dx : 2 - dx + width]
-            nearer = torch.minimum(nearer, torch.minimum(ahead, behind) + cost)
+        nearer = distance.clone()
+        for cost, places in _STEPS:
+            around = [padded[..., 2 + dy : 2 + dy + height, 2 + dx : 2 + dx + width] for dy, dx in places]
+            torch.minimum(around[0], around[1], out=nearest)
+            for other in around[2:]:
+                torch.minimum(nearest, other, out=nearest)
+            torch.minimum(nearer, nearest.add_(cost), out=nearer)
         if torch.equal(nearer, distance):
             break
-        distance = nearer
-    return distance
+        distance.copy_(nearer)
+    return distance.clone()
 
 
 def _equalise(levels: Images) -> Images:
