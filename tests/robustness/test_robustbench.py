@@ -12,6 +12,7 @@ import pytest
 import torch
 from torch import nn
 
+from lipcomp.robustness.compare import place_among, published_rows
 from lipcomp.robustness.sets import open_corruption_set
 
 N = 120
@@ -171,3 +172,21 @@ def test_nothing_is_imported_unless_asked():
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"
+
+
+def test_an_encoder_stands_among_the_published_rows():
+    rows = published_rows("cifar10", "corruptions")
+    assert len(rows) == 23
+    assert rows.shifted.is_monotonic_decreasing
+    assert rows.attrs["source"].startswith("RobustBench model_info")
+    middle = float(rows.shifted[4] + rows.shifted[5]) / 2
+    placed = place_among(rows, "ours", clean=0.9, shifted=middle)
+    assert placed.attrs["rank"] == 6
+    assert placed.model[5] == "ours"
+    assert len(placed) == 24
+    standard = published_rows("imagenet", "corruptions").set_index("model").loc["Standard_R50"]
+    assert standard.mce == pytest.approx(0.7638, abs=1e-3)
+    with pytest.raises(ValueError, match="no published rows for mnist corruptions; there are cifar10 L2"):
+        published_rows("mnist")
+    with pytest.raises(ValueError, match="divide percent"):
+        place_among(rows, "ours", clean=90, shifted=0.5)
