@@ -1,9 +1,9 @@
 """An encoder beside the published rows of RobustBench's leaderboards.
 
-The rows are those of RobustBench's result files (``model_info`` at commit 78fcc9e of 31 March 2025, MIT licence), so they
-are a snapshot: newer models are missing. A row may be set beside them if it was measured as they were: clean accuracy
-and, for corruptions, the mean over the fifteen corruptions and five severities of CIFAR-10-C, CIFAR-100-C or ImageNet-C
-(RobustBench's 5,000 images), as :func:`~lipcomp.robustness.robustbench.run_benchmark` gives it.
+The rows are those of RobustBench's result files (``model_info`` at commit 78fcc9e of 31 March 2025, MIT licence), so
+they are a snapshot: newer models are missing. A row may be set beside them if it was measured as they were: clean
+accuracy and, for corruptions, the mean over the fifteen corruptions and five severities of CIFAR-10-C, CIFAR-100-C or
+ImageNet-C (RobustBench's 5,000 images), as :func:`~lipcomp.robustness.robustbench.run_benchmark` gives it.
 
 >>> rows = published_rows("cifar10", "corruptions")
 >>> rows.iloc[0][["model", "shifted"]].tolist()
