@@ -162,7 +162,7 @@ def _feed_compound(sha: Any, value: Any, seen: frozenset[int], tell: Callable[..
     elif isinstance(value, nn.Module):
         _feed_module(sha, value, seen)
     elif isinstance(value, type):
-        tell("C", _name(value), _class_code(value))  # type: ignore[arg-type]
+        tell("C", _name(value), _class_code(value))
     elif isinstance(value, functools.partial):
         tell("p", inner(value.func), inner(value.args), inner(value.keywords))
     elif isinstance(value, types.MethodType):
@@ -320,9 +320,13 @@ def _is_installed(module: str | None) -> bool:
     return str(Path(file).resolve()).startswith(_installed_folders())
 
 
-@functools.cache
 def _class_code(cls: type) -> str:
     """The code of a class and of its bases, as far as they are not installed."""
+    return _code_of_bases(cls)
+
+
+@functools.cache
+def _code_of_bases(cls: Any) -> str:
     return "".join(_code(base) for base in cls.__mro__ if not _is_installed(base.__module__))
 
 

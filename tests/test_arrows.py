@@ -22,7 +22,21 @@ ALLOWED: dict[str, set[str]] = {
     "claims": set(),
     "jobs": set(),
     "statistics": {"records"},
-    "commands": {"checkpoints", "data", "encoders", "records"},
+    "commands": set(),
+    "measure": {
+        "bound",
+        "checkpoints",
+        "claims",
+        "commands",
+        "data",
+        "distributions",
+        "encoders",
+        "identity",
+        "jacobian",
+        "jobs",
+        "records",
+        "robustness",
+    },
 }
 
 

@@ -2,91 +2,216 @@
 
     python -m analyses.paired_study.measure studies/default --workers 2
 
-Each run and stage is measured once: what records.jsonl already holds of a checkpoint (by the hash of its file) is left
-alone, so an interrupted measurement goes on where it stopped, and a run trained anew is measured anew. A folder of
-your own checkpoints works too; name the images with --data.
+What is measured is the plan below, by the same engine as the commands': each value is keyed by the content of the
+encoder, the images, the probe and the settings, so an interrupted measurement goes on where it stopped, and nothing is
+measured twice. Two terminals may measure one study. A folder of your own checkpoints works too; name the images with
+--data.
 """
 
-import functools
+import dataclasses
+import json
+import math
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pandas as pd
 
-from analyses.paired_study.images import StudyImages, prepare_images
-from analyses.paired_study.stages import STAGES, Bench
-from analyses.paired_study.study import RECORDS, Run, find_runs, read_plan
+from analyses.paired_study.study import RECORDS, read_plan
+from analyses.runs import Run, find_runs
 from lipcomp.checkpoints import load_encoder
 from lipcomp.checkpoints.native import atomic_file
 from lipcomp.commands import Parser, run
-from lipcomp.jobs import available_cores, raise_failures, run_jobs
+from lipcomp.jobs import add_engine_arguments, engine_choice, run_jobs
+from lipcomp.measure import (
+    Bench,
+    CleanAccuracy,
+    Compression,
+    CorruptionAccuracy,
+    EffectiveRank,
+    Images,
+    KNNAccuracy,
+    Map,
+    Pairs,
+    Plan,
+    Probe,
+    ProbeRefits,
+    ShiftAccuracy,
+    Sigma,
+    Source,
+    Unit,
+    correctness_bits,
+)
+from lipcomp.measure.cells import Cells, load_arrays, save_arrays
+from lipcomp.measure.compression import COMMON_KAPPA
+from lipcomp.measure.options import positive
+from lipcomp.measure.parallel import run_parallel
+from lipcomp.measure.run import Outputs, open_benches
 from lipcomp.records import Record, append_records, provenance, read_records
+from lipcomp.robustness.corruptions import SEVERITIES
 
-CORRUPTED_IMAGES = {"quick": 300}  # by preset; otherwise 1000, or what fits into 1 GiB
+CORRUPTED_IMAGES = {"quick": 300}  # by preset; otherwise 1000, or what fits into CACHE_BYTES
+CACHE_BYTES = 2**30  # of corrupted images at most, unless their number is given
+SIGMA_IMAGES = 300
+PAIR_IMAGES = 1000
+CORRUPTED_PAIR_IMAGES = 100  # times corruptions times severities: as many pairs
+REFITS = 4
 
-
-def measured(records: Path) -> set[tuple[str, str, str]]:
-    """(run, hash of the checkpoint, stage) of everything that is in the records."""
-    if not records.exists():
-        return set()
-    return {
-        (r.subject["run"], r.subject["sha256"], r.settings["stage"])
-        for r in read_records(records)
-        if r.quantity == "time" and "sha256" in r.subject
-    }
+# Natural shifts that come with the default data: set -> the quantity its accuracy is recorded under.
+SHIFTS = {"mnist5k": {"uci_digits": "accuracy.shift", "mnist5k_8x8": "accuracy.resolution"}}
 
 
-def measure_run(
-    one: Run, study: Path, options: dict[str, Any], done: set[tuple[str, str, str]]
-) -> tuple[str, float]:
-    """Measure what is missing of one run, in a worker process; returns its name and the seconds it took."""
+@dataclass(frozen=True)
+class StudyTable:
+    """The study's per-image values: images/RUN.csv, one row per image, and bits/RUN.npz, one row per condition."""
+
+    study: Path
+    corruptions: CorruptionAccuracy
+
+    def check(self) -> None:
+        """The study's folder is there: its checkpoints were read from it."""
+
+    def has(self, bench: Bench, unit: Unit) -> bool:
+        """Whether the unit's columns are in the table (or it has none there)."""
+        names = self._columns(unit)
+        kept = self._kept(bench)
+        return not names or (
+            all(kept.get(name) == unit.identity for name in names.values())
+            and self._csv(bench).exists()
+            and (unit.kind != "corruption.mean" or self._has_bits(bench, unit))
+        )
+
+    def add(self, bench: Bench, unit: Unit, columns: Mapping[str, np.ndarray]) -> None:
+        """Join the unit's columns to the run's table."""
+        names = self._columns(unit)
+        if not names:
+            return
+        fresh = pd.DataFrame({own: pd.Series(columns[name]) for name, own in names.items()})
+        csv, kept = self._csv(bench), self._kept(bench)
+        if csv.exists() and kept:
+            old = pd.read_csv(csv).drop(columns=["image", *fresh.columns], errors="ignore")
+            fresh = pd.concat([old, fresh], axis=1)
+        with atomic_file(csv) as temporary:
+            fresh.rename_axis("image").reset_index().to_csv(temporary, index=False, float_format="%.6g")
+        if unit.kind == "corruption.mean":
+            bits = correctness_bits(bench, self.corruptions)
+            save_arrays(self._bits(bench), {**bits, "unit": np.array(unit.identity)})
+        with atomic_file(csv.with_suffix(".units.json")) as temporary:
+            temporary.write_text(json.dumps(kept | dict.fromkeys(names.values(), unit.identity)))
+
+    @staticmethod
+    def _columns(unit: Unit) -> dict[str, str]:
+        """The unit's columns that are kept -> what they are called."""
+        if unit.kind == "corruption.mean":
+            return {name: name for name in ("label", "clean_correct", "flipped")}
+        if unit.kind == "sigma_max":
+            layer = unit.settings["layer"]
+            return {"sigma_1": "sigma" if layer == "latent" else f"sigma_{layer}"}
+        return {}
+
+    def _csv(self, bench: Bench) -> Path:
+        return self.study / "images" / f"{bench.label}.csv"
+
+    def _bits(self, bench: Bench) -> Path:
+        return self.study / "bits" / f"{bench.label}.npz"
+
+    def _has_bits(self, bench: Bench, unit: Unit) -> bool:
+        found = load_arrays(self._bits(bench))
+        return found is not None and str(found["unit"]) == unit.identity
+
+    def _kept(self, bench: Bench) -> dict[str, str]:
+        file = self._csv(bench).with_suffix(".units.json")
+        try:
+            return dict(json.loads(file.read_text()))
+        except (OSError, ValueError):
+            return {}
+
+
+def study_plan(
+    runs: Sequence[Run], images: Images, corrupted: int, device: str = "auto", precision: Any = "float32"
+) -> Plan:
+    """Everything that is measured of a study, its baselines included."""
+    corruptions = CorruptionAccuracy(limit=corrupted)
+    shifts = tuple(ShiftAccuracy(name, quantity=q) for name, q in SHIFTS.get(images.data, {}).items())
+    common = Map(concentration=COMMON_KAPPA[0])
+    pairs: list[Pairs] = [
+        Pairs("views", common, PAIR_IMAGES),
+        Pairs("views", Map(), PAIR_IMAGES),
+        Pairs(
+            "corruptions", common, min(CORRUPTED_PAIR_IMAGES, corrupted), severities=SEVERITIES, pooled=True
+        ),
+        Pairs("shuffled", common, PAIR_IMAGES),
+    ]
+    quantities = (
+        CleanAccuracy(),
+        KNNAccuracy(),
+        *shifts,
+        EffectiveRank(),
+        corruptions,
+        ProbeRefits(REFITS, corruptions),
+        Compression(),
+        *pairs,
+        *(Sigma(Map(layer), SIGMA_IMAGES) for layer in ("latent", "backbone", "logits")),
+    )
+    probe = Probe(refits=REFITS)
+    return Plan(sources(runs), images, quantities, probe, device, precision)
+
+
+def sources(runs: Sequence[Run]) -> tuple[Source, ...]:
+    """The runs, and the baselines that say what their numbers are worth: untrained encoders, and raw pixels."""
+    found = [Source(str(one.checkpoint), one.name) for one in runs]
+    native = [one for one in runs if one.checkpoint.suffix == ".safetensors"]
+    seeds: dict[int, Run] = {}
+    for one in native:
+        metadata = load_encoder(one.checkpoint).metadata
+        if metadata.recipe and metadata.seed is not None:
+            seeds.setdefault(metadata.seed, one)
+    if seeds:
+        pixels = next(iter(seeds.values()))
+        found.append(Source(str(pixels.checkpoint), "raw_pixels", baseline="pixels"))
+        found += [
+            Source(str(one.checkpoint), f"random-seed{seed}", baseline="random", seed=seed)
+            for seed, one in sorted(seeds.items())
+        ]
+    return tuple(found)
+
+
+def make_corrupted(plan: Plan, folder: Path, corruptions: CorruptionAccuracy, part: int, parts: int) -> None:
+    """Make every parts-th corrupted condition, once for all encoders; a job's function."""
+    (bench,) = open_benches(plan)
+    bench.made = Cells(folder)
+    for condition in corruptions.conditions(bench)[part::parts]:
+        for _, places in bench.blocks(len(condition)):
+            for _ in bench.batches(condition, places):
+                pass
+
+
+def measure(study: Path, plan: Plan, corruptions: CorruptionAccuracy, engine: dict[str, Any]) -> int:
+    """Measure every run of a study that is not measured yet; returns how many units were measured."""
     started = time.monotonic()
-    checkpoint = load_encoder(one.checkpoint)
-    subject = {"run": one.name, **checkpoint.subject(), "checkpoint": str(one.checkpoint.relative_to(study))}
-    stages = [stage for stage in STAGES if (one.name, checkpoint.sha256, stage) not in done]
-    table = study / "images" / f"{one.name}.csv"
-    if not table.exists():  # its stages wrote no whole table: measure again those that fill it
-        stages = [stage for stage in STAGES if stage in stages or stage in ("corruptions", "jacobian")]
-    if not stages:
-        return one.name, 0.0
-    bench = Bench(checkpoint, _images(study, checkpoint.encoder.image_shape, tuple(options.items())))
-    for stage in stages:
-        begun = time.monotonic()
-        records = STAGES[stage](bench)
-        write_images(table, bench)
-        write_stage(study, subject, stage, records, time.monotonic() - begun)
-    return one.name, time.monotonic() - started
+    made = study / "cache"
+    first = dataclasses.replace(plan.of(plan.sources[0]), quantities=(), batch_size=256)
+    if not made.exists():
+        print("measure: making the corrupted images, once for all encoders", flush=True)
+        parts = 15
+        jobs = [(first, made, corruptions, part, parts) for part in range(parts)]
+        for outcome in run_jobs(make_corrupted, jobs, **engine):
+            outcome.result()
+    print(f"measure: {len(plan.sources)} encoders, {len(plan.quantities)} quantities", flush=True)
+    outputs = Outputs(study / RECORDS, made=made, table=StudyTable(study, corruptions), keep_cells=False)
+    fresh = run_parallel(plan, lambda source: outputs, tell=_tell, **engine)
+    training_times(study)
+    if fresh:
+        write_wall_time(study, "measure", time.monotonic() - started)
+    return fresh
 
 
-@functools.cache
-def _images(study: Path, shape: tuple[int, int, int], options: tuple[tuple[str, Any], ...]) -> StudyImages:
-    """The study's images, read once in a process."""
-    return prepare_images(study, image_shape=shape, **dict(options))
-
-
-def write_images(table: Path, bench: Bench) -> None:
-    """The per-image values, one row an image."""
-    columns = {name: pd.Series(values) for name, values in bench.per_image.items()}
-    if not columns:
-        return
-    frame = pd.DataFrame(columns)
-    if table.exists():
-        frame = frame.combine_first(pd.read_csv(table).drop(columns="image"))
-    with atomic_file(table) as temporary:
-        frame.rename_axis("image").reset_index().to_csv(temporary, index=False, float_format="%.6g")
-
-
-def write_stage(
-    study: Path, subject: dict[str, Any], stage: str, records: list[Record], seconds: float
-) -> None:
-    """A stage's records and its time, in one append: it is there whole or not at all."""
-    told = provenance("cpu", threads=1)
-    whole = [Record(r.quantity, r.value, r.unit, r.n, r.interval, subject, r.settings, told) for r in records]
-    whole.append(Record("time", seconds, "s", None, None, subject, {"stage": stage}, told))
-    append_records(study / RECORDS, whole)
+def _tell(line: str) -> None:
+    print(line, flush=True)
 
 
 def training_times(study: Path) -> None:
@@ -102,36 +227,18 @@ def training_times(study: Path) -> None:
 
 def write_wall_time(study: Path, stage: str, seconds: float) -> None:
     """A record of how long a whole stage took on the clock."""
-    append_records(
-        study / RECORDS,
-        [Record("time.wall", seconds, "s", settings={"stage": stage}, provenance=provenance())],
-    )
+    record = Record("time.wall", seconds, "s", settings={"stage": stage}, provenance=provenance())
+    append_records(study / RECORDS, [record])
 
 
-def measure(study: Path, options: dict[str, Any], workers: int) -> None:
-    """Measure every run of a study that is not measured yet."""
-    runs = find_runs(study)
-    started = time.monotonic()
-    for shape in sorted({load_encoder(one.checkpoint).encoder.image_shape for one in runs}):
-        prepare_images(study, image_shape=shape, workers=workers, **options)
-    done = measured(study / RECORDS)
-    print(f"measure: {len(runs)} runs, stages {', '.join(STAGES)}", flush=True)
-    work, counted = 0.0, 0
-    jobs = [(one, study, options, done) for one in runs]
-    failures = {}
-    for count, outcome in enumerate(run_jobs(measure_run, jobs, workers=workers), 1):
-        if outcome.error is not None:
-            failures[runs[outcome.number].name] = outcome.error
-            print(f"  {count:3d}/{len(runs)}  {runs[outcome.number].name:32s}  failed", flush=True)
-            continue
-        name, seconds = outcome.result()
-        work, counted = work + seconds, counted + (seconds > 0)
-        left = work / max(counted, 1) * (len(runs) - count) / min(workers, len(runs))
-        print(f"  {count:3d}/{len(runs)}  {name:32s} {seconds:5.0f} s   {left:4.0f} s left", flush=True)
-    training_times(study)
-    if counted:
-        write_wall_time(study, "measure", time.monotonic() - started)
-    raise_failures(failures, len(runs))
+def corrupted_images(study: Path, asked: int | None, plan: Plan) -> int:
+    """How many test images are corrupted: as asked, by the preset, or what 1 GiB holds."""
+    if asked is None:
+        asked = CORRUPTED_IMAGES.get(str(read_plan(study).get("preset")))
+    (bench,) = open_benches(dataclasses.replace(plan.of(plan.sources[0]), quantities=()))
+    conditions = len(CorruptionAccuracy(limit=1).conditions(bench))
+    fitting = max(16, CACHE_BYTES // (conditions * math.prod(bench.checkpoint.image_shape)))
+    return min(asked or min(1000, fitting), len(bench.indices))
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -139,24 +246,24 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser = Parser(prog="python -m analyses.paired_study.measure", description=__doc__)
     parser.add_argument("study", type=Path, help="the study's folder, or a folder of checkpoints")
     parser.add_argument("--data", default="mnist5k", help="images to probe and measure on (default mnist5k)")
-    parser.add_argument("--data-root", type=Path, help="the folder of a set that lies on disk")
+    parser.add_argument("--data-root", help="the dataset directory of a set such as CIFAR")
     parser.add_argument(
         "--corrupted-images",
-        type=int,
+        type=positive(int),
         help="how many test images are corrupted (default 1000, or what 1 GiB holds; quick: 300)",
     )
+    parser.add_argument("--device", default="auto", help="auto, cpu, cuda, cuda:1, mps (default auto)")
     parser.add_argument(
-        "--workers", type=int, default=available_cores(), help="processes (default: one per core)"
+        "--precision", default="float32", choices=("float32", "float64"), help="default float32"
     )
+    add_engine_arguments(parser)
     options = parser.parse_args(arguments)
-    if options.corrupted_images is None and options.study.is_dir():
-        options.corrupted_images = CORRUPTED_IMAGES.get(str(read_plan(options.study).get("preset")))
-    for name in ("workers", "corrupted_images"):
-        value = getattr(options, name)
-        if value is not None and value < 1:
-            raise ValueError(f"--{name.replace('_', '-')} must be at least 1, got {value}")
-    chosen = {name: getattr(options, name) for name in ("data", "data_root", "corrupted_images")}
-    measure(options.study, chosen, options.workers)
+    runs, images = find_runs(options.study), Images(options.data, root=options.data_root)
+    plan = study_plan(runs, images, 1, options.device, options.precision)
+    count = corrupted_images(options.study, options.corrupted_images, plan)
+    plan = study_plan(runs, images, count, options.device, options.precision)
+    engine = engine_choice(options, options.study / "cache" / "jobs")
+    measure(options.study, plan, CorruptionAccuracy(limit=count), engine)
     return 0
 
 

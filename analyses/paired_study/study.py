@@ -19,7 +19,6 @@ import numpy as np
 import pandas as pd
 
 RECORDS = "records.jsonl"
-CHECKPOINTS = (".safetensors", ".ckpt", ".pth", ".pt", ".tar")
 
 # Objective -> how it is called in figures and tables, in the order they are shown.
 METHODS = {
@@ -64,38 +63,6 @@ CONTRASTS = (
     ),
     Contrast("SimCLR + noise − SimCLR", "SimCLR + noise", "SimCLR", False, "the vMF noise alone, at β = 0"),
 )
-
-
-@dataclass(frozen=True)
-class Run:
-    """A checkpoint of a study."""
-
-    name: str
-    checkpoint: Path
-
-
-def find_runs(study: Path) -> list[Run]:
-    """The finished runs of a study, or the checkpoint files of a plain folder.
-
-    Raises
-    ------
-    FileNotFoundError
-        If the folder is missing or holds no checkpoint.
-    """
-    if not study.is_dir():
-        raise FileNotFoundError(
-            f"study folder {str(study)!r} does not exist; train one with: make study, or give a folder of checkpoints"
-        )
-    runs = [Run(file.parent.name, file) for file in sorted(study.glob("runs/*/model.safetensors"))]
-    if not runs:
-        files = sorted(f for f in study.iterdir() if f.is_file() and f.suffix in CHECKPOINTS)
-        runs = [Run(file.stem, file) for file in files]
-    if not runs:
-        raise FileNotFoundError(
-            f"study folder {str(study)!r} holds no checkpoint: neither runs/*/model.safetensors nor files ending in "
-            f"{', '.join(CHECKPOINTS)}; train one with: make study"
-        )
-    return runs
 
 
 def read_plan(study: Path) -> dict[str, Any]:
@@ -148,9 +115,9 @@ HEADLINES: dict[str, tuple[str, dict[str, Any]]] = {
     "residual": ("compression.residual_information", {"kappa": "common"}),
     "excess": ("compression.residual_excess", {"kappa": "common"}),
     "i_yz": ("compression.i_yz", {}),
-    "published": ("bound.published.max", {"pairs": "views", "kappa": "common"}),
-    "mean_direction": ("bound.direction.max", {"pairs": "views"}),
-    "stretch": ("bound.direction.median", {"pairs": "corruptions"}),
+    "published": ("bound.published.max", {"pairs": "views", "kappa_e": 1024.0}),
+    "mean_direction": ("bound.direction.max", {"pairs": "views", "kappa_e": 1024.0}),
+    "stretch": ("bound.direction.median", {"pairs": "corruptions", "kappa_e": 1024.0}),
     "sigma": ("sigma_max.median", {"layer": "latent"}),
     "sigma_top": ("sigma_max.max", {"layer": "latent"}),
     "sigma_backbone": ("sigma_max.median", {"layer": "backbone"}),

@@ -13,6 +13,7 @@ from pathlib import Path
 from lipcomp import commands
 from lipcomp.checkpoints.export import TARGETS
 from lipcomp.checkpoints.formats import FORMATS
+from lipcomp.measure import options as measure_options
 
 PROGRAMS = ("torchscript", "torch-export")
 
@@ -22,9 +23,9 @@ def build_parser() -> commands.Parser:
     parser = commands.Parser(prog="python -m lipcomp.checkpoints", description=__doc__)
     actions = parser.add_subparsers(dest="action", required=True)
     listing = actions.add_parser("list", help="what was recognised, key by key")
-    commands.add_encoder_arguments(listing)
+    measure_options.add_encoder_arguments(listing)
     export = actions.add_parser("export", help="write the encoder in another layout")
-    commands.add_encoder_arguments(export)
+    measure_options.add_encoder_arguments(export)
     export.add_argument("--to", required=True, choices=tuple(TARGETS), help="the layout")
     export.add_argument(
         "--out", required=True, type=Path, help="the file, or for timm and safetensors the folder"
@@ -44,7 +45,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return 0
     if options.action == "list":
         options.list = True
-    (checkpoint, *more) = commands.load_encoders(options)
+    (checkpoint, *more) = measure_options.load_listed(options)
     if more:
         raise ValueError(f"export takes one checkpoint, got {1 + len(more)}")
     layer = {"layer": options.layer} if options.to in PROGRAMS else {}

@@ -74,7 +74,7 @@ def linear_evaluation(
     recipe: LinearEvaluation = PAPER,
     *,
     seed: int = 0,
-    advance: Callable[[int], None] = lambda n: None,
+    advance: Callable[[int], object] = lambda n: None,
 ) -> LinearProbe:
     """Train the classifier; returns it as a probe.
 

@@ -9,18 +9,20 @@ import pytest
 import torch
 
 from analyses.paired_study import measure as measuring
-from analyses.paired_study import stages
 from analyses.paired_study.frames import load_study
 from analyses.paired_study.report import make_report
-from analyses.paired_study.study import Run, find_runs, read_plan
+from analyses.paired_study.study import RECORDS, read_plan
+from analyses.runs import Run, find_runs
 from lipcomp.checkpoints import Metadata, load_checkpoint, save_checkpoint
 from lipcomp.commands import run
 from lipcomp.data import load_set
 from lipcomp.encoders import EncoderSpec, build_encoder
+from lipcomp.measure import CorruptionAccuracy, Images, Outputs
+from lipcomp.measure import run as measure
 from lipcomp.records import read_records, to_frame
 
 SPEC = EncoderSpec("small_cnn", (1, 28, 28), mean=(0.131,), std=(0.308,), projector=(32, 16))
-OPTIONS = {"data": "mnist5k", "data_root": None, "corrupted_images": 12}
+CORRUPTED = 12
 OBJECTIVES = {"SimCLR": {}, "CSimCLR": {"kappa_e": 64.0, "kappa_b": 10.0, "beta": 1.0}}
 
 
@@ -33,12 +35,19 @@ def study(tmp_path_factory):
         metadata = Metadata(objective={"name": name, **fields}, seed=0, data={"name": "mnist5k/train"})
         save_checkpoint(folder / "runs" / f"{name}-0" / "model.safetensors", encoder, metadata)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(stages, "JACOBIAN_IMAGES", 8)
-        patch.setattr(stages, "CORRUPTED_PAIR_IMAGES", 2)
-        patch.setattr(stages, "PAIRS", 64)
-        for one in find_runs(folder):
-            measuring.measure_run(one, folder, OPTIONS, set())
+        patch.setattr(measuring, "SIGMA_IMAGES", 8)
+        patch.setattr(measuring, "CORRUPTED_PAIR_IMAGES", 2)
+        patch.setattr(measuring, "PAIR_IMAGES", 64)
+        assert all(done.fresh for done in measured(folder))
     return folder
+
+
+def measured(folder):
+    images = Images("mnist5k")
+    plan = measuring.study_plan(find_runs(folder), images, CORRUPTED, "cpu")
+    plan = dataclasses.replace(plan, sources=plan.sources[:2])
+    table = measuring.StudyTable(folder, CorruptionAccuracy(limit=CORRUPTED))
+    return list(measure(plan, Outputs(folder / RECORDS, table=table, keep_cells=False)))
 
 
 def value(frame, run_name, quantity, **settings):
@@ -68,15 +77,15 @@ def test_every_stage_leaves_its_records_with_provenance(study):
 
 def test_the_bounds_hold_their_order_and_the_residual_its_floor(study):
     frame = to_frame(read_records(study / "records.jsonl"))
-    for source in ("views", "corruptions", "random"):
-        at = {"pairs": source, "kappa": "common"}
+    for source in ("views", "corruptions", "shuffled"):
+        at = {"pairs": source, "kappa_e": 1024.0}
         low, mean, second, top = (
             value(frame, "CSimCLR-0", f"bound.{n}.max", **at)["value"]
             for n in ("published", "mean", "second_moment", "supremum")
         )
         assert low <= second / np.sqrt(2) * (1 + 1e-9)
         assert mean <= second <= top
-        direction = value(frame, "CSimCLR-0", "bound.direction.max", pairs=source)["value"]
+        direction = value(frame, "CSimCLR-0", "bound.direction.max", **at)["value"]
         assert top == pytest.approx(1024 * direction)
     own = value(frame, "CSimCLR-0", "compression.residual_excess", kappa="own")
     whole = value(frame, "CSimCLR-0", "compression.residual_information", kappa="own")
@@ -97,12 +106,18 @@ def test_sigma_max_of_the_study_is_the_dense_jacobians(study):
     assert table["flipped"].notna().sum() == 12
 
 
-def test_what_is_measured_is_not_measured_again(study):
-    done = measuring.measured(study / "records.jsonl")
-    before = (study / "records.jsonl").read_bytes()
-    name, seconds = measuring.measure_run(find_runs(study)[0], study, OPTIONS, done)
-    assert (name, seconds) == ("CSimCLR-0", 0.0)
-    assert (study / "records.jsonl").read_bytes() == before
+def test_what_is_measured_is_not_measured_again_but_what_was_lost_is_made_again(study, monkeypatch):
+    for name, count in (("SIGMA_IMAGES", 8), ("CORRUPTED_PAIR_IMAGES", 2), ("PAIR_IMAGES", 64)):
+        monkeypatch.setattr(measuring, name, count)
+    before = (study / RECORDS).read_bytes()
+    table = study / "images" / "SimCLR-0.csv"
+    kept = table.read_text()
+    table.unlink()
+    (study / "bits" / "CSimCLR-0.npz").unlink()
+    assert not any(done.fresh for done in measured(study))
+    assert (study / RECORDS).read_bytes() == before
+    assert table.read_text() == kept
+    assert (study / "bits" / "CSimCLR-0.npz").exists()
 
 
 def test_the_report_of_two_real_encoders(study):
@@ -120,7 +135,7 @@ def test_the_report_of_two_real_encoders(study):
         (["{none}"], "does not exist"),
         (["{empty}"], "holds no checkpoint"),
         (["{study}", "--data", "mnist6k"], "neither a known set nor an existing folder"),
-        (["{study}", "--workers", "0"], "--workers must be at least 1"),
+        (["{study}", "--corrupted-images", "5", "--workers", "0"], "must be at least 1"),
         (["{damaged}"], "bad.safetensors"),
     ],
 )

@@ -1,6 +1,7 @@
 """The bound and jacobian commands: side by side, written as they go, refusing in one paragraph."""
 
 import csv
+from pathlib import Path
 
 import pytest
 import torch
@@ -42,46 +43,69 @@ def folder_of_images(tmp_path_factory):
 
 def test_every_source_of_pairs_is_recorded_for_every_encoder(checkpoints, tmp_path, capsys):
     out, table = tmp_path / "bounds.jsonl", tmp_path / "images.csv"
-    sources = "views,corruptions,random,neighbours,all,search,certified"
+    sources = "views,corruptions,random,neighbours,shuffled,all,search,certified"
     words = [
         *checkpoints, "--data", "mnist5k", "--limit", "6", "--pairs", sources, "--corruptions", "fog,shot_noise",
-        "--starts", "1", "--steps", "2", "--out", str(out), "--table", str(table), "--device", "cpu",
+        "--starts", "1", "--steps", "2", "--radii", "1e-4,1e-3",
+        "--out", str(out), "--table", str(table), "--device", "cpu",
         "--witnesses", str(tmp_path / "pairs"),
     ]  # fmt: skip
     assert run(bound, words) == 0
     pictures = {file.name for file in (tmp_path / "pairs").iterdir()}
-    assert {f"c_simclr_{source}_direction.png" for source in ("views", "search", "all")} <= pictures
-    assert "simclr_corruptions_fog_3_direction.png" in pictures
+    assert {name.rsplit("_", 1)[0] for name in pictures} >= {
+        "simclr_corruptions_fog_3_direction",
+        *(f"c_simclr_{source}_direction" for source in ("views", "search", "all")),
+    }
     shown = capsys.readouterr()
     assert "mean direction (3.5)" in shown.out
     assert "worst z (3.4)" in shown.out
     assert "lower" in shown.err
     assert "<= certified" in shown.err
+    assert "OUT OF ORDER" not in shown.err
     frame = to_frame(read_records(out))
     direction = frame[frame.quantity == "bound.direction.max"]
     assert set(direction["settings.pairs"]) == set(sources.split(",")) - {"certified"}
-    assert len(direction) == 2 * 7
+    assert len(direction) == 2 * 8
     assert (direction["value"] > 0).all()
     assert (frame[frame.quantity == "bound.supremum.max"]["subject.objective"] == "c_simclr").all()
-    sides = frame[
-        frame.quantity.isin(["bound.sandwich.lower", "bound.sandwich.searched", "bound.sandwich.certified"])
-    ]
-    for _, group in sides.groupby("subject.sha256"):
+    ball = frame[frame.quantity.str.startswith("ball.")]
+    assert sorted(ball["settings.radius"].unique()) == [1e-4, 1e-3]
+    for _, group in ball.groupby(["subject.sha256", "settings.radius"]):
         value = group.set_index("quantity")["value"]
-        assert value["bound.sandwich.lower"] <= value["bound.sandwich.searched"] * 1.001
-        assert value["bound.sandwich.searched"] <= value["bound.sandwich.certified"]
+        assert value["ball.lower.median"] <= value["ball.searched.median"] * 1.001
+        assert value["ball.searched.median"] <= value["ball.certified.median"]
     with table.open() as file:
         rows = list(csv.DictReader(file))
-    assert len(rows) == 2 * 7 * 6
+    assert len(rows) == 2 * (8 + 2) * 6
     before = out.read_bytes()
     assert run(bound, words) == 0  # it goes on where it stopped: nothing is left to do
     assert out.read_bytes() == before
-    assert "already in" in capsys.readouterr().err
+    again = capsys.readouterr()
+    assert "already in" in again.err
+    assert again.out == shown.out  # and the table is that of the finished numbers
+    lost = sorted((tmp_path / "pairs").iterdir())[0]
+    lost.unlink()
+    table.unlink()
+    assert run(bound, words) == 0  # a picture or a table that was deleted is made again
+    assert table.exists()
+    assert out.read_bytes() == before
 
 
 def test_a_common_concentration_makes_models_comparable(checkpoints, tmp_path):
     out = tmp_path / "bounds.jsonl"
-    words = [*checkpoints, "--limit", "4", "--pairs", "all", "--concentration", "64", "--out", str(out)]
+    words = [
+        *checkpoints,
+        "--data",
+        "mnist5k",
+        "--limit",
+        "4",
+        "--pairs",
+        "all",
+        "--concentration",
+        "64",
+        "--out",
+        str(out),
+    ]
     assert run(bound, words) == 0
     frame = to_frame(read_records(out))
     supremum = frame[frame.quantity == "bound.supremum.max"].set_index("subject.objective")["value"]
@@ -115,7 +139,8 @@ def test_a_folder_of_images_with_a_duplicate(checkpoints, folder_of_images, tmp_
 def test_the_jacobian_command(checkpoints, tmp_path, capsys):
     out, table = tmp_path / "jacobian.jsonl", tmp_path / "images.csv"
     words = [
-        *checkpoints, "--limit", "5", "--k", "2", "--frobenius", "16", "--out", str(out), "--table", str(table),
+        *checkpoints, "--data", "mnist5k", "--limit", "5", "--k", "2", "--frobenius", "16",
+        "--out", str(out), "--table", str(table),
     ]  # fmt: skip
     assert run(jacobian, words) == 0
     frame = to_frame(read_records(out)).set_index("quantity")
@@ -127,30 +152,53 @@ def test_the_jacobian_command(checkpoints, tmp_path, capsys):
     assert frame.loc["fisher_trace.mean", "subject.objective"] == "c_simclr"
     with table.open() as file:
         rows = list(csv.DictReader(file))
-    assert len(rows) == 10
-    assert all(float(row["sigma_1"]) >= float(row["sigma_2"]) > 0 for row in rows)
+    assert len(rows) == 2 * 2 * 5  # encoders, quantities, images
+    sigma = [row for row in rows if row["sigma_1"]]
+    assert len(sigma) == 10
+    assert all(float(row["sigma_1"]) >= float(row["sigma_2"]) > 0 for row in sigma)
     assert run(jacobian, words) == 0
     assert "already in" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(
-    ("command", "more", "message"),
+    ("command", "more", "message", "code"),
     [
-        (bound, ["--pairs", "everything"], "--pairs takes a comma-separated list"),
-        (bound, ["--radius", "-1"], "--radius must be positive"),
-        (bound, ["--limit", "1"], "at least two images"),
-        (bound, ["--table", "images.xlsx"], ".csv or .parquet"),
-        (bound, ["--layer", "nowhere"], "layer must be one of"),
-        (bound, ["--witnesses", __file__], "--witnesses must name a folder"),
-        (bound, ["--pairs", "corruptions", "--corruptions", "rain"], "rain not in the table"),
-        (bound, ["--unnormalised", "--concentration", "3"], "belongs to mean directions"),
-        (jacobian, ["--frobenius", "1"], "at least 2 probes"),
-        (jacobian, ["--rtol", "3"], "rtol must lie in"),
-        (jacobian, ["--data", "nowhere"], "neither a known set nor an existing folder"),
+        (bound, ["--pairs", "everything"], "--pairs takes a comma-separated list", 2),
+        (bound, ["--radius", "-1"], "argument --radius: must be positive", 2),
+        (bound, ["--batch-size", "-3"], "argument --batch-size: must be positive", 2),
+        (bound, ["--limit", "1"], "at least two images", 1),
+        (bound, ["--table", "images.xlsx"], ".csv or .parquet", 1),
+        (bound, ["--layer", "nowhere"], "layer must be one of", 1),
+        (bound, ["--witnesses", __file__], "is not a folder", 1),
+        (bound, ["--out", "/nowhere/\0/x"], "null byte", 1),
+        (bound, ["--out", str(Path(__file__).parent)], "is a folder", 1),
+        (bound, ["--precision", "bfloat16"], "precision must be", 1),
+        (bound, ["--device", "tpu9"], "device 'tpu9' cannot be used", 1),
+        (bound, ["--factory", "no.such:thing"], "no.such", 1),
+        (
+            bound,
+            ["--pairs", "corruptions", "--corruptions", "rain"],
+            "corruptions rain are not in the table",
+            1,
+        ),
+        (bound, ["--unnormalised", "--concentration", "3"], "belongs to mean directions", 2),
+        (jacobian, ["--frobenius", "1"], "at least 2 probes", 2),
+        (jacobian, ["--rtol", "3"], "rtol must lie in", 1),
+        (jacobian, ["--data", "nowhere"], "neither a known set nor an existing folder", 1),
     ],
 )
-def test_bad_input_is_one_paragraph(checkpoints, command, more, message, capsys):
-    assert run(command, [checkpoints[0], "--limit", "4", *more]) == 1
+def test_bad_input_is_one_paragraph(checkpoints, command, more, message, code, capsys):
+    words = [checkpoints[0], "--data", "mnist5k", "--limit", "4", *more]
+    try:
+        found = run(command, words)
+    except SystemExit as end:
+        found = end.code
     shown = capsys.readouterr().err
+    assert found == code
     assert message in " ".join(shown.split())
     assert "Traceback" not in shown
+
+
+def test_images_must_be_named_for_an_encoder_that_was_trained_elsewhere(checkpoints, capsys):
+    assert run(bound, [checkpoints[0]]) == 2
+    assert "no --data given" in capsys.readouterr().err

@@ -7,7 +7,7 @@ from PIL import Image
 from torch.nn import functional as F
 
 from lipcomp.bound import PairBlock, all_pairs, lower_bounds, measure_pairs
-from lipcomp.bound.summary import save_witness
+from lipcomp.measure.outputs import draw_pair
 
 
 @pytest.fixture
@@ -52,10 +52,10 @@ def test_a_picture_of_both_and_of_their_difference(channels, tmp_path, generator
     first = torch.rand(channels, 6, 8, generator=generator)
     second = (first + 1e-4 * torch.randn(first.shape, generator=generator)).clamp(0, 1)
     path = tmp_path / "new" / "pair.png"
-    save_witness(path, first, second)
+    draw_pair(path, first, second)
     with Image.open(path) as picture:
         assert picture.size == (3 * 8 + 4, 6 + 2)
         grey = torch.from_numpy(np.array(picture.convert("L")))
     assert grey[:, 19:27].float().std() > 10  # the small step fills the scale
-    save_witness(path, first, first)
+    draw_pair(path, first, first)
     assert [file.name for file in path.parent.iterdir()] == ["pair.png"]

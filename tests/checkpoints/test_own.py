@@ -7,6 +7,7 @@ from torch import nn
 from lipcomp import commands
 from lipcomp.checkpoints import CheckpointError, Metadata, build_own, load_own, save_checkpoint
 from lipcomp.encoders import ResNet, wrap
+from lipcomp.measure.options import add_encoder_arguments, load_listed
 
 FACTORY = """
 from torch import nn
@@ -35,7 +36,7 @@ def here(tmp_path, monkeypatch):
 
 def options(*words):
     parser = commands.Parser(prog="test")
-    commands.add_encoder_arguments(parser)
+    add_encoder_arguments(parser)
     return parser.parse_args([str(word) for word in words])
 
 
@@ -47,7 +48,7 @@ def test_the_weights_are_found_behind_any_prefix(here, prefix, generator):
         {"model": {**state, "other.bias": torch.zeros(2)}, "optimizer": {"a": torch.zeros(1)}},
         here / "mine.pth",
     )
-    (checkpoint,) = commands.load_encoders(
+    (checkpoint,) = load_listed(
         options(
             "mine.pth",
             "--factory",
@@ -72,13 +73,13 @@ def test_the_weights_are_found_behind_any_prefix(here, prefix, generator):
 def test_an_encoder_of_the_factory_keeps_its_layer(here, generator):
     source = build_own("their_network:network").eval()
     torch.save(source.state_dict(), here / "mine.pth")
-    (checkpoint,) = commands.load_encoders(options("mine.pth", "--factory", "their_network:encoder"))
+    (checkpoint,) = load_listed(options("mine.pth", "--factory", "their_network:encoder"))
     images = torch.rand(2, 1, 8, 8, generator=generator)
     torch.testing.assert_close(checkpoint.encoder.embedding(images), source[:4]((images - 0.5) / 0.25))
 
 
 def test_a_factory_without_a_checkpoint(here):
-    (checkpoint,) = commands.load_encoders(options("--factory", "their_network:encoder"))
+    (checkpoint,) = load_listed(options("--factory", "their_network:encoder"))
     assert checkpoint.subject()["checkpoint"] == "their_network:encoder"
     assert len(checkpoint.sha256) == 64
     assert checkpoint.concentration is None
@@ -114,7 +115,7 @@ def test_weights_that_do_not_fit_are_named(here):
 
 def test_what_was_assumed_is_printed(tmp_path, capsys):
     torch.save(ResNet(9, "cifar", 1 / 16, 3).state_dict(), tmp_path / "r9.pth")
-    commands.load_encoders(options(tmp_path / "r9.pth"))
+    load_listed(options(tmp_path / "r9.pth"))
     shown = capsys.readouterr()
     assert not shown.out
     assert "format plain, resnet9_0.0625x_cifar, images 3x32x32, layers backbone, latent" in shown.err
@@ -122,14 +123,14 @@ def test_what_was_assumed_is_printed(tmp_path, capsys):
     assert "keys used, 0 ignored, 0 missing" in shown.err
     assert "note: 3 x 3 stem: padding 1 and no max-pool" in shown.err
     with pytest.raises(SystemExit) as end:
-        commands.load_encoders(options(tmp_path / "r9.pth", "--list"))
+        load_listed(options(tmp_path / "r9.pth", "--list"))
     assert end.value.code == 0
     assert "used     conv1.weight -> backbone.conv1.weight" in capsys.readouterr().out
 
 
 def test_nothing_to_load_is_said():
     with pytest.raises(ValueError, match="no CHECKPOINT given"):
-        commands.load_encoders(options())
+        load_listed(options())
     with pytest.raises(SystemExit):
         options("x", "--image-size", "0")
     assert options("x", "--image-size", "1x28x28").image_size == (1, 28, 28)

@@ -2,7 +2,6 @@
 
 import json
 import os
-import shutil
 import signal
 import subprocess
 import sys
@@ -37,7 +36,8 @@ def inside(*arguments):
 def test_a_run_its_records_and_the_same_again(checkpoint, tmp_path, capsys):
     out = tmp_path / "out.jsonl"
     arguments = (
-        checkpoint, "--limit", 150, "--only", "shear,stripe", "--severities", "1,4", "--shift", "uci_digits",
+        checkpoint, "--data", "mnist5k", "--limit", 150, "--only", "shear,stripe", "--severities", "1,4",
+        "--shift", "uci_digits",
         "--attack", "pgd", "--radius", 0.02, "--attack-images", 20, "--device", "cpu", "--out", out,
     )  # fmt: skip
     assert inside(*arguments) == 0
@@ -68,26 +68,26 @@ def test_a_run_its_records_and_the_same_again(checkpoint, tmp_path, capsys):
 
 def test_killed_between_conditions_it_goes_on_and_ends_alike(checkpoint, tmp_path, capsys):
     arguments = (
-        checkpoint, "--limit", 100, "--only", "shear,scale,rotate,stripe", "--device", "cpu", "--json", "--out",
+        checkpoint, "--data", "mnist5k", "--limit", 100, "--only", "shear,scale,rotate,stripe", "--device", "cpu",
+        "--json", "--out",
     )  # fmt: skip
     assert inside(*arguments, tmp_path / "whole.jsonl") == 0
     whole = capsys.readouterr().out
     cells = tmp_path / "killed.jsonl.cells"
-    cells.mkdir()
-    for kind in ("features", "probe"):  # not what is tested here
-        (stored,) = (tmp_path / "whole.jsonl.cells").glob(f"{kind}-*.npy")
-        shutil.copy(stored, cells)
+    blocks_of_training, probe = 16, 1
+    BEFORE = blocks_of_training + probe
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
     words = [sys.executable, "-m", "lipcomp.robustness", *map(str, arguments), str(tmp_path / "killed.jsonl")]
     process = subprocess.Popen(words, stdout=subprocess.PIPE, stderr=subprocess.PIPE, env=environment)
     deadline = time.monotonic() + 120
     while process.poll() is None and time.monotonic() < deadline:
-        if cells.is_dir() and len(list(cells.glob("answers-*.npy"))) >= 3:
+        if len(list(cells.glob("*.npz"))) >= BEFORE + 3:
             break
         time.sleep(0.01)
     process.send_signal(signal.SIGKILL)
     process.communicate()
-    kept = set(cells.glob("answers-*.npy"))
+    kept = set(cells.glob("*.npz"))
+    assert kept
     before = {path: path.stat().st_mtime_ns for path in kept}
     assert inside(*arguments, tmp_path / "killed.jsonl") == 0
     again = capsys.readouterr().out
@@ -102,19 +102,22 @@ def test_killed_between_conditions_it_goes_on_and_ends_alike(checkpoint, tmp_pat
     ("arguments", "message"),
     [
         (("--only", "shaer"), "Did you mean 'shear'"),
-        (("--severities", "0"), "severity must be"),
+        (("--severities", "0"), "argument --severities"),
         (("--corruptions", "mnist", "--corrupted", "/nothing"), "does not exist"),
         (("--shift", "imagenet-a=/nothing"), "does not exist"),
         (("--shift", "uci_digit"), "Did you mean 'uci_digits'"),
-        (("--attack", "pgd"), "needs --radius"),
+        (("--attack", "pgd"), "--attack needs --radius"),
         (("--videos", "vid=/tmp"), "NAME one of"),
-        (("--limit", "0"), "at least 1"),
+        (("--limit", "0"), "argument --limit: must be positive"),
     ],
 )
 def test_bad_input_is_one_paragraph_before_the_work(checkpoint, arguments, message, capsys):
-    code = inside(checkpoint, "--device", "cpu", *arguments)
+    try:
+        code = inside(checkpoint, "--data", "mnist5k", "--device", "cpu", *arguments)
+    except SystemExit as end:
+        code = end.code
     said = capsys.readouterr()
-    assert code == 1
+    assert code == (2 if "--" in message or "argument" in message or "NAME" in message else 1)
     assert message in " ".join(said.err.split())
     assert "Traceback" not in said.err
     assert said.out == ""

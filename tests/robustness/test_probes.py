@@ -8,7 +8,7 @@ import torch
 from torch import nn
 
 from lipcomp.data import TensorImages
-from lipcomp.robustness.features import cached_linear_probe, extract_features, fingerprint
+from lipcomp.robustness.features import extract_features
 from lipcomp.robustness.linear_evaluation import LinearEvaluation, linear_evaluation
 from lipcomp.robustness.probes import NearestNeighbours, fit_linear_probe, split_by_class
 
@@ -114,52 +114,14 @@ def test_bad_input_is_named(change, message):
         NearestNeighbours(torch.rand(4, 2), torch.tensor([0, 0, 1, 1]), k=5)
 
 
-def test_features_come_from_the_cache_by_content_and_never_stale(tmp_path):
+def test_features_are_those_of_evaluation_mode_and_leave_the_mode_alone():
     images, encoder = image_set(), Pooled().train()
     calls = []
     original = encoder.features
     encoder.features = lambda x: (calls.append(encoder.layers[1].training), original(x))[1]
-    first = extract_features(encoder, images, cache=tmp_path)
+    extract_features(encoder, images)
     assert encoder.training
     assert calls == [False]
-    assert torch.equal(extract_features(encoder, images, cache=tmp_path), first)
-    assert len(calls) == 1
-    extract_features(encoder, image_set(seed=1), cache=tmp_path)
-    extract_features(encoder, images, indices=torch.arange(10), cache=tmp_path)
-    extract_features(encoder, images, transform=lambda x, i: 1 - x, variant="negative", cache=tmp_path)
-    assert len(calls) == 4
-    with torch.no_grad():
-        encoder.layers[0].bias += 1
-    changed = extract_features(encoder, images, cache=tmp_path)
-    assert len(calls) == 5
-    assert not torch.equal(changed, first)
-    for path in tmp_path.glob("*.npy"):
-        path.write_bytes(path.read_bytes()[:100])  # half written by a crash of another program
-    assert torch.equal(extract_features(encoder, images, cache=tmp_path), changed)
-    with pytest.raises(ValueError, match="needs a variant"):
-        extract_features(encoder, images, transform=lambda x, i: x, cache=tmp_path)
-
-
-def test_a_fingerprint_sees_weights_buffers_and_structure():
-    torch.manual_seed(0)
-    one = nn.Sequential(nn.Linear(3, 3), nn.BatchNorm1d(3))
-    before = fingerprint(one)
-    assert fingerprint(one) == before
-    one[1].running_mean += 1
-    assert fingerprint(one) != before
-    assert fingerprint(nn.Sequential(nn.Linear(3, 3), nn.ReLU())) != fingerprint(
-        nn.Sequential(nn.Linear(3, 3), nn.GELU())
-    )
-
-
-def test_a_probe_is_fitted_once(tmp_path):
-    features, labels = clusters(100)
-    first = cached_linear_probe(features, labels, classes=4, cache=tmp_path)
-    again = cached_linear_probe(features, labels, classes=4, cache=tmp_path)
-    assert torch.equal(first.weight, again.weight)
-    assert torch.equal(first.bias, again.bias)
-    assert first.penalty == again.penalty
-    assert len(list(tmp_path.iterdir())) == 1
 
 
 def test_linear_evaluation_learns_leaves_the_encoder_alone_and_follows_its_seed():

@@ -1,0 +1,65 @@
+"""The measuring engine: (encoder, images, plan) -> records, the one way for every command and study.
+
+    file -> data -> conditions -> bench (an encoder at a layer) -> estimator -> records
+
+A :class:`Plan` names encoders, images and quantities; :func:`run` measures what is missing and appends it. Each value
+is keyed by the content of everything that can change it (:mod:`lipcomp.identity`), so no number is stale, and a number
+that was measured by one command is found by the other.
+
+>>> from lipcomp.measure import CleanAccuracy, Images, Plan, Sigma, Source, run
+>>> plan = Plan((Source("model.safetensors"),), Images("mnist5k", limit=100), (CleanAccuracy(), Sigma()))
+>>> for done in run(plan, "records.jsonl"):  # doctest: +SKIP
+...     print(done.unit.label, [record.value for record in done.records])
+"""
+
+from lipcomp.measure.accuracy import (
+    CleanAccuracy,
+    CorruptionAccuracy,
+    FlipRate,
+    KNNAccuracy,
+    ProbeRefits,
+    RobustAccuracy,
+    ShiftAccuracy,
+    VideoAccuracy,
+    correctness_bits,
+)
+from lipcomp.measure.bench import Bench
+from lipcomp.measure.compression import Compression, EffectiveRank
+from lipcomp.measure.local import Ball, Frobenius, Sigma
+from lipcomp.measure.pairs import Map, Pairs
+from lipcomp.measure.plan import Images, Plan, Probe, Source
+from lipcomp.measure.run import Done, Outputs, dry_run, open_benches, run
+from lipcomp.measure.unit import Finding, Quantity, Result, Unit
+
+__all__ = [
+    "Ball",
+    "Bench",
+    "CleanAccuracy",
+    "Compression",
+    "CorruptionAccuracy",
+    "Done",
+    "EffectiveRank",
+    "Finding",
+    "FlipRate",
+    "Frobenius",
+    "Images",
+    "KNNAccuracy",
+    "Map",
+    "Outputs",
+    "Pairs",
+    "Plan",
+    "Probe",
+    "ProbeRefits",
+    "Quantity",
+    "Result",
+    "RobustAccuracy",
+    "ShiftAccuracy",
+    "Sigma",
+    "Source",
+    "Unit",
+    "VideoAccuracy",
+    "correctness_bits",
+    "dry_run",
+    "open_benches",
+    "run",
+]

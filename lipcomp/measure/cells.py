@@ -1,0 +1,88 @@
+"""Intermediate results, kept in files that are named by the hash of everything they depend on.
+
+A cell holds small arrays of one block of images: predicted classes, singular values, features. Whatever changes, the
+name changes, so nothing stale is read. A file appears whole or not at all; a damaged one is computed again. Without a
+folder, cells are kept in memory for as long as the engine runs.
+"""
+
+import os
+import tempfile
+import zipfile
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+
+Arrays = dict[str, np.ndarray]
+
+
+@dataclass
+class Cells:
+    """Where intermediate results are kept.
+
+    Parameters
+    ----------
+    folder
+        The folder, or None for memory only.
+    shard
+        (i, n): only every n-th block, from the i-th on, is computed; None computes all.
+    """
+
+    folder: Path | None = None
+    shard: tuple[int, int] | None = None
+    _memory: dict[str, Arrays] = field(default_factory=dict, repr=False)
+
+    def get(self, key: str, compute: Callable[[], Arrays], *, keep: bool = True) -> Arrays:
+        """The arrays of a key, computed unless they are there."""
+        found = self.find(key)
+        if found is None:
+            found = compute()
+            if keep:
+                self.put(key, found)
+        return found
+
+    def find(self, key: str) -> Arrays | None:
+        """The arrays of a key, or None."""
+        if key in self._memory:
+            return self._memory[key]
+        return None if self.folder is None else load_arrays(self.folder / f"{key}.npz")
+
+    def put(self, key: str, arrays: Arrays) -> None:
+        """Keep arrays."""
+        if self.folder is None:
+            self._memory[key] = arrays
+        else:
+            save_arrays(self.folder / f"{key}.npz", arrays)
+
+    def is_mine(self, block: int) -> bool:
+        """Whether a block belongs to this shard."""
+        return self.shard is None or block % self.shard[1] == self.shard[0]
+
+
+class IncompleteError(Exception):
+    """A shard has done its blocks; the quantity needs those of the others as well."""
+
+
+def save_arrays(path: Path, arrays: Mapping[str, np.ndarray]) -> None:
+    """Write arrays so that the file is there whole or not at all."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+    try:
+        with os.fdopen(handle, "wb") as file:
+            np.savez(file, **arrays)  # type: ignore[arg-type]
+            file.flush()
+            os.fsync(file.fileno())
+        Path(name).replace(path)
+    except BaseException:
+        Path(name).unlink(missing_ok=True)
+        raise
+
+
+def load_arrays(path: Path) -> Arrays | None:
+    """The arrays of a file, or None if it is not there or damaged."""
+    try:
+        with np.load(path, allow_pickle=False) as file:
+            return {name: file[name] for name in file.files}
+    except (FileNotFoundError, ValueError, EOFError, OSError, KeyError, zipfile.BadZipFile):
+        return None

@@ -1,0 +1,162 @@
+"""Conditions: the images that a classifier is run on, clean, corrupted, shifted or read from disk, with an identity.
+
+A condition's identity covers the images (by content), which of them, and what is done to them on the way; its
+settings are what records tell of it.
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property, partial
+from typing import Any
+
+import torch
+from jaxtyping import Float, Int64
+from torch import Tensor
+
+from lipcomp.data import ImageSet
+from lipcomp.identity import digest
+from lipcomp.robustness.corruptions import (
+    SEVERITIES,
+    check_severity,
+    corrupt,
+    corruption_names,
+    find_corruption,
+)
+from lipcomp.robustness.sets import CorruptionSet
+
+CORRUPTIONS_VERSION = 2  # of what lipcomp.robustness.corruptions makes from the same settings
+
+
+@dataclass(frozen=True)
+class Condition:
+    """Images to classify, and how they are changed on the way.
+
+    Attributes
+    ----------
+    images, indices
+        The set, and which of its images.
+    settings
+        What tells this condition from others, for records.
+    transform
+        Applied as ``transform(batch, indices)``, or None.
+    """
+
+    images: ImageSet = field(repr=False)
+    indices: Int64[Tensor, " n"] = field(repr=False)
+    settings: dict[str, Any]
+    transform: Callable[[Tensor, Tensor], Tensor] | None = field(default=None, repr=False)
+
+    def __len__(self) -> int:
+        """How many images."""
+        return len(self.indices)
+
+    def labels(self) -> Int64[Tensor, " n"]:
+        """The classes of the chosen images."""
+        return self.images.labels[self.indices]
+
+    def batch(
+        self, places: Int64[Tensor, " batch"], device: torch.device, dtype: torch.dtype
+    ) -> Float[Tensor, "batch channels height width"]:
+        """The images at some places of the condition, as the classifier gets them."""
+        ids = self.indices[places]
+        pixels = self.images.batch(ids).to(device)
+        if self.transform is not None:
+            pixels = self.transform(pixels, ids)
+        return pixels.to(dtype)
+
+    @cached_property
+    def identity(self) -> str:
+        """A hash of the images, and of what is done to them."""
+        changed = {k: v for k, v in self.settings.items() if k != "data"} if self.transform else {}
+        version = CORRUPTIONS_VERSION if self.transform else 0
+        return digest("condition", images_identity(self.images, self.indices), changed, version)
+
+    def first(self, n: int) -> "Condition":
+        """The condition of its first n images."""
+        return Condition(self.images, self.indices[:n], self.settings, self.transform)
+
+
+def images_identity(images: ImageSet, indices: Int64[Tensor, " n"]) -> str:
+    """A hash of the chosen images: their content, labels, class names and preprocessing, in order."""
+    return digest("images", content_hash(images), indices)
+
+
+def content_hash(images: ImageSet) -> str:
+    """The set's content hash, computed once for a set object."""
+    known = _HASHES.get(id(images))
+    if known is None or known[0] is not images:
+        known = _HASHES[id(images)] = (images, images.content_hash())
+    return known[1]
+
+
+_HASHES: dict[int, tuple[ImageSet, str]] = {}
+
+
+def clean_condition(images: ImageSet, indices: Int64[Tensor, " n"] | None = None) -> Condition:
+    """The images as they are."""
+    return Condition(images, _all(images, indices), {"data": images.name})
+
+
+def generated_conditions(
+    images: ImageSet,
+    indices: Int64[Tensor, " n"] | None = None,
+    *,
+    table: str,
+    names: Sequence[str] | None = None,
+    severities: Sequence[int] = SEVERITIES,
+    seed: int = 0,
+) -> list[Condition]:
+    """Our own corruptions of a set: one condition for each corruption and severity.
+
+    Raises
+    ------
+    ValueError
+        If table, a corruption or a severity does not exist, or the table does not fit the images.
+    """
+    names = corruption_names(table) if names is None else names
+    for name in names:
+        find_corruption(name, table)
+    for severity in severities:
+        check_severity(severity)
+    if table == "mnist" and images.image_shape[0] != 1:
+        raise ValueError(
+            f'table "mnist" corrupts grey digits; {images.name} has {images.image_shape[0]} channels'
+        )
+
+    def condition(name: str, severity: int) -> Condition:
+        told = {"corruption": name, "severity": severity, "table": table, "corruption_seed": seed}
+        change = partial(_corrupted, name=name, severity=severity, table=table, seed=seed)
+        return Condition(images, _all(images, indices), {"data": images.name, **told}, change)
+
+    return [condition(name, severity) for name in names for severity in severities]
+
+
+def _corrupted(batch: Tensor, indices: Tensor, *, name: str, severity: int, table: str, seed: int) -> Tensor:
+    return corrupt(batch, name, severity, table, seed, indices)
+
+
+def disk_conditions(corrupted: CorruptionSet, limit: int | None = None, seed: int = 0) -> list[Condition]:
+    """The conditions of a corrupted set on disk; at most ``limit`` images, drawn by ``seed``, the same in each."""
+    conditions = []
+    for name in corrupted.corruptions:
+        for severity in corrupted.severities(name):
+            images = corrupted.images(name, severity)
+            indices = torch.arange(len(images))
+            if limit is not None and limit < len(images):
+                generator = torch.Generator().manual_seed(seed)
+                indices = torch.randperm(len(images), generator=generator)[:limit].sort().values
+            settings = {"data": corrupted.name, "corruption": name, "severity": severity, "table": "disk"}
+            conditions.append(Condition(images, indices, settings))
+    return conditions
+
+
+def default_table(image_shape: tuple[int, int, int]) -> str:
+    """The corruption table that fits images of that shape: MNIST-C, CIFAR-C, Tiny-ImageNet-C or ImageNet-C."""
+    channels, height, width = image_shape
+    if channels == 1:
+        return "mnist"
+    return "cifar" if max(height, width) <= 64 else "imagenet"
+
+
+def _all(images: ImageSet, indices: Tensor | None) -> Tensor:
+    return torch.arange(len(images)) if indices is None else indices

@@ -1,0 +1,67 @@
+"""A bench around any classifier and images in memory, and a folder of small checkpoints."""
+
+from types import SimpleNamespace
+
+import pytest
+import torch
+from torch import nn
+
+from lipcomp.checkpoints import Metadata, save_checkpoint
+from lipcomp.encoders import EncoderSpec, build_encoder
+from lipcomp.identity import hash_module
+from lipcomp.measure import Bench, Images, Plan, Source
+from lipcomp.measure.cells import Cells
+from lipcomp.measure.conditions import clean_condition
+from lipcomp.robustness.probes import Probe
+
+
+class Same(Probe):
+    """The features are the class scores."""
+
+    def forward(self, features):
+        return features
+
+
+class ClassifierBench(Bench):
+    """A bench whose encoder gives class scores, on images that are in memory."""
+
+    def __init__(self, network, images, cells=None):
+        network.features = network.__call__
+        network.architecture = "test"
+        self.source = Source("test.safetensors", "test")
+        self.checkpoint = SimpleNamespace(
+            encoder=network, image_shape=images.image_shape, path="test.safetensors"
+        )
+        self.plan = Plan((self.source,), Images("memory"), (), batch_size=16)
+        self.device, self.dtype = torch.device("cpu"), torch.float32
+        self.cells, self.made = Cells(cells), None
+        self.images, self.indices = images, torch.arange(len(images))
+        self.encoder_hash = hash_module(network)
+        self._probes = {0: Same()}
+        self.__dict__["train"] = clean_condition(images)
+
+
+@pytest.fixture(scope="session")
+def classifier_bench():
+    """The function that puts a classifier on the bench."""
+    return ClassifierBench
+
+
+@pytest.fixture(scope="session")
+def save_small():
+    """The function that writes a small untrained encoder."""
+
+    def save(path, seed=0, **metadata):
+        spec = EncoderSpec("small_cnn", (1, 28, 28), mean=(0.131,), std=(0.308,), projector=(16, 8))
+        told = {"objective": {"name": "SimCLR"}, "seed": seed, "data": {"name": "mnist5k/train"}} | metadata
+        save_checkpoint(path, build_encoder(spec, seed=seed).eval(), Metadata(**told))
+        return str(path)
+
+    return save
+
+
+@pytest.fixture
+def network():
+    """A small classifier of colour images."""
+    torch.manual_seed(0)
+    return nn.Sequential(nn.Conv2d(3, 4, 5, 4), nn.ReLU(), nn.Flatten(), nn.Linear(4 * 49, 5)).eval()

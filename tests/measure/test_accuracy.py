@@ -1,0 +1,185 @@
+"""What an evaluation reports, group by group, against the metrics themselves; zoo models in every room."""
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+from lipcomp.bound import lower_bounds
+from lipcomp.data import TensorImages
+from lipcomp.jacobian import spectral_norm
+from lipcomp.measure import (
+    CleanAccuracy,
+    CorruptionAccuracy,
+    FlipRate,
+    RobustAccuracy,
+    ShiftAccuracy,
+    VideoAccuracy,
+)
+from lipcomp.measure import accuracy as engine
+from lipcomp.measure.conditions import Condition, clean_condition
+from lipcomp.robustness.corruptions import COMMON, corrupt
+from lipcomp.robustness.effective import baseline_fit, read_baselines
+from lipcomp.robustness.metrics import mean_corruption_error
+from lipcomp.robustness.shifted import Shift, project
+from lipcomp.robustness.videos import FrameSet
+from lipcomp.robustness.zoo import ZooModel
+
+
+def findings_of(quantity, bench):
+    return [one for unit in quantity.units(bench) for one in unit.measure(lambda n: None).findings]
+
+
+def image_set(n, classes, side=32, seed=0):
+    generator = torch.Generator().manual_seed(seed)
+    pixels = torch.randint(0, 256, (n, 3, side, side), generator=generator, dtype=torch.uint8)
+    labels = torch.arange(n) % min(classes, 3)
+    return TensorImages(f"noise{n}", pixels, labels, tuple(str(k) for k in range(classes)))
+
+
+def network(classes, seed=0):
+    torch.manual_seed(seed)
+    return nn.Sequential(nn.Conv2d(3, 4, 5, 4), nn.ReLU(), nn.Flatten(), nn.Linear(4 * 49, classes)).eval()
+
+
+def test_mce_of_a_run_is_the_metric_of_its_cells(classifier_bench):
+    images, model = image_set(20, 1000), network(1000)
+    with torch.no_grad():  # most images are of class 0 for this model, so that some are right
+        model[3].bias[0] += 0.3
+    bench = classifier_bench(model, images)
+    units = list(CorruptionAccuracy("imagenet", names=COMMON).units(bench))
+    assert len(units) == 76
+    cells = {(u.settings["corruption"], u.settings["severity"]): u for u in units[:75]}
+    values = {key: u.measure(lambda n: None).findings[0].value for key, u in cells.items()}
+    errors = {name: [1 - values[name, s] for s in range(1, 6)] for name in COMMON}
+    by_name = {one.quantity: one.value for one in units[75].measure(lambda n: None).findings}
+    assert by_name["mce"] == pytest.approx(mean_corruption_error(errors))
+    assert by_name["accuracy.corruption.mean"] == pytest.approx(1 - np.mean(list(errors.values())))
+    assert set(by_name) == {"accuracy.corruption.mean", "mce", "mce.relative"}
+    fogged = corrupt(images.batch(torch.arange(20)), "fog", 2, "imagenet")
+    assert values["fog", 2] == pytest.approx(
+        float((model(fogged).argmax(1) == images.labels).double().mean())
+    )
+
+
+def test_all_nineteen_on_disk_have_their_effective_robustness(classifier_bench):
+    images, model = image_set(12, 1000), network(1000)
+    with torch.no_grad():
+        model[3].bias[0] += 1
+    conditions = [
+        Condition(images, torch.arange(12), {"data": "d", "corruption": name, "severity": s, "table": "disk"})
+        for name in engine.ALL_NINETEEN
+        for s in (1, 5)
+    ]
+    bench = classifier_bench(model, images)
+    result = engine._summary(bench, conditions, clean_condition(images), lambda n: None)
+    found = {one.quantity: one.value for one in result.findings}
+    accuracy = found["accuracy.corruption.mean"]  # of unchanged images: the clean accuracy
+    fit = baseline_fit("imagenet_c_disk")
+    assert 0 < accuracy < 1
+    assert found["effective_robustness"] == pytest.approx(accuracy - float(fit.predict(accuracy)))
+
+
+def test_mce_needs_imagenets_classes_and_all_fifteen(classifier_bench):
+    bench = classifier_bench(network(10), image_set(6, 10))
+    found = findings_of(CorruptionAccuracy("imagenet", names=COMMON[:2]), bench)
+    assert found[-1].quantity == "accuracy.corruption.mean"
+
+
+def test_bits_are_the_answers_of_each_condition(classifier_bench):
+    bench = classifier_bench(network(3), image_set(21, 3))
+    quantity = CorruptionAccuracy("cifar", names=("fog", "contrast"), severities=(1, 5), limit=13)
+    bits = engine.correctness_bits(bench, quantity)
+    right = np.unpackbits(bits["right"], axis=-1, count=int(bits["n"])).astype(bool)
+    assert right.shape == (5, 13)
+    assert bits["corruption"].tolist() == ["clean", "fog", "fog", "contrast", "contrast"]
+    for row, condition in zip(right[1:], quantity.conditions(bench), strict=True):
+        assert (row == engine.right_of(bench, condition)).all()
+    clean = bench.encoder(bench.images.batch(torch.arange(13))).argmax(1)
+    assert (right[0] == (clean == bench.images.labels[:13]).numpy()).all()
+
+
+def test_a_shift_with_baselines_has_its_effective_robustness(classifier_bench, tmp_path, monkeypatch):
+    clean, shifted = image_set(30, 3), image_set(40, 3, seed=1)
+    model, x = network(3), np.linspace(0.2, 0.9, 9)
+    rows = "\n".join(f"{one},{0.9 * one}" for one in x)
+    (tmp_path / "mine.csv").write_text(f"clean,shifted\n{rows}\n")
+    monkeypatch.setattr(engine, "load_shift", lambda *a, **k: Shift("mine", shifted, None, 3))
+    found = findings_of(
+        ShiftAccuracy("mine", baselines=f"{tmp_path}/mine.csv"), classifier_bench(model, clean)
+    )
+    by_name = {one.quantity: one.value for one in found}
+    accuracy = {
+        name: float((model(s.batch(torch.arange(len(s)))).argmax(1) == s.labels).double().mean())
+        for name, s in (("clean", clean), ("shift", shifted))
+    }
+    assert by_name["accuracy.shift"] == pytest.approx(accuracy["shift"])
+    assert by_name["accuracy.clean.shift_classes"] == pytest.approx(accuracy["clean"])
+    fit = read_baselines(tmp_path / "mine.csv", "clean", "shifted")
+    expected = accuracy["shift"] - float(fit.predict(accuracy["clean"]))
+    assert by_name["effective_robustness"] == pytest.approx(expected)
+
+
+def test_videos_say_pm_k_and_effective_robustness_where_baselines_exist(classifier_bench, monkeypatch):
+    frames, clean, model = image_set(9, 1000), image_set(40, 1000, seed=2), network(1000)
+    class_map = ((0, 5), (1,), (2,))
+    anchors = ((0, {-1: 1, 2: 2, 7: 3}), (4, {1: 5}), (8, {}))
+    video = FrameSet("vid-robust", frames, anchors, tuple(frozenset({k}) for k in (0, 1, 2)), class_map)
+    monkeypatch.setitem(engine.VIDEOS, "vid-robust", lambda *a, **k: video)
+    found = findings_of(VideoAccuracy("vid-robust", "nowhere", (0, 2, 10)), classifier_bench(model, clean))
+    scores = project(model(frames.batch(torch.arange(9))), class_map).argmax(1).tolist()
+    members = {0: ([0], [4], [8]), 2: ([0, 1, 2], [4, 5], [8]), 10: ([0, 1, 2, 3], [4, 5], [8])}
+    by_name = {one.quantity: one.value for one in found}
+    for k, groups in members.items():
+        right = [all(scores[i] == label for i in group) for label, group in enumerate(groups)]
+        assert by_name[f"accuracy.pm{k}"] == pytest.approx(np.mean(right))
+    baselines = [one.settings["k"] for one in found if one.quantity == "effective_robustness"]
+    assert baselines in ([0, 10], [])
+
+
+def test_flips_and_attacks_are_kept(classifier_bench, tmp_path):
+    folder = tmp_path / "p"
+    folder.mkdir()
+    frames = np.random.default_rng(0).integers(0, 256, (4, 5, 32, 32, 3), dtype=np.uint8)
+    np.save(folder / "brightness.npy", frames)
+    model, images = network(3), image_set(20, 3)
+    bench = classifier_bench(model, images, tmp_path / "cells")
+    flips, attack = FlipRate(str(folder)), RobustAccuracy("pgd", "l2", 0.05)
+    first, attacked = findings_of(flips, bench), findings_of(attack, bench)
+    calls = []
+    handle = model.register_forward_hook(lambda *_: calls.append(1))
+    assert findings_of(flips, bench) == first
+    assert findings_of(attack, bench) == attacked
+    assert calls == []
+    findings_of(RobustAccuracy("pgd", "l2", 0.06), bench)
+    assert calls
+    handle.remove()
+    with pytest.raises(ValueError, match='"pgd" or "auto"'):
+        findings_of(RobustAccuracy("fgsm", "l2", 0.1), bench)
+    np.save(folder / "brightness.npy", frames[:, ::-1])  # other frames, the same name and size
+    names = [unit.identity for unit in flips.units(bench)]
+    np.save(folder / "brightness.npy", frames)
+    assert all(a != b.identity for a, b in zip(names, flips.units(bench), strict=True))
+
+
+def test_a_zoo_model_runs_through_bounds_jacobians_and_robustness(classifier_bench):
+    model = ZooModel(network(5), (3, 32, 32), "tiny")
+    images = torch.rand(4, 3, 32, 32, generator=torch.Generator().manual_seed(0))
+    with torch.no_grad():
+        mu = model(images)
+        moved = images + 0.01 * torch.randn(images.shape, generator=torch.Generator().manual_seed(1))
+        other = model(moved)
+    distance = (images - moved).flatten(1).norm(dim=1)
+    bounds = lower_bounds(mu, other, distance, 10.0)
+    sigma = spectral_norm(model, images)
+    assert len(sigma.values) == 4
+    direction = max(bound.maximum for bound in bounds.bounds.values() if bound.unit == "1/pixel L2")
+    assert direction > 0
+    jacobian = torch.autograd.functional.jacobian(lambda x: model(x[None])[0], images[0]).flatten(1)
+    assert float(torch.linalg.svdvals(jacobian)[0]) == pytest.approx(float(sigma.values[0]), rel=1e-3)
+    (found, *_) = findings_of(CleanAccuracy(), classifier_bench(model.classifier, image_set(10, 5)))
+    assert found.n == 10
+    with pytest.raises(ValueError, match="layer must be one of"):
+        model.embedding(images, "projection")
+    with pytest.raises(ValueError, match="no linear layer"):
+        ZooModel(nn.Sequential(nn.Conv2d(3, 5, 32), nn.Flatten()), (3, 32, 32))
