@@ -17,6 +17,7 @@ from torch import Tensor, nn
 
 from lipcomp.checkpoints import Checkpoint
 from lipcomp.data import ImageSet
+from lipcomp.data.sets import check_unchanged
 from lipcomp.identity import digest, hash_module
 from lipcomp.jacobian.batching import forward_batch_size
 from lipcomp.jacobian.precision import full_precision
@@ -179,9 +180,7 @@ class Bench:
         ValueError
             If a file of the set is not what its identity says.
         """
-        check = getattr(self.images, "check_unchanged", None)
-        if check is not None:
-            check()
+        check_unchanged(self.images)
 
     # --- maps --------------------------------------------------------------------------------------------------
 
