@@ -74,7 +74,7 @@ def test_what_fails_is_named_and_what_is_killed_is_repeated(tmp_path):
     assert "Traceback" in failed.traceback
     assert (found[1].error.kind, found[1].value) == ("killed", None)
     assert "SIGKILL, perhaps out of memory" in found[1].error.reason
-    assert found[4].error.reason == "SystemExit: 3"
+    assert found[4].error.reason == "its process ended with exit code 3"
     assert "cannot be sent back" in found[5].error.reason
     with pytest.raises(JobFailure, match="job 2"):
         found[0].result()

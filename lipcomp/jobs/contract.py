@@ -81,7 +81,7 @@ class EngineOptions:
     memory
         Memory per job, in GB (slurm, ray).
     minutes
-        Time limit per job (slurm). A job that reaches it is queued again.
+        Time limit per job (slurm; None: 240). A job that reaches it is queued again, at most 20 times.
     partition
         Partition of the cluster (slurm).
     address
@@ -105,25 +105,30 @@ class EngineOptions:
                 raise ValueError(f"{name} must be positive, got {value}")
 
 
-def pack(function: Callable[..., Any], arguments: tuple[Any, ...]) -> bytes:
-    """A job as bytes that another process can run; raises a :class:`JobFailure` if there are none."""
+def pack(
+    function: Callable[..., Any], arguments: tuple[Any, ...], dumps: Callable[[Any], bytes] = pickle.dumps
+) -> bytes:
+    """A job as bytes that another process can run; raises a :class:`JobFailure` if there are none.
+
+    The command line goes along, so that records made there tell it.
+    """
     try:
-        return pickle.dumps((function, arguments))
+        return dumps((function, arguments, sys.argv))
     except Exception as error:  # whatever a foreign __reduce__ raises
         reason = f"cannot be sent to another process ({describe(error)}); pass a module's function and plain values"
         raise JobFailure(reason, kind="engine") from error
 
 
 def answer(data: bytes) -> bytes:
-    """Run a packed job where it was sent to: whatever it raises becomes a reason."""
+    """Run a packed job where it was sent to: what it raises becomes a reason."""
     started = time.monotonic()
     kind: Kind = "engine"
     value = failure = None
     try:
-        function, arguments = pickle.loads(data)
+        function, arguments, sys.argv = pickle.loads(data)
         kind = "error"
         value = function(*arguments)
-    except BaseException as error:
+    except Exception as error:  # SystemExit ends the process: so does an engine that wants to run it again
         failure = JobFailure(describe(error), traceback.format_exc(), kind)
     seconds = time.monotonic() - started
     try:

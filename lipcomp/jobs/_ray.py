@@ -1,0 +1,122 @@
+"""Jobs as tasks of a Ray cluster, or of one that is started on this machine for the time.
+
+A task whose worker was killed, was out of memory or lost its node is sent again. The nodes need the same lipcomp.
+"""
+
+import importlib.util
+import os
+import socket
+import warnings
+from collections import deque
+from collections.abc import Callable, Iterator
+from typing import Any
+
+from lipcomp.jobs.contract import (
+    EngineOptions,
+    JobFailure,
+    Outcome,
+    answer,
+    describe,
+    limit_threads,
+    pack,
+    received,
+)
+from lipcomp.jobs.options import available_cores
+
+
+def run(
+    function: Callable[..., Any],
+    jobs: list[tuple[Any, ...]],
+    workers: int | None,
+    options: EngineOptions,
+    retries: int,
+) -> Iterator[Outcome[Any]]:
+    """Run jobs; see :func:`lipcomp.jobs.run_jobs`."""
+    if importlib.util.find_spec("ray") is None:
+        raise ValueError("the engine ray needs Ray: pip install 'lipcomp[ray]'")
+    return _run(function, jobs, workers, options, retries)
+
+
+def _run(
+    function: Callable[..., Any],
+    jobs: list[tuple[Any, ...]],
+    workers: int | None,
+    options: EngineOptions,
+    retries: int,
+) -> Iterator[Outcome[Any]]:
+    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+    import ray
+
+    own = not ray.is_initialized()
+    if own:
+        _start(ray, workers, options)
+    needs: dict[str, Any] = {"num_cpus": options.cores, "num_gpus": options.gpus or 0, "max_retries": 0}
+    if options.memory is not None:
+        needs["memory"] = int(options.memory * 1e9)
+    task = ray.remote(**needs)(_task)
+    queue, attempts = deque(range(len(jobs))), [0] * len(jobs)
+    running: dict[Any, int] = {}
+    try:
+        while queue or running:
+            while queue and (workers is None or len(running) < workers):
+                number = queue.popleft()
+                try:
+                    data = pack(function, jobs[number], ray.cloudpickle.dumps)
+                except JobFailure as failure:
+                    yield Outcome(number, None, failure)
+                else:
+                    running[task.remote(data, options.cores)] = number
+            ready, _ = ray.wait(list(running), num_returns=1) if running else ([], [])
+            for reference in ready:
+                number = running.pop(reference)
+                try:
+                    yield received(number, ray.get(reference))
+                except ray.exceptions.RayError as error:
+                    attempts[number] += 1
+                    if attempts[number] <= retries:
+                        queue.append(number)  # last, when fewer compete for the memory
+                        continue
+                    reason = f"its worker was lost ({describe(error).splitlines()[0]})"
+                    yield Outcome(number, None, JobFailure(reason, str(error), "killed"))
+    finally:
+        for reference in running:
+            ray.cancel(reference, force=True)
+        if own:
+            ray.shutdown()
+
+
+def _start(ray: Any, workers: int | None, options: EngineOptions) -> None:
+    """Join the cluster at the address, or start one here."""
+    told = {"logging_level": "error", "log_to_driver": True}
+    if options.address is None:
+        cores = max((workers or available_cores() // options.cores) * options.cores, options.cores)
+        ray.init(num_cpus=cores, include_dashboard=False, **told)
+        return
+    try:
+        _knock(options.address)
+        ray.init(address=options.address, **told)
+    except (OSError, RuntimeError, ValueError, ray.exceptions.RayError) as error:
+        raise ConnectionError(
+            f"the Ray cluster at {options.address!r} cannot be reached ({describe(error)}); give the address that "
+            "`ray start --head` printed, or none to start one here"
+        ) from error
+    total = ray.cluster_resources()
+    for name, wanted in (("CPU", options.cores), ("GPU", options.gpus or 0)):
+        if wanted > total.get(name, 0):
+            warnings.warn(
+                f"each job wants {wanted} {name}, the cluster has {total.get(name, 0):g} now: jobs wait for more",
+                RuntimeWarning,
+                stacklevel=2,
+            )
+
+
+def _knock(address: str) -> None:
+    """See whether anybody listens at HOST:PORT: Ray itself asks for many minutes."""
+    host, _, port = address.removeprefix("ray://").rpartition(":")
+    if port.isdigit():
+        socket.create_connection((host, int(port)), timeout=10).close()
+
+
+def _task(data: bytes, cores: int) -> bytes:
+    limit_threads(cores)
+    return answer(data)

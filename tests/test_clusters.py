@@ -1,0 +1,260 @@
+"""Jobs on a real Slurm of two nodes and on a real Ray cluster, both started here, with jobs that are killed."""
+
+import os
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import threading
+import time
+from pathlib import Path
+
+import pytest
+
+from lipcomp.jobs import EngineOptions, _slurm, run_jobs
+from lipcomp.records import read_records
+
+pytestmark = pytest.mark.slow
+ROOT = Path(__file__).parents[1]
+
+SQUARE = "__import__('time').sleep(0.1) or ({x} ** 2, __import__('torch').get_num_threads())"
+FAIL = "[].index('job')"
+DIE = "__import__('os').kill(__import__('os').getpid(), 9)"
+WRITE = (
+    "__import__('lipcomp.records').records.append_records({path!r}, [__import__('lipcomp.records').records.Record("
+    "'q', {x}.0, provenance=__import__('lipcomp.records').records.provenance(), identity=str(i)) for i in range(50)])"
+)
+
+
+def once(mark: Path, then: str) -> str:
+    """An expression that does something the first time, and later returns "again"."""
+    path = f"__import__('pathlib').Path({str(mark)!r})"
+    return f"'again' if {path}.exists() else ({path}.touch(), {then})[1]"
+
+
+def free_port() -> int:
+    with socket.socket() as end:
+        end.bind(("127.0.0.1", 0))
+        return end.getsockname()[1]
+
+
+def until(what, seconds=60.0):
+    deadline = time.monotonic() + seconds
+    while not what():
+        assert time.monotonic() < deadline, "nothing happened"
+        time.sleep(0.2)
+
+
+@pytest.fixture(scope="module")
+def slurm(tmp_path_factory):
+    """A Slurm of two nodes with one core each, on this machine."""
+    pytest.importorskip("submitit", reason="submitit is not installed: pip install 'lipcomp[slurm]'")
+    for program in ("slurmctld", "slurmd", "munged", "sbatch"):
+        if shutil.which(program) is None:
+            pytest.skip(f"{program} is not installed: apt-get install slurm-wlm munge")
+    if os.getuid() != 0:
+        pytest.skip("a Slurm of one's own needs root")
+    home = tmp_path_factory.mktemp("slurm")
+    home.chmod(0o755)
+    host = subprocess.run(["hostname", "-s"], capture_output=True, text=True, check=True).stdout.strip()
+    key = home / "munge.key"
+    key.write_bytes(os.urandom(128))
+    key.chmod(0o400)
+    (home / "slurm.conf").write_text(f"""
+ClusterName=test
+SlurmctldHost={host}(127.0.0.1)
+SlurmctldPort={free_port()}
+AuthType=auth/munge
+AuthInfo=socket={home}/munge.socket
+SlurmUser=root
+StateSaveLocation={home}/state
+SlurmctldPidFile={home}/slurmctld.pid
+SlurmdPidFile={home}/slurmd-%n.pid
+SlurmdSpoolDir={home}/spool-%n
+ProctrackType=proctrack/linuxproc
+TaskPlugin=task/none
+SelectType=select/cons_tres
+SelectTypeParameters=CR_Core
+JobAcctGatherType=jobacct_gather/none
+AccountingStorageType=accounting_storage/none
+MpiDefault=none
+ReturnToService=2
+SchedulerParameters=sched_interval=2,batch_sched_delay=0
+KillWait=2
+MaxArraySize=5
+NodeName=node1 NodeHostname={host} NodeAddr=127.0.0.1 Port={free_port()} CPUs=1
+NodeName=node2 NodeHostname={host} NodeAddr=127.0.0.1 Port={free_port()} CPUs=1
+PartitionName=small Nodes=node1,node2 Default=YES MaxTime=60 State=UP
+""")
+    before = dict(os.environ)
+    os.environ["SLURM_CONF"] = str(home / "slurm.conf")
+    os.environ["PYTHONPATH"] = str(ROOT)
+    commands = [
+        f"munged --force --foreground --socket={home}/munge.socket --key-file={key} --pid-file={home}/munge.pid "
+        f"--log-file={home}/munge.log --seed-file={home}/munge.seed",
+        "slurmctld -D",
+        "slurmd -D -N node1",
+        "slurmd -D -N node2",
+    ]
+    started = []
+    with (home / "log").open("w") as log:
+        for command in commands:
+            started.append(subprocess.Popen(command.split(), stdout=log, stderr=log))
+            time.sleep(0.5)
+    try:
+        until(
+            lambda: (
+                subprocess.run(["sinfo", "-h", "-t", "idle", "-o", "%D"], capture_output=True).stdout
+                == b"2\n"
+            )
+        )
+    except AssertionError:
+        pytest.fail((home / "log").read_text()[-3000:])
+    yield home
+    for process in reversed(started):
+        process.terminate()
+        process.wait(20)
+    os.environ.clear()
+    os.environ.update(before)
+
+
+@pytest.fixture(autouse=True)
+def _short_waits(monkeypatch):
+    monkeypatch.setattr(_slurm, "GRACE", 3.0)
+    monkeypatch.setattr(_slurm, "POLL", 0.5)
+
+
+def queue() -> str:
+    return subprocess.run(["squeue", "-h"], capture_output=True, text=True, check=True).stdout
+
+
+def test_slurm_runs_repeats_and_names(slurm, tmp_path):
+    record = tmp_path / "r.jsonl"
+    jobs = [(SQUARE.format(x=x),) for x in range(3)]
+    jobs += [(FAIL,), (DIE,), (once(tmp_path / "mark", DIE),), (WRITE.format(path=str(record), x=7),)]
+    options = EngineOptions(minutes=5, partition="small", folder=tmp_path)
+    found = {o.number: o for o in run_jobs(eval, jobs, engine="slurm", options=options)}
+    assert sorted(found) == list(range(7))
+    assert [found[x].result() for x in range(3)] == [(0, 1), (1, 1), (4, 1)]
+    assert (found[3].error.kind, found[3].error.reason) == ("error", "ValueError: 'job' is not in list")
+    assert found[4].error.kind == "killed"
+    assert "ended as FAILED without a result" in found[4].error.reason
+    assert found[5].result() == "again"
+    assert len(read_records(record)) == 50
+    assert read_records(record)[0].provenance["command"].startswith(("pytest", "python"))  # of who asked
+    assert queue() == ""
+
+
+def test_slurm_queues_again_what_is_preempted(slurm, tmp_path):
+    jobs = [(once(tmp_path / "mark", "__import__('time').sleep(300)"),), ("1",)]
+    outcomes = run_jobs(eval, jobs, engine="slurm", options=EngineOptions(minutes=30, folder=tmp_path))
+    assert next(outcomes).result() == 1
+    until((tmp_path / "mark").exists)
+    number = queue().split()[0]
+    assert subprocess.run(["scancel", "--signal=USR2", number], check=False).returncode == 0
+    (again,) = outcomes
+    assert again.result() == "again"
+    assert not list((tmp_path / "slurm-jobs").iterdir())  # all went well: nothing is kept
+
+
+def test_slurm_jobs_are_cancelled_when_nobody_waits(slurm, tmp_path):
+    jobs = [("1",), ("__import__('time').sleep(300)",), ("__import__('time').sleep(300)",)]
+    outcomes = run_jobs(eval, jobs, engine="slurm", options=EngineOptions(minutes=5, folder=tmp_path))
+    assert next(outcomes).result() == 1
+    assert queue() != ""
+    outcomes.close()
+    until(lambda: queue() == "")
+
+
+def test_slurm_that_does_not_answer_is_named(slurm, tmp_path, monkeypatch):
+    with pytest.raises(ConnectionError, match=r"Slurm took no job: .*invalid partition"):
+        list(
+            run_jobs(eval, [("1",)], engine="slurm", options=EngineOptions(partition="none", folder=tmp_path))
+        )
+    monkeypatch.setenv("PATH", str(tmp_path))
+    with pytest.raises(ValueError, match="needs sbatch, srun, squeue, scancel"):
+        run_jobs(eval, [("1",)], engine="slurm")
+
+
+@pytest.fixture(scope="module")
+def ray_cluster():
+    """A Ray cluster of two nodes with one core each, on this machine."""
+    pytest.importorskip("ray", reason="Ray is not installed: pip install 'lipcomp[ray]'")
+    from ray.cluster_utils import Cluster
+
+    before = dict(os.environ)
+    os.environ["PYTHONPATH"] = str(ROOT)
+    os.environ["RAY_USAGE_STATS_ENABLED"] = "0"
+    cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 1, "include_dashboard": False})
+    cluster.add_node(num_cpus=1)
+    cluster.wait_for_nodes()
+    yield cluster
+    cluster.shutdown()
+    os.environ.clear()
+    os.environ.update(before)
+
+
+def test_ray_runs_repeats_and_names(ray_cluster, tmp_path):
+    nodes = "__import__('time').sleep(3) or __import__('ray').get_runtime_context().get_node_id()"
+    jobs = [(SQUARE.format(x=x),) for x in range(3)]
+    jobs += [(FAIL,), (DIE,), (once(tmp_path / "mark", DIE),), (nodes,), (nodes,)]
+    options = EngineOptions(address=ray_cluster.address)
+    found = {o.number: o for o in run_jobs(eval, jobs, engine="ray", options=options)}
+    assert sorted(found) == list(range(8))
+    assert [found[x].result() for x in range(3)] == [(0, 1), (1, 1), (4, 1)]
+    assert (found[3].error.kind, found[3].error.reason) == ("error", "ValueError: 'job' is not in list")
+    assert found[4].error.kind == "killed"
+    assert "its worker was lost" in found[4].error.reason
+    assert found[5].result() == "again"
+    assert found[6].result() != found[7].result()  # both nodes worked
+
+
+def test_ray_repeats_what_a_lost_node_held(ray_cluster, tmp_path):
+    node = ray_cluster.add_node(num_cpus=1, resources={})
+    ray_cluster.wait_for_nodes()
+    sleep = f"({str(tmp_path)!r} and __import__('time').sleep(8)) or 1"
+    outcomes = run_jobs(
+        eval, [(sleep,)] * 3, engine="ray", options=EngineOptions(address=ray_cluster.address)
+    )
+    started = time.monotonic()
+
+    def pull_the_plug():
+        time.sleep(4)
+        ray_cluster.remove_node(node, allow_graceful=False)
+
+    thread = threading.Thread(target=pull_the_plug)
+    thread.start()
+    assert [o.result() for o in outcomes] == [1, 1, 1]
+    thread.join()
+    assert time.monotonic() - started > 12  # the third ran twice
+
+
+def test_ray_that_cannot_be_reached_is_named():
+    pytest.importorskip("ray")
+    options = EngineOptions(address=f"127.0.0.1:{free_port()}")
+    with pytest.raises(ConnectionError, match="cannot be reached"):
+        list(run_jobs(eval, [("1",)], engine="ray", options=options))
+
+
+def test_ray_here_ends_with_its_parent():
+    pytest.importorskip("ray")
+    code = """
+import os
+from lipcomp.jobs import run_jobs
+jobs = [("__import__('os').getpid()",), ("__import__('time').sleep(300)",)]
+for outcome in run_jobs(eval, jobs, workers=1, engine="ray"):
+    print(outcome.result(), flush=True)
+"""
+    environment = os.environ | {"PYTHONPATH": str(ROOT)}
+    parent = subprocess.Popen(
+        [sys.executable, "-c", code], stdout=subprocess.PIPE, text=True, env=environment
+    )
+    worker = int(parent.stdout.readline())
+    parent.send_signal(signal.SIGKILL)
+    parent.wait()
+    until(
+        lambda: (
+            not Path(f"/proc/{worker}").exists() or "Z" in Path(f"/proc/{worker}/stat").read_text().split()
+        )
+    )
