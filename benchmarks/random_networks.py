@@ -136,10 +136,11 @@ class Builder:
         self.noise = torch.Generator().manual_seed(seed)
         self.steps: list[nn.Module] = []
         self.words: list[str] = []
+        largest = self.pick.choice([5, 6, 9])  # from 7 on convolutions choose their layout
         self.shape: tuple[int, ...] = (
             self.pick.randint(1, 3),
-            self.pick.randint(4, 6),
-            self.pick.randint(4, 6),
+            self.pick.randint(4, largest),
+            self.pick.randint(4, largest),
         )
 
     def normal(self, *shape: int) -> Tensor:
@@ -373,7 +374,7 @@ def random_case(seed: int) -> Case:
     )
     for _ in range(pick.randint(0, 3)):
         build.on_vectors()
-    dim = pick.randint(2, 24)
+    dim = pick.randint(2, pick.choice([24, 24, 40]))
     build.add("linear", nn.Linear(build.shape[0], dim))
     normalised = dim > 2 and pick.random() < 0.5
     if normalised:

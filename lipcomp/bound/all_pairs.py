@@ -6,10 +6,11 @@ For a block of rows i and columns j one product each gives all squared distances
 
 with x and mu centred first, which changes no difference and saves digits. The subtraction loses digits where the
 two are close, so that (a) every pair nearer than 3% of the larger norm is computed again from its difference, in
-float64, and there zero distances are counted out and tiny ones go to the Jacobian (3.7); (b) the block only
-*nominates*: the ``CANDIDATES`` best pairs of every bound, and the best partner of every image, are computed again
-from their differences in float64, so that what is reported is proved by its pair. Quantiles come from a histogram of
-256 bins an octave of the squared value (0.2% wide in the value), filled with every pair.
+float64, and there zero distances are counted out and chords within reach of rounding go to the Jacobian (3.8); (b) the
+block only *nominates*: the ``CANDIDATES`` best pairs of every bound, and the best partner of every image, are computed
+again from their differences, the former by the map in float64 (:mod:`lipcomp.bound.rounding`), so that what is reported
+is proved by its pair. Without the map, rounding is taken off the chords. Quantiles come from a histogram of 256 bins an
+octave of the squared value (0.2% wide in the value), filled with every pair.
 
 Kept at any time: five blocks of images, four blocks of numbers, a few numbers an image; nothing of size n².
 
@@ -23,12 +24,12 @@ import torch
 from jaxtyping import Float, Int64
 from torch import Tensor
 
-from lipcomp.bound.gathered import Gathered, report
-from lipcomp.bound.lower import QUANTILES, TINY, check_concentration
+from lipcomp.bound.gathered import Gathered, Proof, report
+from lipcomp.bound.lower import QUANTILES, check_concentration, check_precision
 from lipcomp.bound.results import LowerBounds
+from lipcomp.bound.rounding import along
 from lipcomp.bound.sketch import Histogram, Leaders
 from lipcomp.distributions import mean_resultant_length
-from lipcomp.jacobian import Linearisation
 from lipcomp.jacobian.products import Map
 
 CANDIDATES = 64
@@ -49,7 +50,6 @@ def all_pairs(
     normalised: bool = True,
     quantiles: Sequence[float] = QUANTILES,
     block_size: int | None = None,
-    tiny: float = TINY,
     advance: Callable[[int], object] | None = None,
 ) -> LowerBounds:
     """The bounds (3.1) to (3.5) over all pairs of a set, in bounded memory.
@@ -57,21 +57,20 @@ def all_pairs(
     Parameters
     ----------
     mu
-        Unit mean directions of all images.
+        Unit mean directions of all images, float32 or float64.
     images
         The images, or a function from indices to a batch of them: then only blocks are ever in memory.
     concentration
         kappa_e, or None: then (3.5) only.
     fn
-        The map, for pairs nearer than ``tiny``, which are measured by its Jacobian; without it they are left out.
+        The map, for close pairs, which are measured by its Jacobian, and for the pairs that are reported, which are
+        computed again in float64; without it 1e-6 (for float32) is taken off every chord that is reported.
     normalised
         Whether ``mu`` are unit vectors; if not, only ‖h - h'‖ / Delta is meaningful, as "direction".
     quantiles
         Which quantiles to report.
     block_size
         Images a block; by default 1,024 or what 128 MiB hold.
-    tiny
-        Distances below this have lost their digits in float32.
     advance
         Called with the count of pairs done.
 
@@ -90,12 +89,14 @@ def all_pairs(
         raise ValueError(
             "a concentration belongs to mean directions; leave it out, or normalise the embeddings"
         )
+    check_precision(mu)
     n, dim = mu.shape
     load = _loader(images, n)
     usable, reasons = _usable(mu, normalised)
     if n < 2:
         raise ValueError(f"all pairs need at least two images, got {n}")
     kept = usable.nonzero().squeeze(1).cpu()
+    proof = Proof.of(fn, load, mu, kept, normalised)
     first = load(torch.arange(1))
     pixels = first.numel()
     size = block_size or block_length(pixels + dim)
@@ -107,7 +108,9 @@ def all_pairs(
         {name: Histogram() for name in formulas},
     )
     centre = (
-        load(kept[:: max(1, len(kept) // size)]).flatten(1).float().mean(0) if len(kept) else first.flatten()
+        load(kept[:: max(1, len(kept) // size)]).flatten(1).float().nan_to_num(0, 0, 0).mean(0)
+        if len(kept)
+        else first.flatten()
     )
     blocks = kept.split(size)
     middle = mu[kept].float().mean(0)
@@ -117,11 +120,12 @@ def all_pairs(
             place = column - top
             right = lefts[place] if place < len(lefts) else _Side(load, mu, blocks[column], centre, middle)
             for left in lefts[: place + 1]:
-                _block(left, right, left is right, formulas, progress, tiny, fn)
+                _block(left, right, left is right, formulas, progress, proof)
                 if advance is not None:
                     m = len(left.indices)
                     advance(m * (m - 1) // 2 if left is right else m * len(right.indices))
-    return report(progress, mu, load, kept, dim, concentration, quantiles, reasons, fn is not None)
+    reasons["non-finite image"] = progress.unread
+    return report(progress, mu, load, kept, dim, concentration, quantiles, reasons, proof)
 
 
 def block_length(numbers: int) -> int:
@@ -137,15 +141,10 @@ class _Side:
     ) -> None:
         self.indices, self.images = indices, load(indices)
         self.mu = mu[indices]
+        self.bad = ~self.images.flatten(1).isfinite().all(1)
         self.pixels, self.centred_mu = self.images.flatten(1).float() - centre, self.mu.float() - middle
+        self.pixels[self.bad] = 0
         self.norm, self.mu_norm = (torch.linalg.vecdot(x, x) for x in (self.pixels, self.centred_mu))
-
-    def difference(self, other: "_Side", i: Tensor, j: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Distances, chords and unit directions of some pairs, in float64, from their differences."""
-        step = (other.images[j].double() - self.images[i].double()).flatten(1)
-        distance = step.norm(dim=1)
-        chord = (other.mu[j].double() - self.mu[i].double()).norm(dim=1)
-        return distance, chord, step / distance.clamp(min=torch.finfo(torch.float64).tiny)[:, None]
 
 
 def _squared_distances(left: Tensor, right: Tensor, left_norm: Tensor, right_norm: Tensor) -> Tensor:
@@ -159,17 +158,21 @@ def _block(
     diagonal: bool,
     formulas: dict[str, Callable[[Tensor, Tensor], Tensor]],
     progress: Gathered,
-    tiny: float,
-    fn: Map | None,
+    proof: Proof,
 ) -> None:
     distance = _squared_distances(left.pixels, right.pixels, left.norm, right.norm)
     chord = _squared_distances(left.centred_mu, right.centred_mu, left.mu_norm, right.mu_norm).clamp_(min=0)
     if diagonal:
         distance.masked_fill_(torch.ones_like(distance, dtype=torch.bool).tril_(), math.inf)
-    near = NEAR * max(float(left.norm.max()), float(right.norm.max()))
     dropped = len(left.indices) * (len(left.indices) + 1) // 2 if diagonal else 0
+    if bool(left.bad.any()) or bool(right.bad.any()):
+        bad = (left.bad[:, None] | right.bad[None]) & distance.isfinite()
+        distance.masked_fill_(bad, math.inf)
+        progress.unread += int(bad.sum())
+        dropped += int(bad.sum())
+    near = NEAR * max(float(left.norm.max()), float(right.norm.max()))
     if float(distance.amin()) < near:
-        dropped += _patch(left, right, distance, chord, (distance < near).nonzero(), progress, tiny, fn)
+        dropped += _patch(left, right, distance, chord, (distance < near).nonzero(), progress, proof)
     ratio = torch.div(chord, distance, out=distance)
     _best(progress, ratio, left.indices, right.indices)
     for name, formula in formulas.items():
@@ -185,26 +188,31 @@ def _patch(
     chord: Tensor,
     where: Tensor,
     progress: Gathered,
-    tiny: float,
-    fn: Map | None,
+    proof: Proof,
 ) -> int:
-    """Compute near pairs again; returns how many have left the block: duplicates, and tiny distances."""
+    """Compute near pairs again; returns how many have left the block: duplicates, and chords lost in rounding."""
     dropped = 0
     for part in where.split(1024):
         i, j = part.cpu().unbind(1)
-        exact, apart, direction = left.difference(right, i, j)
-        away = exact < tiny
+        step = (right.images[j].double() - left.images[i].double()).flatten(1)
+        exact, apart = step.norm(dim=1), proof.chord(left.mu[i], right.mu[j])
+        lost = proof.lost(apart)
+        away = (exact == 0) | lost
+        apart = apart if proof.fn is not None else proof.proved(apart)
         distance[i, j] = exact.square().to(distance).masked_fill(away, math.inf)
         chord[i, j] = apart.square().to(chord)
         dropped += int(away.sum())
         progress.zero += int((exact == 0).sum())
-        close = (away & (exact > 0)).nonzero().squeeze(1).cpu()
-        progress.tiny += zip(left.indices[i[close]].tolist(), right.indices[j[close]].tolist(), strict=True)
-        if fn is not None and len(close):
-            images = left.images[i[close]]
-            at = Linearisation(fn, images)
-            moved = at.forward(direction[close].reshape(images.shape).to(images)).norm(dim=1)
-            progress.tiny_chords += (moved.double() * exact[close].to(moved.device)).tolist()
+        close = (lost & (exact > 0)).nonzero().squeeze(1).cpu()
+        if proof.fn is not None and len(close):
+            progress.close += zip(
+                left.indices[i[close]].tolist(), right.indices[j[close]].tolist(), strict=True
+            )
+            sides = left.images[i[close]], right.images[j[close]]
+            if proof.wide is not None:
+                sides = sides[0].double(), sides[1].double()
+            moved = along(proof.wide or proof.fn, *sides)
+            progress.close_chords += (moved * exact[close].cpu()).tolist()
     return dropped
 
 

@@ -11,10 +11,12 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
-from lipcomp.bound.lower import TINY, check_concentration, pair_values
+from lipcomp.bound.lower import check_concentration, pair_values
 from lipcomp.bound.results import Bound, LowerBounds, Witness
+from lipcomp.bound.rounding import ASSUMED, RELATIVE, SAMPLE, chords, in_float64, rounding, unit
 from lipcomp.bound.sketch import Histogram, Leaders
 from lipcomp.distributions import mean_resultant_length
+from lipcomp.jacobian.products import Map
 
 
 @dataclass
@@ -26,8 +28,46 @@ class Gathered:
     leaders: dict[str, Leaders]
     histograms: dict[str, Histogram]
     zero: int = 0
-    tiny: list[tuple[int, int]] = field(default_factory=list)
-    tiny_chords: list[float] = field(default_factory=list)
+    unread: int = 0  # pairs with an image that is not finite
+    close: list[tuple[int, int]] = field(default_factory=list)  # measured by the Jacobian
+    close_chords: list[float] = field(default_factory=list)
+
+
+@dataclass(frozen=True)
+class Proof:
+    """What proves a chord: the map, the same in float64, and how far a mean direction is off without them."""
+
+    fn: Map | None
+    wide: Map | None
+    eta: float
+    normalised: bool
+
+    @classmethod
+    def of(
+        cls, fn: Map | None, load: Callable[[Tensor], Tensor], mu: Tensor, kept: Tensor, normalised: bool
+    ) -> "Proof":
+        """Eta from a few images, or assumed."""
+        if fn is None or not len(kept):
+            size = 1.0 if normalised or not len(kept) else float(mu[kept].norm(dim=1).max())
+            return cls(None, None, ASSUMED[mu.dtype] * size, normalised)
+        few = load(kept[:SAMPLE])
+        wide = in_float64(fn, few)
+        return cls(fn, wide, rounding(fn, wide, few, normalised), normalised)
+
+    def chord(self, mu: Tensor, other: Tensor) -> Tensor:
+        """Of given mean directions, in float64."""
+        one, two = (unit(side) if self.normalised else side.double() for side in (mu, other))
+        return (one - two).norm(dim=1)
+
+    def lost(self, chord: Tensor) -> Tensor:
+        """Which chords go to the Jacobian, where there is one."""
+        return (
+            chord < self.eta / RELATIVE if self.fn is not None else torch.zeros_like(chord, dtype=torch.bool)
+        )
+
+    def proved(self, chord: Tensor) -> Tensor:
+        """What is left of chords of given mean directions."""
+        return (chord - self.eta).clamp(min=0)
 
 
 # Which ranking and which constant (squared) give a bound's quantiles.
@@ -49,26 +89,19 @@ def report(
     concentration: float | None,
     quantiles: Sequence[float],
     reasons: dict[str, int],
-    measured: bool,
+    proof: Proof,
 ) -> LowerBounds:
-    """The bounds of everything that was gathered; ``measured``: tiny distances went to the Jacobian."""
+    """The bounds of everything that was gathered."""
     kappa = None if concentration is None else check_concentration(concentration, 1)
 
-    def values(pairs: Tensor) -> tuple[Tensor, Tensor, dict[str, Tensor]]:
-        distance, chord = _exact(load, mu, pairs)
-        return (
-            distance,
-            chord,
-            pair_values(chord, distance, dim, kappa),
-        )
+    def values(pairs: Tensor, wide: Map | None = None) -> tuple[Tensor, Tensor, dict[str, Tensor]]:
+        distance, chord = _exact(load, mu, pairs, proof, wide)
+        return distance, chord, pair_values(chord, distance, dim, kappa)
 
-    tiny_pairs = torch.tensor(progress.tiny, dtype=torch.int64).reshape(-1, 2)
-    extra: dict[str, Tensor] = {}
-    extra_distance = extra_chord = torch.zeros(0, dtype=torch.float64)
-    if measured and len(tiny_pairs):
-        extra_distance = _exact(load, mu, tiny_pairs)[0]
-        extra_chord = torch.tensor(progress.tiny_chords, dtype=torch.float64)
-        extra = pair_values(extra_chord, extra_distance, dim, kappa)
+    close_pairs = torch.tensor(progress.close, dtype=torch.int64).reshape(-1, 2)
+    extra_distance = _exact(load, mu, close_pairs, proof, None)[0]
+    extra_chord = torch.tensor(progress.close_chords, dtype=torch.float64)
+    extra = pair_values(extra_chord, extra_distance, dim, kappa)
     n = progress.histograms["direction"].total
     each = torch.stack([kept, progress.partner[kept]], 1)
     each = each[each[:, 0] != each[:, 1]]
@@ -77,10 +110,13 @@ def report(
     names = ["direction"] if kappa is None else list(RANKED_BY)
     for name in names:
         leaders = progress.leaders[RANKED_BY[name]].pairs()
-        d, c, found = values(leaders)
-        d, c, v = torch.cat([d, extra_distance]), torch.cat([c, extra_chord]), found[name]
-        pairs = torch.cat([leaders, tiny_pairs]) if extra else leaders
-        v = torch.cat([v, extra[name]]) if extra else v
+        d, c, found = values(leaders, proof.wide)
+        d, c, v = (
+            torch.cat([d, extra_distance]),
+            torch.cat([c, extra_chord]),
+            torch.cat([found[name], extra[name]]),
+        )
+        pairs = torch.cat([leaders, close_pairs])
         witness, maximum = None, math.nan
         if len(v):
             best = int(v.argmax())
@@ -93,8 +129,6 @@ def report(
         at = {q: scale * math.sqrt(histogram.quantile(q)) if n else math.nan for q in quantiles}
         bounds[name] = Bound(name, maximum, witness, at, n + len(extra_chord), of_images[name])
     excluded = {**reasons, "zero distance": progress.zero}
-    if not measured:
-        excluded[f"distance below {TINY:g}"] = len(tiny_pairs)
     shared_kappa = None if kappa is None else float(kappa)
     return LowerBounds(bounds, each, distance, chord, excluded, len(extra_chord), shared_kappa, dim)
 
@@ -112,12 +146,17 @@ def _scale(name: str, dim: int, kappa: Tensor | None) -> float:
     }[name]
 
 
-def _exact(load: Callable[[Tensor], Tensor], mu: Tensor, pairs: Tensor) -> tuple[Tensor, Tensor]:
-    """Distances and chords of listed pairs in float64, from their differences."""
-    distances, chords = [torch.zeros(0, dtype=torch.float64)], [torch.zeros(0, dtype=torch.float64)]
-    for part in pairs.split(512):
+def _exact(
+    load: Callable[[Tensor], Tensor], mu: Tensor, pairs: Tensor, proof: Proof, wide: Map | None
+) -> tuple[Tensor, Tensor]:
+    """Distances and chords of listed pairs, from their differences: by the map in float64, or what is proved of mu."""
+    distances, chord = [torch.zeros(0, dtype=torch.float64)], [torch.zeros(0, dtype=torch.float64)]
+    for part in pairs.split(64) if len(pairs) else ():
         i, j = part.unbind(1)
-        step = (load(j).double() - load(i).double()).flatten(1)
-        distances.append(step.norm(dim=1).cpu())
-        chords.append((mu[j].double() - mu[i].double()).norm(dim=1).cpu())
-    return torch.cat(distances), torch.cat(chords)
+        first, second = load(i), load(j)
+        distances.append((second.double() - first.double()).flatten(1).norm(dim=1).cpu())
+        if wide is not None:
+            chord.append(chords(wide, first, second, proof.normalised))
+        else:
+            chord.append(proof.proved(proof.chord(mu[i], mu[j]).cpu()))
+    return torch.cat(distances), torch.cat(chord)

@@ -17,8 +17,9 @@ E[r²] = 2 KL + (A_{d+2}/A_d) KL². Always (3.1) <= (3.3)/√2 and (3.2) <= (3.3
 ``direction``, or at one common kappa; a comparison of the others across different kappa compares hyperparameters.
 
 Everything is computed in float64 from chords, never from 1 - mu.mu'. A pair at distance zero proves nothing and is
-counted, not divided by; below :data:`TINY` a difference has lost its digits in float32, and the value comes from the
-Jacobian (3.7), (4.3): :func:`lipcomp.bound.measure_pairs` does that.
+counted, not divided by. From mean directions alone a chord is known up to their rounding (3.8), which is taken off;
+:func:`lipcomp.bound.measure_pairs`, which has the map, takes the Jacobian (4.3) where that matters, and float64 for the
+pair that attains a bound.
 
 >>> import torch
 >>> from lipcomp.bound import lower_bounds
@@ -36,9 +37,9 @@ from jaxtyping import Float, Int64
 from torch import Tensor
 
 from lipcomp.bound.results import Bound, LowerBounds, Witness
+from lipcomp.bound.rounding import ASSUMED, unit
 from lipcomp.distributions import mean_resultant_length
 
-TINY = 1e-5
 QUANTILES = (0.5, 0.9, 0.99)
 UNIT_TOLERANCE = 1e-3
 
@@ -51,14 +52,14 @@ def lower_bounds(
     *,
     pairs: Int64[Tensor, "pairs 2"] | None = None,
     quantiles: Sequence[float] = QUANTILES,
-    tiny: float = TINY,
+    rounding: float | None = None,
 ) -> LowerBounds:
     """The bounds (3.1) to (3.5) from the mean directions of pairs and their input distances.
 
     Parameters
     ----------
     mu1, mu2
-        Unit mean directions of the two images of every pair.
+        Unit mean directions of the two images of every pair, float32 or float64; made unit again in float64.
     distance
         Delta, L2 over all raw pixels.
     concentration
@@ -67,9 +68,9 @@ def lower_bounds(
         Image indices of every pair; by default (i, i).
     quantiles
         Which quantiles of every bound to report.
-    tiny
-        Distances below this (and above zero) are left out and counted, since their differences have lost their
-        digits; give chords from the Jacobian to :func:`bounds_from_chords` instead.
+    rounding
+        How far a mean direction may be off: taken off every chord, so that the values stay lower bounds. By default
+        1e-6 for float32, what networks of ordinary depth were seen to lose, and 1e-14 for float64.
 
     Raises
     ------
@@ -81,7 +82,10 @@ def lower_bounds(
             f"mu1 and mu2 must be (pairs, dim) and distance (pairs,); got {tuple(mu1.shape)}, {tuple(mu2.shape)}, "
             f"{tuple(distance.shape)}"
         )
+    check_precision(mu1)
+    check_precision(mu2)
     first, second = mu1.detach().double(), mu2.detach().double()
+    eta = max(ASSUMED[mu1.dtype], ASSUMED[mu2.dtype]) if rounding is None else rounding
     finite = first.isfinite().all(1) & second.isfinite().all(1)
     norms = torch.stack([first.norm(dim=1), second.norm(dim=1)], 1).nan_to_num(1, 1, 1)
     none = (norms < UNIT_TOLERANCE).any(1)
@@ -92,11 +96,10 @@ def lower_bounds(
             f"mu1 and mu2 must be unit mean directions; pair {worst} has norms "
             f"{norms[worst, 0]:.4g} and {norms[worst, 1]:.4g}. Normalise the embeddings h to h / |h| first"
         )
-    chord = (first - second).norm(dim=1)
-    near = (distance > 0) & (distance < tiny)
+    chord = (unit(first) - unit(second)).norm(dim=1)
     return bounds_from_chords(
-        chord.masked_fill(none | ~finite, math.nan),
-        distance.masked_fill(near, math.nan) if bool(near.any()) else distance,
+        (chord - eta).clamp(min=0).masked_fill(none | ~finite, math.nan),
+        distance,
         mu1.shape[1],
         concentration,
         pairs=pairs,
@@ -104,7 +107,6 @@ def lower_bounds(
         reasons={
             "non-finite output": ~finite,
             "zero-norm embedding": none & finite,
-            f"distance below {tiny:g}": near & finite & ~none,
         },
     )
 
@@ -119,6 +121,7 @@ def bounds_from_chords(
     quantiles: Sequence[float] = QUANTILES,
     reasons: dict[str, Tensor] | None = None,
     jacobian: int = 0,
+    candidates: Int64[Tensor, " some"] | None = None,
 ) -> LowerBounds:
     """The bounds from chords and distances; a pair where one of them is NaN is left out, for one of ``reasons``.
 
@@ -134,6 +137,8 @@ def bounds_from_chords(
         Masks that say why pairs are left out.
     jacobian
         How many of the chords came from the Jacobian, for the report.
+    candidates
+        Places of the pairs that a maximum may be taken from, such as those known in float64; by default all.
 
     Raises
     ------
@@ -158,14 +163,17 @@ def bounds_from_chords(
     left = usable.nonzero().squeeze(1)
     kappa = None if concentration is None else check_concentration(concentration, len(chord))
     of_pairs = kappa if kappa is None or len(kappa) == 1 else kappa[left]
+    among = torch.ones(len(left), dtype=torch.bool)
+    if candidates is not None:
+        among = torch.isin(left, candidates.cpu())
     formulas = pair_values(chord[left], distance[left], dim, of_pairs)
     bounds = {}
     for name, found in formulas.items():
         values = torch.full_like(chord, math.nan)
         values[left] = found
         witness, maximum = None, math.nan
-        if len(left):
-            best = int(left[found.argmax()])
+        if bool(among.any()):
+            best = int(left[found.where(among, -1.0).argmax()])
             maximum = float(values[best])
             pair = (int(pairs[best, 0]), int(pairs[best, 1]))
             witness = Witness(pair, float(distance[best]), float(chord[best]), best)
@@ -196,6 +204,21 @@ def pair_values(
         "supremum": concentration * ratio,
         "direction": ratio,
     }
+
+
+def check_precision(mu: Tensor) -> None:
+    """Refuse mean directions in half precision.
+
+    Raises
+    ------
+    ValueError
+        If they are neither float32 nor float64.
+    """
+    if mu.dtype not in ASSUMED:
+        raise ValueError(
+            f"mean directions must be float32 or float64, got {mu.dtype}, whose rounding is as large as the chords of "
+            f"close images; run the encoder in float32"
+        )
 
 
 def check_concentration(concentration: float | Tensor, n: int) -> Float[Tensor, " one_or_n"]:

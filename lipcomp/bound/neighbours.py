@@ -54,6 +54,7 @@ def nearest_neighbours(
                 there.square().sum(1), here, there.T, alpha=-2
             )  # less |x|², the same for a row
             squared[rows[:, None] == columns[None, :]] = torch.inf
+            squared.nan_to_num_(torch.inf)  # an image that is not finite is nobody's neighbour
             near, at = squared.topk(min(wanted, len(columns)), largest=False)
             best = torch.cat([best, near], 1)
             place = torch.cat([place, columns.to(at.device)[at]], 1)

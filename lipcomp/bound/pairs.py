@@ -11,9 +11,13 @@ all             every two images of a set: :mod:`lipcomp.bound.all_pairs`
 search          an image and what ascent finds in a ball: :mod:`lipcomp.bound.search`
 ==============  ==============================================================================
 
+A maximum is taken over pairs computed again in float64; a chord within reach of rounding comes from the Jacobian
+(:mod:`lipcomp.bound.rounding`). Other values are right to 0.1%.
+
 A source is an iterator of :class:`PairBlock`; only chords, distances and indices are kept, so a stream may be long.
 """
 
+import math
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 
@@ -23,16 +27,18 @@ from torch import Generator, Tensor
 
 from lipcomp.bound.lower import (
     QUANTILES,
-    TINY,
     UNIT_TOLERANCE,
     bounds_from_chords,
     check_concentration,
     pair_values,
 )
 from lipcomp.bound.results import LowerBounds
-from lipcomp.jacobian import Linearisation
+from lipcomp.bound.rounding import RELATIVE, along, chords, in_float64, rounding, unit
 from lipcomp.jacobian.checks import check_images, check_map
-from lipcomp.jacobian.products import Map
+from lipcomp.jacobian.products import Map, as_rows
+from lipcomp.jacobian.spectral_norm import draw_seeds, normal
+
+LEADERS = 8  # pairs of each bound that are computed again in float64
 
 
 @dataclass(frozen=True)
@@ -52,7 +58,6 @@ def measure_pairs(
     concentration: float | None = None,
     *,
     quantiles: Sequence[float] = QUANTILES,
-    tiny: float = TINY,
     normalised: bool = True,
     domain: tuple[float, float] | None = (0.0, 1.0),
     advance: Callable[[int], object] | None = None,
@@ -69,8 +74,6 @@ def measure_pairs(
         kappa_e, or None: then (3.5) only.
     quantiles
         Which quantiles to report.
-    tiny
-        Below this distance a pair is measured by ‖J v‖ along its direction instead (3.7), (4.3).
     normalised
         Whether the map gives unit mean directions. If not, only ‖h - h'‖ / Delta is meaningful, under the name
         "direction"; a concentration is refused.
@@ -87,42 +90,46 @@ def measure_pairs(
     """
     if not normalised and concentration is not None:
         raise ValueError("a concentration belongs to mean directions; leave it out, or normalise the map")
-    chords, distances, indices = [], [], []
+    found_chords, distances, indices = [], [], []
     reasons: dict[str, list[Tensor]] = {"non-finite output": [], "zero-norm embedding": []}
-    jacobian, dim, leaders, done = 0, 0, _Leaders(concentration), 0
+    jacobian, dim, eta, wide, leaders, done = 0, 0, 0.0, None, _Leaders(concentration), 0
     for block in blocks:
         check_images(block.first, domain)
         check_images(block.second, domain)
         if not dim:
-            dim = check_map(fn, block.first)
+            dim = check_map(fn, block.first).dim
+            wide = in_float64(fn, block.first)
+            eta = rounding(fn, wide, block.first, normalised)
         with torch.no_grad():
             mu1, mu2 = (
-                fn(side).flatten(1) if known is None else known
+                as_rows(fn(side.clone()), len(side)) if known is None else known
                 for side, known in ((block.first, block.first_mu), (block.second, block.second_mu))
             )
         finite, none = _unusable(mu1, mu2, normalised)
-        chord = (mu1.double() - mu2.double()).norm(dim=1)
-        difference = (block.second.double() - block.first.double()).flatten(1)
-        distance = difference.norm(dim=1)
-        near = ((distance > 0) & (distance < tiny) & finite & ~none).nonzero().squeeze(1)
+        mu1, mu2 = (unit(mu) if normalised else mu.double() for mu in (mu1, mu2))
+        chord = (mu1 - mu2).norm(dim=1)
+        distance = (block.second.double() - block.first.double()).flatten(1).norm(dim=1)
+        near = ((distance > 0) & (chord < eta / RELATIVE) & finite & ~none).nonzero().squeeze(1)
         if len(near):
-            direction = (difference[near] / distance[near, None]).reshape(block.first[near].shape)
-            at = Linearisation(fn, block.first[near])
-            chord[near] = at.forward(direction.to(block.first)).norm(dim=1).double() * distance[near]
+            moved = along(fn, block.first[near], block.second[near])
+            chord[near] = moved.to(chord.device) * distance[near]
             jacobian += len(near)
-        chords.append(chord.masked_fill(~finite | none, torch.nan).cpu())
+        found_chords.append(chord.masked_fill(~finite | none, torch.nan).cpu())
         distances.append(distance.cpu())
         indices.append(block.indices.cpu())
-        leaders.offer(chords[-1], distances[-1], dim, block, done)
+        close = torch.zeros(len(chord), dtype=torch.bool).index_fill(0, near.cpu(), True)
+        leaders.offer(found_chords[-1], distances[-1], dim, block, close, done)
         done += len(block.first)
         reasons["non-finite output"].append(~finite.cpu())
         reasons["zero-norm embedding"].append(none.cpu())
         if advance is not None:
             advance(len(block.first))
-    if not chords:
+    if not found_chords:
         raise ValueError("there is no pair to measure; give at least two images")
+    all_chords = torch.cat(found_chords)
+    places = leaders.prove(wide, normalised, all_chords)
     found = bounds_from_chords(
-        torch.cat(chords),
+        all_chords,
         torch.cat(distances),
         dim,
         concentration,
@@ -130,32 +137,68 @@ def measure_pairs(
         quantiles=quantiles,
         reasons={reason: torch.cat(masks) for reason, masks in reasons.items()},
         jacobian=jacobian,
+        candidates=places,
     )
     return found.with_images(leaders.images)
 
 
+@dataclass
+class _Leader:
+    """A pair that leads: its place in the stream, its images, and whether its chord came from the Jacobian."""
+
+    value: float
+    place: int
+    images: tuple[Tensor, Tensor]
+    close: bool
+
+
 class _Leaders:
-    """The images of the best pair so far, a bound."""
+    """The best few pairs so far of each bound, to be computed again in float64."""
 
     def __init__(self, concentration: float | None) -> None:
         self.kappa = None if concentration is None else check_concentration(concentration, 1)
-        self.best: dict[str, tuple[float, int, tuple[Tensor, Tensor]]] = {}
+        self.best: dict[str, list[_Leader]] = {}
 
-    def offer(self, chord: Tensor, distance: Tensor, dim: int, block: PairBlock, start: int) -> None:
-        """The next pairs of the stream, of which ``start`` have come before."""
+    def offer(
+        self, chord: Tensor, distance: Tensor, dim: int, block: PairBlock, close: Tensor, start: int
+    ) -> None:
+        """The next pairs of the stream, of which ``start`` have come before; ``close`` came from the Jacobian."""
         usable = ((distance > 0) & ~chord.isnan()).nonzero().squeeze(1)
-        if not len(usable):
-            return
         for name, values in pair_values(chord[usable], distance[usable], dim, self.kappa).items():
-            value, i = float(values.max()), int(usable[values.argmax()])
-            if name not in self.best or value > self.best[name][0]:
-                pair = (block.first[i].detach().cpu().clone(), block.second[i].detach().cpu().clone())
-                self.best[name] = (value, start + i, pair)
+            leading = self.best.setdefault(name, [])
+            least = leading[-1].value if len(leading) == LEADERS else -math.inf
+            top, order = values.topk(min(LEADERS, len(values)))
+            for value, i in zip(top.tolist(), usable[order].tolist(), strict=True):
+                if value > least:
+                    pair = (block.first[i].detach().clone(), block.second[i].detach().clone())
+                    leading.append(_Leader(value, start + i, pair, bool(close[i])))
+            leading.sort(key=lambda leader: -leader.value)
+            del leading[LEADERS:]
+
+    def _each(self) -> dict[int, _Leader]:
+        return {leader.place: leader for leading in self.best.values() for leader in leading}
+
+    def prove(self, wide: Map | None, normalised: bool, chord: Tensor) -> Tensor:
+        """Put the leaders' chords by the map in float64 in their places; returns these places."""
+        each = self._each()
+        places = torch.tensor(list(each), dtype=torch.int64)
+        for kind in (True, False):
+            leaders = [leader for leader in each.values() if leader.close is kind]
+            if wide is None or not leaders:
+                continue
+            first, second = (torch.stack([leader.images[side] for leader in leaders]) for side in (0, 1))
+            if kind:
+                step = (second.double() - first.double()).flatten(1).norm(dim=1).cpu()
+                exact = along(wide, first.double(), second.double()) * step
+            else:
+                exact = chords(wide, first, second, normalised)
+            chord[torch.tensor([leader.place for leader in leaders])] = exact
+        return places
 
     def images(self, name: str, position: int) -> tuple[Tensor, Tensor] | None:
         """The pair's images, if it leads."""
-        _, place, pair = self.best.get(name, (0.0, -1, None))
-        return pair if place == position else None
+        leader = self._each().get(position)
+        return None if leader is None else (leader.images[0].cpu(), leader.images[1].cpu())
 
 
 def _unusable(mu1: Tensor, mu2: Tensor, normalised: bool) -> tuple[Tensor, Tensor]:
@@ -223,7 +266,7 @@ def random_pairs(
     for images in batches:
         known = None if first_mu is None else first_mu[start : start + len(images)]
         for _ in range(directions):
-            step = torch.randn(images.shape, generator=generator, dtype=torch.float32).to(images)
+            step = normal(tuple(images.shape[1:]), draw_seeds(len(images), generator)).to(images)
             step = step * (radius / step.flatten(1).norm(dim=1)).view(-1, *[1] * (images.dim() - 1))
             yield PairBlock(images, (images + step).clamp(0, 1), _numbered(start, len(images)), known)
         start += len(images)

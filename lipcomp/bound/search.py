@@ -8,7 +8,9 @@ chord   the image itself and a free point of the ball: the best *witness pair* t
 
 Both by projected ascent of log(delta/Delta) with normalised steps, from several starts: the first along the image's own
 right singular vector, the others random. Balls are L2 or L-infinity, intersected with [0, 1]; every point that is
-reported lies in it. What is returned is a lower bound, since sigma_max at a point of the ball is one.
+reported lies in it. What is returned is a lower bound, since sigma_max at a point of the ball is one. No secant is so
+short that rounding reaches its chord, unless the ball itself is; the chord that is reported is that of its pair in
+float64, or where that cannot be had and rounding reaches it, ‖J v‖ (:mod:`lipcomp.bound.rounding`).
 
 >>> import torch
 >>> from lipcomp.bound import search_ball
@@ -18,6 +20,7 @@ reported lies in it. What is returned is a lower bound, since sigma_max at a poi
 True
 """
 
+from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
@@ -26,12 +29,14 @@ from jaxtyping import Float
 from torch import Generator, Tensor
 
 from lipcomp.bound.ball import project
+from lipcomp.bound.rounding import RELATIVE, along, chords, in_float64, rounding
 from lipcomp.jacobian import spectral_norm
 from lipcomp.jacobian.batching import fitting_batch_size
 from lipcomp.jacobian.checks import check_images
 from lipcomp.jacobian.frozen import frozen
 from lipcomp.jacobian.precision import power_of_two
-from lipcomp.jacobian.products import Map
+from lipcomp.jacobian.products import Map, as_rows
+from lipcomp.jacobian.spectral_norm import draw_seeds, normal
 
 SECANT = 0.02  # of the ball's L2 radius: the length of a pair's secant
 KINDS = ("pair", "chord")
@@ -50,7 +55,7 @@ class SearchResult:
     point
         Where ``sigma`` was found.
     chord_ratio
-        The largest delta/Delta found: (3.5) of the pair ``first``, ``second``.
+        The largest delta/Delta found: (3.5) of the pair ``first``, ``second``, computed in float64.
     first, second
         That pair.
     radius, norm, kind, starts, steps
@@ -122,66 +127,93 @@ def search_ball(
             f"radius, starts and steps must be positive, got radius={radius}, starts={starts}, steps={steps}"
         )
     check_images(images)
-    generator = torch.Generator().manual_seed(0) if generator is None else generator
+    seeds = draw_seeds(len(images), generator)
     size = batch_size or fitting_batch_size(fn, images)
+    search = _Search(fn, in_float64(fn, images), radius, norm, kind, starts, steps)
+    search.eta = rounding(fn, search.wide, images, normalised=False)
     parts = []
-    for batch in images.split(size):
-        parts.append(_search(fn, batch, radius, norm, kind, starts, steps, generator))
+    for index in torch.arange(len(images)).split(size):
+        parts.append(search.run(images[index], [seeds[i] for i in index.tolist()]))
         if advance is not None:
-            advance(len(batch))
+            advance(len(index))
     columns = {name: torch.cat([part[name] for part in parts]) for name in parts[0]}
-    excluded = {"not measured": int(columns["sigma_at_image"].isnan().sum())}
+    excluded = dict(search.excluded)
     return SearchResult(
         **columns, radius=radius, norm=norm, kind=kind, starts=starts, steps=steps, excluded=excluded
     )
 
 
-def _search(
-    fn: Map,
-    images: Tensor,
-    radius: float,
-    norm: str,
-    kind: str,
-    starts: int,
-    steps: int,
-    generator: Generator,
-) -> dict[str, Tensor]:
-    here = spectral_norm(fn, images, generator=generator)
-    assert here.right is not None
-    shape = (-1, *[1] * (images.dim() - 1))
-    reach = radius if norm == "l2" else radius * images[0].numel() ** 0.5  # L2 radius of the ball
-    best = {
-        "sigma": here.sigma.clone(),
-        "sigma_at_image": here.sigma,
-        "point": images.clone(),
-        "chord_ratio": torch.zeros_like(here.sigma),
-        "first": images.clone(),
-        "second": images.clone(),
-    }
-    for start in range(starts):
-        direction = torch.randn(images.shape, generator=generator).to(images)
-        if start == 0:
-            direction = here.right.nan_to_num(0) + 1e-6 * direction
-        direction = direction / direction.flatten(1).norm(dim=1).view(shape)
-        if kind == "pair":
-            drift = torch.zeros_like(images)
-            if start:
-                drift = torch.randn(images.shape, generator=generator).to(images)
-                drift = drift / drift.flatten(1).norm(dim=1).view(shape) * reach / 2
-            centre = project(images + drift, images, radius, norm)
-            ratio, first, second = _ascend_pair(fn, images, centre, direction, radius, norm, reach, steps)
-        else:
-            far = project(images + 0.5 * reach * direction, images, radius, norm)
-            ratio, first, second = _ascend_chord(fn, images, far, radius, norm, reach, steps)
-        better = ratio > best["chord_ratio"]
-        for name, value in (("chord_ratio", ratio), ("first", first), ("second", second)):
-            best[name][better] = value[better]
-        points = [(first + second) / 2] if kind == "pair" else [(first + second) / 2, second]
-        for point in points:
-            sigma = spectral_norm(fn, point, vectors=False, generator=generator).sigma
-            better = sigma > best["sigma"]
-            best["sigma"][better], best["point"][better] = sigma[better], point[better]
-    return best
+@dataclass
+class _Search:
+    """How every batch is searched; ``wide`` is the map in float64, ``eta`` what rounding does to a chord."""
+
+    fn: Map
+    wide: Map | None
+    radius: float
+    norm: str
+    kind: str
+    starts: int
+    steps: int
+    eta: float = 0.0
+    excluded: Counter[str] = field(default_factory=Counter)
+
+    def run(self, images: Tensor, seeds: list[int]) -> dict[str, Tensor]:
+        """The columns of a result for one batch."""
+        fn, radius, norm = self.fn, self.radius, self.norm
+        here = spectral_norm(fn, images, share=False, generator=seeds)
+        self.excluded.update(here.excluded)
+        assert here.right is not None
+        shape = (-1, *[1] * (images.dim() - 1))
+        pixels = images[0].numel()
+        reach = radius if norm == "l2" else radius * pixels**0.5  # L2 radius of the ball
+        needed = self.eta / RELATIVE / here.sigma.nan_to_num(0).clamp(min=1e-30)
+        half = needed.clamp(min=SECANT * reach, max=2 * reach).view(shape) / 2
+        places = here.right.flatten(1).nan_to_num(0).abs().argmax(1, keepdim=True)
+        sign = (
+            here.right.flatten(1).gather(1, places).nan_to_num(1).sign().view(shape)
+        )  # it has none of its own
+        best = {
+            "sigma": here.sigma.clone(),
+            "sigma_at_image": here.sigma,
+            "point": images.clone(),
+            "chord_ratio": torch.zeros_like(here.sigma),
+            "first": images.clone(),
+            "second": images.clone(),
+        }
+        random = normal((2 * self.starts, *images.shape[1:]), seeds).to(images)
+        for start in range(self.starts):
+            direction, drift = random[:, 2 * start], random[:, 2 * start + 1]
+            if start == 0:
+                direction = sign * here.right.nan_to_num(0) + 1e-6 * direction
+            direction = _normalised(direction, "l2")
+            if self.kind == "pair":
+                drift = _normalised(drift, "l2") * reach / 2 if start else torch.zeros_like(images)
+                centre = project(images + drift, images, radius, norm)
+                pair = _ascend_pair(fn, images, centre, direction, radius, norm, half, self.steps)
+            else:
+                far = project(images + 0.5 * reach * direction, images, radius, norm)
+                pair = _ascend_chord(fn, images, far, radius, norm, self.steps)
+            first, second = pair
+            ratio = self._ratio(first, second).to(images)
+            better = ratio > best["chord_ratio"]
+            for name, value in (("chord_ratio", ratio), ("first", first), ("second", second)):
+                best[name][better] = value[better]
+            for point in [(first + second) / 2] if self.kind == "pair" else [(first + second) / 2, second]:
+                sigma = spectral_norm(fn, point, share=False, vectors=False, generator=seeds).sigma
+                better = sigma > best["sigma"]
+                best["sigma"][better], best["point"][better] = sigma[better], point[better]
+        return best
+
+    def _ratio(self, first: Tensor, second: Tensor) -> Tensor:
+        """What every pair proves; 0 for a pair at distance 0."""
+        distance = (second.double() - first.double()).flatten(1).norm(dim=1).cpu()
+        chord = chords(self.wide or self.fn, first, second, normalised=False)
+        ratio = torch.where(distance > 0, chord / distance, 0.0).nan_to_num(0, 0, 0)
+        if self.wide is None:
+            lost = ((chord < self.eta / RELATIVE) & (distance > 0)).nonzero().squeeze(1)
+            if len(lost):
+                ratio[lost] = along(self.fn, first[lost], second[lost])
+        return ratio
 
 
 def _ascend_pair(
@@ -191,12 +223,11 @@ def _ascend_pair(
     direction: Tensor,
     radius: float,
     norm: str,
-    reach: float,
+    half: Tensor,
     steps: int,
-) -> tuple[Tensor, Tensor, Tensor]:
-    """Ascend midpoint and direction of a secant of length SECANT * reach."""
+) -> tuple[Tensor, Tensor]:
+    """Ascend midpoint and direction of a secant of half its length on either side."""
     shape = (-1, *[1] * (images.dim() - 1))
-    half = SECANT * reach / 2
     best = images.new_zeros(len(images))
     first, second = images.clone(), images.clone()
     for step in range(steps):
@@ -208,18 +239,17 @@ def _ascend_pair(
         first[better], second[better] = one[better], two[better]
         centre_gradient = gradient_one + gradient_two
         direction_gradient = gradient_two - gradient_one
-        along = (direction_gradient * direction).flatten(1).sum(1).view(shape)
-        turn = _normalised(direction_gradient - along * direction, "l2")
+        onto = (direction_gradient * direction).flatten(1).sum(1).view(shape)
+        turn = _normalised(direction_gradient - onto * direction, "l2")
         size = 0.5 * (1 - step / steps)
         centre = project(centre + size * radius * _normalised(centre_gradient, norm), images, radius, norm)
-        direction = direction + size * turn
-        direction = direction / direction.flatten(1).norm(dim=1).view(shape)
-    return best, first, second
+        direction = _normalised(direction + size * turn, "l2")
+    return first, second
 
 
 def _ascend_chord(
-    fn: Map, images: Tensor, far: Tensor, radius: float, norm: str, reach: float, steps: int
-) -> tuple[Tensor, Tensor, Tensor]:
+    fn: Map, images: Tensor, far: Tensor, radius: float, norm: str, steps: int
+) -> tuple[Tensor, Tensor]:
     """Ascend the free end of a chord that starts at the image."""
     best = images.new_zeros(len(images))
     second = images.clone()
@@ -230,14 +260,14 @@ def _ascend_chord(
         second[better] = far[better]
         size = 0.5 * (1 - step / steps)
         far = project(far + size * radius * _normalised(gradient, norm), images, radius, norm)
-    return best, images.clone(), second
+    return images.clone(), second
 
 
 def _log_ratio(fn: Map, one: Tensor, two: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     """delta/Delta of every pair, and the gradient of its logarithm in both points."""
     both = torch.cat([one, two]).detach().requires_grad_()
     with torch.enable_grad(), frozen():
-        mu = fn(both).flatten(1)
+        mu = as_rows(fn(both * 1), len(both))  # a copy: fn may write into what it gets
         a, b = mu.chunk(2)
         x, y = both.flatten(1).chunk(2)
         delta, delta_usable = _log_norm(b - a)

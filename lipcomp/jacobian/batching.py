@@ -42,7 +42,7 @@ def _kept(fn: Map, images: Tensor) -> int:
 
     probe = images.detach().clone().requires_grad_()
     with torch.enable_grad(), frozen(), saved_tensors_hooks(pack, lambda tensor: tensor):
-        fn(probe)
+        fn(probe * 1)  # a copy: fn may write into what it gets
     return kept
 
 

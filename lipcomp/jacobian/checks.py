@@ -1,20 +1,29 @@
 """What a map and its images must be before anything is measured, and which outputs can be measured at all."""
 
-import functools
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from jaxtyping import Bool, Float
-from torch import Tensor, nn
+from torch import Tensor
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
 
 from lipcomp.jacobian.frozen import frozen, math_attention
 from lipcomp.jacobian.precision import full_precision
-from lipcomp.jacobian.products import Map
+from lipcomp.jacobian.products import Map, as_rows
 
-PROBES = 2
 EXCLUSIONS = ("non-finite output", "zero-norm embedding", "non-finite derivative")
-# Of a mean direction's norm: beyond float32 and half-precision rounding, below any real defect.
+# Of a mean direction's norm: beyond float32 rounding, below any real defect.
 TOLERANCE = 1e-3
+AGREEMENT = {torch.float32: 1e-4, torch.float64: 1e-9}  # of two evaluations at one image, relative
+REMEDY = "call .eval() on the encoder, and take random layers, batch statistics and what it updates out of it"
+
+
+class Checked(NamedTuple):
+    """What the check of a map has found: the dimension of its output, and whether that is a mean direction."""
+
+    dim: int
+    directions: bool
 
 
 def check_images(
@@ -32,6 +41,15 @@ def check_images(
             f"{images.dtype} {tuple(images.shape)}" if isinstance(images, Tensor) else type(images).__name__
         )
         raise ValueError(f"images must be a floating-point batch, first axis the images; got {kind}")
+    if torch._C._functorch.is_functorch_wrapped_tensor(images):
+        raise ValueError(
+            "images are inside torch.func.vmap or another transform; call this outside of it: it takes a batch"
+        )
+    if images.dtype not in AGREEMENT:
+        raise ValueError(
+            f"images must be float32 or float64, got {images.dtype}, which carries two or three digits; convert images "
+            f"and encoder with .float()"
+        )
     if len(images) < at_least:
         raise ValueError(f"need at least {at_least} image{'s' * (at_least > 1)}, got {len(images)}")
     if images.numel() == 0:
@@ -46,69 +64,114 @@ def check_images(
         )
 
 
-def check_map(fn: Map, images: Float[Tensor, "n ..."]) -> int:
-    """Refuse a map in training mode, one that draws random numbers, and one that mixes the images of a batch.
+def check_map(fn: Map, images: Float[Tensor, "n ..."]) -> Checked:
+    """Refuse a map that draws random numbers, that updates what it keeps, or that mixes the images of a batch.
 
-    Evaluates two images together, and one of them alone and by PyTorch's own operations.
-    Returns the dimension of the output.
+    Evaluates the first image alone by PyTorch's own operations, watching each of them; alone again; and between two
+    images of noise. The noise has no part in the data, so that neither equal nor dominated images hide anything, and
+    tells whether the map gives mean directions: both have norm 1.
 
     Raises
     ------
     ValueError
         Naming the defect and the remedy.
     """
-    network = _network(fn)
-    if network is not None:
-        modules = [
-            name or type(module).__name__
-            for name, module in network.named_modules()
-            if _acts_in_training(module)
-        ]
-        if modules:
-            raise ValueError(
-                f"the encoder is in training mode ({', '.join(modules[:3])}{' ...' * (len(modules) > 3)}); "
-                f"call .eval() on it first"
-            )
-    few = images[:PROBES]
+    image = images[:1].detach()
+    low, high = float(image.min()), float(image.max())
+    noise = torch.rand((2, *image.shape[1:]), generator=torch.Generator().manual_seed(0)).to(image)
+    noise = noise if low >= 0 and high <= 1 else low + max(high - low, 1.0) * noise
     with torch.no_grad():
+        with math_attention(), full_precision(), _Watch(image.clone()) as watch:
+            native = as_rows(fn(watch.image), 1)
+        if native.dtype not in AGREEMENT:
+            raise ValueError(
+                f"fn must return float32 or float64, got {native.dtype}: half precision (or an autocast) leaves two or "
+                f"three digits, and integers have no derivative; convert the encoder with .float()"
+            )
         with frozen():
-            first = fn(few)
-        if not isinstance(first, Tensor) or first.shape[:1] != few.shape[:1]:
-            found = tuple(first.shape) if isinstance(first, Tensor) else type(first).__name__
-            raise ValueError(f"fn must return one row an image; for {len(few)} images it returned {found}")
-        with math_attention(), full_precision():
-            apart = fn(few[:1])  # a second call, alone, and as PyTorch has it
-        if _apart(first, apart):
-            _complain(fn, few, first, apart)
-    first = first.flatten(1)
-    return first.shape[1]
+            among = as_rows(fn(torch.cat([noise[:1], image, noise[1:]])), 3)
+            alone = as_rows(fn(image.clone()), 1)
+            if _differ(native, alone):
+                again = as_rows(fn(image.clone()), 1)
+                if _differ(again, alone):
+                    raise ValueError(
+                        f"fn is not deterministic: two calls with the same image differ (by "
+                        f"{_difference(again, alone):.2g} of the output); {REMEDY}"
+                    )
+                raise ValueError(
+                    f"fn gives another output (by {_difference(native, alone):.2g} of its size) when its operations "
+                    f"are replaced by lipcomp's (lipcomp.jacobian.frozen); it may look at memory layouts: take that "
+                    f"out, and please report it"
+                )
+    if _differ(alone, among[1:2]):
+        raise ValueError(
+            f"fn mixes the images of a batch: an image alone gives another output than in company (by "
+            f"{_difference(alone, among[1:2]):.2g} of its size); {REMEDY}"
+        )
+    norms = among[::2].norm(dim=1)
+    return Checked(native.shape[1], bool(((norms - 1).abs() < TOLERANCE).all()))
 
 
 def _difference(first: Tensor, other: Tensor) -> float:
-    """The largest difference between the images of two outputs, relative to the largest number."""
-    scale = first.abs().nan_to_num(0, 0, 0).amax().clamp(min=torch.finfo(first.dtype).tiny)
-    return float(((first[: len(other)] - other).abs().nan_to_num(0, 0, 0).amax() / scale).cpu())
+    """The largest difference of two outputs, relative to the largest number; infinite where one alone is finite."""
+    if not torch.equal(first.isfinite(), other.isfinite()):
+        return float("inf")
+    first, other = first.nan_to_num(0, 0, 0).double(), other.nan_to_num(0, 0, 0).double()
+    scale = torch.maximum(first.abs().amax(), other.abs().amax()).clamp(min=1e-300)
+    return float((first - other).abs().amax() / scale)
 
 
-def _apart(first: Tensor, other: Tensor) -> bool:
-    return _difference(first, other) > (1e-3 if first.dtype in (torch.float16, torch.bfloat16) else 1e-4)
+def _differ(first: Tensor, other: Tensor) -> bool:
+    return _difference(first, other) > AGREEMENT[first.dtype]
 
 
-def _complain(fn: Map, few: Tensor, first: Tensor, apart: Tensor) -> None:
-    """Find out which of the three it was."""
-    remedy = "call .eval() on the encoder, and take random layers and batch statistics out of it"
-    with frozen():
-        again, alone = fn(few), fn(few[:1])
-    for other, defect in (
-        (again, "fn is not deterministic: two calls with the same images differ"),
-        (alone, "fn mixes the images of a batch: an image alone gives another output than in company"),
-    ):
-        if _apart(first, other):
-            raise ValueError(f"{defect} (by {_difference(first, other):.2g} of the largest output); {remedy}")
-    raise ValueError(
-        f"fn gives another output (by {_difference(first, apart):.2g} of the largest) when its operations are replaced "
-        f"by lipcomp's (lipcomp.jacobian.frozen); it may write into a view, or look at memory layouts: take that out, "
-        f"and please report it"
+class _Watch(TorchDispatchMode):
+    """Sees every operation of a call, and refuses random draws and writes into tensors that were there before."""
+
+    def __init__(self, image: Tensor) -> None:
+        super().__init__()
+        self.image = image
+        self._own = {
+            image.untyped_storage()._cdata: image
+        }  # keeps them alive: a storage's place is used again
+
+    def __torch_dispatch__(
+        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        kwargs = kwargs or {}
+        name = func.overloadpacket.__name__
+        evaluates = ("rrelu" in name and not any(arg is True for arg in args)) or "attention" in name
+        if torch.Tag.nondeterministic_seeded in func.tags and not evaluates:
+            raise ValueError(
+                f"fn draws random numbers ({name}): it is in training mode or not deterministic; {REMEDY}"
+            )
+        schema = func._schema.arguments
+        written = [kwargs.get(spec.name, *args[i : i + 1]) for i, spec in enumerate(schema) if _writes(spec)]
+        if (
+            "batch_norm" in name and len(args) > 5 and args[5] is True
+        ):  # statistics, though the schema does not say so
+            written += args[3:5]
+        for tensor in tree_leaves(written):
+            if isinstance(tensor, Tensor) and tensor.untyped_storage()._cdata not in self._own:
+                raise ValueError(
+                    f"fn updates a tensor that it keeps ({name}): it is in training mode or has a state; {REMEDY}"
+                )
+        result = func(*args, **kwargs)
+        for tensor in tree_leaves(result):
+            if isinstance(tensor, Tensor) and not _shares(tensor, args):
+                self._own[tensor.untyped_storage()._cdata] = tensor
+        return result
+
+
+def _writes(spec: Any) -> bool:
+    return spec.alias_info is not None and spec.alias_info.is_write
+
+
+def _shares(tensor: Tensor, args: tuple[Any, ...]) -> bool:
+    """Whether a result is a view of an argument: then it is as old as that."""
+    place = tensor.untyped_storage()._cdata
+    return any(
+        isinstance(other, Tensor) and other.untyped_storage()._cdata == place for other in tree_leaves(args)
     )
 
 
@@ -126,32 +189,15 @@ def check_layer(encoder: Any, layer: str) -> None:
         )
 
 
-def _network(fn: Map) -> nn.Module | None:
-    """The module behind a map: itself, a partial of it, or the owner of a method."""
-    while isinstance(fn, functools.partial):
-        fn = fn.func
-    owner = getattr(fn, "__self__", fn)
-    return owner if isinstance(owner, nn.Module) else None
-
-
-def _acts_in_training(module: nn.Module) -> bool:
-    kinds = (nn.modules.batchnorm._BatchNorm, nn.modules.dropout._DropoutNd)
-    return module.training and isinstance(module, kinds)
-
-
 def usable_outputs(
-    outputs: Float[Tensor, "n dim"],
+    outputs: Float[Tensor, "n dim"], directions: bool
 ) -> tuple[Bool[Tensor, " n"], dict[str, int]]:
     """Which outputs can be measured, and how many were left out, by reason.
 
-    A vector that is not finite is left out. Among mean directions (most of the batch has norm one) a vector of
-    another norm has none: it came from a zero embedding, where mu is not defined.
+    A vector that is not finite is left out. Where the map gives mean directions (:func:`check_map`), so is a vector of
+    another norm: it came from a zero embedding, where mu is not defined.
     """
     finite = outputs.isfinite().all(1)
-    norm = outputs.norm(dim=1)
-    unit = (norm - 1).abs() < TOLERANCE
-    directions = bool(unit.any()) and bool(((norm < TOLERANCE) | unit | ~finite).all())
-    none = finite & ~unit if directions else torch.zeros_like(finite)
-    usable = (finite & ~none).cpu()
+    none = finite & directions & ((outputs.norm(dim=1) - 1).abs() >= TOLERANCE)
     counts = (int((~finite).sum()), int(none.sum()), 0)
-    return usable, dict(zip(EXCLUSIONS, counts, strict=True))
+    return (finite & ~none).cpu(), dict(zip(EXCLUSIONS, counts, strict=True))

@@ -53,12 +53,13 @@ def convolution(dims: int) -> Callable[..., Tensor]:
 def affine(input: Tensor, scale: Tensor, shift: Tensor) -> Tensor:
     """Scale and shift each channel by a number.
 
-    Where a convolution made the input, the derivative is that convolution with the scale in its weight.
+    Where a convolution made the input, the derivative is that convolution with the scale in its weight; not where that
+    convolution's own input was written to since, whose derivative is another.
     """
     made_by: Any = input.grad_fn
     wide = (-1, *[1] * (input.dim() - 2))
     source = getattr(made_by, "source", None)
-    if source is None:
+    if source is None or source._version != made_by.version:
         return _Affine.apply(input, scale.view(wide), shift.view(wide))
     weight = made_by.saved_tensors[0] * scale.view(-1, 1, *wide[1:])
     return _AffineConvolution.apply(
@@ -110,7 +111,7 @@ class _Convolution(torch.autograd.Function):
     def forward(ctx: Any, input: Tensor, weight: Tensor, bias: Tensor | None, plan: Plan) -> Tensor:
         weight = _as(weight, plan)
         ctx.save_for_backward(weight)
-        ctx.shape, ctx.plan, ctx.source = input.shape, plan, input
+        ctx.shape, ctx.plan, ctx.source, ctx.version = input.shape, plan, input, input._version
         if plan.product:
             return _product(_as(input, plan), weight.flatten(1).t(), bias)
         return torch.convolution(

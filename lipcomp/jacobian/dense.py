@@ -36,10 +36,12 @@ def _rows(at: Linearisation) -> Tensor:
     return torch.stack(rows, 1)
 
 
-def row_values(fn: Map, images: Float[Tensor, "n ..."], *, k: int, vectors: bool) -> Part:
+def row_values(
+    fn: Map, images: Float[Tensor, "n ..."], *, k: int, vectors: bool, directions: bool = False
+) -> Part:
     """The k largest singular values of a batch from all rows of its Jacobians."""
     at = Linearisation(fn, images, "forward")
-    usable, excluded = usable_outputs(at.output)
+    usable, excluded = usable_outputs(at.output, directions)
     dim = at.output.shape[1]
     found = Part.empty(images, dim, k, vectors, excluded)
     keep = usable.nonzero().squeeze(1)
@@ -53,13 +55,13 @@ def row_values(fn: Map, images: Float[Tensor, "n ..."], *, k: int, vectors: bool
         return found
     scale = power_of_two(rows.abs().amax((1, 2), keepdim=True))  # no square under- or overflows
     rows = rows / scale
-    squares, directions = torch.linalg.eigh((rows @ rows.mT).cpu().double())
+    squares, axes = torch.linalg.eigh((rows @ rows.mT).cpu().double())
     sigma = squares.flip(1)[:, :k].clamp(min=0).sqrt()
     found.values[keep] = (sigma * scale.squeeze(2).cpu().double()).to(found.values)
     found.residual[keep] = dim * torch.finfo(rows.dtype).eps  # rounding
-    found.miss[keep], found.steps[keep], found.converged[keep] = 0.0, dim, True
+    found.steps[keep], found.converged[keep] = dim, True
     if found.left is not None and found.right is not None:
-        u = directions.flip(2)[:, :, :k].mT.to(rows)
+        u = axes.flip(2)[:, :, :k].mT.to(rows)
         found.left[keep] = u
         pulled = torch.nn.functional.normalize(u @ rows, dim=-1, eps=torch.finfo(rows.dtype).tiny)
         found.right[keep] = pulled.reshape(len(keep), k, *images.shape[1:])

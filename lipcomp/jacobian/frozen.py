@@ -5,6 +5,7 @@ Inside :func:`frozen` a torch function mode replaces what a map calls:
 ================  ======================================================================================
 convolution       a pair of functions that are each other's derivative; they keep nothing but the weight
 batch norm        a factor of the weight before it (evaluation mode; training mode is refused)
+instance norm     a layer norm of every channel
 layer norm        its differential, one fused kernel in either direction
 GELU, SiLU        a product with the derivative, taken once
 hard sigmoid      its formula (the native operator has no second derivative)
@@ -30,7 +31,7 @@ from torch.overrides import TorchFunctionMode
 
 from lipcomp.jacobian.attention import attention, multi_head_attention
 from lipcomp.jacobian.convolution import affine, convolution
-from lipcomp.jacobian.precision import full_precision
+from lipcomp.jacobian.precision import ProcessWide, full_precision
 
 
 @contextmanager
@@ -44,8 +45,7 @@ def frozen() -> Iterator[None]:
 
 
 @contextmanager
-def math_attention() -> Iterator[None]:
-    """Attention by the math kernel, without fast paths; as it was afterwards."""
+def _by_math() -> Iterator[None]:
     fast = torch.backends.mha.get_fastpath_enabled()
     torch.backends.mha.set_fastpath_enabled(False)
     try:
@@ -53,6 +53,10 @@ def math_attention() -> Iterator[None]:
             yield
     finally:
         torch.backends.mha.set_fastpath_enabled(fast)
+
+
+math_attention = ProcessWide(_by_math)
+"""Attention by the math kernel, without fast paths; as it was afterwards."""
 
 
 class _Frozen(TorchFunctionMode):
@@ -71,10 +75,15 @@ class _Frozen(TorchFunctionMode):
     def __torch_function__(
         self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
     ) -> Any:
+        if torch.is_autocast_enabled("cpu") or torch.is_autocast_enabled("cuda"):
+            raise ValueError(
+                "fn, or the code that calls this, runs under torch.autocast, which leaves two or three digits; take "
+                "the autocast away and measure in float32"
+            )
         args = tuple(_constant(value) for value in args)
         kwargs = {name: _constant(value) for name, value in (kwargs or {}).items()}
         replacement = REPLACEMENTS.get(func)
-        if replacement is None:
+        if replacement is None or torch._C._functorch.peek_interpreter_stack() is not None:  # inside a vmap
             return func(*args, **kwargs)
         result = replacement(*args, **kwargs)
         if hasattr(getattr(result, "grad_fn", None), "source"):
@@ -107,6 +116,26 @@ def _batch_norm(
     scale = scale if weight is None else scale * weight
     shift = -running_mean * scale if bias is None else bias - running_mean * scale
     return affine(input, scale, shift)
+
+
+def _instance_norm(
+    input: Tensor,
+    running_mean: Tensor | None = None,
+    running_var: Tensor | None = None,
+    weight: Tensor | None = None,
+    bias: Tensor | None = None,
+    use_input_stats: bool = True,
+    momentum: float = 0.1,
+    eps: float = 1e-5,
+) -> Tensor:
+    """A layer norm of every channel: PyTorch's own backward is wrong for one image in channels-last layout."""
+    if not use_input_stats:
+        return _batch_norm(input, running_mean, running_var, weight, bias, eps=eps)
+    pixels = input.flatten(2).contiguous()
+    normal = _layer_norm(pixels, pixels.shape[2:], eps=eps).view(input.shape)
+    if weight is None:
+        return normal
+    return affine(normal, weight, torch.zeros_like(weight) if bias is None else bias)
 
 
 def _layer_norm(
@@ -236,6 +265,7 @@ REPLACEMENTS: dict[Any, Callable[..., Tensor]] = {
     Tensor.view: _view,
     Tensor.view_as: lambda tensor, other: _view(tensor, other.shape),
     F.batch_norm: _batch_norm,
+    F.instance_norm: _instance_norm,
     F.scaled_dot_product_attention: attention,
     F.multi_head_attention_forward: multi_head_attention,
     F.hardsigmoid: _hardsigmoid,

@@ -4,8 +4,9 @@ CUDA convolutions use TF32 unless told otherwise, three digits, and users allow 
 products by :func:`torch.set_float32_matmul_precision`. A spectral norm to 1e-4 needs the other digits.
 """
 
-from collections.abc import Iterator
-from contextlib import contextmanager
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, ExitStack, contextmanager
 from typing import Any
 
 import torch
@@ -14,9 +15,33 @@ from torch import Tensor
 _SETTINGS = ("cuda.matmul", "cudnn.conv", "mkldnn.matmul", "mkldnn.conv")
 
 
+class ProcessWide:
+    """A context of settings that the process shares: the first thread in makes them, the last one out undoes them.
+
+    Without the count, a thread that enters second takes the first one's settings for the user's and restores those.
+    """
+
+    def __init__(self, context: Callable[[], AbstractContextManager[None]]) -> None:
+        self._context, self._lock, self._inside, self._stack = context, threading.Lock(), 0, ExitStack()
+
+    @contextmanager
+    def __call__(self) -> Iterator[None]:
+        """Enter, and leave."""
+        with self._lock:
+            if not self._inside:
+                self._stack.enter_context(self._context())
+            self._inside += 1
+        try:
+            yield
+        finally:
+            with self._lock:
+                self._inside -= 1
+                if not self._inside:
+                    self._stack.close()
+
+
 @contextmanager
-def full_precision() -> Iterator[None]:
-    """Float32 products in float32; the settings are as they were afterwards."""
+def _exact() -> Iterator[None]:
     before = [(holder, name, getattr(holder, name)) for holder, name, _ in _settings()]
     try:
         for holder, name, exact in _settings():
@@ -25,6 +50,10 @@ def full_precision() -> Iterator[None]:
     finally:
         for holder, name, value in before:
             setattr(holder, name, value)
+
+
+full_precision = ProcessWide(_exact)
+"""Float32 products in float32; the settings are as they were afterwards."""
 
 
 def _settings() -> list[tuple[Any, str, Any]]:

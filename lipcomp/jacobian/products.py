@@ -34,6 +34,21 @@ from lipcomp.jacobian.frozen import frozen, math_attention
 from lipcomp.jacobian.precision import full_precision
 
 Map = Callable[[Tensor], Tensor]
+ROWS = 'replace that layer, or take the row loop, which needs first derivatives only (method="rows")'
+
+
+def as_rows(output: Tensor, images: int) -> Tensor:
+    """A map's output as one vector per image.
+
+    Raises
+    ------
+    ValueError
+        If it is no tensor, or has not one row per image.
+    """
+    if not isinstance(output, Tensor) or output.shape[:1] != (images,):
+        found = tuple(output.shape) if isinstance(output, Tensor) else type(output).__name__
+        raise ValueError(f"fn must return one row an image; for {images} images it returned {found}")
+    return output.flatten(1) if output.dim() > 1 else output.unsqueeze(1)
 
 
 class Linearisation:
@@ -61,17 +76,17 @@ class Linearisation:
             raise ValueError(f'method must be "auto", "reverse" or "forward", got {method!r}')
         self._fn, self._method = fn, method
         self._images = images.detach().clone().requires_grad_()
-        with torch.enable_grad(), frozen():
-            output = fn(self._images)
-        if not isinstance(output, Tensor) or output.shape[:1] != images.shape[:1]:
-            found = tuple(output.shape) if isinstance(output, Tensor) else type(output).__name__
-            raise ValueError(f"fn must return one row an image; for {len(images)} images it returned {found}")
+        try:
+            with torch.enable_grad(), frozen():
+                output = as_rows(fn(self._images * 1), len(images))  # a copy: fn may write into what it gets
+        except RuntimeError as error:
+            raise _named(error, "the first derivative") from error
         if not output.requires_grad:
             raise ValueError(
                 "fn's output does not depend differentiably on the images (it was detached, rounded, or computed "
                 "under no_grad); give a map that autograd can follow"
             )
-        self._output = output.flatten(1)
+        self._output = output
         self.output: Float[Tensor, "batch dim"] = self._output.detach()
         self._cotangent: Tensor | None = None
         self._pullback: Tensor | None = None
@@ -81,10 +96,16 @@ class Linearisation:
         """Jᵀ u for every image."""
         if self._pullback is None and self._method != "forward":
             return self._record(u)
-        with full_precision():
-            (product,) = torch.autograd.grad(
-                self._output, self._images, u, retain_graph=True, materialize_grads=True
-            )
+        return self._pulled(u)
+
+    def _pulled(self, u: Tensor) -> Tensor:
+        try:
+            with full_precision():
+                (product,) = torch.autograd.grad(
+                    self._output, self._images, u, retain_graph=True, materialize_grads=True
+                )
+        except RuntimeError as error:
+            raise _named(error, "the first derivative") from error
         return product
 
     def forward(self, v: Float[Tensor, "batch ..."]) -> Float[Tensor, "batch dim"]:
@@ -92,8 +113,7 @@ class Linearisation:
         if self._method == "forward":
             return self._dual(v)
         if self._pullback is None:
-            generator = torch.Generator().manual_seed(0)
-            self._record(torch.randn(self.output.shape, generator=generator).to(self.output))
+            self._record(self._random())
         assert self._pullback is not None
         assert self._cotangent is not None
         if not self._pullback.requires_grad:  # J = 0
@@ -106,22 +126,19 @@ class Linearisation:
         except RuntimeError as error:
             self._fall_back(error)
             return self._dual(v)
-        if not self._checked and not self._adjoint(product, v):
+        recorded = self._cotangent.detach(), self._pullback.detach()
+        if not self._checked and not _adjoint(product, v, *recorded, self._floor()):
             self._fall_back(RuntimeError(f"derivative for {self._broken_node()} is not implemented"))
             return self._dual(v)
         self._checked = True
         return product
 
-    def _adjoint(self, product: Tensor, v: Tensor) -> bool:
-        """Whether (J v).u = v.(Jᵀ u) for the recorded u: a second derivative that is silently zero breaks it."""
-        assert self._pullback is not None
-        assert self._cotangent is not None
-        slack = 1000 * torch.finfo(product.dtype).eps
-        pairs = ((product, self._cotangent.detach()), (v.flatten(1), self._pullback.detach().flatten(1)))
-        (product, u), (v, pulled) = ((one.cpu().double(), other.cpu().double()) for one, other in pairs)
-        difference = (product * u).sum(1) - (v * pulled).sum(1)
-        scale = product.norm(dim=1) * u.norm(dim=1) + v.norm(dim=1) * pulled.norm(dim=1)
-        return not bool((difference.abs() > slack * scale).any())
+    def _floor(self) -> Tensor:
+        size = self._images.detach().flatten(1).norm(dim=1)
+        return self.output.norm(dim=1) / size.where(size > 0, torch.ones_like(size))
+
+    def _random(self) -> Tensor:
+        return torch.randn(self.output.shape, generator=torch.Generator().manual_seed(0)).to(self.output)
 
     def _broken_node(self) -> str:
         """The name of the operation whose derivative ends the recorded graph."""
@@ -158,11 +175,37 @@ class Linearisation:
     def _dual(self, v: Tensor) -> Tensor:
         try:
             with forward_ad.dual_level(), math_attention(), full_precision(), torch.no_grad():
-                output = self._fn(forward_ad.make_dual(self._images.detach(), v.to(self._images.dtype)))
+                output = self._fn(
+                    forward_ad.make_dual(self._images.detach().clone(), v.to(self._images.dtype))
+                )
                 tangent = forward_ad.unpack_dual(output).tangent
-                return torch.zeros_like(self.output) if tangent is None else tangent.flatten(1).clone()
+                product = (
+                    torch.zeros_like(self.output) if tangent is None else as_rows(tangent, len(v)).clone()
+                )
         except (RuntimeError, NotImplementedError) as error:
             raise _named(error, "forward mode") from error
+        if not self._checked and not _adjoint(
+            product, v, u := self._random(), self._pulled(u), self._floor()
+        ):
+            raise ValueError(
+                f"an operator of fn has no second derivative and a wrong one in forward mode, so J v cannot be "
+                f"computed; {ROWS}"
+            )
+        self._checked = True
+        return product
+
+
+def _adjoint(product: Tensor, v: Tensor, u: Tensor, pulled: Tensor, floor: Tensor) -> bool:
+    """Whether (J v).u = v.(Jᵀ u): a derivative that is silently zero or wrong breaks it.
+
+    ``floor`` is the size below which a Jacobian is rounding alone: that of the output over that of the image.
+    """
+    slack = 1000 * torch.finfo(product.dtype).eps
+    product, v, u, pulled = (part.flatten(1).cpu().double() for part in (product, v, u, pulled))
+    difference = (product * u).sum(1) - (v * pulled).sum(1)
+    sizes = [part.norm(dim=1) for part in (product, v, u, pulled)]
+    scale = sizes[0] * sizes[2] + sizes[1] * sizes[3] + sizes[1] * sizes[2] * floor.cpu().double()
+    return not bool((difference.abs() > slack * scale).any())
 
 
 def _missing_operator(error: BaseException) -> str | None:
@@ -182,10 +225,14 @@ def _missing_operator(error: BaseException) -> str | None:
 
 
 def _named(error: BaseException, needed: str) -> Exception:
+    if "checkpoint" in str(error):
+        return ValueError(
+            f"fn uses activation checkpointing, which does not allow {needed}: turn it off, or use use_reentrant=False "
+            f"and {ROWS}"
+        )
     operator = _missing_operator(error)
     if operator is None:
         return error if isinstance(error, Exception) else RuntimeError(str(error))
     return ValueError(
-        f"fn uses the operator {operator}, which has no derivative for {needed}, so J v cannot be computed; replace "
-        f'that layer, or take the row loop, which needs first derivatives only (method="rows")'
+        f"fn uses the operator {operator}, which has no derivative for {needed}, so J v cannot be computed; {ROWS}"
     )

@@ -70,15 +70,30 @@ def test_duplicates_are_counted_and_near_duplicates_keep_their_digits(embedded, 
 
 def test_tiny_distances_go_to_the_jacobian(generator):
     weight = torch.randn(18, 6, generator=generator)
-    fn = lambda x: F.normalize(x.flatten(1) @ weight, dim=1)  # noqa: E731
+    fn = lambda x: F.normalize(x.flatten(1) @ weight.to(x.dtype), dim=1)  # noqa: E731
     images = torch.rand(30, 18, generator=generator)
     images[5] = images[2]
     images[5, 0] = torch.nextafter(images[2, 0], torch.tensor(2.0))
-    left_out = all_pairs(fn(images), images)
+    alone = all_pairs(fn(images), images)
     measured = all_pairs(fn(images), images, fn=fn)
-    assert left_out.excluded["distance below 1e-05"] == 1
     assert measured.jacobian == 1
-    assert measured["direction"].n == left_out["direction"].n + 1 == 30 * 29 // 2
+    assert measured["direction"].n == alone["direction"].n == 30 * 29 // 2
+    truth = all_pairs(
+        fn(images.double()), images.double()
+    )  # weights of float32, so that the function is the same
+    assert alone["direction"].maximum <= truth["direction"].maximum
+    assert measured["direction"].maximum == pytest.approx(truth["direction"].maximum, rel=1e-6)
+
+
+def test_images_that_are_not_finite_take_their_pairs_with_them(embedded):
+    images, mu = embedded
+    images[3, 0, 0, 0], images[50] = torch.nan, torch.inf
+    found = all_pairs(mu, images, block_size=16)
+    assert found.excluded["non-finite image"] == 69 + 68
+    assert found["direction"].n == 68 * 67 // 2
+    rest = [i for i in range(70) if i not in (3, 50)]
+    assert found["direction"].maximum == all_pairs(mu[rest], images[rest])["direction"].maximum
+    assert bool(found.per_image(n=70).isnan()[[3, 50]].all())
 
 
 def test_embeddings_without_direction_take_their_pairs_with_them(embedded):

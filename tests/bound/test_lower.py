@@ -1,9 +1,12 @@
 """The formulas of theory, section 3, against Monte Carlo values, closed forms and their own order."""
 
+import copy
 import math
+import warnings
 
 import pytest
 import torch
+from torch import nn
 from torch.nn import functional as F
 
 from lipcomp.bound import lower_bounds, measure_pairs, random_pairs
@@ -40,15 +43,24 @@ def test_the_bounds_keep_their_order(dim, kappa, generator):
     assert (value["second_moment"] <= value["supremum"] * slack).all()
 
 
-def test_duplicates_and_tiny_distances_are_counted_and_never_divided_by():
+def test_duplicates_are_counted_and_never_divided_by():
     mu = torch.eye(4)
-    distance = torch.tensor([0.0, 1e-7, 1.0, 2.0])
+    distance = torch.tensor([0.0, 1.0, 2.0, 2.0])
     found = lower_bounds(mu, mu.roll(1, 0), distance)
     assert found.excluded["zero distance"] == 1
-    assert found.excluded["distance below 1e-05"] == 1
-    assert found["direction"].n == 2
-    assert found["direction"].witness.position == 2
-    assert found["direction"].maximum == pytest.approx(math.sqrt(2))
+    assert found["direction"].n == 3
+    assert found["direction"].witness.position == 1
+    assert found["direction"].maximum == pytest.approx(math.sqrt(2), rel=2e-6)
+    assert found["direction"].maximum < math.sqrt(2)
+
+
+def test_rounding_is_taken_off_and_norms_are_made_one(generator):
+    """Two equal images with directions of norm 1 + 1e-3 and 1, or one ulp apart, prove nothing (3.8)."""
+    mu = F.normalize(torch.randn(20, 32, generator=generator), dim=1)
+    for other in (mu * (1 + 9e-4), mu + 1e-8 * torch.randn(mu.shape, generator=generator)):
+        assert lower_bounds(mu, other, torch.full((20,), 1e-4))["direction"].maximum == 0
+    with pytest.raises(ValueError, match="bfloat16"):
+        lower_bounds(mu.bfloat16(), mu.bfloat16(), torch.ones(20))
 
 
 def test_tiny_pairs_are_measured_by_the_jacobian(generator):
@@ -62,3 +74,34 @@ def test_tiny_pairs_are_measured_by_the_jacobian(generator):
     )
     assert near.jacobian == 5
     torch.testing.assert_close(near["direction"].values, precise["direction"].values, rtol=0.1, atol=0)
+
+
+def deep(generator):
+    layers = []
+    for _ in range(8):
+        layers += [nn.Linear(40, 40), nn.Tanh()]
+    network = nn.Sequential(nn.Linear(30, 40), *layers)
+    for parameter in network.parameters():
+        parameter.data = torch.randn(parameter.shape, generator=generator) * 1.3 / parameter.shape[-1] ** 0.5
+    return network.eval().requires_grad_(False)
+
+
+@pytest.mark.parametrize("kind", ["module", "function", "traced"])
+def test_no_maximum_exceeds_its_pair_in_float64_at_any_distance(kind, generator):
+    """+33% at 3e-5 and +7% at 1e-4 before rounding was looked at."""
+    network = deep(generator)
+    exact = copy.deepcopy(network).double()
+    images = torch.rand(40, 30, generator=generator) * 0.8 + 0.1
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        traced = torch.jit.trace(network, images)
+    fn = {"module": network, "function": lambda x: torch.sin(network(x)), "traced": traced}[kind]
+    outer = torch.sin if kind == "function" else lambda y: y
+    for exponent in range(-7, 1):
+        pairs = random_pairs([images], 10.0**exponent, torch.Generator().manual_seed(1))
+        found = measure_pairs(fn, pairs, normalised=False)["direction"]
+        first, second = (image[None].double() for image in found.witness.images)
+        step = second - first
+        chord = (outer(exact(second)) - outer(exact(first))).norm() / step.norm()
+        slope = torch.func.jvp(lambda x: outer(exact(x)), (first,), (step / step.norm(),))[1].norm()
+        assert found.maximum <= float(torch.maximum(chord, slope)) * (1 + 1e-6)

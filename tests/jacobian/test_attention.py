@@ -87,7 +87,7 @@ def test_attention_that_drops_out_is_refused():
         Linearisation(fn, torch.rand(2, 3, 4, 4))
 
 
-def test_attention_under_autocast(generator):
+def test_attention_under_autocast_is_refused(generator):
     network = Tokens("packed").eval()
     images = torch.rand(3, 3, 8, 8, generator=generator)
 
@@ -95,8 +95,5 @@ def test_attention_under_autocast(generator):
         with torch.autocast("cpu", torch.bfloat16):
             return network(x)
 
-    at, exact = Linearisation(fn, images), Linearisation(network, images)
-    u = torch.randn(at.output.shape, generator=generator)
-    v = torch.randn(images.shape, generator=generator)
-    assert (at.transposed(u.to(at.output)) - exact.transposed(u)).norm() < 0.1 * exact.transposed(u).norm()
-    assert (at.forward(v) - exact.forward(v)).norm() < 0.1 * exact.forward(v).norm()
+    with pytest.raises(ValueError, match="autocast"):
+        Linearisation(fn, images)

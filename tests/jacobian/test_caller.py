@@ -1,0 +1,192 @@
+"""What is measured leaves the caller's world alone, and a map with a life of its own is refused."""
+
+import threading
+
+import pytest
+import torch
+import torchvision
+from torch import nn
+from torch.nn import functional as F
+from torch.utils.checkpoint import checkpoint
+
+from lipcomp.bound import measure_pairs, random_pairs, search_ball
+from lipcomp.jacobian import frobenius_norm, spectral_norm
+
+
+def in_place(x):
+    return x.mul_(2.0).flatten(1)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_images_survive_a_layer_that_works_in_place(dtype, generator):
+    images = torch.rand(4, 3, 4, 4, generator=generator, dtype=dtype) * 0.4
+    before = images.clone()
+    for method in ("lanczos", "rows"):
+        torch.testing.assert_close(
+            spectral_norm(in_place, images, method=method).sigma, torch.full((4,), 2.0).to(dtype)
+        )
+    frobenius_norm(in_place, images)
+    search_ball(in_place, images, 0.1, starts=1, steps=2)
+    for radius in (1e-6, 0.1):
+        measure_pairs(in_place, random_pairs([images], radius, generator), normalised=False)
+    assert torch.equal(images, before)
+
+
+class Changed(nn.Module):
+    """The convolution's input is changed before the batch norm asks for it."""
+
+    def __init__(self):
+        super().__init__()
+        self.conv, self.norm = nn.Conv2d(3, 4, 3, padding=1), nn.BatchNorm2d(4)
+
+    def forward(self, x):
+        x = x * 1.0
+        y = self.conv(x)
+        x.mul_(3.0)
+        return self.norm(y).flatten(1)
+
+
+def test_a_convolution_whose_input_is_changed_keeps_its_derivative(generator):
+    network = Changed().eval().requires_grad_(False)
+    images = torch.rand(2, 3, 6, 6, generator=generator)
+    plain = nn.Sequential(network.conv, network.norm, nn.Flatten())
+    torch.testing.assert_close(spectral_norm(network, images).sigma, spectral_norm(plain, images).sigma)
+
+
+def test_instance_norm_does_not_depend_on_the_batch(generator):
+    """PyTorch's own backward is wrong for one image in channels-last layout, which convolutions choose."""
+    network = nn.Sequential(
+        nn.Conv2d(3, 8, 3, padding=1), nn.InstanceNorm2d(8, affine=True), nn.ReLU(), nn.Conv2d(8, 4, 1),
+        nn.InstanceNorm2d(4), nn.Tanh(), nn.Conv2d(4, 2, 3), nn.Flatten(), nn.LazyLinear(30),
+    ).eval()  # fmt: skip
+    images = torch.rand(3, 3, 12, 12, generator=generator)
+    with torch.no_grad():
+        network(images)
+    found = [
+        spectral_norm(network, images, batch_size=size, method=m).sigma
+        for size in (1, 3)
+        for m in ("rows", "lanczos")
+    ]
+    truth = spectral_norm(network.double(), images.double(), method="rows").sigma
+    for sigma in found:
+        torch.testing.assert_close(sigma.double(), truth, rtol=1e-4, atol=0)
+
+
+def settings():
+    backends = torch.backends
+    return (
+        backends.mha.get_fastpath_enabled(), backends.cuda.flash_sdp_enabled(), backends.cuda.math_sdp_enabled(),
+        backends.cuda.mem_efficient_sdp_enabled(), torch.get_float32_matmul_precision(),
+    )  # fmt: skip
+
+
+def test_threads_leave_the_settings_as_they_were(generator):
+    network = nn.Sequential(nn.Flatten(), nn.Linear(27, 40), nn.Tanh(), nn.Linear(40, 30)).eval()
+    images = torch.rand(6, 3, 3, 3, generator=generator)
+    before, alone, found = settings(), spectral_norm(network, images).sigma, {}
+
+    def measure(number):
+        for _ in range(5):
+            found[number] = spectral_norm(network, images).sigma
+
+    threads = [threading.Thread(target=measure, args=(number,)) for number in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert settings() == before
+    assert len(found) == 4
+    for sigma in found.values():
+        torch.testing.assert_close(sigma, alone)
+
+
+TRAINING = {
+    "stochastic depth": torchvision.ops.StochasticDepth(0.01, "row"),
+    "dropout": nn.Dropout(0.01),
+    "batch norm": nn.BatchNorm1d(30),
+    "spectral norm": nn.utils.parametrizations.spectral_norm(nn.Linear(30, 30)),
+    "old spectral norm": nn.utils.spectral_norm(nn.Linear(30, 30)),
+    "instance norm": nn.Sequential(
+        nn.Unflatten(1, (3, 10)), nn.InstanceNorm1d(3, track_running_stats=True), nn.Flatten()
+    ),
+    "rrelu": nn.RReLU(),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", TRAINING)
+def test_layers_that_draw_or_update_are_refused_and_not_touched(name, generator):
+    network = nn.Sequential(nn.Flatten(), nn.Linear(12, 30), TRAINING[name], nn.Linear(30, 8)).train()
+    images = torch.rand(3, 3, 2, 2, generator=generator)
+    state = {key: value.clone() for key, value in network.state_dict().items()}
+    randomness = torch.random.get_rng_state()
+    with pytest.raises(ValueError, match=r"training mode|not deterministic"):
+        spectral_norm(network, images)
+    assert all(torch.equal(value, state[key]) for key, value in network.state_dict().items())
+    if name != "rrelu":  # found out by its outputs
+        assert torch.equal(randomness, torch.random.get_rng_state())
+    assert spectral_norm(network.eval(), images).converged.all()
+
+
+@pytest.mark.parametrize(
+    "mix",
+    [
+        lambda x: x - x.mean(0),
+        lambda x: x - x[:1],
+        lambda x: x - x[-1:],
+        lambda x: x.cumsum(0),
+        lambda x: x + 1e-3 * x.sum(0),
+    ],
+)
+@pytest.mark.parametrize(
+    "images", [torch.full((3, 5), 0.3), torch.rand(1, 5), torch.tensor([[1e-6] * 5, [1.0] * 5])]
+)
+def test_batch_mixing_shows_whatever_the_images(mix, images):
+    with pytest.raises(ValueError, match="mixes the images"):
+        spectral_norm(mix, images)
+
+
+def autocast_inside(x):
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        return (x.flatten(1) @ torch.ones(12, 4)).float()
+
+
+@pytest.mark.parametrize(
+    ("fn", "message"),
+    [
+        (lambda x: x.flatten(1).long(), "int64"),
+        (lambda x: x.flatten(1).bfloat16(), "bfloat16"),
+        (autocast_inside, "autocast"),
+        (lambda x: checkpoint(in_place, x * 1, use_reentrant=True), "checkpointing"),
+        (lambda x: x.sum(), "one row"),
+    ],
+)
+def test_what_cannot_be_measured_is_named(fn, message):
+    with pytest.raises(ValueError, match=message):
+        spectral_norm(fn, torch.rand(3, 3, 2, 2), method="lanczos")
+
+
+def test_transforms_and_outputs_of_one_number(generator):
+    images, weight = torch.rand(3, 12, generator=generator), torch.rand(12, generator=generator)
+    with pytest.raises(ValueError, match="outside"):
+        torch.func.vmap(lambda batch: spectral_norm(lambda x: x, batch).sigma)(images[None])
+    mapped = torch.func.vmap(lambda x: F.conv1d(x[None, None], weight[None, None, :3])[0, 0])
+    direct = lambda x: F.conv1d(x[:, None], weight[None, None, :3])[:, 0]  # noqa: E731
+    torch.testing.assert_close(spectral_norm(mapped, images).sigma, spectral_norm(direct, images).sigma)
+    torch.testing.assert_close(
+        spectral_norm(lambda x: F.linear(x, weight), images).sigma, weight.norm().expand(3)
+    )
+
+
+@pytest.mark.parametrize("method", ["lanczos", "rows"])
+def test_the_last_batch_of_one_changes_nothing(method, generator):
+    network = nn.Sequential(nn.Flatten(), nn.Linear(27, 60), nn.GELU(), nn.Linear(60, 40)).eval()
+    images = torch.rand(7, 3, 3, 3, generator=generator)
+    found = [spectral_norm(network, images, batch_size=size, method=method).sigma for size in (3, 7)]
+    torch.testing.assert_close(*found, rtol=2e-6, atol=0)
+    stream = torch.Generator().manual_seed(5)
+    pieces = [spectral_norm(network, part, method=method, generator=stream).sigma for part in images.split(3)]
+    whole = spectral_norm(network, images, method=method, generator=torch.Generator().manual_seed(5)).sigma
+    torch.testing.assert_close(torch.cat(pieces), whole, rtol=2e-6, atol=0)
+    fn, exact = network.double(), images.double()  # in float32 an ascent amplifies rounding
+    searched = [search_ball(fn, exact, 0.3, starts=2, steps=3, batch_size=size).sigma for size in (3, 7)]
+    torch.testing.assert_close(*searched, rtol=1e-6, atol=0)
