@@ -27,6 +27,7 @@ FORMULAS: dict[str, str] = {
     "3.6": r"\left|\mathrm{KL}(e(x)\|b(y)) - \mathrm{KL}(e(x)\|b(y'))\right| \le "
     r"A(\kappa_e)\,\kappa_b\,\|\mu(y) - \mu(y')\|",
     "3.7": r"\Delta < 10^{-5}: \quad \frac{\delta}{\Delta} \text{ from } \|Jv\|",
+    "3.8": r"\frac{\eta}{\delta} \le 10^{-3}, \quad \eta \approx 10^{-7}\sqrt{\text{depth}}",
     "4.1": r"J = \frac{d\mu}{dx} = \left(I - \mu\mu^{\top}\right)\frac{1}{\|h\|}\frac{dh}{dx}",
     "4.2": r"F = \kappa A\, J^{\top} J",
     "4.3": r"\sqrt{\tfrac{\kappa A}{2}}\,\|Jv\|, \quad \sqrt{\kappa A}\,\|Jv\| = \sqrt{v^{\top}Fv}, \quad "
@@ -34,6 +35,8 @@ FORMULAS: dict[str, str] = {
     "4.4": r"\frac{\delta}{\Delta} \le \sup_{t \in [0,1]} \sigma_{\max}\left(J(x + t(x'-x))\right)",
     "4.5": r"\max_{u, v \in B(x)} \frac{\|\mu(u) - \mu(v)\|}{\|u - v\|} \le \sup_{u \in B(x)} \sigma_{\max}(J(u))",
     "4.6": r"G(y) = \exp\left(-\left(\frac{a - y}{b}\right)^{c}\right), \quad y < a",
+    "4.7": r"\|J^{\top}u - \sigma v\| \le 2\,\mathrm{rtol}\,\sigma",
+    "4.8": r"\frac{m F}{q_{97.5\%}(\chi^2_m)} \le \|J\|_F^2 \le \frac{m F}{q_{2.5\%}(\chi^2_m)}",
     "5.1": r"\mathrm{Lip}(\mu) \le \frac{U}{\|h(x)\| - U\varepsilon}",
     "5.2": r"\|K\| \le c_n \max_{\omega} \sigma_{\max}\left(\hat{K}(\omega)\right)",
     "5.3": r"\frac{\delta}{\Delta} \le \text{searched} \le \mathrm{Lip}(\mu) \le \text{certified}",

@@ -4,8 +4,9 @@
 
 One product Jᵀ u a probe. As many probes as outputs, and the rows of J are taken instead: exact, without error.
 
-With normal probes ‖Jᵀ u‖² / ‖J‖_F² is a mixture of chi-squares whose tails are widest where J has rank one (Szekely and
-Bakirov 2003). The interval takes that case: the mean of m probes is chi-square with m degrees over m, so that
+With normal probes ‖Jᵀ u‖² / ‖J‖_F² is a mixture of chi-squares whose tails are widest where J has rank one (Szekely
+and Bakirov 2003). The interval, theory (4.8), takes that case: m times the mean of m probes is chi-square with m
+degrees, so that
 
     m mean / q_97.5%(chi²_m)  <=  ‖J‖_F²  <=  m mean / q_2.5%(chi²_m)       in at least 95% of draws, whatever J is.
 
