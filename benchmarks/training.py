@@ -32,12 +32,12 @@ from torch import Tensor
 
 from lipcomp.commands import table
 from lipcomp.data import TensorImages, view_batches
+from train.data import order, stream
 from train.networks import Trainee
 from train.optimizers import build_optimizer, set_rate
 from train.parallel import Ranks
 from train.recipe import Recipe
 from train.recipes import cifar10_simclr, mnist_simclr
-from train.streams import order, stream
 
 BATCH = 64
 Stepper = Callable[[], dict[str, float]]

@@ -24,9 +24,9 @@ from lipcomp.distributions import VonMisesFisher
 from lipcomp.encoders import Encoder, MLPHead, build_encoder
 from lipcomp.encoders.initialisation import variance_scaling_
 from lipcomp.objectives import ClassEncoder, Objective
+from train.data import stream
 from train.parallel import Ranks
 from train.recipe import Recipe
-from train.streams import stream
 
 Images = Float[Tensor, "batch channels height width"]
 
@@ -91,6 +91,16 @@ class Trainee(nn.Module):
             with torch.random.fork_rng(devices=[]):
                 self.probe = nn.Linear(width, classes)
             variance_scaling_(self.probe, stream(seed, "weights/probe"))
+        if recipe.perturb:
+            self._perturb(recipe.perturb, seed)
+
+    @torch.no_grad()
+    def _perturb(self, scale: float, seed: int) -> None:
+        """Multiply every weight by 1 + scale * n, n standard normal; a copied target stays a copy."""
+        for name, weight in self.named_parameters():
+            part = name.removeprefix("online.").removeprefix("target.")
+            noise = torch.randn(weight.shape, generator=stream(seed, f"perturb/{part}"))
+            weight.mul_(1 + scale * noise.to(weight.device))
 
     def forward(
         self,

@@ -13,9 +13,12 @@ Two ranks then give the losses and weights of one process (tests/train/test_rank
 """
 
 import os
+import signal
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from types import FrameType, TracebackType
 from typing import Any
 
 import torch
@@ -83,6 +86,12 @@ def local_device(device: torch.device) -> torch.device:
     if device.type == "cuda" and device.index is None:
         return torch.device("cuda", int(os.environ.get("LOCAL_RANK", "0")))
     return device
+
+
+def lost_rank(error: RuntimeError, ranks: Ranks) -> bool:
+    """Whether an error of a collective says that another rank is gone."""
+    signs = ("gloo", "nccl", "connection", "peer", "timed out", "process group")
+    return ranks.size > 1 and any(sign in str(error).lower() for sign in signs)
 
 
 class _Gather(torch.autograd.Function):
@@ -153,3 +162,31 @@ def synchronise_batch_norm(network: nn.Module, device: torch.device) -> nn.Modul
             if isinstance(child, nn.BatchNorm1d | nn.BatchNorm2d):
                 child.__class__ = CrossRankBatchNorm  # type: ignore[assignment]
     return network
+
+
+class Interruption:
+    """Ctrl-C and SIGTERM (a cluster's notice) end a run after the step it is in, with its state written.
+
+    A context in which the first SIGINT or SIGTERM only sets ``requested``; the second acts as it always does.
+    """
+
+    def __init__(self) -> None:
+        self.requested = False
+        self._before: dict[int, Any] = {}
+
+    def __enter__(self) -> "Interruption":
+        if threading.current_thread() is threading.main_thread():
+            for number in (signal.SIGINT, signal.SIGTERM):
+                self._before[number] = signal.signal(number, self._take)
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        for number, handler in self._before.items():
+            signal.signal(number, handler)
+
+    def _take(self, number: int, frame: FrameType | None) -> None:
+        self.requested = True
+        for known, handler in self._before.items():
+            signal.signal(known, handler)

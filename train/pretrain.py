@@ -8,10 +8,13 @@ Every random number of a run belongs to one of four streams (weights, order, vie
 from a generator seeded by (seed, stream, step) alone. So two runs of one seed share weights, order and views
 whatever their objectives draw, and a run that was killed at any moment goes on bitwise without any generator's state.
 
-What the folder of a run holds is listed in :mod:`train.state`.
+What the folder of a run holds is listed in :mod:`train.folder`.
 """
 
 import dataclasses
+import errno
+import json
+import os
 import sys
 import time
 import warnings
@@ -24,22 +27,28 @@ import torch
 from torch import Tensor
 from torch.nn.parallel import DistributedDataParallel
 
-from lipcomp.checkpoints import load_checkpoint
+from lipcomp.checkpoints.native import atomic_file
 from lipcomp.data import ImageSet, ViewBatch, view_batches
-from train.interrupt import Interruption
-from train.keeping import Keeper, check_same
+from lipcomp.jobs import available_cores
+from train.data import check_split, held_out_set, order, stream, training_set
+from train.folder import CHECKPOINT, DIVERGED, Keeper, clear_states, find_states, held, keep_lines
 from train.monitor import HeldOut, Line, Monitor, geometry, tensorboard_sink, wandb_sink
 from train.networks import Step, Trainee
-from train.optimizers import build_optimizer, set_rate
-from train.parallel import Ranks, local_device, started_ranks, synchronise_batch_norm
+from train.optimizers import (
+    build_optimizer,
+    learning_rate,
+    scale_rate,
+    set_rate,
+    target_decay,
+    total_steps,
+    warmup_steps,
+)
+from train.parallel import Interruption, Ranks, local_device, lost_rank, started_ranks, synchronise_batch_norm
 from train.recipe import Recipe
-from train.schedules import learning_rate, scale_rate, target_decay, total_steps, warmup_steps
 from train.settings import DTYPES, Settings
-from train.state import clear_states, keep_lines, locked
-from train.streams import order, stream
-from train.trainingset import check_split, held_out_set, training_set
 
 Report = Callable[[str], None]
+FULL = (errno.ENOSPC, errno.EDQUOT)
 
 
 def pretrain(
@@ -48,9 +57,23 @@ def pretrain(
     out: Path,
     settings: Settings | None = None,
     *,
+    data: Any = None,
     report: Report = lambda line: print(line, flush=True),
 ) -> Path:
     """Train, and return the path of the checkpoint. A run that was interrupted goes on where it was.
+
+    Parameters
+    ----------
+    recipe, seed
+        What is trained; :func:`train.data.fit` fits a recipe to other images.
+    out
+        Folder of the run.
+    settings
+        How it is run.
+    data
+        Images to train on instead of the recipe's own: an image set, or a torchvision or Hugging Face dataset.
+    report
+        Where progress and warnings go, a line at a time.
 
     Raises
     ------
@@ -59,7 +82,7 @@ def pretrain(
     ValueError
         If the data does not fit the recipe, or the folder holds another run, or one that is training now.
     OSError
-        If the folder cannot be written to. The last state is kept.
+        If the folder cannot be written to, or another rank was lost. The last state is kept.
     """
     settings = settings or Settings()
     with ExitStack() as stack:
@@ -67,16 +90,32 @@ def pretrain(
         settings = dataclasses.replace(settings, device=local_device(settings.device))
         if not ranks.first:
             report = _silent
-        images = training_set(recipe, settings.data_root, settings.skip_unreadable, report)
+        images = training_set(recipe, settings, report, data)
         check_split(recipe, images, ranks, settings)
         if ranks.first:
-            stack.enter_context(locked(out))
-        checkpoint = out / "model.safetensors"
-        if checkpoint.exists():
-            check_same(load_checkpoint(checkpoint).metadata.recipe, recipe, out)
+            stack.enter_context(held(out))
+        data_hash = ranks.everyones(images.content_hash() if ranks.first else None)[0]
+        keeper = Keeper(recipe, seed, out, settings, images, data_hash, ranks.size)
+        if (checkpoint := keeper.finished()) is not None:
             return checkpoint
         interruption = stack.enter_context(Interruption())
-        return Run(recipe, seed, out, settings, ranks, images, report).train(interruption)
+        try:
+            out.mkdir(parents=True, exist_ok=True)
+            return Run(recipe, seed, out, settings, ranks, images, report, keeper).train(interruption)
+        except OSError as error:
+            if error.errno not in FULL:
+                raise
+            raise OSError(
+                f"the disk of the run's folder {str(out)!r} is full ({error.strerror}); free space there and run the "
+                f"same command again to go on"
+            ) from error
+        except RuntimeError as error:
+            if not lost_rank(error, ranks):
+                raise
+            raise ConnectionError(
+                f"another rank of this run was lost ({str(error).splitlines()[0]}); the last state is kept in "
+                f"{str(out / 'states')!r}: run the same command again to go on"
+            ) from error
 
 
 class Run:
@@ -91,6 +130,7 @@ class Run:
         ranks: Ranks,
         images: ImageSet,
         report: Report,
+        keeper: Keeper | None = None,
     ) -> None:
         self.recipe, self.seed, self.out, self.settings = recipe, seed, out, settings
         self.ranks, self.images, self.report = ranks, images, report
@@ -109,10 +149,10 @@ class Run:
             synchronise_batch_norm(self.trainee, settings.device)
         self.optimizer = build_optimizer(self.trainee, recipe)
         self.scaler = torch.amp.GradScaler(settings.device.type, enabled=settings.precision == "fp16")
-        held_out = held_out_set(recipe, settings.data_root, images)
-        self.held_out = None if held_out is None or not self.evaluate_steps else HeldOut(images, held_out)
+        held_out = held_out_set(recipe, settings, images) if self.evaluate_steps else None
+        self.held_out = None if held_out is None else HeldOut(images, held_out)
         self.monitor = Monitor(out / "metrics.jsonl", report, self._sinks())
-        self.keeper = Keeper(recipe, seed, out, settings, images, ranks.size)
+        self.keeper = keeper or Keeper(recipe, seed, out, settings, images, images.content_hash(), ranks.size)
 
     def _sinks(self) -> list[Any]:
         sinks: list[Any] = []
@@ -153,6 +193,7 @@ class Run:
             if len(waiting) >= self.settings.log_steps or saving or evaluating or last:
                 line = self.log(waiting)  # looks for a loss that is not finite, before anything is saved
                 waiting.clear()
+                self.check_weights(step)
                 now = time.monotonic()
                 if now - shown > 5 or last:
                     shown, speed = now, (done - first) / (now - started)
@@ -168,11 +209,12 @@ class Run:
             if stop and not last:
                 raise KeyboardInterrupt
         self.monitor.flush()
-        checkpoint = self.out / "model.safetensors"
+        checkpoint = self.out / CHECKPOINT
         if self.ranks.first:
             metrics = {name: float(value) for name, value in line.items() if not isinstance(value, str)}
             self.keeper.keep(checkpoint, self.trainee, self.total, metrics)
             clear_states(self.out)
+            (self.out / DIVERGED).unlink(missing_ok=True)
         return checkpoint
 
     def stops(self, interruption: Interruption, done: int) -> bool:
@@ -194,9 +236,9 @@ class Run:
                 if step + 1 == self.total:
                     return
 
-        return view_batches(
-            self.images, self.recipe.views, plan(), self.settings.device, workers=self.settings.workers
-        )
+        beside = int(os.environ.get("LOCAL_WORLD_SIZE", "1"))  # ranks that share this machine's cores
+        workers = self.settings.workers or max(1, available_cores() // beside)
+        return view_batches(self.images, self.recipe.views, plan(), self.settings.device, workers=workers)
 
     def step(self, network: Any, batch: ViewBatch) -> dict[str, Tensor | float]:
         """Forward, backward, optimiser, target; returns what to log."""
@@ -278,17 +320,34 @@ class Run:
                 line[name] = self.ranks.mean(value).item() if isinstance(value, Tensor) else value
             if not torch.isfinite(torch.tensor(line["loss"])):
                 self.monitor.flush()
-                raise FloatingPointError(
-                    f"the loss of {self.recipe.name} (seed {self.seed}) became {line['loss']} at step {step} of "
-                    f"{self.total}; the last good state is kept in {str(self.out / 'states')!r}. Lower "
-                    f"learning_rate (now {self.recipe.learning_rate}), or look at the images of that step"
-                )
+                raise FloatingPointError(self._diverged(step, f"the loss became {line['loss']}"))
             if self.ranks.first:
                 self.monitor.add(line)
                 self.monitor.watch(step, line)
         if self.ranks.first:
             self.monitor.flush()
         return line
+
+    def check_weights(self, step: int) -> None:
+        """Stop before weights that are not finite are measured or kept."""
+        norms = torch.stack(torch._foreach_norm(list(self.trainee.online.parameters())))
+        if not torch.isfinite(norms).all():
+            raise FloatingPointError(self._diverged(step, "weights became infinite or NaN"))
+
+    def _diverged(self, step: int, what: str) -> str:
+        """What to say of a loss that is not finite; kept beside the run, so that a sweep need not try again."""
+        if states := find_states(self.out):
+            kept = f"the last good state is kept: {str(states[0])!r}"
+        else:
+            kept = "no state had been written"
+        reason = (
+            f"{self.recipe.name} (seed {self.seed}): {what} at step {step} of {self.total}; {kept}. "
+            f"Lower learning_rate (now {self.recipe.learning_rate}), or look at the images of that step"
+        )
+        if self.ranks.first:
+            with atomic_file(self.out / DIVERGED) as temporary:
+                temporary.write_text(json.dumps({"reason": reason, "identity": self.keeper.identity}))
+        return reason
 
     def show(self, done: int, line: Line, speed: float) -> None:
         """One line of progress."""

@@ -18,7 +18,8 @@ from lipcomp.objectives import (
     SimCLR,
     SupervisedCEB,
 )
-from train.schedules import Scaling
+
+Scaling = Literal["linear", "sqrt", "none"]
 
 Optimizer = Literal["adamw", "lars", "sgd"]
 TargetStart = Literal["copy", "independent"]
@@ -46,7 +47,9 @@ class Recipe:
         Length, and images in a step (two views of each). Images run on from one epoch into the next, so a batch may
         hold the end of one and the start of another.
     learning_rate
-        Base rate; the peak is ``scaling`` of it: "linear" rate * batch / 256, "sqrt" rate * sqrt(batch), "none".
+        Base rate; the peak is ``scaling`` of it.
+    scaling
+        Peak rate: "linear" rate * batch / 256, "sqrt" rate * sqrt(batch), "none" the rate itself.
     warmup_epochs
         Length of the linear warm-up from 0; a cosine to 0 follows.
     optimizer
@@ -63,6 +66,8 @@ class Recipe:
         "torch" for PyTorch's defaults, "paper" for the official code's truncated normal.
     probe
         Layer that the concurrent linear head reads behind a stop-gradient, or None for no head.
+    perturb
+        Relative size of a random change of the first weights, to see what rounding grows to; 0 for none.
     pair
         Name of the uncompressed member of the pair, for a compressed recipe or a control.
     """
@@ -84,6 +89,7 @@ class Recipe:
     target_start: TargetStart = "copy"
     initialisation: Initialisation = "torch"
     probe: Probe | None = "backbone"
+    perturb: float = 0.0
     pair: str | None = None
 
     def __post_init__(self) -> None:
@@ -97,7 +103,7 @@ class Recipe:
         for name in ("learning_rate", "predictor_rate"):
             if not 0 < getattr(self, name) < math.inf:
                 raise ValueError(f"{name} must be positive and finite, got {getattr(self, name)}")
-        for name in ("warmup_epochs", "weight_decay"):
+        for name in ("warmup_epochs", "weight_decay", "perturb"):
             if not 0 <= getattr(self, name) < math.inf:
                 raise ValueError(f"{name} must be at least 0 and finite, got {getattr(self, name)}")
         if not 0 <= self.target_decay < 1:

@@ -1,28 +1,31 @@
-"""Recipes: what is trained, on what, how. A recipe is a named function that returns a frozen :class:`Recipe`.
+"""Recipes: what is trained, on what, how. A recipe is a frozen :class:`Recipe` with a name.
 
-The compressed twin is the recipe with its objective replaced:
-
-    def mnist_c_simclr():  return compress(mnist_simclr(), "mnist_c_simclr")
-
-so a pair differs in its objective, and where C-BYOL needs a decoder behind its latent, in that one layer. Here are the
-small recipes; the paper's, on ImageNet, are in :mod:`train.imagenet`.
+A *family* is two functions, SimCLR's and BYOL's recipe on one data set; every other method is made from them by
+replacing the objective (:func:`with_method`), so the members of a pair differ in it alone, and where C-BYOL needs a
+decoder behind its latent, in that one layer. ``find_recipe("cifar10_c_byol")`` is family and method; the paper's
+recipes, on ImageNet, are in :mod:`train.imagenet`; one's own live in a file: ``find_recipe("my_recipes.py:fashion")``.
 """
 
 import difflib
+import importlib
+import importlib.util
+import sys
 from collections.abc import Callable
 from dataclasses import replace
+from pathlib import Path
 
 from lipcomp.data import DigitViews, PhotoViews
 from lipcomp.encoders import EncoderSpec
 from lipcomp.objectives import BYOL, CosineClassifier, NoisySimCLR, SimCLR, WeightedSimCLR
-from train.imagenet import IMAGENET_RECIPES
+from train.imagenet import IMAGENET_RECIPES, imagenet100_byol, imagenet100_simclr
 from train.recipe import Recipe, compress
 
-# MNIST-5k: half a minute (SimCLR) to a minute and a half (BYOL) on one CPU core.
+METHODS = ("simclr", "c_simclr", "weighted_simclr", "noisy_simclr", "byol", "c_byol", "supervised", "ceb")
+GREY_SMALL, COLOUR_SMALL = 32, 64  # pixels: up to these sides a small network and its recipe are enough
 
 
 def mnist_simclr() -> Recipe:
-    """SimCLR at temperature 0.1 on MNIST-5k."""
+    """SimCLR at temperature 0.1 on MNIST-5k: half a minute on one CPU core."""
     return Recipe(
         name="mnist_simclr",
         objective=SimCLR(temperature=0.1),
@@ -36,25 +39,8 @@ def mnist_simclr() -> Recipe:
     )
 
 
-def mnist_c_simclr() -> Recipe:
-    """C-SimCLR: mnist_simclr, compressed."""
-    return compress(mnist_simclr(), "mnist_c_simclr")
-
-
-def mnist_weighted_simclr() -> Recipe:
-    """The control: SimCLR whose positive pair weighs 1 + beta, which is C-SimCLR's gradient without its noise."""
-    objective = WeightedSimCLR(beta=1.0, temperature=0.1)
-    return replace(mnist_simclr(), name="mnist_weighted_simclr", objective=objective, pair="mnist_simclr")
-
-
-def mnist_noisy_simclr() -> Recipe:
-    """The other control: SimCLR with C-SimCLR's noise, at beta = 0."""
-    objective = NoisySimCLR(kappa_e=1024.0, kappa_b=10.0)
-    return replace(mnist_simclr(), name="mnist_noisy_simclr", objective=objective, pair="mnist_simclr")
-
-
 def mnist_byol() -> Recipe:
-    """BYOL on MNIST-5k: SimCLR's recipe, twice as long and at a higher rate, with a fast predictor."""
+    """BYOL on MNIST-5k: SimCLR's recipe, twice as long and at a higher rate, with a fast predictor; 90 seconds."""
     base = mnist_simclr()
     return replace(
         base,
@@ -68,26 +54,8 @@ def mnist_byol() -> Recipe:
     )
 
 
-def mnist_c_byol() -> Recipe:
-    """C-BYOL: mnist_byol, compressed."""
-    return compress(mnist_byol(), "mnist_c_byol")
-
-
-def mnist_supervised() -> Recipe:
-    """A supervised cosine classifier on MNIST-5k."""
-    return replace(mnist_simclr(), name="mnist_supervised", objective=CosineClassifier(temperature=0.1))
-
-
-def mnist_ceb() -> Recipe:
-    """Supervised CEB: mnist_supervised, compressed."""
-    return compress(mnist_supervised(), "mnist_ceb")
-
-
-# CIFAR-10 and -100: ResNet-18 with the CIFAR stem; hours on one GPU.
-
-
 def cifar10_simclr() -> Recipe:
-    """SimCLR on CIFAR-10, ResNet-18, LARS at SimCLR's CIFAR rate (Chen et al. 2020, B.9), no blur."""
+    """SimCLR on CIFAR-10, ResNet-18, LARS at SimCLR's CIFAR rate (Chen et al. 2020, B.9), no blur; hours on one GPU."""
     return Recipe(
         name="cifar10_simclr",
         objective=SimCLR(temperature=0.1),
@@ -109,11 +77,6 @@ def cifar10_simclr() -> Recipe:
     )
 
 
-def cifar10_c_simclr() -> Recipe:
-    """C-SimCLR on CIFAR-10."""
-    return compress(cifar10_simclr(), "cifar10_c_simclr")
-
-
 def cifar10_byol() -> Recipe:
     """BYOL on CIFAR-10."""
     base = cifar10_simclr()
@@ -126,85 +89,167 @@ def cifar10_byol() -> Recipe:
     )
 
 
-def cifar10_c_byol() -> Recipe:
-    """C-BYOL on CIFAR-10."""
-    return compress(cifar10_byol(), "cifar10_c_byol")
+def on(
+    recipe: Recipe, data: str, mean: tuple[float, ...], std: tuple[float, ...], size: int | None = None
+) -> Recipe:
+    """A family's recipe on another set: its name, statistics and image size, nothing else."""
+    shape = recipe.encoder.image_shape
+    backbone = recipe.encoder.backbone
+    encoder = replace(
+        recipe.encoder,
+        backbone=backbone.removesuffix("_cifar") if (size or 0) > COLOUR_SMALL else backbone,
+        mean=mean,
+        std=std,
+        image_shape=shape if size is None else (shape[0], size, size),
+    )
+    return replace(recipe, name=f"{data}_{recipe.name.rsplit('_', 1)[1]}", data=data, encoder=encoder)
 
 
-def cifar10_supervised() -> Recipe:
-    """A supervised cosine classifier on CIFAR-10."""
-    objective = CosineClassifier(temperature=0.1)
-    return replace(cifar10_simclr(), name="cifar10_supervised", objective=objective, epochs=200)
+# Statistics of the training images, each channel over all pixels.
+CIFAR100 = ("cifar100", (0.5071, 0.4865, 0.4409), (0.2673, 0.2564, 0.2762))
+SVHN = ("svhn", (0.4377, 0.4438, 0.4728), (0.1980, 0.2010, 0.1970))
+STL10 = ("stl10", (0.4467, 0.4398, 0.4066), (0.2603, 0.2566, 0.2713), 96)
+FASHION = ("fashion_mnist", (0.2860,), (0.3530,))
+
+FAMILIES: dict[str, tuple[Callable[[], Recipe], Callable[[], Recipe]]] = {
+    "mnist": (mnist_simclr, mnist_byol),
+    "fashion_mnist": (lambda: on(mnist_simclr(), *FASHION), lambda: on(mnist_byol(), *FASHION)),
+    "cifar10": (cifar10_simclr, cifar10_byol),
+    "cifar100": (lambda: on(cifar10_simclr(), *CIFAR100), lambda: on(cifar10_byol(), *CIFAR100)),
+    "svhn": (lambda: _digits(on(cifar10_simclr(), *SVHN)), lambda: _digits(on(cifar10_byol(), *SVHN))),
+    "stl10": (lambda: on(cifar10_simclr(), *STL10), lambda: on(cifar10_byol(), *STL10)),
+    "imagenet100": (imagenet100_simclr, imagenet100_byol),
+}
 
 
-def cifar10_ceb() -> Recipe:
-    """Supervised CEB on CIFAR-10."""
-    return compress(cifar10_supervised(), "cifar10_ceb")
+def _digits(recipe: Recipe) -> Recipe:
+    """House numbers have no mirror image."""
+    assert isinstance(recipe.views, PhotoViews)
+    return replace(recipe, views=replace(recipe.views, flip=0.0))
 
 
-def _on_cifar100(recipe: Recipe) -> Recipe:
-    rename = {"name": recipe.name.replace("cifar10_", "cifar100_"), "data": "cifar100"}
-    twin = recipe.pair and recipe.pair.replace("cifar10_", "cifar100_")
-    encoder = replace(recipe.encoder, mean=(0.5071, 0.4865, 0.4409), std=(0.2673, 0.2564, 0.2762))
-    return replace(recipe, **rename, encoder=encoder, pair=twin)  # type: ignore[arg-type]
+def with_method(family: str, method: str) -> Recipe:
+    """A family's recipe with the objective of a method.
+
+    ``weighted_simclr`` and ``noisy_simclr`` are the controls: C-SimCLR's gradient without its noise (the positive pair
+    weighs 1 + beta), and its noise at beta = 0.
+    """
+    simclr, byol = (make() for make in FAMILIES[family])
+    name = f"{family}_{method}"
+    assert isinstance(simclr.objective, SimCLR)
+    temperature = simclr.objective.temperature
+    if method == "simclr":
+        return simclr
+    if method == "byol":
+        return byol
+    if method == "c_simclr":
+        return compress(simclr, name)
+    if method == "c_byol":
+        return compress(byol, name)
+    if method == "weighted_simclr":
+        objective = WeightedSimCLR(beta=1.0, temperature=temperature)
+        return replace(simclr, name=name, objective=objective, pair=simclr.name)
+    if method == "noisy_simclr":
+        noisy = NoisySimCLR(kappa_e=1024.0, kappa_b=1 / temperature)
+        return replace(simclr, name=name, objective=noisy, pair=simclr.name)
+    supervised = replace(
+        simclr,
+        name=f"{family}_supervised",
+        objective=CosineClassifier(temperature),
+        epochs=min(simclr.epochs, 200),
+    )
+    return supervised if method == "supervised" else compress(supervised, name)
 
 
-def cifar100_simclr() -> Recipe:
-    """SimCLR on CIFAR-100."""
-    return _on_cifar100(cifar10_simclr())
-
-
-def cifar100_c_simclr() -> Recipe:
-    """C-SimCLR on CIFAR-100."""
-    return _on_cifar100(cifar10_c_simclr())
-
-
-def cifar100_byol() -> Recipe:
-    """BYOL on CIFAR-100."""
-    return _on_cifar100(cifar10_byol())
-
-
-def cifar100_c_byol() -> Recipe:
-    """C-BYOL on CIFAR-100."""
-    return _on_cifar100(cifar10_c_byol())
-
-
-SMALL_RECIPES: tuple[Callable[[], Recipe], ...] = (
-    mnist_simclr,
-    mnist_c_simclr,
-    mnist_weighted_simclr,
-    mnist_noisy_simclr,
-    mnist_byol,
-    mnist_c_byol,
-    mnist_supervised,
-    mnist_ceb,
-    cifar10_simclr,
-    cifar10_c_simclr,
-    cifar10_byol,
-    cifar10_c_byol,
-    cifar10_supervised,
-    cifar10_ceb,
-    cifar100_simclr,
-    cifar100_c_simclr,
-    cifar100_byol,
-    cifar100_c_byol,
-)
 RECIPES: dict[str, Callable[[], Recipe]] = {
-    **{recipe.__name__: recipe for recipe in SMALL_RECIPES},
+    **{
+        f"{family}_{method}": lambda family=family, method=method: with_method(family, method)  # type: ignore[misc]
+        for family in FAMILIES
+        for method in METHODS
+    },
     **IMAGENET_RECIPES,
 }
 
 
+def family_for(image_shape: tuple[int, int, int]) -> str:
+    """The family whose network and schedule suit images of that shape."""
+    channels, side = image_shape[0], max(image_shape[1:])
+    if channels == 1 and side <= GREY_SMALL:
+        return "mnist"
+    return "cifar10" if side <= COLOUR_SMALL else "imagenet100"
+
+
 def find_recipe(name: str) -> Recipe:
-    """The recipe of that name.
+    """The recipe of that name, or what a function of one's own returns: ``FILE.py:FUNCTION`` or ``MODULE:FUNCTION``.
 
     Raises
     ------
     ValueError
         If there is none; the message gives the nearest name.
+    ImportError
+        If the file or module cannot be imported.
     """
+    if ":" in name:
+        recipe = load_function(name)()
+        if not isinstance(recipe, Recipe):
+            raise ValueError(
+                f"{name!r} must return a train.recipe.Recipe, it returned {type(recipe).__name__}; start from a known "
+                f"one: dataclasses.replace(find_recipe('mnist_simclr'), name=..., epochs=...)"
+            )
+        return recipe
     if name not in RECIPES:
         near = difflib.get_close_matches(name, RECIPES, 1)
         hint = f"; did you mean {near[0]!r}?" if near else "."
-        raise ValueError(f"recipe {name!r} is unknown{hint} Known recipes: {', '.join(RECIPES)}")
+        families = ", ".join(FAMILIES)
+        raise ValueError(
+            f"recipe {name!r} is unknown{hint} Known: FAMILY_METHOD with a family of {families} and a method of "
+            f"{', '.join(METHODS)}; {', '.join(IMAGENET_RECIPES)}; or FILE.py:FUNCTION"
+        )
     return RECIPES[name]()
+
+
+def load_function(place: str) -> Callable[..., object]:
+    """A function of a file (``FILE.py:NAME``) or of an importable module (``MODULE:NAME``).
+
+    Raises
+    ------
+    ImportError
+        If it is not there or does not import; the message says why.
+    """
+    source, _, name = place.rpartition(":")
+    try:
+        module = import_file(Path(source)) if source.endswith(".py") else importlib.import_module(source)
+    except Exception as error:
+        raise ImportError(f"{source!r} cannot be imported ({type(error).__name__}: {error})") from error
+    function = getattr(module, name, None)
+    if not callable(function):
+        known = [n for n, value in vars(module).items() if callable(value) and not n.startswith("_")]
+        near = difflib.get_close_matches(name, known, 1)
+        raise ImportError(  # noqa: TRY004
+            f"{source!r} has no function {name!r}" + (f"; did you mean {near[0]!r}?" if near else "")
+        )
+    found: Callable[..., object] = function
+    return found
+
+
+def import_file(path: Path) -> object:
+    """Import a file as a module of its stem, once; classes of it can then be pickled and found again."""
+    path = path.resolve()
+    known = sys.modules.get(path.stem)
+    if known is not None and getattr(known, "__file__", None) == str(path):
+        return known
+    if known is not None:
+        raise ImportError(f"a module {path.stem!r} is loaded already ({known}); rename {path.name}")
+    if not path.is_file():
+        raise FileNotFoundError(f"{str(path)!r} does not exist")
+    spec = importlib.util.spec_from_file_location(path.stem, path)
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[path.stem] = module
+    try:
+        spec.loader.exec_module(module)
+    except BaseException:
+        del sys.modules[path.stem]
+        raise
+    return module

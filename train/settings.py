@@ -19,18 +19,18 @@ class Settings:
     device
         Where it trains.
     data_root
-        Where CIFAR lies.
+        Folder that holds CIFAR, SVHN and other sets on disk.
     precision
         fp32, or autocast to bf16 or fp16 (with a scaled loss); the objective is always computed in float32.
     accumulate
         Parts of a batch that are passed one after the other. *This changes the method*: batch norm and the negatives
         then see a part of the batch only.
     compile
-        Compile the backbones (``torch.compile``).
+        Compile the backbones (torch.compile).
     channels_last
         Images and kernels with the channels last in memory; faster convolutions.
     workers
-        Threads that decode images on disk; 0 for one a core.
+        Threads that decode images on disk; 0 for one per core that this process may use, shared by the ranks.
     save_steps
         Steps between two states; one epoch if not given.
     keep_epochs
@@ -42,7 +42,7 @@ class Settings:
     skip_unreadable
         Leave out images on disk that cannot be read instead of refusing them.
     tensorboard
-        Write event files into the run's folder.
+        Write TensorBoard's event files into the run's folder.
     wandb
         Project of Weights & Biases to log to.
     """

@@ -1,34 +1,56 @@
-"""Train the matched pairs of a study: recipes x beta x seed, over several processes, resumable as a whole.
+r"""Train the runs of a study: recipes x beta x seed, on this machine, on Slurm or on Ray; resumable as a whole.
 
     python -m train.sweep default --out studies/default
+    python -m train.sweep --methods simclr,weighted_simclr,c_simclr --data my_images --betas .3,1 --seeds 5 \
+        --engine slurm --gpus 1 --device cuda --set epochs=200 --out studies/mine
+    python -m train.sweep default --out studies/default --seeds +4
 
 Runs of one seed share weights, data order and augmentation draws. A finished run is never trained again; an
-interrupted one goes on after its last state. ``study.json`` in the folder says what belongs to the study.
+interrupted one goes on after its last state; a run that fails leaves the others alone. Several terminals or machines
+may work on one study: each run is trained by one of them. ``study.json`` in the folder says what belongs to the study.
 """
 
 import json
+import os
+import pickle
+import subprocess
 import sys
+import tempfile
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from lipcomp.checkpoints.native import atomic_file
+from lipcomp.claims import claim
 from lipcomp.commands import Parser, run
-from lipcomp.jobs import available_cores, raise_failures, run_jobs
+from lipcomp.encoders import BACKBONES, register_backbone
+from lipcomp.jobs import (
+    JobFailure,
+    Outcome,
+    add_engine_arguments,
+    engine_choice,
+    raise_failures,
+    run_jobs,
+)
+from train.command import (
+    EPILOG,
+    add_recipe_options,
+    add_settings,
+    changed,
+    recipe_fields,
+    recipe_of,
+    settings_of,
+)
+from train.folder import CHECKPOINT, DIVERGED, BusyError, check_same, flat
 from train.pretrain import pretrain
 from train.recipe import Recipe, with_beta
-from train.recipes import (
-    mnist_byol,
-    mnist_c_byol,
-    mnist_c_simclr,
-    mnist_noisy_simclr,
-    mnist_simclr,
-    mnist_weighted_simclr,
-)
+from train.recipes import METHODS, find_recipe, import_file, load_function
+from train.settings import Settings
 
 BETAS = (0.1, 0.3, 1.0, 3.0, 10.0)
+POLL = 15.0  # seconds between two looks at runs that another command trains
 
 
 @dataclass(frozen=True)
@@ -41,16 +63,10 @@ class Preset:
 
 
 def quick() -> Preset:
-    """One seed, few epochs: every stage runs, nothing is proved."""
+    """Smoke test: one seed, few epochs; the results are not meaningful."""
     short = [
         replace(recipe, epochs=2 if recipe.objective.family == "simclr" else 3)
-        for recipe in (
-            mnist_simclr(),
-            mnist_weighted_simclr(),
-            mnist_c_simclr(),
-            mnist_byol(),
-            mnist_c_byol(),
-        )
+        for recipe in default().recipes
     ]
     return Preset(
         tuple(short), 1, "a rehearsal of every stage; with one seed and few epochs it proves nothing"
@@ -59,79 +75,250 @@ def quick() -> Preset:
 
 def default() -> Preset:
     """Five methods, three paired seeds."""
-    recipes = (mnist_simclr(), mnist_weighted_simclr(), mnist_c_simclr(), mnist_byol(), mnist_c_byol())
+    methods = ("simclr", "weighted_simclr", "c_simclr", "byol", "c_byol")
+    recipes = tuple(find_recipe(f"mnist_{method}") for method in methods)
     return Preset(recipes, 3, "five methods at beta = 1 with three paired seeds")
 
 
 def full() -> Preset:
     """The sweep of beta, five paired seeds; about two hours on two cores."""
-    swept = [
-        with_beta(twin, beta)
-        for twin in (mnist_weighted_simclr(), mnist_c_simclr(), mnist_c_byol())
-        for beta in BETAS
-    ]
-    recipes = (mnist_simclr(), mnist_noisy_simclr(), mnist_byol(), *swept)
-    return Preset(recipes, 5, f"beta over {', '.join(f'{beta:g}' for beta in BETAS)} with five paired seeds")
+    plain = [find_recipe(f"mnist_{method}") for method in ("simclr", "noisy_simclr", "byol")]
+    twins = [find_recipe(f"mnist_{method}") for method in ("weighted_simclr", "c_simclr", "c_byol")]
+    return Preset(
+        (*plain, *over_betas(twins, BETAS)),
+        5,
+        f"beta over {', '.join(f'{beta:g}' for beta in BETAS)} with five paired seeds",
+    )
 
 
 PRESETS = {preset.__name__: preset for preset in (quick, default, full)}
 
 
-def train_one(recipe: Recipe, seed: int, out: Path) -> None:
-    """Train one run in a worker process."""
-    pretrain(recipe, seed, out, report=lambda line: None)
+def over_betas(recipes: Sequence[Recipe], betas: Sequence[float]) -> list[Recipe]:
+    """Each recipe at every beta; those without one once."""
+    found: list[Recipe] = []
+    for recipe in recipes:
+        has_beta = hasattr(recipe.objective, "beta")
+        found += [with_beta(recipe, beta) for beta in betas] if has_beta and betas else [recipe]
+    return found
 
 
-def claim(out: Path, preset_name: str, preset: Preset) -> None:
-    """Write study.json, or refuse a folder that holds another study."""
-    plan: dict[str, Any] = {
-        "preset": preset_name,
-        "purpose": preset.purpose,
-        "seeds": preset.seeds,
-        "runs": {
-            f"{recipe.name}-seed{seed}": recipe.to_dict()
-            for recipe in preset.recipes
-            for seed in range(preset.seeds)
-        },
-    }
-    file = out / "study.json"
-    plan = json.loads(json.dumps(plan))
-    if file.exists() and json.loads(file.read_text()) != plan:
-        raise ValueError(
-            f"{out} holds another study (its study.json differs); give another --out or remove the folder"
+# One run, in a worker.
+
+
+def train_one(
+    sources: Sequence[str], packed: bytes, seed: int, out: Path, settings: Settings, ranks: int
+) -> tuple[list[str], str | None]:
+    """Train one run in a worker; returns its warnings, and why it diverged or ``"busy"``, or None if it is finished.
+
+    ``sources`` are files and backbones of one's own, imported before the recipe is unpacked. With ``ranks`` > 1 the run
+    is a group of processes of its own on this machine, started by torchrun.
+    """
+    if ranks > 1:
+        return _train_by_torchrun((sources, packed, seed, out, settings, 1), ranks)
+    for source in sources:
+        if ":" in source:
+            register_backbone(source, load_function(source))
+        else:
+            import_file(Path(source))
+    warnings: list[str] = []
+
+    def listen(line: str) -> None:
+        if line.startswith(("warning", "note")):
+            warnings.append(line)
+
+    try:
+        pretrain(pickle.loads(packed), seed, out, settings, report=listen)
+    except BusyError:
+        return warnings, "busy"
+    except FloatingPointError as error:
+        return warnings, str(error)
+    return warnings, None
+
+
+def _train_by_torchrun(job: tuple[Any, ...], ranks: int) -> tuple[list[str], str | None]:
+    with tempfile.TemporaryDirectory() as folder:
+        file = Path(folder) / "job"
+        file.write_bytes(pickle.dumps(job))
+        launcher = [
+            sys.executable,
+            "-m",
+            "torch.distributed.run",
+            "--standalone",
+            f"--nproc-per-node={ranks}",
+        ]
+        process = subprocess.run(
+            [*launcher, "-m", "train.sweep", "--job", str(file)], capture_output=True, text=True
         )
-    with atomic_file(file) as temporary:
-        temporary.write_text(json.dumps(plan, indent=1))
+        if process.returncode:
+            raise RuntimeError(f"torchrun ended with {process.returncode}: {process.stderr.strip()[-2000:]}")
+        answer: tuple[list[str], str | None] = pickle.loads((Path(folder) / "job.answer").read_bytes())
+        return answer
 
 
-def sweep(preset_name: str, out: Path, workers: int) -> None:
-    """Train every run of a preset that is not finished yet."""
-    preset = PRESETS[preset_name]()
-    claim(out, preset_name, preset)
-    jobs = [
-        (recipe, seed, out / "runs" / f"{recipe.name}-seed{seed}")
-        for seed in range(preset.seeds)
-        for recipe in preset.recipes
-    ]
-    todo = [job for job in jobs if not (job[2] / "model.safetensors").exists()]
-    todo.sort(key=lambda job: -_cost(job[0]))  # long runs first
-    print(f"train: {preset.purpose}: {len(jobs)} runs, {len(jobs) - len(todo)} finished before", flush=True)
-    if not todo:
-        return
-    started = time.monotonic()
-    cost = [_cost(recipe) for recipe, _, _ in todo]
-    done = 0.0
-    failures = {}
-    for count, outcome in enumerate(run_jobs(train_one, todo, workers=workers), 1):
-        done += cost[outcome.number]
-        left = (time.monotonic() - started) / done * (sum(cost) - done)
-        name = todo[outcome.number][2].name
-        end = f"{outcome.seconds:5.0f} s" if outcome.error is None else " failed"
-        print(f"  {count:3d}/{len(todo)}  {name:32s} {end}   {left:4.0f} s left", flush=True)
-        if outcome.error is not None:
-            failures[name] = outcome.error
-    note_stage(out, "train", time.monotonic() - started)
-    raise_failures(failures, len(todo))
+def _train_as_rank(file: Path) -> None:
+    """What torchrun starts: one rank of a packed run; the first says what became of it."""
+    answer = train_one(*pickle.loads(file.read_bytes()))
+    if os.environ.get("RANK") == "0":
+        file.with_suffix(".answer").write_bytes(pickle.dumps(answer))
+
+
+# A study.
+
+
+def sweep(
+    recipes: Sequence[Recipe],
+    seeds: int | str,
+    out: Path,
+    *,
+    settings: Settings | None = None,
+    sources: Sequence[str] = (),
+    ranks: int = 1,
+    name: str = "custom",
+    purpose: str = "a sweep of one's own",
+    report: Callable[[str], None] = lambda line: print(line, flush=True),
+    **engine: Any,
+) -> dict[str, JobFailure]:
+    """Train every run of a study that is not finished yet; returns what failed, by run.
+
+    Parameters
+    ----------
+    recipes
+        Each is trained with every seed; their names must differ.
+    seeds
+        How many paired seeds; ``"+N"`` adds N to those of a study that is there.
+    out
+        Folder of the study. Nodes of a cluster must see it under the same path.
+    settings
+        How each run is run.
+    sources
+        Files of one's own (``FILE.py``) and backbones (``FILE.py:FUNCTION``) that the recipes need.
+    ranks
+        Processes per run, each with a GPU of its own where the device is cuda.
+    name, purpose
+        What study.json says of the study.
+    report
+        Where progress goes.
+    engine
+        ``workers``, ``engine`` and ``options`` of :func:`lipcomp.jobs.run_jobs`.
+    """
+    settings = settings or Settings()
+    count = plan(out, name, purpose, recipes, seeds)
+    folders = {
+        f"{recipe.name}-seed{seed}": (recipe, seed, out / "runs" / f"{recipe.name}-seed{seed}")
+        for seed in range(count)
+        for recipe in recipes
+    }
+    todo = {run: job for run, job in folders.items() if not (job[2] / CHECKPOINT).exists()}
+    warned = {
+        run: json.loads((job[2] / DIVERGED).read_text())["reason"]
+        for run, job in todo.items()
+        if (job[2] / DIVERGED).exists()
+    }
+    total, todo = len(todo), {run: job for run, job in todo.items() if run not in warned}
+    report(
+        f"train: {purpose}: {len(folders)} runs, {len(folders) - total} finished before"
+        + (f", {len(warned)} diverged before" if warned else "")
+    )
+    lines = [f"{run}: diverged: {reason}" for run, reason in warned.items()]
+    failed: dict[str, JobFailure] = {}
+    started, done, cost = time.monotonic(), 0.0, {run: _cost(job[0]) for run, job in todo.items()}
+    number = 0
+    while todo:
+        waiting = sorted(todo, key=lambda run: -cost[run])  # long runs first
+        jobs = [
+            (tuple(sources), pickle.dumps(todo[run][0]), *todo[run][1:], settings, ranks) for run in waiting
+        ]
+        busy = []
+        for outcome in run_jobs(train_one, jobs, **engine):
+            run = waiting[outcome.number]
+            line, notes, failure, elsewhere = _told(run, outcome)
+            if elsewhere:
+                busy.append(run)
+                continue
+            lines += [f"{run}: {note}" for note in notes]
+            if failure is not None:
+                failed[run] = failure
+            del todo[run]
+            number, done = number + 1, done + cost[run]
+            left = (time.monotonic() - started) / done * (sum(cost.values()) - done)
+            report(f"  {number:3d}/{len(cost)}  {line}   {left:4.0f} s left")
+            for note in notes:
+                report(f"           {note}")
+        if busy and todo:
+            report(f"  {len(busy)} of the runs are trained by another command; waiting for it")
+            _wait_for(todo)
+            todo = {run: job for run, job in todo.items() if not (job[2] / CHECKPOINT).exists()}
+    if number:
+        note_stage(out, "train", time.monotonic() - started)
+    if lines:
+        report("to look at:")
+        for line in lines:
+            report(f"  {line}")
+    return failed
+
+
+def _told(
+    run: str, outcome: Outcome[tuple[list[str], str | None]]
+) -> tuple[str, list[str], JobFailure | None, bool]:
+    """A line, what to repeat at the end, the failure, and whether another command has the run."""
+    if outcome.error is not None:
+        return f"{run:32s} FAILED", [f"failed: {outcome.error.reason}"], outcome.error, False
+    assert outcome.value is not None
+    notes, ended = outcome.value
+    if ended == "busy":
+        return "", [], None, True
+    if ended is not None:
+        return f"{run:32s} DIVERGED", [*notes, f"diverged: {ended}"], None, False
+    return f"{run:32s} {outcome.seconds:5.0f} s", notes, None, False
+
+
+def _wait_for(runs: Mapping[str, tuple[Recipe, int, Path]]) -> None:
+    """Until one of the runs is finished or free."""
+    while True:
+        time.sleep(POLL)
+        for _, _, out in runs.values():
+            if (out / CHECKPOINT).exists():
+                return
+            with claim(out) as mine:
+                if mine:
+                    return
+
+
+def plan(out: Path, name: str, purpose: str, recipes: Sequence[Recipe], seeds: int | str) -> int:
+    """Write study.json and return the number of seeds; refuse a folder that holds another study.
+
+    More seeds may be added to a study, never fewer.
+    """
+    names = [recipe.name for recipe in recipes]
+    if len(set(names)) < len(names):
+        raise ValueError(f"the runs of a study need different names, got {', '.join(names)}")
+    file = out / "study.json"
+    with claim(file, wait=60.0) as mine:
+        if not mine:
+            raise BusyError(f"another command writes {str(file)!r} now; run this one again")
+        known = json.loads(file.read_text()) if file.exists() else None
+        before = int(known["seeds"]) if known else 0
+        count = before + int(seeds[1:]) if isinstance(seeds, str) else max(before, seeds)
+        if count < 1:
+            raise ValueError(f"a study needs at least 1 seed, got {seeds}")
+        runs = {f"{r.name}-seed{seed}": r.to_dict() for r in recipes for seed in range(count)}
+        told = json.loads(json.dumps({"preset": name, "purpose": purpose, "seeds": count, "runs": runs}))
+        for run, fields in (known or {}).get("runs", {}).items():
+            if run not in told["runs"]:
+                raise ValueError(
+                    f"{str(out)!r} holds another study (with a run {run!r}); give another --out or remove the folder"
+                )
+            check_same(
+                flat({"recipe": fields}),
+                flat({"recipe": told["runs"][run]}),
+                out,
+                f"another study, a run {run!r}",
+            )
+        if told != known:
+            with atomic_file(file) as temporary:
+                temporary.write_text(json.dumps(told, indent=1))
+    return count
 
 
 def _cost(recipe: Recipe) -> float:
@@ -145,20 +332,67 @@ def note_stage(out: Path, stage: str, seconds: float) -> None:
         handle.write(json.dumps({"stage": stage, "seconds": round(seconds, 1)}) + "\n")
 
 
+# The command.
+
+
 def main(arguments: Sequence[str] | None = None) -> int:
     """Train the runs of a study."""
-    parser = Parser(prog="python -m train.sweep", description=__doc__)
-    parser.add_argument(
-        "preset", choices=PRESETS, help="; ".join(f"{n}: {p.__doc__}" for n, p in PRESETS.items())
-    )
+    parser = Parser(prog="python -m train.sweep", description=__doc__, epilog=EPILOG + "\n" + recipe_fields())
+    parser.add_argument("preset", nargs="?", help="; ".join(f"{n}: {p.__doc__}" for n, p in PRESETS.items()))
+    parser.add_argument("--methods", help=f"methods with commas between, for --data: {', '.join(METHODS)}")
+    parser.add_argument("--recipes", help="recipes with commas between: names, or FILE.py:FUNCTION")
+    parser.add_argument("--betas", help="values of beta with commas between, for every method that has one")
+    parser.add_argument("--seeds", help="paired seeds (default 3, or the preset's); +N adds N to a study")
     parser.add_argument("--out", type=Path, help="folder of the study (default studies/PRESET)")
     parser.add_argument(
-        "--workers", type=int, default=available_cores(), help="processes (default: one per core)"
+        "--ranks", type=int, default=1, help="processes per run, by torchrun (default 1; set --gpus too)"
     )
+    parser.add_argument("--job", type=Path, help="internal: one rank of a packed run")
+    add_recipe_options(parser)
+    add_settings(parser, without=("workers",))
+    add_engine_arguments(parser)
     options = parser.parse_args(arguments)
-    if options.workers < 1:
-        raise ValueError(f"--workers must be at least 1, got {options.workers}")
-    sweep(options.preset, options.out or Path("studies") / options.preset, options.workers)
+    if options.job is not None:
+        _train_as_rank(options.job)
+        return 0
+    chosen = [name for name in ("preset", "methods", "recipes") if getattr(options, name)]
+    if len(chosen) != 1:
+        raise ValueError(
+            f"give one of PRESET ({', '.join(PRESETS)}), --methods or --recipes; got {chosen or 'none'}"
+        )
+    settings = settings_of(options)
+    seeds, purpose, name = 3, "a sweep of one's own", "custom"
+    if options.preset:
+        if options.preset not in PRESETS:
+            raise ValueError(f"preset {options.preset!r} is unknown; known: {', '.join(PRESETS)}")
+        preset = PRESETS[options.preset]()
+        recipes = [changed(recipe, options) for recipe in preset.recipes]
+        seeds, purpose, name = preset.seeds, preset.purpose, options.preset
+    else:
+        names = (options.methods or options.recipes).split(",")
+        recipes = [recipe_of(each.strip(), options, settings, print) for each in names]
+    if options.betas:
+        recipes = over_betas(recipes, [float(beta) for beta in options.betas.split(",")])
+    wanted = options.seeds or seeds
+    if isinstance(wanted, str) and not wanted.removeprefix("+").isdigit():
+        raise ValueError(f"--seeds must be a number, or +N to add seeds; got {wanted!r}")
+    wanted = wanted if isinstance(wanted, str) and wanted.startswith("+") else int(wanted)
+    out = options.out or Path("studies") / name
+    choice = engine_choice(options, out / "jobs")
+    sources = [place for place in BACKBONES if ":" in place]
+    sources += [part.partition(":")[0] for part in (options.recipes or "").split(",") if ".py:" in part]
+    failed = sweep(
+        recipes,
+        wanted,
+        out.resolve(),
+        settings=settings,
+        sources=sources,
+        ranks=options.ranks,
+        name=name,
+        purpose=purpose,
+        **choice,
+    )
+    raise_failures(failed, len(recipes))
     return 0
 
 

@@ -130,7 +130,7 @@ class PhotoViews:
     solarisation at 0.5. The two views differ in the probabilities of the last two.
 
     ``sigma_group`` images in a row share one sigma of the blur: 1 draws it for each image; the official code draws one
-    for the 128 images of a replica, for each view.
+    for the 128 images of a replica, for each view. ``flip`` is the probability of a mirror image (0 for digits).
     """
 
     area: tuple[float, float] = (0.08, 1.0)
@@ -143,6 +143,7 @@ class PhotoViews:
     blur: tuple[float, float] = (1.0, 0.1)
     solarise: tuple[float, float] = (0.0, 0.2)
     sigma_group: int = 1
+    flip: float = 0.5
 
     # Columns of one view's numbers.
     _CROP, _FLIP, _JITTER = slice(0, 4), 4, 5
@@ -181,7 +182,7 @@ class PhotoViews:
 
     def mirrored(self, numbers: Float[Tensor, "batch 18"]) -> Bool[Tensor, " batch"]:
         """Which of one view's crops are flipped left to right."""
-        return numbers[:, self._FLIP] < 0.5
+        return numbers[:, self._FLIP] < self.flip
 
     def finish(self, crops: Images, numbers: Numbers, view: int) -> Images:
         """All that follows the crop and the flip: jitter, grey, blur, solarisation of view 0 or view 1."""

@@ -21,7 +21,7 @@ tensor([1.0000, 1.0000], grad_fn=...)
 """
 
 import difflib
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import Any, Literal, get_args
 
@@ -30,29 +30,10 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from lipcomp.distributions import VonMisesFisher
+from lipcomp.encoders.backbones import BACKBONES, make_backbone
 from lipcomp.encoders.heads import LatentDecoder, MLPHead, mean_direction
-from lipcomp.encoders.resnet import ResNet
-from lipcomp.encoders.small import SmallCNN
 
 Layer = Literal["backbone", "projection", "prediction", "latent"]
-
-BACKBONES: dict[str, Callable[[int], nn.Module]] = {
-    "small_cnn": lambda channels: SmallCNN(channels),
-    **{
-        f"resnet{depth}{suffix}": lambda channels, depth=depth, stem=stem, width=width: ResNet(  # type: ignore[misc]
-            depth, stem, width, channels
-        )
-        for depth in (18, 34, 50, 101, 152, 200)
-        for suffix, stem, width in (("", "imagenet", 1), ("_2x", "imagenet", 2), ("_cifar", "cifar", 1))
-    },
-    **{  # with the padding of the paper's TensorFlow code
-        f"resnet{depth}{suffix}_tf": lambda channels, depth=depth, width=width: ResNet(  # type: ignore[misc]
-            depth, "imagenet", width, channels, "tensorflow"
-        )
-        for depth in (18, 34, 50, 101, 152, 200)
-        for suffix, width in (("", 1), ("_2x", 2))
-    },
-}
 
 
 @dataclass(frozen=True)
@@ -62,7 +43,8 @@ class EncoderSpec:
     Parameters
     ----------
     backbone
-        A name in :data:`BACKBONES`.
+        A name in :data:`BACKBONES`, ``timm/NAME`` (a random one of timm's, without its classifier), or a name given to
+        :func:`register_backbone`.
     image_shape
         (channels, height, width) that the encoder is measured on.
     mean, std
@@ -90,10 +72,16 @@ class EncoderSpec:
     decoder: bool = False
 
     def __post_init__(self) -> None:
-        if self.backbone not in BACKBONES:
+        if self.backbone not in BACKBONES and not self.backbone.startswith("timm/"):
             near = difflib.get_close_matches(self.backbone, BACKBONES, 1)
-            hint = f"; did you mean {near[0]!r}?" if near else ""
-            raise ValueError(f"backbone {self.backbone!r} is unknown{hint} Known: {', '.join(BACKBONES)}")
+            hint = f"; did you mean {near[0]!r}?" if near else "."
+            if ":" in self.backbone:
+                hint = (
+                    "; register your own network first: lipcomp.encoders.register_backbone(name, function)."
+                )
+            raise ValueError(
+                f"backbone {self.backbone!r} is unknown{hint} Known: {', '.join(BACKBONES)}, timm/NAME"
+            )
         if len(self.image_shape) != 3 or min(self.image_shape) < 1:
             raise ValueError(
                 f"image_shape must be (channels, height, width), all positive; got {self.image_shape}"
@@ -223,7 +211,7 @@ def build_encoder(spec: EncoderSpec, *, seed: int = 0) -> Encoder:
     shape, projector = spec.image_shape, spec.projector
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed * 4)
-        backbone = BACKBONES[spec.backbone](shape[0])
+        backbone = make_backbone(spec.backbone, shape)
         width = int(backbone.out_features)  # type: ignore[arg-type]
         torch.manual_seed(seed * 4 + 1)
         project = nn.Identity() if projector is None else MLPHead(width, *projector)

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from train.lars import LARS
+from train.optimizers import LARS
 
 VARIANTS = [(wd, nesterov, classic) for wd in (0.0, 1e-6, 0.1) for nesterov in (0, 1) for classic in (0, 1)]
 

@@ -14,13 +14,12 @@ from lipcomp.data import load_set
 from lipcomp.distributions import VonMisesFisher
 from lipcomp.encoders.initialisation import variance_scaling_
 from lipcomp.objectives import CosineClassifier
+from train.data import order, stream, training_set
 from train.networks import Trainee, draw_rows
 from train.parallel import Ranks
 from train.pretrain import Run
 from train.recipe import compress
 from train.settings import Settings
-from train.streams import order, stream
-from train.trainingset import training_set
 
 METHODS = ("simclr", "c_simclr", "byol", "c_byol")
 
@@ -41,7 +40,7 @@ def test_a_pair_sees_the_same_images_in_the_same_order_under_the_same_draws(reci
     """Every step's indices, numbers and views, as the two runs themselves make them."""
     seen = {}
     for name in ("byol", "c_byol"):
-        images = training_set(recipes[name], None, False, print)
+        images = training_set(recipes[name], Settings(), print)
         run = Run(recipes[name], 3, tmp_path / name, Settings(), Ranks(), images, print)
         seen[name] = [(b.step, b.views, b.labels) for b in run.batches(0)]
     assert len(seen["byol"]) == 36 * 4 // 8 + 1

@@ -83,8 +83,8 @@ def test_batches_that_do_not_fit_are_refused_before_anything_is_written(recipes,
 
 
 def test_a_batch_smaller_than_the_ranks_is_refused(recipes):
+    from train.data import check_split
     from train.parallel import Ranks
-    from train.trainingset import check_split
 
     images = TensorImages(
         "some", torch.zeros(36, 1, 16, 16, dtype=torch.uint8), torch.arange(36) % 3, ("a", "b", "c")

@@ -58,7 +58,7 @@ def both(recipes, tmp_path_factory):
     """Every method by one process and by two; SGD, whose steps are as smooth as the loss (Adam's are not at 0)."""
     out = tmp_path_factory.mktemp("ranks")
     chosen = {
-        name: replace(recipes[name], optimizer="sgd", learning_rate=0.01, epochs=1.5, warmup_epochs=0.5)
+        name: replace(recipes[name], optimizer="sgd", learning_rate=0.005, epochs=1.5, warmup_epochs=0.5)
         for name in METHODS
     }
     chosen["lars"] = replace(chosen["c_byol"], optimizer="lars", learning_rate=0.1)

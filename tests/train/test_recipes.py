@@ -11,18 +11,9 @@ from lipcomp.encoders import EncoderSpec, build_encoder
 from lipcomp.objectives import BYOL, CBYOL, CosineClassifier, CSimCLR, SimCLR
 from train.imagenet import imagenet
 from train.networks import Trainee
+from train.optimizers import scale_rate, total_steps
 from train.recipe import change, compress, pair, with_beta
-from train.recipes import (
-    RECIPES,
-    find_recipe,
-    mnist_byol,
-    mnist_c_byol,
-    mnist_c_simclr,
-    mnist_ceb,
-    mnist_simclr,
-    mnist_supervised,
-)
-from train.schedules import scale_rate, total_steps
+from train.recipes import FAMILIES, METHODS, RECIPES, family_for, find_recipe, mnist_byol
 
 
 def different_fields(one, other):
@@ -98,11 +89,9 @@ def test_every_depth_and_width_of_the_paper_can_be_named(depth, width):
     assert recipe.pair == imagenet("byol", 1000, depth, width).name
 
 
-@pytest.mark.parametrize(
-    "make", [mnist_simclr, mnist_byol, mnist_c_simclr, mnist_c_byol, mnist_supervised, mnist_ceb]
-)
-def test_a_pair_differs_in_its_objective_and_nothing_else(make):
-    plain, compressed = pair(replace(make(), epochs=3))
+@pytest.mark.parametrize("method", ["simclr", "byol", "c_simclr", "c_byol", "supervised", "ceb"])
+def test_a_pair_differs_in_its_objective_and_nothing_else(method):
+    plain, compressed = pair(replace(find_recipe(f"mnist_{method}"), epochs=3))
     differing = different_fields(plain, compressed) - {"name", "pair"}
     if isinstance(compressed.objective, CBYOL):
         assert differing == {"objective", "encoder"}
@@ -132,12 +121,12 @@ def test_the_published_c_byol_is_no_pair_of_the_published_byol_but_pair_makes_on
 
 
 def test_beta_is_replaced_and_named():
-    swept = with_beta(mnist_c_simclr(), 0.3)
+    swept = with_beta(find_recipe("mnist_c_simclr"), 0.3)
     assert (swept.name, swept.objective.beta, swept.pair) == ("mnist_c_simclr-beta0.3", 0.3, "mnist_simclr")
 
 
 def test_fields_are_changed_by_name():
-    recipe = change(mnist_c_simclr(), "objective.beta", "0.3")
+    recipe = change(find_recipe("mnist_c_simclr"), "objective.beta", "0.3")
     assert recipe.objective.beta == 0.3
     assert change(recipe, "epochs", "20").epochs == 20
     assert change(recipe, "views.scale", "(0.5, 2.0)").views.scale == (0.5, 2.0)
@@ -164,7 +153,7 @@ def test_fields_are_changed_by_name():
 )
 def test_bad_fields_are_refused_and_named(path, value, message):
     with pytest.raises(ValueError, match=message):
-        change(mnist_c_simclr(), path, value)
+        change(find_recipe("mnist_c_simclr"), path, value)
 
 
 def test_unknown_recipes_get_the_nearest_name():
@@ -173,6 +162,56 @@ def test_unknown_recipes_get_the_nearest_name():
     with pytest.raises(ValueError, match="the paper has ResNet-50"):
         imagenet("byol", depth=18)
     with pytest.raises(ValueError, match="no compressed twin"):
-        compress(mnist_c_simclr(), "twice")
+        compress(find_recipe("mnist_c_simclr"), "twice")
     with pytest.raises(ValueError, match="through a predictor"):
         replace(mnist_byol(), encoder=EncoderSpec("small_cnn", (1, 28, 28)))
+
+
+def test_every_family_has_every_method_on_its_own_data():
+    assert {f"{family}_{method}" for family in FAMILIES for method in METHODS} < RECIPES.keys()
+    fashion, stl, svhn = (find_recipe(f"{family}_c_simclr") for family in ("fashion_mnist", "stl10", "svhn"))
+    assert (fashion.data, fashion.encoder.image_shape, fashion.encoder.mean) == (
+        "fashion_mnist",
+        (1, 28, 28),
+        (0.286,),
+    )
+    assert (stl.encoder.image_shape, stl.encoder.backbone) == ((3, 96, 96), "resnet18")
+    assert (svhn.views.flip, find_recipe("cifar100_byol").views.flip) == (0.0, 0.5)
+    assert [family_for(shape) for shape in ((1, 28, 28), (3, 32, 32), (1, 64, 64), (3, 224, 224))] == [
+        "mnist",
+        "cifar10",
+        "cifar10",
+        "imagenet100",
+    ]
+
+
+def test_a_recipe_of_ones_own_comes_from_a_file_or_a_module(tmp_path, monkeypatch):
+    file = tmp_path / "own_recipes.py"
+    file.write_text(
+        "from dataclasses import replace\nfrom train.recipes import find_recipe\n\n"
+        "def long():\n    return replace(find_recipe('mnist_simclr'), name='long', epochs=60)\n\n"
+        "def wrong():\n    return 3\n"
+    )
+    assert find_recipe(f"{file}:long").epochs == 60
+    monkeypatch.syspath_prepend(tmp_path)
+    assert find_recipe("own_recipes:long").name == "long"
+    with pytest.raises(ImportError, match=r"no function 'longer'; did you mean 'long'"):
+        find_recipe(f"{file}:longer")
+    with pytest.raises(ValueError, match=r"must return a train\.recipe\.Recipe, it returned int"):
+        find_recipe(f"{file}:wrong")
+    with pytest.raises(ImportError, match=r"cannot be imported \(FileNotFoundError"):
+        find_recipe(f"{tmp_path / 'none.py'}:long")
+    (tmp_path / "broken.py").write_text("import no_such_package\n")
+    with pytest.raises(ImportError, match="No module named 'no_such_package'"):
+        find_recipe(f"{tmp_path / 'broken.py'}:long")
+
+
+def test_a_perturbation_is_relative_recorded_and_keeps_copies_copies():
+    recipe = replace(mnist_byol(), perturb=1e-3)
+    plain, moved = Trainee(mnist_byol(), 0, 10), Trainee(recipe, 0, 10)
+    for name, weight in plain.named_parameters():
+        other = moved.get_parameter(name)
+        torch.testing.assert_close(other, weight, rtol=6e-3, atol=0)
+        assert weight.count_nonzero() == 0 or not torch.equal(other, weight)
+    assert torch.equal(moved.online.backbone.layers[0].weight, moved.target.backbone.layers[0].weight)
+    assert recipe.to_dict()["perturb"] == 1e-3

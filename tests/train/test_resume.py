@@ -1,7 +1,11 @@
 """A run killed at any moment goes on bitwise: the same weights, the same metrics, to the last byte."""
 
+import errno
+import json
 import os
 import random
+import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -12,9 +16,9 @@ from pathlib import Path
 import pytest
 import torch
 
+from train.folder import find_states
 from train.pretrain import pretrain
 from train.settings import Settings
-from train.state import find_states
 
 ROOT = Path(__file__).parents[2]
 SETTINGS = Settings(save_steps=3, keep_epochs=1, evaluate_epochs=1, log_steps=2)
@@ -26,8 +30,8 @@ def quiet(line):
 
 
 def outcome(run):
-    """Every file that a finished run leaves, but for the lock."""
-    files = [p for p in sorted(run.rglob("*")) if p.is_file() and p.name != ".lock"]
+    """Every file that a finished run leaves."""
+    files = [p for p in sorted(run.rglob("*")) if p.is_file()]
     return {str(p.relative_to(run)): p.read_bytes() for p in files}
 
 
@@ -177,16 +181,39 @@ def test_a_finished_run_is_not_trained_again_and_another_recipe_is_refused(long_
     assert pretrain(recipe, 0, tmp_path, SETTINGS, report=quiet) == path
     assert path.stat().st_mtime_ns == before
     with pytest.raises(
-        ValueError, match=r"holds a run of another recipe: its weight_decay is 0\.01, not 0\.02"
+        ValueError, match=r"holds a finished run of another kind: its weight_decay is 0\.01, not 0\.02"
     ):
         pretrain(replace(recipe, weight_decay=0.02), 0, tmp_path, SETTINGS, report=quiet)
 
 
-def test_an_unfinished_run_of_another_seed_is_refused(long_runs, tmp_path):
+def test_whatever_defines_a_run_is_compared_finished_or_not(long_runs, bars, write_images, tmp_path):
+    """The seed, the recipe to its objective, precision, parts and images by content; names and places are not."""
+    recipe = replace(long_runs[1], epochs=1)
     with pytest.raises(KeyboardInterrupt):
-        pretrain(long_runs[1], 0, tmp_path, SETTINGS, report=interrupt_at(4))
-    with pytest.raises(ValueError, match="unfinished run of another seed"):
-        pretrain(long_runs[1], 1, tmp_path, SETTINGS, report=quiet)
+        pretrain(recipe, 0, tmp_path / "half", SETTINGS, report=interrupt_at(3))
+    pretrain(recipe, 0, tmp_path / "whole", SETTINGS, report=quiet)
+    others = write_images(tmp_path / "others", seed=1)
+    changes = [
+        ("seed is 0, not 1", recipe, 1, SETTINGS),
+        ("precision is 'fp32', not 'bf16'", recipe, 0, replace(SETTINGS, precision="bf16")),
+        ("accumulate is 1, not 2", recipe, 0, replace(SETTINGS, accumulate=2)),
+        ("images is '", replace(recipe, data=str(others)), 0, SETTINGS),
+        ("perturb is 0.0, not 0.1", replace(recipe, perturb=0.1), 0, SETTINGS),
+        (
+            "objective.beta is 1.0, not 0.3",
+            replace(recipe, objective=replace(recipe.objective, beta=0.3)),
+            0,
+            SETTINGS,
+        ),
+    ]
+    for kind in ("half", "whole"):
+        for message, other, seed, settings in changes:
+            with pytest.raises(ValueError, match=re.escape(message)):
+                pretrain(other, seed, tmp_path / kind, settings, report=quiet)
+    moved = shutil.copytree(bars, tmp_path / "moved")
+    same = replace(recipe, name="another", data=str(moved))
+    for kind in ("half", "whole"):
+        pretrain(same, 0, tmp_path / kind, SETTINGS, report=quiet)
 
 
 def test_a_loss_that_is_not_finite_stops_names_its_step_and_keeps_the_last_state(
@@ -213,3 +240,21 @@ def test_a_loss_that_is_not_finite_stops_names_its_step_and_keeps_the_last_state
     monkeypatch.undo()
     pretrain(long_runs[0], 0, tmp_path, replace(SETTINGS, log_steps=20), report=quiet)
     assert (tmp_path / "model.safetensors").exists()
+
+
+def test_a_loss_that_is_not_finite_before_the_first_state_does_not_speak_of_one(long_runs, tmp_path):
+    recipe = replace(long_runs[1], learning_rate=1e30, warmup_epochs=0)
+    with pytest.raises(FloatingPointError, match=r"at step \d of \d+; no state had been written"):
+        pretrain(recipe, 0, tmp_path, replace(SETTINGS, save_steps=100), report=quiet)
+    assert json.loads((tmp_path / "diverged.json").read_text())["identity"]["seed"] == 0
+
+
+def test_a_full_disk_at_the_start_names_the_path(long_runs, tmp_path, monkeypatch):
+    import train.pretrain as module
+
+    def full(file, steps):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(module, "keep_lines", full)
+    with pytest.raises(OSError, match=rf"{tmp_path / 'run'}' is full \(No space left.*run the same command"):
+        pretrain(long_runs[0], 0, tmp_path / "run", SETTINGS, report=quiet)

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from train.schedules import (
+from train.optimizers import (
     learning_rate,
     scale_rate,
     target_decay,

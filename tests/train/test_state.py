@@ -10,8 +10,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from train.interrupt import Interruption
-from train.state import find_states, keep_lines, last_state, load_state, locked, remove_fragments, save_state
+from train.folder import find_states, held, keep_lines, last_state, load_state, remove_fragments, save_state
+from train.parallel import Interruption
 
 STATE = {"run": "x", "trainee": {"w": torch.arange(50.0)}}
 
@@ -67,7 +67,7 @@ def test_a_full_disk_keeps_the_state_before_and_says_so(tmp_path):
 
 def test_a_folder_that_cannot_be_written_to_is_said_before_anything_is_made(tmp_path):
     (tmp_path / "file").write_text("")
-    with pytest.raises(OSError, match=r"cannot be written to.*--out"), locked(tmp_path / "file" / "run"):
+    with pytest.raises(OSError, match=r"cannot be written to.*--out"), held(tmp_path / "file" / "run"):
         pass
 
 
@@ -88,7 +88,7 @@ def test_a_read_only_folder_is_refused(tmp_path):
             if os.getuid() == 0:
                 os.setuid(65534)
             try:
-                with locked(readonly / "run"):
+                with held(readonly / "run"):
                     os.write(writer, b"no error")
             except OSError as error:
                 os.write(writer, str(error).encode())
@@ -104,25 +104,25 @@ def test_a_read_only_folder_is_refused(tmp_path):
 
 def test_two_runs_in_one_folder_are_refused_while_the_first_lives(tmp_path):
     code = "import sys, time\nfrom pathlib import Path\nsys.path.insert(0, sys.argv[2])\n"
-    code += "from train.state import locked\n"
-    code += "with locked(Path(sys.argv[1])): print('held', flush=True); time.sleep(60)"
+    code += "from train.folder import held\n"
+    code += "with held(Path(sys.argv[1])): print('held', flush=True); time.sleep(60)"
     root = str(Path(__file__).parents[2])
     other = subprocess.Popen(
         [sys.executable, "-c", code, str(tmp_path), root], stdout=subprocess.PIPE, text=True, cwd=root
     )
     assert other.stdout.readline() == "held\n"
-    with pytest.raises(ValueError, match=rf"another run \(process {other.pid}\) trains"), locked(tmp_path):
+    with pytest.raises(ValueError, match="another run trains in"), held(tmp_path):
         pass
     other.kill()
     other.wait()
-    with locked(tmp_path):  # the lock went with the process
+    with held(tmp_path):  # the lock went with the process
         (tmp_path / "metrics.jsonl").touch()
 
 
 def test_a_run_that_stops_before_writing_leaves_no_folder(tmp_path):
-    with pytest.raises(KeyError), locked(tmp_path / "a" / "run"):
+    with pytest.raises(KeyError), held(tmp_path / "a" / "run"):
         raise KeyError
-    assert not (tmp_path / "a" / "run").exists()
+    assert not list((tmp_path / "a").iterdir())
 
 
 def test_metrics_are_cut_back_and_torn_lines_dropped(tmp_path):
@@ -137,12 +137,11 @@ def test_metrics_are_cut_back_and_torn_lines_dropped(tmp_path):
 
 def test_what_a_killed_write_left_is_removed_and_nothing_else(tmp_path):
     save_state(tmp_path, 1, STATE)
-    (tmp_path / ".lock").touch()
     (tmp_path / ".model.safetensors.ab12").touch()
     (tmp_path / "states" / ".step-00000002.state.x1").touch()
     (tmp_path / "metrics.jsonl").touch()
     remove_fragments(tmp_path)
-    assert sorted(p.name for p in tmp_path.iterdir()) == [".lock", "metrics.jsonl", "states"]
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["metrics.jsonl", "states"]
     assert len(list((tmp_path / "states").iterdir())) == 1
 
 

@@ -1,15 +1,45 @@
-"""A study's sweep: pairs x beta x seed, resumed as a whole, another study refused."""
+"""A study's sweep: pairs x beta x seed, resumed as a whole; runs that fail, diverge or are trained elsewhere."""
 
 import json
+import os
+import subprocess
+import sys
+import threading
+import time
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 
 from lipcomp.checkpoints import load_checkpoint
-from lipcomp.jobs import Outcome
+from lipcomp.claims import claim
+from lipcomp.commands import run
+from lipcomp.jobs import JobFailure, Outcome
 from train import sweep as module
 from train.recipe import with_beta
-from train.sweep import PRESETS, Preset, sweep
+from train.settings import Settings
+from train.sweep import PRESETS, main, over_betas, sweep
+
+ROOT = Path(__file__).parents[2]
+
+
+@pytest.fixture
+def here(monkeypatch):
+    """Jobs run in this process, so that a test costs no imports; failures become outcomes as everywhere."""
+
+    def run_jobs(function, jobs, **engine):
+        for number, job in enumerate(jobs):
+            try:
+                yield Outcome(number, function(*job))
+            except Exception as error:
+                yield Outcome(number, None, JobFailure(str(error)))
+
+    monkeypatch.setattr(module, "run_jobs", run_jobs)
+
+
+@pytest.fixture
+def short(recipes):
+    return [replace(recipes[name], epochs=1) for name in ("simclr", "c_simclr")]
 
 
 def test_the_presets_hold_what_they_promise():
@@ -34,27 +64,143 @@ def test_the_presets_hold_what_they_promise():
                 assert replace(recipe.encoder, decoder=False) == twin.encoder
 
 
-def test_a_sweep_trains_what_is_missing_and_refuses_another_study(recipes, tmp_path, monkeypatch, capsys):
-    short = [replace(recipes[name], epochs=1) for name in ("simclr", "c_simclr")]
-    tiny = Preset((short[0], with_beta(short[1], 0.3)), 2, "a test")
-    monkeypatch.setitem(PRESETS, "tiny", lambda: tiny)
-    sweep("tiny", tmp_path, 1)
+def test_betas_are_for_those_that_have_one(recipes):
+    names = [r.name for r in over_betas([recipes["simclr"], recipes["c_byol"]], (0.3, 1.0))]
+    assert names == ["simclr", "c_byol-beta0.3", "c_byol-beta1"]
+
+
+def test_a_sweep_trains_what_is_missing_adds_seeds_and_refuses_another_study(short, tmp_path, here):
+    said = []
+    tiny = [short[0], with_beta(short[1], 0.3)]
+    assert sweep(tiny, 1, tmp_path, report=said.append) == {}
+    assert sweep(tiny, "+1", tmp_path, report=said.append) == {}
     names = sorted(folder.name for folder in (tmp_path / "runs").iterdir())
     assert names == ["c_simclr-beta0.3-seed0", "c_simclr-beta0.3-seed1", "simclr-seed0", "simclr-seed1"]
-    assert json.loads((tmp_path / "study.json").read_text())["runs"].keys() == set(names)
-    checkpoint = load_checkpoint(tmp_path / "runs" / names[0] / "model.safetensors")
-    assert checkpoint.metadata.objective["beta"] == 0.3
-    assert json.loads((tmp_path / "timings.jsonl").read_text())["stage"] == "train"
+    study = json.loads((tmp_path / "study.json").read_text())
+    assert study["runs"].keys() == set(names)
+    assert study["seeds"] == 2
+    assert (
+        load_checkpoint(tmp_path / "runs" / names[0] / "model.safetensors").metadata.objective["beta"] == 0.3
+    )
+    assert json.loads((tmp_path / "timings.jsonl").read_text().splitlines()[0])["stage"] == "train"
 
     before = {name: (tmp_path / "runs" / name / "model.safetensors").read_bytes() for name in names}
     (tmp_path / "runs" / names[1] / "model.safetensors").unlink()
-    in_process = lambda f, jobs, workers: (Outcome(i, f(*job)) for i, job in enumerate(jobs))  # noqa: E731
-    monkeypatch.setattr(module, "run_jobs", in_process)
-    capsys.readouterr()
-    sweep("tiny", tmp_path, 1)
-    assert "4 runs, 3 finished before" in capsys.readouterr().out
+    said.clear()
+    sweep(tiny, 1, tmp_path, report=said.append)  # the study has two seeds by now
+    assert "4 runs, 3 finished before" in said[0]
     for name, data in before.items():
         assert (tmp_path / "runs" / name / "model.safetensors").read_bytes() == data
-    monkeypatch.setitem(PRESETS, "tiny", lambda: replace(tiny, seeds=3))
-    with pytest.raises(ValueError, match="holds another study"):
-        sweep("tiny", tmp_path, 1)
+    with pytest.raises(
+        ValueError, match=r"another study, a run 'simclr-seed0' of another kind: its epochs is 1"
+    ):
+        sweep([replace(tiny[0], epochs=2), tiny[1]], 2, tmp_path)
+    with pytest.raises(ValueError, match="another study"):
+        sweep(tiny[:1], 2, tmp_path)
+    with pytest.raises(ValueError, match="need different names"):
+        sweep([tiny[0], tiny[0]], 2, tmp_path)
+
+
+def test_a_diverging_run_fails_alone_and_is_not_tried_again(short, tmp_path, here):
+    said = []
+    wild = replace(short[0], name="wild", learning_rate=1e30, warmup_epochs=0)
+    assert sweep([wild, *short], 1, tmp_path, report=said.append) == {}
+    finished = {
+        folder.name for folder in (tmp_path / "runs").glob("*") if (folder / "model.safetensors").exists()
+    }
+    assert finished == {"simclr-seed0", "c_simclr-seed0"}
+    assert any("wild-seed0" in line and "DIVERGED" in line for line in said)
+    assert "wild-seed0: diverged: wild (seed 0): " in said[-1]
+    said.clear()
+    sweep([wild, *short], 1, tmp_path, report=said.append)
+    assert "3 runs, 2 finished before, 1 diverged before" in said[0]
+    assert "wild-seed0: diverged" in said[-1]
+
+
+def test_a_run_that_fails_leaves_the_others_and_is_repeated_by_the_next_command(short, tmp_path, here):
+    broken = replace(short[0], name="broken", data=str(tmp_path / "missing"))
+    failed = sweep([broken, short[1]], 1, tmp_path / "study", report=lambda line: None)
+    assert list(failed) == ["broken-seed0"]
+    assert "missing" in failed["broken-seed0"].reason
+    assert (tmp_path / "study" / "runs" / "c_simclr-seed0" / "model.safetensors").exists()
+
+
+def test_warnings_reach_the_end_of_the_sweep(short, tmp_path, here):
+    said = []
+    sweep(short[1:], 1, tmp_path, settings=Settings(accumulate=2), report=said.append)
+    assert any(line.startswith("  c_simclr-seed0: note: accumulating over 2 parts") for line in said[-2:])
+
+
+def test_a_run_that_another_command_trains_is_waited_for(short, tmp_path, here, monkeypatch):
+    monkeypatch.setattr(module, "POLL", 0.2)
+    said = []
+    thread = threading.Thread(target=_hold, args=(tmp_path / "runs" / "simclr-seed0", 1.0))
+    thread.start()
+    time.sleep(0.3)
+    assert sweep(short, 1, tmp_path, report=said.append) == {}
+    thread.join()
+    assert any("trained by another command" in line for line in said)
+    assert (tmp_path / "runs" / "simclr-seed0" / "model.safetensors").exists()
+
+
+def _hold(out, seconds):
+    with claim(out) as mine:
+        assert mine
+        time.sleep(seconds)
+
+
+@pytest.mark.slow
+def test_two_commands_share_one_study(bars, tmp_path):
+    """Two real commands at once: each run is trained once, both end well."""
+    command = [
+        sys.executable,
+        "-m",
+        "train.sweep",
+        "--methods",
+        "simclr,c_simclr",
+        "--data",
+        str(bars),
+        "--seeds",
+        "2",
+    ]
+    command += [
+        "--epochs",
+        "2",
+        "--batch-size",
+        "8",
+        "--workers",
+        "1",
+        "--device",
+        "cpu",
+        "--out",
+        str(tmp_path),
+    ]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    poll = "import train.sweep as s, sys; s.POLL = 1.0; sys.exit(s.run(s.main, sys.argv[1:]))"
+    command[1:3] = ["-c", poll]
+    both = [
+        subprocess.Popen(
+            command, cwd=ROOT, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+        )
+        for _ in range(2)
+    ]
+    said = [process.communicate(timeout=180)[0] for process in both]
+    assert [process.returncode for process in both] == [0, 0], said
+    assert len(list((tmp_path / "runs").glob("*/model.safetensors"))) == 4
+    trained = [line for text in said for line in text.splitlines() if "s left" in line]
+    assert len(trained) >= 4
+    assert "fitted to" in said[0]
+
+
+def test_the_command_says_what_is_missing(capsys, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    for arguments, message in [
+        ([], "give one of PRESET"),
+        (["nothing"], "preset 'nothing' is unknown"),
+        (["--methods", "simclr"], "the method 'simclr' needs data"),
+        (["quick", "--seeds", "many"], "--seeds must be a number, or +N"),
+        (["quick", "--workers", "0"], "--workers must be at least 1"),
+    ]:
+        assert run(main, arguments) == 1
+        assert message in " ".join(capsys.readouterr().err.split())
+    assert not list(tmp_path.iterdir())

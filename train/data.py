@@ -1,0 +1,218 @@
+"""The images of a run: found and looked at before anything is written; their order; a recipe fitted to them.
+
+Where randomness comes from: a generator for every (seed, stream, step). A run has four streams (weights, order, views,
+noise). None depends on what another took, so two runs of one seed share what they share whatever else they draw, and a
+run goes on at any step without a generator's state.
+"""
+
+import hashlib
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Generator, Tensor
+
+from lipcomp.commands import progress
+from lipcomp.data import SETS, DigitViews, ImageSet, PhotoViews, Preprocessing, Views, batches, load_set
+from lipcomp.data.folders import FolderImages, unreadable
+from lipcomp.data.opening import splits_of
+from train.parallel import Ranks
+from train.recipe import Recipe
+from train.settings import Settings
+
+Report = Callable[[str], None]
+DECODED = (
+    50_000  # folders up to this size are decoded once before training; larger ones have their headers read
+)
+NAMED = 5
+MEASURED = 2000  # images that the mean and std of new data are taken from
+SMALL = 64  # pixels: images up to this side are taken whole, and neither blurred nor solarised
+ANY_FOLDER = "imagenet"  # data of a recipe that is made for a folder of one's own: its statistics are kept
+
+
+def stream(seed: int, name: str, step: int = 0, device: torch.device | str = "cpu") -> Generator:
+    """The generator of one step of one stream of random numbers (weights, order, views, noise)."""
+    digest = hashlib.blake2b(f"{seed}/{name}/{step}".encode(), digest_size=8).digest()
+    return Generator(device).manual_seed(int.from_bytes(digest, "little") >> 1)
+
+
+def order(images: int, recipe: Recipe, seed: int, first: int = 0) -> Iterator[Tensor]:
+    """The indices of every step from ``first`` on: permutations, one per epoch, end to end, cut into batches."""
+    epoch, within = divmod(first * recipe.batch_size, images)
+    waiting = torch.randperm(images, generator=stream(seed, "order", epoch))[within:]
+    while True:
+        while len(waiting) < recipe.batch_size:
+            epoch += 1
+            waiting = torch.cat([waiting, torch.randperm(images, generator=stream(seed, "order", epoch))])
+        yield waiting[: recipe.batch_size]
+        waiting = waiting[recipe.batch_size :]
+
+
+# The sets.
+
+
+def training_set(recipe: Recipe, settings: Settings, report: Report, data: Any = None) -> ImageSet:
+    """A recipe's training images, or those given (an image set, or a dataset of anybody's), looked at.
+
+    Raises
+    ------
+    FileNotFoundError
+        If they are not there.
+    ValueError
+        If the concurrent linear head has nothing to tell apart, or images cannot be read (the message counts and names
+        them) and ``skip_unreadable`` is not set.
+    """
+    images = _load(recipe, "pretrain", settings, data)
+    needs_classes = recipe.probe is not None or recipe.objective.family == "supervised"
+    if needs_classes and len(images.labels.unique()) < 2:
+        what = f"one class ({images.classes[0]!r})" if images.classes else "no labels"
+        raise ValueError(
+            f"the data {recipe.data!r} has {what}, so the concurrent linear head has nothing to tell apart; give a "
+            f"folder with one folder per class, or train without it: --set probe=None"
+        )
+    return _readable(images, settings, report) if isinstance(images, FolderImages) else images
+
+
+def _readable(images: FolderImages, settings: Settings, report: Report) -> FolderImages:
+    with progress(len(images), "looking at the images") as advance:
+        broken = unreadable(images, advance, whole=len(images) <= DECODED)
+    if not broken:
+        return images
+    names = ", ".join(str(file) for file in list(broken)[:NAMED])
+    more = f" and {len(broken) - NAMED} more" if len(broken) > NAMED else ""
+    found = f"{len(broken)} of the {len(images)} images of {images.name} cannot be read: {names}{more}"
+    if not settings.skip_unreadable:
+        raise ValueError(f"{found}; replace or remove them, or leave them out with --skip-unreadable")
+    report(f"warning: {found}; left out")
+    return images.without(list(broken))
+
+
+def held_out_set(recipe: Recipe, settings: Settings, images: ImageSet) -> ImageSet | None:
+    """Labelled images of the recipe's data that are not trained on, or None where there are none.
+
+    Raises
+    ------
+    ValueError
+        If the first of them cannot be brought to the recipe's shape: better now than at the first evaluation.
+    """
+    if len(images.labels.unique()) < 2:
+        return None
+    there = () if recipe.data not in SETS and not _is_place(recipe.data) else splits_of(recipe.data)
+    split = next((split for split in ("val", "test") if split in there), None)
+    if split is None:
+        return None
+    held_out = _load(recipe, split, settings)
+    if held_out.classes != images.classes:
+        return None
+    held_out.batch(torch.arange(min(8, len(held_out))))
+    return held_out
+
+
+def _is_place(data: str) -> bool:
+    return Path(data).is_dir() or ":" in data
+
+
+def _load(recipe: Recipe, split: str, settings: Settings, data: Any = None) -> ImageSet:
+    """A split of the recipe's data. Small photographs are enlarged, as its crops enlarge them."""
+    shape = recipe.encoder.image_shape
+    data = recipe.data if data is None else data
+    photographs = isinstance(recipe.views, PhotoViews) and data not in SETS and isinstance(data, str)
+    way = Preprocessing.default(*shape[1:], enlarge=True) if photographs else None
+    return load_set(data, split, root=settings.data_root, image_shape=shape, preprocessing=way)
+
+
+def check_split(recipe: Recipe, images: ImageSet, ranks: Ranks, settings: Settings) -> None:
+    """Refuse a batch that the images do not fill, or that does not divide over ranks and parts."""
+    batch, parts = recipe.batch_size, ranks.size * settings.accumulate
+    if batch > len(images):
+        raise ValueError(
+            f"batch_size {batch} is larger than the {len(images)} images of {images.name}; set batch_size to at "
+            f"most that (--batch-size)"
+        )
+    if batch < 2 * parts or batch % parts:
+        raise ValueError(
+            f"batch_size {batch} does not divide into {ranks.size} rank(s) x {settings.accumulate} part(s) of at "
+            f"least 2 images each; set batch_size to a multiple of {parts}, at least {2 * parts}"
+        )
+
+
+# A recipe for other data.
+
+
+def fit(recipe: Recipe, images: ImageSet, data: str | None = None) -> Recipe:
+    """The recipe for other images: their shape, their mean and std, and views that fit them.
+
+    The recipe's own views are kept if they take the images' channels, else chosen by :func:`views_for`. Without labels
+    there is no concurrent head. Colour stays colour.
+    """
+    channels = images.image_shape[0]
+    mean, std = mean_and_std(images)
+    own = PhotoViews if channels == 3 else DigitViews
+    return replace(
+        recipe,
+        data=data or images.name,
+        encoder=replace(recipe.encoder, image_shape=images.image_shape, mean=mean, std=std),
+        views=recipe.views if isinstance(recipe.views, own) else views_for(images.image_shape),
+        probe=recipe.probe if len(images.classes) > 0 else None,
+    )
+
+
+def fit_to_data(
+    recipe: Recipe, data: str, settings: Settings, report: Report, image_size: int | None = None
+) -> Recipe:
+    """:func:`fit` to a set or folder by its name; a recipe that is made for any folder keeps its statistics.
+
+    Raises
+    ------
+    ValueError
+        If nothing says to what size the images of a folder are brought.
+    """
+    shape = recipe.encoder.image_shape
+    if recipe.data == ANY_FOLDER and image_size in (None, shape[1]):
+        return replace(recipe, data=data)
+    found = load_set(data, "pretrain", root=settings.data_root)
+    own = found.image_shape
+    size = (image_size, image_size) if image_size else own[1:]
+    if image_size is None and isinstance(found, FolderImages) and max(own[1:]) > SMALL:
+        if min(shape[1:]) <= SMALL:
+            raise ValueError(
+                f"the images of {data!r} are large ({own[2]} x {own[1]} the first); say to what size they are brought: "
+                f"--image-size 224"
+            )
+        size = shape[1:]
+    images = found
+    if size != own[1:]:
+        way = Preprocessing.default(*size, enlarge=True)
+        images = load_set(
+            data, "pretrain", root=settings.data_root, image_shape=(own[0], *size), preprocessing=way
+        )
+    fitted = fit(recipe, images, data)
+    encoder = fitted.encoder
+    report(
+        f"fitted to {data}: {len(images)} {'grey' if own[0] == 1 else 'colour'} images, {size[1]} x {size[0]}, mean "
+        f"{encoder.mean}, std {encoder.std}, views {fitted.views}"
+    )
+    return fitted
+
+
+def mean_and_std(images: ImageSet) -> tuple[tuple[float, ...], tuple[float, ...]]:
+    """Mean and standard deviation of each channel, of at most 2,000 images chosen at random (seed 0), to 4 digits."""
+    chosen = torch.randperm(len(images), generator=Generator().manual_seed(0))[:MEASURED]
+    total = squares = torch.zeros(images.image_shape[0], dtype=torch.float64)
+    count = 0
+    for batch in batches(images, 256, chosen.sort().values):
+        total = total + batch.double().sum((0, 2, 3))
+        squares = squares + batch.double().square().sum((0, 2, 3))
+        count += batch.numel() // batch.shape[1]
+    mean = total / count
+    std = (squares / count - mean.square()).clamp_min(1e-6).sqrt()
+    return tuple(round(m, 4) for m in mean.tolist()), tuple(round(s, 4) for s in std.tolist())
+
+
+def views_for(image_shape: tuple[int, int, int]) -> Views:
+    """The augmentation for images of that shape: colour jitter and crops for colour, affine maps for grey."""
+    if image_shape[0] != 3:
+        return DigitViews()
+    return PhotoViews(blur=(0.0, 0.0), solarise=(0.0, 0.0)) if max(image_shape[1:]) <= SMALL else PhotoViews()

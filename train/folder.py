@@ -1,0 +1,298 @@
+"""A run's folder: one run at a time in it, states from which a killed run goes on bitwise, encoders with metadata.
+
+    RUN/model.safetensors          the encoder, when training ends (its presence says that the run is finished)
+    RUN/best.safetensors           the encoder with the best held-out accuracy so far
+    RUN/every/step-00012000.safetensors   the encoder every so many epochs, on request
+    RUN/metrics.jsonl              one line per step and per evaluation
+    RUN/states/step-00012345.state weights, optimiser, scaler after that many steps; the last two are kept
+    RUN/diverged.json              the step whose loss was not finite, and why that run was given up
+
+A state needs no generator: every random number is a function of (seed, stream, step). It is written beside its place,
+flushed to disk and renamed; its first line is the SHA-256 of the rest, so a damaged one is noticed and the one before
+it is taken.
+
+What defines a run is compared before anything is gone on with or given back: the recipe's fields, seed, images by
+content, precision, accumulation and ranks (:func:`identity`). Names and places are not compared.
+"""
+
+import dataclasses
+import hashlib
+import io
+import json
+from collections.abc import Iterator, Mapping
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+import lipcomp
+from lipcomp.checkpoints import Metadata, load_checkpoint, save_checkpoint
+from lipcomp.checkpoints.native import atomic_file
+from lipcomp.claims import claim
+from lipcomp.data import ImageSet
+from train.networks import Trainee
+from train.recipe import Recipe
+from train.settings import Settings
+
+KEPT_STATES = 2
+CHECKPOINT, DIVERGED = "model.safetensors", "diverged.json"
+RUN_FIELDS = ("precision", "accumulate", "ranks")
+NAMES = ("name", "pair", "data")  # fields of a recipe that change no number
+
+
+class BusyError(ValueError):
+    """Another process trains in this folder now."""
+
+
+@contextmanager
+def held(folder: Path) -> Iterator[None]:
+    """Hold a run's folder; the claim ends with the process, however it ends.
+
+    Raises
+    ------
+    BusyError
+        If another process trains there.
+    OSError
+        If the folder cannot be written to.
+    """
+    with ExitStack() as stack:
+        try:
+            mine = stack.enter_context(claim(folder))
+        except OSError as error:
+            raise OSError(
+                f"the run's folder {str(folder)!r} cannot be written to ({error.strerror or error}); give another with "
+                f"--out, free space there, or change its permissions"
+            ) from error
+        if not mine:
+            raise BusyError(
+                f"another run trains in {str(folder)!r}; wait for it, end it, or give another folder with --out"
+            )
+        yield
+
+
+# What defines a run.
+
+
+def identity(recipe: Recipe, seed: int, data_hash: str, run: Mapping[str, Any]) -> dict[str, Any]:
+    """All that a run's numbers depend on, flat, as JSON knows it: field -> value."""
+    known = {"recipe": recipe.to_dict(), "seed": seed, "images": data_hash, **{n: run[n] for n in RUN_FIELDS}}
+    return flat(json.loads(json.dumps(known)))
+
+
+def identity_of(metadata: Metadata) -> dict[str, Any]:
+    """The same of a finished run, from its encoder's metadata."""
+    recipe = dict(metadata.recipe)
+    run = recipe.pop("run", {})
+    data = metadata.data.get("content_hash")
+    return flat(
+        {"recipe": recipe, "seed": metadata.seed, "images": data, **{n: run.get(n) for n in RUN_FIELDS}}
+    )
+
+
+def flat(value: Any, place: str = "") -> dict[str, Any]:
+    """A nested dictionary as one of dotted names; a recipe's own name, pair and place of data are left out."""
+    if not isinstance(value, dict):
+        return {place: value}
+    found: dict[str, Any] = {}
+    for name, part in value.items():
+        if place != "recipe" or name not in NAMES:
+            found |= flat(part, f"{place}.{name}" if place else name)
+    return found
+
+
+def check_same(theirs: dict[str, Any], ours: dict[str, Any], out: Path, kind: str) -> None:
+    """Refuse to go on with another run; the message names the fields that differ."""
+    defaults = {
+        f"recipe.{f.name}": f.default
+        for f in dataclasses.fields(Recipe)
+        if f.default is not dataclasses.MISSING
+    }
+    theirs = {**defaults, **theirs}  # a run of an older version lacks newer fields
+    differing = [
+        f"{name.removeprefix('recipe.')} is {value!r}, not {ours.get(name, 'absent')!r}"
+        for name, value in sorted(theirs.items())
+        if name.removeprefix("recipe.") not in NAMES and value != ours.get(name, "absent")
+    ]
+    if differing:
+        more = f" and {len(differing) - 6} more" if len(differing) > 6 else ""
+        raise ValueError(
+            f"{str(out)!r} holds {kind} of another kind: its {'; its '.join(differing[:6])}{more}. Give another folder "
+            f"with --out, or remove that one"
+        )
+
+
+@dataclass
+class Keeper:
+    """Writes and reads the files of one run; the first rank writes, all ranks read."""
+
+    recipe: Recipe
+    seed: int
+    out: Path
+    settings: Settings
+    images: ImageSet
+    data_hash: str
+    ranks: int
+    best: float = -1.0
+
+    @property
+    def run(self) -> dict[str, Any]:
+        """How the recipe is run, as metadata say it."""
+        settings = {
+            n: getattr(self.settings, n) for n in ("precision", "accumulate", "compile", "channels_last")
+        }
+        return {**settings, "device": self.settings.device.type, "ranks": self.ranks}
+
+    @property
+    def identity(self) -> dict[str, Any]:
+        """What the folder must agree on."""
+        return identity(self.recipe, self.seed, self.data_hash, self.run)
+
+    def finished(self) -> Path | None:
+        """The encoder, if the run is finished.
+
+        Raises
+        ------
+        ValueError
+            If the folder holds another run.
+        """
+        checkpoint = self.out / CHECKPOINT
+        if not checkpoint.exists():
+            return None
+        check_same(
+            identity_of(load_checkpoint(checkpoint).metadata), self.identity, self.out, "a finished run"
+        )
+        return checkpoint
+
+    def keep(self, path: Path, trainee: Trainee, steps: int, metrics: dict[str, float] | None = None) -> None:
+        """Write the encoder after ``steps`` steps, with its metadata."""
+        metadata = Metadata(
+            objective=self.recipe.objective.to_dict(),
+            recipe={**self.recipe.to_dict(), "run": {**self.run, "steps": steps}},
+            data={"name": self.images.name, "content_hash": self.data_hash, "images": len(self.images)},
+            seed=self.seed,
+            epochs=round(steps * self.recipe.batch_size / len(self.images)),
+            code_version={"lipcomp": lipcomp.__version__, "torch": torch.__version__},
+            metrics=metrics or {},
+        )
+        save_checkpoint(path, trainee.online, metadata)
+
+    def save(self, done: int, trainee: Trainee, optimizer: torch.optim.Optimizer, scaler: Any) -> None:
+        """Write the state after ``done`` steps."""
+        state = {
+            "run": json.dumps(self.identity, sort_keys=True),
+            "trainee": trainee.state_dict(),
+            "optimizer": optimizer.state_dict(),
+            "scaler": scaler.state_dict(),
+            "best": self.best,
+        }
+        save_state(self.out, done, state)
+
+    def restore(
+        self, trainee: Trainee, optimizer: torch.optim.Optimizer, scaler: Any, report: Any, *, tidy: bool
+    ) -> int:
+        """Take the last whole state, if there is one; returns the step to go on with.
+
+        Raises
+        ------
+        ValueError
+            If it belongs to another run.
+        """
+        if tidy:
+            remove_fragments(self.out)
+        state = last_state(self.out, report)
+        if state is None:
+            return 0
+        check_same(json.loads(state["run"]), self.identity, self.out, "an unfinished run")
+        trainee.load_state_dict(state["trainee"])
+        optimizer.load_state_dict(state["optimizer"])
+        scaler.load_state_dict(state["scaler"])
+        self.best = state["best"]
+        return int(state["step"])
+
+
+# States.
+
+
+def save_state(folder: Path, step: int, state: dict[str, Any]) -> Path:
+    """Write the state after ``step`` steps, and drop all but the last two."""
+    buffer = io.BytesIO()
+    torch.save({**state, "step": step}, buffer)
+    data = buffer.getvalue()
+    file = folder / "states" / f"step-{step:08d}.state"
+    try:
+        with atomic_file(file) as temporary:
+            temporary.write_bytes(hashlib.sha256(data).hexdigest().encode() + b"\n" + data)
+    except OSError as error:
+        kept = find_states(folder)
+        last = f"the state before it, {kept[0].name}, is whole" if kept else "no state was written before"
+        raise OSError(
+            f"the state of step {step} cannot be written to {str(file.parent)!r} ({error.strerror or error}); {last}. "
+            f"Free space there and run the same command again to go on"
+        ) from error
+    for old in find_states(folder)[KEPT_STATES:]:
+        old.unlink(missing_ok=True)
+    return file
+
+
+def find_states(folder: Path) -> list[Path]:
+    """The states of a run, the latest first."""
+    return sorted((folder / "states").glob("step-*.state"), reverse=True)
+
+
+def load_state(file: Path) -> dict[str, Any]:
+    """Read a state.
+
+    Raises
+    ------
+    ValueError
+        If it is damaged.
+    """
+    digest, _, data = file.read_bytes().partition(b"\n")
+    if hashlib.sha256(data).hexdigest().encode() != digest:
+        raise ValueError(f"state {str(file)!r} is damaged: it does not have the contents that were written")
+    state: dict[str, Any] = torch.load(io.BytesIO(data), weights_only=True, map_location="cpu")
+    return state
+
+
+def last_state(folder: Path, report: Any) -> dict[str, Any] | None:
+    """The latest whole state, or None. Damaged ones are reported and passed over."""
+    for file in find_states(folder):
+        try:
+            return load_state(file)
+        except (ValueError, OSError) as error:
+            report(f"warning: {error}; going back to the one before it")
+    return None
+
+
+def clear_states(folder: Path) -> None:
+    """Remove the states of a finished run, and what a killed write left."""
+    states = folder / "states"
+    if states.is_dir():
+        for file in states.iterdir():
+            file.unlink(missing_ok=True)
+        states.rmdir()
+
+
+def remove_fragments(folder: Path) -> None:
+    """Remove temporary files that a killed process left."""
+    for place in (folder, folder / "states", folder / "every"):
+        if place.is_dir():
+            for file in place.glob(".*.*"):
+                if file.is_file():
+                    file.unlink(missing_ok=True)
+
+
+def keep_lines(file: Path, steps: int) -> None:
+    """Cut the metrics back to the first ``steps`` steps: what comes after will be trained again."""
+    if file.exists():
+        kept = []
+        for line in file.read_text().splitlines():
+            try:
+                if json.loads(line)["step"] < steps:
+                    kept.append(line + "\n")
+            except ValueError:  # the last line of a killed process
+                continue
+        with atomic_file(file) as temporary:
+            temporary.write_text("".join(kept))
