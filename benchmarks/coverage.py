@@ -27,7 +27,9 @@ from lipcomp.commands import Parser, run, table
 from lipcomp.statistics import (
     Estimate,
     auroc,
+    block_slope,
     clustered_logistic,
+    contrast,
     correlation,
     paired_effect,
     partial_correlation,
@@ -211,6 +213,44 @@ def odds(images: int, models: int, slope: float) -> Draw:
     return draw
 
 
+def over_seeds(seeds: int, loud: float, images: float, level: float = 0.95) -> Draw:
+    """One method against another of three over seeds: the first with ``loud`` times the noise, ``images`` shared."""
+
+    def draw(rng: np.random.Generator) -> tuple[Estimate, float]:
+        noise = rng.standard_normal((seeds, 3)) * np.array([loud, 1.0, 1.0])
+        values = rng.standard_normal((seeds, 1)) + noise + images * rng.standard_normal(3)
+        unit, condition = np.repeat(np.arange(seeds), 3), np.tile(["t", "c", "d"], seeds)
+        found = contrast(
+            values.ravel(), list(unit), list(condition), "t", "c",
+            pool=("t", "c", "d"), shared=2 * images**2, level=level,
+        )  # fmt: skip
+        return found, 0.0
+
+    return draw
+
+
+def run_to_run(seeds: int, slope: float) -> Draw:
+    """A slope inside seeds and methods, whose own levels say the opposite."""
+
+    def draw(rng: np.random.Generator) -> tuple[Estimate, float]:
+        seed, method = np.repeat(np.arange(seeds), 4), np.tile(np.arange(4), seeds)
+        levels = rng.standard_normal(seeds)[seed] + rng.standard_normal(4)[method]
+        x = 3 * levels + rng.standard_normal(seed.size)
+        y = -3 * levels + slope * (x - 3 * levels) + rng.standard_normal(seed.size)
+        return block_slope(x, y, [seed, method]), slope
+
+    return draw
+
+
+def rare(rows: int, positives: int) -> Draw:
+    """AUROC of a score that means nothing, with few rows of one label."""
+
+    def draw(rng: np.random.Generator) -> tuple[Estimate, float]:
+        return auroc(rng.standard_normal(rows), np.arange(rows) < positives), 0.5
+
+    return draw
+
+
 def scenarios(resamples: int = 999) -> list[Scenario]:
     """Everything in the table, with this many bootstrap draws and permutations."""
     found = [
@@ -258,6 +298,15 @@ def scenarios(resamples: int = 999) -> list[Scenario]:
         for models in (3, 15):
             name = f"auroc 100 images x {models}, two-way, r={r:g}"
             found.append(Scenario(name, flips(100, models, r, "both"), null=r == 0))
+    for seeds in (3, 5, 9):
+        for loud in (1.0, 3.0):
+            found.append(Scenario(f"seeds {seeds}, noise x{loud:g}", over_seeds(seeds, loud, 0.0), null=True))
+    found.append(Scenario("seeds 5, noise x3, 97.5%", over_seeds(5, 3.0, 0.0, 0.975), null=True))
+    found.append(Scenario("seeds 5, images shared", over_seeds(5, 1.0, 0.5), null=True))
+    found += [Scenario(f"slope in {n} seeds x 4 methods", run_to_run(n, 0.0), null=True) for n in (3, 5, 15)]
+    found += [
+        Scenario(f"auroc of 300 rows, {k} positive", rare(300, k), null=True) for k in (1, 3, 5, 10, 30)
+    ]
     for slope in (0.0, 0.7):
         for models in (3, 15):
             name = f"logistic 100 images x {models}, two-way, slope={slope:g}"

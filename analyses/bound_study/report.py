@@ -16,14 +16,14 @@ import seaborn as sns
 from matplotlib.figure import Figure
 
 from analyses.bound_study.measure import KAPPAS, RADIUS, RECORDS
-from analyses.page.cells import Cell, Table, number, provenance_rows
-from analyses.page.drawn import Drawn, draw
-from analyses.page.page import Answer, Page, write_page
 from analyses.paired_study.study import METHODS
 from lipcomp.bound import LABELS
 from lipcomp.commands import Parser, run
 from lipcomp.measure import Ball
 from lipcomp.records import read_records, to_frame
+from lipcomp.report.cells import Cell, Table, number, provenance_rows
+from lipcomp.report.drawn import Drawn, draw
+from lipcomp.report.page import Page, write_page
 
 BALL = {
     "ball.lower.median": "lower: a random pair, (3.5)",
@@ -84,7 +84,7 @@ def ratios(frame: pd.DataFrame) -> dict[str, pd.Series]:
     }
 
 
-def answer(frame: pd.DataFrame) -> Answer:
+def answer(frame: pd.DataFrame) -> tuple[str, list[str]]:
     """How tight each bound is, as a range over the models."""
     gaps = {name: series.dropna() for name, series in ratios(frame).items()}
     runs = frame["subject.run"].nunique()
@@ -119,7 +119,7 @@ def answer(frame: pd.DataFrame) -> Answer:
         "The ratio of (3.4) to (3.1) of a pair is √(2κ/A): the published bound falls behind as κ grows, whatever the "
         "encoder; only (3.5), which has no κ, compares encoders."
     )
-    return Answer(headline, findings)
+    return headline, findings
 
 
 def figures(frame: pd.DataFrame) -> list[Drawn]:
@@ -269,22 +269,23 @@ METHOD = [
 ]
 
 
-def make_page(folder: Path) -> tuple[Path, Answer]:
-    """Write bounds.html and bounds.md."""
+def make_page(folder: Path) -> tuple[Path, str]:
+    """Write bounds.html and bounds.md; returns the HTML's path and the headline."""
     frame = load(folder)
-    said = answer(frame)
+    headline, findings = answer(frame)
     page = Page(
         title="How tight are the lower bounds of the Lipschitz constant?",
         subtitle=f"{frame['subject.run'].nunique()} encoders of {folder.name}",
-        answer=said,
+        headline=headline,
+        findings=findings,
         figures=figures(frame),
         tables=tables(frame),
         methods=METHOD,
         provenance=provenance_rows(frame),
-        records=folder / RECORDS,
+        records=[folder / RECORDS],
         record_count=len(frame),
     )
-    return write_page(folder, page, "bounds"), said
+    return write_page(folder / "bounds.html", page), headline
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -292,8 +293,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser = Parser(prog="python -m analyses.bound_study.report", description=__doc__)
     parser.add_argument("study", type=Path, help="the folder that was measured")
     options = parser.parse_args(arguments)
-    path, said = make_page(options.study)
-    print(textwrap.fill(said.headline, 100))
+    path, headline = make_page(options.study)
+    print(textwrap.fill(headline, 100))
     print(path.resolve())
     return 0
 

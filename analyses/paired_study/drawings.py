@@ -1,113 +1,195 @@
 """Which figures a report has: title, caption, alternative text, and what each is drawn from."""
 
-from collections.abc import Sequence
+from functools import partial
 
-from analyses.page.drawn import Drawn, draw
+import pandas as pd
+
 from analyses.paired_study import figures
-from analyses.paired_study.answer import ALL_PAIRS, Effect
+from analyses.paired_study.answer import Answered
 from analyses.paired_study.frames import Study, bound_rows
+from analyses.paired_study.pairs import find_pairs
+from analyses.paired_study.study import BASELINES, CONTRASTS
+from analyses.paired_study.verdicts import Row
+from analyses.paired_study.words import shown_value
+from lipcomp.report.drawn import Drawn, draw
+
+SIGMA = "σ of the features, 1 per pixel L2"
 
 
-def build_figures(study: Study, effects: Sequence[Effect]) -> list[Drawn]:
+def build_figures(study: Study, answered: Answered) -> list[Drawn]:
     """All figures for which there is data."""
-    models, drawn = study.models, []
-    wanted = [e for e in effects if e.estimate.value is not None]
-    if wanted:
-        drawn.append(
-            draw(
-                "forest",
-                "Paired effects",
-                "Mean difference within pairs (same seed, weights, data order and draws) with its 95% interval; ticks "
-                "are the single pairs. Left of zero in the first two panels is smoother, right of zero in the "
-                "others better.",
-                "Forest plot; the table of paired effects holds every number. " + _pooled(wanted),
-                lambda: figures.forest(wanted),
+    drawn: list[Drawn] = []
+    rows = [r for r in answered.verdicts.rows if r.effect.value is not None and not r.stratum]
+    rows = rows or [r for r in answered.verdicts.rows if r.effect.value is not None]
+    for name, title, wanted, label in (
+        (
+            "smoothness",
+            "Does compression change smoothness?",
+            ("features", "logits", "latent"),
+            "change of σ_max(J)",
+        ),
+        (
+            "accuracy",
+            "Does it change accuracy?",
+            ("given_clean", "corruption", "clean"),
+            "difference, points",
+        ),
+    ):
+        chosen = _ordered([r for r in rows if r.outcome.key in wanted])
+        if chosen:
+            drawn.append(
+                draw(
+                    name,
+                    title,
+                    "Mean over seeds with its interval; ticks are single seeds; green, the equivalence "
+                    "zone. ★ primary.",
+                    "Forest plot. "
+                    + "; ".join(f"{r.contrast.name}, {r.outcome.label}: {shown_value(r)}" for r in chosen),
+                    partial(figures.forest, chosen, label),
+                )
             )
-        )
-    targets = {"corruption": "mean corruption accuracy", "shift": "accuracy on UCI digits"}
-    targets = {k: v for k, v in targets.items() if models[k].notna().any()}
-    if targets and models["sigma"].notna().any():
-        drawn.append(
-            draw(
-                "scatter",
-                "Smoothness against robustness",
-                "A point a model; a line joins a compressed model with its uncompressed twin.",
-                f"Scatter plot of the median local Lipschitz constant against {' and '.join(targets.values())}, "
-                f"{len(models)} models",
-                lambda: figures.scatter_with_pairs(
-                    models, "sigma", targets, "median σ_max(J), 1 per pixel L2"
-                ),
-            )
-        )
-    if models["beta"].nunique() > 2:
-        targets_by_beta = {
-            "excess": ("excess residual information, nats", 1.0),
-            "sigma": ("median σ_max(J)", 1.0),
-            "corruption": ("mean corruption accuracy, %", 100.0),
-        }
-        targets_by_beta = {k: v for k, v in targets_by_beta.items() if models[k].notna().any()}
-        drawn.append(
-            draw(
-                "beta",
-                "What β does",
-                "A thin line a seed, the mean thick; dotted, the uncompressed twin's mean.",
-                "Line plots over beta of " + ", ".join(label for label, _ in targets_by_beta.values()),
-                lambda: figures.dose_response(models, targets_by_beta),
-            )
-        )
-    if models["excess"].notna().any() and models["sigma"].notna().any():
-        drawn.append(
-            draw(
-                "compression",
-                "Compression and smoothness",
-                "Excess residual information over the floor that the two concentrations set, on held-out views.",
-                "Scatter plot of the excess residual information against the median local Lipschitz constant",
-                lambda: figures.compression_and_smoothness(models),
-            )
-        )
-    if len(study.corruptions):
-        drawn.append(
-            draw(
-                "corruptions",
-                "Accuracy under each corruption",
-                "Linear probe on the pooled features; mean over five severities and the seeds.",
-                "Heat map of accuracy by corruption and method",
-                lambda: figures.corruption_heat_map(study.corruptions),
-            )
-        )
+    drawn += _seed_figures(study, rows)
+    drawn += _beta_figures(study)
+    drawn += _corruption_figure(study)
     bounds = bound_rows(study)
     if len(bounds):
         drawn.append(
             draw(
                 "bounds",
-                "How tight each lower bound is",
-                "Largest value over the positive pairs of the test images, all at κ = 1024; κ·σ_max is the largest "
-                "local constant at a test image. The supremum bound's constant is the one that the Jacobian measures.",
-                "Dot plot of the lower bounds (3.1) to (3.4) and of kappa times the largest spectral norm, by method",
-                lambda: figures.bound_sandwich(bounds),
+                "How tight is each lower bound?",
+                "Largest value over positive pairs of test images, all at κ = 1024; κ·σ_max is the largest local "
+                "constant at a test image.",
+                "Dot plot of the lower bounds (3.1) to (3.4) and of κ times the largest σ_max. Medians: "
+                + "; ".join(
+                    f"{b} {v:.3g}" for b, v in bounds.groupby("bound", sort=False)["value"].median().items()
+                ),
+                partial(figures.bound_sandwich, bounds),
             )
         )
-    if len(study.images):
-        drawn += [
+    return drawn + _image_figures(study, answered)
+
+
+def _ordered(rows: list[Row]) -> list[Row]:
+    """Contrast by contrast; of the exploratory contrasts only those with an interval."""
+    order = [c.name for c in CONTRASTS]
+    kept = [r for r in rows if r.effect.interval is not None or r.primary] or rows
+    return sorted(kept, key=lambda r: (order.index(r.contrast.name), not r.primary))
+
+
+def _seed_figures(study: Study, rows: list[Row]) -> list[Drawn]:
+    models, drawn = study.models, []
+    at = models[models["beta"].isna() | (models["beta"] == study.design.beta)]
+    if not rows:
+        at = at.iloc[:0]
+    for column, title, label, scale in (
+        ("features", "Seed by seed: smoothness", SIGMA, 1.0),
+        ("corruption", "Seed by seed: accuracy under corruptions", "corruption accuracy, %", 100.0),
+    ):
+        known = at.dropna(subset=[column, "seed"])
+        if known["method"].nunique() > 1 and len(known):
+            means = known.groupby("method", sort=False)[column].mean() * scale
+            drawn.append(
+                draw(
+                    f"seeds-{column}",
+                    title,
+                    "One thin line per seed over the methods of a family; thick, the mean.",
+                    f"Line plot of {label}. Means: " + "; ".join(f"{m} {v:.3g}" for m, v in means.items()),
+                    partial(figures.seed_lines, at, column, label, scale, logarithm=column == "features"),
+                )
+            )
+    both = models.dropna(subset=["features", "corruption"])
+    if len(both) > 1:
+        ranks = float(both["features"].rank().corr(both["corruption"].rank()))
+        drawn.append(
             draw(
-                "distributions",
-                "The local constant over the test images",
-                "Distribution of σ_max(J) of the mean direction; lines are the quartiles.",
-                "Violin plots of the spectral norm of the Jacobian, by method",
-                lambda: figures.distributions(study.images),
-            ),
-            draw(
-                "flips",
-                "Image by image: does a larger local constant mean a less stable prediction?",
-                "Share of the corruptions (all kinds and severities) that change the probe's prediction of an image.",
-                "Line plot of the share of corruptions that change the prediction by decile of the local constant",
-                lambda: figures.flips_by_smoothness(study.images),
-            ),
-        ]
+                "scatter",
+                "Smoothness against robustness",
+                "One point per run; a line joins a compressed run with its twin.",
+                f"Scatter plot of {SIGMA} against corruption accuracy, {len(both)} runs, rank correlation {ranks:+.2f}",
+                partial(
+                    figures.scatter_with_pairs,
+                    both,
+                    "features",
+                    "corruption",
+                    SIGMA,
+                    "corruption accuracy, %",
+                ),
+            )
+        )
     return drawn
 
 
-def _pooled(effects: Sequence[Effect]) -> str:
-    """The pooled effects, for a reader who does not see the figure."""
-    pooled = [e for e in effects if e.contrast == ALL_PAIRS]
-    return "Pooled: " + "; ".join(f"{e.label} {e.value:+.2f} {e.unit}" for e in pooled) if pooled else ""
+def _beta_figures(study: Study) -> list[Drawn]:
+    models = study.models
+    if models["beta"].nunique() < 3:
+        return []
+    told = [
+        ("features", SIGMA, 1.0),
+        ("corruption", "corruption accuracy, %", 100.0),
+        ("excess", "excess residual information, nats", 1.0),
+    ]
+    return [
+        draw(
+            f"beta-{column}",
+            f"What β does: {label.split(',')[0]}",
+            "A thin line per seed, the mean thick; dotted, the uncompressed twin's mean.",
+            f"Line plot over β of {label}",
+            partial(figures.dose_response, models, column, label, factor),
+        )
+        for column, label, factor in told
+        if models[column].notna().any()
+    ]
+
+
+def _corruption_figure(study: Study) -> list[Drawn]:
+    if not len(study.corruptions):
+        return []
+    wide = 100 * study.corruptions.pivot_table("value", "run", "corruption", aggfunc="mean")
+    columns: dict[str, pd.Series] = {}
+    for contrast in CONTRASTS:
+        members = find_pairs(study.models, contrast, study.design.beta).main
+        if len(members) and len(columns) < 4:
+            values = wide.reindex(members.index)
+            sides = [values[members["method"] == m].mean() for m in (contrast.treated, contrast.control)]
+            columns[contrast.name] = sides[0] - sides[1]
+    if not columns:
+        return []
+    table = pd.DataFrame(columns)
+    dull = sorted(set(map(str, table.index)) - set(study.informative))
+    first = table.drop(index=dull).iloc[:, 0].dropna()
+    return [
+        draw(
+            "corruptions",
+            "Corruption by corruption: difference from the twin",
+            "Points of accuracy, mean over severities and seeds. Grey: at chance for every run, not counted.",
+            f"Heat map of differences from the twin. {table.columns[0]}: "
+            + "; ".join(f"{name} {value:+.1f}" for name, value in first.items()),
+            partial(figures.corruption_differences, table, dull),
+        )
+    ]
+
+
+def _image_figures(study: Study, answered: Answered) -> list[Drawn]:
+    images = study.images
+    if not answered.images or images["method"].isin(BASELINES).all():
+        return []
+    layer = answered.images[0].layer
+    column = "sigma_backbone" if layer == "probed features" else "sigma"
+    medians = images.groupby("method", sort=False)[column].median()
+    return [
+        draw(
+            "distributions",
+            "The local constant over the test images",
+            f"Distribution of σ_max(J) of the {layer}; lines are the quartiles.",
+            "Violin plots by method; medians: " + "; ".join(f"{m} {v:.3g}" for m, v in medians.items()),
+            partial(figures.distributions, images, column),
+        ),
+        draw(
+            "flips",
+            "Image by image: does a larger constant mean a less stable prediction?",
+            "Share of corruptions (all kinds and severities) that change the probe's prediction of an image, by decile "
+            "of its constant among images of its class.",
+            f"Line plot of that share. {answered.images[0].within_class}",
+            partial(figures.flips_by_smoothness, images, column),
+        ),
+    ]

@@ -1,4 +1,4 @@
-"""The study's figures: functions from tidy frames to matplotlib figures."""
+"""The study's figures: functions from tidy frames to matplotlib figures, narrow enough for a phone."""
 
 from collections.abc import Sequence
 
@@ -6,20 +6,14 @@ import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
 import seaborn as sns
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from analyses.paired_study.answer import Effect
-from analyses.paired_study.study import CONTRASTS, METHODS, pair_table
-
-# Okabe-Ito, told apart by colour-blind readers, on white and on near-black.
-COLOURS = dict(
-    zip(
-        METHODS.values(),
-        ["#0072B2", "#56B4E9", "#CC79A7", "#D55E00", "#009E73", "#E69F00", "#8C8C8C", "#B8860B"],
-        strict=True,
-    )
-)
-MARKERS = dict(zip(METHODS.values(), ["o", "^", "v", "s", "D", "P", "X", "*"], strict=True))
+from analyses.paired_study.pairs import find_pairs
+from analyses.paired_study.study import CONTRASTS, FAMILIES, METHODS
+from analyses.paired_study.verdicts import Row
+from lipcomp.report.drawn import WIDTH, ZONE
+from lipcomp.report.palette import styles
 
 
 def _present(frame: pd.DataFrame) -> list[str]:
@@ -28,113 +22,143 @@ def _present(frame: pd.DataFrame) -> list[str]:
     return [*(m for m in METHODS.values() if m in found), *(m for m in found if m not in METHODS.values())]
 
 
-def _colour(method: str) -> str:
-    return COLOURS.get(method, "#8C8C8C")
+def _legend(figure: Figure, axis: Axes) -> None:
+    """A legend below the figure, where it takes no width."""
+    handles, labels = axis.get_legend_handles_labels()
+    figure.legend(handles, labels, loc="upper center", bbox_to_anchor=(0.5, 0.0), ncols=2, columnspacing=1.2)
 
 
-def forest(effects: Sequence[Effect]) -> Figure:
-    """Paired effects with their intervals; one panel a quantity, one row a contrast."""
-    quantities = list(dict.fromkeys(effect.label for effect in effects))
-    contrasts = list(dict.fromkeys(effect.contrast for effect in effects))
-    figure, axes = plt.subplots(
-        1,
-        len(quantities),
-        figsize=(2.1 * len(quantities) + 2.0, 0.55 * len(contrasts) + 1.3),
-        sharey=True,
-        squeeze=False,
-    )
-    for axis, label in zip(axes[0], quantities, strict=True):
-        for effect in (e for e in effects if e.label == label):
-            row = contrasts.index(effect.contrast)
-            pooled = effect.contrast.startswith("all")
-            colour = plt.rcParams["text.color"] if pooled else "#0072B2"
-            if effect.interval is not None:
-                axis.plot(
-                    effect.interval,
-                    [row, row],
-                    color=colour,
-                    lw=2.4 if pooled else 1.6,
-                    solid_capstyle="round",
-                )
-            axis.plot(effect.value, row, "D" if pooled else "o", color=colour, ms=7)
-            axis.plot(
-                effect.estimate.differences,
-                np.full(len(effect.estimate.differences), row + 0.22),
-                "|",
-                color=colour,
-                alpha=0.7,
-                ms=7,
-            )
-        axis.axvline(0, color=plt.rcParams["text.color"], lw=0.8, ls=":")
-        axis.set_xlabel(f"{label}\n({effects[[e.label for e in effects].index(label)].unit})")
-        axis.margins(x=0.12)
-    axes[0][0].set_yticks(range(len(contrasts)), contrasts)
-    axes[0][0].set_ylim(len(contrasts) - 0.5, -0.6)
+def forest(rows: Sequence[Row], axis_label: str) -> Figure:
+    """Effects with their intervals, contrast by contrast; the zone shaded, a tick per seed.
+
+    Parameters
+    ----------
+    rows
+        All of ratios (drawn as percentages) or all of points.
+    axis_label
+        What the axis shows.
+    """
+    figure, axis = plt.subplots(figsize=(WIDTH, 0.52 * len(rows) + 0.9))
+    ratio = rows[0].outcome.ratio
+
+    def shown(values: object) -> np.ndarray:
+        array = np.asarray(values, dtype=float)
+        return np.exp(array) if ratio else array
+
+    zone = rows[0].zone
+    axis.axvspan(*shown((zone.low, zone.high)), color=ZONE, lw=0, zorder=0)
+    axis.axvline(float(shown(0.0)), color=plt.rcParams["text.color"], lw=0.8, ls=":")
+    for y, row in enumerate(rows):
+        colour = styles([row.contrast.treated])[row.contrast.treated][0]
+        if row.effect.interval is not None:
+            axis.plot(shown(row.effect.interval), [y, y], color=colour, lw=2.6 if row.primary else 1.6)
+        axis.plot(float(shown(row.effect.value)), y, "D" if row.primary else "o", color=colour, ms=6)
+        axis.plot(shown(row.effect.differences), np.full(row.effect.n, y + 0.2), "|", color=colour, alpha=0.7)
+        star = " ★" if row.primary else ""
+        label = f"{row.contrast.name}: {row.outcome.short}{star}"
+        axis.annotate(label, (0, y - 0.26), xycoords=("axes fraction", "data"), fontsize=8.5, va="bottom")
+    if ratio:
+        axis.set_xscale("log")
+        ends = axis.get_xlim()
+        ticks = [t for t in (0.1, 0.25, 0.5, 0.75, 1.0, 1.5, 2.0, 4.0, 8.0) if ends[0] <= t <= ends[1]]
+        axis.set_xticks(ticks, [f"{100 * (t - 1):+.0f}%".replace("-", "−") if t != 1 else "0" for t in ticks])
+        axis.minorticks_off()
+    axis.set_yticks([])
+    axis.set_ylim(len(rows) - 0.5, -0.8)
+    axis.set_xlabel(axis_label)
+    axis.grid(visible=False, axis="y")
     sns.despine(figure, left=True)
     return figure
 
 
-def scatter_with_pairs(models: pd.DataFrame, x: str, targets: dict[str, str], x_label: str) -> Figure:
-    """Smoothness against robustness, a point a model, pairs joined."""
-    figure, axes = plt.subplots(1, len(targets), figsize=(4.6 * len(targets), 3.9), squeeze=False)
-    for axis, (column, label) in zip(axes[0], targets.items(), strict=True):
-        for contrast in (c for c in CONTRASTS if c.compression):
-            pairs = pair_table(models, contrast, column).merge(
-                pair_table(models, contrast, x), on=["run", "seed", "beta"], suffixes=("", "_x")
-            )
-            for _, pair in pairs.iterrows():
-                axis.plot(
-                    [pair["control_x"], pair["treated_x"]],
-                    [100 * pair["control"], 100 * pair["treated"]],
-                    color=plt.rcParams["text.color"],
-                    lw=0.8,
-                    alpha=0.35,
-                    zorder=1,
-                )
-        for method in _present(models):
-            rows = models[models["method"] == method]
-            axis.scatter(
-                rows[x],
-                100 * rows[column],
-                s=52,
-                color=_colour(method),
-                marker=MARKERS.get(method, "o"),
-                label=method,
-                zorder=2,
-                edgecolor="none",
-            )
-        axis.set_xlabel(x_label)
-        axis.set_ylabel(f"{label}, %")
-    axes[0][-1].legend(loc="center left", bbox_to_anchor=(1.0, 0.5), title="method")
+def seed_lines(
+    models: pd.DataFrame, column: str, label: str, scale: float, *, logarithm: bool = False
+) -> Figure:
+    """One line per seed over the methods of each family; the mean over seeds in black (white on dark)."""
+    families = [[m for m in family if (models["method"] == m).any()] for family in FAMILIES]
+    families = [family for family in families if len(family) > 1]
+    figure, axes = plt.subplots(
+        1, len(families), figsize=(WIDTH, 2.9), sharey=True, squeeze=False,
+        gridspec_kw={"width_ratios": [len(f) for f in families]},
+    )  # fmt: skip
+    for axis, family in zip(axes[0], families, strict=True):
+        rows = models[models["method"].isin(family)].dropna(subset=[column, "seed"])
+        table = scale * rows.pivot_table(column, "seed", "method", aggfunc="mean").reindex(columns=family)
+        for _, seed in table.iterrows():
+            axis.plot(range(len(family)), seed, color="#8C8C8C", lw=0.9, marker=".", ms=4)
+        mean = np.exp(np.log(table).mean()) if logarithm else table.mean()
+        axis.plot(range(len(family)), mean, color=plt.rcParams["text.color"], lw=2.2, marker="o", ms=5)
+        axis.set_xticks(range(len(family)), [m.replace(" ", "\n", 1) for m in family], fontsize=8.5)
+        axis.set_xlim(-0.3, len(family) - 0.7)
+        if logarithm:
+            axis.set_yscale("log")
+            axis.minorticks_off()
+            values = table.to_numpy()[np.isfinite(table.to_numpy())]
+            ticks = np.geomspace(values.min(), values.max(), 4)
+            axis.set_yticks(ticks, [f"{t:.2g}" for t in ticks])
+    axes[0][0].set_ylabel(label)
     sns.despine(figure)
     figure.tight_layout()
     return figure
 
 
-def corruption_heat_map(accuracies: pd.DataFrame) -> Figure:
-    """Accuracy under each corruption (mean over severities), by method.
+def scatter_with_pairs(models: pd.DataFrame, x: str, y: str, x_label: str, y_label: str) -> Figure:
+    """Smoothness against robustness, a point per model, twins joined."""
+    figure, axis = plt.subplots(figsize=(WIDTH, 3.6))
+    for contrast in (c for c in CONTRASTS if c.treated.startswith("C-") and not c.same_beta):
+        rows = find_pairs(models, contrast).main.dropna(subset=[x, y])
+        for _, seed in rows.groupby("seed"):
+            control = seed[seed["method"] == contrast.control]
+            for _, treated in seed[seed["method"] == contrast.treated].iterrows():
+                if len(control):
+                    axis.plot(
+                        [control[x].mean(), treated[x]], [100 * control[y].mean(), 100 * treated[y]],
+                        color=plt.rcParams["text.color"], lw=0.8, alpha=0.35, zorder=1,
+                    )  # fmt: skip
+    look = styles(_present(models))
+    for method in _present(models):
+        rows = models[models["method"] == method]
+        colour, marker = look[method]
+        axis.scatter(rows[x], 100 * rows[y], s=44, color=colour, marker=marker, label=method, zorder=2)
+    axis.set_xlabel(x_label)
+    axis.set_ylabel(y_label)
+    figure.tight_layout()
+    _legend(figure, axis)
+    sns.despine(figure)
+    return figure
+
+
+def corruption_differences(table: pd.DataFrame, dull: Sequence[str]) -> Figure:
+    """Difference from the twin under each corruption, in points; corruptions at chance in grey.
 
     Parameters
     ----------
-    accuracies
-        Columns method, corruption, value (in [0, 1]).
+    table
+        Rows corruptions, columns contrasts, values points.
+    dull
+        The corruptions under which every run is at chance.
     """
-    table = 100 * accuracies.pivot_table("value", "corruption", "method", aggfunc="mean")
-    table = table[_present(accuracies)]
-    table = table.loc[table.mean(axis=1).sort_values(ascending=False).index]
-    figure, axis = plt.subplots(figsize=(1.0 * table.shape[1] + 2.6, 0.34 * len(table) + 1.2))
+    table = table.loc[table.fillna(0.0).abs().mean(axis=1).sort_values(ascending=False).index]
+    table = pd.concat([table.drop(index=list(dull)), table.loc[list(dull)]])
+    figure, axis = plt.subplots(figsize=(WIDTH, 0.3 * len(table) + 1.5))
+    reach = float(np.nanmax(np.abs(table.drop(index=list(dull)).to_numpy()), initial=1.0))
+    mask = table.isna() | np.isin(table.index, list(dull))[:, None]
     sns.heatmap(
-        table,
-        ax=axis,
-        annot=True,
-        fmt=".1f",
-        cmap="viridis",
-        vmin=10,
-        vmax=100,
-        cbar_kws={"label": "accuracy, %"},
-    )
+        table, ax=axis, annot=True, fmt="+.1f", cmap="PuOr", vmin=-reach, vmax=reach, mask=mask,
+        annot_kws={"size": 8.5}, cbar_kws={"label": "points", "shrink": 0.6}, linewidths=0.5,
+    )  # fmt: skip
+    for row, name in enumerate(table.index):
+        if name in dull:
+            axis.axhspan(row, row + 1, color="#8C8C8C", alpha=0.25, lw=0)
+            axis.text(table.shape[1] / 2, row + 0.5, "at chance", ha="center", va="center", fontsize=8.5)
     axis.set(xlabel="", ylabel="")
-    axis.tick_params(axis="x", rotation=25)
+    axis.set_yticks(
+        np.arange(len(table)) + 0.5, [str(name).replace("_", " ") for name in table.index], rotation=0
+    )
+    axis.set_xticks(
+        np.arange(table.shape[1]) + 0.5, [c.replace(" − ", "\n− ") for c in table.columns], rotation=30,
+        ha="right", fontsize=8.5,
+    )  # fmt: skip
     axis.grid(visible=False)
     return figure
 
@@ -149,129 +173,88 @@ def bound_sandwich(bounds: pd.DataFrame) -> Figure:
         concentration, in nats per pixel L2.
     """
     order = list(dict.fromkeys(bounds["bound"]))
-    figure, axis = plt.subplots(figsize=(7.4, 0.5 * len(order) + 1.4))
+    figure, axis = plt.subplots(figsize=(WIDTH, 0.62 * len(order) + 1.1))
     methods = _present(bounds)
-    for shift, method in zip(np.linspace(-0.28, 0.28, len(methods)), methods, strict=True):
+    look = styles(methods)
+    for shift, method in zip(np.linspace(-0.12, 0.3, len(methods)), methods, strict=True):
         rows = bounds[bounds["method"] == method]
-        axis.scatter(
-            rows["value"],
-            [order.index(b) + shift for b in rows["bound"]],
-            color=_colour(method),
-            marker=MARKERS.get(method, "o"),
-            s=34,
-            label=method,
+        colour, marker = look[method]
+        y = [order.index(b) + shift for b in rows["bound"]]
+        axis.scatter(rows["value"], y, color=colour, marker=marker, s=26, label=method)
+    for row, name in enumerate(order):
+        axis.annotate(name, (0, row - 0.2), xycoords=("axes fraction", "data"), fontsize=8.5, va="bottom")
+    axis.set_xscale("log")
+    axis.set_yticks([])
+    axis.set_ylim(len(order) - 0.5, -0.7)
+    axis.set_xlabel("lower bound of Lip(log e(z|x)), nats per pixel L2")
+    figure.tight_layout()
+    _legend(figure, axis)
+    sns.despine(figure, left=True)
+    return figure
+
+
+def distributions(images: pd.DataFrame, column: str) -> Figure:
+    """How the local constant is spread over the test images, by method."""
+    methods = _present(images)
+    look = styles(methods)
+    figure, axis = plt.subplots(figsize=(WIDTH, 0.5 * len(methods) + 0.9))
+    sns.violinplot(
+        images, x=column, y="method", hue="method", order=methods, hue_order=methods,
+        palette={m: look[m][0] for m in methods}, inner="quart", cut=0, linewidth=0.9, log_scale=True,
+        legend=False, ax=axis,
+    )  # fmt: skip
+    low, high = axis.get_xlim()
+    ticks = [t for t in (1e-3, 3e-3, 0.01, 0.03, 0.1, 0.3, 1, 3, 10, 30, 100) if low <= t <= high]
+    if len(ticks) > 1:
+        axis.set_xticks(ticks, [f"{t:g}" for t in ticks])
+        axis.minorticks_off()
+    axis.set(xlabel="σ_max(J) at a test image, 1 per pixel L2", ylabel="")
+    sns.despine(figure, left=True)
+    return figure
+
+
+def dose_response(models: pd.DataFrame, column: str, label: str, factor: float) -> Figure:
+    """What changes with beta: a thin line per seed, the mean thick; the uncompressed twin's mean dotted."""
+    twins = {"C-SimCLR": "SimCLR", "SimCLR ×(1+β)": "SimCLR", "C-BYOL": "BYOL"}
+    figure, axis = plt.subplots(figsize=(WIDTH, 3.2))
+    look = styles(METHODS.values())
+    for method, base in twins.items():
+        rows = models[models["method"] == method].dropna(subset=["beta", column])
+        if rows["beta"].nunique() < 2:
+            continue
+        colour, marker = look[method]
+        for _, seed in rows.groupby("seed"):
+            ordered = seed.sort_values("beta")
+            axis.plot(ordered["beta"], factor * ordered[column], color=colour, lw=0.6, alpha=0.5)
+        mean = factor * rows.groupby("beta")[column].mean()
+        axis.plot(mean.index, mean, color=colour, marker=marker, lw=2, label=method)
+        axis.axhline(
+            factor * models.loc[models["method"] == base, column].mean(), color=look[base][0], ls=":"
         )
     axis.set_xscale("log")
-    axis.set_yticks(range(len(order)), order)
-    axis.set_ylim(len(order) - 0.5, -0.5)
-    axis.set_xlabel("lower bound of the Lipschitz constant of log e(z|x), nats per pixel L2 (log scale)")
-    axis.legend(loc="center left", bbox_to_anchor=(1.0, 0.5))
-    sns.despine(figure, left=True)
-    return figure
-
-
-def distributions(images: pd.DataFrame) -> Figure:
-    """How the local constant is spread over the test images, by method.
-
-    Parameters
-    ----------
-    images
-        Columns method, sigma: a row an image and run.
-    """
-    methods = _present(images)
-    figure, axis = plt.subplots(figsize=(7.2, 0.55 * len(methods) + 1.2))
-    sns.violinplot(
-        images,
-        x="sigma",
-        y="method",
-        hue="method",
-        order=methods,
-        hue_order=methods,
-        palette={m: _colour(m) for m in methods},
-        inner="quart",
-        cut=0,
-        linewidth=0.9,
-        log_scale=True,
-        legend=False,
-        ax=axis,
-    )
-    axis.set(
-        xlabel="local Lipschitz constant σ_max(J) at a test image, 1 per pixel L2 (log scale)", ylabel=""
-    )
-    sns.despine(figure, left=True)
-    return figure
-
-
-def compression_and_smoothness(models: pd.DataFrame) -> Figure:
-    """Excess residual information against the local constant, a point a model."""
-    figure, axis = plt.subplots(figsize=(5.4, 3.9))
-    for method in _present(models):
-        rows = models[models["method"] == method]
-        axis.scatter(
-            rows["excess"],
-            rows["sigma"],
-            s=52,
-            color=_colour(method),
-            marker=MARKERS.get(method, "o"),
-            label=method,
-        )
-    axis.set_xlabel("excess residual information at the common κ, nats (held-out views)")
-    axis.set_ylabel("median σ_max(J), 1 per pixel L2")
-    axis.legend(loc="center left", bbox_to_anchor=(1.0, 0.5))
-    sns.despine(figure)
-    return figure
-
-
-def dose_response(models: pd.DataFrame, targets: dict[str, tuple[str, float]]) -> Figure:
-    """What changes with beta: a thin line a seed, the mean thick, the uncompressed twin dotted.
-
-    Parameters
-    ----------
-    models
-        The models' table.
-    targets
-        Column -> (label, factor).
-    """
-    swept = {"C-SimCLR": "SimCLR", "SimCLR ×(1+β)": "SimCLR", "C-BYOL": "BYOL"}
-    figure, axes = plt.subplots(1, len(targets), figsize=(4.4 * len(targets), 3.7), squeeze=False)
-    for axis, (column, (label, factor)) in zip(axes[0], targets.items(), strict=True):
-        for method, base in swept.items():
-            rows = models[models["method"] == method].dropna(subset=["beta", column])
-            if rows["beta"].nunique() < 2:
-                continue
-            for _, seed in rows.groupby("seed"):
-                seed = seed.sort_values("beta")
-                axis.plot(seed["beta"], factor * seed[column], color=_colour(method), lw=0.6, alpha=0.5)
-            mean = factor * rows.groupby("beta")[column].mean()
-            axis.plot(mean.index, mean, color=_colour(method), marker=MARKERS[method], lw=2, label=method)
-            control = models.loc[models["method"] == base, column].mean()
-            axis.axhline(factor * control, color=_colour(base), ls=":", lw=1.4)
-        axis.set_xscale("log")
-        axis.set_xlabel("β")
-        axis.set_ylabel(label)
-    axes[0][-1].legend(loc="center left", bbox_to_anchor=(1.0, 0.5))
-    sns.despine(figure)
+    axis.set(xlabel="β", ylabel=label)
     figure.tight_layout()
+    _legend(figure, axis)
+    sns.despine(figure)
     return figure
 
 
-def flips_by_smoothness(images: pd.DataFrame) -> Figure:
-    """Share of corruptions that change the prediction, by decile of the local constant within a model."""
-    images = images.copy()
-    images["decile"] = images.groupby("run")["sigma"].transform(
-        lambda s: pd.qcut(s.rank(method="first"), min(10, len(s)), labels=False) + 1
-    )
+def flips_by_smoothness(images: pd.DataFrame, column: str) -> Figure:
+    """Share of corruptions that change the prediction, by decile of the local constant within a model and class."""
+    by = ["run", "label"] if "label" in images else ["run"]
+    ranks = images.groupby(by)[column].rank(method="first", pct=True)
+    deciles = np.ceil(10 * ranks).astype(int)
     methods = _present(images)
-    figure, axis = plt.subplots(figsize=(6.0, 3.8))
+    look = styles(methods)
+    figure, axis = plt.subplots(figsize=(WIDTH, 3.2))
     for method in methods:
-        rows = images[images["method"] == method]
+        rows = images[images["method"] == method].assign(decile=deciles)
         means = 100 * rows.groupby(["run", "decile"])["flipped"].mean().groupby("decile").mean()
-        axis.plot(
-            means.index, means, marker=MARKERS.get(method, "o"), color=_colour(method), label=method, ms=5
-        )
-    axis.set_xlabel("decile of σ_max(J) among the images of a model")
-    axis.set_ylabel("corruptions that change the prediction, %")
+        axis.plot(means.index, means, marker=look[method][1], color=look[method][0], label=method, ms=5)
+    axis.set_xlabel("decile of σ_max(J) among images of one class and model")
+    axis.set_ylabel("corruptions that flip it, %")
     axis.set_xticks(range(1, 11))
-    axis.legend(loc="center left", bbox_to_anchor=(1.0, 0.5))
+    figure.tight_layout()
+    _legend(figure, axis)
     sns.despine(figure)
     return figure

@@ -1,12 +1,15 @@
-"""A study's records as the tidy frames that tables and figures are drawn from."""
+"""A study's records as the tidy frames that verdicts, tables and figures are drawn from."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pandas as pd
+from jaxtyping import Bool, Float, Shaped
 
-from analyses.paired_study.study import RECORDS, models_table, read_plan
+from analyses.paired_study.design import Design, read_design
+from analyses.paired_study.study import BASELINES, COMMON_KAPPA, RECORDS, models_table, read_plan
 from lipcomp.records import read_records, to_frame
 
 BOUND_ROWS = (
@@ -15,17 +18,61 @@ BOUND_ROWS = (
     ("second_moment", "(3.3) second moment, typical z"),
     ("supremum", "(3.4) supremum, worst z"),
 )
+CLEAN = "clean"
+
+
+@dataclass(frozen=True)
+class Bits:
+    """Which images the probe of one run has right, condition by condition."""
+
+    right: Bool[np.ndarray, "conditions images"]
+    labels: Shaped[np.ndarray, " images"]
+    corruption: Shaped[np.ndarray, " conditions"]
+    severity: Shaped[np.ndarray, " conditions"]
+    _means: dict[frozenset[str], np.ndarray] = field(default_factory=dict, repr=False)
+
+    def hits(self, corruptions: set[str]) -> Float[np.ndarray, " images"]:
+        """Share of the conditions under these corruptions that each image is right in."""
+        key = frozenset(corruptions)
+        if key not in self._means:
+            self._means[key] = self.right[np.isin(self.corruption, list(key))].mean(0)
+        return self._means[key]
 
 
 @dataclass(frozen=True)
 class Study:
-    """The tidy frames that figures and tables are drawn from."""
+    """The tidy frames that figures and tables are drawn from.
+
+    Parameters
+    ----------
+    frame
+        The records.
+    models
+        One row a run that counts (``study.models_table``); ``corruption`` is the mean over ``informative``.
+    collapsed
+        The runs left out by the design's rule, and why.
+    images
+        Values image by image: run, method, image, label, sigma of the layers, flipped.
+    corruptions
+        Accuracy by run, corruption and severity; ``chance`` marks corruptions that carry no information.
+    informative
+        The corruptions that count.
+    chance
+        Share of the most frequent class among the test images; None if nothing tells it.
+    bits
+        By run.
+    """
 
     frame: pd.DataFrame
     models: pd.DataFrame
+    collapsed: dict[str, str]
     images: pd.DataFrame
     corruptions: pd.DataFrame
+    informative: tuple[str, ...]
+    chance: float | None
     plan: dict[str, Any]
+    design: Design
+    bits: dict[str, Bits] = field(repr=False, default_factory=dict)
 
 
 def load_study(folder: Path) -> Study:
@@ -35,6 +82,8 @@ def load_study(folder: Path) -> Study:
     ------
     FileNotFoundError
         If nothing has been measured in the folder.
+    ValueError
+        If the records are not of a study.
     """
     file = folder / RECORDS
     if not file.exists():
@@ -47,27 +96,121 @@ def load_study(folder: Path) -> Study:
     if "subject.sha256" in frame:  # a run that was trained anew: its last measurement counts
         last = frame.groupby("subject.run")["subject.sha256"].transform("last")
         frame = frame[frame["subject.sha256"].isna() | (frame["subject.sha256"] == last)].copy()
+    plan = read_plan(folder)
+    design = read_design(plan)
     models = models_table(frame[frame["subject.run"].notna()])
-    method = models["method"]
-    parts = []
-    for name in models.index:
-        path = folder / "images" / f"{name}.csv"
-        if path.exists():
-            parts.append(pd.read_csv(path).assign(run=name, method=method[name]))
-    images = pd.DataFrame(columns=["run", "method", "image", "sigma", "flipped"])
-    if parts:  # an image counts once it was measured in every stage
-        images = pd.concat([images, *parts]).dropna(subset=["sigma", "flipped"]).reset_index(drop=True)
-    corrupted = frame[frame["quantity"] == "accuracy.corruption"]
-    corruptions = pd.DataFrame(
+    bits = {name: found for name in models.index if (found := read_bits(folder / "bits" / f"{name}.npz"))}
+    images = _images(folder, models)
+    chance = _chance(bits, images)
+    corruptions = _corruptions(frame, models)
+    collapsed = find_collapsed(models, design, chance)
+    models = models.drop(index=list(collapsed))
+    corruptions, informative = _informative(corruptions[~corruptions["run"].isin(collapsed)], design, chance)
+    models = models.assign(corruption=_counted(models, corruptions, informative))
+    return Study(
+        frame, models, collapsed, images[~images["run"].isin(collapsed)], corruptions, informative, chance,
+        plan, design, {run: b for run, b in bits.items() if run not in collapsed},
+    )  # fmt: skip
+
+
+def read_bits(path: Path) -> Bits | None:
+    """The correctness bits that measuring kept, or None where it kept none.
+
+    Raises
+    ------
+    ValueError
+        If the file is damaged.
+    """
+    if not path.exists():
+        return None
+    try:
+        with np.load(path) as held:
+            right = np.unpackbits(held["right"], axis=-1, count=int(held["n"])).astype(bool)
+            return Bits(right, held["labels"], held["corruption"].astype(str), held["severity"])
+    except (KeyError, ValueError, OSError) as error:
+        raise ValueError(f"{path} is damaged ({error}); remove it and measure the study again") from error
+
+
+def find_collapsed(models: pd.DataFrame, design: Design, chance: float | None) -> dict[str, str]:
+    """Runs that the design's rule leaves out: a constant that is zero, or clean accuracy at chance.
+
+    The random encoder and raw pixels are no trained runs and cannot collapse.
+    """
+    found = {}
+    trained = models[models["seed"].notna() & ~models["method"].isin(BASELINES)]
+    for run, row in trained.iterrows():
+        flat = [
+            name for name in ("features", "latent", "logits") if not row[name] > 0 and pd.notna(row[name])
+        ]
+        if flat:
+            found[str(run)] = f"σ of its {flat[0]} is 0"
+        elif chance is not None and row["clean"] <= chance + design.collapse_margin / 100:
+            found[str(run)] = f"clean accuracy {100 * row['clean']:.0f}%, chance is {100 * chance:.0f}%"
+    return found
+
+
+def _images(folder: Path, models: pd.DataFrame) -> pd.DataFrame:
+    parts = [
+        pd.read_csv(path).assign(run=name, method=models.loc[name, "method"])
+        for name in models.index
+        if (path := folder / "images" / f"{name}.csv").exists()
+    ]
+    if not parts:
+        return pd.DataFrame(columns=["run", "method", "image", "sigma", "flipped"])
+    images = pd.concat(parts, ignore_index=True)
+    measured = [c for c in ("sigma", "sigma_backbone", "flipped") if c in images]
+    return images.dropna(subset=measured).reset_index(drop=True)
+
+
+def _chance(bits: dict[str, Bits], images: pd.DataFrame) -> float | None:
+    """Share of the most frequent class."""
+    if bits:
+        return float(pd.Series(next(iter(bits.values())).labels).value_counts(normalize=True).iloc[0])
+    if "label" in images and len(images):
+        first = images[images["run"] == images["run"].iloc[0]]
+        return float(first["label"].value_counts(normalize=True).iloc[0])
+    return None
+
+
+def _corruptions(frame: pd.DataFrame, models: pd.DataFrame) -> pd.DataFrame:
+    corrupted = frame[(frame["quantity"] == "accuracy.corruption") & frame["value"].notna()]
+    return pd.DataFrame(
         {
             "run": corrupted["subject.run"],
-            "method": corrupted["subject.run"].map(method),
+            "method": corrupted["subject.run"].map(models["method"]),
             "corruption": corrupted.get("settings.corruption", pd.Series(dtype=object)),
             "severity": corrupted.get("settings.severity", pd.Series(dtype=float)),
             "value": corrupted["value"],
         }
     )
-    return Study(frame, models, images, corruptions, read_plan(folder))
+
+
+def _informative(
+    corruptions: pd.DataFrame, design: Design, chance: float | None
+) -> tuple[pd.DataFrame, tuple[str, ...]]:
+    """Mark the corruptions under which no run is above chance (7.8); the rule looks at all methods alike."""
+    best = corruptions.groupby(["corruption", "run"])["value"].mean().groupby("corruption").max()
+    floor = -np.inf if chance is None else chance + design.chance_margin / 100
+    dull = set(best.index[best <= floor])
+    marked = corruptions.assign(chance=corruptions["corruption"].isin(dull))
+    return marked, tuple(str(c) for c in best.index if c not in dull)
+
+
+def _counted(models: pd.DataFrame, corruptions: pd.DataFrame, informative: tuple[str, ...]) -> pd.Series:
+    """Corruption accuracy: the mean over those that count, and over the probe's refits.
+
+    Refits are recorded as means over all corruptions; those at chance are so for every refit, and move nothing.
+    """
+    mean, share = models["corruption"], 1.0
+    count = corruptions["corruption"].nunique()
+    if informative and len(informative) < count:
+        counted = corruptions[corruptions["corruption"].isin(informative)]
+        share = count / len(informative)
+        mean = (
+            counted.groupby(["run", "corruption"])["value"].mean().groupby("run").mean().reindex(models.index)
+        )
+        mean = mean.fillna(models["corruption"])
+    return mean + share * models["corruption_refitted"]
 
 
 def bound_rows(study: Study) -> pd.DataFrame:
@@ -76,16 +219,17 @@ def bound_rows(study: Study) -> pd.DataFrame:
     for quantity, label in BOUND_ROWS:
         chosen = frame[frame["quantity"] == f"bound.{quantity}.max"]
         if len(chosen):
-            chosen = chosen.query("`settings.pairs` == 'views' and `settings.kappa` == 'common'")
+            at = chosen.get("settings.kappa_e", pd.Series(index=chosen.index, dtype=float))
+            chosen = chosen[(chosen["settings.pairs"] == "views") & (at == COMMON_KAPPA)]
         rows += [
             (run, label, value) for run, value in zip(chosen["subject.run"], chosen["value"], strict=True)
         ]
     sigma = frame[frame["quantity"] == "sigma_max.max"]
     sigma = sigma[sigma["settings.layer"] == "latent"] if len(sigma) else sigma
-    kappa = 1024.0
     rows += [
-        (run, "κ·σ_max, largest at a test image", kappa * value)
+        (run, "κ·σ_max, largest at a test image", COMMON_KAPPA * value)
         for run, value in zip(sigma["subject.run"], sigma["value"], strict=True)
     ]
     table = pd.DataFrame(rows, columns=["run", "bound", "value"])
+    table = table[table["run"].isin(study.models.index)].dropna()
     return table.assign(method=table["run"].map(study.models["method"]))

@@ -4,10 +4,10 @@
     STUDY/runs/NAME/model.safetensors
     STUDY/records.jsonl         everything measured, a value a line
     STUDY/images/NAME.csv       what was measured image by image
+    STUDY/bits/NAME.npz         which images the probe has right under each condition, packed
     STUDY/figures/*.svg, report.html, report.md     drawn from the records alone
 
-A *pair* is two runs of one seed that share initial weights, data order and augmentation draws and differ in the
-objective. Which member stands for what is in the names of their objectives.
+Which runs are pairs is in :mod:`analyses.paired_study.pairs`; what was planned in :mod:`analyses.paired_study.design`.
 """
 
 import json
@@ -15,7 +15,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pandas as pd
 
 RECORDS = "records.jsonl"
@@ -29,39 +28,52 @@ METHODS = {
     "BYOL": "BYOL",
     "CBYOL": "C-BYOL",
     "SupervisedCE": "supervised",
+    "CosineClassifier": "cosine classifier",
     "SupervisedCEB": "supervised CEB",
+    "Random": "random encoder",
+    "RawPixels": "raw pixels",
 }
+BASELINES = ("random encoder", "raw pixels")
+# Methods whose runs differ in the objective alone, so that their noise may be pooled.
+FAMILIES = (
+    ("SimCLR", "SimCLR ×(1+β)", "SimCLR + noise", "C-SimCLR"),
+    ("BYOL", "C-BYOL"),
+    ("cosine classifier", "supervised CEB"),
+)
 
 
 @dataclass(frozen=True)
 class Contrast:
-    """A difference between two members of a pair, and what it isolates."""
+    """A difference between two methods, and what it isolates; ``same_beta`` where the control has a beta too."""
 
-    name: str
     treated: str
     control: str
-    compression: bool
     meaning: str
+    same_beta: bool = False
+
+    @property
+    def name(self) -> str:
+        """As tables call it."""
+        return f"{self.treated} − {self.control}"
+
+    @property
+    def family(self) -> tuple[str, ...]:
+        """The methods that it belongs to."""
+        return next((f for f in FAMILIES if self.treated in f), (self.treated, self.control))
 
 
+CREDIT = Contrast(
+    "C-SimCLR", "SimCLR ×(1+β)", "compression beyond its re-weighting: the vMF noise", same_beta=True
+)
+PLAIN = Contrast("C-SimCLR", "SimCLR", "the published pair: compression and re-weighting")
+WEIGHT = Contrast("SimCLR ×(1+β)", "SimCLR", "re-weighting of the positive pair alone")
 CONTRASTS = (
-    Contrast("C-SimCLR − SimCLR", "C-SimCLR", "SimCLR", True, "compression, as published"),
-    Contrast("C-BYOL − BYOL", "C-BYOL", "BYOL", True, "compression, as published"),
-    Contrast(
-        "SimCLR ×(1+β) − SimCLR",
-        "SimCLR ×(1+β)",
-        "SimCLR",
-        False,
-        "the weight of the positive pair alone, without latent noise",
-    ),
-    Contrast(
-        "C-SimCLR − SimCLR ×(1+β)",
-        "C-SimCLR",
-        "SimCLR ×(1+β)",
-        False,
-        "what compression does beyond re-weighting: the vMF noise",
-    ),
-    Contrast("SimCLR + noise − SimCLR", "SimCLR + noise", "SimCLR", False, "the vMF noise alone, at β = 0"),
+    CREDIT,
+    PLAIN,
+    WEIGHT,
+    Contrast("C-BYOL", "BYOL", "the published pair; BYOL has no control of equal weight"),
+    Contrast("SimCLR + noise", "SimCLR", "the vMF noise alone, at β = 0"),
+    Contrast("supervised CEB", "cosine classifier", "compression of a supervised encoder"),
 )
 
 
@@ -78,7 +90,7 @@ def read_plan(study: Path) -> dict[str, Any]:
 
 
 def models_table(frame: pd.DataFrame) -> pd.DataFrame:
-    """One row a run: who it is, and its headline values by quantity.
+    """One row a run: who it is, how it came about, and its headline values by quantity.
 
     Parameters
     ----------
@@ -88,23 +100,39 @@ def models_table(frame: pd.DataFrame) -> pd.DataFrame:
     identity = frame.drop_duplicates("subject.run").set_index("subject.run")
     table = pd.DataFrame(index=identity.index)
     table.index.name = "run"
-    objective = identity.get("subject.objective", pd.Series(index=identity.index, dtype=object))
-    architecture = identity.get("subject.architecture", pd.Series(index=identity.index, dtype=object))
+    objective, architecture = (_column(identity, f"subject.{name}") for name in ("objective", "architecture"))
     table["method"] = [
         METHODS.get(str(name), str(name)) if pd.notna(name) else str(other) if pd.notna(other) else str(run)
         for run, name, other in zip(identity.index, objective, architecture, strict=True)
     ]
-    for name in ("beta", "seed", "data"):
-        table[name] = identity.get(f"subject.{name}", pd.Series(index=identity.index, dtype=object))
+    for name in SUBJECT:
+        table[name] = _column(identity, f"subject.{name}")
     for column, (quantity, settings) in HEADLINES.items():
         rows = frame[frame["quantity"] == quantity]
         for key, value in settings.items():
-            rows = rows[rows.get(f"settings.{key}", pd.Series(index=rows.index, dtype=object)) == value]
-        table[column] = rows.drop_duplicates("subject.run", keep="last").set_index("subject.run")["value"]
+            rows = rows[_column(rows, f"settings.{key}") == value]
+        values = rows.drop_duplicates("subject.run", keep="last").set_index("subject.run")["value"]
+        table[column] = values.reindex(table.index).astype(float)
+    for column, quantity in (("clean", "accuracy.clean"), ("corruption", "accuracy.corruption.mean")):
+        again = frame[frame["quantity"] == f"{quantity}.refit"].groupby("subject.run")["value"]
+        count, total = (part.reindex(table.index).fillna(0.0) for part in (again.count(), again.sum()))
+        mean = (table[column] + total) / (1 + count)  # a probe fitted once has an error of its own (7.7)
+        table[f"{column}_refitted"] = mean - table[column]
+        if column == "clean":
+            table["clean"], table["refit"] = mean, again.std().reindex(table.index)
     order = list(METHODS.values())
     rank = table["method"].map(lambda m: order.index(m) if m in order else len(order))
     return table.assign(_rank=rank).sort_values(["_rank", "beta", "seed"]).drop(columns="_rank")
 
+
+def _column(frame: pd.DataFrame, name: str) -> pd.Series:
+    return frame[name] if name in frame else pd.Series(index=frame.index, dtype=object)
+
+
+# What a subject says of how a run came about.
+SUBJECT = ("beta", "seed", "data", "data_hash", "recipe_hash", "architecture", "epochs", "perturb")
+
+COMMON_KAPPA = 1024.0  # kappa_e at which the bounds of all models are compared
 
 # Column of the models' table -> (quantity, settings) of the record that fills it.
 HEADLINES: dict[str, tuple[str, dict[str, Any]]] = {
@@ -115,37 +143,11 @@ HEADLINES: dict[str, tuple[str, dict[str, Any]]] = {
     "residual": ("compression.residual_information", {"kappa": "common"}),
     "excess": ("compression.residual_excess", {"kappa": "common"}),
     "i_yz": ("compression.i_yz", {}),
-    "published": ("bound.published.max", {"pairs": "views", "kappa_e": 1024.0}),
-    "mean_direction": ("bound.direction.max", {"pairs": "views", "kappa_e": 1024.0}),
-    "stretch": ("bound.direction.median", {"pairs": "corruptions", "kappa_e": 1024.0}),
-    "sigma": ("sigma_max.median", {"layer": "latent"}),
-    "sigma_top": ("sigma_max.max", {"layer": "latent"}),
-    "sigma_backbone": ("sigma_max.median", {"layer": "backbone"}),
+    "published": ("bound.published.max", {"pairs": "views", "kappa_e": COMMON_KAPPA}),
+    "mean_direction": ("bound.direction.max", {"pairs": "views", "kappa_e": COMMON_KAPPA}),
+    "stretch": ("bound.direction.median", {"pairs": "corruptions", "kappa_e": COMMON_KAPPA}),
+    "latent": ("sigma_max.median", {"layer": "latent"}),
+    "features": ("sigma_max.median", {"layer": "backbone"}),
+    "logits": ("sigma_max.median", {"layer": "logits"}),
     "rank": ("effective_rank", {}),
 }
-
-
-def pair_table(
-    models: pd.DataFrame, contrast: Contrast, column: str, *, logarithm: bool = False
-) -> pd.DataFrame:
-    """The two members of every pair of a contrast, side by side: seed, beta, treated, control.
-
-    The uncompressed member has no beta; it is the control of every beta of its seed.
-    """
-    treated = models[models["method"] == contrast.treated]
-    control = models[models["method"] == contrast.control].set_index(["seed"])
-    rows = []
-    for run, row in treated.iterrows():
-        if row["seed"] not in control.index:
-            continue
-        partner = control.loc[[row["seed"]]]
-        if contrast.control == "SimCLR ×(1+β)":
-            partner = partner[partner["beta"] == row["beta"]]
-        if len(partner):
-            rows.append((run, row["seed"], row["beta"], row[column], partner.iloc[0][column]))
-    table = pd.DataFrame(rows, columns=["run", "seed", "beta", "treated", "control"]).dropna(
-        subset=["treated", "control"]
-    )
-    if logarithm:
-        table[["treated", "control"]] = np.log(table[["treated", "control"]])
-    return table

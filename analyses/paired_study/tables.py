@@ -4,156 +4,180 @@ from collections.abc import Sequence
 
 import pandas as pd
 
-from analyses.page.cells import Cell, Table, interval, number
-from analyses.paired_study.answer import Association, Effect, ImageFinding, corruption_effects
+from analyses.paired_study.answer import Answered
+from analyses.paired_study.associations import Association, ImageFinding
 from analyses.paired_study.frames import Study
+from analyses.paired_study.study import BASELINES
+from analyses.paired_study.verdicts import Row, corruption_rows
+from analyses.paired_study.words import shown_value
+from lipcomp.report.cells import Cell, Table, interval, number, split
+
+COLUMNS = [
+    ("clean", "clean, %", "{:.1f}", 100),
+    ("corruption", "corruption, %", "{:.1f}", 100),
+    ("shift", "UCI shift, %", "{:.1f}", 100),
+    ("resolution", "8×8 control, %", "{:.1f}", 100),
+    ("refit", "± refits, points", "{:.2f}", 100),
+    ("features", "σ features", "{:.3f}", 1),
+    ("logits", "σ logits", "{:.3f}", 1),
+    ("latent", "σ latent", "{:.3f}", 1),
+    ("residual", "residual, nats", "{:.2f}", 1),
+    ("excess", "excess, nats", "{:.2f}", 1),
+    ("i_yz", "I(Y;Z) ≥, nats", "{:.2f}", 1),
+    ("published", "bound (3.1)", "{:.2f}", 1),
+    ("mean_direction", "Lip(μ) ≥ (3.5)", "{:.3f}", 1),
+    ("rank", "effective rank", "{:.1f}", 1),
+]
 
 
-def models_rows(models: pd.DataFrame) -> Table:
-    """The measured table: a row a model."""
-    columns = [
-        ("clean", "clean, %", "{:.1f}", 100),
-        ("corruption", "corruption, %", "{:.1f}", 100),
-        ("shift", "UCI shift, %", "{:.1f}", 100),
-        ("resolution", "8×8 control, %", "{:.1f}", 100),
-        ("residual", "residual, nats", "{:.2f}", 1),
-        ("excess", "excess, nats", "{:.2f}", 1),
-        ("i_yz", "I(Y;Z) ≥, nats", "{:.2f}", 1),
-        ("published", "published bound (3.1)", "{:.2f}", 1),
-        ("mean_direction", "Lip(μ) ≥ (3.5)", "{:.3f}", 1),
-        ("sigma", "σ_max median", "{:.3f}", 1),
-        ("sigma_top", "σ_max largest", "{:.3f}", 1),
-        ("sigma_backbone", "σ_max backbone", "{:.3f}", 1),
-        ("rank", "effective rank", "{:.1f}", 1),
-    ]
-    shown = [c for c in columns if c[0] in models and models[c[0]].notna().any()]
+def models_table(models: pd.DataFrame) -> list[Table]:
+    """What was measured: a row per run, baselines last."""
+    shown = [c for c in COLUMNS if c[0] in models and models[c[0]].notna().any()]
     rows = [
         [
             Cell(str(name)),
             Cell(str(row["method"])),
-            number(row["beta"] if row["beta"] is not None else None, "{:g}"),
+            number(float(row["beta"]) if pd.notna(row["beta"]) else None, "{:g}"),
             *(number(scale * row[key], form) for key, _, form, scale in shown),
         ]
         for name, row in models.iterrows()
     ]
     caption = (
-        "A row a model. Bounds and residual information at one common concentration for all models (κ_e = 1024, "
-        "κ_b = 10), since κ is a hyperparameter; σ_max and Lip(μ) in 1 per pixel L2."
+        "One row per run. σ: median σ_max(J) over test images, 1 per pixel L2. Bounds and residual information at one "
+        "common concentration (κ_e = 1024, κ_b = 10). ± refits: standard deviation of clean accuracy over "
+        "refitted probes."
     )
-    return Table("models", "What was measured", caption, ["run", "method", "β", *(c[1] for c in shown)], rows)
+    head = ["run", "method", "β", *(c[1] for c in shown)]
+    return split(Table("models", "What was measured", caption, head, rows), keys=3, columns=9)
 
 
-def effects_rows(effects: Sequence[Effect]) -> Table:
-    """Every paired effect."""
+def effects_table(rows: Sequence[Row]) -> Table:
+    """Every verdict."""
+    cells = [
+        [
+            Cell(r.contrast.name + (f" ({r.stratum})" if r.stratum else ""), words=True),
+            Cell(r.outcome.label, words=True),
+            Cell(
+                shown_value(r).replace(f", {100 * r.effect.level:.4g}% interval", ";"),
+                r.effect.value,
+                words=True,
+            ),
+            Cell(f"{r.verdict}{f': {r.word}' if r.word else ''}"),
+            number(r.effect.n, "{:.0f}"),
+            number(r.needed, "{:.0f}"),
+            Cell("primary") if r.primary else number(r.adjusted_p, "{:.2g}"),
+        ]
+        for r in rows
+    ]
+    head = ["contrast", "outcome", "difference; interval", "verdict", "seeds", "seeds needed", "p, Holm"]
+    caption = (
+        "Mean over seeds of the difference within a seed, in % change of σ or points of accuracy. The "
+        "primary ones were "
+        "named before the data, with intervals of a higher level (see Methods); all others are exploratory, with 95% "
+        "intervals, and their p-values adjusted over all of them. Seeds needed: with "
+        "which the verdict would no longer be “cannot tell” (probability 80%, effect and spread as estimated)."
+    )
+    return Table("effects", "Verdicts", caption, head, cells)
+
+
+def corruptions_table(study: Study) -> Table | None:
+    """The primary contrast, corruption by corruption."""
+    found = corruption_rows(study)
+    if not found:
+        return None
+    treated, _, control = found[0][1].name.partition(" minus ")
+    mean = 100 * study.corruptions.pivot_table("value", "corruption", "method", aggfunc="mean")
+    methods = [m for m in (treated, control, *BASELINES) if m in mean]
     rows = [
         [
-            Cell(e.contrast),
-            Cell(e.label),
-            number(e.estimate.value, "{:+.3g}"),
-            interval(e.estimate),
-            Cell(e.unit),
-            number(e.estimate.p_value, "{:.3g}"),
-            number(e.estimate.smallest_p, "{:.3g}"),
-            number(e.estimate.n, "{:.0f}"),
-            number(e.detectable, "{:.3g}"),
-            Cell(e.meaning, words=True),
+            Cell(name.replace("_", " ")),
+            *(number(float(mean[m][name]), "{:.1f}") for m in methods),
+            number(e.value, "{:+.1f}"),
+            interval(e, "{:+.1f}"),
+            number(p, "{:.3g}"),
         ]
-        for e in effects
+        for name, e, p in found
     ]
-    head = [
-        "contrast",
-        "outcome",
-        "difference",
-        "95% interval",
-        "unit",
-        "p",
-        "smallest p",
-        "pairs",
-        "detectable",
-        "isolates",
-    ]
+    head = ["corruption", *(f"{m}, %" for m in methods), "difference", "95% interval", "p, Holm"]
     caption = (
-        "Mean of the differences within pairs; p by sign-flip permutation, next to the smallest p that so many "
-        "pairs allow; detectable is the effect that so many pairs with this spread find with a probability of 80% "
-        "(a dash: none, however large)."
+        f"Mean over severities and {found[0][1].n} seeds; exploratory, p-values adjusted for looking at "
+        f"every corruption "
+        f"that counts."
     )
-    return Table("effects", "Paired effects", caption, head, rows)
+    return Table("corruptions", "Corruption by corruption", caption, head, rows)
 
 
-def build_tables(
-    study: Study, effects: Sequence[Effect], found: Sequence[Association], per_image: Sequence[ImageFinding]
-) -> list[Table]:
+def associations_table(found: Sequence[Association]) -> Table:
+    """Every association."""
+    rows = [
+        [
+            Cell(a.level, words=True),
+            Cell(f"{a.y} per {a.x}", words=True),
+            number(a.estimate.value, "{:+.2f}"),
+            interval(a.estimate, "{:+.2f}"),
+            Cell(str(a.verdict)),
+            Cell(f"{a.estimate.n} {a.units}", a.estimate.n),
+        ]
+        for a in found
+    ]
+    head = ["level", "slope", "value", "95% interval", "verdict", "n"]
+    caption = (
+        "Exploratory. Points of accuracy per 10% lower σ: positive means smoother goes with more accurate."
+    )
+    return Table("associations", "What goes together", caption, head, rows)
+
+
+def images_table(found: Sequence[ImageFinding]) -> Table:
+    """AUROC of sigma for flips, within classes and over all."""
+    rows = [
+        [
+            Cell(f.run),
+            Cell(f.method),
+            number(f.within_class.value, "{:.3f}"),
+            interval(f.within_class, "{:.3f}"),
+            number(f.pooled.value, "{:.3f}"),
+            number(f.images, "{:.0f}"),
+        ]
+        for f in found
+    ]
+    head = ["run", "method", "AUROC within class", "95% interval", "over all classes", "images"]
+    caption = (
+        f"Does σ_max of the {found[0].layer} at an image tell whether more corruptions than the median change its "
+        f"prediction? Errors are clustered by image and by model."
+    )
+    return Table("images", "Across the images of a model", caption, head, rows)
+
+
+def times_table(frame: pd.DataFrame) -> Table | None:
+    """Where the time went."""
+    times = frame[frame["quantity"].isin(("time", "time.wall"))]
+    if not len(times):
+        return None
+    sums = times.groupby(["quantity", "settings.stage"], sort=False)["value"].agg(["sum", "count"])
+    kinds = {"time": "seconds of its processes, added", "time.wall": "seconds on the clock"}
+    rows = [
+        [
+            Cell(str(stage)),
+            number(float(total), "{:.0f}"),
+            Cell(kinds[str(kind)]),
+            number(int(count), "{:.0f}"),
+        ]
+        for (kind, stage), total, count in sums.itertuples()
+    ]
+    caption = "Measuring runs its stages in several processes."
+    return Table("times", "Where the time went", caption, ["stage", "seconds", "which", "times run"], rows)
+
+
+def build_tables(study: Study, answered: Answered) -> list[Table]:
     """All tables of the report."""
-    tables = [models_rows(study.models)]
-    if effects:
-        tables.append(effects_rows(effects))
-    if found:
-        rows = [
-            [
-                Cell(a.level),
-                Cell(a.x),
-                Cell(a.y),
-                Cell(a.estimate.name),
-                number(a.estimate.value, "{:+.2f}"),
-                interval(a.estimate, "{:+.2f}"),
-                number(a.estimate.p_value, "{:.3g}"),
-                number(a.estimate.n, "{:.0f}"),
-            ]
-            for a in found
-        ]
-        head = ["level", "of", "with", "measure", "value", "95% interval", "p", "n"]
-        caption = "For accuracies with smoothness, a negative value means: smoother goes with more accurate."
-        tables.append(Table("associations", "What goes together", caption, head, rows))
-    if len(study.corruptions) and effects:
-        table = corruption_effects(study.corruptions, study.models)
-        rows = [
-            [
-                Cell(str(row["corruption"])),
-                number(row["estimate"].value, "{:+.1f}"),
-                interval(row["estimate"], "{:+.1f}"),
-                number(row["estimate"].p_value, "{:.3g}"),
-                number(row["adjusted_p"], "{:.3g}"),
-                number(row["estimate"].n, "{:.0f}"),
-            ]
-            for _, row in table.iterrows()
-        ]
-        head = ["corruption", "compressed − not, points", "95% interval", "p", "p, Holm", "pairs"]
-        caption = "Mean over severities; p-values adjusted for looking at every corruption."
-        tables.append(Table("corruptions", "Corruption by corruption", caption, head, rows))
-    if per_image:
-        rows = [
-            [
-                Cell(f.run),
-                Cell(f.method),
-                number(f.estimate.value, "{:.3f}"),
-                interval(f.estimate, "{:.3f}"),
-                number(f.estimate.p_value, "{:.2g}"),
-                number(f.estimate.n, "{:.0f}"),
-            ]
-            for f in per_image
-        ]
-        head = ["run", "method", "AUROC", "95% interval", "p", "images"]
-        caption = (
-            "Does σ_max at an image tell whether more corruptions than the median change its prediction?"
-        )
-        tables.append(Table("images", "Across the images of a model", caption, head, rows))
-    times = study.frame[study.frame["quantity"].isin(("time", "time.wall"))]
-    if len(times):
-        sums = times.groupby(["quantity", "settings.stage"], sort=False)["value"].agg(["sum", "count"])
-        kinds = {"time": "seconds of its processes, added", "time.wall": "seconds on the clock"}
-        rows = [
-            [
-                Cell(str(stage)),
-                number(float(total), "{:.0f}"),
-                Cell(kinds[str(kind)]),
-                number(int(count), "{:.0f}"),
-            ]
-            for (kind, stage), total, count in sums.itertuples()
-        ]
-        head = ["stage", "seconds", "which", "times run"]
-        tables.append(
-            Table(
-                "times", "Where the time went", "Measuring runs its stages in several processes.", head, rows
-            )
-        )
-    return tables
+    tables: list[Table | None] = []
+    if answered.verdicts.rows:
+        tables.append(effects_table(answered.verdicts.rows))
+    tables += models_table(study.models)
+    if answered.associations:
+        tables.append(associations_table(answered.associations))
+    tables.append(corruptions_table(study))
+    if answered.images:
+        tables.append(images_table(answered.images))
+    tables.append(times_table(study.frame))
+    return [t for t in tables if t is not None]

@@ -1,203 +1,233 @@
-"""The answer in words: one sentence that answers, then one a finding; each with its interval, n and p-value."""
-
-from collections.abc import Sequence
+"""The answer in words: a headline of one sentence per primary outcome, and the rows of the verdict table."""
 
 import numpy as np
 
-from analyses.page.page import Answer
-from analyses.paired_study.answer import (
-    ALL_MODELS,
-    ALL_PAIRS,
-    ALPHA,
-    ROBUSTNESS,
-    SMOOTHNESS,
-    Association,
-    Effect,
-    ImageFinding,
-    is_present,
-)
-from analyses.paired_study.study import CONTRASTS
-from lipcomp.statistics import Estimate
+from analyses.paired_study.answer import Answered
+from analyses.paired_study.associations import ACROSS, RUNS, Association, ImageFinding
+from analyses.paired_study.design import Design
+from analyses.paired_study.study import CREDIT, PLAIN, WEIGHT, Contrast
+from analyses.paired_study.verdicts import Credit, Row
+from lipcomp.report.marks import interval_mark
+from lipcomp.report.page import VerdictRow
+from lipcomp.statistics import Verdict, Zone
+
+KINDS = {Verdict.YES: "yes", Verdict.NO_LARGER: "small", Verdict.CANNOT_TELL: "open"}
+QUESTIONS = {
+    "features": "Does compression make the probed features smoother?",
+    "given_clean": "Is it more accurate under corruptions, at equal clean accuracy?",
+}
 
 
-def answer(effects: Sequence[Effect], found: Sequence[Association], images: Sequence[ImageFinding]) -> Answer:
-    """The words that open the report."""
-    by_key = {(effect.contrast, effect.column): effect for effect in effects}
-    contrast = next(
-        (
-            name
-            for name in (ALL_PAIRS, *(c.name for c in CONTRASTS if c.compression))
-            if (name, "sigma") in by_key
-        ),
-        None,
-    )
-    findings, verdicts = [], []
-    if contrast is None:
-        verdicts.append("there is no compressed-uncompressed pair among these models, so no paired effect")
-    else:
-        smooth = by_key[contrast, "sigma"]
-        verdicts.append(_verdict(smooth, "compression made these encoders", "smoother", "less smooth", -1))
-        findings.append(_smoothness(smooth))
-        control = by_key.get(("C-SimCLR − SimCLR ×(1+β)", "sigma"))
-        if control is not None and control.estimate.value is not None:
-            verdicts.append(_credit(control))
-        robust = [
-            (by_key[contrast, column], words)
-            for column, words in (("corruption", "under corruptions"), ("shift", "under the natural shift"))
-            if (contrast, column) in by_key
-        ]
-        verdicts += [
-            _verdict(e, "compression made them", f"more accurate {w}", f"less accurate {w}", 1)
-            for e, w in robust
-        ]
-        findings += [_robustness(effect, words) for effect, words in robust]
-        if control is not None and control.estimate.value is not None:
-            findings.append(_control(control, by_key.get(("SimCLR ×(1+β) − SimCLR", "sigma"))))
-    main = [a for a in found if a.x == SMOOTHNESS["sigma"] and a.y == ROBUSTNESS["corruption"]]
-    findings += [_association(a) for a in main]
-    link = next((a for a in main if "fixed" in a.level and a.estimate.value is not None), None)
-    if link is not None:
-        verdicts.append(_link(link.estimate))
-    if images:
-        findings.append(_image(images))
-    headline = "; ".join(verdicts)
-    return Answer(headline[:1].upper() + headline[1:] + ".", findings)
+def headline(answered: Answered, design: Design) -> str:
+    """What the study says, at most one sentence per primary outcome."""
+    if not answered.credits:
+        return "There is no pair of a compressed and an uncompressed run here, so no verdict."
+    return " ".join(_sentence(credit, answered, design) for credit in answered.credits)
 
 
-def numbers(estimate: Estimate, form: str = "{:+.2f}") -> str:
-    """Interval, n and p-value in words ("95% interval a to b, n = 6, p = 0.03"), with what is missing said."""
-    parts = []
-    if estimate.interval is not None:
-        parts.append("95% interval " + " to ".join(form.format(end) for end in estimate.interval))
-    else:
-        parts.append("no interval can be given")
-    parts.append(f"n = {estimate.n}")
-    if estimate.p_value is not None:
-        parts.append(f"p = {estimate.p_value:.2g}")
-    if not is_present(estimate) and estimate.smallest_p is not None and estimate.smallest_p > ALPHA:
-        parts.append(f"and with so few no p below {estimate.smallest_p:.2g} is possible")
-    return ", ".join(parts)
+def _sentence(credit: Credit, answered: Answered, design: Design) -> str:
+    row, plain = credit.row, credit.plain
+    ratio = row.outcome.ratio
+    what = "the probed features" if ratio else "the encoder under corruptions, at equal clean accuracy"
+    shown = f"{shown_value(row)}, {_seeds(row)}"
+    against = "its control" if row.contrast == CREDIT else row.contrast.control
+    state = f"{row.word} than {against}"
+    if credit.credited:
+        subject = "Compression makes the probed features" if ratio else "Compression makes the encoder"
+        tail = "" if ratio else " under corruptions, at equal clean accuracy"
+        return f"{subject} {row.word}{tail}, against its control ({shown})."
+    if row.verdict is Verdict.YES:
+        name = f"The probed features of {design.treated} are" if ratio else f"{design.treated} is"
+        tail = "" if ratio else " under corruptions, at equal clean accuracy"
+        why = "without that control nothing is credited to compression"
+        if row.contrast == CREDIT:
+            why = f"but the same is not shown against {PLAIN.control}, so nothing is credited to compression"
+        return f"{name} {state}{tail} ({shown}); {why}."
+    if row.verdict is Verdict.NO_LARGER:
+        return f"Beyond its control, compression changes {what} by no more than {zone_text(row.zone, ratio)} ({shown})."
+    reason = f"; {row.note}" if row.note else f"; about {row.needed} seeds would decide" if row.needed else ""
+    other = answered.verdicts.find(row.outcome.key, WEIGHT)
+    if (
+        plain is not None
+        and plain is not row
+        and plain.direction
+        and other is not None
+        and other.direction == plain.direction
+    ):
+        reason = f"; {design.treated} and its control are both {plain.word} than {PLAIN.control}" + reason
+    return f"Whether compression changes {what}: cannot tell ({shown}){reason}."
 
 
-def _verdict(effect: Effect, who: str, better: str, worse: str, sign: int) -> str:
-    """One clause of the headline: yes, the other way round, or not enough evidence."""
-    estimate = effect.estimate
-    if estimate.value is None or estimate.interval is None:
-        return f"whether {who} {better} cannot be estimated from {estimate.n} pair{'s' if estimate.n != 1 else ''}"
-    if effect.logarithm:
-        value, low, high = (100 * (np.exp(v) - 1) for v in (estimate.value, *estimate.interval))
-        shown = f"σ_max {value:+.0f}%, 95% interval {low:+.0f}% to {high:+.0f}%, {estimate.n} pairs"
-    else:
-        low, high = estimate.interval
-        shown = f"{estimate.value:+.1f} points, 95% interval {low:+.1f} to {high:+.1f}, {estimate.n} pairs"
-    if effect.present:
-        return f"{who} {better if sign * estimate.value > 0 else worse} ({shown})"
-    return f"there is not enough evidence that {who} {better} ({shown})"
+def shown_value(row: Row) -> str:
+    """Estimate and interval, in % change or points."""
+    return value_text(row.effect.value, row.effect.interval, ratio=row.outcome.ratio, level=row.effect.level)
 
 
-def _credit(control: Effect) -> str:
-    """Whether what C-SimCLR changes is more than what re-weighting the positive pair changes."""
-    estimate = control.estimate
-    change = f"σ_max {100 * (np.exp(control.value) - 1):+.0f}%"
-    if estimate.interval is not None:
-        low, high = (100 * (np.exp(v) - 1) for v in estimate.interval)
-        change += f", 95% interval {low:+.0f}% to {high:+.0f}%"
-    change += f", {estimate.n} pair{'s' if estimate.n != 1 else ''}"
-    if control.present:
-        word = "smoother" if control.value < 0 else "less smooth"
-        return f"C-SimCLR is {word} than its control, SimCLR with the positive pair weighted 1 + β ({change})"
-    return f"C-SimCLR cannot be told apart from its control, SimCLR with the positive pair weighted 1 + β ({change})"
+def value_text(
+    value: float | None, interval: tuple[float, float] | None, *, ratio: bool, level: float = 0.95
+) -> str:
+    """Estimate and interval of a log ratio (as % change) or of points, in words.
+
+    Examples
+    --------
+    >>> value_text(-0.431, (-0.56, -0.31), ratio=True)
+    '−35%, 95% interval −43% to −27%'
+    """
+    if value is None:
+        return "not measured"
+
+    def text(number: float) -> str:
+        if ratio:
+            number = 100 * float(np.expm1(number))
+        form = f"{number:+.0f}%" if ratio else f"{number:+.1f}"
+        return form.replace("-", "−")
+
+    unit = "" if ratio else " points"
+    if interval is None:
+        return f"{text(value)}{unit}, no interval"
+    return f"{text(value)}{unit}, {100 * level:.4g}% interval {text(interval[0])} to {text(interval[1])}"
 
 
-def _link(estimate: Estimate) -> str:
-    """The headline's clause on smoothness and robustness across models."""
-    shown = f"{estimate.name} {estimate.value:+.2f}, {numbers(estimate)}"
-    if is_present(estimate):
-        word = "more" if (estimate.value or 0) < 0 else "less"
-        return f"at equal clean accuracy the smoother models are the {word} accurate ones under corruptions ({shown})"
-    return f"and that smoothness goes with robustness at equal clean accuracy is not shown ({shown})"
-
-
-def _smoothness(effect: Effect) -> str:
-    if effect.estimate.value is None:
-        return f"Whether compression makes the encoder smoother cannot be estimated: {effect.estimate.note}."
-    change = 100 * (np.exp(effect.value) - 1)
-    shown = numbers(effect.estimate, "{:+.2f}")
-    if effect.present:
-        word = "smoother" if effect.value < 0 else "less smooth"
-        return (
-            f"Compression made the encoder {word}: its median local Lipschitz constant changed by {change:+.0f}% "
-            f"(log ratio {effect.value:+.2f}, {shown})."
-        )
+def zone_text(zone: Zone, ratio: bool) -> str:
+    """How large the zone is."""
     return (
-        f"There is not enough evidence that compression changes smoothness: the median local Lipschitz constant "
-        f"differs by {change:+.0f}% (log ratio {effect.value:+.2f}, {shown})."
+        f"{100 * np.expm1(zone.high):.0f}%"
+        if ratio
+        else f"{zone.high:g} point{'s' if zone.high != 1 else ''}"
     )
 
 
-def _robustness(effect: Effect, words: str) -> str:
-    if effect.estimate.value is None:
-        return (
-            f"Whether it makes the encoder more accurate {words} cannot be estimated: {effect.estimate.note}."
+def _seeds(row: Row) -> str:
+    return f"{row.effect.n} seed{'s' if row.effect.n != 1 else ''}"
+
+
+def verdict_rows(answered: Answered) -> list[VerdictRow]:
+    """The table for readers in a hurry: the primary outcomes, the plain twins, and whether the two go together."""
+    rows = [_row(c.row, QUESTIONS[c.row.outcome.key], _meaning(c)) for c in answered.credits]
+    for contrast, key, question in (
+        (PLAIN, "features", "Are the features of C-SimCLR smoother than SimCLR's?"),
+        (Contrast("C-BYOL", "BYOL", ""), "features", "Are the features of C-BYOL smoother than BYOL's?"),
+    ):
+        row = next(
+            (
+                r
+                for r in answered.verdicts.rows
+                if r.outcome.key == key
+                and (r.contrast.treated, r.contrast.control) == (contrast.treated, contrast.control)
+            ),
+            None,
         )
-    shown = numbers(effect.estimate, "{:+.1f}")
-    if effect.present:
-        word = "more" if effect.value > 0 else "less"
-        return f"It made the encoder {word} accurate {words}: {effect.value:+.1f} points ({shown})."
-    if effect.detectable:
-        shown += f"; an effect of {effect.detectable:.1f} would have been found with 80%"
-    return f"There is not enough evidence that it changes accuracy {words}: {effect.value:+.1f} points ({shown})."
+        if row is not None and row not in [c.row for c in answered.credits]:
+            rows.append(_row(row, question, row.contrast.meaning))
+    main = [a for a in answered.associations if a.y == "corruption accuracy" and a.level in (RUNS, ACROSS)]
+    rows += _association_rows(main)[-1:]  # from run to run where there are seeds; the other is in the table
+    if answered.images:
+        rows.append(_image_row(answered.images[0]))
+    return rows
 
 
-def _control(control: Effect, weight: Effect | None) -> str:
-    beyond = f"log ratio {control.value:+.2f}, {numbers(control.estimate)}"
-    alone = (
-        f"; re-weighting alone moves it by {weight.value:+.2f}, {numbers(weight.estimate)}"
-        if weight is not None and weight.estimate.value is not None
-        else ""
-    )
-    verdict = "differs" if control.present else "cannot be told apart"
-    return (
-        f"Against SimCLR with the positive pair weighted 1 + β, the control that has C-SimCLR's gradient without its "
-        f"noise, C-SimCLR's smoothness {verdict} ({beyond}{alone})."
-    )
+def _row(row: Row, question: str, meaning: str) -> VerdictRow:
+    ratio = row.outcome.ratio
+    chip = {
+        Verdict.YES: f"yes: {row.word}" if row.outcome.better == row.direction else f"no: {row.word}",
+        Verdict.NO_LARGER: f"no larger than {zone_text(row.zone, ratio)}",
+        Verdict.CANNOT_TELL: "cannot tell",
+    }[row.verdict]
+    if row.verdict is Verdict.CANNOT_TELL and row.needed:
+        meaning = f"About {row.needed} seeds would decide, if effect and spread stay as they are. {meaning}"
+    elif row.verdict is Verdict.CANNOT_TELL and row.note:
+        meaning = f"{row.note[:1].upper()}{row.note[1:]}. {meaning}"
+    text = shown_value(row)
+    mark = interval_mark(row.effect.value, row.effect.interval, (row.zone.low, row.zone.high), text)
+    role = f"{row.contrast.name} · {'primary' if row.primary else 'exploratory'}"
+    return VerdictRow(question, chip, KINDS[row.verdict], text, mark, _seeds(row), meaning.strip(), role)
 
 
-def _association(association: Association) -> str:
-    estimate = association.estimate
-    level = association.level[:1].upper() + association.level[1:]
-    if estimate.value is None:
-        return f"{level}, the association is not estimable: {estimate.note}."
-    shown = f"{estimate.name} {estimate.value:+.2f}, {numbers(estimate)}"
-    if not is_present(estimate):
-        return f"{level}, there is not enough evidence that smoothness goes with accuracy under corruptions ({shown})."
-    word = "more" if estimate.value < 0 else "less"
-    return f"{level}, smoother goes with {word} accurate under corruptions ({shown})."
+def _meaning(credit: Credit) -> str:
+    if credit.row.contrast != CREDIT:
+        return "There is no control of equal gradient weight here, so nothing can be credited to compression."
+    if credit.credited:
+        return "Credited to compression: it stands against the control of equal gradient weight and the plain twin."
+    if credit.row.verdict is Verdict.YES:
+        return "Against the control alone; not shown against the plain twin, so not credited."
+    plain = credit.plain
+    if plain is not None and plain.direction:
+        return (
+            f"{PLAIN.treated} is {plain.word} than {PLAIN.control}, but that is not credited to compression."
+        )
+    return "Against the control with the same gradient weight."
 
 
-def _image(images: Sequence[ImageFinding]) -> str:
-    whole, single = images[0], [f for f in images if f.run != ALL_MODELS]
-    clear = sum(f.estimate.interval is not None and f.estimate.interval[0] > 0.5 for f in single)
-    inverse = sum(f.estimate.interval is not None and f.estimate.interval[1] < 0.5 for f in single)
-    if whole.estimate.value is None:
-        return f"Across the images of a model the association is not estimable: {whole.estimate.note}."
-    interval = whole.estimate.interval
-    word = "does not tell"
+def _association_rows(main: list[Association]) -> list[VerdictRow]:
+    found = []
+    signs = {a.level: np.sign(a.estimate.value or 0.0) for a in main if a.verdict is Verdict.YES}
+    reversal = len(set(signs.values())) > 1
+    for a in main:
+        question = "Do smoother features go with more accuracy under corruptions?"
+        value = a.estimate.value or 0.0
+        chip = {
+            Verdict.YES: "yes" if value > 0 else "no: less accurate",
+            Verdict.NO_LARGER: "no larger than 1 point",
+            Verdict.CANNOT_TELL: "cannot tell",
+        }[a.verdict]
+        text = "per 10% lower σ " + value_text(a.estimate.value, a.estimate.interval, ratio=False)
+        meaning = "An association; it does not say that one causes the other."
+        if reversal:
+            meaning = "Across methods it points the other way, so neither is the answer."
+        mark = interval_mark(a.estimate.value, a.estimate.interval, (-1.0, 1.0), text)
+        n = f"{a.estimate.n} {a.units}"
+        found.append(
+            VerdictRow(question, chip, KINDS[a.verdict], text, mark, n, meaning, f"{a.level} · exploratory")
+        )
+    return found
+
+
+def _image_row(finding: ImageFinding) -> VerdictRow:
+    estimate, pooled = finding.within_class, finding.pooled
+    interval = estimate.interval
+    chip, kind = "cannot tell", "open"
     if interval is not None and (interval[0] > 0.5 or interval[1] < 0.5):
-        word = "tells" if interval[0] > 0.5 else "tells, in the unexpected direction,"
-    return (
-        f"Within a model, a larger local constant at an image {word} that corruptions change its prediction: AUROC "
-        f"{whole.estimate.value:.2f} ({numbers(whole.estimate, '{:.2f}')}; the interval lies above 0.5 in {clear} "
-        f"and below it in {inverse} of {len(single)} models).{_odds(whole)}"
-    )
+        chip, kind = ("yes", "yes") if interval[0] > 0.5 else ("no: the other way", "yes")
+    elif interval is not None and interval[0] > 0.45 and interval[1] < 0.55:
+        chip, kind = "no larger than 0.05", "small"
+    if estimate.value is None:
+        text = f"not estimable: {estimate.note}"
+    else:
+        ends = "no interval" if interval is None else f"95% interval {interval[0]:.2f} to {interval[1]:.2f}"
+        text = f"AUROC {estimate.value:.2f}, {ends}"
+    shift = None if interval is None else (interval[0] - 0.5, interval[1] - 0.5)
+    mark = interval_mark(None if estimate.value is None else estimate.value - 0.5, shift, (-0.05, 0.05), text)
+    meaning = "Among images of one class; 0.5 is chance."
+    if pooled.value is not None:
+        meaning += f" Over all classes {pooled.value:.2f}, which hard digits explain in part."
+    return VerdictRow(
+        "Do corruptions flip the images with a larger local constant?", chip, kind, text, mark,
+        f"{finding.images} images", meaning, f"{finding.layer} · exploratory",
+    )  # fmt: skip
 
 
-def _odds(whole: ImageFinding) -> str:
-    odds = whole.odds
-    if odds is None or odds.odds_ratio is None or odds.odds_interval is None:
-        return ""
-    low, high = odds.odds_interval
-    return (
-        f" A standard deviation of log σ_max multiplies the odds by {odds.odds_ratio:.2f} (95% interval {low:.2f} to "
-        f"{high:.2f}, logistic regression, errors clustered by image and by model)."
-    )
+def findings(answered: Answered) -> list[str]:
+    """What stands behind the headline: smoothness at three places, clean accuracy, dose-response."""
+    found = []
+    places = [
+        answered.verdicts.find(key, CREDIT) or answered.verdicts.find(key, PLAIN)
+        for key in ("latent", "features", "logits")
+    ]
+    told = [f"{r.outcome.label.removeprefix('σ of ')} {shown_value(r)}" for r in places if r is not None]
+    if len(told) > 1:
+        contrast = next(r for r in places if r is not None).contrast.name
+        found.append(
+            f"Smoothness ({contrast}): {'; '.join(told)}. The probe reads the features, not the latent."
+        )
+    for key in ("clean", "corruption"):
+        row = answered.verdicts.find(key, CREDIT) or answered.verdicts.find(key, PLAIN)
+        if row is not None:
+            found.append(f"{row.outcome.label.capitalize()} ({row.contrast.name}): {shown_value(row)}.")
+    for a in answered.associations:
+        if a.units == "seeds":
+            text = value_text(a.estimate.value, a.estimate.interval, ratio=a.y.startswith("log"))
+            found.append(
+                f"{a.level}: {a.y.removeprefix('log ').removesuffix(', points')} {text} per tenfold β "
+                f"({a.estimate.n} seeds)."
+            )
+    return found

@@ -1,4 +1,4 @@
-"""Does the one explain the other: paired effects, correlation across models and images, what n allows."""
+"""Does the one explain the other: paired effects, verdicts, correlation across models and images, what n allows."""
 
 from lipcomp.statistics.correlation import correlation, partial_correlation
 from lipcomp.statistics.estimate import Estimate
@@ -6,21 +6,36 @@ from lipcomp.statistics.multiplicity import Adjusted, adjust
 from lipcomp.statistics.paired import PairedEffect, paired_effect
 from lipcomp.statistics.per_image import LogisticEffect, auroc, clustered_logistic
 from lipcomp.statistics.power import Detectable, smallest_detectable_effect
+from lipcomp.statistics.sequential import SequentialErrors, sequential_errors
+from lipcomp.statistics.slopes import block_slope
+from lipcomp.statistics.units import Contrast, contrast, shared_image_variance
+from lipcomp.statistics.verdict import Verdict, Zone, decide, equivalence_p, units_needed
 from lipcomp.statistics.within import WithinBetween, within_pairs
 
 __all__ = [
     "Adjusted",
+    "Contrast",
     "Detectable",
     "Estimate",
     "LogisticEffect",
     "PairedEffect",
+    "SequentialErrors",
+    "Verdict",
     "WithinBetween",
+    "Zone",
     "adjust",
     "auroc",
+    "block_slope",
     "clustered_logistic",
+    "contrast",
     "correlation",
+    "decide",
+    "equivalence_p",
     "paired_effect",
     "partial_correlation",
+    "sequential_errors",
+    "shared_image_variance",
     "smallest_detectable_effect",
+    "units_needed",
     "within_pairs",
 ]

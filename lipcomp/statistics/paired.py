@@ -136,7 +136,7 @@ def paired_effect(
             quantile = scipy.stats.t.ppf((1 + level) / 2, n - 1)
             if kind == "studentized":
                 quantile = _studentized_quantile(difference, level, resamples, generator)
-            half = quantile * spread / math.sqrt(n)
+            half = float(quantile) * spread / math.sqrt(n)
             ends = (mean - half, mean + half)
     return PairedEffect(
         name="mean difference",

@@ -7,8 +7,9 @@ image. Both are given as ``groups``, and the variance is that of Cameron, Gelbac
     V = V_images + V_models - V_(images, models),
 
 each term from the sums of the influence function over its groups, with t quantiles at the smaller number of
-groups minus one. ``within`` compares only rows of one model with each other, so that a difference between
-models cannot pass for a relation across images (Simpson again).
+groups minus one (of an AUROC: of those that hold the rarer label, since ten flipped images among a thousand are ten).
+``within`` compares only rows of one model with each other, so that a difference between models cannot pass for a
+relation across images (Simpson again).
 
 - :func:`auroc`: the chance that a flipped image has the larger score. Influence function of the two-sample
   U-statistic (DeLong et al. 1988; clustered as by Obuchowski 1997); interval on the logit scale.
@@ -23,6 +24,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+import pandas as pd
 import scipy.special
 import scipy.stats
 from jaxtyping import Float, Int
@@ -30,6 +32,7 @@ from jaxtyping import Float, Int
 from lipcomp.statistics.estimate import Estimate, Values, check_level, group_codes, is_constant, vector
 
 FEW_GROUPS = 10
+FEWEST = 3  # rows, or groups, of the rarer label; below, an interval errs whatever its quantile
 
 Groups = Values | Sequence[Values]
 
@@ -91,16 +94,12 @@ def auroc(
     method = f"Mann-Whitney AUROC{where}; {_how(clusters)}; logit-scale interval"
     name = "AUROC"
     # how many rows of the other class a row beats (ties half), and how many it is compared with
-    beaten, opponents, own = np.zeros(n), np.zeros(n), np.zeros(n)
-    for code in np.unique(strata):
-        rows = np.flatnonzero(strata == code)
-        one, zero = rows[flags[rows] == 1], rows[flags[rows] == 0]
-        ranks = np.empty(n)
-        ranks[rows] = scipy.stats.rankdata(values[rows])
-        beaten[one] = ranks[one] - scipy.stats.rankdata(values[one])
-        beaten[zero] = one.size - (ranks[zero] - scipy.stats.rankdata(values[zero]))
-        opponents[one], opponents[zero] = zero.size, one.size
-        own[rows] = beaten[one].sum() / max(1, one.size * zero.size)
+    series, cell = pd.Series(values), 2 * strata + flags.astype(np.int64)
+    above = (series.groupby(strata).rank() - series.groupby(cell).rank()).to_numpy()
+    sizes = np.bincount(cell, minlength=2 * (int(strata.max()) + 1))
+    opponents = sizes[2 * strata + 1 - flags.astype(np.int64)].astype(np.float64)
+    beaten = np.where(flags == 1, above, opponents - above)
+    own = (np.bincount(strata, beaten * flags) / np.maximum(1, sizes[::2] * sizes[1::2]))[strata]
     comparisons = opponents[flags == 1].sum()
     if comparisons == 0:
         where = "" if within is None else " in any stratum"
@@ -111,14 +110,24 @@ def auroc(
     # negatives each carry it, and together they must carry it once.
     influence = (beaten - (own + area) / 2 * opponents) / comparisons
     variance, freedom, note = _clustered_variance(influence[:, None], clusters)
+    compared = opponents > 0
+    held = [
+        min(np.unique(codes[compared & (flags == flag)]).size for flag in (0, 1))
+        for codes in (clusters or [np.arange(n)])
+    ]
+    rarer, freedom = (
+        max(held),
+        min(freedom, min(held) - 1),
+    )  # few rows of a label: the error is that of those few
     spread = math.sqrt(max(0.0, float(variance[0, 0])))
     if is_constant(values):
         note = "the score is constant"
         return Estimate(name, 0.5, None, None, n, method, level, note=note)
-    if spread <= 1e-12 or not 0 < area < 1 or freedom < 1:
-        note = "; ".join(
-            filter(None, [note, "no interval: the score separates the labels, or there is no spread"])
-        )
+    if spread <= 1e-12 or not 0 < area < 1 or rarer < FEWEST or freedom < 1:
+        why = "the score separates the labels, or there is no spread"
+        if rarer < FEWEST:
+            why = f"only {rarer} rows or groups hold the rarer label, {FEWEST} are needed"
+        note = "; ".join(filter(None, [note, f"no interval: {why}"]))
         return Estimate(name, float(area), None, None, n, method, level, note=note)
     logit, error = math.log(area / (1 - area)), spread / (area * (1 - area))
     half = scipy.stats.t.ppf((1 + level) / 2, freedom) * error

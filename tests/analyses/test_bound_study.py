@@ -54,9 +54,9 @@ def test_all_pairs_prove_at_least_what_neighbours_and_chance_do(study):
 
 
 def test_what_is_measured_is_not_measured_again_and_the_page_says_it(study):
-    path, said = make_page(study)
+    path, headline = make_page(study)
     html = path.read_text()
-    assert "times below κ times the largest local constant" in said.headline
+    assert "times below κ times the largest local constant" in headline
     assert html.count("<figure") == 4
     assert (study / "bounds.md").exists()
 

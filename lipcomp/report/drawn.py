@@ -1,4 +1,4 @@
-"""A figure in the forms that a page needs: SVG on light and on dark ground, and PNG."""
+"""A figure in the forms that a page needs: SVG on light and on dark ground, and PNG; with its text alternative."""
 
 import base64
 import io
@@ -16,6 +16,8 @@ from matplotlib.figure import Figure
 
 INK = {"light": "#1f2328", "dark": "#e6edf3"}
 GRID = {"light": "#d0d7de", "dark": "#3d444d"}
+WIDTH = 4.6  # inches: a phone shows such a figure at its own size, a wide screen two side by side
+ZONE = "#2da44e33"  # the equivalence zone, on either ground
 
 
 @dataclass(frozen=True)

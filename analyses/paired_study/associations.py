@@ -1,0 +1,165 @@
+"""Does smoothness go with robustness: across methods, from run to run, over beta, across the images of a model.
+
+Slopes are in points of corruption accuracy per 10% lower sigma of the probed features (of the map that the probe
+reads, 7.6). *Across methods* their means over seeds are compared, so n is the number of methods: seeds of a method
+are its replicates. *From run to run* what a seed and what a method have in common is taken out; what is left are
+independent draws. The two may disagree (Simpson); then neither is told as the answer.
+"""
+
+from dataclasses import dataclass
+
+import numpy as np
+import pandas as pd
+
+from analyses.paired_study.frames import Study
+from analyses.paired_study.study import BASELINES, CONTRASTS, METHODS
+from lipcomp.statistics import Estimate, Verdict, Zone, auroc, block_slope, decide, paired_effect
+
+TEN_PERCENT = float(-np.log(0.9))
+ACROSS, RUNS = "across methods", "from run to run, seed and method held fixed"
+ALL_MODELS = "all models"
+
+
+@dataclass(frozen=True)
+class Association:
+    """One relation at one level, with its verdict; ``units`` says what n counts."""
+
+    level: str
+    x: str
+    y: str
+    estimate: Estimate
+    units: str
+    verdict: Verdict
+
+
+def associations(study: Study) -> list[Association]:
+    """Points of corruption accuracy per 10% lower sigma, across methods and from run to run, clean accuracy too."""
+    found = []
+    models = main_data(study.models)
+    zone = study.design.accuracy
+    for y, label in (("corruption", "corruption accuracy"), ("clean", "clean accuracy")):
+        rows = models.dropna(subset=["features", y]).query("features > 0")
+        if len(rows) < 3:
+            continue
+        smooth = pd.Series(-np.log(rows["features"]) / TEN_PERCENT, rows.index)
+        points = 100 * rows[y]
+        kind = rows["method"] + rows["beta"].map(lambda b: "" if pd.isna(b) else f"/{b:g}")
+        means = pd.DataFrame({"x": smooth, "y": points}).groupby(kind).mean()
+        if len(means) > 2:
+            across = block_slope(means["x"], means["y"])
+            found.append(_told(ACROSS, label, across, "methods", zone))
+        seeded = rows["seed"].notna()
+        if seeded.sum() > 3:
+            inside = block_slope(
+                smooth[seeded], points[seeded], [list(kind[seeded]), [str(s) for s in rows["seed"][seeded]]]
+            )
+            found.append(_told(RUNS, label, inside, "runs", zone))
+    return found
+
+
+def _told(level: str, y: str, estimate: Estimate, units: str, zone: Zone) -> Association:
+    return Association(
+        level, "10% lower σ of the features", y, estimate, units, decide(estimate.interval, zone)
+    )
+
+
+def main_data(models: pd.DataFrame) -> pd.DataFrame:
+    """Trained runs on the data that most of them share; another data set is another study."""
+    trained = models[~models["method"].isin(BASELINES)]
+    keys = [f"{data}/{content}" for data, content in zip(trained["data"], trained["data_hash"], strict=True)]
+    most = max(dict.fromkeys(keys), key=keys.count, default="")
+    return trained[[key == most for key in keys]]
+
+
+def dose_response(study: Study) -> list[Association]:
+    """Where beta was swept: the change of log sigma, and of accuracy, per tenfold beta within a seed.
+
+    A seed's slope is one number, and seeds are the unit: Student's interval over their slopes.
+    """
+    found = []
+    models = main_data(study.models)
+    for method in dict.fromkeys(c.treated for c in CONTRASTS):
+        rows = models[(models["method"] == method) & models["beta"].notna() & models["seed"].notna()]
+        if rows["beta"].nunique() < 3:
+            continue
+        for key, label in (
+            ("features", "log σ of the features"),
+            ("corruption", "corruption accuracy, points"),
+        ):
+            slopes = []
+            for _, seed in rows.dropna(subset=[key]).groupby("seed"):
+                if seed["beta"].nunique() > 1:
+                    y = np.log(seed[key]) if key == "features" else 100 * seed[key]
+                    slopes.append(float(np.polyfit(np.log10(seed["beta"].astype(float)), y, 1)[0]))
+            if len(slopes) > 1:
+                zone = study.design.sigma if key == "features" else study.design.accuracy
+                estimate = paired_effect(slopes, [0.0] * len(slopes), interval="t")
+                verdict = decide(estimate.interval, zone)
+                found.append(Association(f"{method}, over β", "tenfold β", label, estimate, "seeds", verdict))
+    return found
+
+
+@dataclass(frozen=True)
+class ImageFinding:
+    """Within one model: does a larger local constant at an image go with corruptions changing its prediction.
+
+    Parameters
+    ----------
+    run, method
+        Whose images.
+    within_class
+        AUROC among images of one class: what is left once hard digits are not compared with easy ones.
+    pooled
+        AUROC over all images, for comparison.
+    images
+        How many different images.
+    layer
+        Whose sigma.
+    """
+
+    run: str
+    method: str
+    within_class: Estimate
+    pooled: Estimate
+    images: int
+    layer: str
+
+
+def image_findings(images: pd.DataFrame) -> list[ImageFinding]:
+    """AUROC of sigma for "more corruptions than the median flip this image", over all models and one by one.
+
+    Parameters
+    ----------
+    images
+        Columns run, method, image, flipped (share of corruptions that change the prediction), sigma_backbone or
+        sigma, and label where it is known.
+    """
+    layer = (
+        "sigma_backbone" if "sigma_backbone" in images and images["sigma_backbone"].notna().any() else "sigma"
+    )
+    images = images.dropna(subset=[layer, "flipped"]).reset_index(drop=True)
+    if not len(images):
+        return []
+    often = images["flipped"] > images.groupby("run")["flipped"].transform("median")
+    classes = images["label"] if "label" in images else pd.Series(0, index=images.index)
+    codes, kinds = pd.factorize(classes)
+    name = "probed features" if layer == "sigma_backbone" else "latent"
+
+    def finding(run: str, method: str, rows: pd.DataFrame, groups: list[np.ndarray] | None) -> ImageFinding:
+        score, label = rows[layer].to_numpy(float), often[rows.index].to_numpy()
+        runs = pd.factorize(rows["run"])[0]
+        strata = runs * (len(kinds) + 1) + codes[rows.index]
+        within = auroc(score, label, groups, within=strata)
+        pooled = auroc(score, label, groups, within=runs)
+        return ImageFinding(run, method, within, pooled, int(rows["image"].nunique()), name)
+
+    found = [
+        finding(str(run), str(method), rows, None)
+        for (run, method), rows in images.groupby(["run", "method"], sort=False)
+    ]
+    order = list(METHODS.values())
+    found.sort(key=lambda f: (order.index(f.method) if f.method in order else len(order), f.run))
+    if len(found) > 1:  # rows of one image, and rows of one model, are not independent
+        groups = [pd.factorize(images[c])[0] for c in ("image", "run")]
+        found.insert(0, finding(ALL_MODELS, "all", images, groups))
+    return found

@@ -1,0 +1,149 @@
+"""The design of a paired study, fixed before its data: what is primary, what is negligible, what is left out.
+
+    python -m analyses.paired_study.design studies/default
+
+writes the key ``design`` into STUDY/study.json, once; `make study` does so before it trains. A design that stands is
+never changed, and none is added to a study that is already measured: its verdicts would not be ones planned before.
+"""
+
+import json
+import sys
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, fields
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from analyses.paired_study.study import RECORDS, read_plan
+from lipcomp.checkpoints.native import atomic_file
+from lipcomp.commands import Parser, run
+from lipcomp.statistics import Zone
+
+
+@dataclass(frozen=True)
+class Design:
+    """What was decided before the data.
+
+    Parameters
+    ----------
+    treated, control
+        The primary contrast, by method.
+    primary
+        The primary outcomes, by key.
+    zone_sigma
+        Relative change of a local constant that would make no difference.
+    zone_accuracy
+        The same of an accuracy, in points.
+    primary_level
+        Level of the primary intervals at every look: with two outcomes and one look 95% for both together; over the
+        four looks of ``look_seeds`` 95% for each (``lipcomp.statistics.sequential_errors``).
+    level
+        Level of all other intervals, which are exploratory.
+    beta
+        The beta at which methods are compared where several were trained.
+    clean_slope
+        Points of corruption accuracy that a point of clean accuracy may be worth. An effect "at equal clean accuracy"
+        is one that stands for every slope in this range.
+    chance_margin
+        A corruption counts only if at least one run is more than this above chance under it (points).
+    collapse_margin
+        A run whose clean accuracy is no more than this above chance (points) has collapsed and is left out, by name.
+    first_seeds, more_seeds, looks
+        Seeds at the first look, seeds added where the study cannot tell, and looks at most.
+    written
+        When; empty if no design was written before the data.
+    """
+
+    treated: str = "C-SimCLR"
+    control: str = "SimCLR ×(1+β)"
+    primary: tuple[str, ...] = ("features", "given_clean")
+    zone_sigma: float = 0.10
+    zone_accuracy: float = 1.0
+    primary_level: float = 0.975
+    level: float = 0.95
+    beta: float = 1.0
+    clean_slope: tuple[float, float] = (0.0, 2.0)
+    chance_margin: float = 5.0
+    collapse_margin: float = 5.0
+    first_seeds: int = 5
+    more_seeds: int = 4
+    looks: int = 4
+    written: str = ""
+
+    @property
+    def sigma(self) -> Zone:
+        """The zone of a local constant, in log ratios."""
+        return Zone(float(np.log1p(-self.zone_sigma)), float(np.log1p(self.zone_sigma)))
+
+    @property
+    def accuracy(self) -> Zone:
+        """The zone of an accuracy, in points."""
+        return Zone(-self.zone_accuracy, self.zone_accuracy)
+
+    @property
+    def look_seeds(self) -> tuple[int, ...]:
+        """Seeds at each look."""
+        return tuple(self.first_seeds + self.more_seeds * k for k in range(self.looks))
+
+
+def read_design(plan: dict[str, Any]) -> Design:
+    """The design in a study's plan; the default one, unwritten, where there is none.
+
+    Raises
+    ------
+    ValueError
+        If it holds a field that is not known here.
+    """
+    told = dict(plan.get("design") or {})
+    known = {f.name for f in fields(Design)}
+    if unknown := sorted(set(told) - known):
+        raise ValueError(
+            f"study.json: the design has unknown fields {', '.join(unknown)}; known are {', '.join(sorted(known))}"
+        )
+    for name in ("primary", "clean_slope"):
+        if name in told:
+            told[name] = tuple(told[name])
+    return Design(**told)
+
+
+def write_design(folder: Path) -> Design:
+    """Write the default design into a study's plan, unless one stands there; returns what stands.
+
+    Raises
+    ------
+    ValueError
+        If the study is measured already.
+    """
+    plan = read_plan(folder)
+    if "design" in plan:
+        return read_design(plan)
+    if (folder / RECORDS).exists():
+        raise ValueError(
+            f"{folder} is measured already, so no design can be written before its data; the report calls all of "
+            f"its verdicts exploratory. Give a new folder to plan a study"
+        )
+    seeds = int(plan.get("seeds") or Design.first_seeds)
+    design = Design(first_seeds=seeds, written=datetime.now(UTC).isoformat(timespec="seconds"))
+    with atomic_file(folder / "study.json") as temporary:
+        temporary.write_text(json.dumps({**plan, "design": asdict(design)}, indent=1))
+    return design
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Write the design."""
+    parser = Parser(prog="python -m analyses.paired_study.design", description=__doc__)
+    parser.add_argument("study", type=Path, help="the study's folder")
+    options = parser.parse_args(arguments)
+    options.study.mkdir(parents=True, exist_ok=True)
+    design = write_design(options.study)
+    print(
+        f"design: {design.treated} against {design.control}; ±{design.zone_accuracy:g} point, "
+        f"±{100 * design.zone_sigma:g}% of σ; written {design.written}"
+    )
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(run(main))

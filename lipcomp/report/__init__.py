@@ -1,0 +1,29 @@
+"""Pages from records: frames, figures, tables, one self-contained HTML file (``pip install 'lipcomp[report]'``)."""
+
+try:
+    import jinja2
+    import seaborn
+except ImportError as error:
+    raise ImportError(
+        f"lipcomp.report needs {error.name}; install it with: pip install 'lipcomp[report]'"
+    ) from error
+
+from lipcomp.report.cells import Cell, Table
+from lipcomp.report.drawn import Drawn, draw
+from lipcomp.report.general import write_report
+from lipcomp.report.marks import interval_mark
+from lipcomp.report.page import Page, VerdictRow, write_page
+from lipcomp.report.palette import styles
+
+__all__ = [
+    "Cell",
+    "Drawn",
+    "Page",
+    "Table",
+    "VerdictRow",
+    "draw",
+    "interval_mark",
+    "styles",
+    "write_page",
+    "write_report",
+]

@@ -1,0 +1,87 @@
+"""Tables of a page: cells that show a text and sort by a number."""
+
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from lipcomp.statistics import Estimate
+
+COLUMNS = 8  # that fit side by side at 1,300 pixels
+
+
+@dataclass(frozen=True)
+class Cell:
+    """A table's cell: what is shown, and the number it sorts by."""
+
+    text: str
+    sort: float | int | None = None
+    words: bool = False
+
+
+@dataclass(frozen=True)
+class Table:
+    """A table of the report; on a narrow screen each row becomes a card, so that nothing is cut off."""
+
+    name: str
+    title: str
+    caption: str
+    head: list[str]
+    rows: list[list[Cell]]
+
+
+def number(value: float | int | None, form: str = "{:.3g}") -> Cell:
+    """A cell that holds a number, or a dash."""
+    if value is None or not np.isfinite(value):
+        return Cell("–")
+    return Cell(form.format(value), float(value))
+
+
+def interval(estimate: Estimate, form: str = "{:+.3g}") -> Cell:
+    """A cell that holds an interval."""
+    if estimate.interval is None:
+        return Cell("–")
+    return Cell(" to ".join(form.format(end) for end in estimate.interval), float(estimate.interval[0]))
+
+
+def split(table: Table, keys: int = 1, columns: int = COLUMNS) -> list[Table]:
+    """A wide table as several that fit, each with the first ``keys`` columns."""
+    room = columns - keys
+    starts = range(keys, len(table.head), room)
+    if len(starts) < 2:
+        return [table]
+
+    def part(cells: list[Any], start: int) -> list[Any]:
+        return [*cells[:keys], *cells[start : start + room]]
+
+    return [
+        replace(
+            table,
+            name=f"{table.name}-{i}" if i > 1 else table.name,
+            title=table.title if i == 1 else f"{table.title} ({i})",
+            caption=table.caption if i == 1 else "",
+            head=part(table.head, start),
+            rows=[part(row, start) for row in table.rows],
+        )
+        for i, start in enumerate(starts, 1)
+    ]
+
+
+def provenance_rows(frame: pd.DataFrame) -> list[tuple[str, str]]:
+    """Versions, device and times that the records name."""
+    rows = []
+    for column in sorted(str(c) for c in frame if str(c).startswith("provenance.")):
+        values = sorted({str(v) for v in frame[column].dropna()})
+        name = column.removeprefix("provenance.")
+        if values and name == "time":
+            rows.append(("measured", f"{values[0]} to {values[-1]}"))
+        elif values:
+            rows.append((name, ", ".join(values[:6])))
+    if "subject.sha256" in frame:
+        label = "subject.run" if "subject.run" in frame else "subject.checkpoint"
+        if label in frame:
+            hashes = frame.dropna(subset=[label, "subject.sha256"]).drop_duplicates(label)
+            told = zip(hashes[label], hashes["subject.sha256"], strict=True)
+            rows.append(("checkpoints", ", ".join(f"{run} {str(value)[:12]}" for run, value in told)))
+    return rows

@@ -1,0 +1,102 @@
+"""Contrasts over units against scipy's paired t and statsmodels' two-way layout; the images' share by simulation."""
+
+import numpy as np
+import pytest
+import scipy.stats
+import statsmodels.formula.api as smf
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from lipcomp.statistics import contrast, shared_image_variance
+
+METHODS = ["t", "c", "d"]
+
+
+def layout(n=5, methods=METHODS, effect=1.0, seed=0, loud=1.0):
+    rng = np.random.default_rng(seed)
+    unit = np.repeat(np.arange(n), len(methods))
+    condition = np.tile(methods, n)
+    noise = rng.normal(size=unit.size) * np.where(condition == "t", loud, 1.0)
+    values = 3 * rng.normal(size=n)[unit] + effect * (condition == "t") + noise
+    return values, list(unit), list(condition)
+
+
+def test_two_conditions_are_student_s_paired_test():
+    values, unit, condition = layout(6, ["t", "c"])
+    table = values.reshape(6, 2)
+    theirs = scipy.stats.ttest_rel(table[:, 0], table[:, 1])
+    ours = contrast(values, unit, condition, "t", "c")
+    assert ours.p_value == pytest.approx(theirs.pvalue, rel=1e-10)
+    assert ours.interval == pytest.approx(tuple(theirs.confidence_interval(0.95)), rel=1e-10)
+    assert (ours.n, ours.freedom) == (6, 5)
+
+
+@pytest.mark.parametrize("seed", [0, 1, 2, 5])
+def test_the_pooled_spread_is_that_of_the_two_way_layout_or_the_pairs_own(seed):
+    values, unit, condition = layout(seed=seed)
+    fit = smf.ols(
+        "y ~ C(unit) + C(condition, Treatment('c'))", {"y": values, "unit": unit, "condition": condition}
+    ).fit()
+    ours = contrast(values, unit, condition, "t", "c", pool=METHODS)
+    table = values.reshape(5, 3)
+    own = np.var(table[:, 0] - table[:, 1], ddof=1) / 5
+    assert ours.value == pytest.approx(fit.params["C(condition, Treatment('c'))[T.t]"], rel=1e-10)
+    assert ours.error**2 == pytest.approx(
+        max(fit.bse["C(condition, Treatment('c'))[T.t]"] ** 2, own), rel=1e-10
+    )
+    assert ours.freedom == fit.df_resid == 8
+
+
+@settings(deadline=None, max_examples=20)
+@given(shift=st.floats(-1e6, 1e6), scale=st.floats(1e-3, 1e3), seed=st.integers(0, 100))
+def test_shift_and_scale_carry_through(shift, scale, seed):
+    values, unit, condition = layout(seed=seed)
+    base = contrast(values, unit, condition, "t", "c", pool=METHODS)
+    moved = contrast(scale * values + shift, unit, condition, "t", "c", pool=METHODS)
+    tolerance = 1e-9 * (abs(shift) + scale)
+    assert moved.value == pytest.approx(scale * base.value, abs=tolerance)
+    assert np.subtract(moved.interval, scale * np.array(base.interval)) == pytest.approx(
+        [0, 0], abs=10 * tolerance
+    )
+
+
+def test_runs_of_one_unit_are_averaged_and_units_without_both_are_left_out():
+    values = [1.0, 3.0, 0.0, 5.0, 1.0, 9.0]
+    unit = ["a", "a", "a", "b", "b", "c"]
+    condition = ["t", "t", "c", "t", "c", "t"]
+    found = contrast(values, unit, condition, "t", "c")
+    assert found.differences == (2.0, 4.0)
+    assert found.units == ("a", "b")
+
+
+def test_what_cannot_be_estimated_says_so():
+    one = contrast([1.0, 2.0], ["a", "a"], ["t", "c"], "t", "c")
+    assert (one.value, one.interval) == (-1.0, None)
+    none = contrast([1.0, 2.0], ["a", "b"], ["t", "c"], "t", "c")
+    assert none.value is None
+    assert "no unit holds both" in none.note
+    same = contrast([1.5, 1.0, 2.5, 2.0], [0, 0, 1, 1], list("tctc"), "t", "c")
+    assert same.interval == (0.5, 0.5)
+    for wrong in ({"unit": ["a"]}, {"condition": ["t"]}):
+        arguments = {"unit": ["a", "a"], "condition": ["t", "c"], **wrong}
+        with pytest.raises(ValueError, match=next(iter(wrong))):
+            contrast([1.0, 2.0], treated="t", control="c", **arguments)
+    with pytest.raises(ValueError, match="shared"):
+        contrast([1.0], ["a"], ["t"], "t", "c", shared=-1.0)
+
+
+def test_the_images_share_of_the_variance_is_what_simulation_gives():
+    rng = np.random.default_rng(0)
+    units, images, deviation = 5, 200, 0.8
+    draws = [
+        0.3 * rng.normal(size=(units, 1))
+        + deviation * rng.normal(size=images)
+        + rng.normal(size=(units, images))
+        for _ in range(300)
+    ]
+    found = [shared_image_variance(d)[0] for d in draws]
+    assert np.mean(found) == pytest.approx(deviation**2 / images, rel=0.05)
+    between = np.mean([np.var(d.mean(1), ddof=1) / units for d in draws])
+    truth = np.var([d.mean() for d in draws], ddof=1)
+    assert between + np.mean(found) == pytest.approx(truth, rel=0.25)
+    assert shared_image_variance(np.zeros((3, 10)))[0] == 0

@@ -1,0 +1,109 @@
+"""Verdicts: equivalence against statsmodels, planned seeds and repeated looks against simulation."""
+
+import math
+
+import numpy as np
+import pytest
+from statsmodels.stats.weightstats import ttost_paired
+
+from lipcomp.statistics import (
+    Verdict,
+    Zone,
+    block_slope,
+    contrast,
+    decide,
+    equivalence_p,
+    sequential_errors,
+    units_needed,
+)
+
+ZONE = Zone(-1.0, 1.0)
+
+
+def paired(differences, level=0.95):
+    n = len(differences)
+    values = [*differences, *([0.0] * n)]
+    return contrast(values, [*range(n), *range(n)], [*("t" * n), *("c" * n)], "t", "c", level=level)
+
+
+def test_three_pairs_can_say_yes():
+    assert decide(paired([-1.25, -1.2, -1.3]).interval, ZONE) is Verdict.YES
+
+
+def test_equivalence_comes_before_yes_and_a_missing_interval_tells_nothing():
+    assert decide((0.1, 0.3), ZONE) is Verdict.NO_LARGER
+    assert decide((-1.0, 0.5), ZONE) is Verdict.CANNOT_TELL  # the zone is open
+    assert decide((2.0, 2.0), ZONE) is Verdict.YES  # an exact law has an interval without width
+    assert decide(None, ZONE) is Verdict.CANNOT_TELL
+
+
+def test_equivalence_agrees_with_two_one_sided_tests():
+    x = np.random.default_rng(0).normal(0.2, 0.5, 8)
+    ours = equivalence_p(paired(x), ZONE)
+    assert ours == pytest.approx(ttost_paired(x, np.zeros(8), -1.0, 1.0)[0], rel=1e-9)
+    inside = ZONE.holds(paired(x, level=0.90).interval)
+    assert inside == (ours < 0.05)
+
+
+def test_a_zone_holds_zero():
+    for low, high in ((0.0, 1.0), (-1.0, math.inf), (1.0, 2.0)):
+        with pytest.raises(ValueError, match="zone must hold zero"):
+            Zone(low, high)
+
+
+@pytest.mark.parametrize(("effect", "spread"), [(2.0, 2.5), (0.0, 1.5), (0.5, 1.0)])
+def test_the_units_that_are_said_to_decide_do(effect, spread):
+    rng = np.random.default_rng(1)
+    x = rng.normal(size=6)
+    x = effect + spread * (x - x.mean()) / x.std(ddof=1)  # estimated to be exactly that
+    needed = units_needed(paired(x), ZONE)
+
+    def share(n):
+        found = [decide(paired(rng.normal(effect, spread, n)).interval, ZONE) for _ in range(200)]
+        return np.mean([v is not Verdict.CANNOT_TELL for v in found])
+
+    assert 0.68 < share(needed) < 0.95
+    assert share(max(3, needed // 2)) < share(needed)
+
+
+def test_what_no_number_of_units_decides_is_not_promised():
+    wide = paired([50.0, -50.0, 30.0, -29.0])
+    assert units_needed(wide, ZONE) is None
+    assert units_needed(paired([1.0]), ZONE) is None
+
+
+def test_looking_again_errs_as_often_as_the_study_s_methods_say():
+    """97.5% intervals at each of four looks: false yes in about 5% (three standard errors), no larger in less."""
+    found = sequential_errors((5, 9, 13, 17), 0.0, 1.2, ZONE, level=0.975, draws=4000)
+    assert found.yes == found.wrong_sign < 0.05 + 3 * math.sqrt(0.05 * 0.95 / 4000)
+    once = sequential_errors((5,), 0.0, 1.2, ZONE, level=0.975, draws=4000)
+    assert once.yes < 0.025 + 3 * math.sqrt(0.025 * 0.975 / 4000)
+    edge = sequential_errors((5, 9, 13, 17), 1.0, 0.6, ZONE, level=0.975, draws=4000)
+    assert 0 < edge.wrong_no_larger < 0.05
+    large = sequential_errors((5, 9, 13, 17), 2.0, 1.2, ZONE, level=0.975, draws=1000)
+    assert large.yes > 0.95
+    assert large.wrong_sign == 0
+    with pytest.raises(ValueError, match="sizes must rise"):
+        sequential_errors((5, 5), 0.0, 1.0, ZONE, level=0.95)
+
+
+def test_slopes_are_those_of_least_squares_with_intercepts():
+    import statsmodels.api as sm
+
+    rng = np.random.default_rng(3)
+    seed, method = np.repeat(np.arange(4), 5), np.tile(np.arange(5), 4)
+    x, y = rng.normal(size=20) + seed, rng.normal(size=20) + 2 * seed - method
+    design = np.column_stack([x, np.eye(4)[seed], np.eye(5)[method][:, 1:]])
+    fit = sm.OLS(y, design).fit()
+    ours = block_slope(x, y, [seed, method])
+    assert ours.value == pytest.approx(fit.params[0], rel=1e-9)
+    assert ours.interval == pytest.approx(tuple(fit.conf_int()[0]), rel=1e-9)
+    assert ours.p_value == pytest.approx(fit.pvalues[0], rel=1e-9)
+
+
+def test_an_exact_law_has_an_interval_of_either_sign():
+    for sign in (1.0, -1.0):
+        found = block_slope([1.0, 2.0, 3.0, 5.0], [sign * v for v in (2.0, 4.0, 6.0, 10.0)])
+        assert found.interval == pytest.approx((2 * sign, 2 * sign))
+        assert decide(found.interval, ZONE) is Verdict.YES
+    assert block_slope([1.0, 1.0, 1.0], [1.0, 2.0, 3.0]).note == "x does not vary inside the blocks"
