@@ -22,6 +22,7 @@ ALLOWED: dict[str, set[str]] = {
     "claims": set(),
     "jobs": set(),
     "statistics": {"records"},
+    "report": {"checkpoints", "records", "statistics"},
     "commands": set(),
     "measure": {
         "bound",

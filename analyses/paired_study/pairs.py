@@ -6,8 +6,8 @@ are one *stratum*, and strata are never mixed. A run that finds partners of its 
 and the reason names what differs.
 """
 
-from collections import Counter
 from dataclasses import dataclass
+from typing import Any
 
 import pandas as pd
 
@@ -61,60 +61,56 @@ def find_pairs(models: pd.DataFrame, contrast: Contrast, beta: float | None = No
     beta
         Take runs at this beta where there are any, and otherwise all, each with the control of its beta.
     """
-    members = models[models["method"].isin([contrast.treated, contrast.control]) & models["seed"].notna()]
-    members = _at_beta(members, beta)
-    known = [field for field in IDENTITY if field in members and members[field].notna().any()]
-    keys = pd.Series(
-        [tuple(_text(v) for v in row) for row in members[known].itertuples(index=False)],
-        index=members.index,
-        dtype=object,
+    known = [field for field in IDENTITY if field in models and models[field].notna().any()]
+    chosen = models["method"].isin([contrast.treated, contrast.control]) & models["seed"].notna()
+    rows = _at_beta(
+        [
+            _Run(str(run), method, told, number, tuple(map(_text, kind)))
+            for run, method, told, number, *kind in models.loc[chosen, ["method", "beta", "seed", *known]].itertuples()
+        ],
+        beta,
     )
-    chosen: list[str] = []
+    paired: dict[str, _Run] = {}
     refused = []
-    for run, row in zip(map(str, members.index), members.to_dict("records"), strict=True):
-        if row["method"] != contrast.treated:
-            continue
-        partners = members[(members["method"] == contrast.control) & (members["seed"] == row["seed"])]
+    for one in (r for r in rows if r.method == contrast.treated):
+        partners = [r for r in rows if r.method == contrast.control and r.seed == one.seed]
         if contrast.same_beta:
-            partners = partners[partners["beta"] == row["beta"]]
-        same = [p for p in partners.index if keys[p] == keys[run]]
-        if same:
-            chosen += [run, *same]
-        elif len(partners):
-            differs = Counter(
-                IDENTITY[field]
-                for p in partners.index
-                for field, a, b in zip(known, keys[run], keys[p], strict=True)
-                if a != b
-            )
-            refused.append(
-                f"{run} is not paired with {', '.join(map(str, partners.index))}: they differ in {', '.join(differs)}"
-            )
-    table = members.loc[list(dict.fromkeys(chosen))]
-    fields = [field for field in WITHIN if field in known]
-    if not len(table):
-        return Pairs({}, tuple(refused), models.iloc[:0])
-    labels = pd.Series(
-        [tuple(_text(v) for v in row) for row in table[fields].itertuples(index=False)],
-        index=table.index,
-        dtype=object,
-    )
-    varying = [i for i in range(len(fields)) if len({label[i] for label in labels}) > 1]
-    names = labels.map(lambda label: ", ".join(f"{IDENTITY[fields[i]]} {label[i]}" for i in varying))
-    strata = {str(name): rows for name, rows in table.groupby(names, sort=True)}
-    order = sorted(strata, key=lambda name: (-strata[name]["seed"].nunique(), name))
-    return Pairs({name: strata[name] for name in order}, tuple(refused), models.iloc[:0])
+            partners = [r for r in partners if r.beta == one.beta]
+        same = [r for r in partners if r.kind == one.kind]
+        paired |= {r.run: r for r in (one, *same)} if same else {}
+        if partners and not same:
+            differs = [
+                IDENTITY[name]
+                for i, name in enumerate(known)
+                if any(r.kind[i] != one.kind[i] for r in partners)
+            ]
+            others = ", ".join(r.run for r in partners)
+            refused.append(f"{one.run} is not paired with {others}: they differ in {', '.join(differs)}")
+    shared = [i for i, name in enumerate(known) if name in WITHIN]
+    varying = [i for i in shared if len({r.kind[i] for r in paired.values()}) > 1]
+    strata: dict[str, list[_Run]] = {}
+    for r in paired.values():
+        strata.setdefault(", ".join(f"{IDENTITY[known[i]]} {r.kind[i]}" for i in varying), []).append(r)
+    order = sorted(strata, key=lambda name: (-len({r.seed for r in strata[name]}), name))
+    tables = {name: models.loc[[r.run for r in strata[name]]] for name in order}
+    return Pairs(tables, tuple(refused), models.iloc[:0])
 
 
-def _at_beta(members: pd.DataFrame, beta: float | None) -> pd.DataFrame:
+@dataclass(frozen=True)
+class _Run:
+    """A run as far as pairing asks: ``kind`` holds the fields of :data:`IDENTITY` that are known."""
+
+    run: str
+    method: str
+    beta: float | None
+    seed: Any
+    kind: tuple[str, ...]
+
+
+def _at_beta(runs: list[_Run], beta: float | None) -> list[_Run]:
     """Of every method that was trained at several betas, the runs at ``beta`` if it has them."""
-    if beta is None or not len(members):
-        return members
-    parts = []
-    for _, rows in members.groupby("method", sort=False):
-        at = rows[rows["beta"] == beta]
-        parts.append(at if len(at) else rows)
-    return pd.concat(parts)
+    held = {r.method for r in runs if r.beta == beta}
+    return [r for r in runs if beta is None or r.method not in held or r.beta == beta]
 
 
 def _text(value: object) -> str:

@@ -129,7 +129,7 @@ def contrast(
             how = f"Student's interval, spread pooled over {len(members)} methods, or their own if that is larger"
     told = (value, float(np.sqrt(spread)) if np.isfinite(spread) else None, held, tuple(difference.tolist()))
     if n < 2 or freedom < 1:
-        note = f"{n} unit shows no spread: no interval"
+        note = f"{n} unit shows no spread, so no interval"
         return Contrast(
             name, value, None, None, n, how, level, None, note, None, 0.0, told[1], shared, *told[2:]
         )
