@@ -114,7 +114,9 @@ WORLDS = (
     World("confounded by class", more="class", right=(OPEN, OPEN)),
     replace(STRONG, name="dose-response", more="dose"),
     World("twice the zone", {C: math.log(0.8)}, corruption={C: 2.0}, right=("yes", "yes/cannot tell")),
-    World("twice the zone, second look", {C: math.log(0.8)}, corruption={C: 2.0}, seeds=9, right=("yes", "yes")),
+    World(
+        "twice the zone, second look", {C: math.log(0.8)}, corruption={C: 2.0}, seeds=9, right=("yes", "yes")
+    ),
     World("negligible", {C: -0.02}, corruption={C: 0.1}, noise=0.3, right=("no larger", OPEN)),
     World("edge of the zone", {C: math.log(0.9)}, corruption={C: 1.0}, noise=0.4),
     World("one method is noisier", loud=(C,), right=(OPEN, OPEN)),

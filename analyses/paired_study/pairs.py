@@ -66,7 +66,9 @@ def find_pairs(models: pd.DataFrame, contrast: Contrast, beta: float | None = No
     rows = _at_beta(
         [
             _Run(str(run), method, told, number, tuple(map(_text, kind)))
-            for run, method, told, number, *kind in models.loc[chosen, ["method", "beta", "seed", *known]].itertuples()
+            for run, method, told, number, *kind in models.loc[
+                chosen, ["method", "beta", "seed", *known]
+            ].itertuples()
         ],
         beta,
     )
