@@ -32,7 +32,7 @@ from pathlib import Path
 
 STALE = 120.0  # seconds without a sign of life, of a process on another machine
 BEAT = 20.0  # seconds between two signs of life
-PAUSE = 0.005  # seconds, the first pause when several try; it doubles up to 64 times that
+PAUSE = 0.005  # seconds, the first pause when others try or work; it doubles, up to 0.3 s, and grows with long waits
 TRIES = 12
 
 
@@ -53,23 +53,27 @@ def claim(path: Path | str, wait: float = 0.0) -> Iterator[bool]:
         If no file can be made beside ``path``.
     """
     path = Path(path).absolute()
-    path.parent.mkdir(parents=True, exist_ok=True)
     mine = (
         path.parent / f"{_prefix(path)}{_machine()}~{os.getpid()}~{_born(os.getpid())}~{secrets.token_hex(4)}"
     )
     ended = threading.Event()
     try:
-        held = _take(path, mine, wait)
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            held = _take(path, mine, wait)
+        except OSError as error:
+            raise OSError(error.errno, f"{error.strerror}: no claim can be written in {path.parent}") from error
         if held:
             threading.Thread(target=_beat, args=(mine, ended), daemon=True).start()
         yield held
     finally:
         ended.set()
-        mine.unlink(missing_ok=True)
+        with contextlib.suppress(OSError):
+            mine.unlink()
 
 
 def _take(path: Path, mine: Path, wait: float) -> bool:
-    deadline, tries = time.monotonic() + wait, 0
+    started, tries = time.monotonic(), 0
     while True:
         mine.touch(exist_ok=False)
         now = mine.stat().st_mtime
@@ -80,9 +84,11 @@ def _take(path: Path, mine: Path, wait: float) -> bool:
             return True
         mine.unlink()
         tries += 1
-        if time.monotonic() >= deadline and (any(states) or tries > TRIES):
+        waited = time.monotonic() - started
+        if waited >= wait and (any(states) or tries > TRIES):
             return False
-        time.sleep(random.SystemRandom().random() * PAUSE * 2 ** min(tries, 6))
+        longest = max(PAUSE * 2 ** min(tries, 6), min(5.0, waited / 50))
+        time.sleep(random.SystemRandom().random() * longest)
 
 
 def _prefix(path: Path) -> str:

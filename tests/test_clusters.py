@@ -146,15 +146,16 @@ def test_slurm_runs_repeats_and_names(slurm, tmp_path):
     assert queue() == ""
 
 
-def test_slurm_queues_again_what_is_preempted(slurm, tmp_path):
-    jobs = [(once(tmp_path / "mark", "__import__('time').sleep(300)"),), ("1",)]
+def test_slurm_runs_again_what_is_preempted_or_cut(slurm, tmp_path):
+    sleep = "__import__('time').sleep(300)"
+    jobs = [(once(tmp_path / "one", sleep),), (once(tmp_path / "two", sleep),), ("1",)]
     outcomes = run_jobs(eval, jobs, engine="slurm", options=EngineOptions(minutes=30, folder=tmp_path))
-    assert next(outcomes).result() == 1
-    until((tmp_path / "mark").exists)
-    number = queue().split()[0]
-    assert subprocess.run(["scancel", "--signal=USR2", number], check=False).returncode == 0
-    (again,) = outcomes
-    assert again.result() == "again"
+    until((tmp_path / "one").exists)
+    until((tmp_path / "two").exists)
+    numbers = {line.split()[0].partition("_")[2]: line.split()[0] for line in queue().splitlines()}
+    assert subprocess.run(["scancel", "--signal=USR2", numbers["0"]], check=False).returncode == 0
+    assert subprocess.run(["scancel", numbers["1"]], check=False).returncode == 0  # by an administrator
+    assert {o.number: o.result() for o in outcomes} == {0: "again", 1: "again", 2: 1}
     assert not list((tmp_path / "slurm-jobs").iterdir())  # all went well: nothing is kept
 
 
