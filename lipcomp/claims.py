@@ -62,7 +62,9 @@ def claim(path: Path | str, wait: float = 0.0) -> Iterator[bool]:
             path.parent.mkdir(parents=True, exist_ok=True)
             held = _take(path, mine, wait)
         except OSError as error:
-            raise OSError(error.errno, f"{error.strerror}: no claim can be written in {path.parent}") from error
+            raise OSError(
+                error.errno, f"{error.strerror}: no claim can be written in {path.parent}"
+            ) from error
         if held:
             threading.Thread(target=_beat, args=(mine, ended), daemon=True).start()
         yield held

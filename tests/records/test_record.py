@@ -7,7 +7,7 @@ import sys
 import numpy as np
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from lipcomp.records import Record, RecordError, provenance, to_frame
@@ -22,6 +22,7 @@ VALUES = st.recursive(
 KEYS = TEXT | st.sampled_from(["subject", "settings", "provenance", "schema"])
 FIELDS = st.dictionaries(KEYS, VALUES, max_size=3)
 FINITE = st.floats(allow_nan=False, allow_infinity=False)
+QUIET = settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 RECORDS = st.builds(
     Record,
     TEXT.filter(bool),
@@ -35,6 +36,7 @@ RECORDS = st.builds(
 )
 
 
+@QUIET
 @given(RECORDS, RECORDS)
 def test_a_line_is_the_record_again_and_no_other(one, two):
     parser = LineParser("here")
@@ -47,6 +49,7 @@ def test_a_line_is_the_record_again_and_no_other(one, two):
         assert parser.parse(json.dumps(reordered).encode(), 1) == record
 
 
+@QUIET
 @given(RECORDS, st.data())
 def test_a_changed_line_is_a_record_or_a_named_error(record, data):
     line = bytearray(record.to_json().encode())
