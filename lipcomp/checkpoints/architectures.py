@@ -15,56 +15,81 @@ What shapes do not tell is a convention, and is noted where it is used: a ViT's 
 
 import difflib
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
 from typing import Any
 
-import torch
 import torchvision
 from jaxtyping import Float
 from torch import Tensor, nn
 
 from lipcomp.checkpoints.backbone import Backbone, State, import_timm
 from lipcomp.checkpoints.errors import CheckpointError
-from lipcomp.checkpoints.preprocessing import from_timm
+from lipcomp.checkpoints.index import Entry, lookup
+from lipcomp.checkpoints.lean import Budget, lean
+from lipcomp.checkpoints.preprocessing import Inputs, from_timm, from_torchvision
 from lipcomp.checkpoints.vits import read_vit
 from lipcomp.encoders import BACKBONES, PreActResNet, ResNet, WideResNet
 from lipcomp.encoders.resnet import DEPTHS
 
 OURS = re.compile(r"resnet(\d+)(?:_([\d.]+)x)?(_cifar)?(_tf|_same)?")
 WIDE = re.compile(r"wrn_(\d+)_(\d+)")
+PLAIN = re.compile(r"torchvision/(resnet\d+|wide_resnet\w+|resnext\w+)")  # what everybody means by a ResNet
+TRANSFORMED = ("inception_v3", "googlenet")  # torchvision's with transform_input
+SIZED = ("vit_", "deit", "beit", "eva", "flexivit", "samvit", "xcit", "cait")  # take img_size
+DEEPEST, WIDEST = 1000, 100  # of a Wide ResNet
 
 
-def build_backbone(name: str, channels: int = 3, conventions: Mapping[str, Any] | None = None) -> Backbone:
-    """Build a backbone by name, with weights that are about to be replaced.
+def build_backbone(
+    name: str,
+    channels: int = 3,
+    conventions: Mapping[str, Any] | None = None,
+    budget: Budget | None = None,
+) -> Backbone:
+    """Build a backbone by name, without memory for its weights (see :mod:`lipcomp.checkpoints.lean`).
 
-    ``conventions`` are those of the weights' format, which a name does not say (a stem's padding).
+    Parameters
+    ----------
+    name
+        NAME, torchvision/NAME or timm/NAME; timm's may end in a tag (``vit_base_patch16_224.dino``).
+    channels
+        Of the images.
+    conventions
+        What a name does not say: a stem's padding, ``image_size``, timm's ``model_args`` and ``global_pool``.
+    budget
+        The most that it may hold.
 
     Raises
     ------
     CheckpointError
-        If no library knows the name.
+        If no library knows the name, or the network is larger than the budget.
     ImportError
         If only timm could know it, and timm is not installed.
     """
+    told = conventions or {}
+    try:
+        with lean(budget or Budget()):
+            return _build(name, channels, told)
+    except CheckpointError as error:
+        if "meta" not in str(error.__cause__):
+            raise
+        with lean(budget or Budget(), empty=False):  # a constructor that runs a part of the network
+            return _build(name, channels, told)
+
+
+def _build(name: str, channels: int, told: Mapping[str, Any]) -> Backbone:
     library, _, short = name.rpartition("/")
-    with torch.random.fork_rng(devices=[]):
-        if library in ("", "lipcomp") and (found := _ours(short, channels)):
-            return _pad_stem(found, conventions or {}) if "_cifar" in short else found
-        if library in ("", "torchvision") and short in torchvision.models.list_models(torchvision.models):
-            return _torchvision(short, channels)
-        if library in ("", "timm"):
-            return _timm(short, channels, (conventions or {}).get("image_size"))
+    if library in ("", "lipcomp") and (found := _ours(short, channels)):
+        return _pad_stem(found, told) if "_cifar" in short else found
+    if library in ("", "torchvision") and short in torchvision.models.list_models(torchvision.models):
+        return _torchvision(short, channels)
+    if library in ("", "timm"):
+        return _timm(short, channels, told)
     raise CheckpointError(f"arch {name!r} is of no known library; write NAME, torchvision/NAME or timm/NAME")
 
 
 def _ours(name: str, channels: int) -> Backbone | None:
-    """One of our networks, without memory: a small file must not claim a network of many gigabytes."""
-    with torch.device("meta"):
-        return _ours_on_meta(name, channels)
-
-
-def _ours_on_meta(name: str, channels: int) -> Backbone | None:
+    """One of our networks; None where the name is none of them."""
     if match := OURS.fullmatch(name):
         depth, width = int(match[1]), float(match[2] or 1)
         if depth in DEPTHS and 1 / 64 <= width <= 16:
@@ -72,7 +97,7 @@ def _ours_on_meta(name: str, channels: int) -> Backbone | None:
             padding = {None: "torchvision", "_tf": "tensorflow", "_same": "same"}[match[4]]
             network = ResNet(depth, stem, width, channels, padding)  # type: ignore[arg-type]
             return Backbone(name, network, image_size=(32, 32) if match[3] else None)
-    if match := WIDE.fullmatch(name):
+    if (match := WIDE.fullmatch(name)) and int(match[1]) <= DEEPEST and int(match[2]) <= WIDEST:
         return Backbone(name, WideResNet(int(match[1]), int(match[2]), channels), image_size=(32, 32))
     if name in ("preact_resnet18", "preact_resnet18_raw"):
         raw = name.endswith("raw")  # Wong2020Fast's: raw shortcuts, no last batch norm
@@ -83,36 +108,57 @@ def _ours_on_meta(name: str, channels: int) -> Backbone | None:
 
 
 def _torchvision(name: str, channels: int) -> Backbone:
-    network = torchvision.models.get_model(name, weights=None)
-    linears = [place for place, module in network.named_modules() if isinstance(module, nn.Linear)]
-    if not linears or channels != 3:
-        reason = "takes 3 channels" if linears else "has no linear classifier to take off"
+    if channels != 3:
         raise CheckpointError(
-            f"arch {name!r} of torchvision {reason}; use --factory with a function that builds the network"
+            f"arch {name!r} of torchvision takes 3 channels; use --factory with a function that builds the network"
         )
-    last = linears[-1]
+    more = {"init_weights": False} if name in TRANSFORMED else {}
+    network = torchvision.models.get_model(name, weights=None, **more)
+    linears = [place for place, module in network.named_modules() if isinstance(module, nn.Linear)]
+    last, pooled = (linears[-1], nn.Identity()) if linears else ("classifier", nn.AdaptiveAvgPool2d(1))
     parent, _, child = last.rpartition(".")
-    setattr(network.get_submodule(parent), child, nn.Identity())
+    setattr(network.get_submodule(parent), child, pooled)
     auxiliary = tuple(place for place in ("AuxLogits", "aux1", "aux2") if hasattr(network, place))
-    return Backbone(f"torchvision/{name}", network, (last, *auxiliary))
+    for place in auxiliary:
+        setattr(network, place, None)  # they answer in training only
+    return Backbone(
+        f"torchvision/{name}",
+        network,
+        (last, *auxiliary),
+        from_torchvision(name, f"torchvision's weights of {name}"),
+        notes=(
+            ("transform_input is off: what it does is part of the normalisation",)
+            if name in TRANSFORMED
+            else ()
+        ),
+    )
 
 
-def _timm(name: str, channels: int, size: tuple[int, int] | None = None) -> Backbone:
+def _timm(name: str, channels: int, told: Mapping[str, Any]) -> Backbone:
     if not re.fullmatch(r"[\w.]+", name):
         raise CheckpointError(f"arch {name!r} is no name of a timm architecture (letters, digits, _ and .)")
     timm = import_timm(f"arch {name!r} is none of lipcomp's or torchvision's networks")
-    try:
-        options = (
-            {"img_size": size} if size and timm.is_model(name) and name.startswith(("vit_", "deit")) else {}
-        )
-        network = timm.create_model(name, pretrained=False, num_classes=0, in_chans=channels, **options)
-    except (RuntimeError, ValueError, TypeError) as error:
+    if not timm.is_model(name):
         known = [*BACKBONES, *torchvision.models.list_models(torchvision.models), *timm.list_models()]
         near = difflib.get_close_matches(name, known, 3)
         hint = f"; did you mean {' or '.join(near)}?" if near else ""
         raise CheckpointError(
             f"arch {name!r} is known neither to lipcomp, torchvision nor timm{hint} For a network of your own, use "
-            f"--factory package.module:function ({str(error).splitlines()[0]})"
+            f"--factory package.module:function"
+        )
+    options = {"num_classes": 0, "in_chans": channels, **told.get("model_args", {})}
+    size, tagged = told.get("image_size"), timm.get_pretrained_cfg(name)
+    usual = tuple(tagged.input_size[1:]) if tagged else None
+    if size and usual and tuple(size) != usual and (tagged.fixed_input_size or name.startswith(SIZED)):
+        options["img_size"] = size
+    try:
+        network = _create(name, options, told.get("global_pool"))
+    except CheckpointError:
+        raise
+    except Exception as error:  # whatever a library makes of options that do not fit
+        raise CheckpointError(
+            f"arch {name!r}: timm does not build it with {_few(options)} ({str(error).splitlines()[0]}); leave "
+            f"--image-size out, or build it with --factory package.module:function"
         ) from error
     config = network.pretrained_cfg
     classifier = config.get("classifier") or ("head", "fc")
@@ -123,6 +169,19 @@ def _timm(name: str, channels: int, size: tuple[int, int] | None = None) -> Back
         from_timm(config, f"timm's default for {name}"),
         tuple(config["input_size"][1:]) if config.get("input_size") else None,
     )
+
+
+def _create(name: str, options: Mapping[str, Any], pool: str | None) -> nn.Module:
+    """Timm's network; with the pooling that a folder names where that is not the network's own."""
+    timm = import_timm("timm's networks")
+    network: nn.Module = timm.create_model(name, pretrained=False, **options)
+    if pool and "global_pool" not in options and getattr(network, "global_pool", pool) != pool:
+        network = timm.create_model(name, pretrained=False, global_pool=pool, **options)
+    return network
+
+
+def _few(options: Mapping[str, Any]) -> str:
+    return ", ".join(f"{name}={value}" for name, value in options.items() if name != "num_classes")
 
 
 # Reading an architecture off the shapes of its weights.
@@ -143,15 +202,71 @@ def infer_backbone(state: State, conventions: Mapping[str, Any]) -> Backbone:
     CheckpointError
         If they fit none.
     """
-    with torch.random.fork_rng(devices=[]):
+    budget = Budget.of(state)
+    known = lookup(state)
+    plain = [entry.name for entry in known if PLAIN.fullmatch(entry.name)]
+    if known and not plain:
+        return _read_index(known, conventions, budget)
+    with lean(budget):
         for reader in READERS:
             if (found := reader(state, conventions)) is not None:
+                others = [entry.name for entry in known if entry.name.rpartition("/")[2] != plain[0][12:]]
+                if others and conventions.get("format") == "plain":
+                    note = f"{found.name} assumed: {', '.join(others)} have the same names and shapes; --arch names one"
+                    found = replace(found, notes=(*found.notes, note))
                 return found
     some = ", ".join(f"{key} {tuple(value.shape)}" for key, value in list(state.items())[:4])
     raise CheckpointError(
         f"the architecture is not one that can be read off its weights (they begin {some}); name it with --arch "
         f"(resnet50, vit_small_patch16_224, any name of torchvision or timm) or build it with --factory"
     )
+
+
+def _read_index(known: list[Entry], conventions: Mapping[str, Any], budget: Budget) -> Backbone:
+    """The architecture of the index; refused where several with these names and shapes compute different things."""
+    names = [entry.name for entry in known]
+    twins = {name for name in names if f"torchvision/{name.rpartition('/')[2]}" in names}  # the same in both
+    functions = {entry.function: entry.name for entry in known if entry.name not in twins}
+    if twins:
+        functions["twins"] = min(twins)
+    if len(functions) > 1:
+        raise CheckpointError(
+            f"ambiguous: the weights have the names and shapes of {' or '.join(functions.values())}, which compute "
+            f"different things with them; pass --arch with one of these"
+        )
+    found = build_backbone(next(iter(functions.values())), 3, conventions, budget)
+    normalisations: dict[Any, str] = {}
+    for name in names:
+        for tag, inputs in _tags(name):
+            normalisations.setdefault(inputs.normalisation, tag)
+    note = f"architecture read off names and shapes: {found.name}" + (
+        f", the same as {', '.join(name for name in names if name != found.name)}" if len(names) > 1 else ""
+    )
+    return replace(found, notes=(*found.notes, note), normalisations=normalisations)
+
+
+def _tags(name: str) -> Iterator[tuple[str, Inputs]]:
+    """What the library's weights for an architecture say of their images, by the name that chooses them."""
+    library, _, short = name.partition("/")
+    if library == "torchvision":
+        found = from_torchvision(short, "")
+        if found is not None:
+            yield name, found
+        if found is not None and short in TRANSFORMED:  # its transform_input turns ImageNet's into this
+            yield (
+                "the released weights, with transform_input",
+                replace(found, mean=(0.5,) * 3, std=(0.5,) * 3),
+            )
+        return
+    timm = import_timm("the architecture is one of timm's")
+    for full in timm.list_models(f"{short}.*", include_tags=True) or [short]:
+        config = timm.get_pretrained_cfg(full)
+        try:
+            found = from_timm(config.to_dict(), "") if config else None
+        except ValueError:
+            continue
+        if found is not None:
+            yield f"timm/{full}", found
 
 
 def _read_resnet(state: State, conventions: Mapping[str, Any]) -> Backbone | None:
@@ -221,8 +336,7 @@ def _framed(backbone: Backbone, state: State, channels: int) -> Backbone | None:
     last = state.get("last.weight")
     if last is None or last.ndim != 4:
         return None
-    with torch.device("meta"):
-        network = Framed(backbone.network, channels, int(backbone.network.out_features), last.shape[0])  # type: ignore[arg-type]
+    network = Framed(backbone.network, channels, int(backbone.network.out_features), last.shape[0])  # type: ignore[arg-type]
     backbone.network.relu = nn.Identity()
     return Backbone(
         backbone.name, network, (), None, (32, 32), ("no ReLU after the stem, as in lightly's old zoo",)
@@ -236,27 +350,6 @@ def _pad_stem(backbone: Backbone, conventions: Mapping[str, Any]) -> Backbone:
         f"3 x 3 stem: padding {padding} and no max-pool, the convention of its format; the weights do not say"
     )
     return Backbone(backbone.name, backbone.network, backbone.classifier, None, (32, 32), (note,))
-
-
-def _read_deep_stem(state: State, conventions: Mapping[str, Any]) -> Backbone | None:
-    """The ResNet-C, -D and -S: three 3 x 3 convolutions as the stem."""
-    if "conv1.0.weight" not in state or "layer1.0.conv1.weight" not in state:
-        return None
-    bottleneck, counts = (
-        "layer1.0.conv3.weight" in state,
-        [_count(state, f"layer{number}.") for number in range(1, 5)],
-    )
-    for depth, (block, known) in DEPTHS.items():
-        if known == counts and (block.expansion == 4) == bottleneck:
-            for suffix in ("d", "c", "s", "t"):
-                try:
-                    backbone = _timm(f"resnet{depth}{suffix}", state["conv1.0.weight"].shape[1])
-                except CheckpointError:
-                    continue
-                wanted = {key: value.shape for key, value in backbone.network.state_dict().items()}
-                if all(key in state and state[key].shape == shape for key, shape in wanted.items()):
-                    return backbone
-    return None
 
 
 def _read_wide_resnet(state: State, conventions: Mapping[str, Any]) -> Backbone | None:
@@ -289,7 +382,6 @@ def _count(state: State, prefix: str) -> int:
 
 READERS: list[Callable[[State, Mapping[str, Any]], Backbone | None]] = [
     _read_resnet,
-    _read_deep_stem,
     _read_wide_resnet,
     _read_preact,
     read_vit,

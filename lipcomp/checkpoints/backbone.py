@@ -1,12 +1,12 @@
 """What an architecture's reader gives: a network without its classifier, and what is known of it besides."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from torch import Tensor, nn
 
-from lipcomp.checkpoints.preprocessing import Preprocessing
+from lipcomp.checkpoints.preprocessing import Inputs
 
 State = Mapping[str, Tensor]
 
@@ -29,14 +29,17 @@ class Backbone:
         (height, width) that it is made for, if it is made for one.
     notes
         What had to be assumed.
+    normalisations
+        (mean, std) -> an architecture with these weights' names and shapes that uses them.
     """
 
     name: str
     network: nn.Module
     classifier: tuple[str, ...] = ("fc",)
-    preprocessing: Preprocessing | None = None
+    preprocessing: Inputs | None = None
     image_size: tuple[int, int] | None = None
     notes: tuple[str, ...] = ()
+    normalisations: Mapping[Any, str] = field(default_factory=dict)
 
 
 def import_timm(why: str) -> Any:

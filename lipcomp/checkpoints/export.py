@@ -31,7 +31,8 @@ from lipcomp.checkpoints.architectures import OURS
 from lipcomp.checkpoints.backbone import import_timm
 from lipcomp.checkpoints.errors import CheckpointError
 from lipcomp.checkpoints.native import Checkpoint, atomic_file, save_checkpoint
-from lipcomp.checkpoints.preprocessing import Preprocessing
+from lipcomp.checkpoints.preprocessing import Inputs
+from lipcomp.data.preprocessing import Preprocessing
 from lipcomp.encoders import Layer
 
 
@@ -89,9 +90,11 @@ def to_timm(checkpoint: Checkpoint, folder: Path | str) -> Path:
             "input_size": [channels, height, width],
             "mean": list(ready.mean),
             "std": list(ready.std),
-            "interpolation": ready.interpolation,
-            "crop_pct": height / ready.resize if isinstance(ready.resize, int) else 1.0,
-            "crop_mode": "center",
+            "interpolation": ready.pixels.interpolation,
+            "crop_pct": height / (ready.pixels.resize + 1e-3)
+            if isinstance(ready.pixels.resize, int)
+            else 1.0,
+            "crop_mode": "squash" if ready.pixels.squash else "center",
             "num_classes": 0,
         },
     }
@@ -173,14 +176,15 @@ TARGETS: dict[str, Callable[..., Path]] = {
 }
 
 
-def preprocessing_of(checkpoint: Checkpoint) -> Preprocessing:
+def preprocessing_of(checkpoint: Checkpoint) -> Inputs:
     """What is known of the images; of our own checkpoints, their mean and std."""
     if checkpoint.preprocessing is not None:
         return checkpoint.preprocessing
     encoder = checkpoint.encoder
     channels, height, width = encoder.image_shape
     mean, std = (tuple(value.flatten().expand(channels).tolist()) for value in (encoder.mean, encoder.std))
-    return Preprocessing(mean, std, (height, width), origin="the checkpoint")
+    pixels = Preprocessing.default(height, width)
+    return Inputs(mean, std, (height, width), pixels, "the checkpoint")
 
 
 def card(checkpoint: Checkpoint, target: str) -> str:

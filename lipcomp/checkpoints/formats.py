@@ -15,7 +15,9 @@ from typing import Any
 
 from lipcomp.checkpoints.preprocessing import CIFAR_MEAN, CIFAR_STD, IMAGENET_MEAN, IMAGENET_STD
 
-Branch = tuple[str, tuple[str, ...], tuple[str, ...]]  # prefixes of backbone, projector, predictor
+Branch = tuple[
+    str | tuple[str, ...], tuple[str, ...], tuple[str, ...]
+]  # prefixes of backbone, projector, predictor
 
 IMAGENET = (IMAGENET_MEAN, IMAGENET_STD)
 CIFAR = (CIFAR_MEAN, CIFAR_STD)
@@ -59,12 +61,24 @@ class Format:
         patterns = [re.compile(mark) for mark in self.marks]
         return bool(patterns) and all(any(pattern.match(key) for key in keys) for pattern in patterns)
 
+    def prefix_of(self, branch: str, keys: Mapping[str, Any]) -> str | None:
+        """The backbone's prefix of a branch that occurs among the keys; None if none does."""
+        prefixes = self.branches[branch][0] if branch in self.branches else ()
+        prefixes = (prefixes,) if isinstance(prefixes, str) else prefixes
+        return next((p for p in prefixes if any(prefix_pattern(p).match(key) for key in keys)), None)
+
+    def usual(self, keys: Mapping[str, Any]) -> str:
+        """The branch that the authors evaluate: DINO's teacher, otherwise the network that is trained."""
+        dino = any("last_layer." in key for key in keys)
+        other = self.prefix_of("momentum", keys)
+        return "momentum" if dino and other and other != self.prefix_of("online", keys) else "online"
+
 
 def _row(
     name: str,
     writer: str,
     marks: tuple[str, ...],
-    backbone: str,
+    backbone: str | tuple[str, ...],
     projector: tuple[str, ...] = (),
     predictor: tuple[str, ...] = (),
     momentum: Branch | None = None,
@@ -133,13 +147,21 @@ FORMATS: tuple[Format, ...] = (
     _row(
         "lightly",
         "lightly, Lightning .ckpt",
-        (r"(student_)?(backbone\.)", r"(student_|teacher_)?(projection_head|prediction_head|head)\.layers\."),
-        r"(student_)?backbone\.",
-        (r"(student_)?projection_head\.layers\.",),
-        (r"(student_)?prediction_head\.layers\.",),
         (
-            r"(teacher_backbone|backbone_momentum)\.",
-            (r"(teacher_projection_head|projection_head_momentum)\.layers\.",),
+            r"(student_|teacher_)?backbone\.",
+            r"(student_|teacher_)?(projection_head|prediction_head|head)\.layers\.",
+        ),
+        ("student_backbone.", "backbone."),  # lightly's benchmarks call DINO's teacher backbone
+        ("student_projection_head.layers.", "student_head.layers.", "projection_head.layers."),
+        ("student_prediction_head.layers.", "prediction_head.layers."),
+        (
+            ("teacher_backbone.", "backbone_momentum.", "backbone."),
+            (
+                "teacher_projection_head.layers.",
+                "teacher_head.layers.",
+                "projection_head_momentum.layers.",
+                "projection_head.layers.",
+            ),
             (),
         ),
     ),
@@ -217,7 +239,7 @@ FORMATS: tuple[Format, ...] = (
         "robustbench",
         "RobustBench's zoo",
         (
-            r"(normalize\.(mean|std)|(model\.)?(mu|sigma|block1\.layer\.0\.conv1\.weight|layer2\.0\.shortcut\.))",
+            r"(normalize\.(mean|std)|(model\.)?(mu|sigma|block1\.layer\.0\.conv1\.weight))$|(model\.)?layer2\.0\.shortcut\.",
         ),
         r"(model\.)?",
         normalisation=PIXELS,

@@ -52,6 +52,11 @@ def build_head(state: State, in_features: int, name: str, activation: str = "rel
                 f'alone with --head none (head="none")'
             )
         parts.setdefault(int(match[1]), {})[match[2]] = value
+    if min(parts, default=0) > 0:
+        raise CheckpointError(
+            f"ambiguous: the {name} begins at number {min(parts)}, and what stands before (an activation, a dropout or nothing) "
+            f'is not in the file; load the backbone alone with --head none (head="none"), or build it with --factory'
+        )
     modules: list[nn.Module] = []
     width = in_features
     for number in range(max(parts) + 1):

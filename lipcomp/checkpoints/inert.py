@@ -18,6 +18,8 @@ from typing import Any
 from lipcomp.checkpoints.errors import CheckpointError
 
 LONGEST = 64 << 20  # bytes of a pickle; those of real checkpoints are below one MiB
+MOST = 1_000_000  # instructions; a checkpoint of 5000 weights with Adam's state has so many
+NUMBER, AXES = 1 << 62, 32  # beyond these nothing is a size
 
 # Names that describe weights. torch.load(weights_only=True) knows how to build them.
 TENSORS = {"torch._utils._rebuild_tensor_v2", "torch._utils._rebuild_tensor"}
@@ -33,7 +35,21 @@ ITEM_SIZES = {
     "Double": 8, "Float": 4, "Half": 2, "BFloat16": 2, "Long": 8, "Int": 4, "Short": 2, "Char": 1, "Byte": 1, "Bool": 1,
     "ComplexFloat": 8, "ComplexDouble": 16, "Untyped": 1,
 }  # fmt: skip
-LITERALS = {"BININT", "BININT1", "BININT2", "LONG1", "BINFLOAT", "BINUNICODE", "SHORT_BINSTRING"}
+LITERALS = {
+    "BININT", "BININT1", "BININT2", "LONG1", "BINFLOAT", "BINUNICODE", "SHORT_BINSTRING",
+    "SHORT_BINUNICODE", "BINUNICODE8", "SHORT_BINBYTES", "BINBYTES",
+}  # fmt: skip
+# Names that describe tensors that are no plain weights -> what they are.
+OTHERS = {
+    "torch._utils._rebuild_tensor_v3": "numbers of a type such as float8, which mean nothing without their scales",
+    "torch._utils._rebuild_qtensor": "quantised tensors",
+    "torch._utils._rebuild_sparse_tensor": "sparse tensors",
+    "torch._utils._rebuild_nested_tensor": "nested tensors",
+    "torch._tensor._rebuild_from_type_v2": "tensors of a class of their own",
+    "torch.distributed.tensor.DTensor": "parts of tensors of a distributed run; save the full state dict",
+    "torch.distributed._shard.sharded_tensor.api.ShardedTensor": "parts of tensors of a distributed run; save the full "
+    "state dict",
+}
 STORAGE = re.compile(r"torch\.(?:storage\.)?(?:cuda\.)?(\w+)Storage")
 DTYPE = re.compile(r"torch\.(?:float|bfloat|int|uint|complex|bool|half|double|long|short)\w*")
 
@@ -58,7 +74,7 @@ class Name:
     path: str
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, slots=True)
 class Made:
     """The result of a call that is not made."""
 
@@ -89,6 +105,9 @@ class Claim:
     stride: tuple[int, ...]
 
 
+SET = Made("set")  # all sets: nothing in them is needed
+
+
 def read_inert(data: bytes, what: str) -> tuple[Any, set[str], dict[str, Storage], int]:
     """Read one pickle.
 
@@ -112,7 +131,11 @@ def read_inert(data: bytes, what: str) -> tuple[Any, set[str], dict[str, Storage
     """
     machine = _Machine(what)
     try:
-        for operation, argument, place in pickletools.genops(data[: LONGEST + 1]):
+        for number, (operation, argument, place) in enumerate(pickletools.genops(data[: LONGEST + 1])):
+            if number > MOST:
+                raise CheckpointError(
+                    f"{what} has a pickle of more than {MOST} instructions; that is no checkpoint"
+                )
             if place is None or place >= LONGEST:
                 raise CheckpointError(
                     f"{what} has a pickle of more than {LONGEST >> 20} MiB; that is no checkpoint"
@@ -163,10 +186,13 @@ class _Machine:
                 self.stack = []
             case "NONE" | "NEWTRUE" | "NEWFALSE":
                 stack.append({"NONE": None, "NEWTRUE": True, "NEWFALSE": False}[name])
-            case "EMPTY_DICT" | "EMPTY_LIST" | "EMPTY_TUPLE" | "EMPTY_SET":
-                stack.append(
-                    {"EMPTY_DICT": dict, "EMPTY_LIST": list, "EMPTY_TUPLE": tuple, "EMPTY_SET": set}[name]()
-                )
+            case "EMPTY_DICT" | "EMPTY_LIST" | "EMPTY_TUPLE":
+                stack.append({"EMPTY_DICT": dict, "EMPTY_LIST": list, "EMPTY_TUPLE": tuple}[name]())
+            case "EMPTY_SET":
+                stack.append(SET)
+            case "FROZENSET":
+                self.since_mark()
+                self.stack.append(SET)
             case "TUPLE":
                 items = self.since_mark()
                 self.stack.append(tuple(items))
@@ -190,10 +216,18 @@ class _Machine:
                 stack.append(self.memo[argument])
             case "BINPUT" | "LONG_BINPUT":
                 self.memo[argument] = stack[-1]
+            case "MEMOIZE":
+                self.memo[len(self.memo)] = stack[-1]
             case "GLOBAL":
                 self._name(".".join(argument.split(" ", 1)))
+            case "STACK_GLOBAL":
+                attribute, module = stack.pop(), stack.pop()
+                self._name(f"{module}.{attribute}")
             case "REDUCE" | "NEWOBJ":
                 given, function = stack.pop(), stack.pop()
+                stack.append(self._call(function, given))
+            case "NEWOBJ_EX":
+                _, given, function = stack.pop(), stack.pop(), stack.pop()
                 stack.append(self._call(function, given))
             case "BUILD":
                 stack.pop()
@@ -217,11 +251,13 @@ class _Machine:
     def _extend(self, target: Any, items: list[Any]) -> None:
         if isinstance(target, list):
             target.extend(items)
-        elif not isinstance(target, set | Made):
+        elif not isinstance(target, Made):
             raise CheckpointError(f"{self.what} adds to a {type(target).__name__}")
 
     def _name(self, path: str) -> None:
         known = path in TENSORS | PARAMETERS | PLAIN or STORAGE.fullmatch(path) or DTYPE.fullmatch(path)
+        if path in OTHERS:
+            raise CheckpointError(f"{self.what} holds {OTHERS[path]}; it has no weights that can be read")
         if not known and not HARMLESS.fullmatch(path):
             raise CheckpointError(
                 f"{self.what} asks for {path}, which is code and not weights: loading it could run anything, so it is "
@@ -253,8 +289,8 @@ class _Machine:
         if given[0] != "storage" or match is None or match[1] not in ITEM_SIZES:
             raise CheckpointError(f"{self.what} refers to storage of an unknown type {kind or given!r}")
         key, count = str(given[2]), given[4]
-        if type(count) is not int or count < 0:
-            raise CheckpointError(f"{self.what} claims a storage of {count!r} numbers")
+        if type(count) is not int or not 0 <= count < NUMBER:
+            raise CheckpointError(f"{self.what} claims a storage of an impossible size")
         storage = Storage(key, match[1], count)
         if self.storages.setdefault(key, storage).size != storage.size:
             raise CheckpointError(f"{self.what} claims two sizes for storage {key!r}")
@@ -262,11 +298,13 @@ class _Machine:
 
     def _tensor(self, given: Any) -> Claim:
         storage, offset, size, stride = given[:4]
+        if not (isinstance(size, tuple) and isinstance(stride, tuple) and len(size) == len(stride) <= AXES):
+            raise CheckpointError(
+                f"{self.what} describes a tensor of {type(size).__name__} axes; it is made to harm"
+            )
         numbers = (offset, *size, *stride)
-        if not isinstance(storage, Storage) or not all(type(n) is int and n >= 0 for n in numbers):
-            raise CheckpointError(f"{self.what} describes a tensor of size {size!r} and stride {stride!r}")
-        if len(size) != len(stride):
-            raise CheckpointError(f"{self.what} describes a tensor of size {size!r} with stride {stride!r}")
+        if not isinstance(storage, Storage) or not all(type(n) is int and 0 <= n < NUMBER for n in numbers):
+            raise CheckpointError(f"{self.what} describes a tensor of impossible size or stride")
         last = offset + sum((n - 1) * step for n, step in zip(size, stride, strict=True))
         if math.prod(size) > 0 and max(last + 1, math.prod(size)) > storage.count:
             raise CheckpointError(

@@ -12,10 +12,10 @@
 
 import difflib
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from torch import nn
@@ -25,17 +25,23 @@ from lipcomp.checkpoints.backbone import Backbone
 from lipcomp.checkpoints.errors import CheckpointError
 from lipcomp.checkpoints.formats import NAMES
 from lipcomp.checkpoints.heads import build_head
+from lipcomp.checkpoints.lean import Budget, check_numbers, fill
 from lipcomp.checkpoints.native import HEADER_KEY, Checkpoint, Metadata, load_checkpoint
-from lipcomp.checkpoints.preprocessing import Preprocessing, convention
+from lipcomp.checkpoints.preprocessing import Inputs, convention
 from lipcomp.checkpoints.recognise import Recognised, recognise
 from lipcomp.checkpoints.report import KeyReport
 from lipcomp.checkpoints.sources import Source, State, open_source
+from lipcomp.checkpoints.transformers_models import build_tower
 from lipcomp.checkpoints.vits import prepare_vit, resize_positions
 from lipcomp.encoders import WrappedEncoder
 
 Head = Literal["auto", "none"]
 Numbers = Sequence[float | int]
 SHOWN = 5  # disagreements named in an error
+EXTRA = re.compile(  # whole names beside a backbone that belong to something else
+    r"mask_token|masked_embed|normalize\.(mean|std)|(model\.)?(mu|sigma)|sub_block1\..*|n_averaged"
+    r"|decoder_(embed|blocks|norm|pred|pos_embed)(\..*)?|head\.(mlp|last_layer)\..*"
+)
 
 
 def load_encoder(
@@ -62,7 +68,8 @@ def load_encoder(
     head
         "auto" takes the projection and prediction heads where there are any, "none" the backbone alone.
     branch
-        "online" or "momentum" (teacher, target), where the file holds both; by default online, DINO's teacher.
+        "online" or "momentum" (teacher, target, moving average), or the place or prefix of a network in the file; by
+        default what its authors evaluate, and a note names the others.
     mean, std
         The normalisation, where the file does not say it or says it wrongly.
     image_size
@@ -84,15 +91,17 @@ def load_encoder(
         raise CheckpointError(f"format {format!r} is unknown{hint} Known: {', '.join(NAMES)}")
     if head not in ("auto", "none"):
         raise CheckpointError(f'head must be "auto" or "none", got {head!r}')
+    options = {"arch": arch, "branch": branch, "mean": mean, "std": std, "image_size": image_size}
     try:
         source = open_source(path)
         if HEADER_KEY in source.metadata and format in (None, "lipcomp"):
+            _refuse_options({**options, "head": None if head == "auto" else head}, source)
             return load_checkpoint(source.path)
         if format == "lipcomp":
             raise CheckpointError(
                 f"checkpoint {str(path)!r} is not of lipcomp's own format; leave --format out"
             )
-        return _assemble(source, recognise(source, format, branch), arch, head, _size(image_size), mean, std)
+        return _assemble(source, arch, format, branch, head, _size(image_size), mean, std)
     except (CheckpointError, ImportError, OSError):
         raise
     except Exception as error:  # what the checks did not foresee in a damaged file is still one clear error
@@ -103,28 +112,60 @@ def load_encoder(
         ) from error
 
 
+def _refuse_options(options: Mapping[str, Any], source: Source) -> None:
+    given = [f"--{name.replace('_', '-')}" for name, value in options.items() if value is not None]
+    if given:
+        raise CheckpointError(
+            f"checkpoint {str(source.path)!r} is lipcomp's own and says all of this itself; leave {', '.join(given)} out"
+        )
+
+
 def _assemble(
     source: Source,
-    found: Recognised,
     arch: str | None,
+    format: str | None,
+    branch: str | None,
     head: Head,
     size: tuple[int, int] | None,
     mean: Numbers | None,
     std: Numbers | None,
 ) -> Checkpoint:
     """Find the network, give every weight its place, and put the encoder together."""
+    if source.container == "transformers":
+        for option, value in (("arch", arch), ("format", format), ("branch", branch)):
+            if value not in (None, "huggingface"):
+                raise CheckpointError(
+                    f"folder {str(source.path)!r} says its architecture in config.json; leave --{option} {value} out"
+                )
+        return _from_transformers(source, head, size, mean, std)
+    named = arch or source.arch
+    if arch is None and source.container == "exported" and "/" not in (source.arch or ""):
+        named = None  # a network that was read off its weights is read off them again
+    budget = Budget.of({name: value for _, state in source.states() for name, value in state.items()})
+    wanted: Collection[str] = ()
+    if named is not None and not source.keys:
+        wanted = build_backbone(named, 3, source.conventions, budget).network.state_dict().keys()
+    found = recognise(source, format, branch, wanted)
     weights = prepare_vit(found.part(found.backbone))
-    wanted = size or (source.preprocessing.size if source.preprocessing else None)
-    backbone = _choose_backbone(source, found, weights, arch, wanted)
+    asked = size or (source.preprocessing.size if source.preprocessing else None)
+    told = {**found.conventions, **source.conventions, "image_size": asked, "format": found.format.name}
+    told["chosen"] = mean is not None and std is not None
+    if "fc_norm.weight" in weights and "norm.weight" not in weights:
+        told.setdefault("global_pool", "avg")  # only a mean over the patches is normalised there
+    backbone = (
+        infer_backbone(weights, told)
+        if named is None
+        else build_backbone(named, _channels(weights), told, budget)
+    )
     note = resize_positions(
         backbone.network, weights, antialias=source.container != "huggingface" or not source.keys
     )
-    backbone = replace(backbone, notes=(*backbone.notes, *([note] if note else [])))
-    used, missing = _fit(backbone, found, weights)
-    heads = _heads(found, backbone, head, size)
+    notes = (*found.notes, *backbone.notes, *([note] if note else []))
+    used, missing = _fit(backbone, found, weights, source)
+    heads, told_of_heads = _heads(found, backbone, head, size)
     for part, names in (("projector", found.projector), ("predictor", found.predictor)):
         used |= {key: f"{part}.{name}" for name, key in names.items() if part in heads}
-    ready = _preprocessing(source, found, backbone, weights, size, mean, std)
+    ready = _inputs(source, found, backbone, weights, size, mean, std)
     encoder = WrappedEncoder(
         backbone.network,
         ready.mean,
@@ -138,11 +179,59 @@ def _assemble(
         {name: target for key, target in used.items() for name in found.origin[key]},
         found.ignored(used, source),
         tuple(missing),
-        backbone.notes,
+        (*notes, told_of_heads),
     )
     return Checkpoint(
-        encoder, Metadata(), source.sha256, source.path, found.format.name, report, ready, found.conventions
+        encoder,
+        Metadata(),
+        source.sha256,
+        source.path,
+        found.format.name,
+        report,
+        ready,
+        found.conventions,
+        found.branch,
+        found.label,
     )
+
+
+def _from_transformers(
+    source: Source, head: Head, size: tuple[int, int] | None, mean: Numbers | None, std: Numbers | None
+) -> Checkpoint:
+    """An encoder of a folder whose network transformers builds."""
+    weights = {name: value for name, value in source.tree.items() if isinstance(value, torch.Tensor)}
+    check_numbers(weights, source.path)
+    tower = build_tower(source.conventions["config"], weights)
+    channels, *native = tower.image_shape
+    known = source.preprocessing
+    if known is None and (mean is None or std is None):
+        raise CheckpointError(
+            f"ambiguous: folder {str(source.path)!r} has no preprocessor_config.json, which would say its normalisation; "
+            f"pass --mean and --std"
+        )
+    known = known or convention(channels, (native[0], native[1]), (0.0,), (1.0,), "")
+    ready = known.with_given(size, mean, std)
+    projector = tower.projector if head == "auto" else None
+    encoder = WrappedEncoder(
+        tower.network,
+        ready.mean,
+        ready.std,
+        (channels, *ready.size),
+        architecture=f"transformers/{tower.name}",
+        projector=projector,
+    ).eval()
+    latent = (
+        "the backbone's features; no projector was found"
+        if projector is None
+        else "the output of the projection"
+    )
+    report = KeyReport(
+        {name: f"backbone.{name}" for name in weights if name not in tower.unused},
+        {name: "classifier or head" for name in weights if name in tower.unused},
+        (),
+        (tower.note, f"latent: {latent}"),
+    )
+    return Checkpoint(encoder, Metadata(), source.sha256, source.path, "huggingface", report, ready)
 
 
 def _size(given: int | tuple[int, ...] | None) -> tuple[int, int] | None:
@@ -153,19 +242,6 @@ def _size(given: int | tuple[int, ...] | None) -> tuple[int, int] | None:
     if not sides or min(sides) < 1:
         raise CheckpointError(f"image_size must be a side or (height, width), positive; got {given}")
     return sides[0], sides[-1]
-
-
-def _choose_backbone(
-    source: Source, found: Recognised, weights: State, arch: str | None, size: tuple[int, int] | None
-) -> Backbone:
-    """The network for the weights: the named one, or the one that the shapes say."""
-    named = arch or source.arch
-    if arch is None and source.container == "exported" and "/" not in (source.arch or ""):
-        named = None  # a network that was read off its weights is read off them again
-    conventions = {**found.conventions, "image_size": size}
-    if named is None:
-        return infer_backbone(weights, conventions)
-    return build_backbone(named, _channels(weights), conventions)
 
 
 STEM = re.compile(
@@ -185,13 +261,15 @@ def _channels(weights: State) -> int:
     return 3 if 3 in taken or not taken else min(taken)
 
 
-def _fit(backbone: Backbone, found: Recognised, weights: State) -> tuple[dict[str, str], list[str]]:
+def _fit(
+    backbone: Backbone, found: Recognised, weights: State, source: Source
+) -> tuple[dict[str, str], list[str]]:
     """Load the backbone's weights; returns where each key went, and what was missing without harm.
 
     Raises
     ------
     CheckpointError
-        With the first names or shapes that disagree.
+        With the first names or shapes that disagree, or numbers that no network has.
     """
     wanted = {name: tuple(value.shape) for name, value in backbone.network.state_dict().items()}
     spare = (
@@ -202,7 +280,6 @@ def _fit(backbone: Backbone, found: Recognised, weights: State) -> tuple[dict[st
         "classifier.",
         "pooler.",
     )
-    extra = ("mask_token", "normalize.mean", "normalize.std", "mu", "sigma", "sub_block1.")
     disagree = []
     for name, shape in wanted.items():
         have = tuple(weights[name].shape) if name in weights else None
@@ -211,7 +288,7 @@ def _fit(backbone: Backbone, found: Recognised, weights: State) -> tuple[dict[st
         elif have is not None and have != shape:
             disagree.append(f"{name} is {have} in the file, {shape} in {backbone.name}")
     for name, value in weights.items():
-        if name not in wanted and not name.startswith((*spare, *extra)):
+        if name not in wanted and not name.startswith(spare) and not EXTRA.fullmatch(name):
             disagree.append(f"{name} is {tuple(value.shape)} in the file, {backbone.name} has no such weight")
     if disagree:
         more = f"; and {len(disagree) - SHOWN} more" if len(disagree) > SHOWN else ""
@@ -219,13 +296,9 @@ def _fit(backbone: Backbone, found: Recognised, weights: State) -> tuple[dict[st
             f"the weights do not fit architecture {backbone.name!r}: {'; '.join(disagree[:SHOWN])}{more}. "
             f"Leave --arch out to have it read off the weights, name another, or build the network with --factory"
         )
-    if any(value.is_meta for value in backbone.network.state_dict().values()):
-        backbone.network.to_empty(device="cpu")
-        for name, buffer in backbone.network.named_buffers():
-            if name not in weights:  # a counter of batches
-                buffer.zero_()
     fitting = {name: value for name, value in weights.items() if name in wanted}
-    backbone.network.load_state_dict(fitting, strict=False)
+    check_numbers(fitting, source.path)
+    fill(backbone.network, fitting)
     used = {}
     for name, key in found.backbone.items():
         target = {"register_tokens": "reg_token"}.get(name, name)
@@ -236,17 +309,24 @@ def _fit(backbone: Backbone, found: Recognised, weights: State) -> tuple[dict[st
 
 def _heads(
     found: Recognised, backbone: Backbone, head: Head, size: tuple[int, int] | None
-) -> dict[str, nn.Sequential]:
-    """Projection and prediction heads with their weights, where the file has them and they are wanted."""
-    if head == "none" or not found.projector:
-        return {}
+) -> tuple[dict[str, nn.Sequential], str]:
+    """Projection and prediction heads with their weights, and a line on what the latent is."""
+    if head == "none" and found.projector:
+        return {}, "latent: the backbone's features, as asked (--head none)"
+    if not found.projector:
+        return {}, "latent: the backbone's features; no projector was found"
     activation = found.conventions["activation"]
     width = _width(backbone, found, size)
     heads = {"projector": build_head(found.part(found.projector), width, "projection head", activation)}
     if found.predictor:
         width = [layer.out_features for layer in heads["projector"] if isinstance(layer, nn.Linear)][-1]
         heads["predictor"] = build_head(found.part(found.predictor), width, "prediction head", activation)
-    return heads
+    between = (
+        f", {activation} between its layers as {found.format.name} has it"
+        if len(heads["projector"]) > 1
+        else ""
+    )
+    return heads, f"latent: the output of the {[*heads][-1]}{between}"
 
 
 def _width(backbone: Backbone, found: Recognised, size: tuple[int, int] | None) -> int:
@@ -254,15 +334,14 @@ def _width(backbone: Backbone, found: Recognised, size: tuple[int, int] | None) 
     for name in ("out_features", "embed_dim"):
         if isinstance(width := getattr(backbone.network, name, None), int):
             return width
-    height, across = (
-        size or (backbone.preprocessing and backbone.preprocessing.size) or backbone.image_size or (224, 224)
-    )
+    usual = backbone.preprocessing.size if backbone.preprocessing else backbone.image_size
+    height, across = size or usual or (224, 224)
     with torch.no_grad():
         images = torch.zeros(1, _channels(found.part(found.backbone)), height, across)
         return int(backbone.network.eval()(images).shape[1])
 
 
-def _preprocessing(
+def _inputs(
     source: Source,
     found: Recognised,
     backbone: Backbone,
@@ -270,26 +349,39 @@ def _preprocessing(
     size: tuple[int, int] | None,
     mean: Numbers | None,
     std: Numbers | None,
-) -> Preprocessing:
-    """What the source says of its images, else the library of its architecture, else its format's convention."""
-    known = source.preprocessing or backbone.preprocessing
+) -> Inputs:
+    """What the source says of its images, else its format's convention, else the library of its architecture.
+
+    Raises
+    ------
+    CheckpointError
+        If the weights fit networks of several normalisations and nothing says which.
+    """
+    known, native = source.preprocessing, backbone.image_size or (224, 224)
+    if known is None and found.format.name == "plain":
+        known = backbone.preprocessing
+        if known and len(backbone.normalisations) > 1 and (mean is None or std is None):
+            several = " or ".join(
+                f"mean {_short(m)}, std {_short(s)} ({name})"
+                for (m, s), name in backbone.normalisations.items()
+            )
+            raise CheckpointError(
+                f"ambiguous: the weights fit {backbone.name}, whose images are normalised with {several}; pass --mean and "
+                f"--std, or --arch with one of these names"
+            )
     if known is None:
-        native = backbone.image_size or (224, 224)
         usual = found.format.small if max(native) < 96 else found.format.normalisation
         origin = f"assumed, the convention of {found.format.name}: the file does not say; --mean and --std overrule"
         known = convention(_channels(weights), size or native, *usual, origin)
-        if stored := _stored_normalisation(found, source):
-            known = replace(known, mean=stored[0], std=stored[1], origin=stored[2])
-    if size is not None and size != known.size:
-        known = replace(known, size=size, resize=size, crop="none", origin=f"{known.origin}; size as given")
-    if mean is not None or std is not None:
-        known = replace(
-            known,
-            mean=known.mean if mean is None else tuple(float(number) for number in mean),
-            std=known.std if std is None else tuple(float(number) for number in std),
-            origin=f"{known.origin}; mean, std as given",
-        )
-    return known
+        if backbone.preprocessing and size is None:
+            known = replace(known, size=backbone.preprocessing.size, pixels=backbone.preprocessing.pixels)
+    if source.preprocessing is None and (stored := _stored_normalisation(found, source)):
+        known = replace(known, mean=stored[0], std=stored[1], origin=stored[2])
+    return known.with_given(size, mean, std)
+
+
+def _short(numbers: Sequence[float]) -> str:
+    return ",".join(f"{number:.4g}" for number in numbers)
 
 
 def _stored_normalisation(

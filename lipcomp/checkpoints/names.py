@@ -12,8 +12,13 @@ SimCLRv2-Pytorch                           net.1.blocks.0.net.0.weight
 """
 
 import re
-from collections.abc import Iterable
+from collections import Counter
+from collections.abc import Iterable, Mapping
 from typing import Any
+
+from torch import Tensor
+
+from lipcomp.checkpoints.index import lookup
 
 Renamed = dict[str, str]  # key in the file -> name in our dialect
 
@@ -37,7 +42,22 @@ def to_common(keys: Iterable[str]) -> tuple[Renamed, dict[str, Any]]:
         return {
             key: re.sub(r"^linear\.", "fc.", key.replace(".shortcut.", ".downsample.")) for key in keys
         }, {}
-    return {key: key for key in keys}, {}
+    return _vit(keys), {}
+
+
+def _vit(keys: list[str]) -> Renamed:
+    """DINOv2's chunks of blocks and its gated MLP; DeiT-III's layer scale (BEiT, CaiT and XCiT call theirs so for good)."""
+    chunked = any(re.match(r"blocks\.\d+\.\d+\.norm1\.", key) for key in keys)
+    plain = not any(
+        re.search(r"blocks_token_only|q_bias|relative_position|gamma3|local_mp", key) for key in keys
+    )
+    rules = [(r"blocks\.\d+\.(\d+)\.", r"blocks.\1.")] if chunked else []
+    rules += [(r"(blocks\.\d+)\.gamma_([12])", r"\1.ls\2.gamma")] if plain else []
+    rules += [(r"(blocks\.\d+\.mlp)\.w12\.", r"\1.fc1."), (r"(blocks\.\d+\.mlp)\.w3\.", r"\1.fc2.")]
+    renamed = {key: key for key in keys}
+    for pattern, name in rules:
+        renamed = {key: re.sub(f"^{pattern}", name, new) for key, new in renamed.items()}
+    return renamed if len(set(renamed.values())) == len(keys) else {key: key for key in keys}
 
 
 def _sequential(keys: list[str], conv: int, layers: int) -> Renamed:
@@ -92,23 +112,65 @@ SIGNS = (
     ("conv1.0.weight", "layer1.0.conv1.weight"),
     ("0.weight", "4.0.conv1.weight"),
     ("patch_embed.proj.weight", "blocks.0.attn.qkv.weight"),
+    ("patch_embed.proj.weight", "blocks.0.0.attn.qkv.weight"),  # DINOv2's chunks
     ("conv1.weight", "block1.layer.0.conv1.weight"),
 )
-FOLLOWERS = re.compile(r"(.*[._])?(momentum|teacher|target|ema|key|encoder_k)([._].*)?")
+FEWEST, DEEPEST, MOST = 12, 5, 200  # keys of a network, parts of its prefix, prefixes that are tried
+
+# What wrappers add to a key, as whole parts of it: DistributedDataParallel and AveragedModel, torch.compile, FSDP,
+# activation checkpointing.
+WRAPPERS = re.compile(r"module|_orig_mod|_fsdp_wrapped_module|_checkpoint_wrapped_module|_fpw_module")
 
 
-def find_prefix(keys: Iterable[str]) -> str | None:
-    """The prefix behind which a backbone stands, the trained one if there are two; None where it is not one."""
-    here = set(keys)
+def without_wrappers(keys: Iterable[str]) -> dict[str, str]:
+    """Key without the wrappers' parts -> key; where two would become one, they are left as they are."""
+    keys = list(keys)
+    plain = [".".join(part for part in key.split(".") if not WRAPPERS.fullmatch(part)) or key for key in keys]
+    twice = {name for name, count in Counter(plain).items() if count > 1}
+    return {key if name in twice else name: key for name, key in zip(plain, keys, strict=True)}
+
+
+def find_prefixes(state: Mapping[str, Tensor]) -> list[str]:
+    """The prefixes behind which backbones stand, by keys that only they have or by the index of architectures."""
     found = set()
     for first, second in SIGNS:
-        for key in here:
-            if key.endswith(first) and (prefix := key.removesuffix(first)) + second in here:
+        for key in state:
+            if key.endswith(first) and (prefix := key.removesuffix(first)) + second in state:
                 found.add(prefix)
     found = {prefix for prefix in found if not prefix or prefix.endswith(".")}
-    if len(found) > 1:
-        found = {prefix for prefix in found if not FOLLOWERS.fullmatch(prefix.removesuffix("."))}
-    return found.pop() if len(found) == 1 else None
+    if not found:
+        counts: Counter[str] = Counter("" for _ in state)
+        for key in state:
+            parts = key.split(".")
+            counts.update(".".join(parts[:depth]) + "." for depth in range(1, min(len(parts), DEEPEST)))
+        tried = [prefix for prefix, count in counts.items() if count >= FEWEST]
+        for prefix in sorted(tried, key=lambda prefix: (prefix.count("."), prefix))[:MOST]:
+            inside = any(prefix.startswith(known) for known in found)
+            if not inside and lookup(below(state, prefix)):
+                found.add(prefix)
+    return sorted(found)
+
+
+def below(state: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor]:
+    """The part of a state behind a prefix, without it."""
+    return {key.removeprefix(prefix): value for key, value in state.items() if key.startswith(prefix)}
+
+
+def matching_prefixes(state: Iterable[str], wanted: Iterable[str]) -> list[str]:
+    """The prefixes behind which most of the wanted names stand, those with the most of them."""
+    keys, wanted = set(state), [name for name in wanted if not name.endswith("num_batches_tracked")]
+    if not wanted:
+        return []
+    starts = {key.removesuffix(name) for name in wanted[:3] for key in keys if key.endswith(name)}
+    scores = {
+        prefix: sum(prefix + name in keys for name in wanted)
+        for prefix in starts
+        if not prefix or prefix.endswith(".")
+    }
+    best = max(scores.values(), default=0)
+    return (
+        sorted(prefix for prefix, score in scores.items() if score == best) if 2 * best >= len(wanted) else []
+    )
 
 
 def join_heads(head: dict[str, str]) -> dict[str, str]:

@@ -24,6 +24,7 @@ import tempfile
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -31,9 +32,11 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save as to_safetensors
 
 from lipcomp.checkpoints.errors import CheckpointError
-from lipcomp.checkpoints.preprocessing import Preprocessing
+from lipcomp.checkpoints.lean import Budget, check_numbers, fill, lean
+from lipcomp.checkpoints.preprocessing import Inputs
 from lipcomp.checkpoints.report import KeyReport
 from lipcomp.encoders import Encoder, EncoderSpec, build_encoder
+from lipcomp.identity import hash_module
 
 FORMAT = 1
 GENERIC_NAMES = ("model", "checkpoint", "last", "best", "pytorch_model")
@@ -59,7 +62,8 @@ class Checkpoint:
 
     A foreign one (:func:`lipcomp.load_encoder`) also says what format it was recognised as, what became of every
     key, how images are prepared for it, and what its weights do not show of the network (a stem's padding, a ViT's
-    heads); its metadata are empty, since its file does not hold any.
+    heads), and which of the networks in the file it is (``branch`` and ``place``); its metadata are empty, since its file
+    does not hold any.
     """
 
     encoder: Encoder
@@ -68,8 +72,10 @@ class Checkpoint:
     path: Path
     format: str = "lipcomp"
     report: KeyReport | None = None
-    preprocessing: Preprocessing | None = None
+    preprocessing: Inputs | None = None
     conventions: Mapping[str, Any] = field(default_factory=dict)
+    branch: str = "online"
+    place: str = ""
 
     @property
     def image_shape(self) -> tuple[int, int, int]:
@@ -81,6 +87,11 @@ class Checkpoint:
         """kappa_e of the forward encoder; None for an objective without one."""
         value = self.metadata.objective.get("kappa_e")
         return None if value is None else float(value)
+
+    @cached_property
+    def identity(self) -> str:
+        """Hash of the encoder's content: weights, buffers, attributes (:func:`lipcomp.identity.hash_module`)."""
+        return hash_module(self.encoder)
 
     @property
     def label(self) -> str:
@@ -99,10 +110,22 @@ class Checkpoint:
             "seed": self.metadata.seed,
             "data": self.metadata.data.get("name"),
         }
+        told |= {"format": self.format, "architecture": self.encoder.architecture}
         if self.format != "lipcomp":
-            told |= {"format": self.format, "architecture": self.encoder.architecture}
+            told |= {
+                "branch": self.branch,
+                "weights": self.place or None,
+                "latent": self.encoder.layers()[-2],
+                "notes": list(self.report.notes) if self.report else None,
+            }
+        if self.preprocessing is not None:
+            ready = self.preprocessing
+            told |= {
+                "normalisation": {"mean": ready.mean, "std": ready.std, "origin": ready.origin},
+                "preprocessing": ready.pixels.record(),
+            }
         known = {name: value for name, value in told.items() if value is not None}
-        return {"checkpoint": str(self.path), "sha256": self.sha256, **known}
+        return {"checkpoint": str(self.path), "sha256": self.sha256, "encoder": self.identity, **known}
 
     def describe(self, every_key: bool = False) -> str:
         """What was recognised and assumed, in lines for people; with a line for every key on request."""
@@ -189,7 +212,8 @@ def load_checkpoint(path: Path | str) -> Checkpoint:
             f"rebuilt from it; give a checkpoint that lipcomp's training wrote"
         )
     spec, metadata = _parse(header, path)
-    encoder = build_encoder(spec)
+    with lean(Budget.of(weights)):
+        encoder = build_encoder(spec)
     expected = encoder.state_dict()
     for name in sorted(expected.keys() | weights.keys()):
         have = tuple(weights[name].shape) if name in weights else "nothing"
@@ -198,8 +222,15 @@ def load_checkpoint(path: Path | str) -> Checkpoint:
             raise CheckpointError(
                 f"checkpoint {str(path)!r} does not fit its own metadata: {name} has {have}, not {want}"
             )
-    encoder.load_state_dict(weights)
-    return Checkpoint(encoder.eval(), metadata, hashlib.sha256(path.read_bytes()).hexdigest(), path)
+    check_numbers(weights, path)
+    fill(encoder, weights)
+    return Checkpoint(encoder.eval(), metadata, digest_of(path), path)
+
+
+def digest_of(path: Path) -> str:
+    """The SHA-256 of a file."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def _parse(header: str, path: Path) -> tuple[EncoderSpec, Metadata]:

@@ -1,12 +1,13 @@
 """Say whose checkpoint it is, and which of its keys are backbone, projector and predictor."""
 
 import re
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Collection, Iterator, Mapping
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from torch import Tensor
 
+from lipcomp.checkpoints import dialects
 from lipcomp.checkpoints.errors import CheckpointError
 from lipcomp.checkpoints.formats import (
     EXPORTED,
@@ -18,19 +19,21 @@ from lipcomp.checkpoints.formats import (
     prefix_pattern,
     reason,
 )
-from lipcomp.checkpoints.names import find_prefix, join_heads, to_common
+from lipcomp.checkpoints.names import (
+    find_prefixes,
+    join_heads,
+    matching_prefixes,
+    to_common,
+    without_wrappers,
+)
 from lipcomp.checkpoints.sources import Source, State
 
-# State dicts that hold one branch each, by their place in the file. What the authors evaluate is the default.
-PLACES = {
-    "student": "online",
-    "teacher": "momentum",
-    "online_network_state_dict": "online",
-    "target_network_state_dict": "momentum",
-    "state_dict_ema": "momentum",
-    "model_ema": "momentum",
-}
-EVALUATED = {"teacher": "momentum"}
+# A moving average, by a part of a place or of a prefix; and those whose authors evaluate it.
+FOLLOWERS = re.compile(
+    r"(.*[._])?(momentum|teacher|target|ema|avg|averaged|swa|shadow|key|encoder_k)([._].*)?"
+)
+EVALUATED = re.compile(r"(.*\.)?(teacher|target_encoder)")
+BRANCHES = ("online", "momentum")
 
 
 @dataclass
@@ -46,6 +49,8 @@ class Recognised:
     projector: dict[str, str] = field(default_factory=dict)  # name within the head -> key
     predictor: dict[str, str] = field(default_factory=dict)
     conventions: dict[str, Any] = field(default_factory=dict)
+    label: str = ""  # where in the file, where it holds several
+    notes: tuple[str, ...] = ()
 
     def part(self, names: Mapping[str, str]) -> State:
         """The tensors of a part, under its own names."""
@@ -85,7 +90,9 @@ def all_tensors(tree: Mapping[str, Any]) -> Iterator[tuple[str, Tensor, str]]:
     yield from below(tree, ())
 
 
-def recognise(source: Source, name: str | None = None, branch: str | None = None) -> Recognised:
+def recognise(
+    source: Source, name: str | None = None, branch: str | None = None, wanted: Collection[str] = ()
+) -> Recognised:
     """Say whose checkpoint this is, and which keys are which part.
 
     Parameters
@@ -95,14 +102,16 @@ def recognise(source: Source, name: str | None = None, branch: str | None = None
     name
         The format to take; None to recognise it.
     branch
-        "online" or "momentum"; None for what the format's authors evaluate.
+        "online", "momentum", or the place or prefix of the network that is wanted; None for what the format's authors
+        evaluate.
+    wanted
+        Names of the weights of the architecture that the caller named, if any.
 
     Raises
     ------
     CheckpointError
-        If it is of no known format, not of the named one, or has no such branch.
+        If it is of no known format, not of the named one, or has no such branch, or several that could be meant.
     """
-    states = list(source.states())
     if source.keys:  # already under our names
         row = {"tensorflow": TENSORFLOW, "exported": EXPORTED}.get(source.container, HUGGINGFACE)
         if name not in (None, row.name, "timm"):
@@ -117,52 +126,147 @@ def recognise(source: Source, name: str | None = None, branch: str | None = None
     forced = [row for row in FORMATS if row.name == name]
     if name is not None and not forced:
         raise CheckpointError(f"checkpoint {str(source.path)!r} is not of format {name!r}")
-    chosen = _branch_of_places([place for place, _ in states], branch)
-    for row in forced or [row for row in FORMATS if row.marks]:
-        for place, state in states:
-            told = PLACES.get(place[-1]) if place else None
-            if told is not None and chosen is not None and told != chosen:
-                continue
-            plain, names = unwrap(state)
-            if (forced and not row.marks) or row.fits(plain):
-                origin = {key: (old,) for key, old in names.items()}
-                found = split(row, plain, origin, None if told is not None else branch)
-                if found is not None:
-                    found.place = place
-                    found.branch = told or found.branch
-                    return found
+    states = [(place, *unwrap(state)) for place, state in source.states()]
+    real = [entry for entry in states if any(value.ndim > 1 for value in entry[1].values())]
+    states = real or states  # a lone best_acc1 beside the weights is no network
+    for row in forced or FORMATS:
+        options = [
+            option
+            for place, state, origin in states
+            for option in _options(row, place, state, origin, branch, wanted, bool(forced))
+        ]
+        if options:
+            return _choose(options, branch, source)
     some = (
         ", ".join(list(states[0][1])[:4])
         if states
         else "no tensors by name (whole pickled modules are not read)"
     )
-    wanted = f"is not of format {name!r}" if forced else "is of no known format"
+    told = f"is not of format {name!r}" if forced else "is of no known format"
     raise CheckpointError(
-        f"checkpoint {str(source.path)!r} {wanted}: it has {some}. Name the format with --format "
+        f"checkpoint {str(source.path)!r} {told}: it has {some}. Name the format with --format "
         f"({', '.join(NAMES)}), or build its network with --factory package.module:function"
     )
 
 
-def _branch_of_places(places: list[tuple[str, ...]], branch: str | None) -> str | None:
-    names = {place[-1] for place in places if place}
+def _options(
+    row: Format,
+    place: tuple[str, ...],
+    state: State,
+    names: Mapping[str, str],
+    branch: str | None,
+    wanted: Collection[str],
+    forced: bool,
+) -> Iterator[Recognised]:
+    """The networks in one state dict that a row of the table finds there."""
+    origin = {key: (old,) for key, old in names.items()}
+    where = ".".join(place)
+    follows = FOLLOWERS.fullmatch(where) is not None
+    if row.name != "plain" and (row.fits(state) or (forced and not row.marks)):
+        inner = None if follows or branch not in row.branches else branch
+        found = split(row, state, origin, inner)
+        mine = found is not None and (not wanted or _share(found.backbone, wanted) > 0.5)
+        if found is not None and (mine or forced):
+            found.place, found.label = place, where
+            found.branch = "momentum" if follows else found.branch
+            yield found
+    if row.name != "plain":
+        return
+    for dialect, prefix in dialects.prefixes_of(state):
+        yield _translated(dialect, prefix, state, origin, place)
+    for prefix in (
+        matching_prefixes(state, wanted) or find_prefixes(state) or ([""] if forced or wanted else [])
+    ):
+        found = split(replace(row, branches={"online": (re.escape(prefix), (), ())}), state, origin, None)
+        if found is not None:
+            found.place, found.label = place, ".".join((*place, prefix.removesuffix(".")))
+            found.label = found.label.strip(".")
+            found.branch = "momentum" if FOLLOWERS.fullmatch(found.label) else "online"
+            yield found
+
+
+def _share(have: Collection[str], wanted: Collection[str]) -> float:
+    """The share of wanted names that are there."""
+    return sum(name in have for name in wanted) / len(wanted)
+
+
+def _translated(
+    dialect: dialects.Dialect,
+    prefix: str,
+    state: State,
+    origin: Mapping[str, tuple[str, ...]],
+    place: tuple[str, ...],
+) -> Recognised:
+    """A vision transformer in another library's names."""
+    done = dialects.translate(state, dialect, prefix)
+    weights = {name: name for name in done.weights}
+    everything = dict(done.weights)
+    sources = {name: tuple(old for key in keys for old in origin[key]) for name, keys in done.keys.items()}
+    project = {}
+    if dialect.projector in state and dialect.projector not in done.weights:
+        everything[dialect.projector], sources[dialect.projector] = (
+            state[dialect.projector],
+            origin[dialect.projector],
+        )
+        project = {"weight": dialect.projector}
+    elif dialect.projector in done.weights:  # OpenCLIP's, which is applied from the right
+        everything[dialect.projector] = done.weights[dialect.projector].T.contiguous()
+        project = {"weight": dialect.projector}
+        weights.pop(dialect.projector)
+    for key in state:
+        if not key.startswith(prefix) and key not in everything:
+            everything[key], sources[key] = state[key], origin[key]
+    label = ".".join((*place, prefix.removesuffix("."))).strip(".")
+    return Recognised(
+        replace(HUGGINGFACE, name=dialect.format),
+        "momentum" if FOLLOWERS.fullmatch(label) else "online",
+        place,
+        everything,
+        sources,
+        weights,
+        project,
+        conventions={"activation": "relu", **dialect.conventions},
+        label=label,
+        notes=dialect.notes,
+    )
+
+
+def _choose(options: list[Recognised], branch: str | None, source: Source) -> Recognised:
+    """The network that is meant, with a note where the file holds others.
+
+    Raises
+    ------
+    CheckpointError
+        If several could be meant, or the branch is not there.
+    """
+    labels = [option.label or "the top" for option in options]
     if branch is not None:
-        return branch if names & PLACES.keys() else None
-    for name, usual in EVALUATED.items():
-        if name in names:
-            return usual
-    return "online" if any(PLACES.get(name) == "online" for name in names) else None
+        chosen = [option for option in options if option.branch == branch]
+        if branch not in BRANCHES:
+            chosen = [option for option in options if branch in (option.label, option.label.split(".")[-1])]
+        if not chosen:
+            raise CheckpointError(
+                f"branch {branch!r} is not in checkpoint {str(source.path)!r}, which holds the networks at "
+                f"{', '.join(labels)}; leave --branch out or name one"
+            )
+    else:
+        chosen = [option for option in options if EVALUATED.fullmatch(".".join(option.place))]
+        chosen = chosen or [option for option in options if option.branch == "online"] or options
+    if len(chosen) > 1:
+        names = " or ".join(option.label or "the top" for option in chosen)
+        raise CheckpointError(
+            f"ambiguous: checkpoint {str(source.path)!r} holds the networks {names}; pass --branch with one of these"
+        )
+    others = [option.label or "the top" for option in options if option is not chosen[0]]
+    if others and branch is None:
+        note = f"took {chosen[0].label or 'the top'} ({chosen[0].branch}); the file also holds {', '.join(others)}: --branch"
+        chosen[0].notes = (*chosen[0].notes, note)
+    return chosen[0]
 
 
 def unwrap(state: State) -> tuple[State, dict[str, str]]:
-    """Take off ``module.`` and ``_orig_mod.`` where every key has them; also say what each was called."""
-    origin = {key: key for key in state}
-    for _ in range(8):
-        for wrapper in ("module.", "_orig_mod."):
-            if origin and all(key.startswith(wrapper) for key in origin):
-                origin = {key.removeprefix(wrapper): old for key, old in origin.items()}
-                break
-        else:
-            break
+    """Take off what wrappers added to the keys, wherever it stands; also say what each was called."""
+    origin = without_wrappers(state)
     return {key: state[old] for key, old in origin.items()}, origin
 
 
@@ -170,37 +274,48 @@ def split(
     row: Format, state: State, origin: Mapping[str, tuple[str, ...]], branch: str | None
 ) -> Recognised | None:
     """The parts of a state by a row of the table; None if the backbone's prefix does not occur."""
-    chosen = branch or "online"
+    chosen, notes = branch or row.usual(state), ()
     if chosen not in row.branches:
         raise CheckpointError(
             f"branch {chosen!r}: a {row.name} checkpoint has {', '.join(row.branches)}; leave --branch out or name one"
         )
-    prefix, projector, predictor = row.branches[chosen]
-    if row.name == "plain":
-        prefix = find_prefix(state) or ""
     taken: set[str] = set()
 
-    def take(patterns: tuple[str, ...]) -> dict[str, str]:
+    def take(patterns: tuple[str, ...], without: tuple[str, ...] = ()) -> dict[str, str]:
         part: dict[str, str] = {}
-        for pattern in map(prefix_pattern, patterns):
+        for pattern in patterns:
+            if pattern in without:
+                continue
             for key in state:
-                if key not in taken and (match := pattern.match(key)):
-                    part[key[match.end() :]] = key
+                if key not in taken and (match := prefix_pattern(pattern).match(key)):
+                    name = key[match.end() :]
+                    if name in part:
+                        raise CheckpointError(
+                            f"ambiguous: {part[name]} or {key} could be the backbone of this {row.name} checkpoint; "
+                            f"pass --format plain and --branch with the prefix of one"
+                        )
+                    part[name] = key
             if part:
                 break
         taken.update(part.values())
         return part
 
+    prefixes, projector, predictor = row.branches[chosen]
+    online = row.prefix_of("online", state) if chosen != "online" else None
     project, predict = take(projector), take(predictor)
-    backbone = take((prefix,))
+    backbone = take(prefixes if isinstance(prefixes, tuple) else (prefixes,), (online,) if online else ())
     if not backbone or (chosen == "momentum" and all(state[key].ndim != 4 for key in backbone.values())):
         return None
-    if prefix == "":  # bare names: only what can belong to a backbone is looked at
+    if prefixes == "":  # bare names: only what can belong to a backbone is looked at
         backbone = {
             name: key
             for name, key in backbone.items()
             if not re.match(r"prototypes|queue|projection_head", name)
         }
+    if branch is None and len(row.branches) > 1:
+        other = next(name for name in row.branches if name != chosen)
+        if (prefix := row.prefix_of(other, state)) and prefix != row.prefix_of(chosen, state):
+            notes = (f"took the {chosen} network; the file also holds the {other} one: --branch {other}",)
     renamed, conventions = to_common(backbone)
     if row.name == "vissl":
         project = join_heads(project)
@@ -215,4 +330,5 @@ def split(
         project,
         predict,
         conventions={"activation": row.activation, **row.conventions, **conventions, **activation},
+        notes=notes,
     )

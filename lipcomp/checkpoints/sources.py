@@ -13,6 +13,7 @@ What a file is, its first bytes say, not its name.
 """
 
 import hashlib
+import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -23,28 +24,20 @@ from torch import Tensor
 
 from lipcomp.checkpoints import hugging_face, tensorflow_names
 from lipcomp.checkpoints.errors import CheckpointError
-from lipcomp.checkpoints.preprocessing import Preprocessing, from_timm, from_transformers
+from lipcomp.checkpoints.native import HEADER_KEY, digest_of
+from lipcomp.checkpoints.preprocessing import Inputs, from_timm, from_transformers
 from lipcomp.checkpoints.tensorflow_bundle import Bundle
 from lipcomp.checkpoints.torch_files import read_torch
+from lipcomp.data.preprocessing import Preprocessing
 
 Tree = Mapping[str, Any]
 State = dict[str, Tensor]
 
-HEADER_KEY = "lipcomp"  # of our own checkpoints
 HEADER_LIMIT = 100_000_000  # bytes of a safetensors header, the format's own limit
 
-# Branches of a checkpoint that hold no weights of a network.
-STRANGERS = (
-    "optim",
-    "sched",
-    "callback",
-    "loops",
-    "scaler",
-    "amp",
-    "hyper_parameters",
-    "config",
-    "args",
-    "loss",
+# Branches of a checkpoint that hold no weights of a network, by a whole word of their name.
+STRANGERS = re.compile(
+    r"(.*_)?(optim\w*|sched\w*|callbacks?|loops|scaler|amp|hyper_parameters|config|args|loss(es)?)(_.*)?"
 )
 
 
@@ -83,7 +76,7 @@ class Source:
     left_out: Mapping[str, str] = field(default_factory=dict)
     arch: str | None = None
     conventions: Mapping[str, Any] = field(default_factory=dict)
-    preprocessing: Preprocessing | None = None
+    preprocessing: Inputs | None = None
 
     def states(self) -> Iterator[tuple[tuple[str, ...], State]]:
         """Every dictionary with tensors of its own in it, once: (where, name -> tensor)."""
@@ -103,8 +96,7 @@ def _states(tree: Tree, place: tuple[str, ...], seen: set[int]) -> Iterator[tupl
     if here:
         yield place, here
     for name, value in tree.items():
-        stranger = any(word in str(name).lower() for word in STRANGERS)
-        if isinstance(value, Mapping) and not stranger:
+        if isinstance(value, Mapping) and not STRANGERS.fullmatch(str(name).lower()):
             yield from _states(value, (*place, str(name)), seen)
 
 
@@ -163,12 +155,6 @@ def _file(path: Path) -> tuple[Tree, dict[str, str] | None]:
     return read_torch(path), None
 
 
-def digest_of(path: Path) -> str:
-    """The SHA-256 of a file."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
-
-
 def _folder(path: Path) -> Source:
     """A Hugging Face folder."""
     config = hugging_face.read_json(path / "config.json")
@@ -189,6 +175,11 @@ def _folder(path: Path) -> Source:
         ready = ready or from_timm(config, "pretrained_cfg of config.json")
     except (ValueError, TypeError, KeyError, ZeroDivisionError) as error:
         raise CheckpointError(f"folder {str(path)!r}: its preprocessing cannot be read ({error})") from error
+    if "model_type" in config and config["model_type"] not in hugging_face.TRANSLATED:
+        told = {"config": config}
+        return Source(
+            path, "transformers", weights, digest.hexdigest(), conventions=told, preprocessing=ready
+        )
     if "model_type" in config:
         translated, keys, told = hugging_face.translate(weights, config)
         return Source(
@@ -202,24 +193,47 @@ def _folder(path: Path) -> Source:
         )
     if isinstance(config.get("lipcomp"), dict):
         return _exported(path, weights, digest.hexdigest(), config["lipcomp"])
-    arch = config.get("architecture")
-    arch = str(arch) if isinstance(arch, str) else None
-    return Source(path, "huggingface", weights, digest.hexdigest(), arch=arch, preprocessing=ready)
+    arch, told = config.get("architecture"), {}
+    if isinstance(arch, str):  # timm's, whose names are timm's
+        arch = arch if arch.startswith("timm/") else f"timm/{arch}"
+        options = config.get("model_args") or {}
+        if not isinstance(options, dict) or not all(_harmless(value) for value in options.values()):
+            raise CheckpointError(
+                f"folder {str(path)!r}: the model_args of its config.json are damaged ({options!r})"
+            )
+        told = {"model_args": {name: value for name, value in options.items() if name != "num_classes"}}
+        told |= {name: config[name] for name in ("global_pool", "num_features") if config.get(name)}
+    arch = arch if isinstance(arch, str) else None
+    return Source(
+        path, "huggingface", weights, digest.hexdigest(), arch=arch, conventions=told, preprocessing=ready
+    )
+
+
+def _harmless(value: Any) -> bool:
+    """Whether a setting is a number, a word or a short list of such."""
+    if isinstance(value, list):
+        return len(value) <= 64 and all(_harmless(part) for part in value)
+    return (
+        value is None
+        or isinstance(value, bool | float | str)
+        or (isinstance(value, int) and abs(value) < 1 << 20)
+    )
 
 
 def _exported(path: Path, weights: State, digest: str, told: Mapping[str, Any]) -> Source:
     """A folder of :func:`lipcomp.checkpoints.export.to_safetensors`."""
     try:
-        ready = told["preprocessing"]
-        tuples: dict[str, Any] = {
-            name: tuple(value) if isinstance(value, list) else value for name, value in ready.items()
-        }
-        preprocessing = Preprocessing(**(tuples | {"origin": "config.json"}))
-        conventions, arch = dict(told["conventions"]), str(told["architecture"])
+        ready = _tuples(told["preprocessing"])
+        ready |= {"origin": "config.json", "pixels": Preprocessing(**_tuples(ready["pixels"]))}
+        inputs, conventions, arch = Inputs(**ready), dict(told["conventions"]), str(told["architecture"])
     except (KeyError, TypeError, ValueError, AttributeError) as error:
         raise CheckpointError(f"folder {str(path)!r}: its config.json is damaged ({error!r})") from error
     keys = {name: (name,) for name in weights}
-    return Source(path, "exported", weights, digest, {}, keys, {}, arch, conventions, preprocessing)
+    return Source(path, "exported", weights, digest, {}, keys, {}, arch, conventions, inputs)
+
+
+def _tuples(fields: Mapping[str, Any]) -> dict[str, Any]:
+    return {name: tuple(value) if isinstance(value, list) else value for name, value in fields.items()}
 
 
 def _tensorflow(path: Path) -> Source:

@@ -1,14 +1,11 @@
-"""Files of ``torch.save``: checked as data first, then read; nothing of them is run.
+"""Files of ``torch.save``: read as data; nothing of them is run.
 
 Both layouts are known: the zip archive of torch 1.6 and later, and the row of pickles with raw storages behind of
-before. The check (:mod:`lipcomp.checkpoints.inert`) makes sure of what ``torch.load(weights_only=True)`` takes on
-trust: that the archive holds no compressed or overlapping members, that every storage has as many bytes as it
-claims, and that no tensor reaches beyond its storage. Then
-
-- a file that asks for nothing but tensors is read by ``torch.load(weights_only=True)``;
-- one that also asks for names of training frameworks (Lightning's and omegaconf's settings, which weights_only
-  refuses) has its tensors built from the description that the check made. Nothing of those frameworks is imported,
-  installed or run; their objects are left out.
+before. The pickle becomes a description (:mod:`lipcomp.checkpoints.inert`), which is checked for what
+``torch.load(weights_only=True)`` takes on trust: that the archive holds no compressed or overlapping members and none
+with a bad checksum, that every storage has as many bytes as it claims, and that no tensor reaches beyond its storage.
+The tensors are then built from the description. Settings of training frameworks beside the weights (Lightning's,
+omegaconf's, which weights_only refuses) are left out; nothing of those frameworks is imported, installed or run.
 
 Any other name is refused; there is no option to allow it.
 """
@@ -23,7 +20,7 @@ import torch
 from torch import Tensor
 
 from lipcomp.checkpoints.errors import CheckpointError
-from lipcomp.checkpoints.inert import HARMLESS, LONGEST, PLAIN, Claim, Made, Storage, read_inert
+from lipcomp.checkpoints.inert import LONGEST, Claim, Made, Storage, read_inert
 
 MEMBERS = 200_000  # entries of an archive; a tensor has one
 DEEPEST = 40  # nested dictionaries
@@ -36,12 +33,19 @@ DTYPES = {
 }  # fmt: skip
 
 
+KINDS = {
+    b"GGUF": "a GGUF file",
+    b"\x1f\x8b": "a gzip archive",
+    b"\x93NUMPY": "an array of NumPy",
+    b"BZh": "a bzip2 archive",
+}
+
+
 @dataclass(frozen=True)
 class Described:
-    """A checked file: its tree of descriptions, the names it asks for, and how a storage's bytes are read."""
+    """A checked file: its tree of descriptions, and how a storage's bytes are read."""
 
     tree: Any
-    names: set[str]
     read: Callable[[str], bytes]
 
 
@@ -62,18 +66,7 @@ def read_torch(path: Path) -> Mapping[str, Any]:
         raise CheckpointError(
             f"{what} holds a whole {kind}, not a dictionary of weights; save model.state_dict() instead"
         )
-    if any(HARMLESS.fullmatch(name) and name not in PLAIN for name in described.names):
-        return _build(described, what)
-    try:
-        with path.open("rb") as file:  # not by its name, which torch would take for what the file is
-            tree: Mapping[str, Any] = torch.load(file, map_location="cpu", weights_only=True)
-    except Exception as error:  # whatever a hostile file makes of it
-        first = (str(error).strip() or repr(error)).splitlines()[0]
-        raise CheckpointError(
-            f"{what} is refused by torch.load(weights_only=True): {first} Save the weights alone where the file was "
-            f"written (torch.save(model.state_dict(), ...)), or as safetensors"
-        ) from error
-    return tree
+    return _build(described, what)
 
 
 def _build(described: Described, what: str) -> dict[str, Any]:
@@ -125,6 +118,11 @@ def _check_archive(path: Path, what: str) -> Described:
                 )
             names = [member.filename for member in members]
             main = [member for member in members if member.filename.endswith("/data.pkl")]
+            if any(name.endswith(("archive_format", "models/model.json")) for name in names):
+                raise CheckpointError(
+                    f"{what} is a torch.export archive, which holds a program; save the weights alone: "
+                    f"torch.save(module.state_dict(), ...)"
+                )
             if len(set(names)) != len(names) or len(main) != 1:
                 raise CheckpointError(
                     f"{what} is a zip archive but not one of torch.save (it has {', '.join(names[:3])})"
@@ -143,7 +141,9 @@ def _check_archive(path: Path, what: str) -> Described:
                 raise CheckpointError(
                     f"{what} has a pickle of {main[0].file_size} bytes; that is no checkpoint"
                 )
-            tree, asked, storages, _ = read_inert(archive.read(main[0]), what)
+            if f"{root}byteorder" in names and archive.read(f"{root}byteorder") == b"big":
+                raise CheckpointError(f"{what} was written on a big-endian machine; save it again on another")
+            tree, _, storages, _ = read_inert(archive.read(main[0]), what)
             sizes = {member.filename: member.file_size for member in members}
             _check_storages(storages, sizes, f"{root}data/", what)
     except Exception as error:  # whatever a hostile archive makes of zipfile
@@ -153,9 +153,19 @@ def _check_archive(path: Path, what: str) -> Described:
 
     def read(key: str) -> bytes:
         with zipfile.ZipFile(path) as archive:
-            return archive.read(f"{root}data/{key}")
+            try:
+                return archive.read(f"{root}data/{key}")
+            except (
+                zipfile.BadZipFile,
+                OSError,
+                EOFError,
+                NotImplementedError,
+            ) as error:  # its checksum is wrong
+                raise CheckpointError(
+                    f"{what} is damaged: storage {key!r} is not what was written ({error}); copy or download it again"
+                ) from error
 
-    return Described(tree, asked, read)
+    return Described(tree, read)
 
 
 def _check_storages(storages: Mapping[str, Storage], sizes: Mapping[str, int], root: str, what: str) -> None:
@@ -175,18 +185,18 @@ def _check_legacy(path: Path, file: BinaryIO, what: str) -> Described:
     if total == 0:
         raise CheckpointError(f"{what} is empty")
     file.seek(0)
-    position, names, storages, parts = 0, set[str](), dict[str, Storage](), dict[str, Any]()
+    position, storages, parts = 0, dict[str, Storage](), dict[str, Any]()
     for part in ("magic", "protocol", "system", "tree", "keys"):
         file.seek(position)
         try:
-            told, asked, found, length = read_inert(file.read(LONGEST), what)
+            told, _, found, length = read_inert(file.read(LONGEST), what)
         except CheckpointError as error:
             if part != "magic":
                 raise
             raise CheckpointError(f"{error} ({_guess(file)})") from error
         if part == "magic" and told != LEGACY_MAGIC:
             raise CheckpointError(f"{what} is a plain pickle; {_guess(file)}")
-        position, names, storages, parts[part] = position + length, names | asked, storages | found, told
+        position, storages, parts[part] = position + length, storages | found, told
     places = {}
     order = parts["keys"] if isinstance(parts["keys"], list) else []
     for key in map(str, order):  # each behind its own count, eight bytes
@@ -202,7 +212,7 @@ def _check_legacy(path: Path, file: BinaryIO, what: str) -> Described:
             again.seek(places[key])
             return again.read(storages[key].size)
 
-    return Described(parts["tree"], names, read)
+    return Described(parts["tree"], read)
 
 
 def _guess(file: BinaryIO) -> str:
@@ -213,6 +223,11 @@ def _guess(file: BinaryIO) -> str:
         return "it is a Git LFS pointer, not the file itself: run git lfs pull"
     if start.lstrip()[:1] == b"<":
         return "it is a web page, not a checkpoint: the download went wrong"
+    for magic, what in KINDS.items():
+        if start.startswith(magic):
+            return f"it is {what}, which is not read"
+    if start.lstrip()[:1] in (b"{", b"["):
+        return "it is a JSON file, not weights: give the folder in which it lies"
     if start.startswith(b"\x89HDF"):
         return "it is an HDF5 file; only TensorFlow's own checkpoints are read"
     return "files of torch.save, safetensors, Hugging Face folders and TensorFlow checkpoints are read"

@@ -89,12 +89,13 @@ def read_vit(state: State, conventions: Mapping[str, Any]) -> Backbone | None:
                     f"the weights are of no plain vision transformer: blocks.{number}.{part}.weight "
                     f"{'is not there' if have is None else f'is {tuple(have.shape)}'}, not {shape}"
                 )
+    pool = conventions.get("global_pool") or ("token" if class_token else "avg")
     network = timm.models.vision_transformer.VisionTransformer(
         img_size=size,
         patch_size=tuple(patch.shape[2:]),
         in_chans=channels,
         num_classes=0,
-        global_pool="token" if class_token else "avg",
+        global_pool=pool,
         embed_dim=width,
         depth=depth,
         num_heads=heads,
@@ -107,15 +108,13 @@ def read_vit(state: State, conventions: Mapping[str, Any]) -> Backbone | None:
         pre_norm="norm_pre.weight" in state,
         fc_norm="fc_norm.weight" in state,
     )
-    epsilon = conventions.get("layer_norm_eps", 1e-6)
+    epsilon = float(conventions.get("layer_norm_eps", 1e-6))
     for module in network.modules():
         if isinstance(module, nn.LayerNorm):
-            module.eps = float(epsilon)
-    notes = (
-        ()
-        if known
-        else (f"{heads} heads of {width // heads} assumed: a ViT's weights do not say how many it has",)
-    )
+            module.eps = epsilon
+    told = (f"{heads} heads of {width // heads}", f"layer norms with epsilon {epsilon:g}", "GELU")
+    notes = () if known else (f"assumed, since a ViT's weights do not say it: {', '.join(told)}",)
+    notes += (f"pooled by {'the class token' if pool == 'token' else 'the mean over patches'}",)
     name = f"vit_{width}x{len(network.blocks)}_patch{patch.shape[2]}"
     return Backbone(name, network, ("head", "head_dist"), None, size, notes)
 
@@ -131,6 +130,11 @@ def resize_positions(network: nn.Module, state: dict[str, Tensor], antialias: bo
         return None
     prefix = wanted.shape[1] - grid[0] * grid[1]
     side = math.isqrt(max(have.shape[1] - prefix, 0))
+    if math.prod(grid) > 64 * max(have.shape[1], 256):
+        raise CheckpointError(
+            f"images of {grid[0]} x {grid[1]} patches need a position table 64 times the file's {side} x {side}; give a "
+            f"smaller --image-size"
+        )
     if prefix not in (0, 1) or side * side + prefix != have.shape[1] or side == 0:
         return None
     tokens, places = have[:, :prefix].float(), have[:, prefix:].float()

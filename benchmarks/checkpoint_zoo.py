@@ -1,0 +1,336 @@
+"""Every architecture of timm, torchvision and transformers, in every wrapping: does lipcomp give the library's features?
+
+    python benchmarks/checkpoint_zoo.py --shard 1/16 --out zoo-1.jsonl
+    python benchmarks/checkpoint_zoo.py --summarise zoo-*.jsonl
+
+Each network gets random weights that show every difference, is written in six wrappings, as a bare file and (where the
+library has one) as a hub folder, and is loaded by :func:`lipcomp.load_encoder`. A case ends in one of
+
+=============  =========================================================================================================
+equal          the features are the library's own, on pixels in [0, 1], to 1e-5 of the largest
+ambiguous      refused with "ambiguous: A or B; pass ...", and with the right choice equal
+refused        refused, and equal with ``--arch`` as the message says
+noted          read as another architecture of equal names and shapes, which the report says; equal with ``--arch``
+too large      more parameters than ``--largest``; not written
+no reference   the library itself fails on an image, or its features are not finite
+MISMATCH       other features, and nothing said: a silent error
+STUCK          refused, and no choice of ``--arch``, ``--mean`` and ``--std`` helps
+=============  =========================================================================================================
+"""
+
+import argparse
+import json
+import sys
+import tempfile
+import time
+import warnings
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+import torchvision
+from safetensors.torch import save_file
+from torch import Tensor, nn
+
+from lipcomp.checkpoints import CheckpointError, load_encoder
+from lipcomp.identity import hash_module
+
+State = dict[str, Tensor]
+TOLERANCE = 1e-5  # of the largest feature
+OUTCOMES = ("equal", "ambiguous", "refused", "noted", "too large", "no reference", "MISMATCH", "STUCK")
+
+
+def _insert(key: str, depth: int, part: str) -> str:
+    parts = key.split(".")
+    return ".".join([*parts[:depth], part, *parts[depth:]]) if len(parts) > depth else key
+
+
+WRAPPINGS: dict[str, Callable[[State], Any]] = {
+    "bare": lambda state: state,
+    "ddp": lambda state: {"epoch": 3, "best_acc1": torch.tensor(71.5), "state_dict": _named(state, "module.{}")},
+    "compiled": lambda state: {"model": {_insert(key, 1, "_orig_mod"): value for key, value in state.items()}},
+    "averaged": lambda state: {"n_averaged": torch.tensor(7), **_named(state, "module.{}")},
+    "fsdp": lambda state: {
+        "model": {
+            "_fsdp_wrapped_module." + _insert(key, 2, "_checkpoint_wrapped_module"): value for key, value in state.items()
+        },
+        "optimizer": {"state": {0: {"exp_avg": torch.zeros(3)}}},
+    },
+    "lightning": lambda state: {"state_dict": _named(state, "model.net.{}"), "best_acc1": torch.zeros(1), "global_step": 9},
+}
+
+
+def _named(state: State, name: str) -> State:
+    return {name.format(key): value for key, value in state.items()}
+
+
+@dataclass
+class Reference:
+    """A library's network with its own evaluation path, and how the library writes it."""
+
+    state: State
+    features: Callable[[Tensor], Tensor]
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+    size: tuple[int, int]
+    config: dict[str, Any] | None
+    processor: dict[str, Any] | None = None
+
+
+def shake(network: nn.Module) -> nn.Module:
+    """Random weights and statistics in evaluation mode: nothing at its initial value."""
+    draw = torch.Generator().manual_seed(0)
+    with torch.no_grad():
+        for name, value in [*network.named_parameters(), *network.named_buffers()]:
+            if name not in network.state_dict() or not value.is_floating_point():
+                continue
+            if name.endswith("running_var"):
+                value.copy_(0.5 + torch.rand(value.shape, generator=draw))
+            elif value.ndim <= 1:
+                value.copy_(float(name.endswith("weight")) + 0.2 * torch.randn(value.shape, generator=draw))
+            else:
+                value.copy_(torch.randn(value.shape, generator=draw) / max(1, value[0].numel()) ** 0.5)
+    return network.eval().requires_grad_(False)
+
+
+def of_timm(name: str) -> Reference:
+    """timm's network; its evaluation path is the network without its classifier, on its own normalisation."""
+    import timm
+
+    network = shake(timm.create_model(name))
+    headless = timm.create_model(name, num_classes=0).eval()
+    told = headless.load_state_dict(network.state_dict(), strict=False)
+    if told.missing_keys:
+        raise RuntimeError(f"its own headless form lacks {told.missing_keys[0]}")
+    config = dict(network.pretrained_cfg)
+    folder = {"architecture": name, "num_classes": 1000, "num_features": network.num_features, "pretrained_cfg": config}
+    if isinstance(pool := getattr(network, "global_pool", None), str) and pool:
+        folder["global_pool"] = pool
+    return Reference(
+        network.state_dict(), headless, tuple(config["mean"]), tuple(config["std"]), tuple(config["input_size"][1:]), folder
+    )
+
+
+def of_torchvision(name: str) -> Reference:
+    """torchvision's network without its last linear layer."""
+    network = shake(torchvision.models.get_model(name, weights=None))
+    state = dict(network.state_dict())
+    linears = [place for place, module in network.named_modules() if isinstance(module, nn.Linear)]
+    if name in ("googlenet", "inception_v3"):
+        linears = ["fc"]
+    if linears:
+        parent, _, child = linears[-1].rpartition(".")
+        setattr(network.get_submodule(parent), child, nn.Identity())
+    else:  # SqueezeNet's classifier is a convolution
+        network.classifier = nn.AdaptiveAvgPool2d(1)
+    ready = torchvision.models.get_model_weights(name)["DEFAULT"].transforms()
+    size = ready.crop_size[0]
+    return Reference(state, network, tuple(ready.mean), tuple(ready.std), (size, size), None)
+
+
+SMALL = {  # a transformers configuration that every kind of vision transformer takes in part
+    "hidden_size": 64, "num_hidden_layers": 2, "num_attention_heads": 4, "intermediate_size": 96, "image_size": 64,
+    "patch_size": 16,
+}  # fmt: skip
+
+
+def of_transformers(kind: str) -> Reference:
+    """A transformers model of one kind, small where its configuration allows it."""
+    from transformers.models.auto import configuration_auto, modeling_auto
+
+    from lipcomp.checkpoints.transformers_models import TOKEN
+
+    settings = configuration_auto.CONFIG_MAPPING[kind]()
+    inner = getattr(settings, "vision_config", settings)
+    if inner is settings:
+        known = {name: value for name, value in SMALL.items() if isinstance(getattr(settings, name, None), int)}
+        settings = type(settings)(**known)
+    body = modeling_auto.MODEL_MAPPING[type(settings)]
+    network = shake(body(settings))
+    inner = getattr(settings, "vision_config", settings)
+    size = getattr(inner, "image_size", None) or 224
+    size = (size, size) if isinstance(size, int) else tuple(size)
+    token = kind in TOKEN or kind.startswith(("dinov2", "vit_m"))
+
+    def features(images: Tensor) -> Tensor:
+        if inner is not settings:
+            out = network.get_image_features(pixel_values=images)
+            return out if isinstance(out, Tensor) else out.pooler_output
+        out = network(pixel_values=images)
+        return out.last_hidden_state[:, 0] if token else out.pooler_output.flatten(1)
+
+    with tempfile.TemporaryDirectory() as folder:
+        network.save_pretrained(folder)
+        config = json.loads((Path(folder) / "config.json").read_text())
+        from safetensors.torch import load_file
+
+        state = load_file(Path(folder) / "model.safetensors")
+    mean, std = (0.3, 0.4, 0.5), (0.2, 0.25, 0.3)
+    processor = {"size": {"height": size[0], "width": size[1]}, "image_mean": mean, "image_std": std, "rescale_factor": 1 / 255}
+    return Reference(state, features, mean, std, size, config, processor)
+
+
+def architectures() -> list[tuple[str, str]]:
+    """(library, name) of everything that is installed."""
+    import timm
+
+    names = [("torchvision", name) for name in torchvision.models.list_models(torchvision.models)]
+    names += [("timm", name) for name in timm.list_models()]
+    try:
+        from transformers.models.auto import modeling_auto
+    except ImportError:
+        return names
+    kinds = {*modeling_auto.MODEL_FOR_IMAGE_CLASSIFICATION_MAPPING_NAMES, *modeling_auto.MODEL_FOR_IMAGE_MAPPING_NAMES}
+    kinds -= {"timm_wrapper", "timm_backbone", "perceiver", "imagegpt"}  # no networks of their own, or not of pixels
+    return names + [("transformers", kind) for kind in sorted(kinds)]
+
+
+REFERENCES = {"torchvision": of_torchvision, "timm": of_timm, "transformers": of_transformers}
+
+
+def sweep(library: str, name: str, largest: int, wrappings: tuple[str, ...] = tuple(WRAPPINGS)) -> Iterator[dict[str, Any]]:
+    """One architecture in every wrapping and container."""
+    try:
+        reference = REFERENCES[library](name)
+        numbers = sum(value.numel() for value in reference.state.values())
+        if numbers > largest:
+            yield {"library": library, "name": name, "outcome": "too large", "numbers": numbers}
+            return
+        images = torch.rand(1, 3, *reference.size, generator=torch.Generator().manual_seed(1))
+        mean, std = (torch.tensor(given).view(-1, 1, 1) for given in (reference.mean, reference.std))
+        with torch.no_grad():
+            expected = reference.features((images - mean) / std)
+        if not isinstance(expected, Tensor) or not bool(expected.isfinite().all()):
+            raise RuntimeError("its features are not finite numbers")
+    except Exception as error:  # noqa: BLE001  (whatever a library makes of its own default)
+        text = (str(error).strip() or repr(error)).splitlines()[0][:200]
+        yield {"library": library, "name": name, "outcome": "no reference", "message": text}
+        return
+    known: dict[str, bool] = {}  # content of an encoder -> whether its features are right
+
+    def right(checkpoint: Any) -> bool:
+        key = hash_module(checkpoint.encoder)
+        if key not in known:
+            with torch.no_grad():
+                if tuple(checkpoint.image_shape) != tuple(images.shape[1:]):
+                    known[key] = False
+                else:
+                    projected = checkpoint.encoder.layers()[-2] == "projection" and library == "transformers"
+                    found = checkpoint.encoder.embedding(images) if projected else checkpoint.encoder.features(images)
+                    same = found.shape == expected.shape
+                    known[key] = same and bool((found - expected).abs().max() <= TOLERANCE * expected.abs().max())
+        return known[key]
+
+    for wrapping in wrappings:
+        for container in ("file", "folder") if reference.config else ("file",):
+            with tempfile.TemporaryDirectory() as folder:
+                path = write(reference, WRAPPINGS[wrapping], Path(folder), container)
+                if path is None:
+                    continue
+                started = time.perf_counter()
+                outcome, message = judge(path, library, name, reference, right)
+                seconds = round(time.perf_counter() - started, 2)
+            yield {
+                "library": library, "name": name, "wrapping": wrapping, "container": container, "outcome": outcome,
+                "message": message, "seconds": seconds, "numbers": numbers,
+            }  # fmt: skip
+
+
+def write(reference: Reference, wrap: Callable[[State], Any], folder: Path, container: str) -> Path | None:
+    """The checkpoint; None for a container that does not hold the wrapping."""
+    wrapped = wrap(dict(reference.state))
+    if container == "file":
+        torch.save(wrapped, folder / "checkpoint.pth")
+        return folder / "checkpoint.pth"
+    weights = next((wrapped[name] for name in ("state_dict", "model") if isinstance(wrapped.get(name), Mapping)), wrapped)
+    weights = {key: value.clone().contiguous() for key, value in weights.items()}
+    save_file(weights, folder / "model.safetensors")
+    (folder / "config.json").write_text(json.dumps(reference.config, default=str))
+    if reference.processor:
+        (folder / "preprocessor_config.json").write_text(json.dumps(reference.processor))
+    return folder
+
+
+def judge(
+    path: Path, library: str, name: str, reference: Reference, right: Callable[[Any], bool]
+) -> tuple[str, str]:
+    """How one case ends, and what was said."""
+    choice: dict[str, Any] = {"mean": reference.mean, "std": reference.std}
+    if library != "transformers":
+        choice["arch"] = f"{library}/{name}"
+    try:
+        checkpoint = load_encoder(path)
+    except (CheckpointError, ImportError) as error:
+        said = str(error)
+        try:
+            helped = right(load_encoder(path, **choice))
+        except (CheckpointError, ImportError) as again:
+            return "STUCK", f"{said[:300]} || {str(again)[:300]}"
+        kind = "ambiguous" if said.startswith("ambiguous") else "refused"
+        return (kind, said[:300]) if helped else ("MISMATCH", f"after {kind}: {said[:300]}")
+    if right(checkpoint):
+        return "equal", ""
+    notes = " | ".join(checkpoint.report.notes) if checkpoint.report else ""
+    if name in notes and right(load_encoder(path, **choice)):
+        return "noted", notes
+    return "MISMATCH", f"{checkpoint.encoder.architecture}, {checkpoint.image_shape}: {notes}"
+
+
+def summarise(files: list[Path]) -> str:
+    """The table, and every case that is an error."""
+    cases = [json.loads(line) for file in files for line in file.read_text().splitlines()]
+    counts = Counter((case["library"], case.get("container", "-"), case["outcome"]) for case in cases)
+    rows = sorted({(library, container) for library, container, _ in counts})
+    shown = [outcome for outcome in OUTCOMES if any(case["outcome"] == outcome for case in cases)]
+    lines = [f"| library | container | {' | '.join(shown)} |", "|---" * (2 + len(shown)) + "|"]
+    for library, container in rows:
+        numbers = (str(counts[library, container, outcome]) for outcome in shown)
+        lines.append(f"| {library} | {container} | {' | '.join(numbers)} |")
+    for outcome in ("MISMATCH", "STUCK"):
+        bad = [case for case in cases if case["outcome"] == outcome]
+        names = sorted({(case["library"], case["name"]) for case in bad})
+        lines += ["", f"{len(bad)} cases of {len(names)} architectures: {outcome}"] if bad else []
+        for library, name in names[:60]:
+            first = next(case for case in bad if (case["library"], case["name"]) == (library, name))
+            lines.append(f"- {library}/{name}, {first['wrapping']}, {first['container']}: {first['message'][:240]}")
+    slow = max((case.get("seconds", 0) for case in cases), default=0)
+    return "\n".join([*lines, "", f"{len(cases)} cases, the slowest {slow} s"])
+
+
+def main() -> None:
+    """Run a shard, or summarise."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--shard", default="1/1", help="i/n: every n-th architecture, from the i-th")
+    parser.add_argument("--out", type=Path, help="file of JSON lines; architectures in it are skipped")
+    parser.add_argument("--largest", type=int, default=150_000_000, help="parameters (default 150 million)")
+    parser.add_argument("--only", help="library, or library/name with * at the end")
+    parser.add_argument("--summarise", nargs="+", type=Path, metavar="FILE", help="print the table and stop")
+    options = parser.parse_args()
+    if options.summarise:
+        print(summarise(options.summarise))
+        return
+    warnings.simplefilter("ignore")
+    number, total = map(int, options.shard.split("/"))
+    chosen = architectures()
+    if options.only:
+        chosen = [(a, b) for a, b in chosen if Path(f"{a}/{b}").match(options.only if "/" in options.only else f"{options.only}/*")]
+    done = set()
+    if options.out and options.out.exists():
+        done = {(case["library"], case["name"]) for case in map(json.loads, options.out.read_text().splitlines())}
+    for library, name in chosen[number - 1 :: total]:
+        if (library, name) in done:
+            continue
+        cases = list(sweep(library, name, options.largest))
+        lines = "".join(json.dumps(case) + "\n" for case in cases)
+        if options.out:
+            with options.out.open("a") as file:
+                file.write(lines)
+        told = Counter(case["outcome"] for case in cases)
+        print(f"{library}/{name}: {', '.join(f'{count} {outcome}' for outcome, count in told.items())}", file=sys.stderr)
+
+
+if __name__ == "__main__":
+    main()
