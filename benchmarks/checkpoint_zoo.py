@@ -1,4 +1,4 @@
-"""Every architecture of timm, torchvision and transformers, in every wrapping: does lipcomp give the library's features?
+"""Every architecture of timm, torchvision and transformers in every wrapping, against the library's own features.
 
     python benchmarks/checkpoint_zoo.py --shard 1/16 --out zoo-1.jsonl
     python benchmarks/checkpoint_zoo.py --summarise zoo-*.jsonl
@@ -36,6 +36,8 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from lipcomp.checkpoints import CheckpointError, load_encoder
+from lipcomp.checkpoints.architectures import build_backbone
+from lipcomp.checkpoints.lean import Budget, lean
 from lipcomp.identity import hash_module
 
 State = dict[str, Tensor]
@@ -50,16 +52,27 @@ def _insert(key: str, depth: int, part: str) -> str:
 
 WRAPPINGS: dict[str, Callable[[State], Any]] = {
     "bare": lambda state: state,
-    "ddp": lambda state: {"epoch": 3, "best_acc1": torch.tensor(71.5), "state_dict": _named(state, "module.{}")},
-    "compiled": lambda state: {"model": {_insert(key, 1, "_orig_mod"): value for key, value in state.items()}},
+    "ddp": lambda state: {
+        "epoch": 3,
+        "best_acc1": torch.tensor(71.5),
+        "state_dict": _named(state, "module.{}"),
+    },
+    "compiled": lambda state: {
+        "model": {_insert(key, 1, "_orig_mod"): value for key, value in state.items()}
+    },
     "averaged": lambda state: {"n_averaged": torch.tensor(7), **_named(state, "module.{}")},
     "fsdp": lambda state: {
         "model": {
-            "_fsdp_wrapped_module." + _insert(key, 2, "_checkpoint_wrapped_module"): value for key, value in state.items()
+            "_fsdp_wrapped_module." + _insert(key, 2, "_checkpoint_wrapped_module"): value
+            for key, value in state.items()
         },
         "optimizer": {"state": {0: {"exp_avg": torch.zeros(3)}}},
     },
-    "lightning": lambda state: {"state_dict": _named(state, "model.net.{}"), "best_acc1": torch.zeros(1), "global_step": 9},
+    "lightning": lambda state: {
+        "state_dict": _named(state, "model.net.{}"),
+        "best_acc1": torch.zeros(1),
+        "global_step": 9,
+    },
 }
 
 
@@ -96,26 +109,50 @@ def shake(network: nn.Module) -> nn.Module:
     return network.eval().requires_grad_(False)
 
 
-def of_timm(name: str) -> Reference:
-    """timm's network; its evaluation path is the network without its classifier, on its own normalisation."""
+class TooLargeError(Exception):
+    """More parameters than are wanted."""
+
+
+def check_size(build: Callable[[], nn.Module], largest: int) -> None:
+    """Count a network's parameters without making them."""
+    with lean(Budget()):
+        numbers = sum(value.numel() for value in build().parameters())
+    if numbers > largest:
+        raise TooLargeError(numbers)
+
+
+def of_timm(name: str, largest: int) -> Reference:
+    """Timm's network; its evaluation path is the network without its classifier, on its own normalisation."""
     import timm
 
+    check_size(lambda: build_backbone(f"timm/{name}").network, largest)
     network = shake(timm.create_model(name))
     headless = timm.create_model(name, num_classes=0).eval()
     told = headless.load_state_dict(network.state_dict(), strict=False)
     if told.missing_keys:
         raise RuntimeError(f"its own headless form lacks {told.missing_keys[0]}")
     config = dict(network.pretrained_cfg)
-    folder = {"architecture": name, "num_classes": 1000, "num_features": network.num_features, "pretrained_cfg": config}
+    folder = {
+        "architecture": name,
+        "num_classes": 1000,
+        "num_features": network.num_features,
+        "pretrained_cfg": config,
+    }
     if isinstance(pool := getattr(network, "global_pool", None), str) and pool:
         folder["global_pool"] = pool
     return Reference(
-        network.state_dict(), headless, tuple(config["mean"]), tuple(config["std"]), tuple(config["input_size"][1:]), folder
+        network.state_dict(),
+        headless,
+        tuple(config["mean"]),
+        tuple(config["std"]),
+        tuple(config["input_size"][1:]),
+        folder,
     )
 
 
-def of_torchvision(name: str) -> Reference:
-    """torchvision's network without its last linear layer."""
+def of_torchvision(name: str, largest: int) -> Reference:
+    """Torchvision's network without its last linear layer."""
+    check_size(lambda: torchvision.models.get_model(name, weights=None), largest)
     network = shake(torchvision.models.get_model(name, weights=None))
     state = dict(network.state_dict())
     linears = [place for place, module in network.named_modules() if isinstance(module, nn.Linear)]
@@ -137,30 +174,41 @@ SMALL = {  # a transformers configuration that every kind of vision transformer 
 }  # fmt: skip
 
 
-def of_transformers(kind: str) -> Reference:
+def of_transformers(kind: str, largest: int) -> Reference:
     """A transformers model of one kind, small where its configuration allows it."""
     from transformers.models.auto import configuration_auto, modeling_auto
 
     from lipcomp.checkpoints.transformers_models import TOKEN
 
     settings = configuration_auto.CONFIG_MAPPING[kind]()
-    inner = getattr(settings, "vision_config", settings)
-    if inner is settings:
-        known = {name: value for name, value in SMALL.items() if isinstance(getattr(settings, name, None), int)}
-        settings = type(settings)(**known)
+    if all(isinstance(getattr(settings, name, None), int) for name in SMALL):
+        settings = type(settings)(**SMALL)
     body = modeling_auto.MODEL_MAPPING[type(settings)]
+    check_size(lambda: body(settings), largest)
     network = shake(body(settings))
     inner = getattr(settings, "vision_config", settings)
     size = getattr(inner, "image_size", None) or 224
     size = (size, size) if isinstance(size, int) else tuple(size)
     token = kind in TOKEN or kind.startswith(("dinov2", "vit_m"))
+    out = network.get_image_features if inner is not settings else network
+    with torch.no_grad():
+        tried = out(pixel_values=torch.zeros(1, 3, *size))
+    seen: list[Tensor] = []
+    if inner is settings and not token and getattr(tried, "pooler_output", None) is None:
+        network = shake(modeling_auto.MODEL_FOR_IMAGE_CLASSIFICATION_MAPPING[type(settings)](settings))
+        network.classifier.register_forward_pre_hook(lambda module, given: seen.append(given[0]))
 
     def features(images: Tensor) -> Tensor:
-        if inner is not settings:
-            out = network.get_image_features(pixel_values=images)
-            return out if isinstance(out, Tensor) else out.pooler_output
-        out = network(pixel_values=images)
-        return out.last_hidden_state[:, 0] if token else out.pooler_output.flatten(1)
+        out = (
+            network.get_image_features(pixel_values=images)
+            if inner is not settings
+            else network(pixel_values=images)
+        )
+        if seen:  # what the library's own classifier reads
+            return seen[-1].flatten(1)
+        if token:
+            return out.last_hidden_state[:, 0]
+        return out if isinstance(out, Tensor) else out.pooler_output.flatten(1)
 
     with tempfile.TemporaryDirectory() as folder:
         network.save_pretrained(folder)
@@ -169,7 +217,12 @@ def of_transformers(kind: str) -> Reference:
 
         state = load_file(Path(folder) / "model.safetensors")
     mean, std = (0.3, 0.4, 0.5), (0.2, 0.25, 0.3)
-    processor = {"size": {"height": size[0], "width": size[1]}, "image_mean": mean, "image_std": std, "rescale_factor": 1 / 255}
+    processor = {
+        "size": {"height": size[0], "width": size[1]},
+        "image_mean": mean,
+        "image_std": std,
+        "rescale_factor": 1 / 255,
+    }
     return Reference(state, features, mean, std, size, config, processor)
 
 
@@ -183,29 +236,39 @@ def architectures() -> list[tuple[str, str]]:
         from transformers.models.auto import modeling_auto
     except ImportError:
         return names
-    kinds = {*modeling_auto.MODEL_FOR_IMAGE_CLASSIFICATION_MAPPING_NAMES, *modeling_auto.MODEL_FOR_IMAGE_MAPPING_NAMES}
-    kinds -= {"timm_wrapper", "timm_backbone", "perceiver", "imagegpt"}  # no networks of their own, or not of pixels
+    kinds = {
+        *modeling_auto.MODEL_FOR_IMAGE_CLASSIFICATION_MAPPING_NAMES,
+        *modeling_auto.MODEL_FOR_IMAGE_MAPPING_NAMES,
+    }
+    kinds -= {
+        "timm_wrapper",
+        "timm_backbone",
+        "perceiver",
+        "imagegpt",
+    }  # no networks of their own, or not of pixels
     return names + [("transformers", kind) for kind in sorted(kinds)]
 
 
 REFERENCES = {"torchvision": of_torchvision, "timm": of_timm, "transformers": of_transformers}
 
 
-def sweep(library: str, name: str, largest: int, wrappings: tuple[str, ...] = tuple(WRAPPINGS)) -> Iterator[dict[str, Any]]:
+def sweep(
+    library: str, name: str, largest: int, wrappings: tuple[str, ...] = tuple(WRAPPINGS)
+) -> Iterator[dict[str, Any]]:
     """One architecture in every wrapping and container."""
     try:
-        reference = REFERENCES[library](name)
+        reference = REFERENCES[library](name, largest)
         numbers = sum(value.numel() for value in reference.state.values())
-        if numbers > largest:
-            yield {"library": library, "name": name, "outcome": "too large", "numbers": numbers}
-            return
         images = torch.rand(1, 3, *reference.size, generator=torch.Generator().manual_seed(1))
         mean, std = (torch.tensor(given).view(-1, 1, 1) for given in (reference.mean, reference.std))
         with torch.no_grad():
             expected = reference.features((images - mean) / std)
         if not isinstance(expected, Tensor) or not bool(expected.isfinite().all()):
             raise RuntimeError("its features are not finite numbers")
-    except Exception as error:  # noqa: BLE001  (whatever a library makes of its own default)
+    except TooLargeError as error:
+        yield {"library": library, "name": name, "outcome": "too large", "numbers": error.args[0]}
+        return
+    except Exception as error:
         text = (str(error).strip() or repr(error)).splitlines()[0][:200]
         yield {"library": library, "name": name, "outcome": "no reference", "message": text}
         return
@@ -219,9 +282,15 @@ def sweep(library: str, name: str, largest: int, wrappings: tuple[str, ...] = tu
                     known[key] = False
                 else:
                     projected = checkpoint.encoder.layers()[-2] == "projection" and library == "transformers"
-                    found = checkpoint.encoder.embedding(images) if projected else checkpoint.encoder.features(images)
+                    found = (
+                        checkpoint.encoder.embedding(images)
+                        if projected
+                        else checkpoint.encoder.features(images)
+                    )
                     same = found.shape == expected.shape
-                    known[key] = same and bool((found - expected).abs().max() <= TOLERANCE * expected.abs().max())
+                    known[key] = same and bool(
+                        (found - expected).abs().max() <= TOLERANCE * expected.abs().max()
+                    )
         return known[key]
 
     for wrapping in wrappings:
@@ -245,7 +314,9 @@ def write(reference: Reference, wrap: Callable[[State], Any], folder: Path, cont
     if container == "file":
         torch.save(wrapped, folder / "checkpoint.pth")
         return folder / "checkpoint.pth"
-    weights = next((wrapped[name] for name in ("state_dict", "model") if isinstance(wrapped.get(name), Mapping)), wrapped)
+    weights = next(
+        (wrapped[name] for name in ("state_dict", "model") if isinstance(wrapped.get(name), Mapping)), wrapped
+    )
     weights = {key: value.clone().contiguous() for key, value in weights.items()}
     save_file(weights, folder / "model.safetensors")
     (folder / "config.json").write_text(json.dumps(reference.config, default=str))
@@ -265,6 +336,10 @@ def judge(
         checkpoint = load_encoder(path)
     except (CheckpointError, ImportError) as error:
         said = str(error)
+        if (
+            library == "transformers" and path.is_file()
+        ):  # as the message says: the folder with its config.json
+            path, choice = write(reference, dict, path.parent, "folder") or path, {}
         try:
             helped = right(load_encoder(path, **choice))
         except (CheckpointError, ImportError) as again:
@@ -295,14 +370,18 @@ def summarise(files: list[Path]) -> str:
         lines += ["", f"{len(bad)} cases of {len(names)} architectures: {outcome}"] if bad else []
         for library, name in names[:60]:
             first = next(case for case in bad if (case["library"], case["name"]) == (library, name))
-            lines.append(f"- {library}/{name}, {first['wrapping']}, {first['container']}: {first['message'][:240]}")
+            lines.append(
+                f"- {library}/{name}, {first['wrapping']}, {first['container']}: {first['message'][:240]}"
+            )
     slow = max((case.get("seconds", 0) for case in cases), default=0)
     return "\n".join([*lines, "", f"{len(cases)} cases, the slowest {slow} s"])
 
 
 def main() -> None:
     """Run a shard, or summarise."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--shard", default="1/1", help="i/n: every n-th architecture, from the i-th")
     parser.add_argument("--out", type=Path, help="file of JSON lines; architectures in it are skipped")
     parser.add_argument("--largest", type=int, default=150_000_000, help="parameters (default 150 million)")
@@ -316,10 +395,16 @@ def main() -> None:
     number, total = map(int, options.shard.split("/"))
     chosen = architectures()
     if options.only:
-        chosen = [(a, b) for a, b in chosen if Path(f"{a}/{b}").match(options.only if "/" in options.only else f"{options.only}/*")]
+        chosen = [
+            (a, b)
+            for a, b in chosen
+            if Path(f"{a}/{b}").match(options.only if "/" in options.only else f"{options.only}/*")
+        ]
     done = set()
     if options.out and options.out.exists():
-        done = {(case["library"], case["name"]) for case in map(json.loads, options.out.read_text().splitlines())}
+        done = {
+            (case["library"], case["name"]) for case in map(json.loads, options.out.read_text().splitlines())
+        }
     for library, name in chosen[number - 1 :: total]:
         if (library, name) in done:
             continue
@@ -329,7 +414,10 @@ def main() -> None:
             with options.out.open("a") as file:
                 file.write(lines)
         told = Counter(case["outcome"] for case in cases)
-        print(f"{library}/{name}: {', '.join(f'{count} {outcome}' for outcome, count in told.items())}", file=sys.stderr)
+        print(
+            f"{library}/{name}: {', '.join(f'{count} {outcome}' for outcome, count in told.items())}",
+            file=sys.stderr,
+        )
 
 
 if __name__ == "__main__":

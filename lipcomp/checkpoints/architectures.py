@@ -160,7 +160,14 @@ def _timm(name: str, channels: int, told: Mapping[str, Any]) -> Backbone:
             f"arch {name!r}: timm does not build it with {_few(options)} ({str(error).splitlines()[0]}); leave "
             f"--image-size out, or build it with --factory package.module:function"
         ) from error
-    config = network.pretrained_cfg
+    features = told.get("num_features", getattr(network, "num_features", None))
+    if features != getattr(network, "num_features", features):
+        raise CheckpointError(
+            f"arch {name!r}: the folder says num_features {features}, timm builds it with "
+            f"{network.num_features}; its "
+            f"config.json lacks the model_args that it was built with; use --factory package.module:function"
+        )
+    config: Any = network.pretrained_cfg
     classifier = config.get("classifier") or ("head", "fc")
     return Backbone(
         f"timm/{name}",
@@ -218,7 +225,9 @@ def infer_backbone(state: State, conventions: Mapping[str, Any]) -> Backbone:
     some = ", ".join(f"{key} {tuple(value.shape)}" for key, value in list(state.items())[:4])
     raise CheckpointError(
         f"the architecture is not one that can be read off its weights (they begin {some}); name it with --arch "
-        f"(resnet50, vit_small_patch16_224, any name of torchvision or timm) or build it with --factory"
+        f"(resnet50, vit_small_patch16_224, any name of torchvision or timm), give the folder with its "
+        f"config.json, or "
+        f"build it with --factory package.module:function"
     )
 
 

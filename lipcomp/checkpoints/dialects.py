@@ -81,6 +81,7 @@ TRANSFORMERS = Dialect(
         (r"encoder\.layer\.(\d+)\.layer_scale([12])\.lambda1", r"blocks.\1.ls\2.gamma"),
         (r"layernorm\.(\w+)", r"norm.\1"),
     ),
+    conventions={"configured": True},
 )
 CLIP = Dialect(
     "transformers' CLIP",
@@ -97,7 +98,7 @@ CLIP = Dialect(
         (r"post_layernorm\.(\w+)", r"norm.\1"),
     ),
     "visual_projection.weight",
-    {"layer_norm_eps": 1e-5},
+    {"layer_norm_eps": 1e-5, "configured": True},
 )
 OPENCLIP = Dialect(
     "OpenCLIP",
@@ -187,6 +188,8 @@ def translate(state: Mapping[str, Tensor], dialect: Dialect, prefix: str) -> Tra
     for first in [name for name in weights if APART.fullmatch(name)]:
         place, part, kind = first.rsplit(".", 2)
         names = [f"{place}.{other}.{kind}" for other in PARTS[part]]
+        if kind == "bias" and names[1] not in weights and names[2] in weights:
+            continue  # BEiT's keys have no bias; its network is another
         if not all(name in weights and weights[name].ndim == weights[first].ndim for name in names):
             raise CheckpointError(f"the {dialect.name} weights have {first} without its key and value")
         weights[f"{place}.qkv.{kind}"] = torch.cat([weights.pop(name) for name in names])

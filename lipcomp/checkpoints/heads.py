@@ -54,7 +54,8 @@ def build_head(state: State, in_features: int, name: str, activation: str = "rel
         parts.setdefault(int(match[1]), {})[match[2]] = value
     if min(parts, default=0) > 0:
         raise CheckpointError(
-            f"ambiguous: the {name} begins at number {min(parts)}, and what stands before (an activation, a dropout or nothing) "
+            f"ambiguous: the {name} begins at number {min(parts)}, and what stands before (an activation, a "
+            f"dropout or nothing) "
             f'is not in the file; load the backbone alone with --head none (head="none"), or build it with --factory'
         )
     modules: list[nn.Module] = []

@@ -65,7 +65,8 @@ def weight_files(folder: Path) -> list[Path]:
                 )
             return [folder / shard for shard in shards]
     raise CheckpointError(
-        f"folder {str(folder)!r} has neither {' nor '.join(WEIGHTS)}, nor a TensorFlow checkpoint; give the checkpoint "
+        f"folder {str(folder)!r} has neither {' nor '.join(WEIGHTS)}, nor a TensorFlow checkpoint; give the "
+        f"checkpoint "
         f"file itself, or the folder that save_pretrained wrote"
     )
 

@@ -4,11 +4,11 @@ The index is a table shipped beside this module, one line per architecture:
 
     digest of names and shapes   digest of the function   library/name   classifier
 
-The first digest is over the sorted names and shapes of the network without its classifier; the classifier's places are
-listed, so that they can be left out of a file before it is looked up. The second digest is over everything that can change the
+The first digest is over the sorted names and shapes of the network without its classifier, whose places are listed,
+so that they can be left out of a file before it is looked up. The second is over everything that can change the
 output at equal weights: classes, plain attributes, fixed buffers. Two architectures with equal names and shapes and
-different functions (``efficientnet_b0`` pads like PyTorch, ``tf_efficientnet_b0`` like TensorFlow) cannot be told apart by a
-file, and the caller has to name one.
+different functions (``efficientnet_b0`` pads like PyTorch, ``tf_efficientnet_b0`` like TensorFlow) cannot be told
+apart by a file, and the caller has to name one.
 
 ``python -m lipcomp.checkpoints.index`` writes the table anew from the installed libraries (two minutes).
 """
@@ -115,7 +115,7 @@ def entries() -> tuple[Mapping[str, list[Entry]], tuple[tuple[str, ...], ...]]:
 def lookup(state: Mapping[str, Tensor]) -> list[Entry]:
     """The architectures whose names and shapes, classifier aside, these are; [] if none is known."""
     table, places = entries()
-    shapes = {name: tuple(value.shape) for name, value in state.items()}
+    shapes = {name: tuple(value.shape) for name, value in state.items() if not is_loose(name, value)}
     found: dict[str, Entry] = {}
     for place in ((), *places):
         prefixes = tuple(f"{part}." for part in place)
@@ -127,12 +127,16 @@ def lookup(state: Mapping[str, Tensor]) -> list[Entry]:
     return list(found.values())
 
 
-def known_functions(found: Iterable[Entry]) -> dict[str, list[str]]:
-    """Names by what they compute."""
-    groups: dict[str, list[str]] = {}
-    for entry in found:
-        groups.setdefault(entry.function, []).append(entry.name)
-    return groups
+def is_loose(name: str, value: Tensor) -> bool:
+    """Whether a tensor is a number beside the weights: best_acc1, n_averaged, an epoch."""
+    return "." not in name and value.numel() <= 1
+
+
+@functools.cache
+def classifier_of(name: str) -> tuple[str, ...]:
+    """Where an architecture's classifier stands, by the table."""
+    table, _ = entries()
+    return next((entry.classifier for found in table.values() for entry in found if entry.name == name), ())
 
 
 def write(names: Iterable[str]) -> Iterator[str]:
@@ -165,7 +169,8 @@ def main() -> None:
     names = [f"torchvision/{name}" for name in torchvision.models.list_models(torchvision.models)]
     names += [f"timm/{name}" for name in timm.list_models()]
     lines = sorted(write(names))
-    head = f"# timm {timm.__version__}, torchvision {torchvision.__version__.partition('+')[0]}; python -m lipcomp.checkpoints.index"
+    vision = torchvision.__version__.partition("+")[0]
+    head = f"# timm {timm.__version__}, torchvision {vision}; python -m lipcomp.checkpoints.index"
     TABLE.write_text("\n".join([head, *lines]) + "\n")
 
 

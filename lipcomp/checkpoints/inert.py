@@ -47,7 +47,8 @@ OTHERS = {
     "torch._utils._rebuild_nested_tensor": "nested tensors",
     "torch._tensor._rebuild_from_type_v2": "tensors of a class of their own",
     "torch.distributed.tensor.DTensor": "parts of tensors of a distributed run; save the full state dict",
-    "torch.distributed._shard.sharded_tensor.api.ShardedTensor": "parts of tensors of a distributed run; save the full "
+    "torch.distributed._shard.sharded_tensor.api.ShardedTensor": "parts of tensors of a distributed run; "
+    "save the full "
     "state dict",
 }
 STORAGE = re.compile(r"torch\.(?:storage\.)?(?:cuda\.)?(\w+)Storage")
@@ -239,7 +240,8 @@ class _Machine:
                 stack.append(argument)
             case _:
                 raise CheckpointError(
-                    f"{self.what} uses the pickle instruction {name}, which no file of torch.save has; it is not loaded"
+                    f"{self.what} uses the pickle instruction {name}, which no file of torch.save has; it "
+                    f"is not loaded"
                 )
 
     def _set(self, target: Any, key: Any, value: Any) -> None:
@@ -260,8 +262,10 @@ class _Machine:
             raise CheckpointError(f"{self.what} holds {OTHERS[path]}; it has no weights that can be read")
         if not known and not HARMLESS.fullmatch(path):
             raise CheckpointError(
-                f"{self.what} asks for {path}, which is code and not weights: loading it could run anything, so it is "
-                f"not loaded, and no option changes that. If you trust the file, load it where it was written and save "
+                f"{self.what} asks for {path}, which is code and not weights: loading it could run "
+                f"anything, so it is "
+                f"not loaded, and no option changes that. If you trust the file, load it where it was "
+                f"written and save "
                 f"the weights alone: torch.save(model.state_dict(), ...) or safetensors"
             )
         self.names.add(path)

@@ -65,7 +65,8 @@ def _flat(sizes: Any) -> list[Any]:
 def _too_large(budget: Budget, what: str) -> CheckpointError:
     return CheckpointError(
         f"the named architecture has {what}, far more than the checkpoint holds (the limit for it is "
-        f"{budget.numbers} numbers in {budget.parts} parts); it is another network, or the file is damaged or made to harm"
+        f"{budget.numbers} numbers in {budget.parts} parts); it is another network, or the file is damaged "
+        f"or made to harm"
     )
 
 
@@ -105,7 +106,7 @@ def lean(budget: Budget, *, empty: bool = True) -> Iterator[None]:
         count(0)
 
     handles = (
-        hooks.register_module_parameter_registration_hook(parameter),
+        hooks.register_module_parameter_registration_hook(parameter),  # type: ignore[arg-type]
         hooks.register_module_buffer_registration_hook(buffer),
         hooks.register_module_module_registration_hook(child),
     )

@@ -25,6 +25,7 @@ from lipcomp.checkpoints.backbone import Backbone
 from lipcomp.checkpoints.errors import CheckpointError
 from lipcomp.checkpoints.formats import NAMES
 from lipcomp.checkpoints.heads import build_head
+from lipcomp.checkpoints.index import classifier_of
 from lipcomp.checkpoints.lean import Budget, check_numbers, fill
 from lipcomp.checkpoints.native import HEADER_KEY, Checkpoint, Metadata, load_checkpoint
 from lipcomp.checkpoints.preprocessing import Inputs, convention
@@ -116,7 +117,7 @@ def _refuse_options(options: Mapping[str, Any], source: Source) -> None:
     given = [f"--{name.replace('_', '-')}" for name, value in options.items() if value is not None]
     if given:
         raise CheckpointError(
-            f"checkpoint {str(source.path)!r} is lipcomp's own and says all of this itself; leave {', '.join(given)} out"
+            f"checkpoint {str(source.path)!r} is lipcomp's own and says this itself; leave {', '.join(given)} out"
         )
 
 
@@ -206,7 +207,8 @@ def _from_transformers(
     known = source.preprocessing
     if known is None and (mean is None or std is None):
         raise CheckpointError(
-            f"ambiguous: folder {str(source.path)!r} has no preprocessor_config.json, which would say its normalisation; "
+            f"ambiguous: folder {str(source.path)!r} has no preprocessor_config.json, which would say its "
+            f"normalisation; "
             f"pass --mean and --std"
         )
     known = known or convention(channels, (native[0], native[1]), (0.0,), (1.0,), "")
@@ -273,7 +275,7 @@ def _fit(
     """
     wanted = {name: tuple(value.shape) for name, value in backbone.network.state_dict().items()}
     spare = (
-        *(f"{place}." for place in backbone.classifier),
+        *(f"{place}." for place in (*backbone.classifier, *classifier_of(backbone.name))),
         "fc.",
         "linear.",
         "head.",
@@ -366,7 +368,8 @@ def _inputs(
                 for (m, s), name in backbone.normalisations.items()
             )
             raise CheckpointError(
-                f"ambiguous: the weights fit {backbone.name}, whose images are normalised with {several}; pass --mean and "
+                f"ambiguous: the weights fit {backbone.name}, whose images are normalised with {several}; "
+                f"pass --mean and "
                 f"--std, or --arch with one of these names"
             )
     if known is None:

@@ -46,7 +46,7 @@ def to_common(keys: Iterable[str]) -> tuple[Renamed, dict[str, Any]]:
 
 
 def _vit(keys: list[str]) -> Renamed:
-    """DINOv2's chunks of blocks and its gated MLP; DeiT-III's layer scale (BEiT, CaiT and XCiT call theirs so for good)."""
+    """DINOv2's chunks of blocks and its gated MLP; DeiT-III's layer scale (BEiT, CaiT and XCiT keep that name)."""
     chunked = any(re.match(r"blocks\.\d+\.\d+\.norm1\.", key) for key in keys)
     plain = not any(
         re.search(r"blocks_token_only|q_bias|relative_position|gamma3|local_mp", key) for key in keys

@@ -62,8 +62,8 @@ class Checkpoint:
 
     A foreign one (:func:`lipcomp.load_encoder`) also says what format it was recognised as, what became of every
     key, how images are prepared for it, and what its weights do not show of the network (a stem's padding, a ViT's
-    heads), and which of the networks in the file it is (``branch`` and ``place``); its metadata are empty, since its file
-    does not hold any.
+    heads), and which of the networks in the file it is (``branch`` and ``place``); its metadata are empty, since its
+    file does not hold any.
     """
 
     encoder: Encoder
@@ -241,7 +241,8 @@ def _parse(header: str, path: Path) -> tuple[EncoderSpec, Metadata]:
         raise CheckpointError(f"checkpoint {str(path)!r} has damaged metadata ({error!r})") from error
     if version != FORMAT:
         raise CheckpointError(
-            f"checkpoint {str(path)!r} has format {version!r}, this lipcomp reads {FORMAT}; upgrade lipcomp to read it"
+            f"checkpoint {str(path)!r} has format {version!r}, this lipcomp reads {FORMAT}; upgrade lipcomp "
+            f"to read it"
         )
     try:
         return EncoderSpec.from_dict(fields.pop("encoder")), Metadata(**fields)

@@ -8,16 +8,20 @@ imported as any other; the checkpoint beside it is still only read as data.
 import hashlib
 import importlib
 import os
+import re
 import sys
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import torch
 from torch import nn
 
 from lipcomp.checkpoints.errors import CheckpointError
+from lipcomp.checkpoints.lean import check_numbers
+from lipcomp.checkpoints.names import without_wrappers
 from lipcomp.checkpoints.native import Checkpoint, Metadata
-from lipcomp.checkpoints.recognise import all_tensors, unwrap
+from lipcomp.checkpoints.recognise import all_tensors, branch_of, choose, unwrap
 from lipcomp.checkpoints.report import KeyReport
 from lipcomp.checkpoints.sources import Source, State, open_source
 from lipcomp.encoders import Encoder, Tap, wrap
@@ -66,6 +70,7 @@ def load_own(
     std: Sequence[float] | None = None,
     image_size: Sequence[int] | None = None,
     name: str | None = None,
+    branch: str | None = None,
 ) -> Checkpoint:
     """A network with the weights of a checkpoint, or with its own if there is none, as an encoder.
 
@@ -80,6 +85,8 @@ def load_own(
         (height, width) or (channels, height, width); channels are otherwise those of the first convolution, or 3.
     name
         What records call a network without a checkpoint.
+    branch
+        Which of several places in the checkpoint: "online", "momentum", or the place or prefix itself.
 
     Raises
     ------
@@ -96,13 +103,15 @@ def load_own(
     report, digest = None, _hash_of(inner)
     if path is not None:
         source = open_source(path)
-        report, digest = load_into(inner, source), source.sha256
+        report, digest = load_into(inner, source, branch), source.sha256
     if isinstance(network, Encoder):
         encoder = network
     else:
         encoder = wrap(
             network, mean or (0.0,), std or (1.0,), None, _image_shape(network, image_size or (224,))
         )
+    if notes := _of_logits(encoder):
+        report = replace(report or KeyReport(), notes=(*(report.notes if report else ()), *notes))
     where = Path(path) if path is not None else Path(name or type(network).__name__)
     return Checkpoint(encoder.eval(), Metadata(), digest, where, "own", report)
 
@@ -114,44 +123,65 @@ def _image_shape(network: nn.Module, size: Sequence[int]) -> tuple[int, ...]:
     return (3 if first is None else first.in_channels, size[0], size[-1])
 
 
-def load_into(network: nn.Module, source: Source) -> KeyReport:
+def load_into(network: nn.Module, source: Source, branch: str | None = None) -> KeyReport:
     """Load a network's weights from wherever they are in a checkpoint.
 
     Raises
     ------
     CheckpointError
-        With the first names or shapes that disagree.
+        With the first names or shapes that disagree, or the places if the weights are there several times.
     """
-    wanted = {key: tuple(value.shape) for key, value in network.state_dict().items()}
+    theirs = without_wrappers(network.state_dict())  # a network may be wrapped as its checkpoint is, or not
+    wanted = {name: tuple(network.state_dict()[key].shape) for name, key in theirs.items()}
     if not wanted:
         return KeyReport(
             ignored={name: "the network has no weights" for name, _, _ in all_tensors(source.tree)}
         )
-    best: tuple[list[str], State, dict[str, str]] | None = None
-    for _, state in source.states():
+    first, found = next(iter(wanted)), []
+    for place, state in source.states():
         plain, origin = unwrap(state)
-        first = next(iter(wanted))
         prefixes = {key.removesuffix(first) for key in plain if key == first or key.endswith(f".{first}")}
-        for prefix in sorted(prefixes, key=len):
-            disagree = _disagreements(wanted, plain, prefix)
-            if best is None or len(disagree) < len(best[0]):
-                found = {key: plain[prefix + key] for key in wanted if prefix + key in plain}
-                best = disagree, found, {origin[prefix + key]: key for key in found}
-    if best is None:
+        for prefix in sorted(prefixes):
+            label = ".".join((*place, prefix.removesuffix("."))).strip(".")
+            found.append((_disagreements(wanted, plain, prefix), label, prefix, plain, origin))
+    if not found:
         raise CheckpointError(
-            f"checkpoint {str(source.path)!r} does not hold the network's weights: it has no key that ends in "
-            f"{next(iter(wanted))!r}"
+            f"checkpoint {str(source.path)!r} does not hold the network's weights: it has no key that ends "
+            f"in {first!r}"
         )
-    disagree, found, used = best
+    disagree = min((entry[0] for entry in found), key=len)
     if disagree:
         more = f"; and {len(disagree) - SHOWN} more" if len(disagree) > SHOWN else ""
         raise CheckpointError(
             f"checkpoint {str(source.path)!r} does not fit the network: {'; '.join(disagree[:SHOWN])}{more}"
         )
-    network.load_state_dict(found, strict=False)
-    mine = {id(value) for value in found.values()}
+    fitting = [entry for entry in found if not entry[0]]
+    labels = [entry[1] for entry in fitting]
+    number, note = choose(labels, [branch_of(label) for label in labels], branch, source.path)
+    _, _, prefix, plain, origin = fitting[number]
+    weights = {name: plain[prefix + name] for name in wanted if prefix + name in plain}
+    check_numbers(weights, source.path)
+    network.load_state_dict({theirs[name]: value for name, value in weights.items()}, strict=False)
+    mine = {id(value) for value in weights.values()}
     ignored = {name: why for name, value, why in all_tensors(source.tree) if id(value) not in mine}
-    return KeyReport(used, ignored, tuple(key for key in wanted if key not in found))
+    used = {origin[prefix + name]: theirs[name] for name in weights}
+    return KeyReport(used, ignored, tuple(theirs[name] for name in wanted if name not in weights), note)
+
+
+def _of_logits(encoder: Encoder) -> tuple[str, ...]:
+    """A note where the measured layer looks like a classifier's logits."""
+    network = encoder.backbone.network if isinstance(encoder.backbone, Tap) else encoder.backbone
+    linears = [(name, module) for name, module in network.named_modules() if isinstance(module, nn.Linear)]
+    if getattr(encoder.backbone, "layer", None) is not None or not linears:
+        return ()
+    name, last = linears[-1]
+    if not re.search(r"(^|\.)(fc|head|classifier|linear|logits)\w*(\.\d+)?$", name):
+        return ()
+    return (
+        f"latent: the output of {name}, {last.out_features} numbers: by its name a classifier's logits, not "
+        f"features; "
+        f"wrap the network with layer= to measure an earlier layer",
+    )
 
 
 def _disagreements(wanted: dict[str, tuple[int, ...]], state: State, prefix: str) -> list[str]:

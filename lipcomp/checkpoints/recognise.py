@@ -1,8 +1,9 @@
 """Say whose checkpoint it is, and which of its keys are backbone, projector and predictor."""
 
 import re
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from pathlib import Path
 from typing import Any
 
 from torch import Tensor
@@ -19,6 +20,7 @@ from lipcomp.checkpoints.formats import (
     prefix_pattern,
     reason,
 )
+from lipcomp.checkpoints.index import is_loose
 from lipcomp.checkpoints.names import (
     find_prefixes,
     join_heads,
@@ -145,7 +147,9 @@ def recognise(
     told = f"is not of format {name!r}" if forced else "is of no known format"
     raise CheckpointError(
         f"checkpoint {str(source.path)!r} {told}: it has {some}. Name the format with --format "
-        f"({', '.join(NAMES)}), or build its network with --factory package.module:function"
+        f"({', '.join(NAMES)}), or the network with --arch; give the folder with its config.json if "
+        f"transformers or timm "
+        f"wrote it; or build its network with --factory package.module:function"
     )
 
 
@@ -181,7 +185,7 @@ def _options(
         if found is not None:
             found.place, found.label = place, ".".join((*place, prefix.removesuffix(".")))
             found.label = found.label.strip(".")
-            found.branch = "momentum" if FOLLOWERS.fullmatch(found.label) else "online"
+            found.branch = branch_of(found.label)
             yield found
 
 
@@ -219,7 +223,7 @@ def _translated(
     label = ".".join((*place, prefix.removesuffix("."))).strip(".")
     return Recognised(
         replace(HUGGINGFACE, name=dialect.format),
-        "momentum" if FOLLOWERS.fullmatch(label) else "online",
+        branch_of(label),
         place,
         everything,
         sources,
@@ -232,36 +236,62 @@ def _translated(
 
 
 def _choose(options: list[Recognised], branch: str | None, source: Source) -> Recognised:
-    """The network that is meant, with a note where the file holds others.
+    """The network that is meant, with a note where the file holds others."""
+    labels = [option.label for option in options]
+    number, note = choose(labels, [option.branch for option in options], branch, source.path)
+    options[number].notes = (*options[number].notes, *note)
+    return options[number]
+
+
+def choose(
+    labels: Sequence[str], branches: Sequence[str], branch: str | None, path: Path
+) -> tuple[int, tuple[str, ...]]:
+    """Which of several networks is meant, and a note that names the others.
+
+    Parameters
+    ----------
+    labels
+        Where each stands in the file; "" is the top.
+    branches
+        "online" or "momentum" of each.
+    branch
+        What the caller asked for: one of the two, or a label, or its last part.
+    path
+        For messages.
 
     Raises
     ------
     CheckpointError
-        If several could be meant, or the branch is not there.
+        If several could be meant, or none is.
     """
-    labels = [option.label or "the top" for option in options]
-    if branch is not None:
-        chosen = [option for option in options if option.branch == branch]
-        if branch not in BRANCHES:
-            chosen = [option for option in options if branch in (option.label, option.label.split(".")[-1])]
-        if not chosen:
-            raise CheckpointError(
-                f"branch {branch!r} is not in checkpoint {str(source.path)!r}, which holds the networks at "
-                f"{', '.join(labels)}; leave --branch out or name one"
-            )
+    names = [label or "the top" for label in labels]
+    everything = range(len(labels))
+    if branch is None:
+        chosen = [i for i in everything if EVALUATED.fullmatch(labels[i])]
+        chosen = chosen or [i for i in everything if branches[i] == "online"] or [*everything]
+    elif branch in BRANCHES:
+        chosen = [i for i in everything if branches[i] == branch]
     else:
-        chosen = [option for option in options if EVALUATED.fullmatch(".".join(option.place))]
-        chosen = chosen or [option for option in options if option.branch == "online"] or options
-    if len(chosen) > 1:
-        names = " or ".join(option.label or "the top" for option in chosen)
+        chosen = [i for i in everything if branch in (names[i], labels[i].split(".")[-1])]
+    if not chosen:
         raise CheckpointError(
-            f"ambiguous: checkpoint {str(source.path)!r} holds the networks {names}; pass --branch with one of these"
+            f"branch {branch!r} is not in checkpoint {str(path)!r}, which has {', '.join(names)}; leave "
+            f"--branch out or "
+            f"name one"
         )
-    others = [option.label or "the top" for option in options if option is not chosen[0]]
-    if others and branch is None:
-        note = f"took {chosen[0].label or 'the top'} ({chosen[0].branch}); the file also holds {', '.join(others)}: --branch"
-        chosen[0].notes = (*chosen[0].notes, note)
-    return chosen[0]
+    if len(chosen) > 1:
+        several = " or ".join(names[i] for i in chosen)
+        raise CheckpointError(
+            f"ambiguous: checkpoint {str(path)!r} holds the networks {several}; pass --branch with one of these"
+        )
+    others = [name for i, name in enumerate(names) if i != chosen[0]]
+    note = f"took {names[chosen[0]]} ({branches[chosen[0]]}); the file also holds {', '.join(others)}: see --branch"
+    return chosen[0], (note,) if others else ()
+
+
+def branch_of(label: str) -> str:
+    """Whether a network at that place is a moving average."""
+    return "momentum" if FOLLOWERS.fullmatch(label) else "online"
 
 
 def unwrap(state: State) -> tuple[State, dict[str, str]]:
@@ -274,10 +304,12 @@ def split(
     row: Format, state: State, origin: Mapping[str, tuple[str, ...]], branch: str | None
 ) -> Recognised | None:
     """The parts of a state by a row of the table; None if the backbone's prefix does not occur."""
-    chosen, notes = branch or row.usual(state), ()
+    chosen = branch or row.usual(state)
+    notes: tuple[str, ...] = ()
     if chosen not in row.branches:
         raise CheckpointError(
-            f"branch {chosen!r}: a {row.name} checkpoint has {', '.join(row.branches)}; leave --branch out or name one"
+            f"branch {chosen!r}: a {row.name} checkpoint has {', '.join(row.branches)}; leave --branch out "
+            f"or name one"
         )
     taken: set[str] = set()
 
@@ -310,7 +342,7 @@ def split(
         backbone = {
             name: key
             for name, key in backbone.items()
-            if not re.match(r"prototypes|queue|projection_head", name)
+            if not re.match(r"prototypes|queue|projection_head", name) and not is_loose(name, state[key])
         }
     if branch is None and len(row.branches) > 1:
         other = next(name for name in row.branches if name != chosen)

@@ -150,7 +150,8 @@ def _file(path: Path) -> tuple[Tree, dict[str, str] | None]:
             AttributeError,
         ) as error:
             raise CheckpointError(
-                f"checkpoint {str(path)!r} cannot be read as safetensors ({error}); it is damaged or of another format"
+                f"checkpoint {str(path)!r} cannot be read as safetensors ({error}); it is damaged or of "
+                f"another format"
             ) from error
     return read_torch(path), None
 

@@ -80,7 +80,8 @@ class Bundle:
         ]
         if missing or not 1 <= self.shards <= 1000:
             raise CheckpointError(
-                f"{self.what} has {self.shards} shards and {missing[0].name if missing else 'too many'} is not there; "
+                f"{self.what} has {self.shards} shards and {missing[0].name if missing else 'too many'} is "
+                f"not there; "
                 f"put index and shards into one folder"
             )
 

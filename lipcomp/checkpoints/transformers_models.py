@@ -93,7 +93,8 @@ def build_tower(config: Mapping[str, Any], weights: Mapping[str, Tensor]) -> Tow
         ) from error
     if kind not in configuration_auto.CONFIG_MAPPING:
         raise CheckpointError(
-            f"the folder holds a transformers model of type {kind!r}, which transformers {transformers.__version__} does "
+            f"the folder holds a transformers model of type {kind!r}, which transformers "
+            f"{transformers.__version__} does "
             f"not know; install a version that does, {HELP}"
         )
     settings = configuration_auto.CONFIG_MAPPING[kind].from_dict(dict(config))
@@ -101,18 +102,16 @@ def build_tower(config: Mapping[str, Any], weights: Mapping[str, Tensor]) -> Tow
     shape = _image_shape(vision)
     if vision is not settings or kind.endswith("_vision_model"):
         return _pair(kind, vision, weights, shape, modeling_auto, transformers)
-    body = modeling_auto.MODEL_MAPPING.get(type(settings))
-    classes = (
-        []
-        if body is None or isinstance(body, tuple)
-        else [(body, "last_hidden_state" if kind in TOKEN else "pooler_output")]
-    )
-    classifier = modeling_auto.MODEL_FOR_IMAGE_CLASSIFICATION_MAPPING.get(type(settings))
-    classes += [] if classifier is None or isinstance(classifier, tuple) else [(classifier, "logits")]
-    reasons = []
+    body = modeling_auto.MODEL_MAPPING.get(type(settings), None)
+    classifier = modeling_auto.MODEL_FOR_IMAGE_CLASSIFICATION_MAPPING.get(type(settings), None)
+    classes = ((body, "last_hidden_state" if kind in TOKEN else "pooler_output"), (classifier, "logits"))
+    reasons: list[str] = []
     for model, field in classes:
+        if model is None or isinstance(model, tuple):
+            continue
         found, unused, reason = _load(model, settings, weights, field)
-        if found is not None and (reason := _trial(found, field, shape)) is None:
+        reason = reason if found is None else _trial(found, field, shape)
+        if found is not None and not reason:
             note = {"last_hidden_state": "the class token", "logits": "what its classifier reads"}.get(
                 field, field
             )
@@ -127,7 +126,8 @@ def build_tower(config: Mapping[str, Any], weights: Mapping[str, Tensor]) -> Tow
         reasons.append(f"{model.__name__}: {reason}")
     told = "; ".join(reasons) or "it has no model that takes images"
     raise CheckpointError(
-        f"the folder's transformers model of type {kind!r} gives no features of images ({told}); wrap it in Python, {HELP}"
+        f"the folder's transformers model of type {kind!r} gives no features of images ({told}); wrap it in "
+        f"Python, {HELP}"
     )
 
 
@@ -146,7 +146,8 @@ def _pair(
     )
     if model is None:
         raise CheckpointError(
-            f"the folder's transformers model of type {kind!r} has no vision model of its own; wrap it in Python, {HELP}"
+            f"the folder's transformers model of type {kind!r} has no vision model of its own; wrap it in "
+            f"Python, {HELP}"
         )
     found, unused, reason = _load(model, vision, weights, "pooler_output")
     if found is None and hasattr(transformers, f"{name}VisionModel"):
@@ -154,8 +155,8 @@ def _pair(
         found, unused, reason = _load(model, vision, weights, "pooler_output")
     if found is None:
         raise CheckpointError(f"the folder's {model.__name__}: {reason}; wrap it in Python, {HELP}")
-    projection = getattr(found, "visual_projection", None)
-    tower = found.vision_model if projection is not None else found
+    projection: Any = getattr(found, "visual_projection", None)
+    tower: Any = found.vision_model if projection is not None else found
     if reason := _trial(tower, "pooler_output", shape):
         raise CheckpointError(f"the folder's {model.__name__}: {reason}; wrap it in Python, {HELP}")
     head = None if projection is None else nn.Sequential(projection)
@@ -209,8 +210,8 @@ def _load(
     return found.eval(), frozenset(told["unexpected_keys"]), ""
 
 
-def _trial(model: nn.Module, field: str, shape: tuple[int, int, int]) -> str | None:
-    """Why the model does not give features of an image; None if it does."""
+def _trial(model: nn.Module, field: str, shape: tuple[int, int, int]) -> str:
+    """Why the model does not give features of an image; "" if it does."""
     try:
         with torch.no_grad():
             out = model(pixel_values=torch.zeros(1, *shape))
@@ -221,7 +222,7 @@ def _trial(model: nn.Module, field: str, shape: tuple[int, int, int]) -> str | N
         return f"its output has no {field}"
     if field != "last_hidden_state" and value.flatten(1).shape[1] != value.shape[1]:
         return f"its {field} has shape {tuple(value.shape)}"
-    return None
+    return ""
 
 
 def _image_shape(settings: Any) -> tuple[int, int, int]:

@@ -18,6 +18,8 @@ from torch.nn import functional
 from lipcomp.checkpoints.backbone import Backbone, State, import_timm
 from lipcomp.checkpoints.errors import CheckpointError
 
+USUAL = (192, 384, 768, 1024)  # widths whose heads have 64 features in every library
+
 
 def prepare_vit(state: dict[str, Tensor]) -> dict[str, Tensor]:
     """DINOv2's names and habits in timm's: register tokens, and no position for the class token beside them."""
@@ -59,8 +61,9 @@ def read_vit(state: State, conventions: Mapping[str, Any]) -> Backbone | None:
     side = math.isqrt(max(positions.shape[1] - prefix, 0))
     if side * side + prefix != positions.shape[1]:
         raise CheckpointError(
-            f"the ViT has {positions.shape[1]} positions, which make up no square image; name its "
-            f"architecture with --arch"
+            f"the ViT has {positions.shape[1]} positions, which make up no square image (a distilled one "
+            f"has a token more); "
+            f"name its architecture with --arch, or give the folder with its config.json"
         )
     size = conventions.get("image_size") or (side * int(patch.shape[2]), side * int(patch.shape[3]))
     if size[0] % patch.shape[2] or size[1] % patch.shape[3]:
@@ -70,6 +73,12 @@ def read_vit(state: State, conventions: Mapping[str, Any]) -> Backbone | None:
     heads = conventions.get("heads")
     heads = heads.get(width) if isinstance(heads, Mapping) else heads
     known = heads is not None
+    if not known and conventions.get("configured") and width not in USUAL:
+        raise CheckpointError(
+            f"ambiguous: a ViT of width {width} may have {max(1, width // 64)} heads of 64 or others, which "
+            f"its config.json "
+            f"says; give the folder in which both lie, or pass --arch"
+        )
     heads = int(heads or max(1, width // 64))
     if width % heads:
         raise CheckpointError(
@@ -113,7 +122,9 @@ def read_vit(state: State, conventions: Mapping[str, Any]) -> Backbone | None:
         if isinstance(module, nn.LayerNorm):
             module.eps = epsilon
     told = (f"{heads} heads of {width // heads}", f"layer norms with epsilon {epsilon:g}", "GELU")
-    notes = () if known else (f"assumed, since a ViT's weights do not say it: {', '.join(told)}",)
+    notes: tuple[str, ...] = (
+        () if known else (f"assumed, since a ViT's weights do not say it: {', '.join(told)}",)
+    )
     notes += (f"pooled by {'the class token' if pool == 'token' else 'the mean over patches'}",)
     name = f"vit_{width}x{len(network.blocks)}_patch{patch.shape[2]}"
     return Backbone(name, network, ("head", "head_dist"), None, size, notes)
@@ -132,7 +143,8 @@ def resize_positions(network: nn.Module, state: dict[str, Tensor], antialias: bo
     side = math.isqrt(max(have.shape[1] - prefix, 0))
     if math.prod(grid) > 64 * max(have.shape[1], 256):
         raise CheckpointError(
-            f"images of {grid[0]} x {grid[1]} patches need a position table 64 times the file's {side} x {side}; give a "
+            f"images of {grid[0]} x {grid[1]} patches need a position table 64 times the file's {side} x "
+            f"{side}; give a "
             f"smaller --image-size"
         )
     if prefix not in (0, 1) or side * side + prefix != have.shape[1] or side == 0:

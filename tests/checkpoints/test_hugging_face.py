@@ -104,7 +104,10 @@ def test_a_transformers_folder(kind, tmp_path, shaken, small_images, normalised)
     (tmp_path / "preprocessor_config.json").write_text(json.dumps(ready))
     checkpoint = load_encoder(tmp_path)
     assert checkpoint.format == "huggingface"
-    assert (checkpoint.preprocessing.mean, checkpoint.preprocessing.pixels.interpolation) == ((0.5,) * 3, "bicubic")
+    assert (checkpoint.preprocessing.mean, checkpoint.preprocessing.pixels.interpolation) == (
+        (0.5,) * 3,
+        "bicubic",
+    )
     expected = network(normalised(small_images, [0.5] * 3, [0.25] * 3))
     torch.testing.assert_close(checkpoint.encoder.features(small_images), expected, rtol=0, atol=1e-5)
     assert checkpoint.report.used.keys() | checkpoint.report.ignored.keys() == state.keys()
@@ -154,7 +157,7 @@ def test_a_transformers_resnet_in_shards(tmp_path, resnet18, images, normalised,
 @pytest.mark.parametrize(
     ("config", "message"),
     [
-        ('{"model_type": "clip"}', "transformers model of type 'clip'; known are"),
+        ('{"model_type": "absent"}', "transformers model of type 'absent', which"),
         ("{", "is not valid JSON"),
         ("[]", "does not hold a JSON object"),
         ('{"architecture": "local-dir:/tmp/x", "pretrained_cfg": {}}', "is of no known library"),

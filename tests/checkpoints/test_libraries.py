@@ -100,7 +100,8 @@ def test_a_timm_folder_says_its_preprocessing(tmp_path, shaken, images, normalis
     assert (ready.mean, ready.std, ready.size) == ((0.1, 0.2, 0.3), (0.4, 0.5, 0.6), (64, 64))
     assert (ready.pixels.resize, ready.pixels.crop) == (67, (64, 64))
     assert (
-        "shorter side to 67 (bicubic, antialias), centre crop 64 x 64, 64x64, mean (0.1, 0.2, 0.3)" in checkpoint.describe()
+        "shorter side to 67 (bicubic, antialias), centre crop 64 x 64, 64x64, mean (0.1, 0.2, 0.3)"
+        in checkpoint.describe()
     )
     close(checkpoint.encoder.features(images), network(normalised(images, told["mean"], told["std"])))
 

@@ -246,7 +246,9 @@ def test_simclr_of_tensorflow_1_by_the_order_of_building(tmp_path, official, gen
     for j in range(3):
         expected = norm(head, f"nl_{j}/batch_normalization", expected @ head[f"nl_{j}/dense/kernel"])
         expected = expected.relu() if j < 2 else expected
-    torch.testing.assert_close(checkpoint.encoder.embedding(images), expected, rtol=0, atol=1e-5)
+    torch.testing.assert_close(
+        checkpoint.encoder.embedding(images), expected, rtol=0, atol=1e-5 * float(expected.abs().max())
+    )
     assert checkpoint.report.ignored["base_model/conv2d/kernel/Momentum"] == "optimiser state"
 
 

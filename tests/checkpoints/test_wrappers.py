@@ -1,0 +1,203 @@
+"""Wrappers anywhere in a key, several networks in a file, numbers beside the weights."""
+
+import pytest
+import torch
+from safetensors.torch import save_file
+from torch import nn
+
+from lipcomp.checkpoints import CheckpointError, Metadata, load_encoder, load_own, save_checkpoint
+from lipcomp.checkpoints.names import without_wrappers
+from lipcomp.encoders import EncoderSpec, build_encoder
+
+
+def inserted(state, part, depth):
+    def name(key):
+        parts = key.split(".")
+        return ".".join([*parts[:depth], part, *parts[depth:]])
+
+    return {name(key): value for key, value in state.items()}
+
+
+@pytest.mark.parametrize(
+    "wrap",
+    [
+        lambda state: {f"module.{key}": value for key, value in state.items()},
+        lambda state: {"n_averaged": torch.tensor(3), **{f"module.{k}": v for k, v in state.items()}},
+        lambda state: {"best_acc1": torch.tensor(70.0), "epoch": 3, "state_dict": state},
+        lambda state: {"model": inserted(state, "_orig_mod", 1)},
+        lambda state: {
+            "model": inserted(inserted(state, "_checkpoint_wrapped_module", 1), "_fsdp_wrapped_module", 0)
+        },
+        lambda state: {"state_dict": {f"model.net.{k}": v for k, v in state.items()}, "acc": torch.zeros(1)},
+        lambda state: {"ema": {"module": {f"0.{k}": v + 1 for k, v in state.items()}}, "net": state},
+    ],
+    ids=["ddp", "averaged", "loose", "compiled", "fsdp", "lightning", "shadow"],
+)
+@pytest.mark.parametrize("arch", [None, "resnet18"])
+def test_wrappers_and_loose_numbers_hide_nothing(wrap, arch, tmp_path, resnet18):
+    torch.save(wrap(resnet18.state_dict()), tmp_path / "wrapped.pth")
+    encoder = load_encoder(tmp_path / "wrapped.pth", arch, image_size=64).encoder
+    assert all(
+        torch.equal(value, resnet18.state_dict()[name])
+        for name, value in encoder.backbone.state_dict().items()
+    )
+
+
+def test_formats_and_heads_survive_a_wrapper(tmp_path, shaken, resnet18):
+    head = shaken(nn.Sequential(nn.Linear(512, 64), nn.ReLU(), nn.Linear(64, 8)))
+    state = {f"encoder_q.{key}": value for key, value in resnet18.state_dict().items()}
+    state |= {f"encoder_q.fc.{key}": value for key, value in head.state_dict().items()}
+    torch.save({"state_dict": inserted(state, "_orig_mod", 1)}, tmp_path / "moco.pth")
+    checkpoint = load_encoder(tmp_path / "moco.pth")
+    assert checkpoint.format == "moco"
+    assert checkpoint.encoder.layers() == ("backbone", "projection", "latent")
+    assert (
+        "latent: the output of the projector, relu between its layers as moco has it"
+        in checkpoint.report.notes
+    )
+
+
+def test_names_that_would_fall_together_are_kept():
+    assert without_wrappers(["a.module.b", "a.b", "module.c"]) == {
+        "a.module.b": "a.module.b",
+        "a.b": "a.b",
+        "c": "module.c",
+    }
+
+
+def two(resnet18, first, second):
+    state = resnet18.state_dict()
+    return {f"{first}{k}": v for k, v in state.items()} | {f"{second}{k}": v + 1 for k, v in state.items()}
+
+
+@pytest.mark.parametrize("order", [1, -1])
+def test_which_network_was_taken_does_not_hang_on_the_order_of_keys(order, tmp_path, resnet18):
+    state = dict([*two(resnet18, "student.", "teacher.").items()][::order])
+    torch.save(state, tmp_path / "both.pth")
+    checkpoint = load_encoder(tmp_path / "both.pth", branch="online")
+    assert torch.equal(checkpoint.encoder.backbone.conv1.weight, resnet18.conv1.weight)
+    assert checkpoint.subject()["weights"] == "student"
+    other = load_encoder(tmp_path / "both.pth", branch="teacher")
+    assert torch.equal(other.encoder.backbone.conv1.weight, resnet18.conv1.weight + 1)
+    default = load_encoder(tmp_path / "both.pth")
+    assert default.report.notes[0].startswith("took teacher (momentum); the file also holds student")
+
+
+def test_two_networks_of_equal_right_are_ambiguous(tmp_path, resnet18):
+    torch.save(two(resnet18, "left.", "right."), tmp_path / "both.pth")
+    with pytest.raises(
+        CheckpointError, match=r"ambiguous: .* holds the networks left or right; pass --branch"
+    ):
+        load_encoder(tmp_path / "both.pth")
+    found = load_encoder(tmp_path / "both.pth", branch="right")
+    assert torch.equal(found.encoder.backbone.conv1.weight, resnet18.conv1.weight + 1)
+
+
+@pytest.mark.parametrize("order", [1, -1])
+def test_a_factory_says_which_of_several_places_it_took(order, tmp_path, shaken):
+    network = shaken(nn.Sequential(nn.Conv2d(3, 4, 3), nn.Flatten(), nn.Linear(4 * 36, 8)))
+    state = network.state_dict()
+    both = {f"student.{k}": v for k, v in state.items()} | {f"teacher.{k}": v + 1 for k, v in state.items()}
+    torch.save(dict([*both.items()][::order]), tmp_path / "both.pth")
+    report = load_own(network, tmp_path / "both.pth", branch="student", image_size=(8,)).report
+    assert set(report.used) == {key for key in both if key.startswith("student.")}
+    report = load_own(network, tmp_path / "both.pth", image_size=(8,)).report
+    assert report.notes[0].startswith("took teacher (momentum); the file also holds student")
+    plain = {f"a.{k}": v for k, v in state.items()} | {f"b.{k}": v for k, v in state.items()}
+    torch.save(plain, tmp_path / "plain.pth")
+    with pytest.raises(CheckpointError, match=r"ambiguous: .* a or b; pass --branch"):
+        load_own(network, tmp_path / "plain.pth")
+
+
+@pytest.mark.parametrize("order", [1, -1])
+def test_lightlys_dino_evaluates_its_teacher(order, tmp_path, resnet18, shaken):
+    """In lightly's benchmark the teacher is called backbone, and the student student_backbone."""
+    state = two(resnet18, "student_backbone.", "backbone.")
+    head = shaken(nn.Sequential(nn.Linear(512, 64), nn.GELU(), nn.Linear(64, 8)))
+    for name in ("student_projection_head", "projection_head"):
+        state |= {f"{name}.layers.{key}": value for key, value in head.state_dict().items()}
+        state[f"{name}.last_layer.weight_v"] = torch.ones(3, 8)
+    torch.save({"state_dict": dict([*state.items()][::order])}, tmp_path / "dino.ckpt")
+    for branch, shift in ((None, 1), ("momentum", 1), ("online", 0)):
+        checkpoint = load_encoder(tmp_path / "dino.ckpt", branch=branch)
+        assert torch.equal(checkpoint.encoder.backbone.conv1.weight, resnet18.conv1.weight + shift), branch
+    assert (
+        "took the momentum network; the file also holds the online one: --branch online"
+        in load_encoder(tmp_path / "dino.ckpt").report.notes
+    )
+
+
+def test_i_jepas_branches(tmp_path, shaken):
+    timm = pytest.importorskip("timm")
+    network = timm.models.vision_transformer.VisionTransformer(
+        img_size=32,
+        patch_size=8,
+        embed_dim=128,
+        depth=2,
+        num_heads=2,
+        num_classes=0,
+        global_pool="avg",
+        class_token=False,
+        fc_norm=False,
+    )
+    state = shaken(network).state_dict()
+    wrapped = {f"module.{key}": value for key, value in state.items()}
+    other = {key: value + 1 for key, value in wrapped.items()}
+    torch.save({"encoder": wrapped, "target_encoder": other, "epoch": 3}, tmp_path / "jepa.pth")
+    given = {"mean": (0.5,), "std": (0.5,)}
+    for branch, shift in ((None, 1), ("momentum", 1), ("online", 0), ("encoder", 0)):
+        encoder = load_encoder(tmp_path / "jepa.pth", branch=branch, **given).encoder
+        assert torch.equal(encoder.backbone.norm.weight, state["norm.weight"] + shift), branch
+
+
+def test_options_on_our_own_checkpoints_are_refused(tmp_path):
+    spec = EncoderSpec("small_cnn", (1, 28, 28), projector=(8, 4))
+    save_checkpoint(tmp_path / "native.safetensors", build_encoder(spec), Metadata())
+    for option in (
+        {"branch": "online"},
+        {"mean": (0.5,)},
+        {"head": "none"},
+        {"arch": "resnet18"},
+        {"image_size": 32},
+    ):
+        with pytest.raises(CheckpointError, match=r"is lipcomp's own and says this itself; leave --"):
+            load_encoder(tmp_path / "native.safetensors", **option)
+
+
+def test_a_head_that_begins_late_is_ambiguous(tmp_path, shaken, resnet18):
+    head = shaken(nn.Sequential(nn.ReLU(), nn.Linear(512, 8)))
+    state = {f"encoder_q.{key}": value for key, value in resnet18.state_dict().items()}
+    state |= {f"encoder_q.fc.{key}": value for key, value in head.state_dict().items()}
+    torch.save(state, tmp_path / "late.pth")
+    with pytest.raises(
+        CheckpointError, match=r"ambiguous: the projection head begins at number 1.*--head none"
+    ):
+        load_encoder(tmp_path / "late.pth")
+    checkpoint = load_encoder(tmp_path / "late.pth", head="none")
+    assert "latent: the backbone's features, as asked (--head none)" in checkpoint.report.notes
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda value: value.to(torch.complex64), "holds complex numbers"),
+        (lambda value: torch.full_like(value, float("nan")), "holds NaN or infinite"),
+        (lambda value: (value * 10).to(torch.int8), "holds int8 codes"),
+        (lambda value: value.to(torch.float8_e4m3fn), "float8"),
+    ],
+)
+def test_numbers_that_are_no_weights_are_refused(change, message, tmp_path, resnet18):
+    state = {k: v.clone() for k, v in resnet18.state_dict().items()}
+    state["layer1.0.conv1.weight"] = change(state["layer1.0.conv1.weight"])
+    torch.save(state, tmp_path / "bad.pth")
+    with pytest.raises(CheckpointError, match=message):
+        load_encoder(tmp_path / "bad.pth")
+    if not state["layer1.0.conv1.weight"].is_complex():
+        save_file(state, tmp_path / "bad.safetensors")
+        with pytest.raises(CheckpointError, match=message):
+            load_encoder(tmp_path / "bad.safetensors")
+    state = resnet18.state_dict()
+    state["bn1.running_var"] = -state["bn1.running_var"]
+    torch.save(state, tmp_path / "negative.pth")
+    with pytest.raises(CheckpointError, match=r"bn1\.running_var holds negative variances"):
+        load_encoder(tmp_path / "negative.pth")
