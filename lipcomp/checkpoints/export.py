@@ -90,11 +90,11 @@ def to_timm(checkpoint: Checkpoint, folder: Path | str) -> Path:
             "input_size": [channels, height, width],
             "mean": list(ready.mean),
             "std": list(ready.std),
-            "interpolation": ready.pixels.interpolation,
-            "crop_pct": height / (ready.pixels.resize + 1e-3)
-            if isinstance(ready.pixels.resize, int)
+            "interpolation": ready.pipeline.interpolation,
+            "crop_pct": height / (ready.pipeline.resize + 1e-3)
+            if isinstance(ready.pipeline.resize, int)
             else 1.0,
-            "crop_mode": "squash" if ready.pixels.squash else "center",
+            "crop_mode": "squash" if ready.pipeline.squash else "center",
             "num_classes": 0,
         },
     }
@@ -183,8 +183,8 @@ def preprocessing_of(checkpoint: Checkpoint) -> Inputs:
     encoder = checkpoint.encoder
     channels, height, width = encoder.image_shape
     mean, std = (tuple(value.flatten().expand(channels).tolist()) for value in (encoder.mean, encoder.std))
-    pixels = Preprocessing.default(height, width)
-    return Inputs(mean, std, (height, width), pixels, "the checkpoint")
+    pipeline = Preprocessing.default(height, width)
+    return Inputs(mean, std, (height, width), pipeline, "the checkpoint")
 
 
 def card(checkpoint: Checkpoint, target: str) -> str:

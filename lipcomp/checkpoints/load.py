@@ -377,7 +377,7 @@ def _inputs(
         origin = f"assumed, the convention of {found.format.name}: the file does not say; --mean and --std overrule"
         known = convention(_channels(weights), size or native, *usual, origin)
         if backbone.preprocessing and size is None:
-            known = replace(known, size=backbone.preprocessing.size, pixels=backbone.preprocessing.pixels)
+            known = replace(known, size=backbone.preprocessing.size, pipeline=backbone.preprocessing.pipeline)
     if source.preprocessing is None and (stored := _stored_normalisation(found, source)):
         known = replace(known, mean=stored[0], std=stored[1], origin=stored[2])
     return known.with_given(size, mean, std)

@@ -122,7 +122,7 @@ class Checkpoint:
             ready = self.preprocessing
             told |= {
                 "normalisation": {"mean": ready.mean, "std": ready.std, "origin": ready.origin},
-                "preprocessing": ready.pixels.record(),
+                "preprocessing": ready.pipeline.record(),
             }
         known = {name: value for name, value in told.items() if value is not None}
         return {"checkpoint": str(self.path), "sha256": self.sha256, "encoder": self.identity, **known}

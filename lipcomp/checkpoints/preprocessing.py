@@ -33,7 +33,7 @@ class Inputs:
         Per-channel normalisation of pixels in [0, 1]; part of the encoder.
     size
         (height, width) that the network sees.
-    pixels
+    pipeline
         How a photograph becomes pixels of that size, for :func:`lipcomp.data.load_set`.
     origin
         Where these were read, or what was assumed.
@@ -42,7 +42,7 @@ class Inputs:
     mean: tuple[float, ...]
     std: tuple[float, ...]
     size: tuple[int, int]
-    pixels: Preprocessing
+    pipeline: Preprocessing
     origin: str = "assumed"
 
     def __post_init__(self) -> None:
@@ -70,8 +70,8 @@ class Inputs:
         """The same with what a caller chose: at another size, photographs are resized to it whole, without a crop."""
         changed = self
         if size is not None and size != self.size:
-            pixels = replace(self.pixels, resize=size, crop=size, squash=True, border=None, enlarge=True)
-            changed = replace(changed, size=size, pixels=pixels, origin=f"{changed.origin}; size as given")
+            pipeline = replace(self.pipeline, resize=size, crop=size, squash=True, border=None, enlarge=True)
+            changed = replace(changed, size=size, pipeline=pipeline, origin=f"{changed.origin}; size as given")
         if mean is not None or std is not None:
             changed = replace(
                 changed,
@@ -87,7 +87,7 @@ class Inputs:
             f"{name} ({', '.join(f'{number:.4g}' for number in values)})"
             for name, values in (("mean", self.mean), ("std", self.std))
         )
-        return f"{self.pixels}, {self.size[0]}x{self.size[1]}, {numbers}; {self.origin}"
+        return f"{self.pipeline}, {self.size[0]}x{self.size[1]}, {numbers}; {self.origin}"
 
 
 def convention(
@@ -115,14 +115,14 @@ def from_timm(config: Mapping[str, Any], origin: str) -> Inputs | None:
         raise ValueError(
             f"interpolation {filtered!r} and crop_pct {share} are no preprocessing of evaluation"
         )
-    pixels = Preprocessing(
+    pipeline = Preprocessing(
         scaled[0] if mode == "center" and scaled[0] == scaled[1] else scaled,
         (height, width),
         filtered,
         squash=mode == "squash",
         border=tuple(round(255 * number) for number in mean) if mode == "border" else None,
     )
-    return Inputs(mean, _floats(config["std"]), (height, width), pixels, origin)
+    return Inputs(mean, _floats(config["std"]), (height, width), pipeline, origin)
 
 
 def from_torchvision(name: str, origin: str) -> Inputs | None:
@@ -132,10 +132,10 @@ def from_torchvision(name: str, origin: str) -> Inputs | None:
     if told is None or not hasattr(told, "crop_size"):
         return None
     size = (int(told.crop_size[0]), int(told.crop_size[-1]))
-    pixels = Preprocessing(
+    pipeline = Preprocessing(
         int(told.resize_size[0]), size, str(told.interpolation.value), bool(told.antialias)
     )
-    return Inputs(_floats(told.mean), _floats(told.std), size, pixels, origin)
+    return Inputs(_floats(told.mean), _floats(told.std), size, pipeline, origin)
 
 
 def from_transformers(config: Mapping[str, Any], origin: str) -> Inputs | None:
@@ -164,8 +164,8 @@ def from_transformers(config: Mapping[str, Any], origin: str) -> Inputs | None:
     if abs(unit - 1) > 1e-6:  # in units of [0, 1]: (unit x - mean) / std
         mean, std = tuple(m / unit for m in mean), tuple(s / unit for s in std)
         origin = f"{origin}; white is {unit:g} there"
-    pixels = Preprocessing(resize, size, filtered, squash=isinstance(resize, tuple))
-    return Inputs(mean, std, size, pixels, origin)
+    pipeline = Preprocessing(resize, size, filtered, squash=isinstance(resize, tuple))
+    return Inputs(mean, std, size, pipeline, origin)
 
 
 def _side(value: Any) -> int | tuple[int, int] | None:

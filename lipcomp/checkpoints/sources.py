@@ -225,7 +225,7 @@ def _exported(path: Path, weights: State, digest: str, told: Mapping[str, Any]) 
     """A folder of :func:`lipcomp.checkpoints.export.to_safetensors`."""
     try:
         ready = _tuples(told["preprocessing"])
-        ready |= {"origin": "config.json", "pixels": Preprocessing(**_tuples(ready["pixels"]))}
+        ready |= {"origin": "config.json", "pipeline": Preprocessing(**_tuples(ready["pipeline"]))}
         inputs, conventions, arch = Inputs(**ready), dict(told["conventions"]), str(told["architecture"])
     except (KeyError, TypeError, ValueError, AttributeError) as error:
         raise CheckpointError(f"folder {str(path)!r}: its config.json is damaged ({error!r})") from error

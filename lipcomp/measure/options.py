@@ -91,7 +91,9 @@ def add_encoder_arguments(parser: argparse.ArgumentParser) -> None:
         "--head", choices=("auto", "none"), help="none: the backbone without its heads (default auto)"
     )
     foreign.add_argument(
-        "--branch", choices=("online", "momentum"), help="which network of a file that holds both"
+        "--branch",
+        metavar="NAME",
+        help="which of several networks: online, momentum, or its place or prefix in the file",
     )
     foreign.add_argument(
         "--mean",

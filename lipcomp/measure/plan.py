@@ -68,7 +68,7 @@ class Source:
             If the file cannot be read safely, or an option does not fit it.
         """
         if self.factory is not None:
-            known = ("mean", "std", "image_size")
+            known = ("mean", "std", "image_size", "branch")
             given = {name: value for name, value in self.options.items() if name in known}
             return load_own(build_own(self.factory), self.path, **given, name=self.factory)
         if self.path is None:

@@ -104,7 +104,7 @@ def test_a_transformers_folder(kind, tmp_path, shaken, small_images, normalised)
     (tmp_path / "preprocessor_config.json").write_text(json.dumps(ready))
     checkpoint = load_encoder(tmp_path)
     assert checkpoint.format == "huggingface"
-    assert (checkpoint.preprocessing.mean, checkpoint.preprocessing.pixels.interpolation) == (
+    assert (checkpoint.preprocessing.mean, checkpoint.preprocessing.pipeline.interpolation) == (
         (0.5,) * 3,
         "bicubic",
     )
@@ -144,7 +144,7 @@ def test_a_transformers_resnet_in_shards(tmp_path, resnet18, images, normalised,
     checkpoint = load_encoder(tmp_path, image_size=64)
     assert checkpoint.encoder.architecture == "resnet18"
     close(checkpoint.encoder.features(images), resnet18(normalised(images)))
-    assert load_encoder(tmp_path).preprocessing.pixels.resize == 256
+    assert load_encoder(tmp_path).preprocessing.pipeline.resize == 256
     (tmp_path / "model.safetensors.index.json").write_text(
         json.dumps({"weight_map": {"a": "../../etc/passwd"}})
     )

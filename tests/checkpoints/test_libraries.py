@@ -60,7 +60,7 @@ def test_timm_by_name_with_its_preprocessing(name, tmp_path, shaken, normalised)
     checkpoint = load_encoder(tmp_path / "model.safetensors", f"timm/{name}")
     config = network.pretrained_cfg
     assert checkpoint.preprocessing.mean == config["mean"]
-    assert checkpoint.preprocessing.pixels.interpolation == config["interpolation"]
+    assert checkpoint.preprocessing.pipeline.interpolation == config["interpolation"]
     assert checkpoint.image_shape == config["input_size"]
     images = torch.rand(1, *config["input_size"], generator=torch.Generator().manual_seed(2))
     network.reset_classifier(0)
@@ -98,7 +98,7 @@ def test_a_timm_folder_says_its_preprocessing(tmp_path, shaken, images, normalis
     checkpoint = load_encoder(tmp_path)
     ready = checkpoint.preprocessing
     assert (ready.mean, ready.std, ready.size) == ((0.1, 0.2, 0.3), (0.4, 0.5, 0.6), (64, 64))
-    assert (ready.pixels.resize, ready.pixels.crop) == (67, (64, 64))
+    assert (ready.pipeline.resize, ready.pipeline.crop) == (67, (64, 64))
     assert (
         "shorter side to 67 (bicubic, antialias), centre crop 64 x 64, 64x64, mean (0.1, 0.2, 0.3)"
         in checkpoint.describe()
