@@ -1,15 +1,18 @@
 # Two commands: `make study` runs the main job, `make test` passes the tests. Both set themselves up.
 #
-#   make study                 15 runs, report in studies/default          (PRESET=quick | default | full)
+#   make study                 15 runs, report in studies/default          (PRESET=quick | default | full, SEEDS=+4 adds seeds)
 #   make bounds                how tight the bounds are, on the encoders of a study   (PRESET as above)
-#   make test                  the tests, two at a time
+#   make test                  the tests, one process per core
+#   make test-all              all of them, also those that take minutes or need Slurm or Ray
+#   make gpu                   the checks that need a CUDA device
 #   make check                 lint, format and types
 #   make clean                 remove the environment; studies are kept
 
 VENV ?= .venv
 PRESET ?= default
 OUT ?= studies/$(PRESET)
-WORKERS ?= $(shell nproc 2>/dev/null || echo 2)
+WORKERS ?= $(shell env -u OMP_NUM_THREADS nproc 2>/dev/null || echo 2)
+SEEDS ?=
 PYTHON ?= $(shell command -v python3.12 >/dev/null 2>&1 && python3.12 -c 'pass' 2>/dev/null && echo python3.12 \
                 || { command -v python3.11 >/dev/null 2>&1 && python3.11 -c 'pass' 2>/dev/null && echo python3.11; } \
                 || echo python3)
@@ -18,11 +21,11 @@ PY := $(VENV)/bin/python
 # Two contending threads make small operations many times slower; work is spread over processes instead.
 export OMP_NUM_THREADS = 1
 
-.PHONY: study bounds test check setup clean
+.PHONY: study bounds test test-all gpu check setup clean
 .DELETE_ON_ERROR:
 
 study: $(VENV)/.study
-	@$(PY) -m train.sweep $(PRESET) --out $(OUT) --workers $(WORKERS)
+	@$(PY) -m train.sweep $(PRESET) --out $(OUT) --workers $(WORKERS) $(if $(SEEDS),--seeds $(SEEDS))
 	@$(PY) -m analyses.paired_study.measure $(OUT) --workers $(WORKERS)
 	@$(PY) -m analyses.paired_study.report $(OUT)
 
@@ -31,7 +34,13 @@ bounds: $(VENV)/.study
 	@$(PY) -m analyses.bound_study.report $(OUT)
 
 test: $(VENV)/.dev
-	$(PY) -m pytest -q -n $(WORKERS) $(ARGS)
+	$(PY) -m pytest -q -n $(WORKERS) -m "not slow and not cuda" $(ARGS)
+
+test-all: $(VENV)/.dev
+	$(PY) -m pytest -q -n $(WORKERS) -m "not cuda" $(ARGS)
+
+gpu: $(VENV)/.dev
+	$(PY) -m pytest -q -m cuda $(ARGS)
 
 check: $(VENV)/.dev
 	$(VENV)/bin/ruff check .

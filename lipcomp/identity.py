@@ -52,6 +52,8 @@ _SKIPPED = {
     "_non_persistent_buffers_set",
     "_is_full_backward_hook",
 }
+# Where a Hugging Face configuration was read from.
+_PLACES = {"_name_or_path", "name_or_path", "_commit_hash", "transformers_version"}
 _HOOKS = {"_forward_hooks", "_forward_pre_hooks"}
 _RACY = 2_000_000_000  # ns: a file changed this recently may change again without a new time
 
@@ -189,7 +191,7 @@ def _feed_compound(sha: Any, value: Any, seen: frozenset[int], tell: Callable[..
 
 
 def _attributes(value: Any) -> dict[str, Any]:
-    found = dict(getattr(value, "__dict__", {}))
+    found = {k: v for k, v in getattr(value, "__dict__", {}).items() if k not in _PLACES}
     for base in type(value).__mro__:
         slots = base.__dict__.get("__slots__", ())
         for name in (slots,) if isinstance(slots, str) else slots:
@@ -229,9 +231,14 @@ def _feed_module(sha: Any, module: nn.Module, seen: frozenset[int]) -> None:
         _feed(sha, value, seen)
 
     put("C", "class", type(module))
+    names = getattr(type(module), "not_identity", ())  # attributes that are for people
     for name in sorted(vars(module)):
         value = vars(module)[name]
-        if name in _SKIPPED or (name.startswith("_") and name.endswith("_hooks") and name not in _HOOKS):
+        if (
+            name in _SKIPPED
+            or name in names
+            or (name.startswith("_") and name.endswith("_hooks") and name not in _HOOKS)
+        ):
             continue
         if name in _HOOKS or name.endswith("_hooks_with_kwargs") or name.endswith("_hooks_always_called"):
             if value:

@@ -48,7 +48,7 @@ from lipcomp.measure import (
 )
 from lipcomp.measure.cells import Cells, load_arrays, save_arrays
 from lipcomp.measure.compression import COMMON_KAPPA
-from lipcomp.measure.options import positive
+from lipcomp.measure.options import positive, tell_plan
 from lipcomp.measure.parallel import run_parallel
 from lipcomp.measure.run import Outputs, open_benches
 from lipcomp.records import Record, append_records, provenance, read_records
@@ -256,12 +256,19 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument(
         "--precision", default="float32", choices=("float32", "float64"), help="default float32"
     )
+    parser.add_argument(
+        "--dry-run", action="store_true", help="say what would be measured and how long it takes; stop"
+    )
     add_engine_arguments(parser)
     options = parser.parse_args(arguments)
     runs, images = find_runs(options.study), Images(options.data, root=options.data_root)
     plan = study_plan(runs, images, 1, options.device, options.precision)
     count = corrupted_images(options.study, options.corrupted_images, plan)
     plan = study_plan(runs, images, count, options.device, options.precision)
+    if options.dry_run:
+        return tell_plan(
+            plan, Outputs(options.study / RECORDS, made=options.study / "cache", keep_cells=False)
+        )
     engine = engine_choice(options, options.study / "cache" / "jobs")
     measure(options.study, plan, CorruptionAccuracy(limit=count), engine)
     return 0

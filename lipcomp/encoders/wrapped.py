@@ -54,6 +54,8 @@ class WrappedEncoder(Encoder):
         If ``mean``, ``std`` or ``image_shape`` do not fit, or a predictor has no projector before it.
     """
 
+    not_identity = ("_architecture",)  # what messages call it, of lipcomp.identity.hash_module
+
     def __init__(
         self,
         backbone: nn.Module,

@@ -17,12 +17,11 @@ from torch import Tensor, nn
 
 from lipcomp.checkpoints import Checkpoint
 from lipcomp.data import ImageSet
-from lipcomp.data.sets import check_unchanged
 from lipcomp.identity import digest, hash_module
 from lipcomp.jacobian.batching import forward_batch_size
 from lipcomp.jacobian.precision import full_precision
 from lipcomp.measure.cells import Arrays, Cells, IncompleteError
-from lipcomp.measure.conditions import Condition, clean_condition, images_identity
+from lipcomp.measure.conditions import Condition, check_chosen, clean_condition, images_identity
 from lipcomp.measure.plan import DTYPES, Plan, Source
 from lipcomp.robustness.features import evaluation_mode
 from lipcomp.robustness.linear_evaluation import DIGITS, PAPER, linear_evaluation
@@ -180,7 +179,7 @@ class Bench:
         ValueError
             If a file of the set is not what its identity says.
         """
-        check_unchanged(self.images)
+        check_chosen(self.images, self.indices)
 
     # --- maps --------------------------------------------------------------------------------------------------
 

@@ -5,7 +5,7 @@ settings are what records tell of it.
 """
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property, partial
 from typing import Any
 
@@ -14,6 +14,8 @@ from jaxtyping import Float, Int64
 from torch import Tensor
 
 from lipcomp.data import ImageSet
+from lipcomp.data.folders import FolderImages
+from lipcomp.data.sets import check_unchanged
 from lipcomp.identity import digest
 from lipcomp.robustness.corruptions import (
     SEVERITIES,
@@ -67,9 +69,13 @@ class Condition:
     @cached_property
     def identity(self) -> str:
         """A hash of the images, and of what is done to them."""
-        changed = {k: v for k, v in self.settings.items() if k != "data"} if self.transform else {}
-        version = CORRUPTIONS_VERSION if self.transform else 0
-        return digest("condition", images_identity(self.images, self.indices), changed, version)
+        identity = images_identity(self.images, self.indices)
+        if self.transform is None:
+            return digest("condition", identity)
+        changed = {k: v for k, v in self.settings.items() if k != "data"}
+        return digest(
+            "condition", identity, self.indices, changed, CORRUPTIONS_VERSION
+        )  # draws go by the index
 
     def first(self, n: int) -> "Condition":
         """The condition of its first n images."""
@@ -78,18 +84,39 @@ class Condition:
 
 def images_identity(images: ImageSet, indices: Int64[Tensor, " n"]) -> str:
     """A hash of the chosen images: their content, labels, class names and preprocessing, in order."""
-    return digest("images", content_hash(images), indices)
+    return _chosen(images, indices)[1]
 
 
-def content_hash(images: ImageSet) -> str:
-    """The set's content hash, computed once for a set object."""
-    known = _HASHES.get(id(images))
+def check_chosen(images: ImageSet, indices: Int64[Tensor, " n"]) -> None:
+    """Check that the chosen images are what they were when their identity was taken.
+
+    Raises
+    ------
+    ValueError
+        If a file changed meanwhile.
+    """
+    check_unchanged(_chosen(images, indices)[0])
+
+
+def _chosen(images: ImageSet, indices: Tensor) -> tuple[ImageSet, str]:
+    """The set of the chosen images, and its identity; taken once. Files that were not chosen are not read."""
+    key = (id(images), indices.numpy().tobytes())
+    known = _CHOSEN.get(key)
     if known is None or known[0] is not images:
-        known = _HASHES[id(images)] = (images, images.content_hash())
-    return known[1]
+        subset = images
+        if isinstance(images, FolderImages):
+            files = tuple(images.files[i] for i in indices.tolist())
+            subset = replace(images, files=files, labels=images.labels[indices], _seen={})
+            identity = digest("images", subset.content_hash())
+        else:
+            identity = digest("images", images.content_hash(), indices)
+        if len(_CHOSEN) > 1000:
+            _CHOSEN.clear()
+        known = _CHOSEN[key] = (images, subset, identity)
+    return known[1], known[2]
 
 
-_HASHES: dict[int, tuple[ImageSet, str]] = {}
+_CHOSEN: dict[tuple[int, bytes], tuple[ImageSet, ImageSet, str]] = {}
 
 
 def clean_condition(images: ImageSet, indices: Int64[Tensor, " n"] | None = None) -> Condition:

@@ -13,6 +13,8 @@ from typing import Any
 from lipcomp import commands
 from lipcomp.checkpoints import FORMAT_NAMES, Checkpoint
 from lipcomp.data import SETS
+from lipcomp.jobs import add_engine_arguments, engine_choice
+from lipcomp.measure.parallel import run_parallel
 from lipcomp.measure.plan import DTYPES, Images, Plan, Probe, Source
 from lipcomp.measure.run import Done, Outputs, dry_run, run
 
@@ -185,10 +187,18 @@ def add_run_arguments(parser: argparse.ArgumentParser) -> None:
         "--json", action="store_true", help="print the records as JSON lines instead of a table"
     )
     group.add_argument(
+        "--shards",
+        type=positive(int),
+        default=1,
+        metavar="N",
+        help="jobs per encoder, each with a share of the images",
+    )
+    group.add_argument(
         "--dry-run",
         action="store_true",
         help="say what would be measured, what is there, how long it takes; stop",
     )
+    add_engine_arguments(parser)
 
 
 def images(options: argparse.Namespace, loaded: Sequence[Checkpoint]) -> Images:
@@ -243,7 +253,15 @@ def run_command(
     )
     outputs = Outputs(options.out, options.cache, None, options.table, getattr(options, "witnesses", None))
     if options.dry_run:
-        return _tell_plan(plan, outputs)
+        return tell_plan(plan, outputs)
+    if options.workers is not None or options.engine != "local" or options.shards > 1:
+        if options.out is None:
+            raise commands.UsageError(
+                "--workers, --engine and --shards need --out, where the jobs' records meet"
+            )
+        engine = engine_choice(options, outputs.cells_folder)
+        outputs.check()
+        run_parallel(plan, lambda source: outputs, shards=options.shards, tell=_to_stderr, **engine)
     told: list[Row] = []
     for done in run(plan, outputs, progress=commands.progress):
         label = f"{done.bench.label} {done.unit.label}"
@@ -259,7 +277,12 @@ def run_command(
     return 0
 
 
-def _tell_plan(plan: Plan, outputs: Outputs) -> int:
+def _to_stderr(line: str) -> None:
+    print(line, file=sys.stderr, flush=True)
+
+
+def tell_plan(plan: Plan, outputs: Outputs) -> int:
+    """Print what would be measured, what is there, and how long and how much disk it takes; the exit code."""
     found = list(dry_run(plan, outputs))
     told = [
         (e.bench.label, e.unit.label, str(e.unit.count), "there" if e.there else f"about {e.seconds:.0f} s")

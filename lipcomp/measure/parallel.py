@@ -8,7 +8,7 @@ others go on.
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -134,8 +134,3 @@ def _outcomes(
         state = "measured elsewhere" if found.busy else f"{found.seconds:5.0f} s"
         tell(f"  {done:3d}/{len(jobs)}  {name:32s} {state}   {duration(left)} left")
         yield outcome.number, found
-
-
-def shared(outputs: Outputs, cells: Path | None = None) -> Callable[[Source], Outputs]:
-    """One file of records for all encoders; a folder of cells for all of them."""
-    return lambda source: replace(outputs, cells=cells or outputs.cells)

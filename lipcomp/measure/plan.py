@@ -52,7 +52,7 @@ class Source:
         ``image_size``, as far as they were given.
     """
 
-    path: str | None
+    path: Path | str | None
     name: str | None = None
     factory: str | None = None
     baseline: Literal["random", "pixels"] | None = None

@@ -1,0 +1,262 @@
+"""Identity by content: every input that can change a number changes it, and nothing else does."""
+
+import functools
+import os
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import nn
+from torch.nn import functional as F
+
+from lipcomp import identity
+from lipcomp.encoders import EncoderSpec, build_encoder, wrap
+from lipcomp.identity import digest, hash_files, hash_module
+
+SCALE = 2.0
+
+
+class Net(nn.Module):
+    """A network with plain attributes, buffers and a function."""
+
+    def __init__(self, heads=2, eps=1e-5, act=F.relu):
+        super().__init__()
+        self.inner = nn.Sequential(nn.Conv2d(1, 4, 3), nn.BatchNorm2d(4), nn.ReLU())
+        self.heads, self.eps, self.act = heads, eps, act
+        self.register_buffer("hidden", torch.zeros(3), persistent=False)
+        self.table = {"a": [1, 2]}
+
+    def forward(self, x):
+        return self.act(self.inner(x)).mean((2, 3)) * SCALE
+
+
+def built(**more):
+    torch.manual_seed(0)
+    return Net(**more).eval()
+
+
+def tapped(**more):
+    network = nn.Sequential(nn.Conv2d(1, 4, 3), nn.ReLU(), nn.Conv2d(4, 4, 3), nn.ReLU())
+    torch.manual_seed(0)
+    for part in network:
+        if isinstance(part, nn.Conv2d):
+            part.reset_parameters()
+    return wrap(network, **({"layer": "3", "image_shape": (1, 9, 9), "pool": "mean"} | more))
+
+
+def hooked(net):
+    net.inner.register_forward_hook(lambda module, inputs, output: output + 1)
+
+
+def edit(path):
+    """A function that sets an attribute of a network, by its path."""
+
+    def change(value):
+        def act(net):
+            *parts, last = path.split(".")
+            place = functools.reduce(getattr, parts, net)
+            setattr(place, last, value)
+
+        return act
+
+    return change
+
+
+CHANGES = {
+    "weight": lambda net: net.inner[0].weight.data.add_(1e-6),
+    "one ulp of a bias": lambda net: net.inner[0].bias.data.copy_(
+        torch.nextafter(net.inner[0].bias, torch.ones(4))
+    ),
+    "running mean": lambda net: net.inner[1].running_mean.add_(1e-3),
+    "running variance": lambda net: net.inner[1].running_var.mul_(1.01),
+    "buffer that is not saved": lambda net: net.hidden.add_(1),
+    "heads": edit("heads")(3),
+    "epsilon": edit("eps")(1e-6),
+    "batch norm's epsilon": lambda net: setattr(net.inner[1], "eps", 1e-3),
+    "activation": edit("act")(F.gelu),
+    "activation with an argument": edit("act")(functools.partial(F.leaky_relu, negative_slope=0.3)),
+    "argument of a partial": edit("act")(functools.partial(F.leaky_relu, negative_slope=0.2)),
+    "nested attribute": lambda net: net.table["a"].append(3),
+    "stride": lambda net: setattr(net.inner[0], "stride", (2, 2)),
+    "padding mode": lambda net: setattr(net.inner[0], "padding_mode", "reflect"),
+    "dtype": lambda net: net.double(),
+    "order of modules": lambda net: setattr(
+        net, "inner", nn.Sequential(net.inner[0], net.inner[2], net.inner[1])
+    ),
+    "class of a module": lambda net: net.inner.__setitem__(2, nn.GELU()),
+    "hook": hooked,
+    "parameter removed": lambda net: setattr(net.inner[0], "bias", None),
+    "a module more": lambda net: net.inner.append(nn.Identity()),
+}
+
+
+@pytest.mark.parametrize("name", CHANGES)
+def test_what_changes_a_network_changes_its_identity(name):
+    net = built()
+    before = hash_module(net)
+    CHANGES[name](net)
+    assert hash_module(net) != before
+
+
+def test_all_changes_of_a_network_are_told_apart():
+    found = {}
+    for name, change in CHANGES.items():
+        net = built()
+        change(net)
+        found.setdefault(hash_module(net), []).append(name)
+    assert len(found) == len(CHANGES), [names for names in found.values() if len(names) > 1]
+
+
+@pytest.mark.parametrize(
+    "same",
+    [
+        lambda net: net.train(),
+        lambda net: net.requires_grad_(False),
+        lambda net: net.inner[1].num_batches_tracked.add_(5),
+        lambda net: net.load_state_dict({k: v.clone() for k, v in net.state_dict().items()}),
+        lambda net: net.inner[0].weight.register_hook(lambda gradient: gradient),
+    ],
+)
+def test_what_does_not_change_the_function_leaves_it(same):
+    net = built()
+    before = hash_module(net)
+    same(net)
+    assert hash_module(net) == before == hash_module(built())
+
+
+def test_an_encoder_is_told_by_layer_pool_head_and_normalisation():
+    variants = [
+        tapped(),
+        tapped(layer="1"),
+        tapped(pool="flatten"),
+        tapped(mean=0.5),
+        tapped(std=0.5),
+        tapped(image_shape=(1, 10, 10)),
+        tapped(projector=nn.Linear(4, 2)),
+    ]
+    assert len({hash_module(one) for one in variants}) == len(variants)
+    assert hash_module(tapped()) == hash_module(tapped())
+    assert hash_module(tapped(architecture="a name")) == hash_module(tapped())
+    specs = [EncoderSpec("small_cnn", (1, 28, 28), mean=(m,)) for m in (0.1, 0.2)]
+    assert len({hash_module(build_encoder(spec)) for spec in specs}) == 2
+
+
+def test_code_counts_and_comments_do_not(tmp_path, monkeypatch):
+    monkeypatch.syspath_prepend(tmp_path)
+    body = "K = {k}\ndef helper(x):\n    return x{more}\ndef f(x):\n    {comment}\n    return helper(x) * K\n"
+    variants = {
+        "a": (1, "", '"""Doc."""'),
+        "b": (1, "", "# another"),
+        "c": (2, "", "pass"),
+        "d": (1, " + 1", "pass"),
+    }
+    found = {}
+    for name, (k, more, comment) in variants.items():
+        (tmp_path / f"net_{name}.py").write_text(body.format(k=k, more=more, comment=comment))
+        module = __import__(f"net_{name}")
+        module.f.__module__ = module.helper.__module__ = module.__name__
+        found[name] = digest(module.f)
+    assert len({found["a"], found["c"], found["d"]}) == 3
+
+
+values = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False) | st.text() | st.binary(),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=3), inner, max_size=3),
+    max_leaves=8,
+)
+
+
+def plain(value):
+    """A form that is equal exactly if two values are."""
+    if isinstance(value, dict):
+        return ("map", frozenset((plain(k), plain(v)) for k, v in value.items()))
+    if isinstance(value, list):
+        return ("list", tuple(map(plain, value)))
+    return (type(value).__name__, repr(value))
+
+
+@settings(max_examples=60, deadline=None)
+@given(values, values)
+def test_digests_are_equal_exactly_for_equal_values(one, other):
+    assert (digest(one) == digest(other)) == (plain(one) == plain(other))
+
+
+@settings(max_examples=20, deadline=None)
+@given(values)
+def test_a_digest_is_stable_and_mixes_nothing_up(value):
+    assert digest(value) == digest(value)
+    assert digest([value]) != digest(value)
+    assert digest(value, None) != digest(value)
+
+
+@pytest.mark.parametrize(
+    ("one", "other"),
+    [
+        (np.arange(3), np.arange(3).astype(np.int32)),
+        (np.zeros((2, 3)), np.zeros((3, 2))),
+        (torch.zeros(2), torch.zeros(2, dtype=torch.bfloat16)),
+        (torch.tensor([0.0]), torch.tensor([-0.0])),
+        (torch.tensor(1 + 2j), torch.tensor(1 - 2j)),
+        ("1", 1),
+        (1, 1.0),
+        (True, 1),
+        ([1, [2]], [[1], 2]),
+        (b"a", "a"),
+        ({"a": 1}, {"a": 2}),
+    ],
+)
+def test_values_that_differ_differ(one, other):
+    assert digest(one) != digest(other)
+
+
+def test_views_and_places_in_memory_do_not_count():
+    x = torch.arange(6.0).view(2, 3)
+    assert digest(x.T.contiguous()) == digest(x.T)
+    assert digest(x[:, 1]) == digest(x[:, 1].clone())
+    assert digest(torch.conj(torch.tensor([1 + 1j]))) == digest(torch.tensor([1 - 1j]))
+    assert digest({"b": 1, "a": 2}) == digest({"a": 2, "b": 1})
+
+
+def test_what_has_no_content_is_refused():
+    with pytest.raises(TypeError, match="has no identity"):
+        digest(object())
+    with pytest.raises(ValueError, match="no values yet"):
+        digest(torch.empty(2, device="meta"))
+
+
+def test_files_are_told_by_their_bytes_and_read_once(tmp_path, monkeypatch):
+    cache, files = tmp_path / "cache.sqlite", [tmp_path / f"{i}.bmp" for i in range(5)]
+    for i, file in enumerate(files):
+        file.write_bytes(bytes([i]) * 100)
+        os.utime(file, ns=(10**18, 10**18))
+    monkeypatch.setattr("lipcomp.identity._RACY", 0)
+    first = hash_files(files, cache=cache)
+    assert len(set(first)) == 5
+    reads = []
+    original = identity._hash_file
+    monkeypatch.setattr("lipcomp.identity._hash_file", lambda path: reads.append(path) or original(path))
+    assert hash_files(files, cache=cache) == first
+    assert reads == []
+    files[2].write_bytes(bytes([9]) * 100)  # equal size, and the old time put back
+    os.utime(files[2], ns=(10**18, 10**18))
+    assert hash_files(files, cache=cache)[2] != first[2]
+    assert [Path(path).name for path in reads] == ["2.bmp"]
+    cache.write_bytes(b"damaged")
+    assert hash_files(files[:2], cache=cache) == first[:2]
+    with pytest.raises(FileNotFoundError, match="does not exist"):
+        hash_files([tmp_path / "none.bmp"], cache=cache)
+
+
+def test_a_file_that_was_just_written_is_not_remembered(tmp_path):
+    file, cache = tmp_path / "a", tmp_path / "cache.sqlite"
+    file.write_bytes(b"one")
+    first = hash_files([file], cache=cache)
+    stamp = file.stat().st_mtime_ns
+    file.write_bytes(b"two")
+    os.utime(file, ns=(stamp, stamp))
+    assert hash_files([file], cache=cache) != first
+    assert time.time_ns() - stamp < 60 * 10**9
