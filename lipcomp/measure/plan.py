@@ -13,6 +13,7 @@ down, and sent to a worker on another machine. Every default is named here once.
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
+from pathlib import Path
 from typing import Any, Literal, get_args
 
 import torch

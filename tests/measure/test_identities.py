@@ -1,4 +1,4 @@
-"""A unit's identity: one input at a time is changed that can change a number, and the identity changes; else it stays."""
+"""A unit's identity: each input that can change a number is changed alone, and the identity changes; else it stays."""
 
 import dataclasses
 import os
