@@ -25,6 +25,7 @@ export OMP_NUM_THREADS = 1
 .DELETE_ON_ERROR:
 
 study: $(VENV)/.study
+	@$(PY) -m analyses.paired_study.design $(OUT)
 	@$(PY) -m train.sweep $(PRESET) --out $(OUT) --workers $(WORKERS) $(if $(SEEDS),--seeds $(SEEDS))
 	@$(PY) -m analyses.paired_study.measure $(OUT) --workers $(WORKERS)
 	@$(PY) -m analyses.paired_study.report $(OUT)

@@ -14,6 +14,8 @@ SUBCOMMANDS = {
     "bound": "lower bounds of the Lipschitz constant, from checkpoints and pairs of images",
     "jacobian": "local Lipschitz constants: spectral norms of the Jacobian",
     "robustness": "accuracy under corruptions, natural shifts and attacks",
+    "report": "a self-contained page from any files of records",
+    "records": "rescue a damaged file of records",
     "checkpoints": "what a checkpoint file holds; export to other formats",
 }
 

@@ -297,14 +297,14 @@ def plan(out: Path, name: str, purpose: str, recipes: Sequence[Recipe], seeds: i
     with claim(file, wait=60.0) as mine:
         if not mine:
             raise BusyError(f"another command writes {str(file)!r} now; run this one again")
-        known = json.loads(file.read_text()) if file.exists() else None
-        before = int(known["seeds"]) if known else 0
+        known = json.loads(file.read_text()) if file.exists() else {}
+        before = int(known.get("seeds", 0))
         count = before + int(seeds[1:]) if isinstance(seeds, str) else max(before, seeds)
         if count < 1:
             raise ValueError(f"a study needs at least 1 seed, got {seeds}")
         runs = {f"{r.name}-seed{seed}": r.to_dict() for r in recipes for seed in range(count)}
         told = json.loads(json.dumps({"preset": name, "purpose": purpose, "seeds": count, "runs": runs}))
-        for run, fields in (known or {}).get("runs", {}).items():
+        for run, fields in known.get("runs", {}).items():
             if run not in told["runs"]:
                 raise ValueError(
                     f"{str(out)!r} holds another study (with a run {run!r}); give another --out or remove the folder"
@@ -315,6 +315,7 @@ def plan(out: Path, name: str, purpose: str, recipes: Sequence[Recipe], seeds: i
                 out,
                 f"another study, a run {run!r}",
             )
+        told = known | told  # what others wrote beside it, a design say, stays
         if told != known:
             with atomic_file(file) as temporary:
                 temporary.write_text(json.dumps(told, indent=1))

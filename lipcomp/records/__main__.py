@@ -15,15 +15,20 @@ from lipcomp.records import salvage_records
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Rescue records."""
+    options = build_parser().parse_args(arguments)
+    kept, damaged = salvage_records(options.file, options.out)
+    print(f"{options.out}: {kept} records; {damaged} lines of {options.file} were damaged")
+    return 0
+
+
+def build_parser() -> Parser:
+    """The command's options."""
     parser = Parser(prog="python -m lipcomp.records", description=__doc__)
     commands = parser.add_subparsers(required=True, metavar="salvage")
     salvage = commands.add_parser("salvage", help="copy every whole record of a damaged file to a new one")
     salvage.add_argument("file", type=Path, help="the damaged file")
     salvage.add_argument("--out", type=Path, required=True, help="the new file")
-    options = parser.parse_args(arguments)
-    kept, damaged = salvage_records(options.file, options.out)
-    print(f"{options.out}: {kept} records; {damaged} lines of {options.file} were damaged")
-    return 0
+    return parser
 
 
 if __name__ == "__main__":

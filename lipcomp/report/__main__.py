@@ -15,6 +15,17 @@ from lipcomp.commands import Parser, run
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Draw the page."""
+    options = build_parser().parse_args(arguments)
+    if options.out.suffix.lower() not in (".html", ".htm"):
+        raise ValueError(f"--out must end in .html, got {str(options.out)!r}")
+    from lipcomp.report import write_report  # here, so that --help needs no extra
+
+    print(write_report(options.files, options.out, title=options.title).resolve())
+    return 0
+
+
+def build_parser() -> Parser:
+    """The command's options."""
     parser = Parser(prog="python -m lipcomp.report", description=__doc__)
     parser.add_argument("files", nargs="+", type=Path, metavar="FILE", help="files of records (JSON lines)")
     parser.add_argument(
@@ -23,13 +34,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument(
         "--title", default="What was measured", help="its heading (default: What was measured)"
     )
-    options = parser.parse_args(arguments)
-    if options.out.suffix.lower() not in (".html", ".htm"):
-        raise ValueError(f"--out must end in .html, got {str(options.out)!r}")
-    from lipcomp.report import write_report  # here, so that --help needs no extra
-
-    print(write_report(options.files, options.out, title=options.title).resolve())
-    return 0
+    return parser
 
 
 if __name__ == "__main__":

@@ -128,7 +128,7 @@ def test_every_formula_of_the_theory_is_rendered():
     (node,) = (n for n in tree.body if isinstance(n, ast.AnnAssign))
     formulas = ast.literal_eval(node.value)
     numbered = set(re.findall(r"^\((\d\.\d)\)", (DOCS / "theory.md").read_text(), re.MULTILINE))
-    assert set(formulas) == numbered
+    assert set(formulas) == {number for number in numbered if number[0] != "7"}  # those are rules, in words
 
 
 def test_every_formula_that_the_code_cites_exists():
