@@ -37,8 +37,8 @@ class Design:
     zone_accuracy
         The same of an accuracy, in points.
     primary_level
-        Level of the primary intervals at every look: with two outcomes and one look 95% for both together; over the
-        four looks of ``look_seeds`` 95% for each (``lipcomp.statistics.sequential_errors``).
+        Level of the primary intervals at every look: with two outcomes and one look 95% for both together; over
+        ``looks`` looks 95% for each (``lipcomp.statistics.sequential_errors``).
     level
         Level of all other intervals, which are exploratory.
     beta
@@ -50,8 +50,8 @@ class Design:
         A corruption counts only if at least one run is more than this above chance under it (points).
     collapse_margin
         A run whose clean accuracy is no more than this above chance (points) has collapsed and is left out, by name.
-    first_seeds, more_seeds, looks
-        Seeds at the first look, seeds added where the study cannot tell, and looks at most.
+    more_seeds, looks
+        Seeds added where the study cannot tell, and looks at most.
     written
         When; empty if no design was written before the data.
     """
@@ -67,7 +67,6 @@ class Design:
     clean_slope: tuple[float, float] = (0.0, 2.0)
     chance_margin: float = 5.0
     collapse_margin: float = 5.0
-    first_seeds: int = 5
     more_seeds: int = 4
     looks: int = 4
     written: str = ""
@@ -81,11 +80,6 @@ class Design:
     def accuracy(self) -> Zone:
         """The zone of an accuracy, in points."""
         return Zone(-self.zone_accuracy, self.zone_accuracy)
-
-    @property
-    def look_seeds(self) -> tuple[int, ...]:
-        """Seeds at each look."""
-        return tuple(self.first_seeds + self.more_seeds * k for k in range(self.looks))
 
 
 def read_design(plan: dict[str, Any]) -> Design:
@@ -124,8 +118,7 @@ def write_design(folder: Path) -> Design:
             f"{folder} is measured already, so no design can be written before its data; the report calls all of "
             f"its verdicts exploratory. Give a new folder to plan a study"
         )
-    seeds = int(plan.get("seeds") or Design.first_seeds)
-    design = Design(first_seeds=seeds, written=datetime.now(UTC).isoformat(timespec="seconds"))
+    design = Design(written=datetime.now(UTC).isoformat(timespec="seconds"))
     with atomic_file(folder / "study.json") as temporary:
         temporary.write_text(json.dumps({**plan, "design": asdict(design)}, indent=1))
     return design
