@@ -22,7 +22,8 @@ from lipcomp.commands import Parser, run
 from lipcomp.measure import Ball
 from lipcomp.records import read_records, to_frame
 from lipcomp.report.cells import Cell, Table, number, provenance_rows
-from lipcomp.report.drawn import Drawn, draw
+from lipcomp.report.drawn import WIDTH, Drawn, draw
+from lipcomp.report.figures import dots as report_dots
 from lipcomp.report.page import Page, write_page
 
 BALL = {
@@ -171,32 +172,20 @@ def figures(frame: pd.DataFrame) -> list[Drawn]:
     ]
 
 
-def dots(frame: pd.DataFrame, y: str, label: str) -> Figure:
-    """A row a category, a dot a model, on a logarithmic axis."""
-    methods = [m for m in [*METHODS.values(), *frame["method"].unique()] if m in set(frame["method"])]
-    methods = list(dict.fromkeys(methods))
-    figure, axis = plt.subplots(figsize=(7.6, 0.5 * frame[y].nunique() + 1.3))
-    sns.stripplot(
-        frame,
-        x="value",
-        y=y,
-        hue="method",
-        hue_order=methods,
-        dodge=True,
-        jitter=False,
-        palette="colorblind",
-        ax=axis,
+def dots(frame: pd.DataFrame, row: str, label: str) -> Figure:
+    """A row per category, a dot per model, on a logarithmic axis where values span decades."""
+    nothing = pd.Series(float("nan"), index=frame.index)
+    rows = frame.assign(
+        subject=frame["subject.run"], kind=frame["method"], name=frame[row], low=nothing, high=nothing
     )
-    axis.set_xscale("log")
-    axis.set(xlabel=label + " (log scale)", ylabel="")
-    axis.legend(loc="center left", bbox_to_anchor=(1.0, 0.5))
-    sns.despine(figure, left=True)
-    return figure
+    order = [m for m in METHODS.values() if (rows["kind"] == m).any()]
+    rank = rows["kind"].map(lambda m: order.index(m) if m in order else len(order))
+    return report_dots(rows.iloc[rank.argsort(kind="stable")], label)
 
 
 def kappa_lines(frame: pd.DataFrame) -> Figure:
     """The four bounds over kappa."""
-    figure, axis = plt.subplots(figsize=(6.2, 4.0))
+    figure, axis = plt.subplots(figsize=(WIDTH, 3.6))
     sns.lineplot(
         frame,
         x="settings.kappa_e",
@@ -224,14 +213,14 @@ def ball_lines(frame: pd.DataFrame) -> Figure:
         style="quantity",
         col="method",
         col_order=methods,
-        col_wrap=min(3, max(1, len(methods))),
+        col_wrap=min(2, max(1, len(methods))),
         units="subject.run",
         estimator=None,
         kind="line",
         markers=True,
         palette="colorblind",
-        height=2.7,
-        aspect=1.15,
+        height=2.3,
+        aspect=1.0,
     )
     grid.set(xscale="log", yscale="log")
     grid.set_axis_labels("radius of the ball, pixel L2", "Lip(μ), 1 per pixel L2")

@@ -11,9 +11,23 @@ from dataclasses import dataclass
 import numpy as np
 import pandas as pd
 
+from analyses.paired_study.comparison import compare
 from analyses.paired_study.frames import Study
-from analyses.paired_study.study import BASELINES, CONTRASTS, METHODS
-from lipcomp.statistics import Estimate, Verdict, Zone, auroc, block_slope, decide, paired_effect
+from analyses.paired_study.pairs import find_pairs
+from analyses.paired_study.study import BASELINES, CONTRASTS, CREDIT, METHODS
+from lipcomp.statistics import (
+    Estimate,
+    HierarchicalEffect,
+    Mediation,
+    Verdict,
+    Zone,
+    auroc,
+    block_slope,
+    decide,
+    hierarchical_effect,
+    mediation,
+    paired_effect,
+)
 
 TEN_PERCENT = float(-np.log(0.9))
 ACROSS, RUNS = "across methods", "from run to run, seed and method held fixed"
@@ -163,3 +177,44 @@ def image_findings(images: pd.DataFrame) -> list[ImageFinding]:
         groups = [pd.factorize(images[c])[0] for c in ("image", "run")]
         found.insert(0, finding(ALL_MODELS, "all", images, groups))
     return found
+
+
+def through_smoothness(study: Study) -> Mediation | None:
+    """Points of corruption accuracy that would run through the smoothness of the features; None without pairs.
+
+    The slope is that of corruption accuracy, less the middle of the design's slopes times clean accuracy, on log sigma
+    from run to run.
+    """
+    members = find_pairs(study.models, CREDIT, study.design.beta).main
+    rows = (
+        main_data(study.models)
+        .dropna(subset=["features", "corruption", "clean", "seed"])
+        .query("features > 0")
+    )
+    if not len(members) or len(rows) < 4:
+        return None
+    effect = compare(study, members, CREDIT).effect("features", study.design.level)
+    if effect is None:
+        return None
+    kind = rows["method"] + rows["beta"].map(lambda b: "" if pd.isna(b) else f"/{b:g}")
+    robust = 100 * (rows["corruption"] - float(np.mean(study.design.clean_slope)) * rows["clean"])
+    slope = block_slope(np.log(rows["features"]), robust, [list(kind), [str(s) for s in rows["seed"]]])
+    return mediation(effect, slope)
+
+
+def bits_model(study: Study) -> HierarchicalEffect | None:
+    """The primary contrast by the hierarchical model of the correctness bits; None without bits of pairs."""
+    members = find_pairs(study.models, CREDIT, study.design.beta).main
+    runs = [r for r in members.index if r in study.bits]
+    if not runs or len({study.bits[r].right.shape for r in runs}) > 1:
+        return None
+    kept = np.isin(study.bits[runs[0]].corruption, list(study.informative))
+    if not kept.any():
+        return None
+    treated = [bool(members.loc[r, "method"] == CREDIT.treated) for r in runs]
+    return hierarchical_effect(
+        [study.bits[r].right[kept] for r in runs],
+        study.bits[runs[0]].corruption[kept],
+        treated,
+        [str(members.loc[r, "seed"]) for r in runs],
+    )

@@ -130,6 +130,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("study", type=Path, help="the study's folder")
     options = parser.parse_args(arguments)
     options.study.mkdir(parents=True, exist_ok=True)
+    if (options.study / RECORDS).exists() and "design" not in read_plan(options.study):
+        print("design: none was written before the data; every verdict of this study is exploratory")
+        return 0
     design = write_design(options.study)
     print(
         f"design: {design.treated} against {design.control}; ±{design.zone_accuracy:g} point, "

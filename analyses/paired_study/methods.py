@@ -72,6 +72,13 @@ def methods_text(study: Study) -> list[str]:
         "methods), from run to run with seed and method held fixed. Across images: area under the ROC "
         "curve among images "
         "of one class, errors clustered by image and by model.",
+        "Hierarchical model: empirical logits of hits by run, corruption and block of images, REML, with "
+        "seed, run, images, "
+        "images by method and corruption by method as random intercepts; it is shown beside the paired "
+        "analysis. Mediation: "
+        "effect on log σ of the features times the slope of corruption accuracy (less a point per point "
+        "of clean accuracy) on "
+        "it from run to run; the robustness value says how strong a common cause would have to be to undo the slope.",
         "Limits. Digits, a small convolutional network and few seeds: the study shows how the quantities "
         "behave, not what "
         "holds on ImageNet.",

@@ -12,12 +12,13 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from analyses.paired_study.answer import answer_study
+from analyses.paired_study.associations import bits_model, through_smoothness
 from analyses.paired_study.drawings import build_figures
 from analyses.paired_study.frames import load_study
 from analyses.paired_study.methods import methods_text
 from analyses.paired_study.study import RECORDS
 from analyses.paired_study.tables import build_tables
-from analyses.paired_study.words import findings, headline, verdict_rows
+from analyses.paired_study.words import findings, headline, model_findings, verdict_rows
 from lipcomp.commands import Parser, run
 from lipcomp.report.cells import provenance_rows
 from lipcomp.report.page import Page, write_page
@@ -34,7 +35,10 @@ def make_report(folder: Path) -> tuple[Path, Page]:
         subtitle=f"{len(study.models)} runs: {', '.join(methods)}; {seeds or 'no'} seed{'s' if seeds != 1 else ''}.",
         headline=headline(answered, study.design),
         verdicts=verdict_rows(answered),
-        findings=findings(answered),
+        findings=[
+            *findings(answered),
+            *model_findings(answered, bits_model(study), through_smoothness(study)),
+        ],
         figures=build_figures(study, answered),
         tables=build_tables(study, answered),
         methods=methods_text(study),

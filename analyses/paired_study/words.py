@@ -9,7 +9,7 @@ from analyses.paired_study.study import CREDIT, PLAIN, WEIGHT, Contrast
 from analyses.paired_study.verdicts import Credit, Row
 from lipcomp.report.marks import interval_mark
 from lipcomp.report.page import VerdictRow
-from lipcomp.statistics import Verdict, Zone
+from lipcomp.statistics import HierarchicalEffect, Mediation, Verdict, Zone, decide
 
 KINDS = {Verdict.YES: "yes", Verdict.NO_LARGER: "small", Verdict.CANNOT_TELL: "open"}
 QUESTIONS = {
@@ -204,6 +204,38 @@ def _image_row(finding: ImageFinding) -> VerdictRow:
         "Do corruptions flip the images with a larger local constant?", chip, kind, text, mark,
         f"{finding.images} images", meaning, f"{finding.layer} · exploratory",
     )  # fmt: skip
+
+
+def model_findings(
+    answered: Answered, model: HierarchicalEffect | None, through: Mediation | None
+) -> list[str]:
+    """What the hierarchical model and the mediation add, in words that claim no more than they can."""
+    found = []
+    row = answered.verdicts.find("corruption", CREDIT)
+    if model is not None and model.points is not None and row is not None:
+        verdict = decide(model.points_interval, row.zone)
+        same = (
+            "as the paired analysis does"
+            if verdict is row.verdict
+            else f"where the paired analysis says {row.verdict}"
+        )
+        found.append(
+            f"Corruption accuracy ({CREDIT.name}) by a hierarchical model of every correctness bit (seed, "
+            f"run, image and "
+            f"corruption as groups): {value_text(model.points, model.points_interval, ratio=False)}: {verdict}, {same}."
+        )
+    if through is not None and through.value is not None:
+        text = value_text(through.value, through.interval, ratio=False)
+        undo = ""
+        if through.robustness is not None:
+            share = f"{100 * through.robustness:.0f}%"
+            undo = f" A common cause that explains {share} of what is left of both would bring the slope to zero."
+        found.append(
+            f"If smoothness of the features is how compression acts on corruption accuracy, {text} run "
+            f"through it. Smoothness "
+            f"was not set but observed, so this is an association.{undo}"
+        )
+    return found
 
 
 def findings(answered: Answered) -> list[str]:

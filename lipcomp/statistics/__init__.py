@@ -2,12 +2,14 @@
 
 from lipcomp.statistics.correlation import correlation, partial_correlation
 from lipcomp.statistics.estimate import Estimate
+from lipcomp.statistics.hierarchical import HierarchicalEffect, hierarchical_effect
+from lipcomp.statistics.mediation import Mediation, mediation, robustness_value
 from lipcomp.statistics.multiplicity import Adjusted, adjust
 from lipcomp.statistics.paired import PairedEffect, paired_effect
 from lipcomp.statistics.per_image import LogisticEffect, auroc, clustered_logistic
 from lipcomp.statistics.power import Detectable, smallest_detectable_effect
 from lipcomp.statistics.sequential import SequentialErrors, sequential_errors
-from lipcomp.statistics.slopes import block_slope
+from lipcomp.statistics.slopes import Slope, block_slope
 from lipcomp.statistics.units import Contrast, contrast, shared_image_variance
 from lipcomp.statistics.verdict import Verdict, Zone, decide, equivalence_p, units_needed
 from lipcomp.statistics.within import WithinBetween, within_pairs
@@ -17,9 +19,12 @@ __all__ = [
     "Contrast",
     "Detectable",
     "Estimate",
+    "HierarchicalEffect",
     "LogisticEffect",
+    "Mediation",
     "PairedEffect",
     "SequentialErrors",
+    "Slope",
     "Verdict",
     "WithinBetween",
     "Zone",
@@ -31,8 +36,11 @@ __all__ = [
     "correlation",
     "decide",
     "equivalence_p",
+    "hierarchical_effect",
+    "mediation",
     "paired_effect",
     "partial_correlation",
+    "robustness_value",
     "sequential_errors",
     "shared_image_variance",
     "smallest_detectable_effect",

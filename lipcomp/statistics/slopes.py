@@ -12,6 +12,7 @@ Examples
 
 import math
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 import numpy as np
 import scipy.stats
@@ -19,7 +20,15 @@ import scipy.stats
 from lipcomp.statistics.estimate import Estimate, Values, check_level, group_codes, is_constant, vector
 
 
-def block_slope(x: Values, y: Values, blocks: Sequence[Values] = (), *, level: float = 0.95) -> Estimate:
+@dataclass(frozen=True)
+class Slope(Estimate):
+    """A slope, its standard error (None where there is none), and the error's degrees of freedom."""
+
+    error: float | None = None
+    freedom: float = 0.0
+
+
+def block_slope(x: Values, y: Values, blocks: Sequence[Values] = (), *, level: float = 0.95) -> Slope:
     """Slope of y on x with an intercept for every level of every block.
 
     Parameters
@@ -33,7 +42,7 @@ def block_slope(x: Values, y: Values, blocks: Sequence[Values] = (), *, level: f
 
     Returns
     -------
-    Estimate
+    Slope
         Without value where x does not vary inside the blocks, without interval where no degree of freedom is left.
 
     Raises
@@ -56,11 +65,11 @@ def block_slope(x: Values, y: Values, blocks: Sequence[Values] = (), *, level: f
     a, b = (column - basis @ (basis.T @ column) for column in (first, second))
     norm = float(a @ a)
     if is_constant(first) or norm <= 1e-20 * float(((first - first.mean()) ** 2).sum()):
-        return Estimate("slope", None, None, None, n, method, level, note="x does not vary inside the blocks")
+        return Slope("slope", None, None, None, n, method, level, note="x does not vary inside the blocks")
     value = float(a @ b) / norm
     freedom = n - basis.shape[1] - 1
     if freedom < 1:
-        return Estimate("slope", value, None, None, n, method, level, note="no degree of freedom is left")
+        return Slope("slope", value, None, None, n, method, level, note="no degree of freedom is left")
     residual = b - value * a
     scale = float(np.abs(second).max())
     error = math.sqrt(float(residual @ residual) / freedom / norm)
@@ -69,4 +78,5 @@ def block_slope(x: Values, y: Values, blocks: Sequence[Values] = (), *, level: f
     half = float(scipy.stats.t.ppf((1 + level) / 2, freedom)) * error
     p_value = float(2 * scipy.stats.t.sf(abs(value) / error, freedom)) if error else float(value == 0)
     method += f", {freedom} degrees of freedom"
-    return Estimate("slope", value, (value - half, value + half), p_value, n, method, level)
+    ends = (value - half, value + half)
+    return Slope("slope", value, ends, p_value, n, method, level, error=error, freedom=float(freedom))

@@ -1,0 +1,82 @@
+"""The hierarchical model on simulated bits, and mediation against closed forms and a published value."""
+
+import numpy as np
+import pytest
+import scipy.special
+
+from lipcomp.statistics import (
+    block_slope,
+    contrast,
+    hierarchical_effect,
+    mediation,
+    robustness_value,
+)
+
+CORRUPTION = np.repeat(["fog", "snow", "blur", "shot"], 2)
+
+
+def runs(effect, spread, seed, seeds=5, images=120):
+    """Bits of treated and control runs: log-odds of corruption, image, seed, run, and the effect."""
+    rng = np.random.default_rng(seed)
+    image = rng.normal(size=images)
+    level = np.array([1.0, 0.5, 0.0, 1.5])[np.unique(CORRUPTION, return_inverse=True)[1]]
+    bits, treated, of_seed = [], [], []
+    for s in range(seeds):
+        common = 0.2 * rng.normal()
+        for is_treated in (True, False):
+            logit = level[:, None] + image + common + spread * rng.normal() + effect * is_treated
+            bits.append(rng.random(logit.shape) < scipy.special.expit(logit))
+            treated.append(is_treated)
+            of_seed.append(s)
+    return bits, CORRUPTION, treated, of_seed
+
+
+def test_an_effect_is_found_and_its_interval_is_that_of_seeds_not_of_bits():
+    found = hierarchical_effect(*runs(0.8, 0.1, 0))
+    assert found.interval[0] < 0.75 < found.interval[1] + 0.1  # cells average images, which shrinks log-odds
+    assert found.interval[0] > 0.2
+    assert found.n == 5
+    assert found.points_interval[0] < found.points < found.points_interval[1]
+    assert set(found.spreads) == {"seed", "run", "images", "images x method", "corruption x method"}
+    noisy = hierarchical_effect(*runs(0.8, 0.8, 0))
+    assert np.ptp(noisy.interval) > 2 * np.ptp(found.interval)
+
+
+def test_runs_that_differ_for_no_reason_are_no_effect():
+    """Independent bits would call two in three of these an effect: 5 x 960 of them a side."""
+    said = [hierarchical_effect(*runs(0.0, 0.4, seed, images=60)).p_value < 0.05 for seed in range(12)]
+    assert sum(said) <= 3
+
+
+def test_what_cannot_be_fitted_says_so():
+    bits, corruption, treated, seed = runs(0.0, 0.1, 0, seeds=1)
+    assert "1 seeds hold both methods" in hierarchical_effect(bits, corruption, treated, seed).note
+    with pytest.raises(ValueError, match="bits must have one shape"):
+        hierarchical_effect([bits[0], bits[1][:, :5]], corruption, treated, seed)
+
+
+def pieces(a, b, noise, seed, n=8):
+    rng = np.random.default_rng(seed)
+    difference = a + noise * rng.normal(size=n)
+    effect = contrast([*difference, *[0.0] * n], [*range(n), *range(n)], [*"t" * n, *"c" * n], "t", "c")
+    x = rng.normal(size=30)
+    return effect, block_slope(x, b * x + noise * rng.normal(size=30))
+
+
+def test_the_product_covers_the_truth():
+    held = []
+    for seed in range(60):
+        found = mediation(*pieces(1.0, 0.5, 0.5, seed), draws=2000)
+        held.append(found.interval[0] < 0.5 < found.interval[1])
+    assert np.mean(held) >= 0.85
+    exact = mediation(*pieces(1.0, 0.5, 0.0, 0))
+    assert exact.interval == pytest.approx((0.5, 0.5))
+    assert exact.robustness is None
+
+
+def test_the_robustness_value_is_the_published_one():
+    """Cinelli and Hazlett (2020), section 4: t = 4.18 with 783 degrees of freedom."""
+    assert robustness_value(4.18, 783.0) == pytest.approx(0.139, abs=5e-4)
+    assert robustness_value(0.0, 10.0) == 0
+    single, _ = pieces(1.0, 0.5, 0.5, 0, n=1)
+    assert "has no interval" in mediation(single, block_slope([0.0, 1, 2], [0.0, 1, 3])).note
