@@ -86,10 +86,10 @@ def hierarchical_effect(
     """
     try:
         from statsmodels.regression.mixed_linear_model import MixedLM
-    except ImportError as error:
+    except ImportError as absent:
         raise ImportError(
             "hierarchical_effect needs statsmodels; install it with: pip install 'lipcomp[statistics]'"
-        ) from error
+        ) from absent
     check_level(level)
     if len({b.shape for b in bits}) > 1:
         raise ValueError(f"bits must have one shape, got {sorted({b.shape for b in bits})}")
