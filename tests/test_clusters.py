@@ -33,6 +33,32 @@ def once(mark: Path, then: str) -> str:
     return f"'again' if {path}.exists() else ({path}.touch(), {then})[1]"
 
 
+SCRIPT = """
+import sys
+from pathlib import Path
+from lipcomp.jobs import EngineOptions, run_jobs
+
+def double(x):
+    return helper(x)
+
+def helper(x):
+    return 2 * x
+
+if __name__ == "__main__":
+    options = EngineOptions(minutes=5, folder=Path(sys.argv[2]))
+    print([o.result() for o in run_jobs(double, [(3,)], engine=sys.argv[1], workers=1, options=options)])
+"""
+
+
+def run_script(folder: Path, engine: str) -> str:
+    (folder / "script.py").write_text(SCRIPT)
+    command = [sys.executable, str(folder / "script.py"), engine, str(folder)]
+    environment = os.environ | {"PYTHONPATH": str(ROOT)}
+    done = subprocess.run(command, capture_output=True, text=True, env=environment, cwd=folder, check=False)
+    assert done.returncode == 0, done.stderr
+    return done.stdout.splitlines()[-1]
+
+
 def free_port() -> int:
     with socket.socket() as end:
         end.bind(("127.0.0.1", 0))
@@ -150,12 +176,18 @@ def test_slurm_runs_again_what_is_preempted_or_cut(slurm, tmp_path):
     sleep = "__import__('time').sleep(300)"
     jobs = [(once(tmp_path / "one", sleep),), (once(tmp_path / "two", sleep),), ("1",)]
     outcomes = run_jobs(eval, jobs, engine="slurm", options=EngineOptions(minutes=30, folder=tmp_path))
-    until((tmp_path / "one").exists)
-    until((tmp_path / "two").exists)
-    numbers = {line.split()[0].partition("_")[2]: line.split()[0] for line in queue().splitlines()}
-    assert subprocess.run(["scancel", "--signal=USR2", numbers["0"]], check=False).returncode == 0
-    assert subprocess.run(["scancel", numbers["1"]], check=False).returncode == 0  # by an administrator
+
+    def stop() -> None:
+        until((tmp_path / "one").exists)
+        until((tmp_path / "two").exists)
+        numbers = {line.split()[0].partition("_")[2]: line.split()[0] for line in queue().splitlines()}
+        subprocess.run(["scancel", "--signal=USR2", numbers["0"]], check=True)
+        subprocess.run(["scancel", numbers["1"]], check=True)  # by an administrator
+
+    thread = threading.Thread(target=stop)
+    thread.start()
     assert {o.number: o.result() for o in outcomes} == {0: "again", 1: "again", 2: 1}
+    thread.join()
     assert not list((tmp_path / "slurm-jobs").iterdir())  # all went well: nothing is kept
 
 
@@ -166,6 +198,10 @@ def test_slurm_jobs_are_cancelled_when_nobody_waits(slurm, tmp_path):
     assert queue() != ""
     outcomes.close()
     until(lambda: queue() == "")
+
+
+def test_slurm_runs_the_functions_of_a_script(slurm, tmp_path):
+    assert run_script(tmp_path, "slurm") == "[6]"
 
 
 def test_slurm_that_does_not_answer_is_named(slurm, tmp_path, monkeypatch):
@@ -236,6 +272,11 @@ def test_ray_that_cannot_be_reached_is_named():
     options = EngineOptions(address=f"127.0.0.1:{free_port()}")
     with pytest.raises(ConnectionError, match="cannot be reached"):
         list(run_jobs(eval, [("1",)], engine="ray", options=options))
+
+
+def test_ray_runs_the_functions_of_a_script(tmp_path):
+    pytest.importorskip("ray")
+    assert run_script(tmp_path, "ray") == "[6]"
 
 
 def test_ray_here_ends_with_its_parent():
