@@ -14,6 +14,7 @@ begins as records do. A last line that only lacks its newline is a record, and i
 
 import contextlib
 import errno
+import gc
 import json
 import os
 import re
@@ -169,7 +170,13 @@ def read_records(paths: Path | str | Sequence[Path | str], *, skip_damaged: bool
     """
     if isinstance(paths, str | Path):
         paths = [paths]
-    return [record for path in paths for record in iterate_records(path, skip_damaged=skip_damaged)]
+    collecting = gc.isenabled()
+    gc.disable()  # it would look through all records again and again, and find nothing
+    try:
+        return [record for path in paths for record in iterate_records(path, skip_damaged=skip_damaged)]
+    finally:
+        if collecting:
+            gc.enable()
 
 
 def iterate_records(path: Path | str, *, skip_damaged: bool = False) -> Iterator[Record]:
@@ -191,19 +198,29 @@ def _iterate(path: Path, mend: Callable[[bytes, RecordError], list[Record]]) -> 
     number, torn = 0, False
     try:
         with path.open("rb") as file:
-            for number, line in enumerate(file, 1):
-                torn = _is_torn(line)
-                if torn or not line.strip():
+            seen, position, begin = _state(file), 0, (0, 0)  # where the batch begins, and after which line
+            for line in file:
+                number, position = number + 1, position + len(line)
+                torn = not line.endswith(b"\n") and _is_torn(line)
+                if torn or line.isspace():
                     continue
                 try:
                     batch.append(parser.parse(line, number))
                 except SchemaError:
                     raise
                 except RecordError as error:
+                    if seen != _state(
+                        file
+                    ):  # a writer cut off what it was read from, and wrote something else
+                        seen, (position, number) = _state(file), begin
+                        file.seek(position)
+                        batch.clear()
+                        continue
                     batch += mend(line, error)
                 if not line.startswith(b" "):
                     yield from batch
                     batch.clear()
+                    begin = position, number
     except OSError as error:
         raise RecordError(
             f"records {str(path)!r} cannot be read ({error.strerror}); give the path of a .jsonl file"
@@ -215,6 +232,11 @@ def _iterate(path: Path, mend: Callable[[bytes, RecordError], list[Record]]) -> 
             RecordWarning,
             stacklevel=3,
         )
+
+
+def _state(file: IO[bytes]) -> tuple[int, int]:
+    found = os.fstat(file.fileno())
+    return found.st_size, found.st_mtime_ns
 
 
 def salvage_records(path: Path | str, out: Path | str) -> tuple[int, int]:

@@ -172,6 +172,18 @@ def test_a_newer_schema_is_refused_by_readers_and_writers(tmp_path):
         read_records(path)
 
 
+def test_a_reader_is_not_confused_by_a_writer_that_mends_the_end(tmp_path):
+    path = tmp_path / "r"
+    long = [Record("q", float(i), subject={"filler": "x" * 300}) for i in range(100)]
+    append_records(path, [CLEAN])
+    append_records(path, long)
+    path.write_bytes(path.read_bytes()[:-10])  # killed there
+    reading = iterate_records(path)
+    assert next(reading) == CLEAN  # and some of the torn batch is in the reader's buffer
+    append_records(path, [BOUND] * 300)
+    assert list(reading) == [BOUND] * 300
+
+
 def test_a_missing_file_is_named(tmp_path):
     with pytest.raises(RecordError, match=r"cannot be read .*No such file"):
         read_records(tmp_path / "nothing")
