@@ -1,0 +1,530 @@
+"""How each operation changes a tensor's Jacobian over a ball (theory (5.6)), by its name below Python.
+
+linear        the operation itself on every column
+elementwise   the middle of the slopes on the columns, half their difference as noise
+products      the product rule; how far each factor moves as noise
+maxima        a tree of max(a, b) = b + relu(a - b)
+softmax, |h|  their derivative at the image; what it may change by as rows of bounded norm
+
+Every rule uses all its tracked arguments or refuses.
+"""
+
+import functools
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor, fx
+
+from lipcomp.bound.capture import NoRule, name_of
+from lipcomp.bound.local import Ball, Rule, Track
+from lipcomp.bound.slopes import shape_of, slopes
+
+aten = torch.ops.aten
+
+
+def _tracks(*values: Any) -> list[Track]:
+    return [
+        part
+        for value in values
+        for part in (_tracks(*value) if isinstance(value, list | tuple) else [value] * isinstance(value, Track))
+    ]
+
+
+def _at(value: Any) -> Any:
+    """A tensor's value at the image."""
+    if isinstance(value, list | tuple):
+        return type(value)(_at(part) for part in value)
+    return value.value if isinstance(value, Track) else value
+
+
+def _only(*others: Any) -> None:
+    """Refuse tracked arguments where constants are needed."""
+    if _tracks(*others):
+        raise NoRule("has no rule for arguments that depend on the images there")
+
+
+def linear(function: Callable[..., Tensor]) -> Rule:
+    """An operation that is linear in its first argument, with the others constant."""
+
+    def rule(ball: Ball, node: fx.Node, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        (first, *rest), kwargs = args, {k: v for k, v in kwargs.items() if k not in ("dtype", "memory_format")}
+        rest = [None if isinstance(value, torch.dtype) else value for value in rest]
+        _only(rest, *kwargs.values())
+        if not isinstance(first, Track):
+            raise NoRule("has no rule for a first argument that is constant")
+        run = functools.partial(_apply, function, rest, kwargs)
+        return _parts(ball, [first], run(first.value), run)
+
+    return rule
+
+
+def _apply(function: Callable[..., Any], rest: list[Any], kwargs: dict[str, Any], first: Tensor) -> Any:
+    return function(first, *rest, **kwargs)
+
+
+def _parts(ball: Ball, tracks: list[Track], value: Any, run: Callable[..., Any]) -> Any:
+    """One track, or one for each of several results."""
+    if isinstance(value, Tensor):
+        return ball.affine(tracks, value, run)
+    return [
+        ball.affine(tracks, part, lambda *columns, place=place: run(*columns)[place])
+        for place, part in enumerate(value)
+    ]
+
+
+def joined(function: Callable[..., Tensor]) -> Rule:
+    """An operation that is linear in all its floating-point tensors together: constants add nothing."""
+
+    def rule(ball: Ball, node: fx.Node, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Track:
+        tracks = list({id(track): track for track in _tracks(args, *kwargs.values())}.values())
+        value = function(*_at(args), **{k: _at(v) for k, v in kwargs.items()})
+
+        def run(*columns: Tensor) -> Tensor:
+            place = {id(track): column for track, column in zip(tracks, columns, strict=True)}
+
+            def fill(argument: Any) -> Any:
+                if isinstance(argument, Track):
+                    return place[id(argument)]
+                if isinstance(argument, list | tuple):
+                    return type(argument)(fill(part) for part in argument)
+                if isinstance(argument, Tensor) and argument.is_floating_point():
+                    return torch.zeros_like(argument)
+                return argument
+
+            return function(*fill(args), **{k: fill(v) for k, v in kwargs.items()})
+
+        return ball.affine(tracks, value, run)
+
+    return rule
+
+
+def _add(sign: float) -> Rule:
+    def rule(ball: Ball, node: fx.Node, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Track:
+        first, second, *more = args
+        alpha = kwargs.get("alpha", more[0] if more else 1)
+        _only(alpha)
+        if first is second:
+            return _scale(ball, first, 1 + sign * alpha)
+        terms = [(first, 1.0), (second, sign * alpha)]
+        value = _at(first) + sign * alpha * _at(second)
+        tracks = _tracks(first, second)
+        weights = [weight for term, weight in terms if isinstance(term, Track)]
+        shape = value.shape
+
+        def run(*columns: Tensor) -> Tensor:
+            parts = [weight * column for weight, column in zip(weights, columns, strict=True)]
+            return sum(parts[1:], parts[0]).expand(shape)
+
+        return ball.affine(tracks, value, run)
+
+    return rule
+
+
+def _scale(ball: Ball, track: Track, factor: Any) -> Track:
+    value = track.value * factor
+    return ball.affine([track], value, lambda column: (column * factor).expand(value.shape))
+
+
+def multiply(ball: Ball, node: fx.Node, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Track:
+    """A product."""
+    first, second = args[:2]
+    if isinstance(first, Track) and isinstance(second, Track):
+        return _product(ball, first, second)
+    return _scale(ball, first, second) if isinstance(first, Track) else _scale(ball, second, first)
+
+
+def _product(ball: Ball, first: Track, second: Track) -> Track:
+    if first is second:
+        return _elementwise(ball, first, torch.square, "pow", (2.0,))
+    value = first.value * second.value
+    share = 0.5 if ball.chord else 1.0  # a change of the product has da db once, half of it counted with each
+    moved = [ball.reach(first) * share, ball.reach(second) * share]
+    a, b = first.value, second.value
+    track = ball.affine([first, second], value, lambda da, db: (da * b + a * db).expand(value.shape))
+    wide = [_scale(ball, part, torch.ones_like(value)) for part in (first, second)]
+    return ball.uncertain(track, [(wide[1], moved[0]), (wide[0], moved[1])])
+
+
+def divide(ball: Ball, node: fx.Node, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Track:
+    """A quotient; h / |h| is known as such."""
+    first, second = args[:2]
+    if kwargs.get("rounding_mode") is not None:
+        raise NoRule("rounds")
+    if not isinstance(second, Track):
+        return _scale(ball, first, 1 / torch.as_tensor(second, dtype=torch.float64))
+    if isinstance(first, Track) and second.norm_of is not None and second.norm_of[0] is first:
+        return _direction(ball, first, second)
+    inverse = _elementwise(ball, second, torch.reciprocal, "reciprocal", ())
+    return _product(ball, first, inverse) if isinstance(first, Track) else _scale(ball, inverse, first)
+
+
+def _turned(ball: Ball, track: Track, axes: tuple[int, ...]) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """Of vectors along axes: length, least length in the ball, bound of ‖J‖, how far the direction turns at most.
+
+    ‖mu' - mu‖ <= 2 ‖h' - h‖ / (‖h‖ + ‖h'‖); at h = 0 the derivative of the norm is taken as 0, which is off by 1.
+    """
+    length = torch.linalg.vector_norm(track.value, dim=axes, keepdim=True)
+    numbers = torch.linalg.vector_norm(ball.rows(track), dim=axes, keepdim=True)
+    moved = torch.linalg.vector_norm(ball.reach(track), dim=axes, keepdim=True)
+    if length.numel() == 1:
+        whole = ball.norm(track.flat.mT)
+        numbers = numbers.clamp(max=whole)
+        if ball.chord:
+            moved = moved.clamp(max=ball.radius * whole * (1 + 1e-9))
+    least = (length - moved).clamp(min=0)
+    turn = torch.where(length > 0, (2 * moved / (length + least)).clamp(max=2.0), 1.0)
+    return length, least, numbers, turn
+
+
+def vector_norm(ball: Ball, node: fx.Node, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Track:
+    """The Euclidean norm along axes."""
+    track, order, axes, keep = (*args, *[2, None, False][len(args) - 1 :])[:4]
+    if not isinstance(track, Track) or float(order) != 2:
+        raise NoRule("has a rule for the 2-norm only")
+    axes = tuple(axis % track.value.dim() for axis in (axes if axes is not None else range(track.value.dim())))
+    length, _, numbers, turn = _turned(ball, track, axes)
+    mu = track.value / length.clamp(min=1e-300)
+    value = length if keep else length.squeeze(axes)
+    out = ball.affine([track], value, lambda column: (mu * column).sum(axes, keepdim=keep))
+    tau = turn * numbers
+    out = ball.uncertain(out, tau=tau if keep else tau.squeeze(axes))
+    out.norm_of = (track, axes, keep)
+    return out
+
+
+def _direction(ball: Ball, track: Track, norm: Track) -> Track:
+    assert norm.norm_of is not None
+    _, axes, _ = norm.norm_of
+    length, least, numbers, turn = _turned(ball, track, axes)
+    if bool((least <= 0).any()):
+        raise NoRule("|h| may vanish in the ball")
+    mu = track.value / length
+    out = ball.affine([track], mu, lambda column: (column - mu * (mu * column).sum(axes, keepdim=True)) / length)
+    change = (turn / least + (1 / least - 1 / length)) * numbers
+    out = ball.uncertain(out, tau=change.expand(mu.shape))
+    if length.numel() == 1:
+        out.direction_of = track
+    return out
+
+
+def clamp_low(ball: Ball, node: fx.Node, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Track:
+    """A lower limit; of a norm, one that it never reaches."""
+    track, low = args[0], args[1]
+    if isinstance(track, Track) and track.norm_of is not None and isinstance(low, int | float):
+        if bool((track.value - ball.reach(track) <= low).any()):
+            raise NoRule("|h| may vanish in the ball")
+        return track
+    return elementwise(ball, node, args, kwargs)
+
+
+def expanded(function: Callable[..., Tensor]) -> Rule:
+    """A repetition or another view; of a norm with its axes kept it stays that norm."""
+    base = linear(function)
+
+    def rule(ball: Ball, node: fx.Node, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Track:
+        out = base(ball, node, args, kwargs)
+        source = args[0]
+        if source.norm_of is not None and name_of(node) == "expand":
+            h, axes, keep = source.norm_of
+            if keep and tuple(out.value.shape) == tuple(h.value.shape):
+                out.norm_of = source.norm_of
+        elif source.norm_of is not None and name_of(node) == "unsqueeze":
+            h, axes, keep = source.norm_of
+            if not keep and len(axes) == 1 and args[1] % h.value.dim() == axes[0]:
+                out.norm_of = (h, axes, True)
+        if source.direction_of is not None and out.value.numel() == source.value.numel():
+            if torch.equal(out.value.flatten(), source.value.flatten()):
+                out.direction_of = source.direction_of
+        return out
+
+    return rule
+
+
+def elementwise(ball: Ball, node: fx.Node, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+    """A function of each number."""
+    track, *rest = args
+    _only(rest, *kwargs.values())
+    if not isinstance(track, Track):
+        raise NoRule("has no rule for a first argument that is constant")
+    name = name_of(node)
+    if name in ("clamp", "clamp_min", "clamp_max", "hardtanh") and any(isinstance(r, Tensor) for r in rest):
+        raise NoRule("has no rule for limits that are tensors")
+    numbers = tuple(r for r in (*rest, *kwargs.values()) if isinstance(r, int | float | str))
+
+    def function(z: Tensor) -> Tensor:
+        result = node.target(z, *rest, **kwargs)  # type: ignore[operator]
+        return result if isinstance(result, Tensor) else result[0]
+
+    out = _elementwise(ball, track, function, name, numbers)
+    return out if name != "log_sigmoid_forward" else (out, None)
+
+
+def _elementwise(
+    ball: Ball, track: Track, function: Callable[[Tensor], Tensor], name: str, numbers: tuple[object, ...]
+) -> Track:
+    shape = shape_of(name, numbers)
+    if shape is None:
+        raise NoRule("has no rule for these arguments")
+    least, largest = slopes(function, shape, track.value, ball.reach(track), chord=ball.chord)
+    middle, half = (least + largest) / 2, (largest - least) / 2
+    half = torch.where(half <= 1e-12 * middle.abs(), torch.zeros_like(half), half)
+    out = ball.affine([track], function(track.value), lambda column: column * middle)
+    return ball.uncertain(out, [(track, half)])
+
+
+def matmul(ball: Ball, node: fx.Node, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Track:
+    """A matrix product, by constants or of two tracked tensors; ``addmm`` and ``baddbmm`` with what they add."""
+    name = name_of(node)
+    bias = args[0] if name in ("addmm", "baddbmm") else None
+    first, second = args[-2:] if bias is None else args[1:3]
+    beta, alpha = kwargs.get("beta", 1), kwargs.get("alpha", 1)
+    _only(beta, alpha)
+    value = alpha * (_at(first) @ _at(second))
+    if isinstance(first, Track) and isinstance(second, Track):
+        out = _bilinear(ball, first, second, alpha)
+    elif isinstance(first, Track):
+        out = ball.affine([first], value, lambda column: alpha * (column @ second))
+    elif isinstance(second, Track):
+        out = ball.affine([second], value, lambda column: alpha * (first @ column))
+    else:  # only the bias is tracked
+        total = value + beta * bias.value
+        return ball.affine([bias], total, lambda column: (beta * column).expand(total.shape))
+    if bias is None:
+        return out
+    total = value + beta * _at(bias)
+    if not isinstance(bias, Track):
+        return Track(total, out.columns)
+    return ball.affine([out, bias], total, lambda a, b: a + beta * b)
+
+
+def _bilinear(ball: Ball, first: Track, second: Track, alpha: float | int) -> Track:
+    a, b = first.value, second.value
+    out = ball.affine([first, second], alpha * (a @ b), lambda da, db: alpha * (da @ b + a @ db))
+    moved = ball.reach(first), ball.reach(second)
+    tau = moved[0] @ ball.rows(second) + ball.rows(first) @ moved[1]
+    return ball.uncertain(out, tau=abs(alpha) * (0.5 if ball.chord else 1.0) * tau)
+
+
+def softmax(ball: Ball, node: fx.Node, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Track:
+    """diag(p) - p pT at the image; what it changes by from how far every p moves."""
+    track, axis = args[:2]
+    _only(args[1:])
+    z, moved, rows = track.value, ball.reach(track), ball.rows(track)
+    p = torch.softmax(z, axis)
+    out = ball.affine([track], p, lambda column: p * (column - (p * column).sum(axis, keepdim=True)))
+
+    def at(sign: float) -> Tensor:  # every number with itself moved one way and all others the other
+        own, others = z + sign * moved, z - sign * moved
+        top = torch.maximum(own, others).amax(axis, keepdim=True)
+        rest = (others - top).exp().sum(axis, keepdim=True) - (others - top).exp()
+        return (own - top).exp() / ((own - top).exp() + rest.clamp(min=0))
+
+    change = torch.maximum(at(1.0) - p, p - at(-1.0)).clamp(min=0) * (1 + 1e-9) + 1e-15
+    mean = (p * rows).sum(axis, keepdim=True)
+    tau = change * (rows + mean) + (p + change) * (change * rows).sum(axis, keepdim=True)
+    return ball.uncertain(out, tau=tau)
+
+
+def convolution(ball: Ball, node: fx.Node, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Track:
+    """A convolution by a constant kernel, transposed or not."""
+    track, weight, bias, *how = args
+    _only(weight, bias, how, *kwargs.values())
+    how = how[:6]
+    value = aten.convolution(track.value, weight, bias, *how)
+    return ball.affine([track], value, lambda column: aten.convolution(column, weight, None, *how))
+
+
+def batch_norm(ball: Ball, node: fx.Node, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+    """A batch norm with stored statistics."""
+    if name_of(node) == "_native_batch_norm_legit_no_training":
+        args = (*args[:5], False, *args[5:])
+    track, weight, bias, mean, var, training, _, eps = args
+    _only(weight, bias, mean, var)
+    if training or mean is None or var is None:
+        raise NoRule("is in training mode; call .eval()")
+    shape = [1, -1, *[1] * (track.value.dim() - 2)]
+    factor = (var + eps).rsqrt() if weight is None else weight * (var + eps).rsqrt()
+    value = (track.value - mean.view(shape)) * factor.view(shape)
+    value = value if bias is None else value + bias.view(shape)
+    return ball.affine([track], value, lambda column: column * factor.view(shape)), None, None
+
+
+def cast(ball: Ball, node: fx.Node, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Track:
+    """A change of floating-point type is no change; one to integers is refused."""
+    kind = kwargs.get("dtype")
+    if kind is not None and not kind.is_floating_point:
+        raise NoRule(f"to {kind} is a step function")
+    return args[0]
+
+
+def _larger(ball: Ball, a: Track, b: Track) -> Track:
+    """max(a, b) = b + relu(a - b)."""
+    gap = ball.affine([a, b], a.value - b.value, lambda x, y: x - y)
+    above = _elementwise(ball, gap, torch.relu, "relu", ())
+    return ball.affine([b, above], torch.maximum(a.value, b.value), lambda y, r: y + r)
+
+
+def _tree(ball: Ball, track: Track, axis: int) -> Track:
+    """The maximum along an axis, which goes."""
+    size = track.value.shape[axis]
+
+    def part(start: int, stop: int) -> Track:
+        place = axis % track.value.dim()
+        cut = (slice(None),) * place + (slice(start, stop),)
+        return Track(track.value[cut], track.columns[(slice(None), *cut)])
+
+    while size > 1:
+        half = size // 2
+        both = _larger(ball, part(0, half), part(half, 2 * half))
+        if size % 2:
+            count = max(len(both.columns), len(track.columns))
+            both = ball.affine(
+                [both, part(size - 1, size)], torch.cat([both.value, _at(part(size - 1, size))], axis),
+                lambda x, y: torch.cat([x, y], axis % track.value.dim()),
+            )  # fmt: skip
+            assert len(both.columns) == count
+        track, size = both, half + size % 2
+    return ball.affine([track], track.value.squeeze(axis), lambda x: x.squeeze(axis % track.value.dim()))
+
+
+def maximum(sign: float) -> Rule:
+    """The larger or smaller of two tensors, or of the numbers along axes."""
+
+    def rule(ball: Ball, node: fx.Node, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        first, *rest = args
+        name = name_of(node)
+        if name in ("maximum", "minimum") or (name in ("max", "min") and rest and not isinstance(rest[0], int)):
+            like = next(iter(_tracks(first, rest[0])))
+            a, b = (
+                t if isinstance(t, Track) else Track(t.expand(like.value.shape), like.columns[:1] * 0)
+                for t in (first, rest[0])
+            )
+            value = torch.broadcast_tensors(a.value, b.value)[0]
+            a, b = (_scale(ball, t, sign * torch.ones_like(value)) for t in (a, b))
+            return _scale(ball, _larger(ball, a, b), sign)
+        axes = rest[0] if rest else kwargs.get("dim")
+        keep = rest[1] if len(rest) > 1 else kwargs.get("keepdim", False)
+        _only(rest)
+        axes = list(range(first.value.dim())) if axes is None or axes == [] else axes
+        axes = [axis % first.value.dim() for axis in ([axes] if isinstance(axes, int) else axes)]
+        out = _scale(ball, first, sign)
+        for axis in sorted(axes, reverse=True):
+            out = _tree(ball, out, axis)
+        for axis in sorted(axes) if keep else ():
+            out = ball.affine([out], out.value.unsqueeze(axis), lambda x, axis=axis: x.unsqueeze(axis))
+        out = _scale(ball, out, sign)
+        return (out, None) if name in ("max", "min") and len(args) > 1 else out
+
+    return rule
+
+
+def max_pool(dims: int) -> Rule:
+    """The maximum of every window: windows gathered, then a tree of maxima."""
+
+    def rule(ball: Ball, node: fx.Node, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        track, *how = args
+        out_value = node.target(track.value, *how, **kwargs)  # type: ignore[operator]
+        out_value = out_value[0] if isinstance(out_value, tuple) else out_value
+        places = windows(tuple(track.value.shape[-dims:]), dims, how, tuple(out_value.shape[-dims:]))
+        places = places.to(track.value.device)
+        flat = (-1,) if dims else ()
+
+        def gather(column: Tensor) -> Tensor:
+            return column.reshape(*column.shape[: column.dim() - dims], *flat)[..., places]
+
+        gathered = ball.affine([track], gather(track.value), gather)
+        out = _tree(ball, gathered, -1)
+        shape = out_value.shape
+        return ball.affine([out], out_value, lambda x: x.reshape(shape)), None
+
+    return rule
+
+
+def windows(sizes: tuple[int, ...], dims: int, how: list[Any], outputs: tuple[int, ...]) -> Tensor:
+    """Which input numbers lie in the window of every output; a place outside repeats one inside."""
+    def axis(value: Any, place: int, default: Any) -> int:
+        value = default if value in (None, []) else value
+        return value if isinstance(value, int) else value[place if len(value) > 1 else 0]
+
+    kernel, stride, padding, dilation = (how + [None] * 4)[:4]
+    lines = []
+    for place, (size, count) in enumerate(zip(sizes, outputs, strict=True)):
+        width = axis(kernel, place, 1)
+        step, pad = axis(stride, place, width), axis(padding, place, 0)
+        gap = axis(dilation, place, 1)
+        starts = torch.arange(count)[:, None] * step - pad
+        where = starts + gap * torch.arange(width)
+        inside = (where >= 0) & (where < size)
+        first = where.gather(1, inside.long().argmax(1, keepdim=True))
+        lines.append((torch.where(inside, where, first), size))
+    total = torch.zeros(1, 1, dtype=torch.long)
+    for line, size in lines:
+        total = (total[:, None, :, None] * size + line[None, :, None, :]).flatten(2).flatten(0, 1)
+    return total
+
+
+def sum_or_mean(ball: Ball, node: fx.Node, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Track:
+    """A sum or an average over axes or over all numbers."""
+    function = torch.mean if name_of(node) == "mean" else torch.sum
+    kwargs = {k: v for k, v in kwargs.items() if k != "dtype"}
+    if len(args) == 1 or args[1] in (None, []):
+        axes = list(range(args[0].value.dim()))
+        args = (args[0], axes, *args[2:])
+    return linear(function)(ball, node, args, kwargs)
+
+
+def reverse_subtract(ball: Ball, node: fx.Node, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Track:
+    """The second minus the first."""
+    return _add(-1.0)(ball, node, (args[1], args[0], *args[2:]), kwargs)
+
+
+
+
+def _reshape(column: Tensor, shape: Any) -> Tensor:
+    return column.reshape(shape)
+
+
+VIEWS: dict[str, Callable[..., Any]] = {
+    "view": _reshape, "_unsafe_view": _reshape, "reshape": _reshape, "expand": Tensor.expand,
+    "unsqueeze": torch.unsqueeze, "alias": Tensor.clone, "clone": lambda x: x, "detach": lambda x: x,
+    "lift_fresh": lambda x: x, "contiguous": lambda x: x, "squeeze": torch.squeeze,
+}  # fmt: skip
+PLAIN: dict[str, Callable[..., Any]] = {
+    name: getattr(aten, name)
+    for name in (
+        "permute", "transpose", "t", "select", "slice", "split", "split_with_sizes", "unbind", "flip", "roll",
+        "index", "index_select", "gather", "constant_pad_nd", "reflection_pad1d", "reflection_pad2d",
+        "reflection_pad3d", "replication_pad1d", "replication_pad2d", "replication_pad3d", "avg_pool1d",
+        "avg_pool2d", "avg_pool3d", "_adaptive_avg_pool2d", "_adaptive_avg_pool3d", "adaptive_avg_pool1d",
+        "upsample_nearest1d", "upsample_nearest2d", "upsample_nearest3d", "upsample_bilinear2d",
+        "upsample_linear1d", "upsample_trilinear3d", "upsample_bicubic2d", "_upsample_bilinear2d_aa",
+        "_upsample_bicubic2d_aa", "pixel_shuffle", "pixel_unshuffle", "channel_shuffle", "neg", "cumsum", "tril",
+        "triu", "diagonal", "repeat", "im2col", "col2im", "unfold", "masked_fill", "narrow",
+    )
+}  # fmt: skip
+PLAIN["masked_fill"] = lambda x, mask, value: x * ~mask
+SMOOTH = (
+    "relu", "leaky_relu", "abs", "_prelu_kernel", "prelu", "hardtanh", "clamp", "clamp_max", "elu", "celu", "selu",
+    "hardswish", "hardsigmoid", "sigmoid", "tanh", "erf", "atan", "gelu", "silu", "mish", "softplus",
+    "log_sigmoid_forward", "exp", "log", "sqrt", "rsqrt", "reciprocal", "pow",
+)  # fmt: skip
+RULES: dict[str, Rule] = {
+    **{name: expanded(function) for name, function in VIEWS.items()},
+    **{name: linear(function) for name, function in PLAIN.items()},
+    **{name: joined(getattr(aten, name)) for name in ("cat", "stack", "where", "slice_scatter", "select_scatter")},
+    **dict.fromkeys(SMOOTH, elementwise),
+    "add": _add(1.0), "sub": _add(-1.0), "rsub": reverse_subtract, "mul": multiply, "div": divide,
+    "linalg_vector_norm": vector_norm, "clamp_min": clamp_low, "sum": sum_or_mean, "mean": sum_or_mean,
+    "mm": matmul, "bmm": matmul, "addmm": matmul, "baddbmm": matmul, "mv": matmul, "_softmax": softmax,
+    "_safe_softmax": softmax, "convolution": convolution, "_convolution": convolution,
+    "native_batch_norm": batch_norm, "cudnn_batch_norm": batch_norm,
+    "_native_batch_norm_legit_no_training": batch_norm, "_to_copy": cast,
+    **{name: maximum(1.0) for name in ("amax", "max", "maximum")},
+    **{name: maximum(-1.0) for name in ("amin", "min", "minimum")},
+    **{f"max_pool{dims}d_with_indices": max_pool(dims) for dims in (1, 2, 3)},
+}  # fmt: skip
+PASSIVE = {
+    "empty_like", "zeros_like", "ones_like", "full_like", "new_zeros", "new_ones", "new_full", "new_empty", "rand_like",
+    "sym_size",
+}  # fmt: skip
