@@ -14,5 +14,5 @@ from lipcomp.bound.pairs import (
     view_pairs,
 )
 from lipcomp.bound.results import LABELS, UNITS, Bound, LowerBounds, Witness
-from lipcomp.bound.sandwich import Sandwich, measure_sandwich, sandwich
+from lipcomp.bound.sandwich import Sandwich, measure_sandwich, sandwich, sandwich_curve
 from lipcomp.bound.search import SearchResult, search_ball

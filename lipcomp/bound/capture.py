@@ -58,7 +58,9 @@ def _circular(input: Tensor, pad: Any, mode: str = "constant", value: Any = None
     return input
 
 
-def _norm_pool(input: Tensor, norm_type: float, kernel_size: Any, stride: Any = None, ceil_mode: bool = False) -> Any:
+def _norm_pool(
+    input: Tensor, norm_type: float | int, kernel_size: Any, stride: Any = None, ceil_mode: bool = False
+) -> Any:
     """Pooling by the 2-norm of whole windows, as such."""
     if float(norm_type) != 2 or ceil_mode:
         return None
@@ -78,7 +80,7 @@ REPLACEMENTS: dict[Any, Callable[..., Any]] = {
 
 
 def _without_numbers(tensor: Tensor) -> bool:
-    return torch._is_functional_tensor(tensor) or type(tensor) is not Tensor and type(tensor) is not torch.nn.Parameter
+    return torch._is_functional_tensor(tensor) or type(tensor) not in (Tensor, torch.nn.Parameter)
 
 
 def capture(fn: Map, images: Tensor) -> fx.GraphModule:
@@ -89,7 +91,6 @@ def capture(fn: Map, images: Tensor) -> fx.GraphModule:
     NoRule
         If the map cannot be captured, or the graph is not the map.
     """
-
 
     def guarded(image: Tensor) -> Tensor:
         with _NoExit():
@@ -103,7 +104,9 @@ def capture(fn: Map, images: Tensor) -> fx.GraphModule:
         except NoRule:
             raise
         except Exception as error:  # whatever a foreign map does without numbers
-            raise NoRule(f"the map cannot be followed ({type(error).__name__}: {str(error)[:200]})") from error
+            raise NoRule(
+                f"the map cannot be followed ({type(error).__name__}: {str(error)[:200]})"
+            ) from error
     graph.graph.eliminate_dead_code()
     _compare(fn, graph, images)
     return graph
@@ -120,16 +123,22 @@ def _compare(fn: Map, graph: fx.GraphModule, images: Tensor) -> None:
             raise NoRule("the map does not give one tensor of floating-point numbers")
         scale = float(expected.abs().nan_to_num(0, 0, 0).max())
         if not float((found - expected).abs().nan_to_num(0, 0, 0).max()) <= 1e-3 * scale:
-            raise NoRule("the map is not what torch sees of it: numbers leave torch and come back as constants")
+            raise NoRule(
+                "the map is not what torch sees of it: numbers leave torch and come back as constants"
+            )
 
 
 def _decompositions() -> dict[Any, Callable[..., Any]]:
-    table: dict[Any, Callable[..., Any]] = dict(
-        get_decompositions([aten.native_layer_norm, aten.native_group_norm, aten.glu, aten.addcmul, aten.addcdiv, aten.lerp,
-                            aten.rsub, aten._scaled_dot_product_flash_attention_for_cpu])
-    )  # fmt: skip
+    known = [
+        aten.native_layer_norm, aten.native_group_norm, aten.glu, aten.addcmul, aten.addcdiv, aten.lerp, aten.rsub,
+        aten._scaled_dot_product_flash_attention_for_cpu,
+    ]  # fmt: skip
+    table: dict[Any, Callable[..., Any]] = dict(get_decompositions(known))
     table[aten.native_batch_norm.default] = _batch_norm
-    table[aten.var.correction], table[aten.std.correction] = _variance, lambda *a, **k: _variance(*a, **k).sqrt()
+    table[aten.var.correction], table[aten.std.correction] = (
+        _variance,
+        lambda *a, **k: _variance(*a, **k).sqrt(),
+    )
     table[aten.var_mean.correction] = lambda x, dim=None, *, correction=1, keepdim=False: (
         _variance(x, dim, correction=correction, keepdim=keepdim), x.mean(_axes(x, dim), keepdim=keepdim),
     )  # fmt: skip

@@ -25,7 +25,9 @@ class Track:
 
     value: Float[Tensor, "..."]
     columns: Float[Tensor, "columns ..."]
-    norm_of: "tuple[Track, tuple[int, ...], bool] | None" = None  # whose norm it is, over which axes, shape kept
+    norm_of: "tuple[Track, tuple[int, ...], bool] | None" = (
+        None  # whose norm it is, over which axes, shape kept
+    )
     direction_of: "Track | None" = None  # the h of which it is h / |h|, as the only vector
     known: Float[Tensor, "..."] | None = None  # norm bounds of its rows, once computed
 
@@ -43,7 +45,9 @@ class Ball:
     pixels: int
     memory: float  # bytes
     chord: bool
-    reaches: list[Float[Tensor, "..."]] = field(default_factory=list)  # how far numbers move, in the order of asking
+    reaches: list[Float[Tensor, "..."]] = field(
+        default_factory=list
+    )  # how far numbers move, in the order of asking
     noises: list[Noise] = field(default_factory=list)
     asked: int = 0
 
@@ -125,7 +129,11 @@ Rule = Callable[[Ball, fx.Node, tuple[Any, ...], dict[str, Any]], Any]
 
 
 def interpret(
-    graph: fx.GraphModule, image: Float[Tensor, "1 ..."], ball: Ball, rules: dict[str, Rule], passive: set[str]
+    graph: fx.GraphModule,
+    image: Float[Tensor, "1 ..."],
+    ball: Ball,
+    rules: dict[str, Rule],
+    passive: set[str],
 ) -> Track:
     """Run a captured map over a ball; the output's track.
 
@@ -156,7 +164,9 @@ def interpret(
     raise NoRule("the map gives nothing")
 
 
-def _run(node: fx.Node, found: dict[fx.Node, Any], ball: Ball, rules: dict[str, Rule], passive: set[str]) -> Any:
+def _run(
+    node: fx.Node, found: dict[fx.Node, Any], ball: Ball, rules: dict[str, Rule], passive: set[str]
+) -> Any:
     args, kwargs = with_values(node, found.__getitem__)
     name = name_of(node)
     if name == "getitem":

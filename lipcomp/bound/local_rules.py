@@ -27,7 +27,9 @@ def _tracks(*values: Any) -> list[Track]:
     return [
         part
         for value in values
-        for part in (_tracks(*value) if isinstance(value, list | tuple) else [value] * isinstance(value, Track))
+        for part in (
+            _tracks(*value) if isinstance(value, list | tuple) else [value] * isinstance(value, Track)
+        )
     ]
 
 
@@ -48,7 +50,10 @@ def linear(function: Callable[..., Tensor]) -> Rule:
     """An operation that is linear in its first argument, with the others constant."""
 
     def rule(ball: Ball, node: fx.Node, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-        (first, *rest), kwargs = args, {k: v for k, v in kwargs.items() if k not in ("dtype", "memory_format")}
+        (first, *rest), kwargs = (
+            args,
+            {k: v for k, v in kwargs.items() if k not in ("dtype", "memory_format")},
+        )
         rest = [None if isinstance(value, torch.dtype) else value for value in rest]
         _only(rest, *kwargs.values())
         if not isinstance(first, Track):
@@ -182,7 +187,9 @@ def vector_norm(ball: Ball, node: fx.Node, args: tuple[Any, ...], kwargs: dict[s
     track, order, axes, keep = (*args, *[2, None, False][len(args) - 1 :])[:4]
     if not isinstance(track, Track) or float(order) != 2:
         raise NoRule("has a rule for the 2-norm only")
-    axes = tuple(axis % track.value.dim() for axis in (axes if axes is not None else range(track.value.dim())))
+    axes = tuple(
+        axis % track.value.dim() for axis in (axes if axes is not None else range(track.value.dim()))
+    )
     length, _, numbers, turn = _turned(ball, track, axes)
     mu = track.value / length.clamp(min=1e-300)
     value = length if keep else length.squeeze(axes)
@@ -200,7 +207,9 @@ def _direction(ball: Ball, track: Track, norm: Track) -> Track:
     if bool((least <= 0).any()):
         raise NoRule("|h| may vanish in the ball")
     mu = track.value / length
-    out = ball.affine([track], mu, lambda column: (column - mu * (mu * column).sum(axes, keepdim=True)) / length)
+    out = ball.affine(
+        [track], mu, lambda column: (column - mu * (mu * column).sum(axes, keepdim=True)) / length
+    )
     change = (turn / least + (1 / least - 1 / length)) * numbers
     out = ball.uncertain(out, tau=change.expand(mu.shape))
     if length.numel() == 1:
@@ -233,9 +242,13 @@ def expanded(function: Callable[..., Tensor]) -> Rule:
             h, axes, keep = source.norm_of
             if not keep and len(axes) == 1 and args[1] % h.value.dim() == axes[0]:
                 out.norm_of = (h, axes, True)
-        if source.direction_of is not None and out.value.numel() == source.value.numel():
-            if torch.equal(out.value.flatten(), source.value.flatten()):
-                out.direction_of = source.direction_of
+        same = out.value.numel() == source.value.numel()
+        if (
+            source.direction_of is not None
+            and same
+            and torch.equal(out.value.flatten(), source.value.flatten())
+        ):
+            out.direction_of = source.direction_of
         return out
 
     return rule
@@ -288,6 +301,7 @@ def matmul(ball: Ball, node: fx.Node, args: tuple[Any, ...], kwargs: dict[str, A
     elif isinstance(second, Track):
         out = ball.affine([second], value, lambda column: alpha * (first @ column))
     else:  # only the bias is tracked
+        assert isinstance(bias, Track)
         total = value + beta * bias.value
         return ball.affine([bias], total, lambda column: (beta * column).expand(total.shape))
     if bias is None:
@@ -369,23 +383,21 @@ def _tree(ball: Ball, track: Track, axis: int) -> Track:
     """The maximum along an axis, which goes."""
     size = track.value.shape[axis]
 
-    def part(start: int, stop: int) -> Track:
-        place = axis % track.value.dim()
-        cut = (slice(None),) * place + (slice(start, stop),)
-        return Track(track.value[cut], track.columns[(slice(None), *cut)])
+    axis %= track.value.dim()
+
+    def part(whole: Track, start: int, stop: int) -> Track:
+        cut = (slice(None),) * axis + (slice(start, stop),)
+        return Track(whole.value[cut], whole.columns[(slice(None), *cut)])
 
     while size > 1:
         half = size // 2
-        both = _larger(ball, part(0, half), part(half, 2 * half))
+        both = _larger(ball, part(track, 0, half), part(track, half, 2 * half))
         if size % 2:
-            count = max(len(both.columns), len(track.columns))
-            both = ball.affine(
-                [both, part(size - 1, size)], torch.cat([both.value, _at(part(size - 1, size))], axis),
-                lambda x, y: torch.cat([x, y], axis % track.value.dim()),
-            )  # fmt: skip
-            assert len(both.columns) == count
+            rest = part(track, size - 1, size)
+            value = torch.cat([both.value, rest.value], axis)
+            both = ball.affine([both, rest], value, lambda x, y: torch.cat([x, y], axis))
         track, size = both, half + size % 2
-    return ball.affine([track], track.value.squeeze(axis), lambda x: x.squeeze(axis % track.value.dim()))
+    return ball.affine([track], track.value.squeeze(axis), lambda x: x.squeeze(axis))
 
 
 def maximum(sign: float) -> Rule:
@@ -394,7 +406,9 @@ def maximum(sign: float) -> Rule:
     def rule(ball: Ball, node: fx.Node, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         first, *rest = args
         name = name_of(node)
-        if name in ("maximum", "minimum") or (name in ("max", "min") and rest and not isinstance(rest[0], int)):
+        if name in ("maximum", "minimum") or (
+            name in ("max", "min") and rest and not isinstance(rest[0], int)
+        ):
             like = next(iter(_tracks(first, rest[0])))
             a, b = (
                 t if isinstance(t, Track) else Track(t.expand(like.value.shape), like.columns[:1] * 0)
@@ -417,6 +431,37 @@ def maximum(sign: float) -> Rule:
         return (out, None) if name in ("max", "min") and len(args) > 1 else out
 
     return rule
+
+
+def sort(ball: Ball, node: fx.Node, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+    """Sorting along an axis: a place whose number may come from elsewhere in the ball may have any of those rows."""
+    track, *rest = args
+    _only(rest, *kwargs.values())
+    numbers = [
+        value
+        for value in rest
+        if value is not None and not (node.target is aten.sort.stable and value is rest[0])
+    ]
+    axis = kwargs.get("dim", next((v for v in numbers if not isinstance(v, bool)), -1))
+    value, order = node.target(track.value, *rest, **kwargs)  # type: ignore[operator]
+    out = ball.affine([track], value, lambda column: column.gather(axis, order))
+    rows = ball.rows(track).movedim(axis, -1)
+    moved, z = ball.reach(track).movedim(axis, -1), track.value.movedim(axis, -1)
+    low, high = (
+        (z - moved).sort(-1).values,
+        (z + moved).sort(-1).values,
+    )  # between them the k-th smallest stays
+    if not bool((value.movedim(axis, -1).diff(dim=-1) >= 0).all()):
+        low, high = low.flip(-1), high.flip(-1)
+    ball.check(z.numel() * z.shape[-1])
+    own = order.movedim(axis, -1)[..., None] == torch.arange(z.shape[-1], device=z.device)
+    may = (
+        ((z - moved)[..., None, :] <= high[..., None]) & ((z + moved)[..., None, :] >= low[..., None]) & ~own
+    )
+    other = torch.where(may, rows[..., None, :], 0).amax(-1)
+    mine = rows.gather(-1, order.movedim(axis, -1))
+    tau = torch.where(may.any(-1), mine + other, 0).movedim(-1, axis)
+    return ball.uncertain(out, tau=tau), None
 
 
 def max_pool(dims: int) -> Rule:
@@ -443,6 +488,7 @@ def max_pool(dims: int) -> Rule:
 
 def windows(sizes: tuple[int, ...], dims: int, how: list[Any], outputs: tuple[int, ...]) -> Tensor:
     """Which input numbers lie in the window of every output; a place outside repeats one inside."""
+
     def axis(value: Any, place: int, default: Any) -> int:
         value = default if value in (None, []) else value
         return value if isinstance(value, int) else value[place if len(value) > 1 else 0]
@@ -477,8 +523,6 @@ def sum_or_mean(ball: Ball, node: fx.Node, args: tuple[Any, ...], kwargs: dict[s
 def reverse_subtract(ball: Ball, node: fx.Node, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Track:
     """The second minus the first."""
     return _add(-1.0)(ball, node, (args[1], args[0], *args[2:]), kwargs)
-
-
 
 
 def _reshape(column: Tensor, shape: Any) -> Tensor:
@@ -518,7 +562,7 @@ RULES: dict[str, Rule] = {
     "linalg_vector_norm": vector_norm, "clamp_min": clamp_low, "sum": sum_or_mean, "mean": sum_or_mean,
     "mm": matmul, "bmm": matmul, "addmm": matmul, "baddbmm": matmul, "mv": matmul, "_softmax": softmax,
     "_safe_softmax": softmax, "convolution": convolution, "_convolution": convolution,
-    "native_batch_norm": batch_norm, "cudnn_batch_norm": batch_norm,
+    "sort": sort, "native_batch_norm": batch_norm, "cudnn_batch_norm": batch_norm,
     "_native_batch_norm_legit_no_training": batch_norm, "_to_copy": cast,
     **{name: maximum(1.0) for name in ("amax", "max", "maximum")},
     **{name: maximum(-1.0) for name in ("amin", "min", "minimum")},

@@ -32,6 +32,7 @@ from lipcomp.bound.slopes import largest_slope, shape_of
 
 SIGNED = {"upsample_bicubic2d", "_upsample_bicubic2d_aa"}
 JOINED = {"cat", "stack", "where", "slice_scatter", "select_scatter", "maximum", "minimum"}
+SPREADING = {"where", "maximum", "minimum"}
 
 
 @dataclass(eq=False)
@@ -43,6 +44,9 @@ class Norm:
     layer: tuple[Tensor, Callable[[Tensor], float], str] | None = None  # weight, its norm, name
     log: list[tuple[str, float]] = field(default_factory=list, repr=False)
     norm_of: "Norm | None" = None
+    extreme: "tuple[Norm, str, int] | None" = (
+        None  # of which pairs it is the "min" or "max", along which axis
+    )
 
     @cached_property
     def bound(self) -> float:
@@ -61,7 +65,7 @@ class Product:
     def __init__(self, graph: fx.GraphModule, radius: float) -> None:
         self.graph, self.radius, self.everywhere = graph, radius, True
         self.layers: list[tuple[str, float]] = []
-        self._known: dict[tuple[str, int], float] = {}
+        self._known: dict[str, float] = {}
 
     def bound(self, image: Tensor) -> float:
         """The bound at one image.
@@ -96,20 +100,20 @@ class Product:
             return part
         inputs = {a: found[a] for a in leaves(node) if isinstance(a, fx.Node)}
         tracked = [v for v in inputs.values() if isinstance(v, Norm)]
-        nested = any(isinstance(v, list | tuple) and any(isinstance(p, Norm) for p in v) for v in inputs.values())
+        nested = any(
+            isinstance(v, list | tuple) and any(isinstance(p, Norm) for p in v) for v in inputs.values()
+        )
         if not tracked and not nested:
             return node.target(*args, **kwargs)  # type: ignore[operator]
-        plain = lambda a: (  # noqa: E731
-            a.value if isinstance(a, Norm) else type(a)(map(plain, a)) if isinstance(a, list | tuple) else exact(a)
-        )
         if name == "_to_copy":
             kind = kwargs.get("dtype")
             if kind is not None and not kind.is_floating_point:
                 raise NoRule(f"_to_copy to {kind} is a step function")
             return tracked[0]
         kwargs = {k: v for k, v in kwargs.items() if not isinstance(v, torch.dtype) and k != "memory_format"}
-        values = [plain(a) for a in args]
-        run = lambda: node.target(*values, **{k: plain(v) for k, v in kwargs.items()})  # noqa: E731
+        values = [_plain(a) for a in args]
+        target: Any = node.target
+        run = lambda: target(*values, **{k: _plain(v) for k, v in kwargs.items()})  # noqa: E731
         if name in PASSIVE:
             return run()
         try:
@@ -130,16 +134,28 @@ class Product:
         run: Callable[[], Any],
     ) -> Any:
         first = args[0] if args else None
+        pair = [t.extreme for t in _all(args)] if name == "cat" else []
+        if len(pair) == 2 and pair[0] is not None and pair[1] is not None:
+            (one, kind, axis), (other, other_kind, other_axis) = pair[0], pair[1]
+            if (
+                one is other and axis == other_axis and kind != other_kind
+            ):  # both numbers of every pair, sorted
+                return Norm(run(), one.bound, log=self.layers)
         if name in JOINED or (name in ("max", "min") and len(tracked) > 1):
             if name == "where" and isinstance(first, Norm):
                 raise NoRule("has no rule for a condition that depends on the images")
-            return Norm(run(), math.sqrt(sum(track.bound**2 for track in _all(args))), log=self.layers)
-        if name in ("add", "sub", "rsub"):
+            result = run()
+            spread = name not in JOINED - SPREADING  # what is broadcast counts as often as it is repeated
+            bounds = [t.bound * (self._repeat(result, t) if spread else 1.0) for t in _all(args)]
+            return Norm(result, math.hypot(*bounds), log=self.layers)
+        if name in ("add", "sub"):
             return self._sum(args, kwargs, run())
         if name == "div" and len(tracked) == 2 and args[1].norm_of is first:
             return self._direction(first, args[1], run())
         if name in ("mm", "bmm", "addmm", "baddbmm", "mv"):
             return self._matrix(name, args, kwargs, run())
+        if kwargs.get("rounding_mode") is not None:
+            raise NoRule("rounds")
         if len(tracked) != 1 or (not isinstance(first, Norm) and name != "mul"):
             raise NoRule("has no constant over all images for these arguments that depend on them")
         track = tracked[0]
@@ -151,10 +167,17 @@ class Product:
         if name == "linalg_vector_norm":
             return self._vector_norm(track, values, result)
         if name in ("clamp_min", "expand", "unsqueeze", "view") and track.norm_of is not None:
-            return Norm(result, track.bound * self._repeat(result, track), log=self.layers, norm_of=track.norm_of)
+            return Norm(
+                result, track.bound * self._repeat(result, track), log=self.layers, norm_of=track.norm_of
+            )
         if name in ("amax", "amin", "sort", "max", "min"):
             out = Norm(result if isinstance(result, Tensor) else result[0], track.bound, log=self.layers)
-            return out if isinstance(result, Tensor) else (out, None)
+            if isinstance(result, Tensor):
+                return out
+            axis = values[1] % track.value.dim() if name in ("min", "max") else -1
+            if axis >= 0 and track.value.shape[axis] == 2:
+                out.extreme = (track, name, axis)
+            return out, None
         if name in ("_softmax", "_safe_softmax"):
             return Norm(result, track.bound / 2, log=self.layers)
         if name.startswith("max_pool"):
@@ -163,15 +186,18 @@ class Product:
             return self._elementwise(name, node, track, values, kwargs, result)
         if name == "neg" or (name in VIEWS and name != "expand"):
             return Norm(result, track.bound, log=self.layers)
-        if name in ("mul", "div") or name in ("expand", "sum", "mean") or (name in PLAIN and name not in SIGNED):
+        if (
+            name in ("mul", "div")
+            or name in ("expand", "sum", "mean")
+            or (name in PLAIN and name not in SIGNED)
+        ):
             return self._averaging(name, node, track, args, values, kwargs, result)
         raise NoRule("has no rule")
 
-    def _once(self, node: fx.Node, compute: Callable[[], float], kind: str = "") -> float:
-        key = (node.name + kind, 0)
-        if key not in self._known:
-            self._known[key] = compute()
-        return self._known[key]
+    def _once(self, node: fx.Node, compute: Callable[[], float]) -> float:
+        if node.name not in self._known:
+            self._known[node.name] = compute()
+        return self._known[node.name]
 
     @staticmethod
     def _repeat(result: Tensor, track: Norm) -> float:
@@ -179,13 +205,12 @@ class Product:
 
     def _sum(self, args: tuple[Any, ...], kwargs: dict[str, Any], result: Tensor) -> Norm:
         alpha = abs(float(kwargs.get("alpha", args[2] if len(args) > 2 else 1)))
-        weights = (1.0, max(alpha, 0.0)) if len(args) > 1 else (1.0,)
         total = sum(
             weight * part.bound * self._repeat(result, part)
-            for weight, part in zip(weights, args[:2], strict=False)
+            for weight, part in zip((1.0, alpha), args[:2], strict=True)
             if isinstance(part, Norm)
         )
-        return Norm(result, float(total) if alpha == 1 else float(total) * max(alpha, 1.0), log=self.layers)
+        return Norm(result, float(total), log=self.layers)
 
     def _direction(self, h: Norm, norm: Norm, result: Tensor) -> Norm:
         self.everywhere = False
@@ -247,7 +272,9 @@ class Product:
             kernel, norm, title = track.layer
             folded = kernel.double() * scale.view(-1, *[1] * (kernel.dim() - 1)).to(kernel.device)
             factor = self._once(node, lambda: norm(folded))
-            if not any(entry[0] == f"{title} with batch norm" and entry[1] == factor for entry in self.layers):
+            if not any(
+                entry[0] == f"{title} with batch norm" and entry[1] == factor for entry in self.layers
+            ):
                 self.layers.append((f"{title} with batch norm", factor))
             return Norm(result[0], track.before * factor, log=self.layers)
         return Norm(result[0], track.bound * float(scale.abs().max()), log=self.layers)
@@ -259,8 +286,10 @@ class Product:
         def overlap() -> float:
             places = windows(tuple(track.value.shape[-dims:]), dims, values[1:], tuple(out.shape[-dims:]))
             counts = torch.zeros(math.prod(track.value.shape[-dims:]))
-            for line in places.unique(dim=1).T if False else places.mT:
-                counts.index_add_(0, line, torch.ones(len(line)))
+            for line in places.mT:
+                counts.index_add_(
+                    0, line, torch.ones(len(line))
+                )  # a place outside counts for one inside: more
             return math.sqrt(float(counts.max()))
 
         return Norm(out, track.bound * self._once(node, overlap), log=self.layers), None
@@ -270,7 +299,9 @@ class Product:
     ) -> Any:
         if any(isinstance(v, Tensor) for v in values[1:]) and not name.endswith(("prelu", "prelu_kernel")):
             raise NoRule("has no rule for limits that are tensors")
-        shape = shape_of(name, tuple(v for v in (*values[1:], *kwargs.values()) if isinstance(v, int | float | str)))
+        shape = shape_of(
+            name, tuple(v for v in (*values[1:], *kwargs.values()) if isinstance(v, int | float | str))
+        )
         if shape is None:
             raise NoRule("has no rule for these arguments")
 
@@ -297,20 +328,28 @@ class Product:
         others = [v.abs() if isinstance(v, Tensor) and v.is_floating_point() else v for v in values]
         if name in ("mul", "div"):
             others = [abs(v) if isinstance(v, int | float) else v for v in others]
-        target = node.target if name != "masked_fill" else lambda x, mask, value: x * ~mask
+        target: Any = node.target if name != "masked_fill" else PLAIN[name]
 
         def sums() -> float:
             with torch.enable_grad():
                 one = torch.ones_like(track.value).requires_grad_()
-                out = target(*others[:place], one, *others[place + 1 :], **kwargs)  # type: ignore[operator]
+                out = target(*others[:place], one, *others[place + 1 :], **kwargs)
                 parts = [out] if isinstance(out, Tensor) else list(out)
-                (columns,) = torch.autograd.grad(sum(part.sum() for part in parts), one)
+                total = torch.stack([part.sum() for part in parts]).sum()
+                (columns,) = torch.autograd.grad(total, one)
             return math.sqrt(max(float(part.max()) for part in parts) * float(columns.max())) * (1 + 1e-12)
 
         bound = track.bound * self._once(node, sums)
         if isinstance(result, Tensor):
             return Norm(result, bound, log=self.layers)
         return [Norm(part, bound, log=self.layers) for part in result]
+
+
+def _plain(value: Any) -> Any:
+    """Values at the image, constants in float64."""
+    if isinstance(value, list | tuple):
+        return type(value)(_plain(part) for part in value)
+    return value.value if isinstance(value, Norm) else exact(value)
 
 
 def _all(values: Any) -> list[Norm]:

@@ -60,14 +60,14 @@ class _System:
 
     def __init__(self, rows: Tensor, noises: list[Noise], pixels: int) -> None:
         units = sum(len(noise) for noise in noises)
-        like = {"dtype": rows.dtype, "device": rows.device}
+        new = rows.new_zeros
         self.jacobian = rows[:, :pixels]
         gains = rows[:, pixels:]
-        self.gains = torch.cat([gains, torch.zeros(len(rows), units - gains.shape[1], **like)], 1)
+        self.gains = torch.cat([gains, new(len(rows), units - gains.shape[1])], 1)
         self.pixels, self.noises = pixels, noises
-        self.inputs, self.earlier = torch.zeros(units, pixels, **like), torch.zeros(units, units, **like)
-        self.halfwidth, self.tau = torch.zeros(units, **like), torch.zeros(units, **like)
-        self.depth = torch.zeros(units, **like)
+        self.inputs, self.earlier = new(units, pixels), new(units, units)
+        self.halfwidth, self.tau = new(units), new(units)
+        self.depth = new(units)
         for place, noise in enumerate(noises):
             own = slice(noise.start - pixels, noise.start - pixels + len(noise))
             self.depth[own] = len(noises) - place
@@ -89,7 +89,9 @@ class _System:
         for k in reversed(range(len(own))):
             gain[k] += sum(_near(scaled[own[j], own[k]]) * gain[j] for j in range(k + 1, len(own)))
         came = [
-            max(_near(self.inputs[units] * self.halfwidth[units, None]), float(self.tau[units].norm()), 1e-300)
+            max(
+                _near(self.inputs[units] * self.halfwidth[units, None]), float(self.tau[units].norm()), 1e-300
+            )
             for units in own
         ]
         total = _near(self.jacobian) + sum(g * c for g, c in zip(gain, came, strict=True))

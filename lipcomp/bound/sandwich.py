@@ -2,15 +2,16 @@
 
 lower      (3.5) of the image and itself moved to the ball's surface in a random direction
 searched   the largest sigma_max that pair ascent finds in the ball
-certified  the product of the layers' norms, by (5.1) for a map to mean directions
+certified  the least of the local certificate and the product of norms on the same ball (5.4), (5.1)
 
 A map to mean directions has a certificate only where ‖h‖ cannot vanish, so the ball is by default half the largest on
-which every image has one.
+which the product of norms has one for every image. :func:`sandwich_curve` gives the three against the radius.
 """
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 import torch
 from jaxtyping import Float
@@ -73,6 +74,7 @@ def measure_sandwich(
     *,
     radius: float | None = None,
     normalised: bool = True,
+    method: str = "least",
     starts: int = 1,
     steps: int = 30,
     batch_size: int | None = None,
@@ -86,25 +88,23 @@ def measure_sandwich(
     fn, images, batch_size, advance
         As for :func:`~lipcomp.bound.search_ball`.
     radius
-        L2 radius; by default half the largest that every image has a certificate on, or 0.5 for a map without
-        normalisation and for one without a certificate.
+        L2 radius; by default half the largest on which the product of norms certifies every image, or 0.5 for a map
+        without normalisation and for one without such a certificate.
     normalised
         Whether ``fn`` gives mean directions.
+    method
+        Of the certificate: "least", "local" or "product", see :func:`~lipcomp.bound.certified_bound`.
     starts, steps
         Of the search.
     generator
         Randomness (CPU); by default seeded with 0.
     """
     generator = torch.Generator().manual_seed(0) if generator is None else generator
-    certificate = certified_bound(fn, images)
-    local = certificate.bound
-    everywhere = math.isinf(certificate.radius)
     if radius is None:
-        finite = local[local.isfinite()]
-        radius = 0.5 / float(finite.max()) if len(finite) and not everywhere else 0.5
-    if not everywhere:  # (5.1), from its value at radius 0
-        left = 1 - local * radius
-        local = torch.where((left > 0) & local.isfinite(), local / left.clamp(min=1e-300), math.inf)
+        local = certified_bound(fn, images, method="product")
+        finite = local.bound[local.bound.isfinite()]
+        radius = 0.5 / float(finite.max()) if len(finite) and not math.isinf(local.radius) else 0.5
+    certificate = certified_bound(fn, images, radius, method=method)
     size = batch_size or len(images)
     moved = random_pairs(images.split(size), radius, generator)
     lower = measure_pairs(fn, moved, normalised=normalised)["direction"].values
@@ -119,4 +119,35 @@ def measure_sandwich(
         generator=generator,
         advance=advance,
     )
-    return Sandwich(lower, found.sigma.double().cpu(), local, radius, certificate)
+    return Sandwich(lower, found.sigma.double().cpu(), certificate.bound, radius, certificate)
+
+
+def sandwich_curve(
+    fn: Map,
+    images: Float[Tensor, "n ..."],
+    radii: Sequence[float],
+    *,
+    advance: Callable[[int], object] | None = None,
+    **settings: Any,
+) -> dict[str, Float[Tensor, "radii n"]]:
+    """Lower, searched and certified constant of every image at every radius, ready to draw.
+
+    What is found in a ball holds in every larger one, so lower and searched never fall with the radius.
+
+    Parameters
+    ----------
+    fn, images, settings
+        As for :func:`measure_sandwich`.
+    radii
+        L2 radii, ascending.
+    advance
+        Called with the count of images done, at every radius.
+    """
+    found = [measure_sandwich(fn, images, radius=radius, advance=advance, **settings) for radius in radii]
+    curves = {
+        name: torch.stack([getattr(one, name).double().cpu() for one in found])
+        for name in ("lower", "searched", "certified")
+    }
+    for name in ("lower", "searched"):
+        curves[name] = curves[name].nan_to_num(0).cummax(0).values
+    return curves

@@ -86,20 +86,136 @@ def test_sorting_costs_nothing(generator):
         assert certified_bound(Sorted(size), images).bound.tolist() == pytest.approx([1.0] * 3)
 
 
+def tok(x):
+    z = x.flatten(2)
+    return (z + nn_constant(z.mT, 3.0).mT).flatten(1)
+
+
+def nn_constant(z, value):
+    return z @ torch.full((z.shape[-1], z.shape[-1]), value, dtype=z.dtype)
+
+
+def through_a_view(x):
+    y = x.flatten(1) * 1.0
+    y[:, :5].mul_(100.0)
+    return y
+
+
+def from_its_own_bias(x):
+    x = x.flatten(1)
+    return F.linear(x, torch.eye(x.shape[1], dtype=x.dtype), bias=x[0] * 30.0)
+
+
+def clamped_by_itself(x):
+    x = x.flatten(1)
+    return torch.clamp(x * 5, max=x.mean(1, keepdim=True) * 9)
+
+
+def between(x):
+    low = x.flatten(1).amin(1, keepdim=True)
+    x = x * 1.0
+    x.mul_(50.0)
+    return torch.cat([low, x.flatten(1).amax(1, keepdim=True)], 1)
+
+
+NORM_OF_A_VIEW = nn.BatchNorm1d(18).double().eval()
+NORM_OF_A_VIEW.running_var.mul_(1e-4)
+SMALL = nn.Sequential(nn.Conv2d(2, 3, 3), nn.ReLU(inplace=True), nn.Flatten()).double().eval()
+SCRIPTED = torch.jit.script(SMALL)
+TRACED = torch.jit.trace(SMALL, torch.rand(1, 2, 3, 3).double())
+
+
+@pytest.mark.parametrize(
+    "fn",
+    [
+        tok, through_a_view, from_its_own_bias, clamped_by_itself, between, SCRIPTED, TRACED,
+        lambda x: NORM_OF_A_VIEW(x.flatten(1)), lambda x: x.mT.real.flatten(1) * 3 + x.flatten(1),
+        lambda x: torch.minimum(x.flatten(1) * 20, x.flatten(1).sum(1, keepdim=True)),
+    ],
+)  # fmt: skip
+def test_nothing_that_comes_from_the_images_is_constant(fn, generator):
+    images = torch.rand(2, 2, 3, 3, generator=generator, dtype=torch.float64)
+    rows = [torch.autograd.functional.jacobian(fn, x[None]).reshape(-1, 18) for x in images]
+    truth = torch.linalg.matrix_norm(torch.stack(rows), 2)
+    for method in ("product", "local", "least"):
+        assert (certified_bound(fn, images, 1e-3, method=method).bound >= truth).all(), method
+    assert (certified_bound(fn, images, 1e-6).bound <= truth * 1.001).all() or fn is clamped_by_itself
+
+
 @pytest.mark.parametrize(
     ("fn", "reason"),
     [
-        (lambda x: x.flatten(1).max(0, keepdim=True)[0].expand(len(x), -1), "along one axis of an image"),
-        (lambda x: torch.sort(x.flatten(1), 0)[0], "over the images"),
-        (lambda x: F.avg_pool2d(x, 2, divisor_override=1).flatten(1), "divisor of its own"),
-        (lambda x: F.lp_pool2d(x, 3, 2).flatten(1), "by the 3-norm"),
-        (lambda x: F.lp_pool2d(x, 2, 2, ceil_mode=True).flatten(1), "not whole"),
+        (lambda x: x.flatten(1).floor(), "floor"),
+        (lambda x: (x * 255).to(torch.uint8).flatten(1) / 255.0, "step function"),
+        (lambda x: torch.from_numpy(x.detach().numpy() * 2).flatten(1), "numpy"),
+        (lambda x: x.flatten(1) * x.max().item(), "item"),
+        (lambda x: torch.tensor(x.tolist(), dtype=x.dtype).flatten(1), "tolist"),
+        (lambda x: torch.fft.fft(x.flatten(1)).real, "fft"),
+        (lambda x: x.flatten(1) * 2 if x.sum() > 3 else x.flatten(1), "bool"),
+        (lambda x: F.lp_pool2d(x, 3.0, 2).flatten(1), "sign"),
     ],
 )
-def test_what_has_no_rule_says_so(fn, reason, generator, monkeypatch):
-    monkeypatch.setattr(
-        "lipcomp.bound.certified.check_map", lambda fn, images: 1
-    )  # some of these mix the images
+def test_what_has_no_rule_says_so(fn, reason, generator):
     found = certified_bound(fn, torch.rand(2, 2, 7, 9, generator=generator))
     assert reason in found.reason
     assert found.bound.isinf().all()
+    assert found.methods == ["", ""]
+
+
+ON_A_BALL = {
+    "layer norm": lambda x: F.layer_norm(x.flatten(1), (36,)),
+    "instance norm": lambda x: F.instance_norm(x).flatten(1),
+    "group norm": lambda x: F.group_norm(x, 1).flatten(1),
+    "softmax": lambda x: torch.softmax(5 * x.flatten(1), 1),
+    "attention": lambda x: F.scaled_dot_product_attention(*[3 * x.flatten(2)] * 3).flatten(1),
+    "product": lambda x: x.flatten(1) * torch.sigmoid(x.mean((1, 2, 3))[:, None]),
+    "direction": lambda x: F.normalize(x.flatten(1) - 0.3, dim=1),
+    "exponential": lambda x: x.flatten(1).exp(),
+    "maximum": lambda x: F.max_pool2d(x, 3, 1, 1).flatten(1),
+    "gelu": lambda x: F.gelu(3 * x.flatten(1) - 1),
+    "mish, silu, hardswish": lambda x: F.mish(F.silu(F.hardswish(6 * x.flatten(1) - 3))),
+    "transposed convolution": lambda x: F.conv_transpose2d(x, torch.ones(1, 2, 2, 2).to(x), stride=2).flatten(1),
+    "einsum": lambda x: torch.einsum("bchw,hk->bckw", x, torch.ones(6, 4).to(x)).flatten(1),
+    "shuffle": lambda x: F.pixel_unshuffle(F.relu(x - 0.4), 2).flatten(1),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", ON_A_BALL)
+def test_the_local_certificate_holds_on_its_ball_and_is_sigma_at_the_image(name, generator):
+    fn = ON_A_BALL[name]
+    images = 0.25 + 0.5 * torch.rand(2, 1, 6, 6, generator=generator, dtype=torch.float64)
+    here = spectral_norm(fn, images, method="rows").sigma
+    at_image = certified_bound(fn, images, 1e-9, method="local").bound
+    torch.testing.assert_close(at_image, here, rtol=1e-5, atol=0)
+    for radius in (1e-2, 0.1):
+        bound = certified_bound(fn, images, radius, method="local").bound
+        step = F.normalize(torch.randn(2, 36, generator=generator).double(), dim=1).view_as(images) * radius
+        assert (spectral_norm(fn, images + step, method="rows").sigma <= bound).all()
+        assert (here <= bound).all()
+
+
+def relu_network(generator):
+    weights = [
+        torch.randn(a, b, generator=generator).double() / a**0.5 for a, b in ((12, 24), (24, 24), (24, 6))
+    ]
+    return lambda x: torch.relu(torch.relu(x @ weights[0] + 0.1) @ weights[1] - 0.1) @ weights[2]
+
+
+def test_the_relaxation_is_above_every_choice_of_slopes_and_near_the_largest(generator):
+    """(5.4): all slopes of the units that may change state, drawn at random, against the certificate."""
+    fn = relu_network(generator)
+    images = 0.25 + 0.5 * torch.rand(1, 12, generator=generator, dtype=torch.float64)
+    found = certified_bound(fn, images, 0.1, method="local").bound
+    best = 0.0
+    for _ in range(200):
+        step = F.normalize(torch.randn(1, 12, generator=generator).double(), dim=1) * 0.1
+        best = max(best, float(spectral_norm(fn, images + step, method="rows").sigma))
+    assert best <= float(found) <= 1.5 * best
+
+
+def test_memory_that_does_not_suffice_leaves_the_product(generator):
+    fn = relu_network(generator)
+    images = torch.rand(1, 12, generator=generator, dtype=torch.float64)
+    few = certified_bound(fn, images, 0.1, memory=1e-6)
+    assert few.methods == ["product"]
+    assert "GiB" in certified_bound(fn, images, 0.1, memory=1e-6, method="local").reason
