@@ -67,8 +67,8 @@ def check_images(
 def check_map(fn: Map, images: Float[Tensor, "n ..."]) -> Checked:
     """Refuse a map that draws random numbers, that updates what it keeps, or that mixes the images of a batch.
 
-    Evaluates the first image alone by PyTorch's own operations, watching each of them; alone again; and between two
-    images of noise. The noise has no part in the data, so that neither equal nor dominated images hide anything, and
+    Evaluates the first image alone by PyTorch's own operations, watching each of them, and between two images of noise
+    by lipcomp's. The noise has no part in the data, so that neither equal nor dominated images hide anything, and
     tells whether the map gives mean directions: both have norm 1.
 
     Raises
@@ -90,26 +90,26 @@ def check_map(fn: Map, images: Float[Tensor, "n ..."]) -> Checked:
             )
         with frozen():
             among = as_rows(fn(torch.cat([noise[:1], image, noise[1:]])), 3)
-            alone = as_rows(fn(image.clone()), 1)
-            if _differ(native, alone):
-                again = as_rows(fn(image.clone()), 1)
-                if _differ(again, alone):
-                    raise ValueError(
-                        f"fn is not deterministic: two calls with the same image differ (by "
-                        f"{_difference(again, alone):.2g} of the output); {REMEDY}"
-                    )
-                raise ValueError(
-                    f"fn gives another output (by {_difference(native, alone):.2g} of its size) when its operations "
-                    f"are replaced by lipcomp's (lipcomp.jacobian.frozen); it may look at memory layouts: take that "
-                    f"out, and please report it"
-                )
-    if _differ(alone, among[1:2]):
-        raise ValueError(
-            f"fn mixes the images of a batch: an image alone gives another output than in company (by "
-            f"{_difference(alone, among[1:2]):.2g} of its size); {REMEDY}"
-        )
+        if _differ(native, among[1:2]):
+            _complain(fn, image, native, among[1:2])
     norms = among[::2].norm(dim=1)
     return Checked(native.shape[1], bool(((norms - 1).abs() < TOLERANCE).all()))
+
+
+def _complain(fn: Map, image: Tensor, native: Tensor, among: Tensor) -> None:
+    """Find out which of the three it was."""
+    with frozen():
+        alone, again = (as_rows(fn(image.clone()), 1) for _ in range(2))
+    for one, other, defect in (
+        (again, alone, "fn is not deterministic: two calls with the same image differ"),
+        (alone, among, "fn mixes the images of a batch: an image alone gives another output than in company"),
+    ):
+        if _differ(one, other):
+            raise ValueError(f"{defect} (by {_difference(one, other):.2g} of its size); {REMEDY}")
+    raise ValueError(
+        f"fn gives another output (by {_difference(native, alone):.2g} of its size) when its operations are replaced by "
+        f"lipcomp's (lipcomp.jacobian.frozen); it may look at memory layouts: take that out, and please report it"
+    )
 
 
 def _difference(first: Tensor, other: Tensor) -> float:

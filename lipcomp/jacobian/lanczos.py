@@ -40,6 +40,7 @@ from lipcomp.jacobian.precision import power_of_two
 from lipcomp.jacobian.products import Linearisation, Map
 
 COMPACT_BELOW = 0.4  # of the graph's images still going on
+FAR = 20  # times the threshold: a residual above it is not below it one product later
 HIDDEN = 0.01  # a relative excess of sigma that should not be missed
 MISS = 1e-2  # the chance of rule 2
 WHOLE = 24  # outputs: up to here the whole space is taken, and nothing can hide
@@ -127,6 +128,7 @@ class Lanczos:
         self.scale: Tensor | None = None  # of J, per image: divided by it no square under- or overflows
         self.diagonal = torch.zeros((len(self.active), 0), dtype=torch.float64)  # b
         self.below = torch.zeros((len(self.active), 0), dtype=torch.float64)  # c
+        self.far = False
 
     def run(self, limit: int) -> Part:
         """Up to ``limit`` steps, each of one product in either direction."""
@@ -146,7 +148,7 @@ class Lanczos:
         new = self.at.transposed(self._spread(self.left[:, -1]))[self.rows].flatten(1)
         if self.scale is None:
             self.scale = power_of_two(new.abs().amax(1, keepdim=True))
-        new, length = self._next(new / self.scale, self.right)
+        new, length = self._next(new / self.scale, self.right, self.below[:, -1:])
         self.diagonal = torch.cat([self.diagonal, length], 1)
         self.right = torch.cat([self.right, unit(new).unsqueeze(1)], 1)
         finite = length.isfinite().squeeze(1)
@@ -159,21 +161,25 @@ class Lanczos:
         assert self.scale is not None
         vectors = self.right[:, -1].reshape(-1, *self.images.shape[1:])
         new = self.at.forward(self._spread(vectors))[self.rows] / self.scale
-        new, length = self._next(new, self.left)
+        new, length = self._next(new, self.left, self.diagonal[:, -1:])
         self.below = torch.cat([self.below, length], 1)
         spent = (length == 0).to(new.device)
         if bool(spent.any()):
             generator = torch.Generator().manual_seed(self.left.shape[1])
             random = torch.randn(self.dim, generator=generator).to(new).expand_as(new)
-            new = torch.where(spent, _orthogonal(random, self.left), new)
+            new = torch.where(spent, _orthogonal(_orthogonal(random, self.left), self.left), new)
         self.left = torch.cat([self.left, unit(new).unsqueeze(1)], 1)
 
-    def _next(self, new: Tensor, basis: Tensor) -> tuple[Tensor, Tensor]:
-        """A product made orthogonal to a basis, and its length; both 0 where only rounding is left."""
+    def _next(self, new: Tensor, basis: Tensor, along: Tensor) -> tuple[Tensor, Tensor]:
+        """A product made orthogonal to a basis, and its length; both 0 where only rounding is left.
+
+        ``along`` is the product's part along the last of the basis, known from the step before.
+        """
         largest = new.norm(dim=1, keepdim=True)
         if self.diagonal.shape[1]:
             largest = torch.maximum(largest, self.diagonal.amax(1, keepdim=True).to(new))
-        new = _orthogonal(new, basis)
+        if basis.shape[1]:
+            new = _orthogonal(torch.addcmul(new, along.to(new), basis[:, -1], value=-1), basis)
         length = new.norm(dim=1, keepdim=True)
         spent = length <= 10 * torch.finfo(new.dtype).eps * largest
         return new.masked_fill(spent, 0), length.masked_fill(spent, 0).cpu().double()
@@ -201,7 +207,8 @@ class Lanczos:
     def _finish(self, *, half: bool, last: bool) -> None:
         """Write the results of the images that stop here, and let them go."""
         size = self.diagonal.shape[1]
-        if size < self.k:
+        if size < self.k or (self.far and not last and size < self.dim):
+            self.far = False
             return
         left, values, right = ritz_triplets(self.diagonal, self.below)
         known = half_residuals(self.diagonal, self.below) if half else None
@@ -209,6 +216,7 @@ class Lanczos:
         top = values[:, : self.k]
         relative = (residual[:, : self.k] / top.clamp(min=torch.finfo(top.dtype).tiny)).amax(1)
         done = relative <= 2 * self.rtol
+        self.far = bool((relative > FAR * 2 * self.rtol).all())
         if not (last or size >= self.dim or bool(done.any())):
             return
         missed = miss_bound(self.diagonal, self.below, top[:, -1], self.dim, several=self.k > 1)
@@ -233,9 +241,8 @@ class Lanczos:
 
 
 def _orthogonal(new: Tensor, basis: Tensor) -> Tensor:
-    for _ in range(2):  # twice is enough
-        new = new - torch.einsum("nkd,nk->nd", basis, torch.einsum("nkd,nd->nk", basis, new))
-    return new
+    parts = torch.bmm(basis, new.unsqueeze(2))
+    return torch.baddbmm(new.unsqueeze(1), parts.mT, basis, alpha=-1).squeeze(1)
 
 
 def _bidiagonal(diagonal: Tensor, below: Tensor) -> Tensor:
