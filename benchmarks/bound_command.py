@@ -13,9 +13,11 @@ from pathlib import Path
 
 import torch
 
-from lipcomp.bound.__main__ import build_parser, measurements
 from lipcomp.checkpoints import Metadata, load_checkpoint, save_checkpoint
 from lipcomp.encoders import EncoderSpec, build_encoder
+from lipcomp.measure import Images, Pairs, Plan, Source
+from lipcomp.measure.bench import nothing
+from lipcomp.measure.run import open_benches, to_records, units_of
 
 
 def main() -> None:
@@ -26,19 +28,19 @@ def main() -> None:
         if options.checkpoint is None:
             encoder = build_encoder(EncoderSpec("small_cnn", (1, 28, 28), projector=(256, 64))).eval()
             save_checkpoint(path, encoder, Metadata(objective={"name": "c_simclr", "kappa_e": 1024.0}))
-        checkpoint = load_checkpoint(path)
-        words = [str(path), "--data", options.data, "--limit", str(options.limit)]
-        asked = build_parser().parse_args(words)
-        asked.pairs = ["views"]
-        (measurement,) = measurements(asked, checkpoint, torch.device("cpu"))
-        size, clean = measurement.subject.size, measurement.images.batch(measurement.indices)
+        encoder = load_checkpoint(path).encoder
+        images = Images(options.data, limit=options.limit)
+        plan = Plan(sources=(Source(str(path)),), images=images, quantities=(Pairs("views"),))
         ratios = []
         for _ in range(options.repeats):
-            forward = min(passes(checkpoint.encoder, clean, size) for _ in range(2))
+            (bench,) = open_benches(plan)  # anew, so that nothing is known
+            (unit,) = units_of(bench)
+            clean = bench.load(torch.arange(len(bench.indices)))
+            forward = min(passes(encoder, clean, bench.batch_size) for _ in range(2))
             started = time.process_time()
-            measurement.run(set())
+            to_records(bench, unit, unit.measure(nothing), 0.0)
             taken = time.process_time() - started
-            forward = min(forward, passes(checkpoint.encoder, clean, size))
+            forward = min(forward, passes(encoder, clean, bench.batch_size))
             ratios.append(taken / forward)
             print(f"command {taken:.3f} s, forward passes {forward:.3f} s: {ratios[-1]:.2f}")
         print(f"least ratio {min(ratios):.2f}, median {sorted(ratios)[len(ratios) // 2]:.2f} (goal 1.1)")

@@ -151,7 +151,7 @@ def check_certificate(case: Case, points: int = 6) -> Iterator[tuple[str, float,
         step = length * step / step.flatten(1).norm(dim=1).view(-1, *[1] * (step.dim() - 1))
         there = images.double() + step
         with torch.no_grad():
-            secant = (case.exact(there) - case.exact(images.double())).norm(dim=1) / length
+            secant = (case.exact(there.clone()) - case.exact(images.double().clone())).norm(dim=1) / length
         truth = torch.maximum(sigma_of(case, there), secant)
         for bound, true in zip(certificate.bound, truth, strict=True):
             if bound < true * (1 - 1e-12):

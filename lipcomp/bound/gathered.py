@@ -13,10 +13,12 @@ from torch import Tensor
 
 from lipcomp.bound.lower import check_concentration, pair_values
 from lipcomp.bound.results import Bound, LowerBounds, Witness
-from lipcomp.bound.rounding import ASSUMED, RELATIVE, SAMPLE, chords, in_float64, rounding, unit
+from lipcomp.bound.rounding import ASSUMED, RELATIVE, SAMPLE, chords, in_float64, unit
 from lipcomp.bound.sketch import Histogram, Leaders
 from lipcomp.distributions import mean_resultant_length
 from lipcomp.jacobian.products import Map
+
+PROVED = 8  # of the nominated pairs, the best of which are computed again by the map in float64
 
 
 @dataclass
@@ -51,8 +53,7 @@ class Proof:
             size = 1.0 if normalised or not len(kept) else float(mu[kept].norm(dim=1).max())
             return cls(None, None, ASSUMED[mu.dtype] * size, normalised)
         few = load(kept[:SAMPLE])
-        wide = in_float64(fn, few)
-        return cls(fn, wide, rounding(fn, wide, few, normalised), normalised)
+        return cls(fn, *in_float64(fn, few, normalised), normalised)
 
     def chord(self, mu: Tensor, other: Tensor) -> Tensor:
         """Of given mean directions, in float64."""
@@ -110,12 +111,11 @@ def report(
     names = ["direction"] if kappa is None else list(RANKED_BY)
     for name in names:
         leaders = progress.leaders[RANKED_BY[name]].pairs()
+        if proof.wide is not None:
+            leaders = leaders[values(leaders)[2][name].argsort(descending=True)[:PROVED]]
         d, c, found = values(leaders, proof.wide)
-        d, c, v = (
-            torch.cat([d, extra_distance]),
-            torch.cat([c, extra_chord]),
-            torch.cat([found[name], extra[name]]),
-        )
+        d, c = torch.cat([d, extra_distance]), torch.cat([c, extra_chord])
+        v = torch.cat([found[name], extra[name]])
         pairs = torch.cat([leaders, close_pairs])
         witness, maximum = None, math.nan
         if len(v):

@@ -33,12 +33,12 @@ from lipcomp.bound.lower import (
     pair_values,
 )
 from lipcomp.bound.results import LowerBounds
-from lipcomp.bound.rounding import RELATIVE, along, chords, in_float64, rounding, unit
+from lipcomp.bound.rounding import RELATIVE, along, chords, in_float64, unit
 from lipcomp.jacobian.checks import check_images, check_map
 from lipcomp.jacobian.products import Map, as_rows
 from lipcomp.jacobian.spectral_norm import draw_seeds, normal
 
-LEADERS = 8  # pairs of each bound that are computed again in float64
+LEADERS = 8  # pairs of each ranking that are computed again in float64
 
 
 @dataclass(frozen=True)
@@ -98,8 +98,7 @@ def measure_pairs(
         check_images(block.second, domain)
         if not dim:
             dim = check_map(fn, block.first).dim
-            wide = in_float64(fn, block.first)
-            eta = rounding(fn, wide, block.first, normalised)
+            wide, eta = in_float64(fn, block.first, normalised)
         with torch.no_grad():
             mu1, mu2 = (
                 as_rows(fn(side.clone()), len(side)) if known is None else known
@@ -165,6 +164,8 @@ class _Leaders:
         """The next pairs of the stream, of which ``start`` have come before; ``close`` came from the Jacobian."""
         usable = ((distance > 0) & ~chord.isnan()).nonzero().squeeze(1)
         for name, values in pair_values(chord[usable], distance[usable], dim, self.kappa).items():
+            if name in ("published", "supremum"):  # ranked as (3.5) is
+                continue
             leading = self.best.setdefault(name, [])
             least = leading[-1].value if len(leading) == LEADERS else -math.inf
             top, order = values.topk(min(LEADERS, len(values)))
@@ -176,7 +177,13 @@ class _Leaders:
             del leading[LEADERS:]
 
     def _each(self) -> dict[int, _Leader]:
-        return {leader.place: leader for leading in self.best.values() for leader in leading}
+        """Those that may lead when rounding is gone: within twice its reach of the first."""
+        return {
+            leader.place: leader
+            for leading in self.best.values()
+            for leader in leading
+            if leader.value >= leading[0].value * (1 - 4 * RELATIVE)
+        }
 
     def prove(self, wide: Map | None, normalised: bool, chord: Tensor) -> Tensor:
         """Put the leaders' chords by the map in float64 in their places; returns these places."""

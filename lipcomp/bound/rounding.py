@@ -24,7 +24,7 @@ from torch.utils._pytree import tree_map
 from lipcomp.jacobian.products import Linearisation, Map, as_rows
 
 RELATIVE = 1e-3  # error of a chord that is accepted
-SAMPLE = 4  # images that tell eta
+SAMPLE = 2  # images that tell eta
 ASSUMED = {
     torch.float32: 1e-6,
     torch.float64: 1e-14,
@@ -48,42 +48,40 @@ def _double(value: Any) -> Any:
     return value if value.dtype == torch.float64 else value.to(torch.float64)
 
 
-def in_float64(fn: Map, images: Float[Tensor, "n ..."]) -> Map | None:
-    """The same map in float64, if there is one: it has to give float64 at the first of these images."""
+def in_float64(fn: Map, images: Float[Tensor, "n ..."], normalised: bool) -> tuple[Map | None, float]:
+    """The same map in float64, if there is one; and eta, of directions (``normalised``) or of outputs.
+
+    Eta is twice the largest error at the first of the images.
+    """
 
     def wide(batch: Tensor) -> Tensor:
         with _Float64():
             return fn(batch.double())
 
-    found = _works(wide, images)
-    if found is None and isinstance(fn, nn.Module):  # what is scripted or traced is not seen into
-        copied = copy.deepcopy(fn).double()
-        found = _works(lambda batch: copied(batch.double()), images)
-    return found
-
-
-def _works(fn: Map, images: Tensor) -> Map | None:
-    try:
-        with torch.no_grad():
-            return fn if fn(images[:1].clone()).dtype == torch.float64 else None
-    except (RuntimeError, TypeError, ValueError):
-        return None
-
-
-def rounding(fn: Map, wide: Map | None, images: Float[Tensor, "n ..."], normalised: bool) -> float:
-    """eta: twice the largest error among a few images, of directions (``normalised``) or of outputs."""
-    few = images[:SAMPLE]
+    few, found = images[:SAMPLE], wide
     with torch.no_grad():
         outputs = as_rows(fn(few.clone()), len(few))
-        norms = outputs.double().norm(dim=1)
-        size = 1.0 if normalised else float(norms.nan_to_num(0, 0, 0).amax())
-        if wide is None:
-            return ASSUMED[outputs.dtype] * size
-        exact = as_rows(wide(few.clone()), len(few))
-        if normalised:
-            outputs, exact = unit(outputs), unit(exact)
-        error = (outputs.double() - exact).norm(dim=1).nan_to_num(0, 0, 0).amax()
-    return max(2 * float(error), 4 * torch.finfo(outputs.dtype).eps * size)
+        exact = _outputs(wide, few)
+        if exact is None and isinstance(fn, nn.Module):  # what is scripted or traced is not seen into
+            copied = copy.deepcopy(fn).double()
+            found = lambda batch: copied(batch.double())  # noqa: E731
+            exact = _outputs(found, few)
+    size = 1.0 if normalised else float(outputs.double().norm(dim=1).nan_to_num(0, 0, 0).amax())
+    if exact is None:
+        return None, ASSUMED[outputs.dtype] * size
+    if normalised:
+        outputs, exact = unit(outputs), unit(exact)
+    error = (outputs.double() - exact).norm(dim=1).nan_to_num(0, 0, 0).amax()
+    return found, max(2 * float(error), 4 * torch.finfo(images.dtype).eps * size)
+
+
+def _outputs(fn: Map, images: Tensor) -> Tensor | None:
+    """What a map gives in float64; None if it does not."""
+    try:
+        outputs = as_rows(fn(images.clone()), len(images))
+    except (RuntimeError, TypeError, ValueError):
+        return None
+    return outputs if outputs.dtype == torch.float64 else None
 
 
 def unit(outputs: Float[Tensor, "n dim"]) -> Float[Tensor, "n dim"]:
@@ -98,8 +96,9 @@ def chords(
 ) -> Float[Tensor, " pairs"]:
     """Chords delta of all pairs, by a map in float64."""
     with torch.no_grad():
-        sides = [as_rows(fn(side.clone()), len(side)).double() for side in (first, second)]
-    one, other = (unit(side) for side in sides) if normalised else sides
+        both = torch.cat([first, second])
+        outputs = as_rows(fn(both), len(both)).double() if len(both) else both.flatten(1).double()
+    one, other = (unit(outputs) if normalised else outputs).chunk(2)
     return (one - other).norm(dim=1).cpu()
 
 

@@ -29,7 +29,7 @@ from jaxtyping import Float
 from torch import Generator, Tensor
 
 from lipcomp.bound.ball import project
-from lipcomp.bound.rounding import RELATIVE, along, chords, in_float64, rounding
+from lipcomp.bound.rounding import RELATIVE, along, chords, in_float64
 from lipcomp.jacobian import spectral_norm
 from lipcomp.jacobian.batching import fitting_batch_size
 from lipcomp.jacobian.checks import check_images
@@ -129,8 +129,7 @@ def search_ball(
     check_images(images)
     seeds = draw_seeds(len(images), generator)
     size = batch_size or fitting_batch_size(fn, images)
-    search = _Search(fn, in_float64(fn, images), radius, norm, kind, starts, steps)
-    search.eta = rounding(fn, search.wide, images, normalised=False)
+    search = _Search(fn, *in_float64(fn, images, normalised=False), radius, norm, kind, starts, steps)
     parts = []
     for index in torch.arange(len(images)).split(size):
         parts.append(search.run(images[index], [seeds[i] for i in index.tolist()]))
@@ -149,12 +148,12 @@ class _Search:
 
     fn: Map
     wide: Map | None
+    eta: float
     radius: float
     norm: str
     kind: str
     starts: int
     steps: int
-    eta: float = 0.0
     excluded: Counter[str] = field(default_factory=Counter)
 
     def run(self, images: Tensor, seeds: list[int]) -> dict[str, Tensor]:

@@ -107,8 +107,8 @@ def _complain(fn: Map, image: Tensor, native: Tensor, among: Tensor) -> None:
         if _differ(one, other):
             raise ValueError(f"{defect} (by {_difference(one, other):.2g} of its size); {REMEDY}")
     raise ValueError(
-        f"fn gives another output (by {_difference(native, alone):.2g} of its size) when its operations are replaced by "
-        f"lipcomp's (lipcomp.jacobian.frozen); it may look at memory layouts: take that out, and please report it"
+        f"fn gives another output (by {_difference(native, alone):.2g} of its size) when its operations are replaced "
+        f"by lipcomp's (lipcomp.jacobian.frozen); it may look at memory layouts: take that out, and please report it"
     )
 
 
