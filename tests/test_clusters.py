@@ -9,6 +9,7 @@ import subprocess
 import sys
 import threading
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -369,3 +370,56 @@ for outcome in run_jobs(eval, jobs, workers=1, engine="ray"):
             not Path(f"/proc/{worker}").exists() or "Z" in Path(f"/proc/{worker}/stat").read_text().split()
         )
     )
+
+
+def test_a_sweep_on_slurm_outlives_killed_jobs_and_a_diverging_run(slurm, tmp_path):
+    """Twelve runs: two are killed with SIGKILL once they have written a state, one diverges; the others do not mind."""
+    import numpy as np
+    from PIL import Image
+
+    from train.data import fit_to_data
+    from train.recipes import find_recipe
+    from train.settings import Settings
+    from train.sweep import over_betas, sweep
+
+    rng, data = np.random.default_rng(0), tmp_path / "images"
+    for number in range(64):
+        folder = data / f"class{number % 2}"
+        folder.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(rng.integers(0, 256, (16, 16), dtype=np.uint8)).save(folder / f"{number}.png")
+    settings = Settings(save_steps=2, evaluate_epochs=0)
+    base = [
+        replace(
+            fit_to_data(find_recipe(f"mnist_{method}"), str(data), settings, print), epochs=20, batch_size=16
+        )
+        for method in ("simclr", "weighted_simclr", "c_simclr")
+    ]
+    wild = replace(base[0], name="wild", learning_rate=1e30, warmup_epochs=0)
+    recipes = [wild, *over_betas(base, (0.1, 0.3, 1.0, 3.0, 10.0))]
+    killed: list[str] = []
+
+    def kill_two():
+        runs = tmp_path / "study" / "runs"
+        while len(killed) < 2:
+            time.sleep(0.02)
+            for file in runs.glob(".*.claim~*") if runs.exists() else ():
+                run, process = file.name[1:].partition(".claim~")[0], int(file.name.rsplit("~", 4)[2])
+                if run not in killed and len(killed) < 2 and list((runs / run / "states").glob("*.state")):
+                    killed.append(run)
+                    os.kill(process, signal.SIGKILL)
+
+    killer = threading.Thread(target=kill_two, daemon=True)
+    killer.start()
+    said: list[str] = []
+    options = EngineOptions(minutes=10, partition="small", folder=tmp_path / "jobs")
+    failed = sweep(
+        recipes, 1, tmp_path / "study", settings=settings, report=said.append, engine="slurm", options=options
+    )
+    killer.join(1)
+    print("\n".join(said), "killed:", killed)
+    assert failed == {}
+    assert len(killed) == 2
+    finished = {file.parent.name for file in (tmp_path / "study" / "runs").glob("*/model.safetensors")}
+    assert finished == {f"{recipe.name}-seed0" for recipe in recipes} - {"wild-seed0"}
+    assert set(killed) < finished
+    assert "wild-seed0: diverged" in said[-1]
