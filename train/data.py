@@ -15,7 +15,17 @@ import torch
 from torch import Generator, Tensor
 
 from lipcomp.commands import progress
-from lipcomp.data import SETS, DigitViews, ImageSet, PhotoViews, Preprocessing, Views, batches, load_set
+from lipcomp.data import (
+    SETS,
+    DigitViews,
+    ImageSet,
+    PhotoViews,
+    Preprocessing,
+    TensorImages,
+    Views,
+    batches,
+    load_set,
+)
 from lipcomp.data.folders import FolderImages, unreadable
 from lipcomp.data.opening import splits_of
 from train.parallel import Ranks
@@ -72,7 +82,23 @@ def training_set(recipe: Recipe, settings: Settings, report: Report, data: Any =
             f"the data {recipe.data!r} has {what}, so the concurrent linear head has nothing to tell apart; give a "
             f"folder with one folder per class, or train without it: --set probe=None"
         )
-    return _readable(images, settings, report) if isinstance(images, FolderImages) else images
+    if isinstance(images, FolderImages):
+        images = _readable(images, settings, report)
+    return images if recipe.images is None else _some(images, recipe.images)
+
+
+def _some(images: ImageSet, count: int) -> ImageSet:
+    """That many images, chosen at random (seed 0)."""
+    if count > len(images):
+        raise ValueError(f"images={count} is more than the {len(images)} images of {images.name}")
+    chosen = torch.randperm(len(images), generator=Generator().manual_seed(0))[:count].sort().values
+    if isinstance(images, FolderImages):
+        return images.without([images.files[i] for i in set(range(len(images))) - set(chosen.tolist())])
+    if isinstance(images, TensorImages):
+        return replace(images, pixels=images.pixels[chosen], labels=images.labels[chosen])
+    raise ValueError(
+        f"images={count} is for sets in memory and folders; give a smaller {type(images).__name__} instead"
+    )
 
 
 def _readable(images: FolderImages, settings: Settings, report: Report) -> FolderImages:

@@ -43,6 +43,8 @@ class Recipe:
         The augmentation.
     data
         Training set: a name that ``lipcomp.data.load_set`` knows, or a folder.
+    images
+        Train on so many of the images, chosen at random (seed 0); all if not given.
     epochs, batch_size
         Length, and images in a step (two views of each). Images run on from one epoch into the next, so a batch may
         hold the end of one and the start of another.
@@ -90,6 +92,7 @@ class Recipe:
     initialisation: Initialisation = "torch"
     probe: Probe | None = "backbone"
     perturb: float = 0.0
+    images: int | None = None
     pair: str | None = None
 
     def __post_init__(self) -> None:
@@ -106,6 +109,8 @@ class Recipe:
         for name in ("warmup_epochs", "weight_decay", "perturb"):
             if not 0 <= getattr(self, name) < math.inf:
                 raise ValueError(f"{name} must be at least 0 and finite, got {getattr(self, name)}")
+        if self.images is not None and self.images < self.batch_size:
+            raise ValueError(f"images must be at least batch_size {self.batch_size}, got {self.images}")
         if not 0 <= self.target_decay < 1:
             raise ValueError(f"target_decay must be in [0, 1), got {self.target_decay}")
         for name, known in _CHOICES.items():
