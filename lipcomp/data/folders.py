@@ -20,7 +20,7 @@ from jaxtyping import Float, Int64
 from PIL import Image
 from torch import Tensor
 
-from lipcomp.data.crops import crop_and_resize
+from lipcomp.data.crops import crop_picture
 from lipcomp.data.labels import shorten
 from lipcomp.data.layout import find_split
 from lipcomp.data.pictures import UnreadableImageError, check_header, read_picture, with_channels
@@ -266,16 +266,25 @@ def read_crops(
     numbers: Sequence[Float[Tensor, "1 18"]],
 ) -> list[Float[Tensor, "1 channels height width"]]:
     """Decode one image once and cut a random crop for each view from its own pixels."""
-    picture = read_picture(file, images.preprocessing.background)
+    channels, *size = images.image_shape
     try:
-        pixels = to_shape([picture], images.image_shape, None, images.convert_channels)
+        picture = with_channels(
+            read_picture(file, images.preprocessing.background), channels, images.convert_channels
+        )
+    except UnreadableImageError:
+        raise
     except ValueError as error:
         raise ValueError(f"image {str(file)!r} {error}") from error
-    high, wide = pixels.shape[1:]
-    return [
-        crop_and_resize(pixels[None], views.boxes(u, high, wide), images.image_shape[1:], views.mirrored(u))
-        for u in numbers
-    ]
+    pixels = np.asarray(picture.convert("RGBX") if picture.mode == "RGB" else picture)
+    pixels = pixels.reshape(picture.height, picture.width, -1)
+    scale = 1 / 255 if pixels.dtype == np.uint8 else 1.0
+    found = []
+    both = torch.cat(list(numbers))
+    boxes = views.boxes(both, picture.height, picture.width).tolist()
+    for box, mirrored in zip(boxes, views.mirrored(both).tolist(), strict=True):
+        crop = crop_picture(pixels, box, size, mirrored, scale)
+        found.append(crop[..., :channels].expand(-1, -1, channels).permute(2, 0, 1).unsqueeze(0))
+    return found
 
 
 def unreadable(

@@ -61,6 +61,8 @@ def view_batches(
             read = _crops(images, views, pool) if isinstance(views, PhotoViews) else _whole(images, pool)
             fetched = ((step, indices, numbers, read(indices, numbers)) for step, indices, numbers in plan)
             for step, indices, numbers, parts in prefetch(fetched, ahead):
+                if device.type == "cuda":  # page-locked memory is copied while the device computes
+                    parts = [part.pin_memory() for part in parts]
                 parts = [part.to(device, non_blocking=True) for part in parts]
                 if isinstance(views, PhotoViews):
                     made = (views.finish(parts[0], numbers, 0), views.finish(parts[1], numbers, 1))

@@ -5,7 +5,7 @@ import pytest
 import torch
 from PIL import Image
 
-from lipcomp.data.crops import crop_and_resize, random_boxes
+from lipcomp.data.crops import crop_and_resize, crop_picture, random_boxes
 
 
 def keys(x):
@@ -79,3 +79,20 @@ def test_images_of_different_sizes_have_boxes_of_their_own(generator):
     height, width = torch.tensor([100, 200]), torch.tensor([100, 200])
     one, two = random_boxes(numbers, height, width).tolist()
     np.testing.assert_allclose(2 * np.array(one), two, atol=2)
+
+
+@pytest.mark.parametrize("channels", [1, 4])
+@pytest.mark.parametrize("kind", [np.uint8, np.float32])
+def test_a_picture_is_cropped_as_a_batch_is(channels, kind, generator):
+    """Boxes larger and smaller than the result, of one pixel, at the borders; mirrored or not."""
+    rng = np.random.default_rng(0)
+    pixels = rng.integers(0, 256, (37, 51, channels)).astype(kind)
+    pixels = pixels if kind is np.uint8 else pixels / np.float32(255)
+    scale = 1 / 255 if kind is np.uint8 else 1.0
+    batch = torch.from_numpy(pixels).permute(2, 0, 1)[None].float() * scale
+    boxes = random_boxes(torch.rand(20, 4, generator=generator), 37, 51).tolist()
+    for number, box in enumerate([*boxes, [0, 0, 37, 51], [36, 50, 1, 1], [3, 4, 16, 24]]):
+        mirrored = torch.tensor([number % 2 == 1])
+        expected = crop_and_resize(batch, torch.tensor([box]), (16, 24), mirrored)[0]
+        found = crop_picture(pixels, box, (16, 24), bool(mirrored), scale)
+        torch.testing.assert_close(found.permute(2, 0, 1), expected, rtol=0, atol=1e-6)
