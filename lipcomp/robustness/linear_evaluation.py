@@ -14,14 +14,17 @@ It costs a forward pass of every image in every epoch, and its result depends on
 
 import math
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
 import torch
 from jaxtyping import Float
 from torch import Generator, Tensor, nn
+from torch.nn import functional
 
-from lipcomp.data import ImageSet
+from lipcomp.data import ImageSet, PhotoViews
 from lipcomp.data.crops import crop_and_resize, random_boxes
+from lipcomp.data.folders import FolderImages, read_crops
 from lipcomp.robustness.features import evaluation_mode, extract_features
 from lipcomp.robustness.probes import LinearProbe
 
@@ -105,7 +108,7 @@ def linear_evaluation(
     for _ in range(recipe.epochs):
         for part in torch.randperm(n, generator=generator).split(size):
             with evaluation_mode(encoder):
-                crops = _augment(images.batch(part).to(device), recipe, generator)
+                crops = _augmented(images, part, recipe, generator, device)
                 features = (encoder.features(crops) - mean) / spread  # type: ignore[operator]
             if weight is None or bias is None or momenta is None:
                 weight = torch.zeros(len(images.classes), features.shape[1], device=device)
@@ -128,10 +131,19 @@ def linear_evaluation(
     return LinearProbe(weight, bias - weight @ mean.expand(weight.shape[1]))
 
 
-def _augment(
-    images: Float[Tensor, "batch channels height width"], recipe: LinearEvaluation, generator: Generator
+def _augmented(
+    images: ImageSet, part: Tensor, recipe: LinearEvaluation, generator: Generator, device: torch.device
 ) -> Float[Tensor, "batch channels height width"]:
-    numbers = torch.rand(len(images), 5, generator=generator).to(images.device)
-    height, width = images.shape[2:]
+    """Random crops of some images; of files from their own pixels, as in the official code, not from a centre crop."""
+    numbers = torch.rand(len(part), 5, generator=generator)
+    if isinstance(images, FolderImages):
+        views = PhotoViews(area=recipe.area, flip=0.5 * recipe.flip)
+        rows = functional.pad(numbers, (0, views.numbers // 2 - 5)).split(1)
+        files = [images.files[i] for i in part.tolist()]
+        with ThreadPoolExecutor() as pool:
+            crops = list(pool.map(lambda file, row: read_crops(file, images, views, [row])[0], files, rows))
+        return torch.cat(crops).to(device)
+    whole = images.batch(part).to(device)
+    numbers, (height, width) = numbers.to(device), whole.shape[2:]
     boxes = random_boxes(numbers[:, :4], height, width, recipe.area)
-    return crop_and_resize(images, boxes, (height, width), (numbers[:, 4] < 0.5) & recipe.flip)
+    return crop_and_resize(whole, boxes, (height, width), (numbers[:, 4] < 0.5) & recipe.flip)
