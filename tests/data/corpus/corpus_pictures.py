@@ -197,6 +197,9 @@ pixels_of(
 _DEEP_ALPHA = np.dstack([DEEP_COLOUR, ALPHA.astype(np.uint16) * 257])
 pixels_of("colour16_alpha.png", png(16, 6, rows_of(_DEEP_ALPHA.astype(">u2"))),
           DEEP_COLOUR / 65535 * (ALPHA / 255)[..., None] + 1 - (ALPHA / 255)[..., None], tolerance=LEVEL)  # fmt: skip
+_GREY_ALPHA16 = np.dstack([DEEP, ALPHA.astype(np.uint16) * 257]).astype(">u2")
+pixels_of("grey16_alpha.png", png(16, 4, rows_of(_GREY_ALPHA16)), DEEP / 65535 * (ALPHA / 255) + 1 - ALPHA / 255,
+          tolerance=LEVEL)  # fmt: skip
 _INDEX = (GREY // 64).astype(np.uint8)
 _PALETTE = np.array([[250, 0, 10], [0, 200, 30], [7, 77, 177], [99, 98, 97]], np.uint8)
 pixels_of("palette.png", png(8, 3, rows_of(_INDEX), (b"PLTE", _PALETTE.tobytes())), _PALETTE[_INDEX] / 255)
@@ -232,7 +235,7 @@ def lossy_files(f: Folder) -> Checks:
 
 @case
 def orientations(f: Folder) -> Checks:
-    """All eight EXIF orientations of JPEG, PNG and TIFF; OpenCV turns JPEG, arithmetic the others."""
+    """All eight EXIF orientations of JPEG, PNG, TIFF and WebP; OpenCV turns JPEG, arithmetic the others."""
     square = np.random.default_rng(3).integers(0, 256, (6, 6, 3), dtype=np.uint8)
     turned = {
         1: square, 2: square[:, ::-1], 3: square[::-1, ::-1], 4: square[::-1], 5: square.transpose(1, 0, 2),
@@ -241,18 +244,18 @@ def orientations(f: Folder) -> Checks:
     for orientation, truth in turned.items():
         exif = Image.Exif()
         exif[274] = orientation
-        for suffix in ("png", "tif", "jpg"):
+        for suffix in ("png", "tif", "webp", "jpg"):
             name = f"{orientation}.{suffix}"
             f.save(
                 name,
                 Image.fromarray(square),
                 truth / 255,
                 exif=exif,
-                **({"quality": 95} if suffix == "jpg" else {}),
+                **{"jpg": {"quality": 95}, "webp": {"lossless": True}}.get(suffix, {}),
             )
             if suffix == "jpg":
                 f.pixels[name] = cv2.imread(str(f.root / name))[..., ::-1] / 255
-    names = [f"{o}.{s}" for o in turned for s in ("png", "tif", "jpg")]
+    names = [f"{o}.{s}" for o in turned for s in ("png", "tif", "webp", "jpg")]
     yield Exact(dict.fromkeys(names), options={"image_shape": (3, 6, 6)}, tolerance=LEVEL)
 
 
