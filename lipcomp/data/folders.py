@@ -219,7 +219,8 @@ def load_folder(
                 f"none of the {len(images)} images of {images.name} can be read: {shorten(broken)}"
             )
         if broken:
-            note = f"{len(broken)} of {len(images)} images cannot be read and are left out: {shorten(broken)}"
+            names = shorten([file.relative_to(root).as_posix() for file in broken])
+            note = f"{len(broken)} of {len(images)} images cannot be read and are left out: {names}"
             images = replace(images.without(broken), notes=(*images.notes, note))
     _check_channels(images)
     return images

@@ -34,6 +34,7 @@ import torch
 from lipcomp.data.datasets import DatasetImages, from_dataset
 from lipcomp.data.folders import load_folder
 from lipcomp.data.known import SETS
+from lipcomp.data.labels import shorten
 from lipcomp.data.layout import SPLITS, canonical, choose_split, split_folders
 from lipcomp.data.preprocessing import Preprocessing
 from lipcomp.data.sets import ImageSet
@@ -165,23 +166,35 @@ def load_splits(name: Any, **options: Any) -> tuple[ImageSet, ImageSet]:
     if not isinstance(second, str | Path | ImageSet):
         options = options | {"classes": train.classes}
     test = load_set(second, "test", **options)
-    if test.classes != train.classes:
-        raise ValueError(
-            f"the classes of {train.name} ({', '.join(train.classes[:5])} ...) and {test.name} "
-            f"({', '.join(test.classes[:5])} ...) are not the same; give test images of the same classes"
-        )
+    check_splits(train, test)
+    return train, test
+
+
+def check_splits(train: ImageSet, test: ImageSet) -> None:
+    """Check that a probe can be fitted on one set and scored on the other.
+
+    Raises
+    ------
+    ValueError
+        If there are no labels or fewer than two classes, the classes differ, or the two share images.
+    """
     if len(train.labels.unique()) < 2:
         raise ValueError(
             f"{train.name} has {'no labels' if not train.classes else 'one class'}, a probe needs at least two "
             f"classes: give one folder per class, or a table of labels (labels=)"
         )
-    shared = set(getattr(train, "files", ())) & set(getattr(test, "files", ()))
-    if shared or train is test:
+    if test.classes != train.classes:
         raise ValueError(
-            f"{train.name} and {test.name} share {len(shared) or 'all'} images; a probe is never scored on the images "
-            f"it was fitted on"
+            f"the classes of {train.name} ({shorten(train.classes)}) and {test.name} ({shorten(test.classes)}) are not "
+            f"the same; give test images of the same classes"
         )
-    return train, test
+    one, other = (getattr(images, "files", None) for images in (train, test))
+    same = not set(one).isdisjoint(other) if one and other else train.content_hash() == test.content_hash()
+    if same:
+        raise ValueError(
+            f"{train.name} and {test.name} share images; a probe is never scored on the images it was fitted on: "
+            f"take another split"
+        )
 
 
 def brought_to(

@@ -17,6 +17,7 @@ from torch import Tensor, nn
 
 from lipcomp.checkpoints import Checkpoint
 from lipcomp.data import ImageSet
+from lipcomp.data.opening import check_splits
 from lipcomp.identity import digest, hash_module
 from lipcomp.jacobian.batching import forward_batch_size
 from lipcomp.jacobian.precision import full_precision
@@ -134,6 +135,7 @@ class Bench:
                 if (how := getattr(images, "preprocessing", None)) is not None
                 else {}
             ),
+            **({"left_out": list(notes)} if (notes := getattr(images, "notes", ())) else {}),
         }
 
     # --- images ------------------------------------------------------------------------------------------------
@@ -146,7 +148,15 @@ class Bench:
     @cached_property
     def train(self) -> Condition:
         """The training split of the same data: what probes are fitted on."""
-        return clean_condition(self.plan.images.open(self.checkpoint, "train"))
+        train = self.plan.images.open(self.checkpoint, "train")
+        check_splits(train, self.images)
+        return clean_condition(train)
+
+    @property
+    def left_out(self) -> list[str]:
+        """What the images say of files that are left out, those of the probe included."""
+        sets = [self.images, *(c.images for c in (self.__dict__.get("train"),) if c is not None)]
+        return [f"{images.name}: {note}" for images in sets for note in getattr(images, "notes", ())]
 
     def load(self, places: Int64[Tensor, " batch"]) -> Float[Tensor, "batch channels height width"]:
         """Chosen images by their place, on the device."""

@@ -13,6 +13,7 @@ from typing import Any
 from lipcomp import commands
 from lipcomp.checkpoints import FORMAT_NAMES, Checkpoint
 from lipcomp.data import SETS
+from lipcomp.data.preprocessing import INTERPOLATIONS
 from lipcomp.jobs import add_engine_arguments, engine_choice
 from lipcomp.measure.parallel import run_parallel
 from lipcomp.measure.plan import DTYPES, Images, Plan, Probe, Source
@@ -156,14 +157,51 @@ def add_data_arguments(parser: argparse.ArgumentParser) -> None:
     group = parser.add_argument_group("images")
     group.add_argument(
         "--data",
-        help=f"{', '.join(SETS)} or a folder of images (default {DEFAULT_DATA} for encoders trained on it)",
+        help=f"{', '.join(SETS)}, a folder of images, or MODULE:FUNCTION that returns a dataset (default "
+        f"{DEFAULT_DATA} for encoders trained on it)",
     )
     group.add_argument("--data-root", metavar="FOLDER", help="the dataset directory of a set such as CIFAR")
-    group.add_argument("--split", default="test", choices=("train", "test"), help="default test")
+    group.add_argument("--split", default="test", choices=("train", "test", "val"), help="default test")
     group.add_argument(
         "--limit", type=positive(int), metavar="N", help="use N random images, drawn by --seed (default: all)"
     )
     group.add_argument("--seed", type=int, default=0, help="seed of every draw (default 0)")
+    group.add_argument(
+        "--labels", metavar="FILE", help="a table of the labels of a folder (.csv, .tsv, .jsonl)"
+    )
+    group.add_argument("--label-column", metavar="NAME", help="its column of labels (default: by its name)")
+    group.add_argument(
+        "--holdout",
+        type=float,
+        metavar="SHARE",
+        help="test images of a folder without splits, per class: 0.2",
+    )
+    group.add_argument(
+        "--skip-unreadable",
+        action="store_true",
+        help="leave out image files that cannot be read, and name them",
+    )
+    group.add_argument(
+        "--convert-channels",
+        action="store_true",
+        help="bring grey images to three channels, and colour to one",
+    )
+    group.add_argument(
+        "--resize",
+        type=_side,
+        metavar="N",
+        help="shorter side in pixels, or HxW (default: as the model's library does)",
+    )
+    group.add_argument("--crop", type=_side, metavar="N", help="side in pixels of the centre crop, or HxW")
+    group.add_argument("--interpolation", choices=INTERPOLATIONS, help="of the resize")
+
+
+def _side(text: str) -> int | tuple[int, int]:
+    """One or two sizes in pixels."""
+    sizes = _sizes(text)
+    if len(sizes) > 2:
+        raise argparse.ArgumentTypeError(f"one or two positive numbers, SIDE or HxW; got {text!r}")
+    return sizes[0] if len(sizes) == 1 else (sizes[0], sizes[1])
 
 
 def add_run_arguments(parser: argparse.ArgumentParser) -> None:
@@ -217,7 +255,17 @@ def images(options: argparse.Namespace, loaded: Sequence[Checkpoint]) -> Images:
                 f"no --data given; name the images to measure on: a folder, or one of {', '.join(SETS)}"
             )
         data = DEFAULT_DATA
-    return Images(data, options.split, options.data_root, options.limit, options.seed)
+    crop = (options.crop, options.crop) if isinstance(options.crop, int) else options.crop
+    told = {
+        "labels": options.labels,
+        "label_column": options.label_column,
+        "holdout": options.holdout,
+        "skip_unreadable": options.skip_unreadable,
+        "convert_channels": options.convert_channels,
+        "override": {"resize": options.resize, "crop": crop, "interpolation": options.interpolation},
+    }
+    chosen = {name: value for name, value in told.items() if value}
+    return Images(data, options.split, options.data_root, options.limit, options.seed, chosen)
 
 
 def run_command(
@@ -263,7 +311,12 @@ def run_command(
         outputs.check()
         run_parallel(plan, lambda source: outputs, shards=options.shards, tell=_to_stderr, **engine)
     told: list[Row] = []
+    left_out: set[str] = set()
     for done in run(plan, outputs, progress=commands.progress):
+        for note in dict.fromkeys(done.bench.left_out):
+            if note not in left_out:
+                print(note, file=sys.stderr)
+        left_out |= set(done.bench.left_out)
         label = f"{done.bench.label} {done.unit.label}"
         if not done.fresh:
             print(f"{label}: already in {options.out}", file=sys.stderr)

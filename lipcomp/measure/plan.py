@@ -20,7 +20,7 @@ import torch
 from torch import Tensor
 
 from lipcomp.checkpoints import Checkpoint, build_own, load_encoder, load_own
-from lipcomp.data import ImageSet, load_set
+from lipcomp.data import ImageSet, Preprocessing, load_set
 
 Precision = Literal["float32", "float64", "bfloat16"]
 DTYPES: dict[str, torch.dtype] = {
@@ -91,7 +91,7 @@ class Images:
     data
         A name of :data:`lipcomp.data.SETS` or the path of a folder of images.
     split
-        "test" or "train".
+        "test", "train" or "val".
     root
         The dataset directory of a set that is read from disk, such as CIFAR.
     limit
@@ -99,7 +99,8 @@ class Images:
     seed
         Of that draw.
     options
-        Further options of :func:`lipcomp.load_set`, such as ``preprocessing`` or ``labels``.
+        Further options of :func:`lipcomp.load_set`, such as ``preprocessing`` or ``labels``; and ``override``, what
+        :meth:`lipcomp.data.Preprocessing.overridden` changes of the model's own preprocessing.
     """
 
     data: str
@@ -154,6 +155,10 @@ def _fitting(options: Mapping[str, Any], checkpoint: Checkpoint) -> dict[str, An
     pipeline = getattr(own, "pipeline", None)  # how the library that wrote the weights prepares images
     if pipeline is not None and "preprocessing" not in given:
         given["preprocessing"] = pipeline
+    override = {name: value for name, value in given.pop("override", {}).items() if value is not None}
+    if override:
+        base = given.get("preprocessing") or Preprocessing.default(*checkpoint.image_shape[1:])
+        given["preprocessing"] = base.overridden(**override)
     return given
 
 
