@@ -71,7 +71,9 @@ class Inputs:
         changed = self
         if size is not None and size != self.size:
             pipeline = replace(self.pipeline, resize=size, crop=size, squash=True, border=None, enlarge=True)
-            changed = replace(changed, size=size, pipeline=pipeline, origin=f"{changed.origin}; size as given")
+            changed = replace(
+                changed, size=size, pipeline=pipeline, origin=f"{changed.origin}; size as given"
+            )
         if mean is not None or std is not None:
             changed = replace(
                 changed,

@@ -36,7 +36,7 @@ class JobFailure(Exception):  # noqa: N818 - a reason, which may be raised
         return self.reason
 
 
-class JobsError(RuntimeError):
+class JobsError(ChildProcessError):
     """Some of many jobs failed; the message names each with its reason."""
 
 
@@ -157,13 +157,12 @@ def limit_threads(threads: int) -> None:
     """Hold this process to so many threads: two that contend for one core make small operations many times slower."""
     for name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"):
         os.environ[name] = str(threads)
-    import torch
-
-    torch.set_num_threads(threads)
+    if "torch" in sys.modules:  # otherwise it reads the variables when it is imported
+        sys.modules["torch"].set_num_threads(threads)
 
 
 def raise_failures(failures: Mapping[str, JobFailure], total: int) -> None:
-    """Raise :class:`JobsError` if there are failures, with the traceback of the first on stderr.
+    """Raise :class:`JobsError` if there are failures; a note on it says where the first one was raised.
 
     Parameters
     ----------
@@ -174,11 +173,13 @@ def raise_failures(failures: Mapping[str, JobFailure], total: int) -> None:
     """
     if not failures:
         return
-    first = next(iter(failures.values()))
-    if first.traceback:
-        print(first.traceback, file=sys.stderr)
-    reasons = "; ".join(f"{name}: {failure.reason}" for name, failure in failures.items())
-    raise JobsError(
+    names: dict[str, list[str]] = {}
+    for name, failure in failures.items():
+        names.setdefault(failure.reason, []).append(name)
+    reasons = "; ".join(f"{', '.join(alike)}: {reason}" for reason, alike in names.items())
+    error = JobsError(
         f"{len(failures)} of {total} failed ({reasons}). The others are finished and kept; "
         "run the same command again to repeat what failed"
     )
+    error.add_note(next(iter(failures.values())).traceback)
+    raise error
