@@ -24,6 +24,15 @@ from lipcomp.measure.accuracy import (
     correctness_bits,
 )
 from lipcomp.measure.bench import Bench
+from lipcomp.measure.beyond import (
+    ClassAccuracy,
+    EmbeddingRobustness,
+    LeaderboardRow,
+    OutOfDistribution,
+    ShapeBias,
+    StreamAccuracy,
+    WatermarkGap,
+)
 from lipcomp.measure.compression import Compression, EffectiveRank
 from lipcomp.measure.local import Ball, Frobenius, Sigma
 from lipcomp.measure.pairs import Map, Pairs
@@ -34,17 +43,21 @@ from lipcomp.measure.unit import Finding, Quantity, Result, Unit
 __all__ = [
     "Ball",
     "Bench",
+    "ClassAccuracy",
     "CleanAccuracy",
     "Compression",
     "CorruptionAccuracy",
     "Done",
     "EffectiveRank",
+    "EmbeddingRobustness",
     "Finding",
     "FlipRate",
     "Frobenius",
     "Images",
     "KNNAccuracy",
+    "LeaderboardRow",
     "Map",
+    "OutOfDistribution",
     "Outputs",
     "Pairs",
     "Plan",
@@ -53,11 +66,14 @@ __all__ = [
     "Quantity",
     "Result",
     "RobustAccuracy",
+    "ShapeBias",
     "ShiftAccuracy",
     "Sigma",
     "Source",
+    "StreamAccuracy",
     "Unit",
     "VideoAccuracy",
+    "WatermarkGap",
     "correctness_bits",
     "dry_run",
     "open_benches",

@@ -4,7 +4,7 @@ Class scores of a condition are computed once (:meth:`Bench.logits`) and read by
 """
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import islice
 from pathlib import Path
 from typing import Any, ClassVar
@@ -19,14 +19,13 @@ from lipcomp.measure.bench import Advance, Bench, nothing
 from lipcomp.measure.conditions import (
     Condition,
     clean_condition,
-    default_table,
     disk_conditions,
     generated_conditions,
 )
 from lipcomp.measure.unit import Finding, Result, Unit
 from lipcomp.robustness.attacks import auto_attack, load_autoattack, pgd
 from lipcomp.robustness.calibration import brier_score, calibration_error, negative_log_likelihood
-from lipcomp.robustness.corruptions import COMMON, SEVERITIES, VALIDATION
+from lipcomp.robustness.corruptions import COMMON, SEVERITIES, VALIDATION, corruption_names, table_for
 from lipcomp.robustness.effective import (
     CLEAN_COLUMN,
     BaselineFit,
@@ -34,17 +33,20 @@ from lipcomp.robustness.effective import (
     effective_robustness,
     read_baselines,
 )
-from lipcomp.robustness.estimates import Estimate, proportion, top_k_correct
+from lipcomp.robustness.estimates import Estimate, bootstrap, proportion, top_k_correct
 from lipcomp.robustness.features import evaluation_mode
 from lipcomp.robustness.metrics import (
-    ALEXNET,
     estimate_corruption_accuracy,
     estimate_mce,
     estimate_relative_mce,
     flip_rate,
+    mean_flip_rate,
     means_with_interval,
+    read_flip_reference,
+    top5_distances,
 )
 from lipcomp.robustness.probes import NearestNeighbours
+from lipcomp.robustness.protocols import Protocol, literature
 from lipcomp.robustness.sets import open_corruption_set
 from lipcomp.robustness.shifted import Shift
 from lipcomp.robustness.shifts import SHIFTS, load_shift
@@ -56,13 +58,13 @@ from lipcomp.robustness.videos import (
     sequences,
 )
 
-VERSION = 2
+VERSION = 3
 ALL_NINETEEN = (*COMMON, *VALIDATION)
 VIDEOS = {"vid-robust": load_vid_robust, "ytbb-robust": load_ytbb_robust}
 _BASELINES = {name.replace("_", "-"): name for name in CLEAN_COLUMN} | {"objectnet": "objectnet"}
 
 
-def _unit(
+def probe_unit(
     bench: Bench,
     kind: str,
     conditions: Sequence[Condition],
@@ -100,7 +102,7 @@ class CleanAccuracy:
             findings.append(Finding.of("nll", negative_log_likelihood(logits, labels), "nats"))
             return Result(findings)
 
-        yield _unit(bench, "accuracy.clean", [bench.clean], measure, "clean", bench.data_settings())
+        yield probe_unit(bench, "accuracy.clean", [bench.clean], measure, "clean", bench.data_settings())
 
 
 @dataclass(frozen=True)
@@ -144,7 +146,9 @@ class ProbeRefits:
             return Result(findings)
 
         settings = {**bench.data_settings(), "refits": self.refits, "conditions": len(made)}
-        yield _unit(bench, "refits", [bench.clean, *made], measure, "probe refits", settings, self.refits)
+        yield probe_unit(
+            bench, "refits", [bench.clean, *made], measure, "probe refits", settings, self.refits
+        )
 
 
 @dataclass(frozen=True)
@@ -184,7 +188,13 @@ class CorruptionAccuracy:
     folder
         A corrupted set on disk instead.
     names, severities
-        Only these; all by default.
+        Only these; by default the fifteen corruptions of the literature (all of a set that is none of ImageNet-C's).
+    everything
+        All nineteen of ImageNet-C's; the published lines of effective robustness on disk are of these.
+    jpeg
+        Save made images as JPEG of this quality, as the published ImageNet-C (85).
+    frost
+        Folder of the published frost photographs.
     limit
         Only the first so many of the plan's images.
     """
@@ -194,18 +204,24 @@ class CorruptionAccuracy:
     names: tuple[str, ...] | None = None
     severities: tuple[int, ...] = SEVERITIES
     limit: int | None = None
+    everything: bool = False
+    jpeg: int | None = None
+    frost: str | None = None
 
     def conditions(self, bench: Bench) -> list[Condition]:
         """The conditions, opened and checked."""
         shape = bench.checkpoint.image_shape
         if self.folder is None:
+            table = self.table or table_for(shape)
             return generated_conditions(
                 bench.images,
                 bench.indices[: self.limit],
-                table=self.table or default_table(shape),
-                names=self.names,
+                table=table,
+                names=self.names or literature(corruption_names(table), all_found=self.everything),
                 severities=self.severities,
                 seed=bench.plan.seed,
+                jpeg=self.jpeg,
+                frost=self.frost,
             )
         classes = bench.images.classes
         known = classes if classes[0].startswith("n0") else len(classes)
@@ -213,7 +229,9 @@ class CorruptionAccuracy:
             Path(self.folder), classes=known, image_shape=shape, corruptions=self.names
         )
         made = disk_conditions(found, bench.plan.images.limit, bench.plan.images.seed)
-        _check_fit(self.folder, made[0].images.image_shape, shape)
+        wanted = self.names or literature(found.corruptions, all_found=self.everything)
+        made = [c for c in made if c.settings["corruption"] in wanted]
+        check_fit(self.folder, made[0].images.image_shape, shape)
         return made
 
     def units(self, bench: Bench) -> Iterator[Unit]:
@@ -230,16 +248,35 @@ class CorruptionAccuracy:
                 f"{told['corruption']} {told['severity'] if told['severity'] is not None else ''}".rstrip()
             )
             settings = bench.data_settings(condition.images, condition.indices) | told
-            yield _unit(bench, "accuracy.corruption", [condition], measure, label, settings)
+            yield probe_unit(bench, "accuracy.corruption", [condition], measure, label, settings)
         clean = bench.clean.first(len(made[0])) if self.folder is None else bench.clean
 
         def summarise(advance: Advance) -> Result:
             return _summary(bench, made, clean, advance)
 
-        common = {k: v for k, v in made[0].settings.items() if k not in ("data", "corruption", "severity")}
+        common = protocol_of(made, len(bench.images.classes)).settings() | {"conditions": len(made)}
+        common |= {k: v for k, v in made[0].settings.items() if k in ("table", "corruption_seed")}
         common |= bench.data_settings(made[0].images, made[0].indices)
-        common |= {"corruptions": len({c.settings["corruption"] for c in made}), "conditions": len(made)}
-        yield _unit(bench, "corruption.mean", [clean, *made], summarise, "corruptions, mean", common)
+        yield probe_unit(bench, "corruption.mean", [clean, *made], summarise, "corruptions, mean", common)
+
+
+def protocol_of(made: Sequence[Condition], classes: int) -> Protocol:
+    """What a mean over these conditions is a mean of."""
+    told = [c.settings for c in made]
+    on_disk = told[0]["table"] == "disk"
+    names = tuple(dict.fromkeys(t["corruption"] for t in told))
+    frosted = next((t["frost"] for t in told if "frost" in t), None)
+    kind: Any = None if frosted is None else "textures" if frosted == "textures" else "photographs"
+    return Protocol(
+        told[0].get("layout", "imagenet") if on_disk else told[0]["table"],
+        names,
+        tuple(sorted({t["severity"] for t in told}, key=lambda s: s or 0)),
+        "disk" if on_disk else "memory",
+        told[0].get("jpeg"),
+        kind,
+        len(made[0]),
+        classes,
+    )
 
 
 def _summary(bench: Bench, made: Sequence[Condition], clean: Condition, advance: Advance) -> Result:
@@ -250,6 +287,8 @@ def _summary(bench: Bench, made: Sequence[Condition], clean: Condition, advance:
         advance(len(condition))
     table = {name: np.stack(right) for name, right in rows.items()}
     findings = [Finding.of("accuracy.corruption.mean", estimate_corruption_accuracy(table))]
+    protocol = protocol_of(made, len(made[0].images.classes))
+    notes = [protocol.label, *(f"not the published protocol: {words}" for words in protocol.deviations())]
     thousand = len(made[0].images.classes) == 1000
     on_disk = made[0].settings.get("table") == "disk"
     before = right_of(bench, clean)
@@ -258,13 +297,17 @@ def _summary(bench: Bench, made: Sequence[Condition], clean: Condition, advance:
         fit = baseline_fit("imagenet_c_disk")
         after = np.mean([right.mean(0) for right in table.values()], 0)
         findings.append(_effective(before, after, fit))
-    fifteen = {
-        name: right for name, right in table.items() if name in ALEXNET and len(right) == len(SEVERITIES)
-    }
-    if thousand and len(fifteen) == len(ALEXNET):
-        findings.append(Finding.of("mce", estimate_mce(fifteen)))
-        if len(before) == next(iter(fifteen.values())).shape[1]:
-            findings.append(Finding.of("mce.relative", estimate_relative_mce(fifteen, before)))
+    if {*COMMON} <= {*table}:
+        fifteen = {name: table[name] for name in COMMON}
+        try:
+            differs = replace(protocol, corruptions=COMMON).check_reference()
+        except ValueError as error:
+            notes.append(str(error))
+        else:
+            findings.append(Finding.of("mce", estimate_mce(fifteen), differs=differs))
+            if len(before) == next(iter(fifteen.values())).shape[1]:
+                relative = estimate_relative_mce(fifteen, before)
+                findings.append(Finding.of("mce.relative", relative, differs=differs))
     columns = {}
     if not on_disk:
         predicted = bench.logits(clean).argmax(1)
@@ -274,7 +317,7 @@ def _summary(bench: Bench, made: Sequence[Condition], clean: Condition, advance:
             "clean_correct": before.astype(int),
             "flipped": np.mean(changed, axis=0),
         }
-    return Result(findings, columns)
+    return Result(findings, columns, notes=notes)
 
 
 def correctness_bits(bench: Bench, quantity: CorruptionAccuracy) -> dict[str, np.ndarray]:
@@ -332,7 +375,7 @@ class ShiftAccuracy:
         """One unit."""
         shape = bench.checkpoint.image_shape
         shift = self._open(bench)
-        _check_fit(f"shift {self.shift}", shift.images.image_shape, shape)
+        check_fit(f"shift {self.shift}", shift.images.image_shape, shape)
         classes = len(bench.images.classes)
         if shift.model_classes != classes:
             raise ValueError(
@@ -346,9 +389,15 @@ class ShiftAccuracy:
 
         told = {"shift": self.shift, **bench.data_settings(condition.images, condition.indices)}
         table = None if self.baselines is None else hash_files([self.baselines.partition(":")[0]])
-        extra = (self.quantity, shift.class_map, self.baselines and self.baselines.partition(":")[2], table)
+        extra = (
+            self.quantity,
+            shift.class_map,
+            getattr(shift, "accepted", None),
+            self.baselines and self.baselines.partition(":")[2],
+            table,
+        )
         label = f"shift {self.shift}"
-        yield _unit(bench, "accuracy.shift", [condition, bench.clean], measure, label, told, extra)
+        yield probe_unit(bench, "accuracy.shift", [condition, bench.clean], measure, label, told, extra)
 
     def _open(self, bench: Bench) -> Shift:
         """The shift; a known set of images with the same classes is one, too."""
@@ -406,7 +455,7 @@ class VideoAccuracy:
             return Result(list(self._findings(bench, frames, condition, advance)))
 
         told = {"shift": frames.name, **bench.data_settings(condition.images, condition.indices)}
-        yield _unit(
+        yield probe_unit(
             bench, "accuracy.video", [condition, bench.clean], measure, self.name, told, (frames, self.ks)
         )
 
@@ -427,52 +476,82 @@ class VideoAccuracy:
 
 @dataclass(frozen=True)
 class FlipRate:
-    """How often the prediction changes between neighbouring frames (ImageNet-P, CIFAR-10-P)."""
+    """How often the prediction, and how far the top five, change between frames (ImageNet-P, CIFAR-10-P).
+
+    Parameters
+    ----------
+    folder
+        The set.
+    limit
+        Only the first so many sequences of each perturbation.
+    reference
+        CSV of a reference model's ``perturbation``, ``flip_rate`` and ``top5_distance``, for mFR and mT5D.
+    """
 
     folder: str
     limit: int | None = None
+    reference: str | None = None
 
     def units(self, bench: Bench) -> Iterator[Unit]:
         """One unit per perturbation, and their mean."""
+        given = None if self.reference is None else read_flip_reference(self.reference)
         places = open_perturbations(Path(self.folder))
         files = {name: _files(place) for name, place in places.items()}
         hashes = {name: digest(hash_files(listed)) for name, listed in files.items()}
 
-        def predicted(name: str) -> Estimate:
+        def measured(name: str) -> dict[str, Estimate]:
             key = digest("flips", VERSION, bench.probe_identity(), hashes[name], self.limit)
-            held = bench.cells.get(key, lambda: {"predicted": self._predict(bench, places[name])})
-            return flip_rate(held["predicted"], noise="noise" in name)
+            held = bench.cells.get(key, lambda: self._predict(bench, places[name], "noise" in name))
+            found = {"flip_rate": flip_rate(held["predicted"], noise="noise" in name)}
+            if held["distance"].size:
+                found["top5_distance"] = bootstrap(held["distance"][None])
+            return found
 
         for name in places:
 
             def measure(advance: Advance, name: str = name) -> Result:
-                found = predicted(name)
+                found = measured(name)
                 advance(1)
-                return Result([Finding.of("flip_rate", found)])
+                return Result([Finding.of(quantity, value) for quantity, value in found.items()])
 
             told = {"perturbation": name, "data_hash": hashes[name], "sequences": self.limit}
-            yield _unit(bench, "flip_rate", [], measure, name, told, (name, hashes[name], self.limit))
+            yield probe_unit(bench, "flip_rate", [], measure, name, told, (name, hashes[name], self.limit))
 
         def mean(advance: Advance) -> Result:
-            values = [predicted(name).value for name in places]
-            return Result([Finding("flip_rate.mean", float(np.mean(values)), n=len(values))])
+            found = {name: measured(name) for name in places}
+            findings = []
+            for quantity, ratio in (("flip_rate", "mfr"), ("top5_distance", "mt5d")):
+                values = {name: told[quantity].value for name, told in found.items() if quantity in told}
+                if not values:
+                    continue
+                findings.append(
+                    Finding(f"{quantity}.mean", float(np.mean([*values.values()])), n=len(values))
+                )
+                if given is not None and quantity in given:
+                    value = mean_flip_rate(values, given[quantity])
+                    findings.append(Finding(ratio, value, n=len(values), settings={"reference": reference}))
+            return Result(findings)
+
+        reference = None if self.reference is None else hash_files([self.reference])[0]
 
         common: dict[str, Any] = {"perturbations": sorted(places), "sequences": self.limit}
-        yield _unit(bench, "flip_rate.mean", [], mean, "flip rate, mean", common, (hashes, self.limit))
+        content = (hashes, self.limit, reference)
+        yield probe_unit(bench, "flip_rate.mean", [], mean, "flip rate, mean", common, content)
 
-    def _predict(self, bench: Bench, place: Path) -> np.ndarray:
-        classifier, rows = bench.classifier(), []
+    def _predict(self, bench: Bench, place: Path, noise: bool) -> dict[str, np.ndarray]:
+        classifier, rows, distances = bench.classifier(), [], []
         with evaluation_mode(classifier):
             for frames in islice(sequences(place), self.limit):
                 parts = frames.split(bench.batch_size)
-                rows.append(
-                    torch.cat([classifier(x.to(bench.device, bench.dtype)).argmax(1).cpu() for x in parts])
-                )
+                logits = torch.cat([classifier(x.to(bench.device, bench.dtype)).float().cpu() for x in parts])
+                rows.append(logits.argmax(1))
+                if logits.shape[1] > 5:
+                    distances.append(top5_distances(logits[None].numpy(), noise=noise)[0])
         if len({len(row) for row in rows}) != 1:
             raise ValueError(
                 f"{str(place)!r} has sequences of different lengths; one is cut off, get it again"
             )
-        return torch.stack(rows).numpy()
+        return {"predicted": torch.stack(rows).numpy(), "distance": np.array(distances)}
 
 
 def _files(place: Path) -> list[Path]:
@@ -521,29 +600,42 @@ class RobustAccuracy:
         }
 
         def measure(advance: Advance) -> Result:
-            run, classifier, right = (pgd if self.attack == "pgd" else auto_attack), bench.classifier(), []
+            run, classifier = (pgd if self.attack == "pgd" else auto_attack), bench.classifier()
+            parts: list[dict[str, np.ndarray]] = []
             for places in torch.arange(len(condition)).split(self.block):
 
                 def compute(places: Tensor = places) -> dict[str, np.ndarray]:
                     batch = condition.batch(places, bench.device, bench.dtype)
                     labels = condition.labels()[places].to(bench.device)
-                    norm = {"linf": "Linf", "l2": "L2"}[self.norm]
                     found = run(
-                        classifier, batch, labels, norm=norm, radius=self.radius, seed=bench.plan.seed
+                        classifier, batch, labels, norm=self.norm, radius=self.radius, seed=bench.plan.seed
                     )
-                    return {"right": np.asarray(found.right)}
+                    return {"right": found.right, "blind": found.blind & found.clean}
 
                 key = digest("attack", VERSION, bench.probe_identity(), condition.identity, told, places)
-                right.append(bench.cells.get(key, compute)["right"])
+                parts.append(bench.cells.get(key, compute))
                 advance(len(places))
-            return Result([Finding.of("accuracy.robust", proportion(np.concatenate(right)))])
+            right, blind = (np.concatenate([part[name] for part in parts]) for name in ("right", "blind"))
+            notes = []
+            if blind.any():
+                notes.append(
+                    f"no gradient on {blind.mean():.1%} of the images, where a gradient attack says nothing; "
+                    + (
+                        "they were searched at random"
+                        if self.attack == "pgd"
+                        else "Square alone attacked them"
+                    )
+                )
+            found = Finding.of("accuracy.robust", proportion(right), blind=round(float(blind.mean()), 6))
+            return Result([found], notes=notes)
 
         told_of = bench.data_settings(condition.images, condition.indices) | told
         label = f"{self.attack} {self.norm} {self.radius:g}"
-        yield _unit(bench, "accuracy.robust", [condition], measure, label, told_of, told)
+        yield probe_unit(bench, "accuracy.robust", [condition], measure, label, told_of, told)
 
 
-def _check_fit(what: str, found: tuple[int, int, int], wanted: tuple[int, int, int]) -> None:
+def check_fit(what: str, found: tuple[int, int, int], wanted: tuple[int, int, int]) -> None:
+    """Refuse images that the encoder does not take."""
     if found != wanted:
         raise ValueError(
             f"{what} holds images of shape {found}, the encoder takes {wanted}; give one that fits"

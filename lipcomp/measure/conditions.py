@@ -23,10 +23,13 @@ from lipcomp.robustness.corruptions import (
     corrupt,
     corruption_names,
     find_corruption,
+    resave_jpeg,
 )
+from lipcomp.robustness.corruptions.weather import Textures, read_frost
+from lipcomp.robustness.protocols import literature
 from lipcomp.robustness.sets import CorruptionSet
 
-CORRUPTIONS_VERSION = 2  # of what lipcomp.robustness.corruptions makes from the same settings
+CORRUPTIONS_VERSION = 3  # of what lipcomp.robustness.corruptions makes from the same settings
 
 
 @dataclass(frozen=True)
@@ -132,15 +135,28 @@ def generated_conditions(
     names: Sequence[str] | None = None,
     severities: Sequence[int] = SEVERITIES,
     seed: int = 0,
+    jpeg: int | None = None,
+    frost: str | None = None,
 ) -> list[Condition]:
     """Our own corruptions of a set: one condition for each corruption and severity.
+
+    Parameters
+    ----------
+    images, indices
+        The set, and which of its images.
+    table, names, severities, seed
+        As :func:`~lipcomp.robustness.corruptions.corrupt` takes them; the names of the literature if not given.
+    jpeg
+        Save every corrupted image as JPEG of this quality and read it again.
+    frost
+        Folder of the published frost photographs; generated textures if not given.
 
     Raises
     ------
     ValueError
         If table, a corruption or a severity does not exist, or the table does not fit the images.
     """
-    names = corruption_names(table) if names is None else names
+    names = literature(corruption_names(table)) if names is None else names
     for name in names:
         find_corruption(name, table)
     for severity in severities:
@@ -150,16 +166,40 @@ def generated_conditions(
             f'table "mnist" corrupts grey digits; {images.name} has {images.image_shape[0]} channels'
         )
 
+    photographs = None if frost is None else read_frost(frost)
+
     def condition(name: str, severity: int) -> Condition:
-        told = {"corruption": name, "severity": severity, "table": table, "corruption_seed": seed}
-        change = partial(_corrupted, name=name, severity=severity, table=table, seed=seed)
+        told = {
+            "corruption": name,
+            "severity": severity,
+            "table": table,
+            "corruption_seed": seed,
+            "jpeg": jpeg,
+        }
+        if name == "frost":
+            told["frost"] = "textures" if photographs is None else digest(photographs)
+        textures = photographs if name == "frost" else None
+        change = partial(
+            _corrupted, name=name, severity=severity, table=table, seed=seed, jpeg=jpeg, textures=textures
+        )
         return Condition(images, _all(images, indices), {"data": images.name, **told}, change)
 
     return [condition(name, severity) for name in names for severity in severities]
 
 
-def _corrupted(batch: Tensor, indices: Tensor, *, name: str, severity: int, table: str, seed: int) -> Tensor:
-    return corrupt(batch, name, severity, table, seed, indices)
+def _corrupted(
+    batch: Tensor,
+    indices: Tensor,
+    *,
+    name: str,
+    severity: int,
+    table: str,
+    seed: int,
+    jpeg: int | None,
+    textures: Textures | None,
+) -> Tensor:
+    made = corrupt(batch, name, severity, table, seed, indices, frost_textures=textures)
+    return made if jpeg is None else resave_jpeg(made, jpeg)
 
 
 def disk_conditions(corrupted: CorruptionSet, limit: int | None = None, seed: int = 0) -> list[Condition]:
@@ -173,16 +213,9 @@ def disk_conditions(corrupted: CorruptionSet, limit: int | None = None, seed: in
                 generator = torch.Generator().manual_seed(seed)
                 indices = torch.randperm(len(images), generator=generator)[:limit].sort().values
             settings = {"data": corrupted.name, "corruption": name, "severity": severity, "table": "disk"}
+            settings["layout"] = corrupted.kind
             conditions.append(Condition(images, indices, settings))
     return conditions
-
-
-def default_table(image_shape: tuple[int, int, int]) -> str:
-    """The corruption table that fits images of that shape: MNIST-C, CIFAR-C, Tiny-ImageNet-C or ImageNet-C."""
-    channels, height, width = image_shape
-    if channels == 1:
-        return "mnist"
-    return "cifar" if max(height, width) <= 64 else "imagenet"
 
 
 def _all(images: ImageSet, indices: Tensor | None) -> Tensor:

@@ -20,9 +20,9 @@ from lipcomp.data import DigitViews, PhotoViews, Views
 from lipcomp.identity import digest
 from lipcomp.jacobian.checks import check_layer
 from lipcomp.measure.bench import LOGITS, Advance, Bench
-from lipcomp.measure.conditions import default_table, generated_conditions, images_identity
+from lipcomp.measure.conditions import generated_conditions, images_identity
 from lipcomp.measure.unit import Finding, Result, Unit
-from lipcomp.robustness.corruptions import corruption_names
+from lipcomp.robustness.corruptions import corruption_names, table_for
 
 SEARCH_BLOCK = 32
 Blocks = Iterator[PairBlock]
@@ -187,7 +187,7 @@ class Pairs:
     def _kinds(self, bench: Bench) -> Iterator[dict[str, Any]]:
         """What tells one set of pairs of this source from another."""
         if self.source == "corruptions":
-            table = self.table or default_table(bench.checkpoint.image_shape)
+            table = self.table or table_for(bench.checkpoint.image_shape)
             known = corruption_names(table)
             names = known if self.corruptions is None else self.corruptions
             unknown = [name for name in names if name not in known]

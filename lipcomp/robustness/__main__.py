@@ -11,17 +11,25 @@ from typing import Any
 
 from lipcomp import commands
 from lipcomp.measure import (
+    ClassAccuracy,
     CleanAccuracy,
     CorruptionAccuracy,
     Done,
+    EmbeddingRobustness,
     FlipRate,
+    LeaderboardRow,
+    OutOfDistribution,
     Probe,
     RobustAccuracy,
+    ShapeBias,
     ShiftAccuracy,
+    StreamAccuracy,
     VideoAccuracy,
+    WatermarkGap,
     options,
 )
 from lipcomp.measure.accuracy import VIDEOS
+from lipcomp.robustness.compare import SOURCE, place_among, published_rows
 from lipcomp.robustness.corruptions import SEVERITIES, TABLES
 from lipcomp.robustness.shifts import SHIFTS
 
@@ -45,7 +53,39 @@ def main(arguments: Sequence[str] | None = None) -> int:
         if given.all or done.unit.kind != "accuracy.corruption":
             yield from (_row(done, record) for record in done.records)
 
-    return options.run_command(given, asked, HEAD, rows, probe)
+    told: dict[str, dict[str, float]] = {}
+
+    def followed(done: Done) -> Iterator[options.Row]:
+        for record in done.records:
+            if record.value is not None:
+                told.setdefault(done.bench.label, {})[record.quantity] = record.value
+        return rows(done)
+
+    if given.compare:
+        published_rows(given.compare)  # named before the long work
+    code = options.run_command(given, asked, HEAD, followed, probe)
+    if given.compare and not given.json:
+        print(_compared(given.compare, told))
+    return code
+
+
+def _compared(dataset: str, told: dict[str, dict[str, float]]) -> str:
+    """The published rows around each encoder's, by corrupted accuracy."""
+    published = published_rows(dataset)
+    rows: list[options.Row] = []
+    for label, values in told.items():
+        clean = values.get("robustbench.clean", values.get("accuracy.clean"))
+        shifted = values.get("robustbench.corruptions", values.get("accuracy.corruption.mean"))
+        if clean is None or shifted is None:
+            continue
+        placed = place_among(published, label, clean=clean, shifted=shifted)
+        rank = placed.attrs["rank"]
+        around = placed[max(0, rank - 4) : rank + 3]
+        rows += [
+            (str(max(0, rank - 4) + k), str(row.model), f"{row.clean:.4f}", f"{row.shifted:.4f}")
+            for k, row in enumerate(around.itertuples(), 1)
+        ]
+    return commands.table(("rank", f"{dataset}, corruptions", "clean", "corrupted"), rows) + f"\n{SOURCE}"
 
 
 def _row(done: Done, record: Any) -> options.Row:
@@ -59,9 +99,19 @@ def quantities(given: argparse.Namespace) -> Iterator[Any]:
     yield CleanAccuracy()
     if given.corruptions != "none":
         table = None if given.corruptions == "auto" else given.corruptions
-        yield CorruptionAccuracy(table, None, given.only, given.severities)
+        yield CorruptionAccuracy(
+            table, None, given.only, given.severities, None, given.all_corruptions, given.jpeg, given.frost
+        )
+    elif given.jpeg or given.frost:
+        raise commands.UsageError(
+            "--jpeg and --frost are of corruptions that are made, and --corruptions is none"
+        )
     for folder in given.corrupted:
-        yield CorruptionAccuracy(None, folder, given.only)
+        yield CorruptionAccuracy(None, folder, given.only, everything=given.all_corruptions)
+    if given.per_class:
+        yield ClassAccuracy()
+    for near, name, place in given.ood:
+        yield OutOfDistribution(name, place, near)
     for name, place in given.shift:
         yield ShiftAccuracy(name, place, given.baselines)
     for name, place in given.videos:
@@ -71,18 +121,41 @@ def quantities(given: argparse.Namespace) -> Iterator[Any]:
             )
         yield VideoAccuracy(name, place)
     for folder in given.perturbations:
-        yield FlipRate(folder, given.limit)
+        yield FlipRate(folder, given.limit, given.flip_reference)
+    if given.cue_conflict:
+        yield ShapeBias(given.cue_conflict)
+    if given.watermark:
+        yield WatermarkGap(given.watermark)
+    for folder in given.ccc:
+        yield StreamAccuracy(folder, given.limit)
+    if given.protocol:
+        yield LeaderboardRow(given.protocol[1])
     if given.attack:
         if given.radius is None:
             raise commands.UsageError(
                 "--attack needs --radius, in pixels: 0.0314 for 8/255 in linf, 0.5 in l2"
             )
-        yield RobustAccuracy(given.attack, given.norm, given.radius, given.attack_images)
+        if given.attack == "embedding":
+            yield EmbeddingRobustness(given.norm, given.radius, limit=given.attack_images)
+        else:
+            yield RobustAccuracy(given.attack, given.norm, given.radius, given.attack_images)
 
 
 def _named(text: str) -> tuple[str, str | None]:
     name, _, place = text.partition("=")
     return name, place or None
+
+
+def _outside(text: str) -> tuple[bool, str, str | None]:
+    near, name = text.startswith("near:"), text.removeprefix("near:")
+    return near, *_named(name)
+
+
+def _protocol(text: str) -> tuple[str, str]:
+    name, _, place = text.partition("=")
+    if name != "robustbench-corruptions" or not place:
+        raise argparse.ArgumentTypeError(f"must be robustbench-corruptions=FOLDER, got {text!r}")
+    return name, place
 
 
 def build_parser() -> commands.Parser:
@@ -114,6 +187,21 @@ def build_parser() -> commands.Parser:
         "--severities", type=options.severities, default=SEVERITIES, metavar="S,...", help="default 1,2,3,4,5"
     )
     more: dict[str, Any] = {"action": "append", "default": []}
+    sets.add_argument(
+        "--all-corruptions",
+        action="store_true",
+        help="all nineteen of ImageNet-C's corruptions (default: the fifteen of the literature)",
+    )
+    sets.add_argument(
+        "--jpeg",
+        type=count,
+        metavar="QUALITY",
+        help="save made images as JPEG and read them again; 85 as the published ImageNet-C (default: no JPEG)",
+    )
+    sets.add_argument(
+        "--frost", metavar="FOLDER", help="folder with frost1 .. frost5 (default: generated textures)"
+    )
+    sets.add_argument("--per-class", action="store_true", help="accuracy of each class, and of the worst")
     sets.add_argument("--corrupted", metavar="FOLDER", help="a corrupted dataset directory", **more)
     sets.add_argument("--shift", type=_named, metavar="NAME[=FOLDER]", help=", ".join(SHIFTS), **more)
     sets.add_argument(
@@ -123,8 +211,39 @@ def build_parser() -> commands.Parser:
     )
     sets.add_argument("--videos", type=_named, metavar="NAME=FOLDER", help=", ".join(VIDEOS), **more)
     sets.add_argument("--perturbations", metavar="FOLDER", help="ImageNet-P or CIFAR-10-P", **more)
+    sets.add_argument(
+        "--flip-reference",
+        metavar="CSV",
+        help="a reference model's perturbation, flip_rate, top5_distance, for mFR and mT5D (default: none)",
+    )
+    beyond = parser.add_argument_group("beyond corruptions")
+    beyond.add_argument(
+        "--ood",
+        type=_outside,
+        metavar="[near:]NAME[=FOLDER]",
+        help="a data set to be told apart from --data: AUROC and FPR95 of five scores",
+        **more,
+    )
+    beyond.add_argument("--cue-conflict", metavar="FOLDER", help="shape bias on the cue-conflict images")
+    beyond.add_argument("--watermark", metavar="FONT", help="ImageNet-W, with the published font")
+    beyond.add_argument(
+        "--ccc", metavar="FOLDER", help="a stream of continually changing corruptions", **more
+    )
+    beyond.add_argument(
+        "--protocol",
+        type=_protocol,
+        metavar="robustbench-corruptions=FOLDER",
+        help="RobustBench's own evaluation, and the rank among its published rows",
+    )
+    beyond.add_argument(
+        "--compare", metavar="BOARD", help="the published rows beside it: cifar10, cifar100 or imagenet"
+    )
     attack = parser.add_argument_group("attack")
-    attack.add_argument("--attack", choices=("pgd", "auto"), help="auto: AutoAttack")
+    attack.add_argument(
+        "--attack",
+        choices=("pgd", "auto", "embedding"),
+        help="auto: AutoAttack; embedding: moves the mean direction, without labels",
+    )
     attack.add_argument("--norm", type=str.lower, default="linf", choices=("linf", "l2"), help="default linf")
     attack.add_argument("--radius", type=number, help="of the ball, in pixels")
     attack.add_argument(

@@ -15,8 +15,10 @@ is *right*), and in the second case gives an interval over images.
 """
 
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 
 import numpy as np
+import pandas as pd
 from jaxtyping import Float, Shaped
 
 from lipcomp.robustness.estimates import RESAMPLES, Estimate, bootstrap, proportion
@@ -167,31 +169,63 @@ def top5_distance(
     resamples: int = RESAMPLES,
     seed: int = 0,
 ) -> Estimate:
-    """How far the top five move along a perturbation sequence (T5D of ImageNet-P), with its interval over sequences.
+    """T5D of ImageNet-P: the mean of :func:`top5_distances`, with its interval over sequences."""
+    distances = top5_distances(logits, noise=noise, stride=stride)
+    return bootstrap(distances[None], resamples=resamples, seed=seed)
 
-    The class of rank i <= 5 in one frame and r in the next adds |min(i, 6) - min(r, 6)|; averaged over the pairs of
-    frames that :func:`flip_rate` compares. mT5D is the mean over perturbations of its ratio to AlexNet's.
+
+def top5_distances(
+    logits: Float[np.ndarray, "sequences frames classes"], *, noise: bool = False, stride: int = 1
+) -> Float[np.ndarray, " sequences"]:
+    """How far the top five move along each perturbation sequence.
+
+    The class of rank i <= 5 in one frame and r in the next adds |i - min(r, 6)|; averaged over the pairs of frames that
+    :func:`flip_rate` compares. mT5D is the mean over perturbations of its ratio to AlexNet's.
 
     Parameters
     ----------
     logits
-        Of every frame of every sequence, at least five classes.
+        Of every frame of every sequence, at least six classes.
     noise, stride
         As for :func:`flip_rate`.
     """
     logits = np.asarray(logits)
-    if logits.ndim != 3 or logits.shape[1] <= stride or logits.shape[2] < 5:
+    if logits.ndim != 3 or logits.shape[1] <= stride or logits.shape[2] < 6:
         raise ValueError(
-            f"logits must be (sequences, more than {stride} frames, at least 5 classes), got {logits.shape}"
+            f"logits must be (sequences, more than {stride} frames, at least 6 classes), got {logits.shape}"
         )
     order = np.argsort(-logits, axis=2, kind="stable")
-    ranks = np.argsort(order, axis=2, kind="stable")
-    ahead = slice(1 if noise else stride, None)
+    ranks = np.argsort(order, axis=2, kind="stable")[:, 1 if noise else stride :]
     leaders = (order[:, :1] if noise else order[:, :-stride])[:, :, :5]
-    leaders = np.broadcast_to(leaders, (len(order), ranks[:, ahead].shape[1], 5))
-    moved = np.minimum(np.take_along_axis(ranks[:, ahead], leaders, 2), 5)
-    distances = np.abs(moved - np.arange(5)).sum(2)
-    return bootstrap(distances.mean(1)[None], resamples=resamples, seed=seed)
+    leaders = np.broadcast_to(leaders, (*ranks.shape[:2], 5))
+    moved = np.minimum(np.take_along_axis(ranks, leaders, 2), 5)
+    return np.abs(moved - np.arange(5)).sum(2).mean(1)
+
+
+def read_flip_reference(path: Path | str) -> dict[str, dict[str, float]]:
+    """A reference model's flip rates (and T5D) by perturbation, from a CSV file, for mFR and mT5D.
+
+    Raises
+    ------
+    FileNotFoundError
+        If the file is missing.
+    ValueError
+        If a column is missing.
+    """
+    if not Path(path).is_file():
+        raise FileNotFoundError(
+            f"flip reference {str(path)!r} does not exist; give a CSV file, a row a perturbation"
+        )
+    table = pd.read_csv(path)
+    if not {"perturbation", "flip_rate"} <= {*table}:
+        raise ValueError(
+            f"flip reference {str(path)!r} needs the columns perturbation and flip_rate (and top5_distance for mT5D), "
+            f"it has {', '.join(map(str, table))}"
+        )
+    columns = [name for name in ("flip_rate", "top5_distance") if name in table]
+    return {
+        name: dict(zip(table["perturbation"], table[name].astype(float), strict=True)) for name in columns
+    }
 
 
 def mean_flip_rate(rates: Mapping[str, float], reference: Mapping[str, float]) -> float:

@@ -170,5 +170,5 @@ def test_top5_distance_is_the_published_definition(noise, stride):
                 before = before if noise else after
         means.append(np.mean(distances))
     assert top5_distance(logits, noise=noise, stride=stride).value == pytest.approx(np.mean(means))
-    with pytest.raises(ValueError, match="at least 5 classes"):
+    with pytest.raises(ValueError, match="at least 6 classes"):
         top5_distance(logits[:, :, :3])

@@ -1,0 +1,136 @@
+"""Quantities beyond corruptions, against their functions on the same arrays; what does not fit is named first."""
+
+import io
+import tarfile
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from torch import nn
+
+from lipcomp.data import TensorImages
+from lipcomp.measure import (
+    ClassAccuracy,
+    CorruptionAccuracy,
+    EmbeddingRobustness,
+    LeaderboardRow,
+    OutOfDistribution,
+    ShapeBias,
+    StreamAccuracy,
+    WatermarkGap,
+    beyond,
+)
+from lipcomp.robustness import ood
+from lipcomp.robustness.corruptions import corrupt, resave_jpeg
+
+
+def findings_of(quantity, bench):
+    return [one for unit in quantity.units(bench) for one in unit.measure(lambda n: None).findings]
+
+
+def image_set(n, classes, seed=0):
+    generator = torch.Generator().manual_seed(seed)
+    pixels = torch.randint(0, 256, (n, 3, 32, 32), generator=generator, dtype=torch.uint8)
+    return TensorImages(f"noise{seed}", pixels, torch.arange(n) % 3, tuple(str(k) for k in range(classes)))
+
+
+@pytest.fixture
+def small_bench(classifier_bench):
+    def make(classes=5, n=20):
+        torch.manual_seed(0)
+        layers = nn.Conv2d(3, 4, 5, 4), nn.ReLU(), nn.Flatten(), nn.Linear(4 * 49, classes)
+        return classifier_bench(nn.Sequential(*layers).eval(), image_set(n, classes))
+
+    return make
+
+
+def test_each_ood_score_is_that_of_the_arrays(small_bench, monkeypatch):
+    bench, other = small_bench(), image_set(12, 5, seed=1)
+    monkeypatch.setattr(beyond, "load_set", lambda *a, **k: other)
+    found = {(f.quantity, f.settings["score"]): f for f in findings_of(OutOfDistribution("other"), bench)}
+    assert {score for _, score in found} == {*ood.SCORES}
+    logits = bench.encoder(bench.images.batch(torch.arange(20))), bench.encoder(other.batch(torch.arange(12)))
+    inside, outside = (torch.softmax(x.detach().double(), 1).amax(1).numpy() for x in logits)
+    assert found["ood.auroc", "msp"].value == pytest.approx(ood.auroc(inside, outside).value)
+    assert found["ood.auroc", "msp"].n == 32
+    assert found["ood.fpr95", "knn"].settings["k"] == 20
+
+
+def test_accuracy_by_class_and_the_worst(small_bench):
+    bench = small_bench()
+    found = findings_of(ClassAccuracy(), bench)
+    by_class = {f.settings["class"]: f.value for f in found if f.quantity == "accuracy.class"}
+    assert set(by_class) == {"0", "1", "2"}
+    assert found[-1].quantity == "accuracy.worst_class"
+    assert found[-1].value == min(by_class.values())
+
+
+def test_the_embedding_attack_is_kept_and_moves_more_in_a_larger_ball(small_bench):
+    bench = small_bench()
+    bench.map = lambda layer: lambda x: nn.functional.normalize(bench.encoder(x), dim=1)
+    near, far = (
+        {f.quantity: f.value for f in findings_of(EmbeddingRobustness("linf", r, limit=6), bench)}
+        for r in (0.001, 0.2)
+    )
+    assert near["attack.found_again"] == 1
+    assert far["attack.chord"] > 10 * near["attack.chord"] > 0
+    calls = []
+    handle = bench.encoder.register_forward_hook(lambda *_: calls.append(1))
+    again = {f.quantity: f.value for f in findings_of(EmbeddingRobustness("linf", 0.2, limit=6), bench)}
+    handle.remove()
+    assert again == far
+    assert not calls
+
+
+def test_a_stream_gives_its_mean_and_its_blocks(small_bench, tmp_path):
+    with tarfile.open(tmp_path / "serial_00000.tar", "w") as archive:
+        for k in range(6):
+            buffer = io.BytesIO()
+            Image.new("RGB", (32, 32), (40 * k, 90, 0)).save(buffer, "JPEG")
+            for name, data in ((f"{k}.input.jpg", buffer.getvalue()), (f"{k}.output.cls", b"%d" % k)):
+                member = tarfile.TarInfo(name)
+                member.size = len(data)
+                archive.addfile(member, io.BytesIO(data))
+    found = findings_of(StreamAccuracy(str(tmp_path), block=4), small_bench(1000))
+    blocks = [f for f in found if f.quantity == "accuracy.stream.block"]
+    assert [b.n for b in blocks] == [4, 2]
+    assert found[0].value == pytest.approx(np.average([b.value for b in blocks], weights=[4, 2]))
+    with pytest.raises(ValueError, match="probe of 1000 classes"):
+        findings_of(StreamAccuracy(str(tmp_path)), small_bench(5))
+
+
+@pytest.mark.parametrize(
+    ("quantity", "message"),
+    [
+        (ShapeBias("none"), "probe of ImageNet's 1000 classes"),
+        (WatermarkGap("none.otf"), "ImageNet's 1000 classes, got images of shape"),
+        (LeaderboardRow("none"), "its probe has 5 classes"),
+        (EmbeddingRobustness("linf", 0.0), "radius must be positive"),
+    ],
+)
+def test_what_does_not_fit_is_named_before_the_work(small_bench, quantity, message):
+    with pytest.raises(ValueError, match=message):
+        list(quantity.units(small_bench()))
+
+
+def test_a_mean_says_its_protocol_and_jpeg_is_another_condition(small_bench):
+    bench = small_bench(1000)
+    plain, saved = CorruptionAccuracy("imagenet"), CorruptionAccuracy("imagenet", jpeg=85)
+    made = saved.conditions(bench)
+    assert len(made) == 75  # fifteen corruptions, as the literature
+    assert len(CorruptionAccuracy("imagenet", everything=True).conditions(bench)) == 95
+    fog = next(c for c in made if c.settings["corruption"] == "fog")
+    images = bench.images.batch(torch.arange(3))
+    expected = resave_jpeg(corrupt(images, "fog", 1, "imagenet"), 85)
+    torch.testing.assert_close(fog.batch(torch.arange(3), bench.device, bench.dtype), expected)
+    twin = next(c for c in plain.conditions(bench) if c.settings["corruption"] == "fog")
+    assert twin.identity != fog.identity
+    few = CorruptionAccuracy("imagenet", names=("fog", "contrast"), severities=(1,), jpeg=85)
+    *_, mean = few.units(bench)
+    assert mean.settings["made"] == "memory"
+    assert mean.settings["jpeg"] == 85
+    assert not mean.settings["comparable"]
+    notes = mean.measure(lambda n: None).notes
+    assert notes[0] == "2 corruptions, made in memory, JPEG 85, 20 images"
+    assert any("lacks gaussian_noise" in note for note in notes)
