@@ -53,12 +53,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
         if given.all or done.unit.kind != "accuracy.corruption":
             yield from (_row(done, record) for record in done.records)
 
-    told: dict[str, dict[str, float]] = {}
+    told: dict[str, dict[str, Any]] = {}
 
     def followed(done: Done) -> Iterator[options.Row]:
-        for record in done.records:
-            if record.value is not None:
-                told.setdefault(done.bench.label, {})[record.quantity] = record.value
+        told.setdefault(done.bench.label, {}).update({r.quantity: r for r in done.records})
         return rows(done)
 
     if given.compare:
@@ -69,16 +67,18 @@ def main(arguments: Sequence[str] | None = None) -> int:
     return code
 
 
-def _compared(dataset: str, told: dict[str, dict[str, float]]) -> str:
+def _compared(dataset: str, told: dict[str, dict[str, Any]]) -> str:
     """The published rows around each encoder's, by corrupted accuracy."""
     published = published_rows(dataset)
     rows: list[options.Row] = []
-    for label, values in told.items():
-        clean = values.get("robustbench.clean", values.get("accuracy.clean"))
-        shifted = values.get("robustbench.corruptions", values.get("accuracy.corruption.mean"))
+    for label, records in told.items():
+        clean = records.get("robustbench.clean", records.get("accuracy.clean"))
+        shifted = records.get("robustbench.corruptions", records.get("accuracy.corruption.mean"))
         if clean is None or shifted is None:
             continue
-        placed = place_among(published, label, clean=clean, shifted=shifted)
+        if shifted.settings.get("comparable") is False:
+            label += " (another protocol)"
+        placed = place_among(published, label, clean=clean.value, shifted=shifted.value)
         rank = placed.attrs["rank"]
         around = placed[max(0, rank - 4) : rank + 3]
         rows += [
@@ -91,7 +91,15 @@ def _compared(dataset: str, told: dict[str, dict[str, float]]) -> str:
 def _row(done: Done, record: Any) -> options.Row:
     interval = "-" if record.interval is None else "{:.4f} .. {:.4f}".format(*record.interval)
     value = "none" if record.value is None else f"{record.value:.4f}"
-    return done.bench.label, done.unit.label, record.quantity, value, interval, str(record.n)
+    told = [str(record.settings[key]) for key in ("score", "class", "block") if key in record.settings]
+    return (
+        done.bench.label,
+        done.unit.label,
+        " ".join([record.quantity, *told]),
+        value,
+        interval,
+        str(record.n),
+    )
 
 
 def quantities(given: argparse.Namespace) -> Iterator[Any]:

@@ -93,7 +93,11 @@ def fpr95(
         for _ in range(resamples)
     ]
     low, high = np.quantile(samples, [(1 - LEVEL) / 2, (1 + LEVEL) / 2])
-    return Estimate(_fpr(inside, outside, recall), (float(low), float(high)), len(inside) + len(outside))
+    value = _fpr(inside, outside, recall)
+    exact = proportion(np.arange(len(inside)) < round(value * len(inside))).interval  # near 0 and 1
+    assert exact is not None
+    interval = (min(float(low), exact[0]), max(float(high), exact[1]))
+    return Estimate(value, interval, len(inside) + len(outside))
 
 
 def _fpr(inside: np.ndarray, outside: np.ndarray, recall: float) -> float:

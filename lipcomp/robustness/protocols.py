@@ -81,7 +81,7 @@ class Protocol:
     def deviations(self) -> list[str]:
         """What makes a mean of this protocol another quantity than the published one, each with its remedy."""
         found = []
-        known = COMMON if {*COMMON} & {*self.corruptions} else tuple(TABLES.get(self.table, self.corruptions))
+        known = _published(self.table, self.corruptions)
         if {*self.corruptions} != {*known}:
             lost = [name for name in known if name not in self.corruptions]
             more = [name for name in self.corruptions if name not in known]
@@ -138,6 +138,13 @@ def literature(names: Sequence[str], *, all_found: bool = False) -> tuple[str, .
     literature does, unless ``all_found``.
     """
     kept = [name for name in names if name != IDENTITY]
-    if not all_found and {*COMMON} & {*kept}:
+    if not all_found and {*kept} <= {*COMMON, *VALIDATION}:  # MNIST-C has a spatter of its own
         kept = [name for name in kept if name not in VALIDATION] or kept
     return tuple(kept)
+
+
+def _published(table: str, names: Sequence[str]) -> tuple[str, ...]:
+    """The corruptions of a table's published mean; of a set on disk with its own corruptions, those."""
+    if table == "imagenet" and not {*names} & {*COMMON, *VALIDATION}:
+        return tuple(names)  # ImageNet-3DCC and -C-bar on disk have ImageNet-C's layout
+    return literature(tuple(TABLES[table])) if table in TABLES else tuple(names)

@@ -4,7 +4,7 @@ from dataclasses import replace
 
 import pytest
 
-from lipcomp.robustness.corruptions import COMMON, VALIDATION
+from lipcomp.robustness.corruptions import COMMON, VALIDATION, corruption_names
 from lipcomp.robustness.protocols import Protocol, literature
 
 PUBLISHED = Protocol("imagenet", COMMON, (1, 2, 3, 4, 5), "disk", None, None, 50_000, 1000)
@@ -60,4 +60,11 @@ def test_a_mean_is_over_the_literatures_corruptions():
     assert literature((*COMMON, *VALIDATION), all_found=True) == (*COMMON, *VALIDATION)
     assert literature(("fog", "identity", "zigzag")) == ("fog", "zigzag")
     assert literature(VALIDATION) == VALIDATION
+    assert literature(corruption_names("mnist")) == corruption_names("mnist")
+    digits = replace(
+        PUBLISHED, table="mnist", corruptions=corruption_names("mnist"), images=10_000, classes=10
+    )
+    assert digits.deviations() == []
+    bar = replace(PUBLISHED, corruptions=corruption_names("imagenet-bar"))  # on disk, in ImageNet-C's layout
+    assert bar.deviations() == []
     assert literature(("spatter", "stripe", "zigzag")) == ("spatter", "stripe", "zigzag")
