@@ -11,7 +11,7 @@ import torch
 ROOT = Path(__file__).parents[2]
 DOCS = ROOT / "docs"
 HOWTO = sorted((DOCS / "howto").glob("*.md"))
-RUN = [DOCS / "tutorial.md", DOCS / "data.md", DOCS / "statistics.md", *HOWTO]
+RUN = [*(DOCS / f"{name}.md" for name in ("tutorial", "data", "statistics", "robustness")), *HOWTO]
 BLOCK = re.compile(r"^( *)```python\n(.*?)^ *```$", re.MULTILINE | re.DOTALL)
 
 
