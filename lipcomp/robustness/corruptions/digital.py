@@ -8,7 +8,7 @@ from functools import lru_cache
 
 import numpy as np
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int64
 from torch import Tensor
 
 from lipcomp.robustness.corruptions.draws import Draws
@@ -52,9 +52,17 @@ def pixelate(images: Images, draws: Draws, factor: Real) -> Images:
 
 
 def _box_resize(images: Tensor, height: int, width: int) -> Tensor:
-    rows, columns = _box_matrix(images.shape[2], height), _box_matrix(images.shape[3], width)
-    across = _round_to_bytes(images @ columns.to(images.device).T)
-    return _round_to_bytes(rows.to(images.device) @ across)
+    return _means(_means(images, width, 3), height, 2)
+
+
+def _means(images: Tensor, out: int, axis: int) -> Tensor:
+    """Box means along an axis: as many reads of the whole as the widest box has pixels."""
+    places, weights = (table.to(images.device) for table in _boxes(images.shape[axis], out))
+    weights = weights if axis == 3 else weights[..., None]
+    total = images.index_select(axis, places[0]).mul_(weights[0])
+    for place, weight in zip(places[1:], weights[1:], strict=True):
+        total.addcmul_(images.index_select(axis, place), weight)
+    return _round_to_bytes(total)
 
 
 def _round_to_bytes(images: Tensor) -> Tensor:
@@ -62,19 +70,20 @@ def _round_to_bytes(images: Tensor) -> Tensor:
 
 
 @lru_cache(maxsize=64)
-def _box_matrix(size: int, out: int) -> Float[Tensor, "out size"]:
-    """Means over the pixels whose centres lie within half a (larger) pixel of each new pixel's centre."""
+def _boxes(size: int, out: int) -> tuple[Int64[Tensor, "taps out"], Float[Tensor, "taps out"]]:
+    """The pixels whose centres lie within half a (larger) pixel of each new pixel's centre, and their weights."""
     scale = size / out
     reach = max(scale, 1.0)
-    centre = (np.arange(out) + 0.5) * scale
-    matrix = np.zeros((out, size))
-    for row, middle in zip(matrix, centre, strict=True):
-        first = max(int(middle - reach / 2 + 0.5), 0)
-        last = min(int(middle + reach / 2 + 0.5), size)
-        distance = (np.arange(first, last) + 0.5 - middle) / reach
-        inside = (distance > -0.5) & (distance <= 0.5)
-        row[first:last] = inside / max(inside.sum(), 1)
-    return torch.from_numpy(matrix).float()
+    inside = []
+    for middle in (np.arange(out) + 0.5) * scale:
+        pixels = np.arange(max(int(middle - reach / 2 + 0.5), 0), min(int(middle + reach / 2 + 0.5), size))
+        distance = (pixels + 0.5 - middle) / reach
+        inside.append(pixels[(distance > -0.5) & (distance <= 0.5)])
+    places = np.zeros((max(map(len, inside)), out), dtype=np.int64)
+    weights = np.zeros(places.shape, dtype=np.float32)
+    for column, pixels in enumerate(inside):
+        places[: len(pixels), column], weights[: len(pixels), column] = pixels, 1 / max(len(pixels), 1)
+    return torch.from_numpy(places), torch.from_numpy(weights)
 
 
 def elastic_transform(images: Images, draws: Draws, strength: Real, sigma: Real, shift: Real) -> Images:

@@ -24,6 +24,7 @@ from torch import Tensor
 from torch.nn import functional
 
 Images = Float[Tensor, "batch channels height width"]
+LARGE_KERNEL = 50  # numbers, from which on the Fourier transform is faster
 LUMA = (0.299, 0.587, 0.114)
 Real = float | int  # a setting of the tables
 Border = Literal["nearest", "reflect", "mirror", "constant"]
@@ -107,7 +108,13 @@ def correlate(images: Images, kernel: Float[Tensor, "rows columns"], border: Bor
     padded = images.reshape(n * channels, 1, height, width)
     padded = padded[..., torch.from_numpy(rows).to(images.device), :]
     padded = padded[..., torch.from_numpy(columns).to(images.device)]
-    filtered = functional.conv2d(padded, kernel.to(images.device, images.dtype)[None, None])
+    kernel = kernel.to(images.device, images.dtype)
+    if kernel.numel() < LARGE_KERNEL:
+        filtered = functional.conv2d(padded, kernel[None, None])
+    else:
+        high, wide = padded.shape[-2:]
+        spectrum = torch.fft.rfft2(padded) * torch.fft.rfft2(kernel, s=(high, wide)).conj()
+        filtered = torch.fft.irfft2(spectrum, s=(high, wide))[..., :height, :width]
     return filtered.reshape(n, channels, height, width)
 
 
