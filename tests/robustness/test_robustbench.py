@@ -166,7 +166,7 @@ def test_nothing_is_imported_unless_asked():
     """In a process of its own: the suite, without RobustBench, timm, pyautoattack or OpenCV."""
     code = (
         "import sys, lipcomp.robustness, lipcomp.robustness.robustbench, lipcomp.robustness.attacks\n"
-        "import lipcomp.robustness.videos, lipcomp.robustness.shifts, lipcomp.robustness.evaluate\n"
+        "import lipcomp.robustness.videos, lipcomp.robustness.shifts, lipcomp.measure.beyond\n"
         "wanted = {'robustbench', 'timm', 'pyautoattack', 'autoattack', 'cv2', 'imagecorruptions'}\n"
         "print(sorted(wanted & set(sys.modules)))"
     )
@@ -189,4 +189,4 @@ def test_an_encoder_stands_among_the_published_rows():
     with pytest.raises(ValueError, match="no published rows for mnist corruptions; there are cifar10 L2"):
         published_rows("mnist")
     with pytest.raises(ValueError, match="divide percent"):
-        place_among(rows, "ours", clean=90, shifted=0.5)
+        place_among(rows, "ours", clean=90.0, shifted=0.5)
