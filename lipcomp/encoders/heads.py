@@ -84,5 +84,5 @@ class ConcentrationHead(nn.Module):
 
 
 def mean_direction(embedding: Float[Tensor, "*batch dim"]) -> Float[Tensor, "*batch dim"]:
-    """Mu = h / |h|. A zero vector stays zero: it has no direction, and the measuring code counts it out."""
-    return F.normalize(embedding, dim=-1, eps=1e-30 if embedding.dtype == torch.float64 else 1e-12)
+    """Mu = h / |h|, of norm one however small h is. A zero vector stays zero: the measuring code counts it out."""
+    return F.normalize(embedding, dim=-1, eps=1e-30 if embedding.dtype == torch.float64 else 1e-18)

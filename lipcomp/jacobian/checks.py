@@ -15,7 +15,10 @@ from lipcomp.jacobian.products import Map, as_rows
 EXCLUSIONS = ("non-finite output", "zero-norm embedding", "non-finite derivative")
 # Of a mean direction's norm: beyond float32 rounding, below any real defect.
 TOLERANCE = 1e-3
-AGREEMENT = {torch.float32: 1e-4, torch.float64: 1e-9}  # of two evaluations at one image, relative
+AGREEMENT = {
+    torch.float32: 1e-4,
+    torch.float64: 1e-6,
+}  # of two evaluations at one image, relative; some maps hold float32 inside
 REMEDY = "call .eval() on the encoder, and take random layers, batch statistics and what it updates out of it"
 
 
