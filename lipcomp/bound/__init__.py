@@ -2,6 +2,7 @@
 
 from lipcomp.bound.all_pairs import all_pairs
 from lipcomp.bound.certified import Certificate, certified_bound
+from lipcomp.bound.certified_margin import certified_accuracy, certified_radius
 from lipcomp.bound.fisher import fisher_largest, fisher_trace
 from lipcomp.bound.lower import bounds_from_chords, lower_bounds, pair_values
 from lipcomp.bound.neighbours import nearest_neighbours

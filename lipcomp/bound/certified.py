@@ -32,6 +32,7 @@ from lipcomp.jacobian.precision import full_precision
 from lipcomp.jacobian.products import Map
 
 METHODS = ("least", "local", "product")
+UNITS = 3000  # about a minute an image on one core for a small CNN
 
 
 @dataclass(frozen=True)
@@ -66,6 +67,7 @@ def certified_bound(
     *,
     method: str = "least",
     memory: float = 4.0,
+    units: int = UNITS,
     advance: Callable[[int], object] | None = None,
 ) -> Certificate:
     """Certify an upper bound of the Lipschitz constant of ``fn`` around every image.
@@ -82,6 +84,8 @@ def certified_bound(
         "least", "local" or "product", see above.
     memory
         GiB that the local certificate may use; what needs more has none.
+    units
+        How many units may be uncertain in the ball; the local certificate's time grows with their number's cube.
     advance
         Called with the count of images done.
 
@@ -110,7 +114,7 @@ def certified_bound(
                     if name == "product":
                         value, global_ = product.bound(images[i : i + 1]), product.everywhere
                     else:
-                        value, global_ = local_bound(graph, images[i : i + 1], radius, memory * 2**30)
+                        value, global_ = local_bound(graph, images[i : i + 1], radius, memory * 2**30, units)
             except NoRule as missing:
                 reasons.append(f"{name}: {missing}")
                 continue
@@ -152,27 +156,36 @@ class Passes:
     near_ball: Ball
 
 
-def both_passes(graph: fx.GraphModule, image: Float[Tensor, "1 ..."], radius: float, memory: float) -> Passes:
+def chord_pass(
+    graph: fx.GraphModule, image: Float[Tensor, "1 ..."], radius: float, memory: float, units: int
+) -> tuple[Track, Ball]:
+    """How far all numbers move in the ball: the first pass."""
+    ball = Ball(radius, image.numel(), memory, units, chord=True)
+    return interpret(graph, image, ball, RULES, PASSIVE), ball
+
+
+def both_passes(
+    graph: fx.GraphModule, image: Float[Tensor, "1 ..."], radius: float, memory: float, units: int
+) -> Passes:
     """Interpret a captured map over a ball twice."""
-    far_ball = Ball(radius, image.numel(), memory, chord=True)
-    far = interpret(graph, image, far_ball, RULES, PASSIVE)
-    near_ball = Ball(radius, image.numel(), memory, chord=False, reaches=far_ball.reaches)
+    far, far_ball = chord_pass(graph, image, radius, memory, units)
+    near_ball = Ball(radius, image.numel(), memory, units, chord=False, reaches=far_ball.reaches)
     return Passes(far, far_ball, interpret(graph, image, near_ball, RULES, PASSIVE), near_ball)
 
 
 def local_bound(
-    graph: fx.GraphModule, image: Float[Tensor, "1 ..."], radius: float, memory: float
+    graph: fx.GraphModule, image: Float[Tensor, "1 ..."], radius: float, memory: float, units: int
 ) -> tuple[float, bool]:
     """The local certificate of one image, and whether it holds everywhere (nothing was uncertain or could be)."""
-    passes = both_passes(graph, image, radius, memory)
+    passes = both_passes(graph, image, radius, memory, units)
     ball = passes.near_ball
 
     def numerator(track: Track, ball: Ball, weight: Tensor) -> float:
         rows = weight @ track.flat.mT
         bound = math.inf
-        units = ball.count - ball.pixels
-        if 8 * 8 * units**2 <= memory:
-            steps = 12 if units < 2500 else 6
+        count = ball.count - ball.pixels
+        if 8 * 8 * count**2 <= memory:
+            steps = 12 if count < 2000 else 6
             bound = relaxed_norm(rows, ball.noises, ball.pixels, steps)
         return bound if math.isfinite(bound) else ball.norm(rows)
 

@@ -44,6 +44,7 @@ class Ball:
     radius: float
     pixels: int
     memory: float  # bytes
+    units: int  # that may be uncertain
     chord: bool
     reaches: list[Float[Tensor, "..."]] = field(
         default_factory=list
@@ -104,6 +105,10 @@ class Ball:
             if not bool(largest.isfinite().all()):
                 raise NoRule("a bound of a derivative is infinite in the ball")
             self.check((self.count + len(units)) * track.value.numel())
+            if self.count - self.pixels + len(units) > self.units:
+                raise NoRule(
+                    f"more than {self.units} units are uncertain in the ball of radius {self.radius:g}"
+                )
             noise = Noise(list(self.noises), self.count, self.pixels, largest[units] * UP)
             if source is not None:
                 noise.rows, noise.halfwidth = source.flat[:, units].mT.contiguous(), size[units] * UP

@@ -1,0 +1,50 @@
+"""Certified radii of a probe: exact for linear maps, below what any attack finds."""
+
+import pytest
+import torch
+from torch.nn import functional as F
+
+from lipcomp.bound import certified_accuracy, certified_radius
+
+
+def test_a_linear_probe_has_its_exact_distance_to_the_nearest_boundary(generator):
+    weight = torch.randn(6, 12, generator=generator, dtype=torch.float64)
+    images = torch.rand(5, 12, generator=generator, dtype=torch.float64)
+    logits = images @ weight.T
+    first = logits.argmax(1)
+    leads = logits.gather(1, first[:, None]) - logits
+    distance = leads / (weight[first][:, None] - weight).norm(dim=2)
+    expected = distance.scatter(1, first[:, None], torch.inf).amin(1)
+    found = certified_radius(lambda x: x @ weight.T, images, 100.0)
+    torch.testing.assert_close(found, expected)
+    short = certified_radius(lambda x: x @ weight.T, images, 1e-3)
+    torch.testing.assert_close(short, expected.clamp(max=1e-3))
+
+
+def test_certified_accuracy_is_below_what_an_attack_leaves(generator):
+    weights = [
+        torch.randn(a, b, generator=generator).double() / a**0.5 for a, b in ((12, 24), (24, 24), (24, 4))
+    ]
+
+    def fn(x):
+        h = torch.relu(torch.relu(x @ weights[0]) @ weights[1])
+        return 3 * F.normalize(h @ weights[2] + 0.01, dim=1)
+
+    images = 0.2 + 0.6 * torch.rand(24, 12, generator=generator, dtype=torch.float64)
+    labels = fn(images).argmax(1)
+    labels[:4] = (labels[:4] + 1) % 4
+    radii = (1e-4, 0.02, 0.1, 0.4)
+    certified = certified_accuracy(fn, images, labels, radii)
+    assert float(certified[0]) == pytest.approx(20 / 24)
+    assert (certified.diff() <= 0).all()
+    for radius, share in zip(radii, certified, strict=True):
+        step = torch.zeros_like(images)
+        for _ in range(20):
+            point = (images + step).requires_grad_()
+            (gradient,) = torch.autograd.grad(F.cross_entropy(fn(point), labels), point)
+            step = step + radius / 4 * F.normalize(gradient, dim=1)
+            step = step * (radius / step.norm(dim=1, keepdim=True)).clamp(max=1)
+        left = (fn(images + step).argmax(1) == labels).double().mean()
+        assert share <= left
+    with pytest.raises(ValueError, match="radius"):
+        certified_radius(fn, images, 0.0)
