@@ -35,6 +35,7 @@ from lipcomp.bound.lower import (
 from lipcomp.bound.results import LowerBounds
 from lipcomp.bound.rounding import RELATIVE, along, chords, in_float64, unit
 from lipcomp.jacobian.checks import check_images, check_map
+from lipcomp.jacobian.precision import full_precision
 from lipcomp.jacobian.products import Map, as_rows
 from lipcomp.jacobian.spectral_norm import draw_seeds, normal
 
@@ -98,8 +99,9 @@ def measure_pairs(
         check_images(block.second, domain)
         if not dim:
             dim = check_map(fn, block.first).dim
-            wide, eta = in_float64(fn, block.first, normalised)
-        with torch.no_grad():
+            with full_precision():
+                wide, eta = in_float64(fn, block.first, normalised)
+        with torch.no_grad(), full_precision():
             mu1, mu2 = (
                 as_rows(fn(side.clone()), len(side)) if known is None else known
                 for side, known in ((block.first, block.first_mu), (block.second, block.second_mu))

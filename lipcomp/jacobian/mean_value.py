@@ -14,6 +14,7 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
+from lipcomp.jacobian.precision import full_precision
 from lipcomp.jacobian.products import Map
 from lipcomp.jacobian.spectral_norm import spectral_norm
 
@@ -51,7 +52,7 @@ def mean_value_check(
     """
     if first.shape != second.shape:
         raise ValueError(f"first and second differ in shape: {tuple(first.shape)}, {tuple(second.shape)}")
-    with torch.no_grad():
+    with torch.no_grad(), full_precision():
         chord = (fn(second).double() - fn(first).double()).flatten(1).norm(dim=1)
     distance = (second.double() - first.double()).flatten(1).norm(dim=1)
     ratio = torch.where(distance > 0, chord / distance, 0.0)

@@ -20,6 +20,7 @@ import torch
 
 from lipcomp.commands import choose_device
 from lipcomp.identity import digest
+from lipcomp.jacobian.precision import full_precision
 from lipcomp.measure.bench import Bench
 from lipcomp.measure.cells import Cells, IncompleteError
 from lipcomp.measure.outputs import ImageTable, Table, check_writable, save_witness, witness_path
@@ -154,7 +155,7 @@ def run(
             continue
         started = time.monotonic()
         try:
-            with progress(unit.count, f"{bench.label} {unit.label}") as advance:
+            with progress(unit.count, f"{bench.label} {unit.label}") as advance, full_precision():
                 result = unit.measure(advance)
         except IncompleteError:
             continue
