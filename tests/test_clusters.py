@@ -428,3 +428,36 @@ def test_a_sweep_on_slurm_outlives_killed_jobs_and_a_diverging_run(slurm, tmp_pa
     assert finished == {f"{recipe.name}-seed0" for recipe in recipes} - {"wild-seed0"}
     assert set(killed) < finished
     assert "wild-seed0: diverged" in said[-1]
+
+
+def measured_on(engine, tmp_path, options):
+    """A plan of two encoders, in two shards each, on a cluster, beside the same plan in this process."""
+    from lipcomp.checkpoints import Metadata, save_checkpoint
+    from lipcomp.encoders import EncoderSpec, build_encoder
+    from lipcomp.measure import Images, Outputs, Plan, Sigma, Source, run
+    from lipcomp.measure.parallel import run_parallel
+
+    sources = []
+    for seed, name in enumerate("ab"):
+        path = tmp_path / f"{name}.safetensors"
+        encoder = build_encoder(EncoderSpec("small_cnn", (1, 28, 28), projector=(16, 8)), seed=seed).eval()
+        save_checkpoint(path, encoder, Metadata(seed=seed, data={"name": "mnist5k/train"}))
+        sources.append(Source(str(path), name))
+    plan = Plan(tuple(sources), Images("mnist5k", limit=300), (Sigma(),), device="cpu")
+    list(run(plan, tmp_path / "here.jsonl"))
+    outputs, lines = Outputs(tmp_path / "there.jsonl"), []
+    run_parallel(plan, lambda source: outputs, shards=2, tell=lines.append, engine=engine, options=options)
+    here, there = (
+        {(r.subject["run"], r.identity): r.value for r in read_records(tmp_path / f"{name}.jsonl")}
+        for name in ("here", "there")
+    )
+    assert here == there
+    assert len(lines) == 4 + 2  # shards, then encoders
+
+
+def test_a_plan_is_measured_on_slurm(slurm, tmp_path):
+    measured_on("slurm", tmp_path, EngineOptions(minutes=5, partition="small", folder=tmp_path / "jobs"))
+
+
+def test_a_plan_is_measured_on_ray(ray_cluster, tmp_path):
+    measured_on("ray", tmp_path, EngineOptions(address=ray_cluster.address, folder=tmp_path / "jobs"))

@@ -18,6 +18,8 @@ def test_crops_of_files_come_from_their_own_pixels_not_from_the_centre_crop(tmp_
     images = load_folder(tmp_path, "pretrain", image_shape=(3, 32, 32))
     part = torch.tensor([0, 1] * 16)
     assert images.batch(part).max() == 0
-    crops = _augmented(images, part, LinearEvaluation(), torch.Generator().manual_seed(0), torch.device("cpu"))
+    crops = _augmented(
+        images, part, LinearEvaluation(), torch.Generator().manual_seed(0), torch.device("cpu")
+    )
     assert crops.shape == (32, 3, 32, 32)
     assert (crops.flatten(1).amax(1) > 0.9).float().mean() > 0.5

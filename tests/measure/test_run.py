@@ -1,0 +1,256 @@
+"""The engine's loop: shards, workers, two processes on one folder, kills, streaming, and what it refuses beforehand."""
+
+import json
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+from dataclasses import replace
+
+import pytest
+import torch
+from PIL import Image
+
+from lipcomp.data.folders import FolderImages
+from lipcomp.measure import (
+    CleanAccuracy,
+    CorruptionAccuracy,
+    Images,
+    Map,
+    Outputs,
+    Pairs,
+    Plan,
+    Sigma,
+    Source,
+    dry_run,
+    open_benches,
+    run,
+)
+from lipcomp.measure import bench as benching
+from lipcomp.measure.parallel import measure_source, run_parallel
+from lipcomp.records import read_records
+
+QUANTITIES = (
+    CleanAccuracy(),
+    CorruptionAccuracy(names=("shear", "stripe"), severities=(3,)),
+    Pairs("views"),
+    Sigma(),
+    Sigma(Map("logits"), 3),
+)
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    """Twelve test images and 24 training images in two classes."""
+    folder, generator = tmp_path_factory.mktemp("images"), torch.Generator().manual_seed(0)
+    for split, n in (("train", 12), ("test", 6)):
+        for label in ("cat", "dog"):
+            place = folder / split / label
+            place.mkdir(parents=True)
+            for i in range(n):
+                pixels = torch.randint(0, 256, (28, 28), generator=generator, dtype=torch.uint8)
+                Image.fromarray(pixels.numpy()).save(place / f"{i}.png")
+    return folder
+
+
+@pytest.fixture
+def plan(save_small, tmp_path, folder):
+    sources = tuple(
+        Source(save_small(tmp_path / f"{name}.safetensors", seed), name) for seed, name in enumerate("ab")
+    )
+    return Plan(sources, Images(str(folder)), QUANTITIES, device="cpu")
+
+
+def values(path):
+    """What the records say, without when and how long."""
+    found = {(r.subject["run"], r.identity): (r.quantity, r.value, r.n) for r in read_records(path)}
+    assert len(found) == len(read_records(path)), "something was written twice"
+    return found
+
+
+def test_every_route_ends_in_the_same_records(plan, tmp_path):
+    whole, parts = tmp_path / "whole.jsonl", tmp_path / "parts.jsonl"
+    assert all(done.fresh for done in run(plan, whole))
+    for source in plan.sources:
+        for shard in range(3):
+            measure_source(plan.of(source), Outputs(parts), (shard, 3))
+        assert parts.exists() is (source is not plan.sources[0])  # a shard writes cells, no record
+        found = measure_source(plan.of(source), Outputs(parts))
+        assert found.fresh
+    assert values(parts) == values(whole)
+    again = list(run(plan, whole))
+    assert not any(done.fresh for done in again)
+    assert {(d.bench.source.name, r.identity) for d in again for r in d.records} == set(values(whole))
+
+
+@pytest.mark.parametrize("size", [1, 5, 7])
+def test_the_batch_size_changes_no_number(plan, tmp_path, size):
+    """Twelve images by five or seven leave a last batch of two or five, by one each is alone."""
+    plan = plan.of(plan.sources[0])
+    one = [r for d in run(replace(plan, batch_size=12)) for r in d.records]
+    other = [r for d in run(replace(plan, batch_size=size)) for r in d.records]
+    for a, b in zip(one, other, strict=True):
+        assert a.identity == b.identity
+        if a.value is not None and "iterations" not in a.quantity and "residual" not in a.quantity:
+            assert b.value == pytest.approx(a.value, rel=1e-4), a.quantity
+
+
+def test_images_stream(plan, monkeypatch):
+    """No more images are decoded than are measured, and never many at once."""
+    asked, seen = [], set()
+    original = FolderImages.batch
+
+    def batch(self, indices, pool=None):
+        asked.append(len(indices))
+        seen.update(self.files[i] for i in indices.tolist())
+        return original(self, indices, pool)
+
+    monkeypatch.setattr(FolderImages, "batch", batch)
+    monkeypatch.setattr(benching, "BLOCK", 4)
+    images = replace(plan.images, limit=5)
+    list(run(replace(plan.of(plan.sources[0]), images=images, quantities=(Sigma(), Pairs("views")))))
+    assert len(seen) <= 5
+    assert max(asked) <= 5
+    asked.clear()
+    list(run(replace(plan.of(plan.sources[0]), batch_size=4, quantities=(CleanAccuracy(), Sigma()))))
+    assert max(asked) <= 4
+
+
+def test_dry_run_measures_nothing(plan, tmp_path):
+    out = tmp_path / "out.jsonl"
+    told = list(dry_run(plan, Outputs(out)))
+    assert not out.exists()
+    assert not any(estimate.there for estimate in told)
+    assert all(estimate.seconds > 0 for estimate in told)
+    list(run(plan.of(plan.sources[0]), out))
+    there = [estimate.there for estimate in dry_run(plan, Outputs(out))]
+    assert there == [True] * (len(told) // 2) + [False] * (len(told) // 2)
+
+
+def test_an_encoder_that_gives_other_numbers_is_measured_again(plan, tmp_path, monkeypatch):
+    """The second guard: equal identity, and yet another function (a library that changed below)."""
+    out, plan = tmp_path / "out.jsonl", replace(plan.of(plan.sources[0]), quantities=(Sigma(limit=3),))
+    list(run(plan, out))
+    assert not any(done.fresh for done in run(plan, out))
+    monkeypatch.setattr(benching.Bench, "guard", property(lambda self: [9.0] * 8))
+    assert all(done.fresh for done in run(plan, out))
+
+
+def test_a_damaged_cell_is_computed_again(plan, tmp_path):
+    plan, out = replace(plan.of(plan.sources[0]), quantities=(Sigma(limit=3),)), tmp_path / "out.jsonl"
+    before = [r.value for d in run(plan, out) for r in d.records]
+    for cell in (tmp_path / "out.jsonl.cells").glob("*.npz"):
+        cell.write_bytes(cell.read_bytes()[:50])
+    out.unlink()
+    assert [r.value for d in run(plan, out) for r in d.records] == before
+
+
+def test_what_cannot_be_written_is_found_before_the_work(plan, tmp_path, monkeypatch):
+    monkeypatch.setattr(Source, "load", lambda self: pytest.fail("something was loaded"))
+    (tmp_path / "file").write_text("x")
+    for outputs in (
+        Outputs(tmp_path),
+        Outputs(tmp_path / "file" / "out.jsonl"),
+        Outputs(None, table=tmp_path / "file" / "t.csv"),
+        Outputs(None, witnesses=tmp_path / "file"),
+    ):
+        with pytest.raises(OSError, match=r"is a folder|is not a folder"):
+            list(run(plan, outputs))
+
+
+def test_a_folder_that_changes_meanwhile_is_told(save_small, tmp_path):
+    for i in range(4):
+        Image.new("L", (28, 28), 40 * i).save(tmp_path / f"{i}.png")
+    path = save_small(tmp_path / "a.safetensors")
+    plan = Plan((Source(path),), Images(str(tmp_path)), (Sigma(), Pairs("views")), device="cpu")
+    benches = open_benches(plan)
+    loop = run(plan, tmp_path / "out.jsonl", benches=benches)
+    next(loop)
+    Image.new("L", (28, 28), 7).save(tmp_path / "2.png")
+    with pytest.raises(ValueError, match="changed or vanished"):
+        next(loop)
+    assert {r.quantity.split(".")[0] for r in read_records(tmp_path / "out.jsonl")} == {"sigma_max"}
+
+
+@pytest.mark.parametrize("engine", [{"workers": 2}])
+def test_workers_share_one_file_and_a_job_that_fails_is_named(plan, tmp_path, engine):
+    bad = Source(str(tmp_path / "gone.safetensors"), "gone")
+    asked = replace(plan, sources=(*plan.sources, bad), quantities=(Sigma(limit=4),))
+    out, lines = tmp_path / "out.jsonl", []
+    with pytest.raises(RuntimeError, match=r"gone.*does not exist"):
+        run_parallel(asked, lambda source: Outputs(out), tell=lines.append, **engine)
+    assert {run for run, _ in values(out)} == {"a", "b"}
+    assert any("failed" in line for line in lines)
+
+
+LOOP = """
+import sys
+from lipcomp.measure import Images, Outputs, Plan, Source
+from lipcomp.measure.parallel import measure_source
+from tests.measure.test_run import QUANTITIES
+for path in sys.argv[3:]:
+    source = Source(path, path.rsplit("/", 1)[1].removesuffix(".safetensors"))
+    plan = Plan((source,), Images(sys.argv[2]), QUANTITIES, device="cpu")
+    print(measure_source(plan, Outputs(__import__("pathlib").Path(sys.argv[1])), wait=60.0), flush=True)
+"""
+
+
+def start(out, plan):
+    words = [
+        sys.executable,
+        "-c",
+        LOOP,
+        str(out),
+        plan.images.data,
+        *(str(source.path) for source in plan.sources),
+    ]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": os.pathsep.join(sys.path)}
+    return subprocess.Popen(words, stdout=subprocess.PIPE, stderr=subprocess.PIPE, env=environment, text=True)
+
+
+@pytest.mark.slow
+def test_twenty_kills_end_in_the_records_of_an_undisturbed_run(plan, tmp_path):
+    list(run(plan, tmp_path / "whole.jsonl"))
+    out, rng, killed = tmp_path / "killed.jsonl", random.Random(0), 0
+    for _ in range(20):
+        process = start(out, plan)
+        try:
+            process.communicate(timeout=rng.uniform(4.0, 9.0))
+        except subprocess.TimeoutExpired:
+            process.send_signal(signal.SIGKILL)
+            process.communicate()
+            killed += 1
+    final = start(out, plan)
+    assert "busy=False" in final.communicate(timeout=300)[0]
+    assert killed > 0
+    assert values(out) == values(tmp_path / "whole.jsonl")
+
+
+@pytest.mark.slow
+def test_two_processes_share_the_work_of_one_folder(plan, tmp_path):
+    list(run(plan, tmp_path / "whole.jsonl"))
+    out = tmp_path / "both.jsonl"
+    processes = [start(out, plan) for _ in range(2)]
+    said = [process.communicate(timeout=300) for process in processes]
+    assert all(process.returncode == 0 for process in processes), said
+    assert values(out) == values(tmp_path / "whole.jsonl")
+
+
+def test_records_tell_what_they_are_of(plan, tmp_path):
+    (first, *_) = run(replace(plan.of(plan.sources[0]), quantities=(Sigma(limit=3),)), tmp_path / "o.jsonl")
+    record = json.loads(first.records[0].to_json())
+    assert record["schema"] == 2
+    assert {"run", "checkpoint", "sha256", "encoder", "guard", "image_shape", "architecture"} <= set(
+        record["subject"]
+    )
+    told = record["settings"]
+    assert {"data", "data_hash", "images", "classes", "layer", "normalised", "rtol", "method", "seed"} <= set(
+        told
+    )
+    assert {"device", "precision", "torch", "numpy", "scipy", "torchvision", "command", "time"} <= set(
+        record["provenance"]
+    )
+    assert torch.__version__ == record["provenance"]["torch"]
+    time.strptime(record["provenance"]["time"][:19], "%Y-%m-%dT%H:%M:%S")
