@@ -38,7 +38,7 @@ from lipcomp.statistics import Verdict
 OBJECTIVES = {label: name for name, label in METHODS.items()}
 TRIPLE = ("SimCLR", "SimCLR ×(1+β)", "C-SimCLR")
 CORRUPTIONS = ("fog", "snow", "blur", "noise", "glass", "spatter", "shear", "rotate")
-SEVERITIES = (1, 3, 5)
+SEVERITIES = (1, 5)
 LAYERS = ("latent", "backbone", "logits")
 
 
@@ -63,6 +63,8 @@ class World:
         "" where nothing is demanded. "yes" means credited with the true sign.
     more
         What else is done to the records.
+    triple
+        Only SimCLR, its control and C-SimCLR; else BYOL and C-BYOL too.
     """
 
     name: str
@@ -76,6 +78,7 @@ class World:
     loud: tuple[str, ...] = ()
     right: tuple[str, str] = ("", "")
     more: str = ""
+    triple: bool = True
 
     def truth(self, key: str, treated: str, control: str) -> float | None:
         """The true effect on an outcome, in log ratios or points; None where the world does not say."""
@@ -96,7 +99,13 @@ class World:
 
 C, W = "C-SimCLR", "SimCLR ×(1+β)"
 DOWN, UP = math.log(0.65), math.log(1.5)
-STRONG = World("strong", {C: DOWN, "C-BYOL": DOWN}, corruption={C: 4.0, "C-BYOL": 4.0}, right=("yes", "yes"))
+STRONG = World(
+    "strong",
+    {C: DOWN, "C-BYOL": DOWN},
+    corruption={C: 4.0, "C-BYOL": 4.0},
+    right=("yes", "yes"),
+    triple=False,
+)
 OPEN = "no larger/cannot tell"
 WORLDS = (
     STRONG,
@@ -105,14 +114,16 @@ WORLDS = (
     World("explained by clean accuracy", clean={C: -2.5}, slope=1.5, right=(OPEN, OPEN)),
     World("explained by the control", {C: DOWN, W: DOWN}, corruption={C: 4.0, W: 4.0}, right=(OPEN, OPEN)),
     World("only at the latent", latent={C: math.log(0.4), "C-BYOL": math.log(0.4)}, right=(OPEN, OPEN)),
-    replace(STRONG, name="Simpson", more="simpson"),
-    replace(STRONG, name="collapsed run", seeds=6, more="collapsed"),
-    replace(STRONG, name="missing runs", seeds=6, more="missing"),
-    replace(STRONG, name="outlier seed", more="outlier", right=("yes/cannot tell", "yes/cannot tell")),
-    replace(STRONG, name="mixed data", more="mixed"),
-    replace(STRONG, name="floor", more="floor"),
+    replace(STRONG, triple=True, name="Simpson", more="simpson"),
+    replace(STRONG, triple=True, name="collapsed run", seeds=6, more="collapsed"),
+    replace(STRONG, triple=True, name="missing runs", seeds=6, more="missing"),
+    replace(
+        STRONG, triple=True, name="outlier seed", more="outlier", right=("yes/cannot tell", "yes/cannot tell")
+    ),
+    replace(STRONG, triple=True, name="mixed data", more="mixed"),
+    replace(STRONG, triple=True, name="floor", more="floor"),
     World("confounded by class", more="class", right=(OPEN, OPEN)),
-    replace(STRONG, name="dose-response", more="dose"),
+    replace(STRONG, triple=True, name="dose-response", more="dose"),
     World("twice the zone", {C: math.log(0.8)}, corruption={C: 2.0}, right=("yes", "yes/cannot tell")),
     World(
         "twice the zone, second look", {C: math.log(0.8)}, corruption={C: 2.0}, seeds=9, right=("yes", "yes")
@@ -126,7 +137,7 @@ WORLDS = (
 
 def build(world: World, rng: np.random.Generator, folder: Path, images: int = 1000) -> None:
     """Write a draw of a world as a measured study."""
-    methods = (*TRIPLE, "BYOL", "C-BYOL")
+    methods = TRIPLE if world.triple else (*TRIPLE, "BYOL", "C-BYOL")
     betas = {C: (0.1, 1.0, 10.0), W: (0.1, 1.0, 10.0)} if world.more == "dose" else {}
     planned = [
         (method, beta, seed, data)
@@ -233,14 +244,14 @@ class _Draw:
 
     def _bits(self, clean: float, levels: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """Hits with these accuracies in expectation; the difficulty of an image is the same for every run."""
-        steps = np.array([6.0, 0.0, -6.0])
-        percent = np.r_[clean, levels.repeat(3)]
-        percent[1:] += np.where(self.dull.repeat(3), 0.0, np.tile(steps, len(levels)))
+        steps = np.array([5.0, -5.0])
+        percent = np.r_[clean, levels.repeat(len(SEVERITIES))]
+        percent[1:] += np.where(self.dull.repeat(len(SEVERITIES)), 0.0, np.tile(steps, len(levels)))
         threshold = scipy.special.ndtri(np.clip(percent / 100, 0.01, 0.999))
         own = self.rng.standard_normal((percent.size, self.images))
-        easy = np.where(np.r_[False, self.dull.repeat(3)], 0.0, math.sqrt(0.6))[:, None]
+        easy = np.where(np.r_[False, self.dull.repeat(len(SEVERITIES))], 0.0, math.sqrt(0.6))[:, None]
         right = threshold[:, None] > easy * self.difficulty + np.sqrt(1 - easy**2) * own
-        corruption = np.array(["clean", *np.repeat(CORRUPTIONS, 3)])
+        corruption = np.array(["clean", *np.repeat(CORRUPTIONS, len(SEVERITIES))])
         return right, corruption, np.array([0, *np.tile(SEVERITIES, len(CORRUPTIONS))])
 
     def _images(self, folder: Path, name: str) -> None:

@@ -50,8 +50,9 @@ class Design:
         A corruption counts only if at least one run is more than this above chance under it (points).
     collapse_margin
         A run whose clean accuracy is no more than this above chance (points) has collapsed and is left out, by name.
-    more_seeds, looks
-        Seeds added where the study cannot tell, and looks at most.
+    first_seeds, more_seeds, looks
+        Seeds that were planned when the design was written (if study.json named them), seeds added where the study
+        cannot tell, and looks at most.
     written
         When; empty if no design was written before the data.
     """
@@ -67,6 +68,7 @@ class Design:
     clean_slope: tuple[float, float] = (0.0, 2.0)
     chance_margin: float = 5.0
     collapse_margin: float = 5.0
+    first_seeds: int | None = None
     more_seeds: int = 4
     looks: int = 4
     written: str = ""
@@ -118,7 +120,7 @@ def write_design(folder: Path) -> Design:
             f"{folder} is measured already, so no design can be written before its data; the report calls all of "
             f"its verdicts exploratory. Give a new folder to plan a study"
         )
-    design = Design(written=datetime.now(UTC).isoformat(timespec="seconds"))
+    design = Design(first_seeds=plan.get("seeds"), written=datetime.now(UTC).isoformat(timespec="seconds"))
     with atomic_file(folder / "study.json") as temporary:
         temporary.write_text(json.dumps({**plan, "design": asdict(design)}, indent=1))
     return design

@@ -1,0 +1,124 @@
+"""Whether a study's verdicts stay when rounding alone changes its training: first weights perturbed by 1e-7.
+
+    python -m benchmarks.stability default --reruns 10 --out studies/stability                all ten, in turn
+    python -m benchmarks.stability default --reruns 10 --shard 3/10 --out studies/stability   the third
+    python -m benchmarks.stability --out studies/stability                                    the table
+
+Another processor or thread count rounds differently, and training amplifies that: the same seeds are another draw
+(theory 7.9). A rerun trains, measures and judges the whole study with every first weight multiplied by 1 + 1e-7 e,
+e normal and another one in each rerun. The table shows each rerun's verdicts and how often one flips between *yes* and
+its opposite or *no larger than* (none should) or to *cannot tell*; and how far reruns of one seed lie apart, beside how
+far seeds do.
+"""
+
+import subprocess
+import sys
+from collections.abc import Sequence
+from itertools import combinations
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+
+from analyses.paired_study.answer import answer_study
+from analyses.paired_study.frames import load_study
+from analyses.paired_study.study import RECORDS
+from analyses.paired_study.verdicts import Row
+from lipcomp.commands import Parser, run, table
+
+PERTURBATION = 1e-7
+
+
+def rerun(preset: str, folder: Path, number: int, workers: int) -> None:
+    """Train and measure one perturbed copy of a study; what is there already is not done again."""
+    scale = PERTURBATION * (1 + number / 100)  # another scale is another draw
+    for command in (
+        ["analyses.paired_study.design", folder],
+        ["train.sweep", preset, "--out", folder, "--workers", workers, "--perturb", f"{scale:.3g}"],
+        ["analyses.paired_study.measure", folder, "--workers", workers],
+    ):
+        subprocess.run([sys.executable, "-m", *map(str, command)], check=True)
+
+
+def flips(rows: Sequence[Row]) -> tuple[int, int]:
+    """Pairs of reruns that contradict each other; and reruns that cannot tell where another can."""
+
+    def said(row: Row) -> str:
+        return f"{row.verdict} {row.word}"
+
+    certain = [row for row in rows if row.verdict != "cannot tell"]
+    against = sum(said(a) != said(b) for a, b in combinations(certain, 2))
+    return against, len(rows) - len(certain) if certain else 0
+
+
+def spreads(studies: dict[str, pd.DataFrame], column: str) -> tuple[float, float]:
+    """Standard deviation over reruns of one seed and method, and over seeds of one method in one rerun."""
+    whole = pd.concat([models.assign(rerun=name) for name, models in studies.items()])
+    whole = whole.dropna(subset=[column, "seed"])
+    value = np.log(whole[column]) if column in ("features", "latent", "logits") else 100 * whole[column]
+    kind = [whole["method"], whole["beta"].fillna(0.0), whole["seed"]]
+    again = value.groupby(kind).var(ddof=1).mean()
+    seeds = value.groupby([whole["method"], whole["beta"].fillna(0.0), whole["rerun"]]).var(ddof=1).mean()
+    return float(np.sqrt(again)), float(np.sqrt(seeds))
+
+
+def report(out: Path) -> str:
+    """The tables of all reruns that are measured."""
+    folders = sorted(folder for folder in out.glob("rerun-*") if (folder / RECORDS).exists())
+    if not folders:
+        raise ValueError(f"{out} holds no measured rerun; make some with a PRESET and --reruns")
+    studies = {folder.name: load_study(folder) for folder in folders}
+    verdicts = {name: answer_study(study).verdicts.rows for name, study in studies.items()}
+    keys = dict.fromkeys((r.contrast.name, r.outcome.label) for rows in verdicts.values() for r in rows)
+    lines, against, lost = [], 0, 0
+    for contrast, outcome in keys:
+        mine = [
+            r
+            for rows in verdicts.values()
+            for r in rows
+            if (r.contrast.name, r.outcome.label) == (contrast, outcome)
+        ]
+        contradictions, open_ = flips(mine)
+        against, lost = against + contradictions, lost + open_
+        counts = pd.Series([f"{r.verdict} {r.word}".strip() for r in mine]).value_counts()
+        lines.append(
+            [contrast, outcome, "; ".join(f"{k} {v}" for k, v in counts.items()), str(contradictions)]
+        )
+    tables = {name: study.models for name, study in studies.items()}
+    spread = [
+        [column, *(f"{s:.3g}" for s in spreads(tables, column))]
+        for column in ("features", "latent", "corruption", "clean")
+    ]
+    return "\n".join(
+        [
+            f"{len(folders)} reruns",
+            table(["contrast", "outcome", "verdicts", "contradictions"], lines),
+            f"contradictions {against}; cannot tell where others can {lost}",
+            table(["standard deviation of (log σ, points)", "reruns of a seed", "seeds"], spread),
+        ]
+    )
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Rerun, or show what reruns say."""
+    parser = Parser(prog="python -m benchmarks.stability", description=__doc__)
+    parser.add_argument(
+        "preset", nargs="?", help="preset of train.sweep; without one only the table is printed"
+    )
+    parser.add_argument("--reruns", type=int, default=10, help="how many (default 10)")
+    parser.add_argument("--shard", default="1/1", metavar="I/N", help="this part of the reruns (default 1/1)")
+    parser.add_argument("--out", type=Path, required=True, help="folder of the reruns")
+    parser.add_argument("--workers", type=int, default=1, help="processes (default 1)")
+    options = parser.parse_args(arguments)
+    part, _, parts = options.shard.partition("/")
+    if not (part.isdigit() and parts.isdigit() and 1 <= int(part) <= int(parts)):
+        raise ValueError(f"--shard must be I/N with 1 <= I <= N, got {options.shard!r}")
+    if options.preset:
+        for number in range(options.reruns)[int(part) - 1 :: int(parts)]:
+            rerun(options.preset, options.out / f"rerun-{number}", number, options.workers)
+    print(report(options.out))
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(run(main))
