@@ -28,7 +28,11 @@ def headline(answered: Answered, design: Design) -> str:
 def _sentence(credit: Credit, answered: Answered, design: Design) -> str:
     row, plain = credit.row, credit.plain
     ratio = row.outcome.ratio
-    what = "the probed features" if ratio else "the encoder under corruptions, at equal clean accuracy"
+    what = (
+        "the smoothness of the probed features"
+        if ratio
+        else "accuracy under corruptions, at equal clean accuracy"
+    )
     shown = f"{shown_value(row)}, {_seeds(row)}"
     against = "its control" if row.contrast == CREDIT else row.contrast.control
     state = f"{row.word} than {against}"
@@ -118,7 +122,7 @@ def verdict_rows(answered: Answered) -> list[VerdictRow]:
             None,
         )
         if row is not None and row not in [c.row for c in answered.credits]:
-            rows.append(_row(row, question, row.contrast.meaning))
+            rows.append(_row(row, question, f"{row.contrast.meaning[:1].upper()}{row.contrast.meaning[1:]}."))
     main = [a for a in answered.associations if a.y == "corruption accuracy" and a.level in (RUNS, ACROSS)]
     rows += _association_rows(main)[-1:]  # from run to run where there are seeds; the other is in the table
     if answered.images:
