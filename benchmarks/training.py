@@ -153,14 +153,17 @@ def peak_mib(make: Callable[[], Stepper], steps: int = 3) -> float:
             step = make()
             for _ in range(steps):
                 step()
-            grown = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before
-            os.write(writer, str(grown).encode())
-        finally:
-            os._exit(0)
-    os.waitpid(child, 0)
-    text = os.read(reader, 100).decode()
+            said = str(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before)
+        except BaseException as error:
+            said = f"{type(error).__name__}: {error}"
+        os.write(writer, said.encode())
+        os._exit(0)
+    os.close(writer)  # else the read below would wait for ever if the child died
+    text = os.read(reader, 10_000).decode()
     os.close(reader)
-    os.close(writer)
+    os.waitpid(child, 0)
+    if not text.isdigit():
+        raise RuntimeError(f"the steps in a child process failed: {text or 'it was killed'}")
     return float(text) / 1024
 
 

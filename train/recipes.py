@@ -9,6 +9,7 @@ recipes, on ImageNet, are in :mod:`train.imagenet`; one's own live in a file: ``
 import difflib
 import importlib
 import importlib.util
+import re
 import sys
 from collections.abc import Callable
 from dataclasses import replace
@@ -17,7 +18,7 @@ from pathlib import Path
 from lipcomp.data import DigitViews, PhotoViews
 from lipcomp.encoders import EncoderSpec
 from lipcomp.objectives import BYOL, CosineClassifier, NoisySimCLR, SimCLR, WeightedSimCLR
-from train.imagenet import IMAGENET_RECIPES, imagenet100_byol, imagenet100_simclr
+from train.imagenet import IMAGENET_RECIPES, imagenet, imagenet100_byol, imagenet100_simclr
 from train.recipe import Recipe, compress
 
 METHODS = ("simclr", "c_simclr", "weighted_simclr", "noisy_simclr", "byol", "c_byol", "supervised", "ceb")
@@ -197,6 +198,9 @@ def find_recipe(name: str) -> Recipe:
                 f"one: dataclasses.replace(find_recipe('mnist_simclr'), name=..., epochs=...)"
             )
         return recipe
+    if paper := re.fullmatch(r"imagenet_(c_simclr|simclr|c_byol|byol)_(\d+)(?:_r(\d+))?(_2x)?", name):
+        method, epochs, depth, wide = paper.groups()
+        return imagenet(method, int(epochs), int(depth or 50), 2 if wide else 1)  # type: ignore[arg-type]
     if name not in RECIPES:
         near = difflib.get_close_matches(name, RECIPES, 1)
         hint = f"; did you mean {near[0]!r}?" if near else "."
