@@ -268,7 +268,7 @@ def here(checkpoints, tmp_path_factory):
 
 def test_a_command_on_slurm_measures_what_it_does_here(slurm, checkpoints, here, tmp_path):
     engine = ("--data", "mnist5k", "--engine", "slurm", "--minutes", "5")
-    assert measure(tmp_path, checkpoints, *engine, kill="submitit.core._submit") == pytest.approx(
+    assert measure(tmp_path, checkpoints, *engine, kill=f"submitit.core._submit {tmp_path}") == pytest.approx(
         here, rel=1e-5
     )
 
