@@ -26,6 +26,7 @@ import torch
 import torchvision
 from torch import Tensor, nn
 
+from lipcomp.checkpoints.architectures import build_backbone
 from lipcomp.checkpoints.backbone import import_timm
 from lipcomp.checkpoints.lean import Budget, lean
 
@@ -141,8 +142,6 @@ def classifier_of(name: str) -> tuple[str, ...]:
 
 def write(names: Iterable[str]) -> Iterator[str]:
     """Lines of the table for these architectures; one that cannot be built is named on stderr."""
-    from lipcomp.checkpoints.architectures import build_backbone
-
     for name in names:
         library, _, short = name.partition("/")
         try:

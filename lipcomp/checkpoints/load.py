@@ -13,27 +13,27 @@
 import difflib
 import re
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal
 
 import torch
 from torch import nn
 
-from lipcomp.checkpoints.architectures import build_backbone, infer_backbone
+from lipcomp.checkpoints.architectures import build_backbone
 from lipcomp.checkpoints.backbone import Backbone
 from lipcomp.checkpoints.errors import CheckpointError
 from lipcomp.checkpoints.formats import NAMES
 from lipcomp.checkpoints.heads import build_head
 from lipcomp.checkpoints.index import classifier_of
+from lipcomp.checkpoints.inputs import channels_of, inputs_of
 from lipcomp.checkpoints.lean import Budget, check_numbers, fill
 from lipcomp.checkpoints.native import HEADER_KEY, Checkpoint, Metadata, load_checkpoint
-from lipcomp.checkpoints.preprocessing import Inputs, convention
 from lipcomp.checkpoints.recognise import Recognised, recognise
 from lipcomp.checkpoints.report import KeyReport
+from lipcomp.checkpoints.shapes import infer_backbone
 from lipcomp.checkpoints.sources import Source, State, open_source
-from lipcomp.checkpoints.transformers_models import build_tower
-from lipcomp.checkpoints.vits import prepare_vit, resize_positions
+from lipcomp.checkpoints.transformers_models import from_folder
+from lipcomp.checkpoints.vits import heads_of, prepare_vit, resize_positions
 from lipcomp.encoders import WrappedEncoder
 
 Head = Literal["auto", "none"]
@@ -138,7 +138,7 @@ def _assemble(
                 raise CheckpointError(
                     f"folder {str(source.path)!r} says its architecture in config.json; leave --{option} {value} out"
                 )
-        return _from_transformers(source, head, size, mean, std)
+        return from_folder(source, head, size, mean, std)
     named = arch or source.arch
     if arch is None and source.container == "exported" and "/" not in (source.arch or ""):
         named = None  # a network that was read off its weights is read off them again
@@ -150,13 +150,14 @@ def _assemble(
     weights = prepare_vit(found.part(found.backbone))
     asked = size or (source.preprocessing.size if source.preprocessing else None)
     told = {**found.conventions, **source.conventions, "image_size": asked, "format": found.format.name}
-    told["chosen"] = mean is not None and std is not None
+    if named and (heads := heads_of(told, weights)) is not None:  # as the format has them, not as the name
+        told["model_args"] = {"num_heads": heads, **told.get("model_args", {})}
     if "fc_norm.weight" in weights and "norm.weight" not in weights:
         told.setdefault("global_pool", "avg")  # only a mean over the patches is normalised there
     backbone = (
         infer_backbone(weights, told)
         if named is None
-        else build_backbone(named, _channels(weights), told, budget)
+        else build_backbone(named, channels_of(weights), told, budget)
     )
     note = resize_positions(
         backbone.network, weights, antialias=source.container != "huggingface" or not source.keys
@@ -166,12 +167,12 @@ def _assemble(
     heads, told_of_heads = _heads(found, backbone, head, size)
     for part, names in (("projector", found.projector), ("predictor", found.predictor)):
         used |= {key: f"{part}.{name}" for name, key in names.items() if part in heads}
-    ready = _inputs(source, found, backbone, weights, size, mean, std)
+    ready = inputs_of(source, found, backbone, weights, size, mean, std)
     encoder = WrappedEncoder(
         backbone.network,
         ready.mean,
         ready.std,
-        (_channels(weights), *ready.size),
+        (channels_of(weights), *ready.size),
         architecture=backbone.name,
         projector=heads.get("projector"),
         predictor=heads.get("predictor"),
@@ -196,46 +197,6 @@ def _assemble(
     )
 
 
-def _from_transformers(
-    source: Source, head: Head, size: tuple[int, int] | None, mean: Numbers | None, std: Numbers | None
-) -> Checkpoint:
-    """An encoder of a folder whose network transformers builds."""
-    weights = {name: value for name, value in source.tree.items() if isinstance(value, torch.Tensor)}
-    check_numbers(weights, source.path)
-    tower = build_tower(source.conventions["config"], weights)
-    channels, *native = tower.image_shape
-    known = source.preprocessing
-    if known is None and (mean is None or std is None):
-        raise CheckpointError(
-            f"ambiguous: folder {str(source.path)!r} has no preprocessor_config.json, which would say its "
-            f"normalisation; "
-            f"pass --mean and --std"
-        )
-    known = known or convention(channels, (native[0], native[1]), (0.0,), (1.0,), "")
-    ready = known.with_given(size, mean, std)
-    projector = tower.projector if head == "auto" else None
-    encoder = WrappedEncoder(
-        tower.network,
-        ready.mean,
-        ready.std,
-        (channels, *ready.size),
-        architecture=f"transformers/{tower.name}",
-        projector=projector,
-    ).eval()
-    latent = (
-        "the backbone's features; no projector was found"
-        if projector is None
-        else "the output of the projection"
-    )
-    report = KeyReport(
-        {name: f"backbone.{name}" for name in weights if name not in tower.unused},
-        {name: "classifier or head" for name in weights if name in tower.unused},
-        (),
-        (tower.note, f"latent: {latent}"),
-    )
-    return Checkpoint(encoder, Metadata(), source.sha256, source.path, "huggingface", report, ready)
-
-
 def _size(given: int | tuple[int, ...] | None) -> tuple[int, int] | None:
     """(height, width) of what was given."""
     if given is None:
@@ -244,23 +205,6 @@ def _size(given: int | tuple[int, ...] | None) -> tuple[int, int] | None:
     if not sides or min(sides) < 1:
         raise CheckpointError(f"image_size must be a side or (height, width), positive; got {given}")
     return sides[0], sides[-1]
-
-
-STEM = re.compile(
-    r"(.*\.)?(conv1|conv0|conv_stem|conv_proj|stem|patch_embed|features\.0|init_conv)\b.*weight"
-)
-
-
-def _channels(weights: State) -> int:
-    """Channels of the images: of the stem's convolution, or three if any convolution takes three."""
-    kernels = {name: value for name, value in weights.items() if value.ndim == 4}
-    stem = sorted(
-        (name for name in kernels if STEM.fullmatch(name)), key=lambda name: (name.count("."), len(name))
-    )
-    if stem and kernels[stem[0]].shape[1] <= 4:
-        return int(kernels[stem[0]].shape[1])
-    taken = {int(value.shape[1]) for value in kernels.values()}
-    return 3 if 3 in taken or not taken else min(taken)
 
 
 def _fit(
@@ -339,65 +283,5 @@ def _width(backbone: Backbone, found: Recognised, size: tuple[int, int] | None) 
     usual = backbone.preprocessing.size if backbone.preprocessing else backbone.image_size
     height, across = size or usual or (224, 224)
     with torch.no_grad():
-        images = torch.zeros(1, _channels(found.part(found.backbone)), height, across)
+        images = torch.zeros(1, channels_of(found.part(found.backbone)), height, across)
         return int(backbone.network.eval()(images).shape[1])
-
-
-def _inputs(
-    source: Source,
-    found: Recognised,
-    backbone: Backbone,
-    weights: State,
-    size: tuple[int, int] | None,
-    mean: Numbers | None,
-    std: Numbers | None,
-) -> Inputs:
-    """What the source says of its images, else its format's convention, else the library of its architecture.
-
-    Raises
-    ------
-    CheckpointError
-        If the weights fit networks of several normalisations and nothing says which.
-    """
-    known, native = source.preprocessing, backbone.image_size or (224, 224)
-    if known is None and found.format.name == "plain":
-        known = backbone.preprocessing
-        if known and len(backbone.normalisations) > 1 and (mean is None or std is None):
-            several = " or ".join(
-                f"mean {_short(m)}, std {_short(s)} ({name})"
-                for (m, s), name in backbone.normalisations.items()
-            )
-            raise CheckpointError(
-                f"ambiguous: the weights fit {backbone.name}, whose images are normalised with {several}; "
-                f"pass --mean and "
-                f"--std, or --arch with one of these names"
-            )
-    if known is None:
-        usual = found.format.small if max(native) < 96 else found.format.normalisation
-        origin = f"assumed, the convention of {found.format.name}: the file does not say; --mean and --std overrule"
-        known = convention(_channels(weights), size or native, *usual, origin)
-        if backbone.preprocessing and size is None:
-            known = replace(known, size=backbone.preprocessing.size, pipeline=backbone.preprocessing.pipeline)
-    if source.preprocessing is None and (stored := _stored_normalisation(found, source)):
-        known = replace(known, mean=stored[0], std=stored[1], origin=stored[2])
-    return known.with_given(size, mean, std)
-
-
-def _short(numbers: Sequence[float]) -> str:
-    return ",".join(f"{number:.4g}" for number in numbers)
-
-
-def _stored_normalisation(
-    found: Recognised, source: Source
-) -> tuple[tuple[float, ...], tuple[float, ...], str] | None:
-    """Mean and std within the file: RobustBench's buffers, LightlyTrain's ``normalize_args``."""
-    for names in (("normalize.mean", "normalize.std"), ("mu", "sigma"), ("model.mu", "model.sigma")):
-        if all(name in found.state for name in names):
-            mean, std = (tuple(found.state[name].flatten().tolist()) for name in names)
-            return mean, std, "mean and std stored with the weights"
-    told = source.tree.get("lightly_train")
-    told = told.get("normalize_args") if isinstance(told, Mapping) else None
-    if isinstance(told, Mapping) and {"mean", "std"} <= told.keys():
-        mean, std = (tuple(float(number) for number in told[name]) for name in ("mean", "std"))
-        return mean, std, "normalize_args of LightlyTrain"
-    return None

@@ -110,6 +110,17 @@ def open_source(path: Path | str) -> Source:
     """
     path = Path(path)
     if path.is_dir():
+        if (path / ".metadata").is_file():  # a pickle, which only torch's own reader would run
+            raise CheckpointError(
+                f"checkpoint {str(path)!r} is a distributed checkpoint of torch, whose description is a program; turn "
+                f"it into one file where you trust it: python -m torch.distributed.checkpoint.format_utils "
+                f"dcp_to_torch {path} weights.pth"
+            )
+        if shards := sorted(path.glob("*_model_states.pt")):
+            raise CheckpointError(
+                f"checkpoint {str(path)!r} holds DeepSpeed's shards ({shards[0].name}); turn them into one file with "
+                f"the zero_to_fp32.py that lies beside them"
+            )
         if any((path / name).exists() for name in ("config.json", *hugging_face.WEIGHTS)):
             return _folder(path)
         return _tensorflow(path)
@@ -217,7 +228,7 @@ def _harmless(value: Any) -> bool:
     return (
         value is None
         or isinstance(value, bool | float | str)
-        or (isinstance(value, int) and abs(value) < 1 << 20)
+        or (isinstance(value, int) and abs(value) <= 1 << 16)
     )
 
 

@@ -12,6 +12,7 @@ Any other name is refused; there is no option to allow it.
 
 import zipfile
 from collections.abc import Callable, Mapping
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -22,7 +23,7 @@ from torch import Tensor
 from lipcomp.checkpoints.errors import CheckpointError
 from lipcomp.checkpoints.inert import LONGEST, Claim, Made, Storage, read_inert
 
-MEMBERS = 200_000  # entries of an archive; a tensor has one
+MEMBERS = 100_000  # entries of an archive; a tensor has one
 DEEPEST = 40  # nested dictionaries
 LEGACY_MAGIC = 0x1950A86A20F9469CFC6C
 
@@ -58,15 +59,15 @@ def read_torch(path: Path) -> Mapping[str, Any]:
         If the file is damaged, holds code, or is not a dictionary.
     """
     what = f"checkpoint {str(path)!r}"
-    with path.open("rb") as file:
+    with path.open("rb") as file, ExitStack() as opened:
         archive = file.read(4) == b"PK\x03\x04"
-        described = _check_archive(path, what) if archive else _check_legacy(path, file, what)
-    if not isinstance(described.tree, Mapping):
-        kind = described.tree.name if isinstance(described.tree, Made) else type(described.tree).__name__
-        raise CheckpointError(
-            f"{what} holds a whole {kind}, not a dictionary of weights; save model.state_dict() instead"
-        )
-    return _build(described, what)
+        described = _check_archive(path, what, opened) if archive else _check_legacy(path, file, what)
+        if not isinstance(described.tree, Mapping):
+            kind = described.tree.name if isinstance(described.tree, Made) else type(described.tree).__name__
+            raise CheckpointError(
+                f"{what} holds a whole {kind}, not a dictionary of weights; save model.state_dict() instead"
+            )
+        return _build(described, what)
 
 
 def _build(described: Described, what: str) -> dict[str, Any]:
@@ -106,64 +107,56 @@ def _build(described: Described, what: str) -> dict[str, Any]:
     return below(described.tree, 0)
 
 
-def _check_archive(path: Path, what: str) -> Described:
-    """Check a zip archive of torch."""
+def _check_archive(path: Path, what: str, opened: ExitStack) -> Described:
+    """Check a zip archive of torch, which stays open for its storages."""
     size = path.stat().st_size
     try:
-        with zipfile.ZipFile(path) as archive:
-            members = archive.infolist()
-            if len(members) > MEMBERS or sum(member.file_size for member in members) > size:
-                raise CheckpointError(
-                    f"{what} claims {len(members)} members of more bytes than its own {size}; it is no torch archive"
-                )
-            names = [member.filename for member in members]
-            main = [member for member in members if member.filename.endswith("/data.pkl")]
-            if any(name.endswith(("archive_format", "models/model.json")) for name in names):
-                raise CheckpointError(
-                    f"{what} is a torch.export archive, which holds a program; save the weights alone: "
-                    f"torch.save(module.state_dict(), ...)"
-                )
-            if len(set(names)) != len(names) or len(main) != 1:
-                raise CheckpointError(
-                    f"{what} is a zip archive but not one of torch.save (it has {', '.join(names[:3])})"
-                )
-            root = main[0].filename.removesuffix("data.pkl")
-            if any(name.startswith(f"{root}code/") for name in names) or f"{root}constants.pkl" in names:
-                raise CheckpointError(
-                    f"{what} is a TorchScript archive, which holds code; save the weights alone: "
-                    f"torch.save(module.state_dict(), ...)"
-                )
-            if any(member.compress_type != zipfile.ZIP_STORED or member.flag_bits & 1 for member in members):
-                raise CheckpointError(
-                    f"{what} has compressed or encrypted members, which torch.save never writes"
-                )
-            if main[0].file_size > LONGEST:
-                raise CheckpointError(
-                    f"{what} has a pickle of {main[0].file_size} bytes; that is no checkpoint"
-                )
-            if f"{root}byteorder" in names and archive.read(f"{root}byteorder") == b"big":
-                raise CheckpointError(f"{what} was written on a big-endian machine; save it again on another")
-            tree, _, storages, _ = read_inert(archive.read(main[0]), what)
-            sizes = {member.filename: member.file_size for member in members}
-            _check_storages(storages, sizes, f"{root}data/", what)
+        archive = opened.enter_context(zipfile.ZipFile(path))
+        members = archive.infolist()
+        if len(members) > MEMBERS or sum(member.file_size for member in members) > size:
+            raise CheckpointError(
+                f"{what} claims {len(members)} members of more bytes than its own {size}; it is no torch archive"
+            )
+        names = [member.filename for member in members]
+        main = [member for member in members if member.filename.endswith("/data.pkl")]
+        if any(name.endswith(("archive_format", "models/model.json")) for name in names):
+            raise CheckpointError(
+                f"{what} is a torch.export archive, which holds a program; save the weights alone: "
+                f"torch.save(module.state_dict(), ...)"
+            )
+        if len(set(names)) != len(names) or len(main) != 1:
+            raise CheckpointError(
+                f"{what} is a zip archive but not one of torch.save (it has {', '.join(names[:3])})"
+            )
+        root = main[0].filename.removesuffix("data.pkl")
+        if any(name.startswith(f"{root}code/") for name in names) or f"{root}constants.pkl" in names:
+            raise CheckpointError(
+                f"{what} is a TorchScript archive, which holds code; save the weights alone: "
+                f"torch.save(module.state_dict(), ...)"
+            )
+        if any(member.compress_type != zipfile.ZIP_STORED or member.flag_bits & 1 for member in members):
+            raise CheckpointError(
+                f"{what} has compressed or encrypted members, which torch.save never writes"
+            )
+        if main[0].file_size > LONGEST:
+            raise CheckpointError(f"{what} has a pickle of {main[0].file_size} bytes; that is no checkpoint")
+        if f"{root}byteorder" in names and archive.read(f"{root}byteorder") == b"big":
+            raise CheckpointError(f"{what} was written on a big-endian machine; save it again on another")
+        tree, _, storages, _ = read_inert(archive.read(main[0]), what)
+        sizes = {member.filename: member.file_size for member in members}
+        _check_storages(storages, sizes, f"{root}data/", what)
     except Exception as error:  # whatever a hostile archive makes of zipfile
         if isinstance(error, CheckpointError):
             raise
         raise CheckpointError(f"{what} is a damaged or truncated torch archive ({error})") from error
 
     def read(key: str) -> bytes:
-        with zipfile.ZipFile(path) as archive:
-            try:
-                return archive.read(f"{root}data/{key}")
-            except (
-                zipfile.BadZipFile,
-                OSError,
-                EOFError,
-                NotImplementedError,
-            ) as error:  # its checksum is wrong
-                raise CheckpointError(
-                    f"{what} is damaged: storage {key!r} is not what was written ({error}); copy or download it again"
-                ) from error
+        try:
+            return archive.read(f"{root}data/{key}")
+        except (zipfile.BadZipFile, OSError, EOFError, NotImplementedError) as error:  # its checksum is wrong
+            raise CheckpointError(
+                f"{what} is damaged: storage {key!r} is not what was written ({error}); copy or download it again"
+            ) from error
 
     return Described(tree, read)
 

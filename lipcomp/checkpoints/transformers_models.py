@@ -12,7 +12,7 @@ anything else that classifies images   what its classifier would read
 """
 
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -21,7 +21,12 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from lipcomp.checkpoints.errors import CheckpointError
-from lipcomp.checkpoints.lean import Budget, lean
+from lipcomp.checkpoints.lean import Budget, check_numbers, lean
+from lipcomp.checkpoints.native import Checkpoint, Metadata
+from lipcomp.checkpoints.preprocessing import convention
+from lipcomp.checkpoints.report import KeyReport
+from lipcomp.checkpoints.sources import Source
+from lipcomp.encoders import WrappedEncoder
 
 TOKEN = ("vit", "deit")
 SPARE = re.compile(
@@ -72,6 +77,50 @@ class Pooled(nn.Module):
         """Pooled features."""
         out = getattr(self.model(pixel_values=images), self.field)
         return out[:, 0] if self.field == "last_hidden_state" else out.flatten(1)
+
+
+def from_folder(
+    source: Source,
+    head: str,
+    size: tuple[int, int] | None,
+    mean: Sequence[float | int] | None,
+    std: Sequence[float | int] | None,
+) -> Checkpoint:
+    """An encoder of a folder whose network transformers builds."""
+    weights = {name: value for name, value in source.tree.items() if isinstance(value, Tensor)}
+    check_numbers(weights, source.path)
+    tower = build_tower(source.conventions["config"], weights)
+    channels, *native = tower.image_shape
+    known = source.preprocessing
+    if known is None and (mean is None or std is None):
+        raise CheckpointError(
+            f"ambiguous: folder {str(source.path)!r} has no preprocessor_config.json, which would say its "
+            f"normalisation; "
+            f"pass --mean and --std"
+        )
+    known = known or convention(channels, (native[0], native[1]), (0.0,), (1.0,), "")
+    ready = known.with_given(size, mean, std)
+    projector = tower.projector if head == "auto" else None
+    encoder = WrappedEncoder(
+        tower.network,
+        ready.mean,
+        ready.std,
+        (channels, *ready.size),
+        architecture=f"transformers/{tower.name}",
+        projector=projector,
+    ).eval()
+    latent = (
+        "the backbone's features; no projector was found"
+        if projector is None
+        else "the output of the projection"
+    )
+    report = KeyReport(
+        {name: f"backbone.{name}" for name in weights if name not in tower.unused},
+        {name: "classifier or head" for name in weights if name in tower.unused},
+        (),
+        (tower.note, f"latent: {latent}"),
+    )
+    return Checkpoint(encoder, Metadata(), source.sha256, source.path, "huggingface", report, ready)
 
 
 def build_tower(config: Mapping[str, Any], weights: Mapping[str, Tensor]) -> Tower:

@@ -33,6 +33,14 @@ def prepare_vit(state: dict[str, Tensor]) -> dict[str, Tensor]:
     return state
 
 
+def heads_of(conventions: Mapping[str, Any], state: State) -> int | None:
+    """The number of heads that a format or a configuration says for a width; None where neither does."""
+    heads, patch = conventions.get("heads"), state.get("patch_embed.proj.weight")
+    if isinstance(heads, Mapping):
+        return None if patch is None else heads.get(int(patch.shape[0]))
+    return heads
+
+
 def read_vit(state: State, conventions: Mapping[str, Any]) -> Backbone | None:
     """The ViT whose weights these are; None if they are of another family.
 
@@ -70,8 +78,7 @@ def read_vit(state: State, conventions: Mapping[str, Any]) -> Backbone | None:
         raise CheckpointError(
             f"images of {size} do not divide into the ViT's patches of {tuple(patch.shape[2:])}"
         )
-    heads = conventions.get("heads")
-    heads = heads.get(width) if isinstance(heads, Mapping) else heads
+    heads = heads_of(conventions, state)
     known = heads is not None
     if not known and conventions.get("configured") and width not in USUAL:
         raise CheckpointError(

@@ -1,0 +1,220 @@
+"""What a file says is honoured; what it does not say is asked or noted: pooling, normalisation, activation."""
+
+import json
+
+import pytest
+import torch
+import torchvision
+from safetensors.torch import save_file
+from torch import nn
+
+from lipcomp.checkpoints import CheckpointError, load_encoder
+
+timm = pytest.importorskip("timm")
+
+SMALL = {"img_size": 32, "patch_size": 8, "embed_dim": 192, "depth": 2, "num_heads": 3}
+GREY = {"input_size": [3, 32, 32], "mean": [0.4] * 3, "std": [0.3] * 3}
+
+
+@pytest.fixture
+def small_images(images):
+    return images[:, :, :32, :32]
+
+
+def folder(path, network, **config):
+    save_file(network.state_dict(), path / "model.safetensors")
+    (path / "config.json").write_text(json.dumps({"pretrained_cfg": GREY, **config}))
+    return path
+
+
+def agree(found, expected):
+    assert found.shape == expected.shape
+    torch.testing.assert_close(found, expected, rtol=0, atol=1e-5 * float(expected.abs().max()))
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        ({"global_pool": "avg"}, {"global_pool": "avg"}),
+        ({"global_pool": "avg", "fc_norm": False}, {"model_args": {"fc_norm": False, "global_pool": "avg"}}),
+        ({"qkv_bias": False, "init_values": 0.1}, {"model_args": {"qkv_bias": False, "init_values": 0.1}}),
+        ({"act_layer": "relu"}, {"model_args": {"act_layer": "relu"}}),
+        ({"reg_tokens": 4}, {"model_args": {"reg_tokens": 4}}),
+    ],
+    ids=["global_pool", "fc_norm", "qkv_bias", "act_layer", "reg_tokens"],
+)
+def test_a_timm_folders_settings(arguments, said, tmp_path, shaken, small_images, normalised):
+    network = shaken(timm.create_model("vit_tiny_patch16_224", num_classes=0, **SMALL, **arguments))
+    more = {"model_args": {**SMALL, **said.pop("model_args", {})}, **said}
+    checkpoint = load_encoder(folder(tmp_path, network, architecture="vit_tiny_patch16_224", **more))
+    assert checkpoint.encoder.architecture == "timm/vit_tiny_patch16_224"
+    agree(checkpoint.encoder.features(small_images), network(normalised(small_images, [0.4] * 3, [0.3] * 3)))
+
+
+@pytest.mark.parametrize("pool", ["max", "catavgmax"])
+def test_a_convolutional_folders_pooling(pool, tmp_path, shaken, small_images, normalised):
+    network = shaken(timm.create_model("resnet10t", num_classes=0, global_pool=pool))
+    path = folder(tmp_path, network, architecture="resnet10t", global_pool=pool)
+    agree(
+        load_encoder(path).encoder.features(small_images),
+        network(normalised(small_images, [0.4] * 3, [0.3] * 3)),
+    )
+
+
+def test_a_folder_that_says_another_width_is_refused(tmp_path, shaken):
+    network = shaken(timm.create_model("resnet10t", num_classes=0))
+    with pytest.raises(CheckpointError, match="the folder says num_features 1024, timm builds it with 512"):
+        load_encoder(folder(tmp_path, network, architecture="resnet10t", num_features=1024))
+
+
+@pytest.mark.parametrize("arch", [None, "timm/vit_tiny_patch16_224"])
+def test_fc_norm_means_the_mean_over_patches(arch, tmp_path, shaken, images, normalised):
+    network = shaken(timm.create_model("vit_tiny_patch16_224", num_classes=0, global_pool="avg", img_size=64))
+    torch.save(network.state_dict(), tmp_path / "vit.pth")
+    encoder = load_encoder(tmp_path / "vit.pth", arch, mean=(0.1,) * 3, std=(0.2,) * 3, image_size=64).encoder
+    agree(encoder.features(images), network(normalised(images, [0.1] * 3, [0.2] * 3)))
+
+
+def test_the_formats_normalisation_outranks_timms_tag(tmp_path, shaken):
+    """DINO and MoCo v3 trained with ImageNet's; timm's default for vit_tiny_patch16_224 is .5, .5."""
+    state = shaken(timm.create_model("vit_tiny_patch16_224", num_classes=0)).state_dict()
+    dino = {f"backbone.{k}": v for k, v in state.items()} | {"head.last_layer.weight_v": torch.ones(2, 2)}
+    torch.save({"teacher": dino}, tmp_path / "dino.pth")
+    torch.save(
+        {"state_dict": {f"module.base_encoder.{k}": v for k, v in state.items()}}, tmp_path / "moco.pth"
+    )
+    for name in ("dino", "moco"):
+        for arch in (None, "timm/vit_tiny_patch16_224"):
+            checkpoint = load_encoder(tmp_path / f"{name}.pth", arch, head="none")
+            assert checkpoint.preprocessing.mean == (0.485, 0.456, 0.406), (name, arch, checkpoint.format)
+            heads = checkpoint.encoder.backbone.blocks[0].attn.num_heads
+            assert heads == (12 if name == "moco" else 3), (name, arch)
+    torch.save(state, tmp_path / "bare.pth")
+    with pytest.raises(
+        CheckpointError, match=r"ambiguous: .* mean 0.485,.* or mean 0.5,0.5,0.5.*pass --mean and --std"
+    ):
+        load_encoder(tmp_path / "bare.pth")
+    assert load_encoder(tmp_path / "bare.pth", "timm/vit_tiny_patch16_224").preprocessing.mean == (0.5,) * 3
+
+
+def test_transform_input_is_part_of_the_normalisation(tmp_path, shaken):
+    network = shaken(torchvision.models.googlenet(weights=None, init_weights=False, transform_input=True))
+    torch.save(network.state_dict(), tmp_path / "net.pth")
+    with pytest.raises(CheckpointError, match=r"ambiguous: .* transform_input.*pass --mean and --std"):
+        load_encoder(tmp_path / "net.pth")
+    images = torch.rand(1, 3, 96, 96, generator=torch.Generator().manual_seed(0))
+    encoder = load_encoder(tmp_path / "net.pth", mean=(0.5,) * 3, std=(0.5,) * 3, image_size=96).encoder
+    network.fc = nn.Identity()
+    mean, std = (torch.tensor(v).view(3, 1, 1) for v in ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225)))
+    agree(encoder.features(images), network((images - mean) / std))
+
+
+def test_quickgelu_and_padding_are_asked_for(tmp_path, shaken):
+    network = shaken(timm.create_model("tf_mobilenetv3_small_075", num_classes=0))
+    save_file(network.state_dict(), tmp_path / "net.safetensors")
+    with pytest.raises(
+        CheckpointError, match=r"ambiguous: .*timm/(tf_)?mobilenetv3_small_075 or .* pass --arch"
+    ):
+        load_encoder(tmp_path / "net.safetensors")
+    encoder = load_encoder(
+        tmp_path / "net.safetensors", "timm/tf_mobilenetv3_small_075", image_size=65
+    ).encoder
+    images = torch.rand(1, 3, 65, 65, generator=torch.Generator().manual_seed(0))
+    agree(encoder.features(images), network((images - encoder.mean) / encoder.std))
+
+
+def test_a_name_is_of_the_library_that_wrote_it(tmp_path, shaken):
+    """timm's resnet18 and torchvision's agree, their convnext_tiny do not."""
+    network = shaken(timm.create_model("convnext_atto", num_classes=0))
+    found = load_encoder(folder(tmp_path, network, architecture="convnext_atto"))
+    assert found.encoder.architecture == "timm/convnext_atto"
+    subject = found.subject()
+    assert subject["normalisation"]["origin"] == "pretrained_cfg of config.json"
+    assert subject["preprocessing"]["crop"] == (32, 32)
+    assert len(subject["encoder"]) == 32
+
+
+# --- other libraries' vision transformers -------------------------------------------------------------------------
+
+
+def small_vit(shaken, **more):
+    network = timm.models.vision_transformer.VisionTransformer(
+        **SMALL, num_classes=0, global_pool="token", **more
+    )
+    return shaken(network)
+
+
+def renamed(state, rules):
+    """The state under other names: (timm's part, theirs), all that apply, in order."""
+    names = {}
+    for key in state:
+        name = key
+        for ours, theirs in rules:
+            name = name.replace(ours, theirs)
+        names[name] = state[key]
+    return names
+
+
+def test_openclips_tower(tmp_path, shaken, small_images, normalised):
+    network = small_vit(shaken, pre_norm=True, norm_layer=lambda width: nn.LayerNorm(width, 1e-5))
+    rules = [
+        *(("patch_embed.proj.", "conv1."), ("norm_pre.", "ln_pre."), ("blocks.", "transformer.resblocks.")),
+        *((".norm1.", ".ln_1."), (".norm2.", ".ln_2."), ("attn.qkv.", "attn.in_proj_")),
+        *(("attn.proj.", "attn.out_proj."), ("mlp.fc1", "mlp.c_fc"), ("mlp.fc2", "mlp.c_proj")),
+        *(("cls_token", "class_embedding"), ("pos_embed", "positional_embedding")),
+    ]
+    state = renamed(network.state_dict(), rules)
+    state = {
+        ("ln_post." + k.removeprefix("norm.") if k.startswith("norm.") else k): v for k, v in state.items()
+    }
+    state["class_embedding"], state["positional_embedding"] = (
+        state["class_embedding"][0, 0],
+        state["positional_embedding"][0],
+    )
+    state["proj"] = torch.randn(192, 16, generator=torch.Generator().manual_seed(0))
+    whole = {f"visual.{k}": v for k, v in state.items()} | {
+        "logit_scale": torch.tensor(1.0),
+        "text_projection": torch.ones(4, 4),
+    }
+    torch.save({"state_dict": {f"module.{k}": v for k, v in whole.items()}}, tmp_path / "clip.pt")
+    checkpoint = load_encoder(tmp_path / "clip.pt", mean=(0.5,) * 3, std=(0.5,) * 3)
+    assert checkpoint.format == "openclip"
+    expected = network(normalised(small_images, [0.5] * 3, [0.5] * 3))
+    agree(checkpoint.encoder.features(small_images), expected)
+    agree(checkpoint.encoder.embedding(small_images), expected @ state["proj"])
+    assert any("GELU" in note for note in checkpoint.report.notes)
+
+
+def test_mmpretrains_tower(tmp_path, shaken, small_images, normalised):
+    network = small_vit(shaken)
+    rules = [
+        *(("patch_embed.proj.", "patch_embed.projection."), ("blocks.", "layers."), (".norm1.", ".ln1.")),
+        *((".norm2.", ".ln2."), ("mlp.fc1", "ffn.layers.0.0"), ("mlp.fc2", "ffn.layers.1")),
+    ]
+    state = renamed(network.state_dict(), rules)
+    state = {("ln1." + k.removeprefix("norm.") if k.startswith("norm.") else k): v for k, v in state.items()}
+    torch.save(
+        {"state_dict": {f"backbone.{k}": v for k, v in state.items()}, "meta": {}}, tmp_path / "mm.pth"
+    )
+    checkpoint = load_encoder(tmp_path / "mm.pth", mean=(0.5,) * 3, std=(0.5,) * 3)
+    agree(checkpoint.encoder.features(small_images), network(normalised(small_images, [0.5] * 3, [0.5] * 3)))
+
+
+@pytest.mark.parametrize(
+    ("more", "change"),
+    [
+        (
+            {"init_values": 1.0},
+            lambda key: key.replace("ls1.gamma", "gamma_1").replace("ls2.gamma", "gamma_2"),
+        ),
+        ({}, lambda key: key.replace("blocks.0.", "blocks.0.0.").replace("blocks.1.", "blocks.1.1.")),
+    ],
+    ids=["deit3", "dinov2-chunks"],
+)
+def test_dialects_of_timms_own_names(more, change, tmp_path, shaken, small_images, normalised):
+    network = small_vit(shaken, **more)
+    state = {change(key): value for key, value in network.state_dict().items()}
+    extra = {"mask_token": torch.zeros(1, 192), "decoder_pos_embed": torch.zeros(1, 17, 8)}
+    torch.save({"model": state | extra}, tmp_path / "vit.pth")
+    encoder = load_encoder(tmp_path / "vit.pth", mean=(0.5,) * 3, std=(0.5,) * 3).encoder
+    agree(encoder.features(small_images), network(normalised(small_images, [0.5] * 3, [0.5] * 3)))

@@ -1,0 +1,203 @@
+"""No file takes more than 5 s, nor more memory than twice its size and 300 MiB; small files build no large network."""
+
+import json
+import pickle
+import struct
+import subprocess
+import sys
+import zipfile
+
+import pytest
+import torch
+from safetensors.torch import save_file
+
+from lipcomp.checkpoints import CheckpointError, load_encoder
+from lipcomp.checkpoints.lean import Budget, lean
+
+# Loads every path in a process of its own; prints seconds and MiB beyond the start of each.
+CHILD = """
+import json, sys, time
+from lipcomp.checkpoints import load_encoder
+import timm, transformers, transformers.models.auto.modeling_auto
+
+def memory(field):
+    with open("/proc/self/status") as file:
+        return next(int(line.split()[1]) / 1024 for line in file if line.startswith(field))
+
+for path in sys.argv[1:]:
+    open("/proc/self/clear_refs", "w").write("5")
+    before, started = memory("VmRSS"), time.process_time()
+    try:
+        load_encoder(path)
+        outcome = "loaded"
+    except ValueError as error:
+        outcome = str(error)
+    print(json.dumps([path, time.process_time() - started, memory("VmHWM") - before, outcome]), flush=True)
+"""
+TORCH = b"\x80\x02"  # a pickle of torch.save begins so
+
+
+def archive(path, data):
+    with zipfile.ZipFile(path, "w") as file:
+        file.writestr("a/data.pkl", data)
+        file.writestr("a/version", "3")
+
+
+def number(value):
+    data = pickle.encode_long(value)
+    return b"\x8a" + bytes([len(data)]) + data
+
+
+def claim(size):
+    """A pickle of one tensor with these sizes."""
+    storage = b"(X\x07\x00\x00\x00storagectorch\nFloatStorage\nX\x01\x00\x00\x000X\x03\x00\x00\x00cpuK\x01tQ"
+    axes = b"(" + b"".join(map(number, size)) + b"t"
+    tensor = (
+        b"ctorch._utils\n_rebuild_tensor_v2\n("
+        + storage
+        + b"K\x00"
+        + axes
+        + axes
+        + b"\x89ccollections\nOrderedDict\n)RtR"
+    )
+    return TORCH + b"}X\x01\x00\x00\x00w" + tensor + b"s."
+
+
+def folder(path, config, state):
+    path.mkdir()
+    save_file(state, path / "model.safetensors")
+    (path / "config.json").write_text(json.dumps(config))
+    return path
+
+
+def write_native(path, spec):
+    """A native file of a few hundred bytes whose metadata claim a network."""
+    header = {"format": 1, "encoder": spec, "objective": {}}
+    save_file({"a": torch.zeros(1)}, path, metadata={"lipcomp": json.dumps(header)})
+
+
+def write(root):
+    """Small files that ask for much."""
+    archive(root / "sizes.pth", claim([(1 << 2000) - 1] * 500))
+    archive(root / "axes.pth", claim([1] * 60_000))
+    archive(root / "sets.pth", TORCH + b"(" + b"\x8f" * (20 << 20) + b"t.")
+    archive(root / "lists.pth", TORCH + b"(" + b"]" * (20 << 20) + b"t.")
+    archive(root / "tuples.pth", TORCH + b")" + b"\x85" * (2 << 20) + b".")
+    spec = {"backbone": "resnet200_2x", "image_shape": [3, 224, 224], "projector": [1_000_000, 1_000_000]}
+    write_native(root / "native.safetensors", spec)
+    write_native(root / "deep.safetensors", {**spec, "image_shape": [60_000, 224, 224], "projector": None})
+    little = {"cls_token": torch.zeros(1, 1, 64)}
+    folder(
+        root / "wide",
+        {"architecture": "vit_giant_patch14_dinov2", "model_args": {"embed_dim": 98304}},
+        little,
+    )
+    folder(
+        root / "layers", {"architecture": "vit_tiny_patch16_224", "model_args": {"depth": 1_000_000}}, little
+    )
+    folder(root / "named", {"architecture": "eva_giant_patch14_560"}, little)
+    table = {"input_size": [3, 4096, 4096], "mean": [0.5] * 3, "std": [0.5] * 3}
+    folder(
+        root / "table",
+        {"architecture": "vit_tiny_patch16_224", "pretrained_cfg": table, "model_args": {"patch_size": 1}},
+        little,
+    )
+    folder(
+        root / "wrn", {"lipcomp": {"architecture": "wrn_1000000_1"}, "architecture": "wrn_1000000_1"}, little
+    )
+    config = {
+        "model_type": "deit",
+        "hidden_size": 1 << 16,
+        "num_attention_heads": 1,
+        "intermediate_size": 1 << 20,
+    }
+    folder(root / "transformers", config, little)
+    folder(root / "many", {"model_type": "deit", "num_hidden_layers": 1_000_000}, little)
+
+
+def test_a_small_file_takes_little(tmp_path):
+    write(tmp_path)
+    paths = sorted(map(str, tmp_path.iterdir()))
+    child = subprocess.run(
+        [sys.executable, "-W", "ignore", "-c", CHILD, *paths],
+        capture_output=True,
+        text=True,
+        timeout=300,
+        check=False,
+    )
+    assert child.returncode == 0, child.stderr[-2000:]
+    told = [json.loads(line) for line in child.stdout.splitlines() if line.startswith("[")]
+    assert [entry[0] for entry in told] == paths
+    for path, seconds, mebibytes, outcome in told:
+        name = path.removeprefix(str(tmp_path))
+        assert outcome != "loaded", name
+        assert seconds < 5, (name, seconds)
+        assert mebibytes < 2 * 20 + 300, (name, mebibytes, outcome)
+        assert "\n" not in outcome, name
+
+
+def test_a_network_larger_than_the_file_is_not_built():
+    with pytest.raises(CheckpointError, match=r"far more than the checkpoint holds"), lean(Budget(1000, 10)):
+        torch.nn.Linear(100, 100)
+    with pytest.raises(CheckpointError, match="far more"), lean(Budget(1 << 30, 10)):
+        torch.nn.Sequential(*(torch.nn.ReLU() for _ in range(20)))
+    with lean(Budget()):
+        network = torch.nn.Sequential(torch.nn.Linear(3, 2), torch.nn.BatchNorm1d(2))
+    assert network[0].weight.is_meta
+    assert not network[1].running_mean.is_meta
+
+
+@pytest.mark.parametrize(
+    ("write", "message"),
+    [
+        (lambda path: path.write_text('{"a": 1}'), "it is a JSON file"),
+        (lambda path: path.write_bytes(b"GGUF" + bytes(60)), "it is a GGUF file"),
+        (lambda path: torch.jit.save(torch.jit.script(torch.nn.Linear(1, 1)), path), "TorchScript archive"),
+        (
+            lambda path: torch.export.save(
+                torch.export.export(torch.nn.Linear(1, 1), (torch.zeros(1, 1),)), path
+            ),
+            "torch.export",
+        ),
+        (lambda path: torch.save({"w": torch.zeros(2, 2).to_sparse()}, path), "sparse tensors"),
+        (lambda path: torch.save({"w": torch.zeros(2, 2).to(torch.float8_e5m2)}, path), "float8"),
+    ],
+    ids=["json", "gguf", "torchscript", "export", "sparse", "float8"],
+)
+@pytest.mark.filterwarnings("ignore")
+def test_messages_say_what_a_file_is(write, message, tmp_path):
+    write(tmp_path / "file.pth")
+    with pytest.raises(CheckpointError, match=message):
+        load_encoder(tmp_path / "file.pth")
+
+
+@pytest.mark.parametrize("protocol", [2, 3, 4, 5])
+def test_any_protocol_is_read(protocol, tmp_path, resnet18):
+    torch.save(resnet18.state_dict(), tmp_path / "net.pth", pickle_protocol=protocol)
+    encoder = load_encoder(tmp_path / "net.pth").encoder
+    assert torch.equal(encoder.backbone.conv1.weight, resnet18.conv1.weight)
+
+
+def test_a_bad_checksum_is_refused(tmp_path, resnet18):
+    torch.save(resnet18.state_dict(), tmp_path / "net.pth")
+    data = bytearray((tmp_path / "net.pth").read_bytes())
+    place = data.find(struct.pack("<f", float(resnet18.conv1.weight.flatten()[0])))
+    data[place] ^= 1  # the lowest bit of a weight
+    (tmp_path / "net.pth").write_bytes(data)
+    with pytest.raises(CheckpointError, match="is not what was written"):
+        load_encoder(tmp_path / "net.pth")
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_a_distributed_checkpoint_is_named_with_the_command_that_turns_it(tmp_path, resnet18):
+    from torch.distributed.checkpoint import save
+    from torch.distributed.checkpoint.format_utils import dcp_to_torch_save
+
+    save({"model": resnet18.state_dict()}, checkpoint_id=tmp_path / "parts", no_dist=True)
+    with pytest.raises(
+        CheckpointError, match=r"distributed checkpoint of torch.*dcp_to_torch .*parts weights\.pth"
+    ):
+        load_encoder(tmp_path / "parts")
+    dcp_to_torch_save(tmp_path / "parts", tmp_path / "weights.pth")
+    encoder = load_encoder(tmp_path / "weights.pth").encoder
+    assert torch.equal(encoder.backbone.conv1.weight, resnet18.conv1.weight)

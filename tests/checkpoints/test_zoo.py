@@ -1,0 +1,35 @@
+"""A part of the sweep over architectures: every case equal, or refused with a choice that works."""
+
+import pytest
+
+pytest.importorskip("timm")
+
+from benchmarks.checkpoint_zoo import architectures, sweep
+
+QUICK = (
+    ("torchvision", "squeezenet1_1"),
+    ("timm", "mobilenetv3_small_050"),
+    ("transformers", "deit"),
+)
+GOOD = {"equal", "ambiguous", "refused", "noted", "too large", "no reference"}
+
+
+def check(cases):
+    bad = [case for case in cases if case["outcome"] not in GOOD]
+    assert not bad, bad[0]
+
+
+@pytest.mark.parametrize(("library", "name"), QUICK)
+def test_a_few_architectures(library, name):
+    pytest.importorskip(library)
+    cases = list(sweep(library, name, 10_000_000, ("bare", "fsdp")))
+    assert cases
+    assert {case["outcome"] for case in cases} & {"equal", "ambiguous", "refused"}
+    check(cases)
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore")
+def test_every_twentieth_architecture():
+    for library, name in architectures()[11::20]:
+        check(sweep(library, name, 12_000_000))
