@@ -18,7 +18,11 @@ from lipcomp.checkpoints.lean import Budget, lean
 CHILD = """
 import json, sys, time
 from lipcomp.checkpoints import load_encoder
-import timm, transformers, transformers.models.auto.modeling_auto
+import timm
+try:
+    import transformers.models.auto.modeling_auto
+except ImportError:
+    pass
 
 def memory(field):
     with open("/proc/self/status") as file:
