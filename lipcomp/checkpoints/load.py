@@ -150,8 +150,8 @@ def _assemble(
     weights = prepare_vit(found.part(found.backbone))
     asked = size or (source.preprocessing.size if source.preprocessing else None)
     told = {**found.conventions, **source.conventions, "image_size": asked, "format": found.format.name}
-    if named and (heads := heads_of(told, weights)) is not None:  # as the format has them, not as the name
-        told["model_args"] = {"num_heads": heads, **told.get("model_args", {})}
+    if named and (number := heads_of(told, weights)) is not None:  # as the format has them, not as the name
+        told["model_args"] = {"num_heads": number, **told.get("model_args", {})}
     if "fc_norm.weight" in weights and "norm.weight" not in weights:
         told.setdefault("global_pool", "avg")  # only a mean over the patches is normalised there
     backbone = (
