@@ -38,7 +38,6 @@ from torch import Tensor, nn
 from lipcomp.checkpoints import CheckpointError, load_encoder
 from lipcomp.checkpoints.architectures import build_backbone
 from lipcomp.checkpoints.lean import Budget, lean
-from lipcomp.identity import hash_module
 
 State = dict[str, Tensor]
 TOLERANCE = 1e-5  # of the largest feature
@@ -272,26 +271,15 @@ def sweep(
         text = (str(error).strip() or repr(error)).splitlines()[0][:200]
         yield {"library": library, "name": name, "outcome": "no reference", "message": text}
         return
-    known: dict[str, bool] = {}  # content of an encoder -> whether its features are right
 
     def right(checkpoint: Any) -> bool:
-        key = hash_module(checkpoint.encoder)
-        if key not in known:
-            with torch.no_grad():
-                if tuple(checkpoint.image_shape) != tuple(images.shape[1:]):
-                    known[key] = False
-                else:
-                    projected = checkpoint.encoder.layers()[-2] == "projection" and library == "transformers"
-                    found = (
-                        checkpoint.encoder.embedding(images)
-                        if projected
-                        else checkpoint.encoder.features(images)
-                    )
-                    same = found.shape == expected.shape
-                    known[key] = same and bool(
-                        (found - expected).abs().max() <= TOLERANCE * expected.abs().max()
-                    )
-        return known[key]
+        if tuple(checkpoint.image_shape) != tuple(images.shape[1:]):
+            return False
+        projected = checkpoint.encoder.layers()[-2] == "projection" and library == "transformers"
+        with torch.no_grad():
+            found = checkpoint.encoder.embedding(images) if projected else checkpoint.encoder.features(images)
+        same = found.shape == expected.shape
+        return same and bool((found - expected).abs().max() <= TOLERANCE * expected.abs().max())
 
     for wrapping in wrappings:
         for container in ("file", "folder") if reference.config else ("file",):

@@ -14,6 +14,7 @@ anything else that classifies images   what its classifier would read
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from os.path import commonpath
 from typing import Any
 
 import torch
@@ -22,6 +23,7 @@ from torch import Tensor, nn
 
 from lipcomp.checkpoints.errors import CheckpointError
 from lipcomp.checkpoints.lean import Budget, check_numbers, lean
+from lipcomp.checkpoints.names import without_wrappers
 from lipcomp.checkpoints.native import Checkpoint, Metadata
 from lipcomp.checkpoints.preprocessing import convention
 from lipcomp.checkpoints.report import KeyReport
@@ -88,8 +90,18 @@ def from_folder(
 ) -> Checkpoint:
     """An encoder of a folder whose network transformers builds."""
     weights = {name: value for name, value in source.tree.items() if isinstance(value, Tensor)}
+    origin = without_wrappers(weights)
+    weights = {name: weights[key] for name, key in origin.items()}
     check_numbers(weights, source.path)
-    tower = build_tower(source.conventions["config"], weights)
+    try:
+        tower = build_tower(source.conventions["config"], weights)
+    except CheckpointError:
+        outer = commonpath([*weights]).rpartition(".")[0] + "."  # of a module around the whole
+        if len(outer) == 1:
+            raise
+        origin = {name.removeprefix(outer): key for name, key in origin.items()}
+        weights = {name.removeprefix(outer): value for name, value in weights.items()}
+        tower = build_tower(source.conventions["config"], weights)
     channels, *native = tower.image_shape
     known = source.preprocessing
     if known is None and (mean is None or std is None):
@@ -115,8 +127,8 @@ def from_folder(
         else "the output of the projection"
     )
     report = KeyReport(
-        {name: f"backbone.{name}" for name in weights if name not in tower.unused},
-        {name: "classifier or head" for name in weights if name in tower.unused},
+        {key: f"backbone.{name}" for name, key in origin.items() if name not in tower.unused},
+        {key: "classifier or head" for name, key in origin.items() if name in tower.unused},
         (),
         (tower.note, f"latent: {latent}"),
     )
