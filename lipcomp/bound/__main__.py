@@ -82,7 +82,8 @@ def _row(label: str, name: str, found: dict[str, Record], key: str) -> options.R
         return "" if record is None else "none" if record.value is None else f"{record.value:.4g}"
 
     best = found.get(f"{key}.max") or found.get(f"{key}.median") or next(iter(found.values()))
-    witness = ", ".join(map(str, best.provenance.get("witness", []))) or "-"
+    told = best.provenance
+    witness = ", ".join(map(str, told.get("witness_files", told.get("witness", [])))) or "-"
     title = LABELS.get(name, "embedding, not normalised" if name == "embedding" else name)
     return label, title, number("median"), number("q99"), number("max"), witness, str(best.n)
 

@@ -12,7 +12,7 @@ batch asks for them, in the caller's thread. A dataset must give the same item e
 """
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -20,6 +20,7 @@ import torch
 from jaxtyping import Float, Int64
 from PIL import Image
 from torch import Tensor
+from torch.utils.data import Subset
 
 from lipcomp.data.items import label_column, labels_of, names_of, numbers_of, parts_of, plain_label, planes_of
 from lipcomp.data.preprocessing import Preprocessing, to_shape
@@ -86,6 +87,11 @@ class DatasetImages:
             return planes_of(image)
         except ValueError as error:
             raise ValueError(f"item {index} of {self.name} cannot be read: {error}") from error
+
+    def subset(self, indices: Int64[Tensor, " m"]) -> "DatasetImages":
+        """Some of its items, in that order; only they are read for its identity."""
+        dataset = Subset(self.dataset, indices.tolist())
+        return replace(self, dataset=dataset, labels=self.labels[indices], _seen={})
 
     def file_of(self, index: int) -> str:
         """The item's file where the dataset tells it, else the dataset's name and the index."""

@@ -152,8 +152,12 @@ class FolderImages:
     def without(self, files: Sequence[Path]) -> "FolderImages":
         """The set less some of its files."""
         dropped = set(files)
-        kept = [i for i, file in enumerate(self.files) if file not in dropped]
-        return replace(self, files=tuple(self.files[i] for i in kept), labels=self.labels[kept], _seen={})
+        return self.subset(torch.tensor([i for i, file in enumerate(self.files) if file not in dropped]))
+
+    def subset(self, indices: Int64[Tensor, " m"]) -> "FolderImages":
+        """Some of its images, in that order; only their files are read for its identity."""
+        files = tuple(self.files[i] for i in indices.tolist())
+        return replace(self, files=files, labels=self.labels[indices], _seen={})
 
 
 def _marks(files: Sequence[Path]) -> np.ndarray:

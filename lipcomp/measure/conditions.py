@@ -5,7 +5,7 @@ settings are what records tell of it.
 """
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from functools import cached_property, partial
 from typing import Any
 
@@ -14,7 +14,6 @@ from jaxtyping import Float, Int64
 from torch import Tensor
 
 from lipcomp.data import ImageSet
-from lipcomp.data.folders import FolderImages
 from lipcomp.data.sets import check_unchanged
 from lipcomp.identity import digest
 from lipcomp.robustness.corruptions import (
@@ -107,9 +106,9 @@ def _chosen(images: ImageSet, indices: Tensor) -> tuple[ImageSet, str]:
     known = _CHOSEN.get(key)
     if known is None or known[0] is not images:
         subset = images
-        if isinstance(images, FolderImages):
-            files = tuple(images.files[i] for i in indices.tolist())
-            subset = replace(images, files=files, labels=images.labels[indices], _seen={})
+        part = getattr(images, "subset", None)
+        if part is not None:
+            subset = part(indices)
             identity = digest("images", subset.content_hash())
         else:
             identity = digest("images", images.content_hash(), indices)

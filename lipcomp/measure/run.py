@@ -9,7 +9,7 @@ the file hold even its finished blocks. Everything is opened and checked before 
 
 import json
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -19,6 +19,7 @@ import numpy as np
 import torch
 
 from lipcomp.commands import choose_device
+from lipcomp.data import file_of
 from lipcomp.identity import digest
 from lipcomp.jacobian.precision import full_precision
 from lipcomp.measure.bench import Bench
@@ -238,11 +239,20 @@ def to_records(bench: Bench, unit: Unit, result: Result, seconds: float) -> list
                 interval,
                 subject,
                 settings | own,
-                origin | dict(finding.details),
+                origin | _with_files(bench, finding.details),
                 identity=f"{unit.identity}.{digest(finding.quantity, own)[:16]}",
             )
         )
     return records
+
+
+def _with_files(bench: Bench, details: Mapping[str, Any]) -> dict[str, Any]:
+    """Details of a finding, with the files of the images that attain it."""
+    told = dict(details)
+    if "witness" in told and hasattr(bench.images, "file_of"):
+        pair = told["witness"] if isinstance(told["witness"], list) else [told["witness"]]
+        told["witness_files"] = [file_of(bench.images, i) for i in pair]
+    return told
 
 
 @dataclass(frozen=True)

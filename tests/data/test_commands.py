@@ -77,13 +77,15 @@ def test_a_probe_asks_for_a_split_and_gets_one_by_a_share_held_out(checkpoint, p
 def test_a_table_names_the_files_and_bad_ones_stop_the_run_unless_left_out(
     checkpoint, photos, tmp_path, capsys
 ):
-    table = tmp_path / "values.csv"
-    arguments = (checkpoint, "--data", photos, "--device", "cpu", "--table", table)
+    table, out = tmp_path / "values.csv", tmp_path / "out.jsonl"
+    arguments = (checkpoint, "--data", photos, "--device", "cpu", "--table", table, "--out", out)
     assert run(jacobian, *arguments) == 1
     assert "broken.png" in words(capsys)
     assert run(jacobian, *arguments, "--skip-unreadable") == 0
     files = {row["file"] for row in csv.DictReader(table.open())}
     assert {"dark/0.png", "bright/1.png"} < files
+    (largest,) = (r for r in read_records(out) if r.quantity == "sigma_max.max")
+    assert set(largest.provenance["witness_files"]) < files
 
 
 def test_colour_and_sizes_are_changed_by_request(checkpoint, tmp_path, capsys):

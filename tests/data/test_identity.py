@@ -159,3 +159,29 @@ def test_only_what_a_batch_asks_for_is_decoded(root, monkeypatch):
     images.content_hash()
     images.batch(torch.tensor([2]))
     assert read[1:] == ["0.bmp"]
+
+
+def test_a_part_is_known_by_its_own_images_alone(root, monkeypatch):
+    whole = load_set(str(root), image_shape=SHAPE)
+    read = []
+    monkeypatch.setattr(
+        "lipcomp.data.folders.hash_files",
+        lambda files, advance=None: read.extend(files) or ["x"] * len(files),
+    )
+    part = whole.subset(torch.tensor([3, 0]))
+    part.content_hash()
+    assert read == [whole.files[3], whole.files[0]]
+    assert part.labels.tolist() == [1, 0]
+
+    class Counted(list):
+        def __getitem__(self, index):
+            read.append(index)
+            return super().__getitem__(index)
+
+    items = Counted((torch.full((3, 4, 4), i, dtype=torch.uint8), i % 2) for i in range(9))
+    images = from_dataset(items)
+    read.clear()
+    part = images.subset(torch.tensor([7, 2]))
+    assert part.content_hash() == from_dataset([items[7], items[2]]).content_hash()
+    assert set(read) == {7, 2}
+    assert (part.batch(torch.tensor([1])) * 255).round().unique().tolist() == [2]
