@@ -46,9 +46,9 @@ BASE = (
 
 
 def write_images(folder, seed=0):
-    """Grey BMP images in two classes and two splits: equal names and sizes whatever their content."""
+    """Grey BMP images in two classes and three splits: equal names and sizes whatever their content."""
     generator = torch.Generator().manual_seed(seed)
-    for split in ("train", "test"):
+    for split in ("train", "test", "val"):
         for label in ("cat", "dog"):
             place = folder / split / label
             place.mkdir(parents=True)
@@ -140,7 +140,7 @@ PLAN_CHANGES = {
     "precision": ({"precision": "float64"}, "all"),
     "number of images": ({"images": 5}, "all"),
     "the draw of the images": ({"images": (5, 1)}, "all"),
-    "split": ({"images": "train"}, "all"),
+    "split": ({"images": "val"}, "all"),
     "probe seed": ({"probe": Probe(seed=1)}, {"clean", "corruption", "attack"}),
     "probe kind": ({"probe": Probe("knn")}, {"clean", "corruption", "attack"}),
 }
