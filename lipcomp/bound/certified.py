@@ -6,7 +6,7 @@ product    the product of the operations' norms, over all images or, with a norm
 least      the smaller of the two, image by image
 
 The map is followed below Python (:mod:`lipcomp.bound.capture`): an operation without a rule ends in "no certificate",
-with its name, never in a silent 1. Measured on the encoders of ``make study PRESET=quick``, see ``docs/bounds.md``.
+with its name, never in a silent 1. `python -m benchmarks.certificates` measures how tight it is.
 
 >>> import torch
 >>> from lipcomp.bound import certified_bound
@@ -24,9 +24,9 @@ from torch import Tensor, fx
 
 from lipcomp.bound.capture import NoRule, capture
 from lipcomp.bound.local import Ball, Track, direction_bound, interpret
-from lipcomp.bound.local_rules import PASSIVE, RULES
 from lipcomp.bound.product import Product
 from lipcomp.bound.relaxation import relaxed_norm
+from lipcomp.bound.rules import PASSIVE, RULES
 from lipcomp.jacobian.checks import check_images, check_map
 from lipcomp.jacobian.precision import full_precision
 from lipcomp.jacobian.products import Map

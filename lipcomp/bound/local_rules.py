@@ -23,26 +23,27 @@ from lipcomp.bound.slopes import shape_of, slopes
 aten = torch.ops.aten
 
 
-def _tracks(*values: Any) -> list[Track]:
+def tracks_in(*values: Any) -> list[Track]:
+    """The tracked tensors among arguments, also in lists."""
     return [
         part
         for value in values
         for part in (
-            _tracks(*value) if isinstance(value, list | tuple) else [value] * isinstance(value, Track)
+            tracks_in(*value) if isinstance(value, list | tuple) else [value] * isinstance(value, Track)
         )
     ]
 
 
-def _at(value: Any) -> Any:
+def at_image(value: Any) -> Any:
     """A tensor's value at the image."""
     if isinstance(value, list | tuple):
-        return type(value)(_at(part) for part in value)
+        return type(value)(at_image(part) for part in value)
     return value.value if isinstance(value, Track) else value
 
 
-def _only(*others: Any) -> None:
+def only(*others: Any) -> None:
     """Refuse tracked arguments where constants are needed."""
-    if _tracks(*others):
+    if tracks_in(*others):
         raise NoRule("has no rule for arguments that depend on the images there")
 
 
@@ -55,7 +56,7 @@ def linear(function: Callable[..., Tensor]) -> Rule:
             {k: v for k, v in kwargs.items() if k not in ("dtype", "memory_format")},
         )
         rest = [None if isinstance(value, torch.dtype) else value for value in rest]
-        _only(rest, *kwargs.values())
+        only(rest, *kwargs.values())
         if not isinstance(first, Track):
             raise NoRule("has no rule for a first argument that is constant")
         run = functools.partial(_apply, function, rest, kwargs)
@@ -82,8 +83,8 @@ def joined(function: Callable[..., Tensor]) -> Rule:
     """An operation that is linear in all its floating-point tensors together: constants add nothing."""
 
     def rule(ball: Ball, node: fx.Node, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Track:
-        tracks = list({id(track): track for track in _tracks(args, *kwargs.values())}.values())
-        value = function(*_at(args), **{k: _at(v) for k, v in kwargs.items()})
+        tracks = list({id(track): track for track in tracks_in(args, *kwargs.values())}.values())
+        value = function(*at_image(args), **{k: at_image(v) for k, v in kwargs.items()})
 
         def run(*columns: Tensor) -> Tensor:
             place = {id(track): column for track, column in zip(tracks, columns, strict=True)}
@@ -104,16 +105,18 @@ def joined(function: Callable[..., Tensor]) -> Rule:
     return rule
 
 
-def _add(sign: float) -> Rule:
+def add(sign: float) -> Rule:
+    """A sum or a difference, with ``alpha``."""
+
     def rule(ball: Ball, node: fx.Node, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Track:
         first, second, *more = args
         alpha = kwargs.get("alpha", more[0] if more else 1)
-        _only(alpha)
+        only(alpha)
         if first is second:
-            return _scale(ball, first, 1 + sign * alpha)
+            return scale(ball, first, 1 + sign * alpha)
         terms = [(first, 1.0), (second, sign * alpha)]
-        value = _at(first) + sign * alpha * _at(second)
-        tracks = _tracks(first, second)
+        value = at_image(first) + sign * alpha * at_image(second)
+        tracks = tracks_in(first, second)
         weights = [weight for term, weight in terms if isinstance(term, Track)]
         shape = value.shape
 
@@ -126,7 +129,8 @@ def _add(sign: float) -> Rule:
     return rule
 
 
-def _scale(ball: Ball, track: Track, factor: Any) -> Track:
+def scale(ball: Ball, track: Track, factor: Any) -> Track:
+    """A tracked tensor times constants."""
     value = track.value * factor
     return ball.affine([track], value, lambda column: (column * factor).expand(value.shape))
 
@@ -136,18 +140,18 @@ def multiply(ball: Ball, node: fx.Node, args: tuple[Any, ...], kwargs: dict[str,
     first, second = args[:2]
     if isinstance(first, Track) and isinstance(second, Track):
         return _product(ball, first, second)
-    return _scale(ball, first, second) if isinstance(first, Track) else _scale(ball, second, first)
+    return scale(ball, first, second) if isinstance(first, Track) else scale(ball, second, first)
 
 
 def _product(ball: Ball, first: Track, second: Track) -> Track:
     if first is second:
-        return _elementwise(ball, first, torch.square, "pow", (2.0,))
+        return sloped(ball, first, torch.square, "pow", (2.0,))
     value = first.value * second.value
     share = 0.5 if ball.chord else 1.0  # a change of the product has da db once, half of it counted with each
     moved = [ball.reach(first) * share, ball.reach(second) * share]
     a, b = first.value, second.value
     track = ball.affine([first, second], value, lambda da, db: (da * b + a * db).expand(value.shape))
-    wide = [_scale(ball, part, torch.ones_like(value)) for part in (first, second)]
+    wide = [scale(ball, part, torch.ones_like(value)) for part in (first, second)]
     return ball.uncertain(track, [(wide[1], moved[0]), (wide[0], moved[1])])
 
 
@@ -157,11 +161,11 @@ def divide(ball: Ball, node: fx.Node, args: tuple[Any, ...], kwargs: dict[str, A
     if kwargs.get("rounding_mode") is not None:
         raise NoRule("rounds")
     if not isinstance(second, Track):
-        return _scale(ball, first, 1 / torch.as_tensor(second, dtype=torch.float64))
+        return scale(ball, first, 1 / torch.as_tensor(second, dtype=torch.float64))
     if isinstance(first, Track) and second.norm_of is not None and second.norm_of[0] is first:
         return _direction(ball, first, second)
-    inverse = _elementwise(ball, second, torch.reciprocal, "reciprocal", ())
-    return _product(ball, first, inverse) if isinstance(first, Track) else _scale(ball, inverse, first)
+    inverse = sloped(ball, second, torch.reciprocal, "reciprocal", ())
+    return _product(ball, first, inverse) if isinstance(first, Track) else scale(ball, inverse, first)
 
 
 def _turned(ball: Ball, track: Track, axes: tuple[int, ...]) -> tuple[Tensor, Tensor, Tensor, Tensor]:
@@ -257,7 +261,7 @@ def expanded(function: Callable[..., Tensor]) -> Rule:
 def elementwise(ball: Ball, node: fx.Node, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
     """A function of each number."""
     track, *rest = args
-    _only(rest, *kwargs.values())
+    only(rest, *kwargs.values())
     if not isinstance(track, Track):
         raise NoRule("has no rule for a first argument that is constant")
     name = name_of(node)
@@ -269,13 +273,14 @@ def elementwise(ball: Ball, node: fx.Node, args: tuple[Any, ...], kwargs: dict[s
         result = node.target(z, *rest, **kwargs)  # type: ignore[operator]
         return result if isinstance(result, Tensor) else result[0]
 
-    out = _elementwise(ball, track, function, name, numbers)
+    out = sloped(ball, track, function, name, numbers)
     return out if name != "log_sigmoid_forward" else (out, None)
 
 
-def _elementwise(
+def sloped(
     ball: Ball, track: Track, function: Callable[[Tensor], Tensor], name: str, numbers: tuple[object, ...]
 ) -> Track:
+    """An elementwise function of known shape: the middle of its slopes, and half their difference as noise."""
     shape = shape_of(name, numbers)
     if shape is None:
         raise NoRule("has no rule for these arguments")
@@ -292,8 +297,8 @@ def matmul(ball: Ball, node: fx.Node, args: tuple[Any, ...], kwargs: dict[str, A
     bias = args[0] if name in ("addmm", "baddbmm") else None
     first, second = args[-2:] if bias is None else args[1:3]
     beta, alpha = kwargs.get("beta", 1), kwargs.get("alpha", 1)
-    _only(beta, alpha)
-    value = alpha * (_at(first) @ _at(second))
+    only(beta, alpha)
+    value = alpha * (at_image(first) @ at_image(second))
     if isinstance(first, Track) and isinstance(second, Track):
         out = _bilinear(ball, first, second, alpha)
     elif isinstance(first, Track):
@@ -306,7 +311,7 @@ def matmul(ball: Ball, node: fx.Node, args: tuple[Any, ...], kwargs: dict[str, A
         return ball.affine([bias], total, lambda column: (beta * column).expand(total.shape))
     if bias is None:
         return out
-    total = value + beta * _at(bias)
+    total = value + beta * at_image(bias)
     if not isinstance(bias, Track):
         return Track(total, out.columns)
     return ball.affine([out, bias], total, lambda a, b: a + beta * b)
@@ -323,7 +328,7 @@ def _bilinear(ball: Ball, first: Track, second: Track, alpha: float | int) -> Tr
 def softmax(ball: Ball, node: fx.Node, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Track:
     """diag(p) - p pT at the image; what it changes by from how far every p moves."""
     track, axis = args[:2]
-    _only(args[1:])
+    only(args[1:])
     z, moved, rows = track.value, ball.reach(track), ball.rows(track)
     p = torch.softmax(z, axis)
     out = ball.affine([track], p, lambda column: p * (column - (p * column).sum(axis, keepdim=True)))
@@ -343,7 +348,7 @@ def softmax(ball: Ball, node: fx.Node, args: tuple[Any, ...], kwargs: dict[str, 
 def convolution(ball: Ball, node: fx.Node, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Track:
     """A convolution by a constant kernel, transposed or not."""
     track, weight, bias, *how = args
-    _only(weight, bias, how, *kwargs.values())
+    only(weight, bias, how, *kwargs.values())
     how = how[:6]
     value = aten.convolution(track.value, weight, bias, *how)
     return ball.affine([track], value, lambda column: aten.convolution(column, weight, None, *how))
@@ -354,7 +359,7 @@ def batch_norm(ball: Ball, node: fx.Node, args: tuple[Any, ...], kwargs: dict[st
     if name_of(node) == "_native_batch_norm_legit_no_training":
         args = (*args[:5], False, *args[5:])
     track, weight, bias, mean, var, training, _, eps = args
-    _only(weight, bias, mean, var)
+    only(weight, bias, mean, var)
     if training or mean is None or var is None:
         raise NoRule("is in training mode; call .eval()")
     shape = [1, -1, *[1] * (track.value.dim() - 2)]
@@ -372,144 +377,6 @@ def cast(ball: Ball, node: fx.Node, args: tuple[Any, ...], kwargs: dict[str, Any
     return args[0]
 
 
-def _larger(ball: Ball, a: Track, b: Track) -> Track:
-    """max(a, b) = b + relu(a - b)."""
-    gap = ball.affine([a, b], a.value - b.value, lambda x, y: x - y)
-    above = _elementwise(ball, gap, torch.relu, "relu", ())
-    return ball.affine([b, above], torch.maximum(a.value, b.value), lambda y, r: y + r)
-
-
-def _tree(ball: Ball, track: Track, axis: int) -> Track:
-    """The maximum along an axis, which goes."""
-    size = track.value.shape[axis]
-
-    axis %= track.value.dim()
-
-    def part(whole: Track, start: int, stop: int) -> Track:
-        cut = (slice(None),) * axis + (slice(start, stop),)
-        return Track(whole.value[cut], whole.columns[(slice(None), *cut)])
-
-    while size > 1:
-        half = size // 2
-        both = _larger(ball, part(track, 0, half), part(track, half, 2 * half))
-        if size % 2:
-            rest = part(track, size - 1, size)
-            value = torch.cat([both.value, rest.value], axis)
-            both = ball.affine([both, rest], value, lambda x, y: torch.cat([x, y], axis))
-        track, size = both, half + size % 2
-    return ball.affine([track], track.value.squeeze(axis), lambda x: x.squeeze(axis))
-
-
-def maximum(sign: float) -> Rule:
-    """The larger or smaller of two tensors, or of the numbers along axes."""
-
-    def rule(ball: Ball, node: fx.Node, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-        first, *rest = args
-        name = name_of(node)
-        if name in ("maximum", "minimum") or (
-            name in ("max", "min") and rest and not isinstance(rest[0], int)
-        ):
-            like = next(iter(_tracks(first, rest[0])))
-            a, b = (
-                t if isinstance(t, Track) else Track(t.expand(like.value.shape), like.columns[:1] * 0)
-                for t in (first, rest[0])
-            )
-            value = torch.broadcast_tensors(a.value, b.value)[0]
-            a, b = (_scale(ball, t, sign * torch.ones_like(value)) for t in (a, b))
-            return _scale(ball, _larger(ball, a, b), sign)
-        axes = rest[0] if rest else kwargs.get("dim")
-        keep = rest[1] if len(rest) > 1 else kwargs.get("keepdim", False)
-        _only(rest)
-        axes = list(range(first.value.dim())) if axes is None or axes == [] else axes
-        axes = [axis % first.value.dim() for axis in ([axes] if isinstance(axes, int) else axes)]
-        out = _scale(ball, first, sign)
-        for axis in sorted(axes, reverse=True):
-            out = _tree(ball, out, axis)
-        for axis in sorted(axes) if keep else ():
-            out = ball.affine([out], out.value.unsqueeze(axis), lambda x, axis=axis: x.unsqueeze(axis))
-        out = _scale(ball, out, sign)
-        return (out, None) if name in ("max", "min") and len(args) > 1 else out
-
-    return rule
-
-
-def sort(ball: Ball, node: fx.Node, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-    """Sorting along an axis: a place whose number may come from elsewhere in the ball may have any of those rows."""
-    track, *rest = args
-    _only(rest, *kwargs.values())
-    numbers = [
-        value
-        for value in rest
-        if value is not None and not (node.target is aten.sort.stable and value is rest[0])
-    ]
-    axis = kwargs.get("dim", next((v for v in numbers if not isinstance(v, bool)), -1))
-    value, order = node.target(track.value, *rest, **kwargs)  # type: ignore[operator]
-    out = ball.affine([track], value, lambda column: column.gather(axis, order))
-    rows = ball.rows(track).movedim(axis, -1)
-    moved, z = ball.reach(track).movedim(axis, -1), track.value.movedim(axis, -1)
-    low, high = (
-        (z - moved).sort(-1).values,
-        (z + moved).sort(-1).values,
-    )  # between them the k-th smallest stays
-    if not bool((value.movedim(axis, -1).diff(dim=-1) >= 0).all()):
-        low, high = low.flip(-1), high.flip(-1)
-    ball.check(z.numel() * z.shape[-1])
-    own = order.movedim(axis, -1)[..., None] == torch.arange(z.shape[-1], device=z.device)
-    may = (
-        ((z - moved)[..., None, :] <= high[..., None]) & ((z + moved)[..., None, :] >= low[..., None]) & ~own
-    )
-    other = torch.where(may, rows[..., None, :], 0).amax(-1)
-    mine = rows.gather(-1, order.movedim(axis, -1))
-    tau = torch.where(may.any(-1), mine + other, 0).movedim(-1, axis)
-    return ball.uncertain(out, tau=tau), None
-
-
-def max_pool(dims: int) -> Rule:
-    """The maximum of every window: windows gathered, then a tree of maxima."""
-
-    def rule(ball: Ball, node: fx.Node, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-        track, *how = args
-        out_value = node.target(track.value, *how, **kwargs)  # type: ignore[operator]
-        out_value = out_value[0] if isinstance(out_value, tuple) else out_value
-        places = windows(tuple(track.value.shape[-dims:]), dims, how, tuple(out_value.shape[-dims:]))
-        places = places.to(track.value.device)
-        flat = (-1,) if dims else ()
-
-        def gather(column: Tensor) -> Tensor:
-            return column.reshape(*column.shape[: column.dim() - dims], *flat)[..., places]
-
-        gathered = ball.affine([track], gather(track.value), gather)
-        out = _tree(ball, gathered, -1)
-        shape = out_value.shape
-        return ball.affine([out], out_value, lambda x: x.reshape(shape)), None
-
-    return rule
-
-
-def windows(sizes: tuple[int, ...], dims: int, how: list[Any], outputs: tuple[int, ...]) -> Tensor:
-    """Which input numbers lie in the window of every output; a place outside repeats one inside."""
-
-    def axis(value: Any, place: int, default: Any) -> int:
-        value = default if value in (None, []) else value
-        return value if isinstance(value, int) else value[place if len(value) > 1 else 0]
-
-    kernel, stride, padding, dilation = (how + [None] * 4)[:4]
-    lines = []
-    for place, (size, count) in enumerate(zip(sizes, outputs, strict=True)):
-        width = axis(kernel, place, 1)
-        step, pad = axis(stride, place, width), axis(padding, place, 0)
-        gap = axis(dilation, place, 1)
-        starts = torch.arange(count)[:, None] * step - pad
-        where = starts + gap * torch.arange(width)
-        inside = (where >= 0) & (where < size)
-        first = where.gather(1, inside.long().argmax(1, keepdim=True))
-        lines.append((torch.where(inside, where, first), size))
-    total = torch.zeros(1, 1, dtype=torch.long)
-    for line, size in lines:
-        total = (total[:, None, :, None] * size + line[None, :, None, :]).flatten(2).flatten(0, 1)
-    return total
-
-
 def sum_or_mean(ball: Ball, node: fx.Node, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Track:
     """A sum or an average over axes or over all numbers."""
     function = torch.mean if name_of(node) == "mean" else torch.sum
@@ -522,53 +389,4 @@ def sum_or_mean(ball: Ball, node: fx.Node, args: tuple[Any, ...], kwargs: dict[s
 
 def reverse_subtract(ball: Ball, node: fx.Node, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Track:
     """The second minus the first."""
-    return _add(-1.0)(ball, node, (args[1], args[0], *args[2:]), kwargs)
-
-
-def _reshape(column: Tensor, shape: Any) -> Tensor:
-    return column.reshape(shape)
-
-
-VIEWS: dict[str, Callable[..., Any]] = {
-    "view": _reshape, "_unsafe_view": _reshape, "reshape": _reshape, "expand": Tensor.expand,
-    "unsqueeze": torch.unsqueeze, "alias": Tensor.clone, "clone": lambda x: x, "detach": lambda x: x,
-    "lift_fresh": lambda x: x, "contiguous": lambda x: x, "squeeze": torch.squeeze,
-}  # fmt: skip
-PLAIN: dict[str, Callable[..., Any]] = {
-    name: getattr(aten, name)
-    for name in (
-        "permute", "transpose", "t", "select", "slice", "split", "split_with_sizes", "unbind", "flip", "roll",
-        "index", "index_select", "gather", "constant_pad_nd", "reflection_pad1d", "reflection_pad2d",
-        "reflection_pad3d", "replication_pad1d", "replication_pad2d", "replication_pad3d", "avg_pool1d",
-        "avg_pool2d", "avg_pool3d", "_adaptive_avg_pool2d", "_adaptive_avg_pool3d", "adaptive_avg_pool1d",
-        "upsample_nearest1d", "upsample_nearest2d", "upsample_nearest3d", "upsample_bilinear2d",
-        "upsample_linear1d", "upsample_trilinear3d", "upsample_bicubic2d", "_upsample_bilinear2d_aa",
-        "_upsample_bicubic2d_aa", "pixel_shuffle", "pixel_unshuffle", "channel_shuffle", "neg", "cumsum", "tril",
-        "triu", "diagonal", "repeat", "im2col", "col2im", "unfold", "masked_fill", "narrow",
-    )
-}  # fmt: skip
-PLAIN["masked_fill"] = lambda x, mask, value: x * ~mask
-SMOOTH = (
-    "relu", "leaky_relu", "abs", "_prelu_kernel", "prelu", "hardtanh", "clamp", "clamp_max", "elu", "celu", "selu",
-    "hardswish", "hardsigmoid", "sigmoid", "tanh", "erf", "atan", "gelu", "silu", "mish", "softplus",
-    "log_sigmoid_forward", "exp", "log", "sqrt", "rsqrt", "reciprocal", "pow",
-)  # fmt: skip
-RULES: dict[str, Rule] = {
-    **{name: expanded(function) for name, function in VIEWS.items()},
-    **{name: linear(function) for name, function in PLAIN.items()},
-    **{name: joined(getattr(aten, name)) for name in ("cat", "stack", "where", "slice_scatter", "select_scatter")},
-    **dict.fromkeys(SMOOTH, elementwise),
-    "add": _add(1.0), "sub": _add(-1.0), "rsub": reverse_subtract, "mul": multiply, "div": divide,
-    "linalg_vector_norm": vector_norm, "clamp_min": clamp_low, "sum": sum_or_mean, "mean": sum_or_mean,
-    "mm": matmul, "bmm": matmul, "addmm": matmul, "baddbmm": matmul, "mv": matmul, "_softmax": softmax,
-    "_safe_softmax": softmax, "convolution": convolution, "_convolution": convolution,
-    "sort": sort, "native_batch_norm": batch_norm, "cudnn_batch_norm": batch_norm,
-    "_native_batch_norm_legit_no_training": batch_norm, "_to_copy": cast,
-    **{name: maximum(1.0) for name in ("amax", "max", "maximum")},
-    **{name: maximum(-1.0) for name in ("amin", "min", "minimum")},
-    **{f"max_pool{dims}d_with_indices": max_pool(dims) for dims in (1, 2, 3)},
-}  # fmt: skip
-PASSIVE = {
-    "empty_like", "zeros_like", "ones_like", "full_like", "new_zeros", "new_ones", "new_full", "new_empty", "rand_like",
-    "sym_size",
-}  # fmt: skip
+    return add(-1.0)(ball, node, (args[1], args[0], *args[2:]), kwargs)

@@ -27,7 +27,8 @@ from torch import Tensor, fx
 from lipcomp.bound.capture import NoRule, leaves, name_of, with_values
 from lipcomp.bound.layer_norms import convolution_norm, linear_norm
 from lipcomp.bound.local import exact
-from lipcomp.bound.local_rules import PASSIVE, PLAIN, SMOOTH, VIEWS, windows
+from lipcomp.bound.maxima_rules import windows
+from lipcomp.bound.rules import PASSIVE, PLAIN, SMOOTH, VIEWS
 from lipcomp.bound.slopes import largest_slope, shape_of
 
 SIGNED = {"upsample_bicubic2d", "_upsample_bicubic2d_aa"}
