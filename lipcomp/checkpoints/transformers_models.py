@@ -14,7 +14,7 @@ anything else that classifies images   what its classifier would read
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from os.path import commonpath
+from itertools import takewhile
 from typing import Any
 
 import torch
@@ -22,6 +22,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from lipcomp.checkpoints.errors import CheckpointError
+from lipcomp.checkpoints.index import is_loose
 from lipcomp.checkpoints.lean import Budget, check_numbers, lean
 from lipcomp.checkpoints.names import without_wrappers
 from lipcomp.checkpoints.native import Checkpoint, Metadata
@@ -91,14 +92,16 @@ def from_folder(
     """An encoder of a folder whose network transformers builds."""
     weights = {name: value for name, value in source.tree.items() if isinstance(value, Tensor)}
     origin = without_wrappers(weights)
-    weights = {name: weights[key] for name, key in origin.items()}
+    weights = {name: weights[key] for name, key in origin.items() if not is_loose(name, weights[key])}
     check_numbers(weights, source.path)
     try:
         tower = build_tower(source.conventions["config"], weights)
     except CheckpointError:
-        outer = commonpath([*weights]).rpartition(".")[0] + "."  # of a module around the whole
-        if len(outer) == 1:
+        levels = zip(*(name.split(".") for name in weights), strict=False)
+        shared = [level[0] for level in takewhile(lambda level: len(set(level)) == 1, levels)]
+        if not shared:
             raise
+        outer = ".".join(shared) + "."  # of a module around the whole
         origin = {name.removeprefix(outer): key for name, key in origin.items()}
         weights = {name.removeprefix(outer): value for name, value in weights.items()}
         tower = build_tower(source.conventions["config"], weights)
@@ -127,8 +130,16 @@ def from_folder(
         else "the output of the projection"
     )
     report = KeyReport(
-        {key: f"backbone.{name}" for name, key in origin.items() if name not in tower.unused},
-        {key: "classifier or head" for name, key in origin.items() if name in tower.unused},
+        {
+            key: f"backbone.{name}"
+            for name, key in origin.items()
+            if name in weights and name not in tower.unused
+        },
+        {
+            key: "classifier, head or counter"
+            for name, key in origin.items()
+            if name not in weights or name in tower.unused
+        },
         (),
         (tower.note, f"latent: {latent}"),
     )
