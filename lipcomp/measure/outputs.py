@@ -110,7 +110,9 @@ class ImageTable:
         if names is not None:
             rows["file"] = [str(names(i)) for i in ids]
         fresh = pd.DataFrame(rows | {name: list(values) for name, values in columns.items()})
-        with claim(self.path, wait=600.0):  # several processes may add to one table
+        with claim(self.path, wait=600.0) as mine:  # several processes may add to one table
+            if not mine:
+                raise TimeoutError(f"table {str(self.path)!r} is held by another process; run the same again")
             frame = pd.concat([self.read(), fresh], ignore_index=True)
             temporary = self.path.with_name(f".{self.path.name}.{os.getpid()}.part")
             frame.to_parquet(temporary) if self.path.suffix == ".parquet" else frame.to_csv(
