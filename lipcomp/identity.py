@@ -95,94 +95,99 @@ def hash_module(module: nn.Module) -> str:
     return digest(module)
 
 
+def _write(sha: Any, tag: str, content: bytes) -> None:
+    """A tag of the kind, then content whose end is known, so that no two values run together."""
+    sha.update(f"{tag}{len(content)}:".encode())
+    sha.update(content)
+
+
+def _tell(sha: Any, seen: frozenset[int], tag: str, *members: Any) -> None:
+    """Several values under one tag."""
+    sha.update(f"{tag}{len(members)}:".encode())
+    for member in members:
+        _feed(sha, member, seen)
+
+
+def _inner(seen: frozenset[int], *parts: Any) -> bytes:
+    """A hash of values on its own."""
+    own = hashlib.sha256()
+    for part in parts:
+        _feed(own, part, seen)
+    return own.digest()
+
+
 def _feed(sha: Any, value: Any, seen: frozenset[int]) -> None:
-    """Feed one value: a tag of its kind, then content whose end is known, so that no two values run together."""
-
-    def tell(tag: str, *members: Any) -> None:
-        sha.update(f"{tag}{len(members)}:".encode())
-        for member in members:
-            _feed(sha, member, seen)
-
-    def write(tag: str, content: bytes) -> None:
-        sha.update(f"{tag}{len(content)}:".encode())
-        sha.update(content)
-
+    """Feed one value; no function is defined in here, since type checks of the tests would wrap it at every call."""
     if value is None or isinstance(value, bool):
-        write("c", repr(value).encode())
+        _write(sha, "c", repr(value).encode())
         return
     if isinstance(value, enum.Enum):
-        tell("e", _name(type(value)), value.name)
+        _tell(sha, seen, "e", _name(type(value)), value.name)
         return
     if isinstance(value, np.generic) and not isinstance(value, np.void):
         value = value.item()
     if isinstance(value, int):
-        write("i", repr(int(value)).encode())
+        _write(sha, "i", repr(int(value)).encode())
     elif isinstance(value, float | complex):
-        write("f", repr(complex(value) if isinstance(value, complex) else float(value)).encode())
+        _write(sha, "f", repr(complex(value) if isinstance(value, complex) else float(value)).encode())
     elif isinstance(value, str | PurePath):
-        write("s", str(value).encode("utf-8", "surrogatepass"))
+        _write(sha, "s", str(value).encode("utf-8", "surrogatepass"))
     elif isinstance(value, bytes | bytearray | memoryview):
-        write("b", bytes(value))
+        _write(sha, "b", bytes(value))
     elif isinstance(value, Tensor):
         _feed_tensor(sha, value)
     elif isinstance(value, np.ndarray):
         if value.dtype.hasobject:
-            tell("o", value.shape, value.tolist())
+            _tell(sha, seen, "o", value.shape, value.tolist())
         else:
             sha.update(f"a{value.dtype.str}{value.shape}:".encode())
             sha.update(np.ascontiguousarray(value).data if value.size else b"")
     elif isinstance(value, torch.dtype | torch.layout | torch.memory_format | np.dtype):
-        write("t", str(value).encode())
+        _write(sha, "t", str(value).encode())
     elif isinstance(value, torch.Generator):
         _feed(sha, value.get_state(), seen)
     elif isinstance(value, torch.device):
-        write("d", value.type.encode())
+        _write(sha, "d", value.type.encode())
     elif isinstance(value, range | slice | types.EllipsisType):
-        write("r", repr(value).encode())
+        _write(sha, "r", repr(value).encode())
     elif id(value) in seen:
-        write("x", b"again")  # a cycle: its content is being hashed already
+        _write(sha, "x", b"again")  # a cycle: its content is being hashed already
     else:
-        _feed_compound(sha, value, seen | {id(value)}, tell)
+        _feed_compound(sha, value, seen | {id(value)})
 
 
-def _feed_compound(sha: Any, value: Any, seen: frozenset[int], tell: Callable[..., None]) -> None:
-    def inner(*parts: Any) -> bytes:
-        own = hashlib.sha256()
-        for part in parts:
-            _feed(own, part, seen)
-        return own.digest()
-
+def _feed_compound(sha: Any, value: Any, seen: frozenset[int]) -> None:
     own_words = getattr(value, "__identity__", None)
     if callable(own_words) and not isinstance(value, type):
-        tell("O", _name(type(value)), inner(own_words()))
+        _tell(sha, seen, "O", _name(type(value)), _inner(seen, own_words()))
     elif isinstance(value, list | tuple):
-        tell("l", *(inner(member) for member in value))
+        _tell(sha, seen, "l", *(_inner(seen, member) for member in value))
     elif isinstance(value, Mapping):
-        tell("m", *sorted(inner(key, member) for key, member in value.items()))
+        _tell(sha, seen, "m", *sorted(_inner(seen, key, member) for key, member in value.items()))
     elif isinstance(value, Set):
-        tell("S", *sorted(inner(member) for member in value))
+        _tell(sha, seen, "S", *sorted(_inner(seen, member) for member in value))
     elif isinstance(value, nn.Module):
         _feed_module(sha, value, seen)
     elif isinstance(value, type):
-        tell("C", _name(value), _class_code(value))
+        _tell(sha, seen, "C", _name(value), _class_code(value))
     elif isinstance(value, functools.partial):
-        tell("p", inner(value.func), inner(value.args), inner(value.keywords))
+        _tell(sha, seen, "p", *(_inner(seen, part) for part in (value.func, value.args, value.keywords)))
     elif isinstance(value, types.MethodType):
-        tell("M", inner(value.__func__), inner(value.__self__))
+        _tell(sha, seen, "M", _inner(seen, value.__func__), _inner(seen, value.__self__))
     elif isinstance(value, types.FunctionType):
-        _feed_function(value, seen, tell)
+        _feed_function(sha, value, seen)
     elif isinstance(
-        value, types.BuiltinFunctionType | types.MethodDescriptorType | types.WrapperDescriptorType | np.ufunc
+        value,
+        types.BuiltinFunctionType | types.MethodDescriptorType | types.WrapperDescriptorType | np.ufunc,
     ):
-        tell("B", str(getattr(value, "__module__", "")), getattr(value, "__qualname__", value.__name__))
+        name = getattr(value, "__qualname__", value.__name__)
+        _tell(sha, seen, "B", str(getattr(value, "__module__", "")), name)
     elif is_dataclass(value):
-        tell(
-            "D",
-            _name(type(value)),
-            *(x for f in fields(value) for x in (f.name, inner(getattr(value, f.name)))),
-        )
+        members = (x for f in fields(value) for x in (f.name, _inner(seen, getattr(value, f.name))))
+        _tell(sha, seen, "D", _name(type(value)), *members)
     elif hasattr(value, "__dict__") or hasattr(type(value), "__slots__"):
-        tell("J", _name(type(value)), _class_code(type(value)), inner(_attributes(value)))
+        kind = type(value)
+        _tell(sha, seen, "J", _name(kind), _class_code(kind), _inner(seen, _attributes(value)))
     else:
         raise TypeError(
             f"a {_name(type(value))} has no identity: it holds nothing that can be hashed; give it a method "
@@ -225,33 +230,32 @@ def _feed_tensor(sha: Any, tensor: Tensor) -> None:
         sha.update(plain.reshape(-1).view(torch.uint8).numpy().data)
 
 
-def _feed_module(sha: Any, module: nn.Module, seen: frozenset[int]) -> None:
-    def put(kind: str, name: str, value: Any) -> None:
-        sha.update(f"{kind}{len(name)}:{name}".encode())
-        _feed(sha, value, seen)
+def _put(sha: Any, seen: frozenset[int], kind: str, name: str, value: Any) -> None:
+    """A named part of a module."""
+    sha.update(f"{kind}{len(name)}:{name}".encode())
+    _feed(sha, value, seen)
 
-    put("C", "class", type(module))
-    names = getattr(type(module), "not_identity", ())  # attributes that are for people
+
+def _feed_module(sha: Any, module: nn.Module, seen: frozenset[int]) -> None:
+    _put(sha, seen, "C", "class", type(module))
+    for_people = getattr(type(module), "not_identity", ())
     for name in sorted(vars(module)):
         value = vars(module)[name]
-        if (
-            name in _SKIPPED
-            or name in names
-            or (name.startswith("_") and name.endswith("_hooks") and name not in _HOOKS)
-        ):
+        other_hooks = name.startswith("_") and name.endswith("_hooks") and name not in _HOOKS
+        if name in _SKIPPED or name in for_people or other_hooks:
             continue
         if name in _HOOKS or name.endswith("_hooks_with_kwargs") or name.endswith("_hooks_always_called"):
             if value:
-                put("h", name, list(value.values()))
+                _put(sha, seen, "h", name, list(value.values()))
         elif _is_content(value):
-            put("a", name, value)
+            _put(sha, seen, "a", name, value)
     for name, value in sorted(module._parameters.items()):
-        put("w", name, value)
+        _put(sha, seen, "w", name, value)
     for name, value in sorted(module._buffers.items()):
         if name != "num_batches_tracked":
-            put("w", name, value)
+            _put(sha, seen, "w", name, value)
     for name, child in module._modules.items():  # the order of a Sequential is its function
-        put("m", name, child)
+        _put(sha, seen, "m", name, child)
 
 
 def _is_content(value: Any) -> bool:
@@ -263,10 +267,10 @@ def _is_content(value: Any) -> bool:
     return True
 
 
-def _feed_function(function: types.FunctionType, seen: frozenset[int], tell: Callable[..., None]) -> None:
+def _feed_function(sha: Any, function: types.FunctionType, seen: frozenset[int]) -> None:
     if _is_installed(function.__module__):
         cells = [_cell(cell) for cell in function.__closure__ or ()]
-        tell("F", function.__module__, function.__qualname__, cells)
+        _tell(sha, seen, "F", function.__module__, function.__qualname__, cells)
         return
     cells = [_cell(cell) for cell in function.__closure__ or ()]
     used = {
@@ -275,7 +279,9 @@ def _feed_function(function: types.FunctionType, seen: frozenset[int], tell: Cal
         if name in function.__globals__
     }
     mine = {k: v for k, v in used.items() if _counts(v, function.__module__)}
-    tell(
+    _tell(
+        sha,
+        seen,
         "f",
         _code(function),
         list(function.__defaults__ or ()),

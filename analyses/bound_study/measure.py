@@ -33,7 +33,7 @@ from lipcomp.measure.parallel import run_parallel
 RECORDS = "bounds.jsonl"
 IMAGES = 500
 SIGMA_IMAGES = 128
-BALL_IMAGES = 20
+BALL_IMAGES = 5
 RADIUS = 0.25  # of the random directions
 KAPPAS = (1.0, 10.0, 100.0, 1024.0, 16384.0)
 

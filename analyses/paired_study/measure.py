@@ -81,7 +81,6 @@ class StudyTable:
         kept = self._kept(bench)
         return not names or (
             all(kept.get(name) == unit.identity for name in names.values())
-            and self._csv(bench).exists()
             and (unit.kind != "corruption.mean" or self._has_bits(bench, unit))
         )
 
@@ -125,6 +124,8 @@ class StudyTable:
 
     def _kept(self, bench: Bench) -> dict[str, str]:
         file = self._csv(bench).with_suffix(".units.json")
+        if not self._csv(bench).exists():
+            return {}
         try:
             return dict(json.loads(file.read_text()))
         except (OSError, ValueError):

@@ -116,7 +116,7 @@ def build_parser() -> commands.Parser:
         "--radii",
         type=options.numbers,
         default=Ball.radii,
-        help="of certified, in pixel L2 (default 1e-4 to 0.1)",
+        help="of certified, in pixel L2 (default 1e-4,1e-3,1e-2)",
     )
     pairs.add_argument("--norm", default="l2", choices=("l2", "linf"), help="the searched ball (default l2)")
     pairs.add_argument(

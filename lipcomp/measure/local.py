@@ -211,12 +211,12 @@ class Ball:
     """
 
     map: Map = LATENT
-    radii: tuple[float, ...] = (1e-4, 1e-3, 1e-2, 0.05, 0.1)
+    radii: tuple[float, ...] = (1e-4, 1e-3, 1e-2)
     starts: int = 2
     steps: int = 20
     limit: int | None = None
 
-    version: ClassVar[int] = 2
+    version: ClassVar[int] = 3
 
     def units(self, bench: Bench) -> Iterator[Unit]:
         """One unit per radius."""
