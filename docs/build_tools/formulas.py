@@ -40,4 +40,9 @@ FORMULAS: dict[str, str] = {
     "5.1": r"\mathrm{Lip}(\mu) \le \frac{U}{\|h(x)\| - U\varepsilon}",
     "5.2": r"\|K\| \le c_n \max_{\omega} \sigma_{\max}\left(\hat{K}(\omega)\right)",
     "5.3": r"\frac{\delta}{\Delta} \le \text{searched} \le \mathrm{Lip}(\mu) \le \text{certified}",
+    "5.4": r"J(x') = \bar{J} + G E (I - M E)^{-1} B, \quad E = \mathrm{diag}(e),\; |e| \le \tfrac{1}{2}",
+    "5.5": r"\mathrm{Lip}(\mu) \le \frac{U_P + \min(1, U\varepsilon/\|h\|)\, U}{\|h\| - U\varepsilon}",
+    "5.6": r"\varphi'(z') \in c \pm w, \quad |z' - z| \le \varepsilon\rho, \quad w \to 0 \text{ as } \varepsilon \to 0",
+    "5.7": r"\text{not tracked} \neq \text{constant}",
+    "5.8": r"\|x' - x\| \le \min\left(\varepsilon, \frac{m(x)}{L}\right): \quad \text{no change of class}",
 }

@@ -205,9 +205,9 @@ class Bench:
 
     # --- features, probes, class scores ------------------------------------------------------------------------
 
-    def blocks(self, n: int, size: int = BLOCK) -> Iterator[tuple[int, Tensor]]:
+    def blocks(self, n: int, size: int | None = None) -> Iterator[tuple[int, Tensor]]:
         """The places 0 .. n - 1 in blocks of fixed size, numbered."""
-        yield from enumerate(torch.arange(n).split(size))
+        yield from enumerate(torch.arange(n).split(size or BLOCK))
 
     def by_blocks(
         self,
@@ -215,7 +215,7 @@ class Bench:
         n: int,
         compute: Callable[[Tensor], Arrays],
         advance: Advance = nothing,
-        size: int = BLOCK,
+        size: int | None = None,
     ) -> Arrays:
         """Arrays with one row per image, computed block by block and kept in cells.
 

@@ -201,6 +201,7 @@ FIELD_CHANGES = {
         "names": ("spatter",),
         "severities": (3,),
         "table": "cifar",
+        "jpeg": 85,
     },
     RobustAccuracy("pgd", "l2", 0.1): {"norm": "linf", "radius": 0.2, "limit": 2},
 }
@@ -223,6 +224,8 @@ def test_every_field_of_every_quantity_is_tried():
         "folder",
         "baselines",
         "corruptions",
+        "frost",
+        "everything",
     }  # labels, places; tried by content
     for quantity, changes in FIELD_CHANGES.items():
         if not isinstance(quantity, Pairs):
@@ -238,7 +241,7 @@ def test_how_a_foreign_file_is_read_counts(world, option, value):
     path = world[2] / "resnet18.pth"
     if not path.exists():
         torch.save(torchvision.models.resnet18(num_classes=4).state_dict(), path)
-    images = Images(str(world[1]), options={})
+    images = Images(str(world[1]), options={"convert_channels": True})
     asked = (Sigma(limit=1), CleanAccuracy())
     base = {"image_size": (3, 28, 28)}
     one = identities(path, world[1], asked, Source(str(path), options=base), images)

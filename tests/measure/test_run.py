@@ -14,6 +14,7 @@ import torch
 from PIL import Image
 
 from lipcomp.data.folders import FolderImages
+from lipcomp.jobs import JobsError
 from lipcomp.measure import (
     CleanAccuracy,
     CorruptionAccuracy,
@@ -179,7 +180,7 @@ def test_workers_share_one_file_and_a_job_that_fails_is_named(plan, tmp_path, en
     bad = Source(str(tmp_path / "gone.safetensors"), "gone")
     asked = replace(plan, sources=(*plan.sources, bad), quantities=(Sigma(limit=4),))
     out, lines = tmp_path / "out.jsonl", []
-    with pytest.raises(RuntimeError, match=r"gone.*does not exist"):
+    with pytest.raises(JobsError, match=r"gone.*does not exist"):
         run_parallel(asked, lambda source: Outputs(out), tell=lines.append, **engine)
     assert {run for run, _ in values(out)} == {"a", "b"}
     assert any("failed" in line for line in lines)
