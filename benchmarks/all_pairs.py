@@ -15,7 +15,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from lipcomp.bound import all_pairs
-from lipcomp.bound.all_pairs import block_length
+from lipcomp.bound._all_pairs import block_length
 
 
 def main() -> None:

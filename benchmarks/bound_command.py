@@ -16,8 +16,8 @@ import torch
 from lipcomp.checkpoints import Metadata, load_checkpoint, save_checkpoint
 from lipcomp.encoders import EncoderSpec, build_encoder
 from lipcomp.measure import Images, Pairs, Plan, Source
-from lipcomp.measure.bench import nothing
-from lipcomp.measure.run import open_benches, to_records, units_of
+from lipcomp.measure._bench import nothing
+from lipcomp.measure._run import open_benches, to_records, units_of
 
 
 def main() -> None:

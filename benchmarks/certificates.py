@@ -18,7 +18,7 @@ import torch
 
 from lipcomp.bound import certified_bound, search_ball
 from lipcomp.checkpoints import load_checkpoint
-from lipcomp.data.digits import load_mnist5k
+from lipcomp.data._digits import load_mnist5k
 from lipcomp.encoders import EncoderSpec, build_encoder
 
 

@@ -36,8 +36,8 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from lipcomp.checkpoints import CheckpointError, load_encoder
-from lipcomp.checkpoints.architectures import build_backbone
-from lipcomp.checkpoints.lean import Budget, lean
+from lipcomp.checkpoints._architectures import build_backbone
+from lipcomp.checkpoints._lean import Budget, lean
 
 State = dict[str, Tensor]
 TOLERANCE = 1e-5  # of the largest feature
@@ -177,7 +177,7 @@ def of_transformers(kind: str, largest: int) -> Reference:
     """A transformers model of one kind, small where its configuration allows it."""
     from transformers.models.auto import configuration_auto, modeling_auto
 
-    from lipcomp.checkpoints.transformers_models import TOKEN
+    from lipcomp.checkpoints._transformers_models import TOKEN
 
     settings = configuration_auto.CONFIG_MAPPING[kind]()
     if all(isinstance(getattr(settings, name, None), int) for name in SMALL):

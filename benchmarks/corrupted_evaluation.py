@@ -17,10 +17,10 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from lipcomp.commands import Parser, choose_device, run, table
+from lipcomp._commands import Parser, choose_device, run, table
 from lipcomp.encoders import EncoderSpec, build_encoder
+from lipcomp.robustness._sets import open_corruption_set
 from lipcomp.robustness.corruptions import COMMON, corrupt
-from lipcomp.robustness.sets import open_corruption_set
 
 SEVERITY = 3
 

@@ -20,7 +20,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from lipcomp.commands import Parser, run, table
+from lipcomp._commands import Parser, run, table
 from lipcomp.robustness.corruptions import COMMON, corrupt, corruption_names
 
 

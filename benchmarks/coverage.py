@@ -23,7 +23,7 @@ import numpy as np
 import scipy.special
 import scipy.stats
 
-from lipcomp.commands import Parser, run, table
+from lipcomp._commands import Parser, run, table
 from lipcomp.statistics import (
     Estimate,
     auroc,

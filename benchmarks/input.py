@@ -6,7 +6,7 @@ Pictures of 500 x 375 are made here (smooth colours with grain, JPEG of quality 
 cuts two crops of area U(0.08, 1), brings them to 224 x 224 as floats in [0, 1], and mirrors half; one thread, CPU
 seconds, the median of the repeats, all in one process.
 
-- *ours*: ``lipcomp.data.folders.read_crops``: integer boxes, Keys' bicubic (a = -1/2) without antialias;
+- *ours*: ``lipcomp.data._folders.read_crops``: integer boxes, Keys' bicubic (a = -1/2) without antialias;
 - *matrices*: the same numbers by the dense products that a GPU takes (``crop_and_resize``);
 - *torchvision v2*: ``decode_jpeg``, ``RandomResizedCrop`` (bilinear, antialias), ``RandomHorizontalFlip`` on bytes;
 - *lightly*: the crop and flip of its SimCLR transform, on Pillow images, if it is installed.
@@ -27,9 +27,9 @@ from PIL import Image
 from torchvision.io import decode_jpeg, read_file
 from torchvision.transforms import v2
 
-from lipcomp.data.crops import crop_and_resize
-from lipcomp.data.folders import load_folder, read_crops
-from lipcomp.data.views import PhotoViews
+from lipcomp.data._crops import crop_and_resize
+from lipcomp.data._folders import load_folder, read_crops
+from lipcomp.data._views import PhotoViews
 
 SIDE = 224
 

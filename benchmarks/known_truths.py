@@ -14,8 +14,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from lipcomp._commands import table
 from lipcomp.bound import certified_bound, measure_pairs, random_pairs, search_ball
-from lipcomp.commands import table
 from lipcomp.encoders import EncoderSpec, build_encoder
 from lipcomp.jacobian import spectral_norm
 

@@ -21,7 +21,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from benchmarks.vmf import seconds, show
-from lipcomp.commands import Parser, run
+from lipcomp._commands import Parser, run
 from lipcomp.distributions import VonMisesFisher, log_normalizer
 from lipcomp.objectives import CBYOL, CSimCLR, Objective, SimCLR
 

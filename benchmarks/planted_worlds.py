@@ -31,7 +31,7 @@ from analyses.paired_study.answer import Answered, answer_study
 from analyses.paired_study.design import Design, write_design
 from analyses.paired_study.frames import load_study
 from analyses.paired_study.study import CREDIT, METHODS
-from lipcomp.commands import Parser, run, table
+from lipcomp._commands import Parser, run, table
 from lipcomp.records import Record, append_records
 from lipcomp.statistics import Verdict
 

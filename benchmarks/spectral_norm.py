@@ -22,11 +22,11 @@ import torchvision
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from lipcomp._commands import table
 from lipcomp.checkpoints import load_checkpoint
-from lipcomp.commands import table
 from lipcomp.data import DigitViews, load_set
 from lipcomp.encoders import EncoderSpec, build_encoder
-from lipcomp.encoders.resnet import ResNet
+from lipcomp.encoders._resnet import ResNet
 from lipcomp.jacobian import spectral_norm
 
 SPEC = EncoderSpec("resnet18_cifar", (3, 32, 32), projector=(512, 128))

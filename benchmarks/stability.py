@@ -24,7 +24,7 @@ from analyses.paired_study.answer import answer_study
 from analyses.paired_study.frames import load_study
 from analyses.paired_study.study import RECORDS
 from analyses.paired_study.verdicts import Row
-from lipcomp.commands import Parser, run, table
+from lipcomp._commands import Parser, run, table
 
 PERTURBATION = 1e-7
 

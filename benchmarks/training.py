@@ -30,7 +30,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from lipcomp.commands import table
+from lipcomp._commands import table
 from lipcomp.data import TensorImages, view_batches
 from train.data import order, stream
 from train.networks import Trainee

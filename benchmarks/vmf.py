@@ -21,7 +21,7 @@ import scipy.special
 import scipy.stats
 import torch
 
-from lipcomp.commands import Parser, run, table
+from lipcomp._commands import Parser, run, table
 from lipcomp.distributions import (
     VonMisesFisher,
     log_normalizer,

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 
 import shtab
 
-from lipcomp.commands import run
+from lipcomp._commands import run
 
 SUBCOMMANDS = {
     "bound": "lower bounds of the Lipschitz constant, from checkpoints and pairs of images",

@@ -8,8 +8,8 @@ import time
 
 import pytest
 
-from lipcomp import claims
-from lipcomp.claims import claim
+from lipcomp import _claims as claims
+from lipcomp._claims import claim
 
 
 def work(path, log, seed):

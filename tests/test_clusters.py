@@ -435,7 +435,7 @@ def measured_on(engine, tmp_path, options):
     from lipcomp.checkpoints import Metadata, save_checkpoint
     from lipcomp.encoders import EncoderSpec, build_encoder
     from lipcomp.measure import Images, Outputs, Plan, Sigma, Source, run
-    from lipcomp.measure.parallel import run_parallel
+    from lipcomp.measure._parallel import run_parallel
 
     sources = []
     for seed, name in enumerate("ab"):

@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import get_args, get_type_hints
 
-from lipcomp.commands import Parser, choose_device
+from lipcomp._commands import Parser, choose_device
 from lipcomp.data import SETS, load_set
 from lipcomp.encoders import register_backbone
 from train.data import Report, fit_to_data

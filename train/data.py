@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from torch import Generator, Tensor
 
-from lipcomp.commands import progress
+from lipcomp._commands import progress
 from lipcomp.data import (
     SETS,
     DigitViews,
@@ -26,8 +26,8 @@ from lipcomp.data import (
     batches,
     load_set,
 )
-from lipcomp.data.folders import FolderImages, unreadable
-from lipcomp.data.opening import splits_of
+from lipcomp.data._folders import FolderImages, unreadable
+from lipcomp.data._opening import splits_of
 from train.parallel import Ranks
 from train.recipe import Recipe
 from train.settings import Settings

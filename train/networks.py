@@ -22,7 +22,7 @@ from torch.nn import functional as F
 
 from lipcomp.distributions import VonMisesFisher
 from lipcomp.encoders import Encoder, MLPHead, build_encoder
-from lipcomp.encoders.initialisation import variance_scaling_
+from lipcomp.encoders._initialisation import variance_scaling_
 from lipcomp.objectives import ClassEncoder, Objective
 from train.data import stream
 from train.parallel import Ranks

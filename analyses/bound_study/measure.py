@@ -22,13 +22,13 @@ from pathlib import Path
 from typing import Any
 
 from analyses.runs import find_runs
+from lipcomp._commands import Parser, run
 from lipcomp.checkpoints import load_encoder
-from lipcomp.commands import Parser, run
 from lipcomp.jobs import add_engine_arguments, engine_choice
 from lipcomp.measure import Ball, Images, Map, Outputs, Pairs, Plan, Sigma, Source
-from lipcomp.measure.options import positive
-from lipcomp.measure.outputs import ImageTable
-from lipcomp.measure.parallel import run_parallel
+from lipcomp.measure._options import positive
+from lipcomp.measure._outputs import ImageTable
+from lipcomp.measure._parallel import run_parallel
 
 RECORDS = "bounds.jsonl"
 IMAGES = 500

@@ -17,14 +17,14 @@ from matplotlib.figure import Figure
 
 from analyses.bound_study.measure import KAPPAS, RADIUS, RECORDS
 from analyses.paired_study.study import METHODS
+from lipcomp._commands import Parser, run
 from lipcomp.bound import LABELS
-from lipcomp.commands import Parser, run
 from lipcomp.measure import Ball
 from lipcomp.records import read_records, to_frame
-from lipcomp.report.cells import Cell, Table, number, provenance_rows
-from lipcomp.report.drawn import WIDTH, Drawn, draw
-from lipcomp.report.figures import dots as report_dots
-from lipcomp.report.page import Page, write_page
+from lipcomp.report._cells import Cell, Table, number, provenance_rows
+from lipcomp.report._drawn import WIDTH, Drawn, draw
+from lipcomp.report._figures import dots as report_dots
+from lipcomp.report._page import Page, write_page
 
 BALL = {
     "ball.lower.median": "lower: a random pair, (3.5)",

@@ -49,7 +49,7 @@ import numpy as np
 
 import lipcomp
 from lipcomp.robustness import corruption_names, fit_linear_probe
-from lipcomp.robustness.features import extract_features
+from lipcomp.robustness._features import extract_features
 from lipcomp.statistics import adjust, auroc, clustered_logistic, paired_effect
 
 names = {"SimCLR": "mnist_simclr", "C-SimCLR": "mnist_c_simclr"}

@@ -11,7 +11,7 @@ from analyses.paired_study.pairs import find_pairs
 from analyses.paired_study.study import BASELINES, CONTRASTS
 from analyses.paired_study.verdicts import Row
 from analyses.paired_study.words import shown_value
-from lipcomp.report.drawn import Drawn, draw
+from lipcomp.report._drawn import Drawn, draw
 
 SIGMA = "σ of the features, 1 per pixel L2"
 

@@ -12,8 +12,8 @@ from matplotlib.figure import Figure
 from analyses.paired_study.pairs import find_pairs
 from analyses.paired_study.study import CONTRASTS, FAMILIES, METHODS
 from analyses.paired_study.verdicts import Row
-from lipcomp.report.drawn import WIDTH, ZONE
-from lipcomp.report.palette import styles
+from lipcomp.report._drawn import WIDTH, ZONE
+from lipcomp.report._palette import styles
 
 
 def _present(frame: pd.DataFrame) -> list[str]:

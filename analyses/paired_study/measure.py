@@ -23,9 +23,9 @@ import pandas as pd
 
 from analyses.paired_study.study import RECORDS, read_plan
 from analyses.runs import Run, find_runs
+from lipcomp._commands import Parser, run
 from lipcomp.checkpoints import load_encoder
-from lipcomp.checkpoints.native import atomic_file
-from lipcomp.commands import Parser, run
+from lipcomp.checkpoints._native import atomic_file
 from lipcomp.jobs import add_engine_arguments, engine_choice, run_jobs
 from lipcomp.measure import (
     Bench,
@@ -46,11 +46,11 @@ from lipcomp.measure import (
     Unit,
     correctness_bits,
 )
-from lipcomp.measure.cells import Cells, load_arrays, save_arrays
-from lipcomp.measure.compression import COMMON_KAPPA
-from lipcomp.measure.options import positive, tell_plan
-from lipcomp.measure.parallel import run_parallel
-from lipcomp.measure.run import Outputs, open_benches
+from lipcomp.measure._cells import Cells, load_arrays, save_arrays
+from lipcomp.measure._compression import COMMON_KAPPA
+from lipcomp.measure._options import positive, tell_plan
+from lipcomp.measure._parallel import run_parallel
+from lipcomp.measure._run import Outputs, open_benches
 from lipcomp.records import Record, append_records, provenance, read_records
 from lipcomp.robustness.corruptions import SEVERITIES
 

@@ -19,9 +19,9 @@ from analyses.paired_study.methods import methods_text
 from analyses.paired_study.study import RECORDS
 from analyses.paired_study.tables import build_tables
 from analyses.paired_study.words import findings, headline, model_findings, verdict_rows
-from lipcomp.commands import Parser, run
-from lipcomp.report.cells import provenance_rows
-from lipcomp.report.page import Page, write_page
+from lipcomp._commands import Parser, run
+from lipcomp.report._cells import provenance_rows
+from lipcomp.report._page import Page, write_page
 
 
 def make_report(folder: Path) -> tuple[Path, Page]:

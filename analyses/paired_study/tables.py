@@ -10,7 +10,7 @@ from analyses.paired_study.frames import Study
 from analyses.paired_study.study import BASELINES
 from analyses.paired_study.verdicts import Row, corruption_rows
 from analyses.paired_study.words import shown_value
-from lipcomp.report.cells import Cell, Table, interval, number, split
+from lipcomp.report._cells import Cell, Table, interval, number, split
 
 COLUMNS = [
     ("clean", "clean, %", "{:.1f}", 100),

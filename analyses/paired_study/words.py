@@ -7,8 +7,8 @@ from analyses.paired_study.associations import ACROSS, RUNS, Association, ImageF
 from analyses.paired_study.design import Design
 from analyses.paired_study.study import CREDIT, PLAIN, WEIGHT, Contrast
 from analyses.paired_study.verdicts import Credit, Row
-from lipcomp.report.marks import interval_mark
-from lipcomp.report.page import VerdictRow
+from lipcomp.report._marks import interval_mark
+from lipcomp.report._page import VerdictRow
 from lipcomp.statistics import HierarchicalEffect, Mediation, Verdict, Zone, decide
 
 KINDS = {Verdict.YES: "yes", Verdict.NO_LARGER: "small", Verdict.CANNOT_TELL: "open"}

@@ -12,9 +12,10 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from lipcomp import commands
-from lipcomp.bound.results import LABELS
-from lipcomp.measure import Ball, Done, Map, Pairs, options
+from lipcomp import _commands as commands
+from lipcomp.bound._results import LABELS
+from lipcomp.measure import Ball, Done, Map, Pairs
+from lipcomp.measure import _options as options
 from lipcomp.records import Record
 
 EXAMPLE = """example:

@@ -10,10 +10,10 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from lipcomp import commands
-from lipcomp.checkpoints.export import TARGETS
-from lipcomp.checkpoints.formats import FORMATS
-from lipcomp.measure import options as measure_options
+from lipcomp import _commands as commands
+from lipcomp.checkpoints._export import TARGETS
+from lipcomp.checkpoints._formats import FORMATS
+from lipcomp.measure import _options as measure_options
 
 PROGRAMS = ("torchscript", "torch-export")
 

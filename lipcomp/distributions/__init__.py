@@ -1,6 +1,6 @@
 """What a latent is: von Mises-Fisher densities on the sphere, stable and differentiable."""
 
-from lipcomp.distributions.bessel import (
+from lipcomp.distributions._bessel import (
     log_bessel_i,
     log_normalizer,
     log_sphere_area,
@@ -8,11 +8,11 @@ from lipcomp.distributions.bessel import (
     mean_resultant_length,
     mean_resultant_slope,
 )
-from lipcomp.distributions.divergence import (
+from lipcomp.distributions._divergence import (
     constant_floor,
     divergence_floor,
     divergence_from_uniform,
     half_chord_squared,
     vmf_divergence,
 )
-from lipcomp.distributions.von_mises_fisher import HypersphericalUniform, VonMisesFisher
+from lipcomp.distributions._von_mises_fisher import HypersphericalUniform, VonMisesFisher

@@ -11,8 +11,9 @@ import sys
 from collections.abc import Iterator, Sequence
 from typing import Any
 
-from lipcomp import commands
-from lipcomp.measure import Done, Frobenius, Map, Sigma, options
+from lipcomp import _commands as commands
+from lipcomp.measure import Done, Frobenius, Map, Sigma
+from lipcomp.measure import _options as options
 
 EXAMPLE = """example:
   python -m lipcomp.jacobian runs/simclr.safetensors runs/c-simclr.safetensors --data mnist5k --limit 500 \\

@@ -15,12 +15,12 @@ ray       on the nodes of a Ray cluster, or of one started here for the time (ex
 The contract is the same everywhere. The function and its arguments are pickled and sent by value. A job that raises
 becomes an :class:`Outcome` with a reason and the others go on; a job whose process was killed (out of memory, a lost
 node) is repeated. Ctrl-C, or closing the generator, ends what runs. A job that writes its results whole can be
-repeated at no risk, and two commands may work on one folder if each takes its part with :func:`lipcomp.claims.claim`.
+repeated at no risk, and two commands may work on one folder if each takes its part with :func:`lipcomp._claims.claim`.
 """
 
-from lipcomp.jobs.contract import EngineOptions, JobFailure, JobsError, Outcome, raise_failures
-from lipcomp.jobs.engines import ENGINES, run_jobs
-from lipcomp.jobs.options import add_engine_arguments, available_cores, engine_choice
+from lipcomp.jobs._contract import EngineOptions, JobFailure, JobsError, Outcome, raise_failures
+from lipcomp.jobs._engines import ENGINES, run_jobs
+from lipcomp.jobs._options import add_engine_arguments, available_cores, engine_choice
 
 __all__ = [
     "ENGINES",

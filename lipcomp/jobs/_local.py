@@ -16,7 +16,7 @@ from collections.abc import Callable, Iterator
 from multiprocessing.connection import Connection, wait
 from typing import Any
 
-from lipcomp.jobs.contract import (
+from lipcomp.jobs._contract import (
     EngineOptions,
     JobFailure,
     Outcome,
@@ -25,7 +25,7 @@ from lipcomp.jobs.contract import (
     pack,
     received,
 )
-from lipcomp.jobs.options import available_cores
+from lipcomp.jobs._options import available_cores
 
 GRACE = 20.0  # seconds a worker has to save its state after SIGTERM
 

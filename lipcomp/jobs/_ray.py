@@ -11,7 +11,7 @@ from collections import deque
 from collections.abc import Callable, Iterator
 from typing import Any
 
-from lipcomp.jobs.contract import (
+from lipcomp.jobs._contract import (
     EngineOptions,
     JobFailure,
     Outcome,
@@ -21,7 +21,7 @@ from lipcomp.jobs.contract import (
     pack,
     received,
 )
-from lipcomp.jobs.options import available_cores
+from lipcomp.jobs._options import available_cores
 
 
 def run(

@@ -20,7 +20,7 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any
 
-from lipcomp.jobs.contract import (
+from lipcomp.jobs._contract import (
     EngineOptions,
     JobFailure,
     Outcome,

@@ -12,7 +12,7 @@ that was measured by one command is found by the other.
 ...     print(done.unit.label, [record.value for record in done.records])
 """
 
-from lipcomp.measure.accuracy import (
+from lipcomp.measure._accuracy import (
     CleanAccuracy,
     CorruptionAccuracy,
     FlipRate,
@@ -23,8 +23,8 @@ from lipcomp.measure.accuracy import (
     VideoAccuracy,
     correctness_bits,
 )
-from lipcomp.measure.bench import Bench
-from lipcomp.measure.beyond import (
+from lipcomp.measure._bench import Bench
+from lipcomp.measure._beyond import (
     ClassAccuracy,
     EmbeddingRobustness,
     LeaderboardRow,
@@ -33,12 +33,12 @@ from lipcomp.measure.beyond import (
     StreamAccuracy,
     WatermarkGap,
 )
-from lipcomp.measure.compression import Compression, EffectiveRank
-from lipcomp.measure.local import Ball, Frobenius, Sigma
-from lipcomp.measure.pairs import Map, Pairs
-from lipcomp.measure.plan import Images, Plan, Probe, Source
-from lipcomp.measure.run import Done, Outputs, dry_run, open_benches, run
-from lipcomp.measure.unit import Finding, Quantity, Result, Unit
+from lipcomp.measure._compression import Compression, EffectiveRank
+from lipcomp.measure._local import Ball, Frobenius, Sigma
+from lipcomp.measure._pairs import Map, Pairs
+from lipcomp.measure._plan import Images, Plan, Probe, Source
+from lipcomp.measure._run import Done, Outputs, dry_run, open_benches, run
+from lipcomp.measure._unit import Finding, Quantity, Result, Unit
 
 __all__ = [
     "Ball",

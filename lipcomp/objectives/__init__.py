@@ -2,13 +2,13 @@
 
 from typing import Any
 
-from lipcomp.objectives.byol import BYOL, CBYOL
-from lipcomp.objectives.ceb import CSimCLR, NoisySimCLR
-from lipcomp.objectives.nt_xent import SimCLR, WeightedSimCLR, info_nce
-from lipcomp.objectives.objective import Loss, Objective
-from lipcomp.objectives.residual import closed_residual, pair_weights, residual_floor, sampled_residual
-from lipcomp.objectives.schedules import beta_factor
-from lipcomp.objectives.supervised import ClassEncoder, CosineClassifier, SupervisedCEB
+from lipcomp.objectives._byol import BYOL, CBYOL
+from lipcomp.objectives._ceb import CSimCLR, NoisySimCLR
+from lipcomp.objectives._nt_xent import SimCLR, WeightedSimCLR, info_nce
+from lipcomp.objectives._objective import Loss, Objective
+from lipcomp.objectives._residual import closed_residual, pair_weights, residual_floor, sampled_residual
+from lipcomp.objectives._schedules import beta_factor
+from lipcomp.objectives._supervised import ClassEncoder, CosineClassifier, SupervisedCEB
 
 OBJECTIVES: dict[str, type[Objective]] = {
     objective.__name__: objective

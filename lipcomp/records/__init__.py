@@ -24,16 +24,16 @@ A file only grows, and nothing that is not ours is ever cut. Figures and reports
 A file with damaged lines is rescued by ``python -m lipcomp.records salvage FILE --out NEW``.
 """
 
-from lipcomp.records.files import (
+from lipcomp.records._files import (
     append_records,
     iterate_records,
     merge_records,
     read_records,
     salvage_records,
 )
-from lipcomp.records.frames import to_frame
-from lipcomp.records.origin import provenance
-from lipcomp.records.record import SCHEMA, Record, RecordError, RecordWarning
+from lipcomp.records._frames import to_frame
+from lipcomp.records._origin import provenance
+from lipcomp.records._record import SCHEMA, Record, RecordError, RecordWarning
 
 __all__ = [
     "SCHEMA",

@@ -9,7 +9,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from lipcomp.commands import Parser, run
+from lipcomp._commands import Parser, run
 from lipcomp.records import salvage_records
 
 

@@ -8,12 +8,12 @@ except ImportError as error:
         f"lipcomp.report needs {error.name}; install it with: pip install 'lipcomp[report]'"
     ) from error
 
-from lipcomp.report.cells import Cell, Table
-from lipcomp.report.drawn import Drawn, draw
-from lipcomp.report.general import write_report
-from lipcomp.report.marks import interval_mark
-from lipcomp.report.page import Page, VerdictRow, write_page
-from lipcomp.report.palette import styles
+from lipcomp.report._cells import Cell, Table
+from lipcomp.report._drawn import Drawn, draw
+from lipcomp.report._general import write_report
+from lipcomp.report._marks import interval_mark
+from lipcomp.report._page import Page, VerdictRow, write_page
+from lipcomp.report._palette import styles
 
 __all__ = [
     "Cell",

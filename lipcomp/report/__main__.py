@@ -10,7 +10,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from lipcomp.commands import Parser, run
+from lipcomp._commands import Parser, run
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

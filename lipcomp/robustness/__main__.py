@@ -9,7 +9,7 @@ import sys
 from collections.abc import Iterator, Sequence
 from typing import Any
 
-from lipcomp import commands
+from lipcomp import _commands as commands
 from lipcomp.measure import (
     ClassAccuracy,
     CleanAccuracy,
@@ -26,12 +26,14 @@ from lipcomp.measure import (
     StreamAccuracy,
     VideoAccuracy,
     WatermarkGap,
-    options,
 )
-from lipcomp.measure.accuracy import VIDEOS
-from lipcomp.robustness.compare import SOURCE, place_among, published_rows
+from lipcomp.measure import (
+    _options as options,
+)
+from lipcomp.measure._accuracy import VIDEOS
+from lipcomp.robustness._compare import SOURCE, place_among, published_rows
+from lipcomp.robustness._shifts import SHIFTS
 from lipcomp.robustness.corruptions import SEVERITIES, TABLES
-from lipcomp.robustness.shifts import SHIFTS
 
 EXAMPLE = """examples:
   python -m lipcomp.robustness runs/simclr.safetensors runs/c-simclr.safetensors --data mnist5k \\

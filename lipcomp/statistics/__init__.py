@@ -1,18 +1,18 @@
 """Does the one explain the other: paired effects, verdicts, correlation across models and images, what n allows."""
 
-from lipcomp.statistics.correlation import correlation, partial_correlation
-from lipcomp.statistics.estimate import Estimate
-from lipcomp.statistics.hierarchical import HierarchicalEffect, hierarchical_effect
-from lipcomp.statistics.mediation import Mediation, mediation, robustness_value
-from lipcomp.statistics.multiplicity import Adjusted, adjust
-from lipcomp.statistics.paired import PairedEffect, paired_effect
-from lipcomp.statistics.per_image import LogisticEffect, auroc, clustered_logistic
-from lipcomp.statistics.power import Detectable, smallest_detectable_effect
-from lipcomp.statistics.sequential import SequentialErrors, sequential_errors
-from lipcomp.statistics.slopes import Slope, block_slope
-from lipcomp.statistics.units import Contrast, contrast, shared_image_variance
-from lipcomp.statistics.verdict import Verdict, Zone, decide, equivalence_p, units_needed
-from lipcomp.statistics.within import WithinBetween, within_pairs
+from lipcomp.statistics._correlation import correlation, partial_correlation
+from lipcomp.statistics._estimate import Estimate
+from lipcomp.statistics._hierarchical import HierarchicalEffect, hierarchical_effect
+from lipcomp.statistics._mediation import Mediation, mediation, robustness_value
+from lipcomp.statistics._multiplicity import Adjusted, adjust
+from lipcomp.statistics._paired import PairedEffect, paired_effect
+from lipcomp.statistics._per_image import LogisticEffect, auroc, clustered_logistic
+from lipcomp.statistics._power import Detectable, smallest_detectable_effect
+from lipcomp.statistics._sequential import SequentialErrors, sequential_errors
+from lipcomp.statistics._slopes import Slope, block_slope
+from lipcomp.statistics._units import Contrast, contrast, shared_image_variance
+from lipcomp.statistics._verdict import Verdict, Zone, decide, equivalence_p, units_needed
+from lipcomp.statistics._within import WithinBetween, within_pairs
 
 __all__ = [
     "Adjusted",

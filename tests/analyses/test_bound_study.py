@@ -7,8 +7,8 @@ import torch
 
 from analyses.bound_study import measure as measuring
 from analyses.bound_study.report import load, make_page, ratios
+from lipcomp._commands import run
 from lipcomp.checkpoints import Metadata, save_checkpoint
-from lipcomp.commands import run
 from lipcomp.distributions import mean_resultant_length
 from lipcomp.encoders import EncoderSpec, build_encoder
 from lipcomp.measure import Images, Outputs, Plan, Source

@@ -13,8 +13,8 @@ from analyses.paired_study.frames import load_study
 from analyses.paired_study.report import make_report
 from analyses.paired_study.study import RECORDS, read_plan
 from analyses.runs import Run, find_runs
+from lipcomp._commands import run
 from lipcomp.checkpoints import Metadata, load_checkpoint, save_checkpoint
-from lipcomp.commands import run
 from lipcomp.data import load_set
 from lipcomp.encoders import EncoderSpec, build_encoder
 from lipcomp.measure import CorruptionAccuracy, Images, Outputs

@@ -6,9 +6,9 @@ from pathlib import Path
 import pytest
 import torch
 
+from lipcomp._commands import run
 from lipcomp.bound.__main__ import main as bound
 from lipcomp.checkpoints import Metadata, save_checkpoint
-from lipcomp.commands import run
 from lipcomp.encoders import EncoderSpec, build_encoder
 from lipcomp.jacobian.__main__ import main as jacobian
 from lipcomp.records import read_records, to_frame

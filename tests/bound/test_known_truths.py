@@ -19,8 +19,8 @@ from lipcomp.bound import (
     sandwich,
     search_ball,
 )
-from lipcomp.bound.ball import project
-from lipcomp.bound.layer_norms import convolution_norm, linear_norm
+from lipcomp.bound._ball import project
+from lipcomp.bound._layer_norms import convolution_norm, linear_norm
 from lipcomp.encoders import EncoderSpec, build_encoder
 from lipcomp.jacobian import mean_value_check, spectral_norm
 

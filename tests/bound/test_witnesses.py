@@ -7,7 +7,7 @@ from PIL import Image
 from torch.nn import functional as F
 
 from lipcomp.bound import PairBlock, all_pairs, lower_bounds, measure_pairs
-from lipcomp.measure.outputs import draw_pair
+from lipcomp.measure._outputs import draw_pair
 
 
 @pytest.fixture

@@ -10,7 +10,7 @@ from torch import nn
 
 from lipcomp.checkpoints import CheckpointError, Metadata, load_encoder, save_checkpoint
 from lipcomp.checkpoints.__main__ import main
-from lipcomp.checkpoints.export import (
+from lipcomp.checkpoints._export import (
     to_safetensors,
     to_timm,
     to_torch_export,

@@ -13,7 +13,7 @@ import torchvision
 from torch import nn
 
 from lipcomp.checkpoints import CheckpointError, load_encoder
-from lipcomp.checkpoints.formats import FORMATS
+from lipcomp.checkpoints._formats import FORMATS
 
 
 def mlp(*widths, norm=True, bias=False, last_norm=False, last_affine=True, activation=nn.ReLU):

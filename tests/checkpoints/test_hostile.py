@@ -22,7 +22,7 @@ import torch
 from safetensors.torch import save_file
 
 from lipcomp.checkpoints import CheckpointError, Metadata, load_encoder, save_checkpoint
-from lipcomp.checkpoints.torch_files import read_torch
+from lipcomp.checkpoints._torch_files import read_torch
 from lipcomp.encoders import EncoderSpec, ResNet, build_encoder
 
 # What a child process does: load every file of a folder, a line of JSON each.

@@ -7,7 +7,8 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from lipcomp.checkpoints import CheckpointError, Metadata, load_checkpoint, native, save_checkpoint
+from lipcomp.checkpoints import CheckpointError, Metadata, load_checkpoint, save_checkpoint
+from lipcomp.checkpoints import _native as native
 from lipcomp.encoders import EncoderSpec, build_encoder
 
 SPEC = EncoderSpec("small_cnn", (1, 28, 28), projector=(32, 16))

@@ -4,10 +4,10 @@ import pytest
 import torch
 from torch import nn
 
-from lipcomp import commands
+from lipcomp import _commands as commands
 from lipcomp.checkpoints import CheckpointError, Metadata, build_own, load_own, save_checkpoint
 from lipcomp.encoders import ResNet, wrap
-from lipcomp.measure.options import add_encoder_arguments, load_listed
+from lipcomp.measure._options import add_encoder_arguments, load_listed
 
 FACTORY = """
 from torch import nn

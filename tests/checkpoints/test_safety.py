@@ -12,7 +12,7 @@ import torch
 from safetensors.torch import save_file
 
 from lipcomp.checkpoints import CheckpointError, load_encoder
-from lipcomp.checkpoints.lean import Budget, lean
+from lipcomp.checkpoints._lean import Budget, lean
 
 # Loads every path in a process of its own; prints seconds and MiB beyond the start of each.
 CHILD = """

@@ -14,8 +14,8 @@ from torch import nn
 from torch.nn import functional
 
 from lipcomp.checkpoints import CheckpointError, load_encoder
-from lipcomp.checkpoints.crc32c import crc32c, mask, unmask
-from lipcomp.checkpoints.tensorflow_bundle import Bundle
+from lipcomp.checkpoints._crc32c import crc32c, mask, unmask
+from lipcomp.checkpoints._tensorflow_bundle import Bundle
 
 # A writer, from the description of LevelDB's tables and of tensor_bundle.proto.
 

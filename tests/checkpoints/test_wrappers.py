@@ -6,7 +6,7 @@ from safetensors.torch import save_file
 from torch import nn
 
 from lipcomp.checkpoints import CheckpointError, Metadata, load_encoder, load_own, save_checkpoint
-from lipcomp.checkpoints.names import without_wrappers
+from lipcomp.checkpoints._names import without_wrappers
 from lipcomp.encoders import EncoderSpec, build_encoder
 
 

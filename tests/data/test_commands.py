@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from lipcomp import commands
+from lipcomp import _commands as commands
 from lipcomp.checkpoints import Metadata, save_checkpoint
 from lipcomp.encoders import EncoderSpec, build_encoder
 from lipcomp.jacobian.__main__ import main as jacobian

@@ -5,7 +5,7 @@ import pytest
 import torch
 from PIL import Image
 
-from lipcomp.data.crops import crop_and_resize, crop_picture, random_boxes
+from lipcomp.data._crops import crop_and_resize, crop_picture, random_boxes
 
 
 def keys(x):

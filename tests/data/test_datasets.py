@@ -11,8 +11,8 @@ from torchvision.datasets import FakeData, ImageFolder
 from torchvision.transforms import v2
 
 from lipcomp.data import ImageSet, Preprocessing, TensorImages, file_of, from_dataset, load_set, load_splits
-from lipcomp.data.items import planes_of
-from lipcomp.data.opening import splits_of
+from lipcomp.data._items import planes_of
+from lipcomp.data._opening import splits_of
 
 RNG = np.random.default_rng(0)
 COLOURS = RNG.integers(0, 256, (6, 8, 9, 3), dtype=np.uint8)

@@ -8,7 +8,7 @@ from PIL import Image
 from torchvision.datasets import ImageFolder
 
 from lipcomp.data import Preprocessing, load_set
-from lipcomp.data.folders import load_folder, unreadable
+from lipcomp.data._folders import load_folder, unreadable
 
 LETTERS = "abcABC019_- é東.#,"
 

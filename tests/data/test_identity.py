@@ -150,7 +150,7 @@ def test_the_second_look_at_a_folder_reads_no_file(root, monkeypatch):
 
 def test_only_what_a_batch_asks_for_is_decoded(root, monkeypatch):
     read = []
-    from lipcomp.data import folders
+    from lipcomp.data import _folders as folders
 
     real = folders.read_picture
     monkeypatch.setattr(folders, "read_picture", lambda file, *a: (read.append(file.name), real(file, *a))[1])
@@ -165,7 +165,7 @@ def test_a_part_is_known_by_its_own_images_alone(root, monkeypatch):
     whole = load_set(str(root), image_shape=SHAPE)
     read = []
     monkeypatch.setattr(
-        "lipcomp.data.folders.hash_files",
+        "lipcomp.data._folders.hash_files",
         lambda files, advance=None: read.extend(files) or ["x"] * len(files),
     )
     part = whole.subset(torch.tensor([3, 0]))

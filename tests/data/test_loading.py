@@ -8,9 +8,9 @@ import torch
 from PIL import Image
 
 from lipcomp.data import DigitViews, PhotoViews, TensorImages, load_set, view_batches
-from lipcomp.data.crops import crop_and_resize
-from lipcomp.data.folders import unreadable
-from lipcomp.data.loading import prefetch
+from lipcomp.data._crops import crop_and_resize
+from lipcomp.data._folders import unreadable
+from lipcomp.data._loading import prefetch
 
 CPU = torch.device("cpu")
 

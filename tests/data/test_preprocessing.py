@@ -7,7 +7,7 @@ import pytest
 import torch
 from PIL import Image
 
-from lipcomp.data.preprocessing import Preprocessing
+from lipcomp.data._preprocessing import Preprocessing
 
 # Twenty of timm's, with every interpolation, crop mode and crop percentage that its configurations hold.
 TIMM = [

@@ -8,8 +8,8 @@ import torch
 from PIL import Image
 
 from lipcomp.data import file_of, load_set
-from lipcomp.data.digits import enlarge_digits, reduce_digits
-from lipcomp.data.sets import batches
+from lipcomp.data._digits import enlarge_digits, reduce_digits
+from lipcomp.data._sets import batches
 
 
 def test_mnist5k_is_split_stratified_and_seeded():

@@ -18,8 +18,8 @@ from lipcomp.distributions import (
     mean_resultant_length,
     mean_resultant_slope,
 )
-from lipcomp.distributions.bessel import growth, scaled_log_normalizer
-from lipcomp.distributions.olver import debye_polynomials
+from lipcomp.distributions._bessel import growth, scaled_log_normalizer
+from lipcomp.distributions._olver import debye_polynomials
 
 FUNCTIONS = {
     "log_c": log_normalizer,

@@ -15,7 +15,7 @@ from lipcomp.distributions import (
     mean_resultant_length,
     mean_resultant_slope,
 )
-from lipcomp.distributions.sampling import quantile_slope, sample_mode_distance
+from lipcomp.distributions._sampling import quantile_slope, sample_mode_distance
 
 DIMS = [2, 3, 4, 5, 8, 15, 16, 64, 128, 512, 2048]
 KAPPAS = [0.0, 1e-3, 0.7, 4.0, 30.0, 250.0, 1024.0, 16384.0, 1e6]

@@ -33,7 +33,7 @@ def run_page(page: Path) -> dict:
 @pytest.mark.parametrize("page", RUN, ids=lambda p: p.stem)
 def test_blocks_run(page, capsys):
     from lipcomp.objectives import OBJECTIVES
-    from lipcomp.robustness.corruptions.tables import TABLES
+    from lipcomp.robustness.corruptions._tables import TABLES
 
     try:
         names = run_page(page)
@@ -68,7 +68,7 @@ def check_checkpoint_format(names):
     import torchvision
 
     import lipcomp
-    from lipcomp.checkpoints import recognise
+    from lipcomp.checkpoints import _recognise as recognise
 
     network = torchvision.models.resnet18(num_classes=16).eval()
     weights = {k: v for k, v in network.state_dict().items() if not k.startswith("fc.")}
@@ -139,10 +139,10 @@ def test_every_formula_that_the_code_cites_exists():
 
 
 def test_exit_codes_of_the_tutorial_are_the_commands():
-    import lipcomp.commands
+    import lipcomp._commands
 
     page = (DOCS / "tutorial.md").read_text()
-    for code in re.findall(r"^(\d+)  ", lipcomp.commands.__doc__, re.MULTILINE):
+    for code in re.findall(r"^(\d+)  ", lipcomp._commands.__doc__, re.MULTILINE):
         assert f"| {code} |" in page
 
 

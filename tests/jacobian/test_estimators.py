@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch.nn import functional as F
 
-from lipcomp.encoders.heads import mean_direction
+from lipcomp.encoders._heads import mean_direction
 from lipcomp.jacobian import frobenius_norm, jacobian, mean_value_check, spectral_norm
 
 

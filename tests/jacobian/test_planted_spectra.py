@@ -1,10 +1,10 @@
-"""What sigma_max promises, on spectra chosen to break it; the figures of lipcomp.jacobian.lanczos' first page."""
+"""What sigma_max promises, on spectra chosen to break it; the figures of lipcomp.jacobian._lanczos' first page."""
 
 import pytest
 import torch
 
 from lipcomp.jacobian import spectral_norm
-from lipcomp.jacobian.lanczos import Lanczos, half_residuals, miss_bound, ritz_triplets
+from lipcomp.jacobian._lanczos import Lanczos, half_residuals, miss_bound, ritz_triplets
 
 DIM = 128
 STARTS = 200

@@ -8,7 +8,7 @@ from torch.nn import functional as F
 
 from lipcomp.encoders import EncoderSpec, build_encoder
 from lipcomp.jacobian import Linearisation, spectral_norm
-from lipcomp.jacobian.products import frozen
+from lipcomp.jacobian._products import frozen
 
 
 def small_vit():

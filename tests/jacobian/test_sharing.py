@@ -4,8 +4,8 @@ import pytest
 import torch
 
 from lipcomp.jacobian import spectral_norm
-from lipcomp.jacobian.lanczos import Part
-from lipcomp.jacobian.sharing import FACTOR, FEWEST, SharedStart, pilot_count
+from lipcomp.jacobian._lanczos import Part
+from lipcomp.jacobian._sharing import FACTOR, FEWEST, SharedStart, pilot_count
 
 DIM, PIXELS = 48, 64
 

@@ -10,9 +10,9 @@ from lipcomp.checkpoints import Metadata, save_checkpoint
 from lipcomp.encoders import EncoderSpec, build_encoder
 from lipcomp.identity import hash_module
 from lipcomp.measure import Bench, Images, Plan, Source
-from lipcomp.measure.cells import Cells
-from lipcomp.measure.conditions import clean_condition
-from lipcomp.robustness.probes import Probe
+from lipcomp.measure._cells import Cells
+from lipcomp.measure._conditions import clean_condition
+from lipcomp.robustness._probes import Probe
 
 
 class Same(Probe):

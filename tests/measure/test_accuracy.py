@@ -16,14 +16,14 @@ from lipcomp.measure import (
     ShiftAccuracy,
     VideoAccuracy,
 )
-from lipcomp.measure import accuracy as engine
-from lipcomp.measure.conditions import Condition, clean_condition
+from lipcomp.measure import _accuracy as engine
+from lipcomp.measure._conditions import Condition, clean_condition
+from lipcomp.robustness._effective import baseline_fit, read_baselines
+from lipcomp.robustness._metrics import mean_corruption_error
+from lipcomp.robustness._shifted import Shift, project
+from lipcomp.robustness._videos import FrameSet
+from lipcomp.robustness._zoo import ZooModel
 from lipcomp.robustness.corruptions import COMMON, corrupt
-from lipcomp.robustness.effective import baseline_fit, read_baselines
-from lipcomp.robustness.metrics import mean_corruption_error
-from lipcomp.robustness.shifted import Shift, project
-from lipcomp.robustness.videos import FrameSet
-from lipcomp.robustness.zoo import ZooModel
 
 
 def findings_of(quantity, bench):

@@ -19,9 +19,11 @@ from lipcomp.measure import (
     ShapeBias,
     StreamAccuracy,
     WatermarkGap,
-    beyond,
 )
-from lipcomp.robustness import ood
+from lipcomp.measure import (
+    _beyond as beyond,
+)
+from lipcomp.robustness import _ood as ood
 from lipcomp.robustness.corruptions import corrupt, resave_jpeg
 
 

@@ -17,7 +17,7 @@ from lipcomp.data import DigitViews, PhotoViews
 from lipcomp.distributions import VonMisesFisher, vmf_divergence
 from lipcomp.encoders import EncoderSpec, build_encoder
 from lipcomp.jacobian import frobenius_norm, spectral_norm
-from lipcomp.jacobian.precision import full_precision
+from lipcomp.jacobian._precision import full_precision
 from lipcomp.measure import (
     CleanAccuracy,
     Compression,

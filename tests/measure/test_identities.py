@@ -27,7 +27,7 @@ from lipcomp.measure import (
     Source,
     open_benches,
 )
-from lipcomp.measure.run import units_of
+from lipcomp.measure._run import units_of
 
 BASE = (
     CleanAccuracy(),

@@ -14,7 +14,7 @@ import pytest
 import torch
 from PIL import Image
 
-from lipcomp.data.folders import FolderImages
+from lipcomp.data._folders import FolderImages
 from lipcomp.jobs import JobsError
 from lipcomp.measure import (
     CleanAccuracy,
@@ -30,8 +30,8 @@ from lipcomp.measure import (
     open_benches,
     run,
 )
-from lipcomp.measure import bench as benching
-from lipcomp.measure.parallel import measure_source, run_parallel
+from lipcomp.measure import _bench as benching
+from lipcomp.measure._parallel import measure_source, run_parallel
 from lipcomp.records import read_records
 
 QUANTITIES = (
@@ -190,7 +190,7 @@ def test_workers_share_one_file_and_a_job_that_fails_is_named(plan, tmp_path, en
 LOOP = """
 import pathlib, pickle, sys
 from lipcomp.measure import Outputs
-from lipcomp.measure.parallel import measure_source
+from lipcomp.measure._parallel import measure_source
 plan = pickle.loads(pathlib.Path(sys.argv[2]).read_bytes())
 print("ready", flush=True)
 for source in plan.sources:

@@ -13,8 +13,8 @@ import torch
 
 from lipcomp.distributions import log_normalizer
 from lipcomp.objectives import BYOL, CBYOL, CSimCLR, SimCLR, info_nce, sampled_residual
-from lipcomp.objectives.byol import regression
-from lipcomp.objectives.residual import log_density
+from lipcomp.objectives._byol import regression
+from lipcomp.objectives._residual import log_density
 
 FILE = Path(__file__).parents[1] / "reference" / "objectives.npz"
 TOLERANCE = {"f64": 1e-9, "f32": 1e-4}

@@ -15,18 +15,22 @@ import warnings
 
 import pytest
 
-from lipcomp import claims
+from lipcomp import _claims as claims
 from lipcomp.records import (
     Record,
     RecordError,
     RecordWarning,
     append_records,
-    files,
     iterate_records,
     merge_records,
     read_records,
-    record,
     salvage_records,
+)
+from lipcomp.records import (
+    _files as files,
+)
+from lipcomp.records import (
+    _record as record,
 )
 from lipcomp.records.__main__ import main
 

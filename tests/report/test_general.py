@@ -4,12 +4,12 @@ import re
 
 import pytest
 
-from lipcomp.commands import run
+from lipcomp._commands import run
 from lipcomp.records import Record, append_records, to_frame
 from lipcomp.report import interval_mark, styles, write_report
 from lipcomp.report.__main__ import main
-from lipcomp.report.cells import Cell, Table, split
-from lipcomp.report.general import tidy
+from lipcomp.report._cells import Cell, Table, split
+from lipcomp.report._general import tidy
 
 
 def records():

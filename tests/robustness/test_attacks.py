@@ -6,9 +6,9 @@ import pytest
 import torch
 from torch import nn
 
-from lipcomp.robustness.attacks import auto_attack, pgd
-from lipcomp.robustness.embedding_attack import embedding_attack, found_again
-from lipcomp.robustness.probes import Classifier, NearestNeighbours
+from lipcomp.robustness._attacks import auto_attack, pgd
+from lipcomp.robustness._embedding_attack import embedding_attack, found_again
+from lipcomp.robustness._probes import Classifier, NearestNeighbours
 
 SURROGATE = Classifier.surrogate
 

@@ -9,12 +9,12 @@ import pytest
 import torch
 from PIL import Image, ImageFont
 
-from lipcomp.robustness import watermark
-from lipcomp.robustness.ccc import accuracy_over_time, open_ccc
-from lipcomp.robustness.metrics import top5_distance
-from lipcomp.robustness.shifted import class_table, imagenet_wnids
-from lipcomp.robustness.shifts import load_shift
-from lipcomp.robustness.texture import load_cue_conflict
+from lipcomp.robustness import _watermark as watermark
+from lipcomp.robustness._ccc import accuracy_over_time, open_ccc
+from lipcomp.robustness._metrics import top5_distance
+from lipcomp.robustness._shifted import class_table, imagenet_wnids
+from lipcomp.robustness._shifts import load_shift
+from lipcomp.robustness._texture import load_cue_conflict
 
 SIXTEEN = tuple(class_table("sixteen_classes"))
 

@@ -10,8 +10,8 @@ import time
 import numpy as np
 import pytest
 
-from lipcomp import commands
-from lipcomp.checkpoints.native import Metadata, save_checkpoint
+from lipcomp import _commands as commands
+from lipcomp.checkpoints._native import Metadata, save_checkpoint
 from lipcomp.encoders import EncoderSpec, build_encoder
 from lipcomp.records import read_records
 from lipcomp.robustness.__main__ import main

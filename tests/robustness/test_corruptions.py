@@ -10,19 +10,27 @@ from scipy import ndimage, stats
 from lipcomp.robustness.corruptions import (
     COMMON,
     VALIDATION,
-    blur,
     corrupt,
     corruption_names,
-    digits,
-    noise,
     published_severity,
     resave_jpeg,
     table_for,
-    weather,
 )
-from lipcomp.robustness.corruptions.draws import Draws
-from lipcomp.robustness.corruptions.filters import gaussian, zoom_matrix
-from lipcomp.robustness.corruptions.tables import TABLES
+from lipcomp.robustness.corruptions import (
+    _blur as blur,
+)
+from lipcomp.robustness.corruptions import (
+    _digits as digits,
+)
+from lipcomp.robustness.corruptions import (
+    _noise as noise,
+)
+from lipcomp.robustness.corruptions import (
+    _weather as weather,
+)
+from lipcomp.robustness.corruptions._draws import Draws
+from lipcomp.robustness.corruptions._filters import gaussian, zoom_matrix
+from lipcomp.robustness.corruptions._tables import TABLES
 
 EVERY = [(table, name) for table in TABLES for name in corruption_names(table)]
 

@@ -6,22 +6,22 @@ import pytest
 import torch
 from scipy import special, stats
 
-from lipcomp.robustness.calibration import brier_score, calibration_error, negative_log_likelihood
-from lipcomp.robustness.effective import (
+from lipcomp.robustness._calibration import brier_score, calibration_error, negative_log_likelihood
+from lipcomp.robustness._effective import (
     CLEAN_COLUMN,
     baseline_fit,
     effective_robustness,
     fit_baselines,
     read_baselines,
 )
-from lipcomp.robustness.estimates import (
+from lipcomp.robustness._estimates import (
     accuracy,
     bootstrap,
     per_class_accuracy,
     proportion,
     top_k_correct,
 )
-from lipcomp.robustness.metrics import (
+from lipcomp.robustness._metrics import (
     ALEXNET,
     ALEXNET_CLEAN,
     corruption_errors,

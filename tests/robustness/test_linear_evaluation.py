@@ -4,8 +4,8 @@ import numpy as np
 import torch
 from PIL import Image
 
-from lipcomp.data.folders import load_folder
-from lipcomp.robustness.linear_evaluation import LinearEvaluation, _augmented
+from lipcomp.data._folders import load_folder
+from lipcomp.robustness._linear_evaluation import LinearEvaluation, _augmented
 
 
 def test_crops_of_files_come_from_their_own_pixels_not_from_the_centre_crop(tmp_path):

@@ -7,7 +7,7 @@ from scipy import special, stats
 from scipy.spatial import distance
 from sklearn.metrics import roc_auc_score, roc_curve
 
-from lipcomp.robustness.ood import SCORES, auroc, fpr95, knn_score, mahalanobis_score, scores
+from lipcomp.robustness._ood import SCORES, auroc, fpr95, knn_score, mahalanobis_score, scores
 
 RNG = np.random.default_rng(0)
 

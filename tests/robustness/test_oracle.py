@@ -17,8 +17,8 @@ import pytest
 import torch
 
 from lipcomp.robustness.corruptions import corrupt, corruption_names
-from lipcomp.robustness.corruptions.draws import Draws
-from lipcomp.robustness.corruptions.tables import TABLES
+from lipcomp.robustness.corruptions._draws import Draws
+from lipcomp.robustness.corruptions._tables import TABLES
 
 REFERENCE = Path(__file__).parents[1] / "reference"
 SEVERITIES = json.loads((REFERENCE / "corruption_severities.json").read_text())

@@ -8,9 +8,9 @@ import torch
 from torch import nn
 
 from lipcomp.data import TensorImages
-from lipcomp.robustness.features import extract_features
-from lipcomp.robustness.linear_evaluation import LinearEvaluation, linear_evaluation
-from lipcomp.robustness.probes import NearestNeighbours, fit_linear_probe, split_by_class
+from lipcomp.robustness._features import extract_features
+from lipcomp.robustness._linear_evaluation import LinearEvaluation, linear_evaluation
+from lipcomp.robustness._probes import NearestNeighbours, fit_linear_probe, split_by_class
 
 
 def clusters(n=300, d=12, classes=4, seed=0, spread=1.5):

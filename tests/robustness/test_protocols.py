@@ -4,8 +4,8 @@ from dataclasses import replace
 
 import pytest
 
+from lipcomp.robustness._protocols import Protocol, literature
 from lipcomp.robustness.corruptions import COMMON, VALIDATION, corruption_names
-from lipcomp.robustness.protocols import Protocol, literature
 
 PUBLISHED = Protocol("imagenet", COMMON, (1, 2, 3, 4, 5), "disk", None, None, 50_000, 1000)
 

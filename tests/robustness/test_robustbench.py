@@ -12,15 +12,15 @@ import pytest
 import torch
 from torch import nn
 
-from lipcomp.robustness.compare import place_among, published_rows
-from lipcomp.robustness.sets import open_corruption_set
+from lipcomp.robustness._compare import place_among, published_rows
+from lipcomp.robustness._sets import open_corruption_set
 
 N = 120
 
 
 @pytest.fixture
 def bench():
-    module = pytest.importorskip("lipcomp.robustness.robustbench")
+    module = pytest.importorskip("lipcomp.robustness._robustbench")
     try:
         module.robustbench()
     except ImportError as error:
@@ -165,8 +165,8 @@ def test_result_files_become_baselines(bench, tmp_path):
 def test_nothing_is_imported_unless_asked():
     """In a process of its own: the suite, without RobustBench, timm, pyautoattack or OpenCV."""
     code = (
-        "import sys, lipcomp.robustness, lipcomp.robustness.robustbench, lipcomp.robustness.attacks\n"
-        "import lipcomp.robustness.videos, lipcomp.robustness.shifts, lipcomp.measure.beyond\n"
+        "import sys, lipcomp.robustness, lipcomp.robustness._robustbench, lipcomp.robustness._attacks\n"
+        "import lipcomp.robustness._videos, lipcomp.robustness._shifts, lipcomp.measure._beyond\n"
         "wanted = {'robustbench', 'timm', 'pyautoattack', 'autoattack', 'cv2', 'imagecorruptions'}\n"
         "print(sorted(wanted & set(sys.modules)))"
     )

@@ -10,11 +10,11 @@ import torch
 from PIL import Image
 
 from lipcomp.data import TensorImages
-from lipcomp.measure.conditions import disk_conditions, generated_conditions
-from lipcomp.robustness.sets import MappedImages, open_corruption_set
-from lipcomp.robustness.shifted import imagenet_wnids, project
-from lipcomp.robustness.shifts import SHIFTS, load_shift
-from lipcomp.robustness.videos import load_vid_robust, load_ytbb_robust, open_perturbations, sequences
+from lipcomp.measure._conditions import disk_conditions, generated_conditions
+from lipcomp.robustness._sets import MappedImages, open_corruption_set
+from lipcomp.robustness._shifted import imagenet_wnids, project
+from lipcomp.robustness._shifts import SHIFTS, load_shift
+from lipcomp.robustness._videos import load_vid_robust, load_ytbb_robust, open_perturbations, sequences
 
 RNG = np.random.default_rng(0)
 

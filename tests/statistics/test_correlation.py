@@ -7,8 +7,8 @@ import pytest
 import scipy.stats
 
 from lipcomp.statistics import correlation, partial_correlation
-from lipcomp.statistics.correlation import _kendall, _residual
-from lipcomp.statistics.resampling import bootstrap_interval
+from lipcomp.statistics._correlation import _kendall, _residual
+from lipcomp.statistics._resampling import bootstrap_interval
 
 SCIPY = {
     "spearman": lambda x, y: scipy.stats.spearmanr(x, y).statistic,

@@ -8,7 +8,7 @@ import pytest
 import scipy.stats
 
 from lipcomp.statistics import paired_effect
-from lipcomp.statistics.paired import _hedges
+from lipcomp.statistics._paired import _hedges
 
 
 @pytest.mark.parametrize("n", [2, 3, 5, 9, 13])

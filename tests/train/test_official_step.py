@@ -19,7 +19,7 @@ from torch import nn
 from lipcomp.data import TensorImages, ViewBatch
 from lipcomp.distributions import VonMisesFisher
 from lipcomp.encoders import EncoderSpec, ResNet
-from lipcomp.encoders import encoder as encoders
+from lipcomp.encoders import _encoder as encoders
 from train.imagenet import MEAN, STD, imagenet
 from train.parallel import Ranks
 from train.pretrain import Run

@@ -11,7 +11,7 @@ import pytest
 from PIL import Image
 
 from lipcomp.records import read_records
-from lipcomp.robustness.shifted import imagenet_wnids
+from lipcomp.robustness._shifted import imagenet_wnids
 from train.recipes import find_recipe
 
 ROOT = Path(__file__).parents[2]

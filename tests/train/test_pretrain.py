@@ -8,8 +8,8 @@ import pytest
 import torch
 from PIL import Image
 
+from lipcomp._commands import run
 from lipcomp.checkpoints import load_checkpoint
-from lipcomp.commands import run
 from lipcomp.data import TensorImages
 from train.command import main
 from train.monitor import Monitor, effective_rank, tensorboard_sink, uniformity, wandb_sink

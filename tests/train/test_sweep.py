@@ -11,9 +11,9 @@ from pathlib import Path
 
 import pytest
 
+from lipcomp._claims import claim
+from lipcomp._commands import run
 from lipcomp.checkpoints import load_checkpoint
-from lipcomp.claims import claim
-from lipcomp.commands import run
 from lipcomp.jobs import JobFailure, Outcome
 from train import sweep as module
 from train.recipe import with_beta

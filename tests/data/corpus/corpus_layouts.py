@@ -6,7 +6,7 @@ import numpy as np
 from corpus_building import CASES, HEIGHT, WIDTH, Checks, Exact, Folder, Refused, case
 from PIL import Image
 
-from lipcomp.data.layout import find_split
+from lipcomp.data._layout import find_split
 
 TWO = ("train/cat/0.png", "train/cat/1.png", "train/dog/0.png", "test/cat/0.png", "test/dog/0.png")
 TEST = {"test/cat/0.png": "cat", "test/dog/0.png": "dog"}

@@ -1,0 +1,192 @@
+"""A map as a graph of pure operations below Python: what certificates follow, so that nothing of the images escapes.
+
+The map is run once on an image without numbers. Every operation that it dispatches, from Python, from TorchScript or
+from within torch, becomes a node; views and changes in place become pure operations. What has no number cannot be read
+off (``item``, ``numpy``, a branch on a value): that ends in :class:`NoRule`. The graph is then compared with the map
+itself at two points, so that a value that left torch and came back as a constant is found.
+"""
+
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import torch
+from torch import Tensor, fx
+from torch._decomp import get_decompositions
+from torch.fx.experimental.proxy_tensor import make_fx
+from torch.overrides import TorchFunctionMode
+from torch.utils._pytree import tree_iter, tree_map
+
+from lipcomp.jacobian._frozen import math_attention
+from lipcomp.jacobian._products import Map
+
+aten = torch.ops.aten
+EXITS = {
+    getattr(Tensor, name)
+    for name in (
+        "numpy", "__array__", "tolist", "item", "__dlpack__", "data_ptr",
+        "__float__", "__int__", "__bool__", "__reduce_ex__", "__deepcopy__",
+    )
+}  # fmt: skip
+
+
+class NoRule(Exception):  # noqa: N818  (it is no error: a bound is not known)
+    """An operation without a rule; says which, and what follows."""
+
+
+class _NoExit(TorchFunctionMode):
+    """Refuses the functions that take a tensor's numbers out of torch; replaces those that hide what they do."""
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        fake = args and isinstance(args[0], Tensor) and _without_numbers(args[0])
+        if func in EXITS and fake:
+            raise NoRule(f"the map reads numbers that depend on the images ({func.__name__})")
+        if func in REPLACEMENTS:
+            found = REPLACEMENTS[func](*args, **(kwargs or {}))
+            if found is not None:
+                return found
+        return func(*args, **(kwargs or {}))
+
+
+def _circular(input: Tensor, pad: Any, mode: str = "constant", value: Any = None) -> Tensor | None:
+    """Circular padding writes into an empty tensor; here by indices."""
+    if mode != "circular":
+        return None
+    for place in range(len(pad) // 2):
+        axis, (low, high) = input.dim() - 1 - place, pad[2 * place : 2 * place + 2]
+        size = input.shape[axis]
+        input = input.index_select(axis, torch.arange(-low, size + high, device=input.device) % size)
+    return input
+
+
+def _norm_pool(
+    input: Tensor, norm_type: float | int, kernel_size: Any, stride: Any = None, ceil_mode: bool = False
+) -> Any:
+    """Pooling by the 2-norm of whole windows, as such."""
+    if float(norm_type) != 2 or ceil_mode:
+        return None
+    kernel = (kernel_size,) * 2 if isinstance(kernel_size, int) else kernel_size
+    step = kernel if stride is None else (stride,) * 2 if isinstance(stride, int) else stride
+    places = [
+        (torch.arange((size - width) // jump + 1)[:, None] * jump + torch.arange(width)).to(input.device)
+        for size, width, jump in zip(input.shape[-2:], kernel, step, strict=True)
+    ]
+    rows, columns = places[0][:, None, :, None], places[1][None, :, None, :]
+    return torch.linalg.vector_norm(input[..., rows, columns].flatten(-2), dim=-1)
+
+
+REPLACEMENTS: dict[Any, Callable[..., Any]] = {
+    torch.nn.functional.pad: _circular, torch.nn.functional.lp_pool2d: _norm_pool,
+}  # fmt: skip
+
+
+def _without_numbers(tensor: Tensor) -> bool:
+    return torch._is_functional_tensor(tensor) or type(tensor) not in (Tensor, torch.nn.Parameter)
+
+
+def capture(fn: Map, images: Tensor) -> fx.GraphModule:
+    """The graph of a map for one image.
+
+    Raises
+    ------
+    NoRule
+        If the map cannot be captured, or the graph is not the map.
+    """
+
+    def guarded(image: Tensor) -> Tensor:
+        with _NoExit():
+            return fn(image)
+
+    pure = torch.func.functionalize(guarded, remove="mutations_and_views")
+    with torch.no_grad(), math_attention():
+        try:
+            trace = make_fx(pure, _decompositions(), tracing_mode="fake", _allow_non_fake_inputs=True)
+            graph = trace(images[:1].clone())
+        except NoRule:
+            raise
+        except Exception as error:  # whatever a foreign map does without numbers
+            raise NoRule(
+                f"the map cannot be followed ({type(error).__name__}: {str(error)[:200]})"
+            ) from error
+    graph.graph.eliminate_dead_code()
+    _compare(fn, graph, images)
+    return graph
+
+
+def _compare(fn: Map, graph: fx.GraphModule, images: Tensor) -> None:
+    """Refuse a graph that is not the map: something came back as a constant."""
+    generator = torch.Generator().manual_seed(0)
+    other = torch.rand(images[:1].shape, generator=generator, dtype=torch.float64).to(images)
+    for point in (images[:1], (images[:1] + other) / 2):
+        with torch.no_grad(), math_attention():
+            expected, found = fn(point.clone()), graph(point.clone())
+        if not isinstance(found, Tensor) or found.shape != expected.shape or not found.is_floating_point():
+            raise NoRule("the map does not give one tensor of floating-point numbers")
+        scale = float(expected.abs().nan_to_num(0, 0, 0).max())
+        if not float((found - expected).abs().nan_to_num(0, 0, 0).max()) <= 1e-3 * scale:
+            raise NoRule(
+                "the map is not what torch sees of it: numbers leave torch and come back as constants"
+            )
+
+
+def _decompositions() -> dict[Any, Callable[..., Any]]:
+    known = [
+        aten.native_layer_norm, aten.native_group_norm, aten.glu, aten.addcmul, aten.addcdiv, aten.lerp, aten.rsub,
+        aten._scaled_dot_product_flash_attention_for_cpu,
+    ]  # fmt: skip
+    table: dict[Any, Callable[..., Any]] = dict(get_decompositions(known))
+    table[aten.native_batch_norm.default] = _batch_norm
+    table[aten.var.correction], table[aten.std.correction] = (
+        _variance,
+        lambda *a, **k: _variance(*a, **k).sqrt(),
+    )
+    table[aten.var_mean.correction] = lambda x, dim=None, *, correction=1, keepdim=False: (
+        _variance(x, dim, correction=correction, keepdim=keepdim), x.mean(_axes(x, dim), keepdim=keepdim),
+    )  # fmt: skip
+    return table
+
+
+def _axes(x: Tensor, dim: Any) -> list[int]:
+    return list(range(x.dim())) if dim in (None, []) else [dim] if isinstance(dim, int) else list(dim)
+
+
+def _variance(x: Tensor, dim: Any = None, *, correction: Any = 1, keepdim: bool = False) -> Tensor:
+    axes = _axes(x, dim)
+    count = 1
+    for axis in axes:
+        count *= x.shape[axis]
+    squares = (x - x.mean(axes, keepdim=True)).square()
+    return squares.sum(axes, keepdim=keepdim) / max(count - (1 if correction is None else correction), 0)
+
+
+def _batch_norm(
+    x: Tensor, weight: Any, bias: Any, mean: Any, var: Any, training: bool, momentum: float, eps: float
+) -> Any:
+    """Statistics of the one image itself (instance norm) become visible; stored ones stay."""
+    if not training:
+        return NotImplemented
+    axes = [0, *range(2, x.dim())]
+    shape = [1, -1, *[1] * (x.dim() - 2)]
+    mean = x.mean(axes, keepdim=True)
+    centred = x - mean
+    scale = (centred.square().mean(axes, keepdim=True) + eps).rsqrt()
+    out = centred * scale
+    out = out if weight is None else out * weight.view(shape)
+    out = out if bias is None else out + bias.view(shape)
+    return out, mean.flatten(), scale.flatten()
+
+
+def leaves(node: fx.Node) -> Iterator[Any]:
+    """All arguments of a node, also those in lists and keywords."""
+    yield from tree_iter((node.args, node.kwargs))
+
+
+def with_values(node: fx.Node, value: Callable[[fx.Node], Any]) -> tuple[Any, dict[str, Any]]:
+    """The arguments of a node with other nodes replaced."""
+    replace = lambda arg: value(arg) if isinstance(arg, fx.Node) else arg  # noqa: E731
+    return tree_map(replace, node.args), tree_map(replace, node.kwargs)
+
+
+def name_of(node: fx.Node) -> str:
+    """The operation's name, without overload and the suffix of pure views."""
+    name = getattr(node.target, "__name__", str(node.target)).split(".")[0]
+    return name.removesuffix("_copy") if name != "_to_copy" else name

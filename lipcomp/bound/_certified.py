@@ -1,0 +1,198 @@
+"""Certified upper bounds of the Lipschitz constant on balls; no certificate where an operation is not known.
+
+local      the Jacobian at the image, and what the units that are uncertain in the ball may add (theory (5.4), (5.5));
+           as the radius goes to zero it is sigma_max. See :mod:`lipcomp.bound._local`, `noise` and `relaxation`
+product    the product of the operations' norms, over all images or, with a normalisation, on the ball: (5.1), (5.2)
+least      the smaller of the two, image by image
+
+The map is followed below Python (:mod:`lipcomp.bound._capture`): an operation without a rule ends in "no certificate",
+with its name, never in a silent 1. `python -m benchmarks.certificates` measures how tight it is.
+
+>>> import torch
+>>> from lipcomp.bound import certified_bound
+>>> certified_bound(torch.nn.Linear(3, 3, bias=False).requires_grad_(False).eval(), torch.rand(2, 3)).bound.shape
+torch.Size([2])
+"""
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, fx
+
+from lipcomp.bound._capture import NoRule, capture
+from lipcomp.bound._local import Ball, Track, direction_bound, interpret
+from lipcomp.bound._product import Product
+from lipcomp.bound._relaxation import relaxed_norm
+from lipcomp.bound._rules import PASSIVE, RULES
+from lipcomp.jacobian._checks import check_images, check_map
+from lipcomp.jacobian._precision import full_precision
+from lipcomp.jacobian._products import Map
+
+METHODS = ("least", "local", "product")
+UNITS = 3000  # about a minute an image on one core for a small CNN
+
+
+@dataclass(frozen=True)
+class Certificate:
+    """An upper bound of the Lipschitz constant over the ball around every image; infinite where there is none.
+
+    Attributes
+    ----------
+    bound
+        For every image, per pixel L2.
+    radius
+        L2 radius of the ball it holds on; infinite for one that holds everywhere.
+    reason
+        Why there is no certificate (for all, or for the infinite ones), empty if there is.
+    layers
+        Every layer of the product that had a factor, with it: for finding what makes the product large.
+    methods
+        For every image which method gave the bound: "local", "product", or "" for none.
+    """
+
+    bound: Float[Tensor, " n"]
+    radius: float
+    reason: str = ""
+    layers: list[tuple[str, float]] = field(default_factory=list, repr=False)
+    methods: list[str] = field(default_factory=list, repr=False)
+
+
+def certified_bound(
+    fn: Map,
+    images: Float[Tensor, "n ..."],
+    radius: float = 0.0,
+    *,
+    method: str = "least",
+    memory: float = 4.0,
+    units: int = UNITS,
+    advance: Callable[[int], object] | None = None,
+) -> Certificate:
+    """Certify an upper bound of the Lipschitz constant of ``fn`` around every image.
+
+    Parameters
+    ----------
+    fn
+        A map of images to vectors, in evaluation mode.
+    images
+        Pixels; the bound of a normalised map depends on ‖h(x)‖ at each of them. On their device, in float64.
+    radius
+        L2 radius of the ball that the bound holds on; 0 bounds the local constant at the image.
+    method
+        "least", "local" or "product", see above.
+    memory
+        GiB that the local certificate may use; what needs more has none.
+    units
+        How many units may be uncertain in the ball; the local certificate's time grows with their number's cube.
+    advance
+        Called with the count of images done.
+
+    Raises
+    ------
+    ValueError
+        If the radius is negative, the method unknown, or images or map are not fit.
+    """
+    if not 0 <= radius < math.inf:
+        raise ValueError(f"radius must be finite and not negative, got {radius}")
+    if method not in METHODS:
+        raise ValueError(f"method must be one of {', '.join(METHODS)}, got {method!r}")
+    check_images(images, None)
+    check_map(fn, images)
+    n = len(images)
+    try:
+        graph = capture(fn, images)
+    except NoRule as missing:
+        return Certificate(_infinite(n), radius, f"no certificate: {missing}", methods=[""] * n)
+    product = Product(graph, radius)
+    bounds, methods, reasons, everywhere = _infinite(n), [""] * n, [], True
+    for i in range(n):
+        for name in ("product", "local") if method == "least" else (method,):
+            try:
+                with torch.no_grad(), full_precision():
+                    if name == "product":
+                        value, global_ = product.bound(images[i : i + 1]), product.everywhere
+                    else:
+                        value, global_ = local_bound(graph, images[i : i + 1], radius, memory * 2**30, units)
+            except NoRule as missing:
+                reasons.append(f"{name}: {missing}")
+                continue
+            if math.isinf(value) or math.isnan(value):
+                reasons.append(f"{name}: |h| may vanish in the ball of radius {radius:g} (5.1)")
+            elif value < bounds[i]:
+                bounds[i], methods[i] = value, name
+                everywhere = global_ if i == 0 else everywhere and global_
+        if advance is not None:
+            advance(1)
+    return Certificate(
+        bounds,
+        math.inf if everywhere and all(methods) else radius,
+        _why(bounds, reasons),
+        product.layers,
+        methods,
+    )
+
+
+def _infinite(n: int) -> Tensor:
+    return torch.full((n,), math.inf, dtype=torch.float64)
+
+
+def _why(bounds: Tensor, reasons: list[str]) -> str:
+    count = int(bounds.isinf().sum())
+    if not count:
+        return ""
+    few = "" if count == len(bounds) else f" for {count} of {len(bounds)} images"
+    return f"no certificate{few}: {'; '.join(dict.fromkeys(reasons))}"
+
+
+@dataclass(frozen=True)
+class Passes:
+    """Both passes over the ball around one image: chords from the image, and tangents."""
+
+    far: Track
+    far_ball: Ball
+    near: Track
+    near_ball: Ball
+
+
+def chord_pass(
+    graph: fx.GraphModule, image: Float[Tensor, "1 ..."], radius: float, memory: float, units: int
+) -> tuple[Track, Ball]:
+    """How far all numbers move in the ball: the first pass."""
+    ball = Ball(radius, image.numel(), memory, units, chord=True)
+    return interpret(graph, image, ball, RULES, PASSIVE), ball
+
+
+def both_passes(
+    graph: fx.GraphModule, image: Float[Tensor, "1 ..."], radius: float, memory: float, units: int
+) -> Passes:
+    """Interpret a captured map over a ball twice."""
+    far, far_ball = chord_pass(graph, image, radius, memory, units)
+    near_ball = Ball(radius, image.numel(), memory, units, chord=False, reaches=far_ball.reaches)
+    return Passes(far, far_ball, interpret(graph, image, near_ball, RULES, PASSIVE), near_ball)
+
+
+def local_bound(
+    graph: fx.GraphModule, image: Float[Tensor, "1 ..."], radius: float, memory: float, units: int
+) -> tuple[float, bool]:
+    """The local certificate of one image, and whether it holds everywhere (nothing was uncertain or could be)."""
+    passes = both_passes(graph, image, radius, memory, units)
+    ball = passes.near_ball
+
+    def numerator(track: Track, ball: Ball, weight: Tensor) -> float:
+        rows = weight @ track.flat.mT
+        bound = math.inf
+        count = ball.count - ball.pixels
+        if 8 * 8 * count**2 <= memory:
+            steps = 12 if count < 2000 else 6
+            bound = relaxed_norm(rows, ball.noises, ball.pixels, steps)
+        return bound if math.isfinite(bound) else ball.norm(rows)
+
+    if passes.near.direction_of is not None and passes.far.direction_of is not None:
+        h = passes.near.direction_of
+        chord = (passes.far.direction_of, passes.far_ball)
+        bound, _ = direction_bound(h, ball, chord, numerator)
+        return bound, False
+    eye = torch.eye(passes.near.value.numel(), dtype=torch.float64, device=image.device)
+    return numerator(passes.near, ball, eye), ball.asked == 0

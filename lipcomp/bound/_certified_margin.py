@@ -1,0 +1,117 @@
+"""Within which radius no perturbation changes a class: certified radius and accuracy of a probe's logits (5.8).
+
+With c the predicted class, m_j = f_c - f_j its lead over class j at the image, and L_j a bound of how fast that lead
+can change along any chord from the image in the ball of radius r, no point nearer than min(r, min_j m_j / L_j) has
+another class. Chords are all that is needed here, and are about half as uncertain as tangents (`lipcomp.bound._local`).
+
+>>> import torch
+>>> from lipcomp.bound import certified_radius
+>>> logits = lambda x: torch.stack([x.flatten(1)[:, 0], x.flatten(1)[:, 1]], 1)
+>>> certified_radius(logits, torch.tensor([[0.7, 0.3]]), 1.0)
+tensor([0.2828], dtype=torch.float64)
+"""
+
+import math
+from collections.abc import Callable, Sequence
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor, fx
+
+from lipcomp.bound._capture import NoRule, capture
+from lipcomp.bound._certified import UNITS, chord_pass
+from lipcomp.bound._noise import row_norms
+from lipcomp.bound._relaxation import relaxed_norm
+from lipcomp.jacobian._checks import check_images, check_map
+from lipcomp.jacobian._precision import full_precision
+from lipcomp.jacobian._products import Map
+
+
+def certified_radius(
+    fn: Map,
+    images: Float[Tensor, "n ..."],
+    radius: float,
+    *,
+    memory: float = 4.0,
+    units: int = UNITS,
+    advance: Callable[[int], object] | None = None,
+) -> Float[Tensor, " n"]:
+    """The L2 distance within which the predicted class of every image cannot change; 0 where nothing is certified.
+
+    Parameters
+    ----------
+    fn
+        A map of images to logits, in evaluation mode: an encoder with its linear probe.
+    images
+        Pixels.
+    radius
+        Of the ball that is examined: what is returned is at most this. A ball much larger than the result is loose.
+    memory, units, advance
+        As for :func:`~lipcomp.bound.certified_bound`.
+
+    Raises
+    ------
+    ValueError
+        If the radius is not positive, or images or map are not fit.
+    """
+    if not 0 < radius < math.inf:
+        raise ValueError(f"radius must be positive and finite, got {radius}")
+    check_images(images, None)
+    check_map(fn, images)
+    found = torch.zeros(len(images), dtype=torch.float64)
+    try:
+        graph = capture(fn, images)
+    except NoRule:
+        return found
+    for i in range(len(images)):
+        try:
+            with torch.no_grad(), full_precision():
+                found[i] = _radius(graph, images[i : i + 1], radius, memory * 2**30, units)
+        except NoRule:
+            pass
+        if advance is not None:
+            advance(1)
+    return found
+
+
+def _radius(graph: fx.GraphModule, image: Tensor, radius: float, memory: float, units: int) -> float:
+    track, ball = chord_pass(graph, image, radius, memory, units)
+    logits = track.value.flatten()
+    if len(logits) < 2:
+        raise NoRule("one logit has no margin")
+    leader = int(logits.argmax())
+    others = [j for j in range(len(logits)) if j != leader]
+    lead = (logits[leader] - logits[others]) * (1 - 1e-9) - 1e-12 * float(logits.abs().max())
+    columns = track.flat[:, leader : leader + 1] - track.flat[:, others]
+    speed = row_norms(columns, ball.noises, ball.pixels)
+    least = radius
+    for m, bound, column in zip(lead.tolist(), speed.tolist(), columns.T, strict=True):
+        if m <= 0:
+            return 0.0
+        if m < bound * least and 64 * (ball.count - ball.pixels) ** 2 <= memory:
+            bound = min(bound, relaxed_norm(column[None], ball.noises, ball.pixels))
+        least = min(least, m / bound if bound > 0 else math.inf)
+    return least * (1 - 1e-9)
+
+
+def certified_accuracy(
+    fn: Map,
+    images: Float[Tensor, "n ..."],
+    labels: Int[Tensor, " n"],
+    radii: Sequence[float],
+    **settings: object,
+) -> Float[Tensor, " radii"]:
+    """The share of images that are classified rightly, at the image and everywhere in the ball, for every L2 radius.
+
+    A lower bound of the robust accuracy, as an attack's is an upper one. Radii and ``settings`` as for
+    :func:`certified_radius`.
+    """
+    with torch.no_grad():
+        right = (fn(images.clone()).flatten(1).argmax(1) == labels).cpu()
+    held = torch.stack(
+        [certified_radius(fn, images, r, **settings) >= r * (1 - 1e-6) for r in radii]  # type: ignore[arg-type]
+    )
+    for k in reversed(range(len(radii))):  # what holds in a ball holds in every smaller one
+        wider = [j for j in range(len(radii)) if radii[j] >= radii[k]]
+        held[k] = held[wider].any(0)
+    return (held & right).double().mean(1)

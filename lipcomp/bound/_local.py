@@ -1,0 +1,241 @@
+"""The local certificate: a captured map interpreted with the Jacobians of all its tensors over a ball (theory (5.4)).
+
+Two passes. The first takes chords from the image: how far every number can move in the ball, from slopes between the
+image and a point of the ball, which are about half as uncertain as those of tangents. The second takes tangents, with
+the numbers' ranges from the first: what is uncertain there is what the Jacobian may be. All in float64, rounded
+outward. Memory: (pixels + uncertain units) times the numbers of the widest layer.
+"""
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, fx
+
+from lipcomp.bound._capture import NoRule, leaves, name_of, with_values
+from lipcomp.bound._noise import UP, Noise, block_norm, row_norms
+
+
+@dataclass(eq=False)
+class Track:
+    """A tensor that depends on the image: its value there and its Jacobian's columns (pixels, then noise)."""
+
+    value: Float[Tensor, "..."]
+    columns: Float[Tensor, "columns ..."]
+    norm_of: "tuple[Track, tuple[int, ...], bool] | None" = (
+        None  # whose norm it is, over which axes, shape kept
+    )
+    direction_of: "Track | None" = None  # the h of which it is h / |h|, as the only vector
+    known: Float[Tensor, "..."] | None = None  # norm bounds of its rows, once computed
+
+    @property
+    def flat(self) -> Float[Tensor, "columns numbers"]:
+        """The columns of all its numbers in a row."""
+        return self.columns.flatten(1)
+
+
+@dataclass
+class Ball:
+    """One pass over a ball around an image."""
+
+    radius: float
+    pixels: int
+    memory: float  # bytes
+    units: int  # that may be uncertain
+    chord: bool
+    reaches: list[Float[Tensor, "..."]] = field(
+        default_factory=list
+    )  # how far numbers move, in the order of asking
+    noises: list[Noise] = field(default_factory=list)
+    asked: int = 0
+
+    @property
+    def count(self) -> int:
+        """How many columns there are."""
+        return self.pixels + sum(len(noise) for noise in self.noises)
+
+    def rows(self, track: Track) -> Float[Tensor, "..."]:
+        """Norm bound of the row of every number."""
+        if track.known is None:
+            track.known = row_norms(track.flat, self.noises, self.pixels).reshape(track.value.shape)
+        return track.known
+
+    def reach(self, track: Track) -> Float[Tensor, "..."]:
+        """How far every number may move from its value at the image."""
+        if self.chord:
+            moved = self.radius * self.rows(track) * UP
+            self.reaches.append(moved + 1e-13 * float(track.value.abs().max()))
+        self.asked += 1
+        return self.reaches[self.asked - 1]
+
+    def affine(self, parts: list[Track], value: Tensor, function: Callable[..., Tensor]) -> Track:
+        """What a linear function of tracked tensors gives, with its value."""
+        count = max(len(part.columns) for part in parts)
+        self.check(count * max(value.numel(), *(part.value.numel() for part in parts)))
+        columns = [_longer(part.columns, count) for part in parts]
+        return Track(value, torch.vmap(function)(*columns))
+
+    def check(self, numbers: int) -> None:
+        """Refuse what needs more memory than is given."""
+        if 3 * 8 * numbers > self.memory:
+            raise NoRule(
+                f"the local certificate needs about {3 * 8 * numbers / 2**30:.1f} GiB (pixels and uncertain units "
+                f"times the widest layer), more than the {self.memory / 2**30:.1f} it may use"
+            )
+
+    def uncertain(
+        self,
+        track: Track,
+        sources: list[tuple[Track, Float[Tensor, "..."]]] | None = None,
+        tau: Float[Tensor, "..."] | None = None,
+    ) -> Track:
+        """Add noise to every number: e times the row of a source, |e| <= its half-width, or rows of norm tau."""
+        given: list[tuple[Track | None, Tensor]] = [*(sources or [])]
+        if tau is not None:
+            given.append((None, tau))
+        for source, size in given:
+            size = size.expand(track.value.shape).flatten()
+            largest = size if source is None else size * self.rows(source).flatten()
+            units = (largest > 0).nonzero().squeeze(1)
+            if not len(units):
+                continue
+            if not bool(largest.isfinite().all()):
+                raise NoRule("a bound of a derivative is infinite in the ball")
+            self.check((self.count + len(units)) * track.value.numel())
+            if self.count - self.pixels + len(units) > self.units:
+                raise NoRule(
+                    f"more than {self.units} units are uncertain in the ball of radius {self.radius:g}"
+                )
+            noise = Noise(list(self.noises), self.count, self.pixels, largest[units] * UP)
+            if source is not None:
+                noise.rows, noise.halfwidth = source.flat[:, units].mT.contiguous(), size[units] * UP
+            columns = _longer(track.flat, noise.start + len(units))
+            if columns is track.flat:
+                columns = columns.clone()
+            columns[noise.start + torch.arange(len(units), device=columns.device), units] = 1.0
+            self.noises.append(noise)
+            track = Track(track.value, columns.reshape(-1, *track.value.shape))
+        return track
+
+    def norm(self, rows: Float[Tensor, "outputs columns"]) -> float:
+        """(5.4) of a matrix of columns."""
+        return block_norm(rows, self.noises, self.pixels)
+
+
+def _longer(columns: Tensor, count: int) -> Tensor:
+    missing = count - len(columns)
+    return columns if not missing else torch.cat([columns, columns.new_zeros(missing, *columns.shape[1:])])
+
+
+Rule = Callable[[Ball, fx.Node, tuple[Any, ...], dict[str, Any]], Any]
+
+
+def interpret(
+    graph: fx.GraphModule,
+    image: Float[Tensor, "1 ..."],
+    ball: Ball,
+    rules: dict[str, Rule],
+    passive: set[str],
+) -> Track:
+    """Run a captured map over a ball; the output's track.
+
+    Raises
+    ------
+    NoRule
+        If an operation that depends on the image has no rule, or none for these arguments.
+    """
+    pixels = image.numel()
+    eye = torch.eye(pixels, dtype=torch.float64, device=image.device).reshape(pixels, *image.shape)
+    found: dict[fx.Node, Any] = {}
+    last_use = {argument: node for node in graph.graph.nodes for argument in node.all_input_nodes}
+    for node in graph.graph.nodes:
+        if node.op == "placeholder":
+            found[node] = Track(image.double(), eye)
+        elif node.op == "get_attr":
+            found[node] = getattr(graph, node.target).detach()
+        elif node.op == "output":
+            output = found[node.args[0]]
+            if not isinstance(output, Track):
+                raise NoRule("the output does not depend on the images by operations that are followed")
+            return output
+        else:
+            found[node] = _run(node, found, ball, rules, passive)
+        for argument in node.all_input_nodes:
+            if last_use[argument] is node:
+                del found[argument]
+    raise NoRule("the map gives nothing")
+
+
+def _run(
+    node: fx.Node, found: dict[fx.Node, Any], ball: Ball, rules: dict[str, Rule], passive: set[str]
+) -> Any:
+    args, kwargs = with_values(node, found.__getitem__)
+    name = name_of(node)
+    if name == "getitem":
+        part = args[0][args[1]]
+        if part is None:
+            raise NoRule(f"{name_of(node.args[0])} has no rule for its part {args[1]}")  # type: ignore[arg-type]
+        return part
+    tracked = [a for a in leaves(node) if isinstance(a, fx.Node) and _depends(found[a])]
+    if not tracked:
+        return node.target(*args, **kwargs)  # type: ignore[operator]
+    if name in passive:  # its result depends on shapes alone
+        plain = lambda a: a.value if isinstance(a, Track) else a  # noqa: E731
+        return node.target(*map(plain, args), **kwargs)  # type: ignore[operator]
+    if name not in rules:
+        raise NoRule(f"the operation {name} has no rule")
+    try:
+        return rules[name](ball, node, *exact((args, kwargs)))
+    except NoRule as missing:
+        raise NoRule(f"{name}: {missing}") from missing
+    except (RuntimeError, TypeError, IndexError, KeyError, NotImplementedError) as error:
+        raise NoRule(f"{name} has no rule for these arguments ({str(error)[:120]})") from error
+
+
+def _depends(value: Any) -> bool:
+    return isinstance(value, Track) or (
+        isinstance(value, list | tuple) and any(isinstance(part, Track) for part in value)
+    )
+
+
+def exact(value: Any) -> Any:
+    """Floating-point constants in float64."""
+    if isinstance(value, Tensor):
+        return value.double() if value.is_floating_point() else value
+    if isinstance(value, list | tuple):
+        return type(value)(exact(part) for part in value)
+    if isinstance(value, dict):
+        return {name: exact(part) for name, part in value.items()}
+    return value
+
+
+def direction_bound(
+    track: Track, ball: Ball, chord: "tuple[Track, Ball]", numerator: Callable[[Track, Ball, Tensor], float]
+) -> tuple[float, float]:
+    """(5.5) for h / |h|: bound of its constant over the ball, and of how far it turns (a sine).
+
+    ``numerator`` bounds ‖W J‖ over the ball for a matrix W.
+    """
+    h = track.value.flatten()
+    length = float(h.norm())
+    if length == 0:
+        return math.inf, 1.0
+    mu = h / length
+    far, far_ball = chord
+    along = float(row_norms((far.flat @ mu)[:, None], far_ball.noises, far_ball.pixels)[0])
+    across = far.flat.mT - mu[:, None] * (far.flat @ mu)
+    left = length * (1 - 1e-12) - ball.radius * along * UP  # what is left of h along mu
+    if left <= 0:
+        return math.inf, 1.0
+    turned = ball.radius * far_ball.norm(across) * UP / left  # tangent of the angle
+    sine = turned / math.sqrt(1 + turned * turned)
+    # W = (P; s muT): for mu' at that angle ‖P' J‖ <= ‖W J‖ sqrt(cos^2 + sin^2 / s^2)
+    share = max(min(math.sqrt(sine), 1.0), 1e-3)
+    eye = torch.eye(len(h), dtype=h.dtype, device=h.device)
+    weight = torch.cat([eye - mu[:, None] * mu, share * mu[None]])
+    cosine = 1 / math.sqrt(1 + turned * turned)
+    factor = max(1.0, math.sqrt(cosine**2 + sine**2 / share**2))
+    return numerator(track, ball, weight) * factor / left * UP, sine

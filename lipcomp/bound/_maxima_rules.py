@@ -1,0 +1,151 @@
+"""How maxima and sorting change a tensor's Jacobian over a ball.
+
+A maximum is a tree of max(a, b) = b + relu(a - b); a sorted number may have the row of any that can take its place.
+"""
+
+from typing import Any
+
+import torch
+from torch import Tensor, fx
+
+from lipcomp.bound._capture import aten, name_of
+from lipcomp.bound._local import Ball, Rule, Track
+from lipcomp.bound._local_rules import only, scale, sloped, tracks_in
+
+
+def _larger(ball: Ball, a: Track, b: Track) -> Track:
+    """max(a, b) = b + relu(a - b)."""
+    gap = ball.affine([a, b], a.value - b.value, lambda x, y: x - y)
+    above = sloped(ball, gap, torch.relu, "relu", ())
+    return ball.affine([b, above], torch.maximum(a.value, b.value), lambda y, r: y + r)
+
+
+def _tree(ball: Ball, track: Track, axis: int) -> Track:
+    """The maximum along an axis, which goes."""
+    size = track.value.shape[axis]
+
+    axis %= track.value.dim()
+
+    def part(whole: Track, start: int, stop: int) -> Track:
+        cut = (slice(None),) * axis + (slice(start, stop),)
+        return Track(whole.value[cut], whole.columns[(slice(None), *cut)])
+
+    while size > 1:
+        half = size // 2
+        both = _larger(ball, part(track, 0, half), part(track, half, 2 * half))
+        if size % 2:
+            rest = part(track, size - 1, size)
+            value = torch.cat([both.value, rest.value], axis)
+            both = ball.affine([both, rest], value, lambda x, y: torch.cat([x, y], axis))
+        track, size = both, half + size % 2
+    return ball.affine([track], track.value.squeeze(axis), lambda x: x.squeeze(axis))
+
+
+def maximum(sign: float) -> Rule:
+    """The larger or smaller of two tensors, or of the numbers along axes."""
+
+    def rule(ball: Ball, node: fx.Node, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        first, *rest = args
+        name = name_of(node)
+        if name in ("maximum", "minimum") or (
+            name in ("max", "min") and rest and not isinstance(rest[0], int)
+        ):
+            like = next(iter(tracks_in(first, rest[0])))
+            a, b = (
+                t if isinstance(t, Track) else Track(t.expand(like.value.shape), like.columns[:1] * 0)
+                for t in (first, rest[0])
+            )
+            value = torch.broadcast_tensors(a.value, b.value)[0]
+            a, b = (scale(ball, t, sign * torch.ones_like(value)) for t in (a, b))
+            return scale(ball, _larger(ball, a, b), sign)
+        axes = rest[0] if rest else kwargs.get("dim")
+        keep = rest[1] if len(rest) > 1 else kwargs.get("keepdim", False)
+        only(rest)
+        axes = list(range(first.value.dim())) if axes is None or axes == [] else axes
+        axes = [axis % first.value.dim() for axis in ([axes] if isinstance(axes, int) else axes)]
+        out = scale(ball, first, sign)
+        for axis in sorted(axes, reverse=True):
+            out = _tree(ball, out, axis)
+        for axis in sorted(axes) if keep else ():
+            out = ball.affine([out], out.value.unsqueeze(axis), lambda x, axis=axis: x.unsqueeze(axis))
+        out = scale(ball, out, sign)
+        return (out, None) if name in ("max", "min") and len(args) > 1 else out
+
+    return rule
+
+
+def sort(ball: Ball, node: fx.Node, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+    """Sorting along an axis: a place whose number may come from elsewhere in the ball may have any of those rows."""
+    track, *rest = args
+    only(rest, *kwargs.values())
+    numbers = [
+        value
+        for value in rest
+        if value is not None and not (node.target is aten.sort.stable and value is rest[0])
+    ]
+    axis = kwargs.get("dim", next((v for v in numbers if not isinstance(v, bool)), -1))
+    value, order = node.target(track.value, *rest, **kwargs)  # type: ignore[operator]
+    out = ball.affine([track], value, lambda column: column.gather(axis, order))
+    rows = ball.rows(track).movedim(axis, -1)
+    moved, z = ball.reach(track).movedim(axis, -1), track.value.movedim(axis, -1)
+    low, high = (
+        (z - moved).sort(-1).values,
+        (z + moved).sort(-1).values,
+    )  # between them the k-th smallest stays
+    if not bool((value.movedim(axis, -1).diff(dim=-1) >= 0).all()):
+        low, high = low.flip(-1), high.flip(-1)
+    ball.check(z.numel() * z.shape[-1])
+    own = order.movedim(axis, -1)[..., None] == torch.arange(z.shape[-1], device=z.device)
+    may = (
+        ((z - moved)[..., None, :] <= high[..., None]) & ((z + moved)[..., None, :] >= low[..., None]) & ~own
+    )
+    other = torch.where(may, rows[..., None, :], 0).amax(-1)
+    mine = rows.gather(-1, order.movedim(axis, -1))
+    tau = torch.where(may.any(-1), mine + other, 0).movedim(-1, axis)
+    return ball.uncertain(out, tau=tau), None
+
+
+def max_pool(dims: int) -> Rule:
+    """The maximum of every window: windows gathered, then a tree of maxima."""
+
+    def rule(ball: Ball, node: fx.Node, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        track, *how = args
+        out_value = node.target(track.value, *how, **kwargs)  # type: ignore[operator]
+        out_value = out_value[0] if isinstance(out_value, tuple) else out_value
+        places = windows(tuple(track.value.shape[-dims:]), dims, how, tuple(out_value.shape[-dims:]))
+        places = places.to(track.value.device)
+        flat = (-1,) if dims else ()
+
+        def gather(column: Tensor) -> Tensor:
+            return column.reshape(*column.shape[: column.dim() - dims], *flat)[..., places]
+
+        gathered = ball.affine([track], gather(track.value), gather)
+        out = _tree(ball, gathered, -1)
+        shape = out_value.shape
+        return ball.affine([out], out_value, lambda x: x.reshape(shape)), None
+
+    return rule
+
+
+def windows(sizes: tuple[int, ...], dims: int, how: list[Any], outputs: tuple[int, ...]) -> Tensor:
+    """Which input numbers lie in the window of every output; a place outside repeats one inside."""
+
+    def axis(value: Any, place: int, default: Any) -> int:
+        value = default if value in (None, []) else value
+        return value if isinstance(value, int) else value[place if len(value) > 1 else 0]
+
+    kernel, stride, padding, dilation = (how + [None] * 4)[:4]
+    lines = []
+    for place, (size, count) in enumerate(zip(sizes, outputs, strict=True)):
+        width = axis(kernel, place, 1)
+        step, pad = axis(stride, place, width), axis(padding, place, 0)
+        gap = axis(dilation, place, 1)
+        starts = torch.arange(count)[:, None] * step - pad
+        where = starts + gap * torch.arange(width)
+        inside = (where >= 0) & (where < size)
+        first = where.gather(1, inside.long().argmax(1, keepdim=True))
+        lines.append((torch.where(inside, where, first), size))
+    total = torch.zeros(1, 1, dtype=torch.long)
+    for line, size in lines:
+        total = (total[:, None, :, None] * size + line[None, :, None, :]).flatten(2).flatten(0, 1)
+    return total

@@ -1,0 +1,75 @@
+"""Nearest neighbours in pixel space, in blocks of bounded memory.
+
+The squared distances of a block of images to a block of others are one matrix product (see
+:mod:`lipcomp.bound.all_pairs`); of every image the few nearest are kept. The product only nominates: twice as many as
+asked for are kept, and ranked by their differences. Duplicates are neighbours at distance 0; the bounds count them out.
+"""
+
+from collections.abc import Callable
+
+import torch
+from jaxtyping import Int64
+from torch import Tensor
+
+from lipcomp.bound._all_pairs import Images, block_length
+
+
+def nearest_neighbours(
+    images: Images, n: int, k: int = 1, *, advance: Callable[[int], object] | None = None
+) -> Int64[Tensor, "n k"]:
+    """Indices of the k nearest other images of every image, L2 over raw pixels.
+
+    Parameters
+    ----------
+    images
+        The images, or a function from indices to a batch of them.
+    n
+        How many there are.
+    k
+        How many neighbours.
+    advance
+        Called with the count of images done.
+
+    Raises
+    ------
+    ValueError
+        If there are not more than k images.
+    """
+    if not 1 <= k < n:
+        raise ValueError(f"k must lie between 1 and the number of other images, {n - 1}; got {k}")
+    load = (lambda indices: images[indices]) if isinstance(images, Tensor) else images
+    size = block_length(load(torch.arange(1)).numel())
+    wanted = min(2 * k, n - 1)
+    blocks = torch.arange(n).split(size)
+    found = []
+    for rows in blocks:
+        here = load(rows).flatten(1).float()
+        centre = here.mean(0)
+        here = here - centre
+        best = here.new_full((len(rows), 0), 0.0)
+        place = torch.zeros((len(rows), 0), dtype=torch.int64, device=here.device)
+        for columns in blocks:
+            there = load(columns).flatten(1).float() - centre
+            squared = torch.addmm(
+                there.square().sum(1), here, there.T, alpha=-2
+            )  # less |x|², the same for a row
+            squared[rows[:, None] == columns[None, :]] = torch.inf
+            squared.nan_to_num_(torch.inf)  # an image that is not finite is nobody's neighbour
+            near, at = squared.topk(min(wanted, len(columns)), largest=False)
+            best = torch.cat([best, near], 1)
+            place = torch.cat([place, columns.to(at.device)[at]], 1)
+            best, order = best.topk(min(wanted, best.shape[1]), largest=False)
+            place = place.gather(1, order)
+        found.append(_ranked(load, rows, place.cpu(), best.isinf().cpu())[:, :k])
+        if advance is not None:
+            advance(len(rows))
+    return torch.cat(found)
+
+
+def _ranked(load: Callable[[Tensor], Tensor], rows: Tensor, places: Tensor, unknown: Tensor) -> Tensor:
+    """Order every image's candidates by their exact distances."""
+    here = load(rows).flatten(1)
+    distances = torch.stack(
+        [(load(column).flatten(1).double() - here.double()).norm(dim=1).cpu() for column in places.T], 1
+    )
+    return places.gather(1, distances.masked_fill(unknown, torch.inf).argsort(1))

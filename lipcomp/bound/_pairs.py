@@ -1,0 +1,299 @@
+"""Where pairs of images come from, and how they are measured: a stream of blocks in, lower bounds out.
+
+==============  ==============================================================================
+source          the pair
+==============  ==============================================================================
+views           two augmented views of one image (the positive pairs of training)
+corruptions     an image and its corruption
+random          an image and itself moved by a radius in a random direction, kept in [0, 1]
+neighbours      an image and its nearest neighbours in pixel space
+all             every two images of a set: :mod:`lipcomp.bound.all_pairs`
+search          an image and what ascent finds in a ball: :mod:`lipcomp.bound._search`
+==============  ==============================================================================
+
+A maximum is taken over pairs computed again in float64; a chord within reach of rounding comes from the Jacobian
+(:mod:`lipcomp.bound._rounding`). Other values are right to 0.1%.
+
+A source is an iterator of :class:`PairBlock`; only chords, distances and indices are kept, so a stream may be long.
+"""
+
+import math
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
+
+import torch
+from jaxtyping import Float, Int64
+from torch import Generator, Tensor
+
+from lipcomp.bound._lower import (
+    QUANTILES,
+    UNIT_TOLERANCE,
+    bounds_from_chords,
+    check_concentration,
+    pair_values,
+)
+from lipcomp.bound._results import LowerBounds
+from lipcomp.bound._rounding import RELATIVE, along, chords, in_float64, unit
+from lipcomp.jacobian._checks import check_images, check_map
+from lipcomp.jacobian._precision import full_precision
+from lipcomp.jacobian._products import Map, as_rows
+from lipcomp.jacobian._spectral_norm import draw_seeds, normal
+
+LEADERS = 8  # pairs of each ranking that are computed again in float64
+
+
+@dataclass(frozen=True)
+class PairBlock:
+    """Some pairs: the images on both sides, their indices in the set, and mean directions already known."""
+
+    first: Float[Tensor, "pairs ..."] = field(repr=False)
+    second: Float[Tensor, "pairs ..."] = field(repr=False)
+    indices: Int64[Tensor, "pairs 2"] = field(repr=False)
+    first_mu: Float[Tensor, "pairs dim"] | None = field(default=None, repr=False)
+    second_mu: Float[Tensor, "pairs dim"] | None = field(default=None, repr=False)
+
+
+def measure_pairs(
+    fn: Map,
+    blocks: Iterable[PairBlock],
+    concentration: float | None = None,
+    *,
+    quantiles: Sequence[float] = QUANTILES,
+    normalised: bool = True,
+    domain: tuple[float, float] | None = (0.0, 1.0),
+    advance: Callable[[int], object] | None = None,
+) -> LowerBounds:
+    """The bounds (3.1) to (3.5) of a map to mean directions over a stream of pairs.
+
+    Parameters
+    ----------
+    fn
+        Pixels to unit mean directions, in evaluation mode.
+    blocks
+        The pairs.
+    concentration
+        kappa_e, or None: then (3.5) only.
+    quantiles
+        Which quantiles to report.
+    normalised
+        Whether the map gives unit mean directions. If not, only ‖h - h'‖ / Delta is meaningful, under the name
+        "direction"; a concentration is refused.
+    domain
+        Where pixels must lie; None for inputs that are no pixels.
+    advance
+        Called with the count of pairs done.
+
+    Raises
+    ------
+    ValueError
+        If there is no pair, images leave the domain, or the map is in training mode, random, mixes images, or does
+        not return mean directions.
+    """
+    if not normalised and concentration is not None:
+        raise ValueError("a concentration belongs to mean directions; leave it out, or normalise the map")
+    found_chords, distances, indices = [], [], []
+    reasons: dict[str, list[Tensor]] = {"non-finite output": [], "zero-norm embedding": []}
+    jacobian, dim, eta, wide, leaders, done = 0, 0, 0.0, None, _Leaders(concentration), 0
+    for block in blocks:
+        check_images(block.first, domain)
+        check_images(block.second, domain)
+        if not dim:
+            dim = check_map(fn, block.first).dim
+            with full_precision():
+                wide, eta = in_float64(fn, block.first, normalised)
+        with torch.no_grad(), full_precision():
+            mu1, mu2 = (
+                as_rows(fn(side.clone()), len(side)) if known is None else known
+                for side, known in ((block.first, block.first_mu), (block.second, block.second_mu))
+            )
+        finite, none = _unusable(mu1, mu2, normalised)
+        mu1, mu2 = (unit(mu) if normalised else mu.double() for mu in (mu1, mu2))
+        chord = (mu1 - mu2).norm(dim=1)
+        distance = (block.second.double() - block.first.double()).flatten(1).norm(dim=1)
+        near = ((distance > 0) & (chord < eta / RELATIVE) & finite & ~none).nonzero().squeeze(1)
+        if len(near):
+            moved = along(fn, block.first[near], block.second[near])
+            chord[near] = moved.to(chord.device) * distance[near]
+            jacobian += len(near)
+        found_chords.append(chord.masked_fill(~finite | none, torch.nan).cpu())
+        distances.append(distance.cpu())
+        indices.append(block.indices.cpu())
+        close = torch.zeros(len(chord), dtype=torch.bool).index_fill(0, near.cpu(), True)
+        leaders.offer(found_chords[-1], distances[-1], dim, block, close, done)
+        done += len(block.first)
+        reasons["non-finite output"].append(~finite.cpu())
+        reasons["zero-norm embedding"].append(none.cpu())
+        if advance is not None:
+            advance(len(block.first))
+    if not found_chords:
+        raise ValueError("there is no pair to measure; give at least two images")
+    all_chords = torch.cat(found_chords)
+    places = leaders.prove(wide, normalised, all_chords)
+    found = bounds_from_chords(
+        all_chords,
+        torch.cat(distances),
+        dim,
+        concentration,
+        pairs=torch.cat(indices),
+        quantiles=quantiles,
+        reasons={reason: torch.cat(masks) for reason, masks in reasons.items()},
+        jacobian=jacobian,
+        candidates=places,
+    )
+    return found.with_images(leaders.images)
+
+
+@dataclass
+class _Leader:
+    """A pair that leads: its place in the stream, its images, and whether its chord came from the Jacobian."""
+
+    value: float
+    place: int
+    images: tuple[Tensor, Tensor]
+    close: bool
+
+
+class _Leaders:
+    """The best few pairs so far of each bound, to be computed again in float64."""
+
+    def __init__(self, concentration: float | None) -> None:
+        self.kappa = None if concentration is None else check_concentration(concentration, 1)
+        self.best: dict[str, list[_Leader]] = {}
+
+    def offer(
+        self, chord: Tensor, distance: Tensor, dim: int, block: PairBlock, close: Tensor, start: int
+    ) -> None:
+        """The next pairs of the stream, of which ``start`` have come before; ``close`` came from the Jacobian."""
+        usable = ((distance > 0) & ~chord.isnan()).nonzero().squeeze(1)
+        for name, values in pair_values(chord[usable], distance[usable], dim, self.kappa).items():
+            if name in ("published", "supremum"):  # ranked as (3.5) is
+                continue
+            leading = self.best.setdefault(name, [])
+            least = leading[-1].value if len(leading) == LEADERS else -math.inf
+            top, order = values.topk(min(LEADERS, len(values)))
+            for value, i in zip(top.tolist(), usable[order].tolist(), strict=True):
+                if value > least:
+                    pair = (block.first[i].detach().clone(), block.second[i].detach().clone())
+                    leading.append(_Leader(value, start + i, pair, bool(close[i])))
+            leading.sort(key=lambda leader: -leader.value)
+            del leading[LEADERS:]
+
+    def _each(self) -> dict[int, _Leader]:
+        """Those that may lead when rounding is gone: within twice its reach of the first."""
+        return {
+            leader.place: leader
+            for leading in self.best.values()
+            for leader in leading
+            if leader.value >= leading[0].value * (1 - 4 * RELATIVE)
+        }
+
+    def prove(self, wide: Map | None, normalised: bool, chord: Tensor) -> Tensor:
+        """Put the leaders' chords by the map in float64 in their places; returns these places."""
+        each = self._each()
+        places = torch.tensor(list(each), dtype=torch.int64)
+        for kind in (True, False):
+            leaders = [leader for leader in each.values() if leader.close is kind]
+            if wide is None or not leaders:
+                continue
+            first, second = (torch.stack([leader.images[side] for leader in leaders]) for side in (0, 1))
+            if kind:
+                step = (second.double() - first.double()).flatten(1).norm(dim=1).cpu()
+                exact = along(wide, first.double(), second.double()) * step
+            else:
+                exact = chords(wide, first, second, normalised)
+            chord[torch.tensor([leader.place for leader in leaders])] = exact
+        return places
+
+    def images(self, name: str, position: int) -> tuple[Tensor, Tensor] | None:
+        """The pair's images, if it leads."""
+        leader = self._each().get(position)
+        return None if leader is None else (leader.images[0].cpu(), leader.images[1].cpu())
+
+
+def _unusable(mu1: Tensor, mu2: Tensor, normalised: bool) -> tuple[Tensor, Tensor]:
+    """Which pairs are finite, and which of them have a side without direction."""
+    finite = mu1.isfinite().all(1) & mu2.isfinite().all(1)
+    if not normalised:
+        return finite, torch.zeros_like(finite)
+    norms = torch.stack([mu1.norm(dim=1), mu2.norm(dim=1)], 1)
+    none = (norms < UNIT_TOLERANCE).any(1) & finite
+    wrong = ((norms - 1).abs() > UNIT_TOLERANCE).any(1) & finite & ~none
+    if bool(wrong.any()):
+        found = norms[wrong][0].tolist()
+        raise ValueError(
+            f"fn must return unit mean directions, got norms {found[0]:.4g} and {found[1]:.4g}; divide the embedding "
+            f"by its norm (an encoder of lipcomp does), or measure a map that is not normalised by its Jacobian"
+        )
+    return finite, none
+
+
+def view_pairs(
+    batches: Iterable[Float[Tensor, "batch ..."]],
+    views: Callable[[Tensor, Generator], tuple[Tensor, Tensor]],
+    generator: Generator,
+) -> Iterator[PairBlock]:
+    """Two augmented views of every image: any callable of a batch and a generator."""
+    start = 0
+    for images in batches:
+        first, second = views(images, generator)
+        yield PairBlock(first, second, _numbered(start, len(images)))
+        start += len(images)
+
+
+def paired(
+    first: Iterable[Float[Tensor, "batch ..."]],
+    second: Iterable[Float[Tensor, "batch ..."]],
+    first_mu: Float[Tensor, "n dim"] | None = None,
+) -> Iterator[PairBlock]:
+    """Pairs given as two streams of batches: views or corruptions that were made elsewhere."""
+    start = 0
+    for one, other in zip(first, second, strict=True):
+        if one.shape != other.shape:
+            raise ValueError(
+                f"the two sides of the pairs differ in shape: {tuple(one.shape)} and {tuple(other.shape)}"
+            )
+        known = None if first_mu is None else first_mu[start : start + len(one)]
+        yield PairBlock(one, other, _numbered(start, len(one)), known)
+        start += len(one)
+
+
+def random_pairs(
+    batches: Iterable[Float[Tensor, "batch ..."]],
+    radius: float,
+    generator: Generator,
+    *,
+    directions: int = 1,
+    first_mu: Float[Tensor, "n dim"] | None = None,
+) -> Iterator[PairBlock]:
+    """Every image, and itself moved by ``radius`` (L2) in random directions, then clipped to [0, 1].
+
+    Clipping shortens the step; the distance that counts is the one that is left.
+    """
+    if not radius > 0:
+        raise ValueError(f"radius must be positive, got {radius}")
+    start = 0
+    for images in batches:
+        known = None if first_mu is None else first_mu[start : start + len(images)]
+        for _ in range(directions):
+            step = normal(tuple(images.shape[1:]), draw_seeds(len(images), generator)).to(images)
+            step = step * (radius / step.flatten(1).norm(dim=1)).view(-1, *[1] * (images.dim() - 1))
+            yield PairBlock(images, (images + step).clamp(0, 1), _numbered(start, len(images)), known)
+        start += len(images)
+
+
+def indexed_pairs(
+    images: Callable[[Tensor], Tensor],
+    pairs: Int64[Tensor, "pairs 2"],
+    batch_size: int,
+    mu: Float[Tensor, "n dim"] | None = None,
+) -> Iterator[PairBlock]:
+    """Listed pairs of a set's images, such as nearest neighbours; known mean directions are not computed again."""
+    for part in pairs.split(batch_size):
+        i, j = part.unbind(1)
+        yield PairBlock(
+            images(i), images(j), part, None if mu is None else mu[i], None if mu is None else mu[j]
+        )
+
+
+def _numbered(start: int, n: int) -> Tensor:
+    return torch.arange(start, start + n).unsqueeze(1).expand(-1, 2)

@@ -1,0 +1,262 @@
+"""An encoder in the layouts that others read; each loads again to the same output.
+
+=============  ==================================================  ==========================================
+target         what is written                                     who reads it
+=============  ==================================================  ==========================================
+torchvision    a state dict, ``.pth``; the backbone                ``torchvision.models``, anything after it
+timm           a folder: model.safetensors, config.json; backbone  ``timm``, ``lipcomp.load_encoder``
+safetensors    a folder, heads too, with a model card              ``lipcomp.load_encoder``; the Hub
+torchscript    a traced program, ``.pt``                           ``torch.jit.load``, without lipcomp
+torch-export   an exported program, ``.pt2``                       ``torch.export.load``, without lipcomp
+=============  ==================================================  ==========================================
+
+The programs take pixels in [0, 1] of any batch size and give the mean direction at one layer; normalisation is
+inside. The state dicts hold weights only, and the folders say the normalisation beside them.
+"""
+
+import json
+import warnings
+from collections.abc import Callable, Mapping
+from dataclasses import asdict
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import torch
+import torchvision
+from safetensors.torch import save_file
+from torch import Tensor, nn
+
+from lipcomp.checkpoints._architectures import OURS
+from lipcomp.checkpoints._backbone import import_timm
+from lipcomp.checkpoints._errors import CheckpointError
+from lipcomp.checkpoints._native import Checkpoint, atomic_file, save_checkpoint
+from lipcomp.checkpoints._preprocessing import Inputs
+from lipcomp.data._preprocessing import Preprocessing
+from lipcomp.encoders import Layer
+
+
+def to_torchvision(checkpoint: Checkpoint, path: Path | str) -> Path:
+    """Write the backbone as a plain state dict under torchvision's names (``torch.save``).
+
+    Raises
+    ------
+    CheckpointError
+        If torchvision has no such network.
+    """
+    name = checkpoint.encoder.architecture.removeprefix("torchvision/")
+    known = OURS.fullmatch(name) or name in torchvision.models.list_models(torchvision.models)
+    if not known or name.endswith(("_tf", "_same")):
+        raise CheckpointError(
+            f"{checkpoint.encoder.architecture} has no counterpart in torchvision (another family or padding); "
+            f'export it "to safetensors" or "torchscript"'
+        )
+    with atomic_file(Path(path)) as temporary:
+        torch.save(_weights(checkpoint.encoder.backbone), temporary)
+    return Path(path)
+
+
+def to_timm(checkpoint: Checkpoint, folder: Path | str) -> Path:
+    """Write the backbone as timm's hub folder: ``model.safetensors`` and ``config.json``.
+
+    Raises
+    ------
+    CheckpointError
+        If timm has no such network.
+    """
+    timm = import_timm("the export to timm looks its architectures up there")
+    encoder, weights = checkpoint.encoder, _weights(checkpoint.encoder.backbone)
+    channels, height, width = encoder.image_shape
+    name = encoder.architecture.removeprefix("timm/")
+    if name.startswith("vit_") and not timm.is_model(name):
+        size = {192: "tiny", 384: "small", 768: "base", 1024: "large"}.get(weights["cls_token"].shape[-1], "")
+        name = f"vit_{size}_patch{weights['patch_embed.proj.weight'].shape[-1]}_224"
+    fits = timm.is_model(name) and not encoder.architecture.endswith(("_tf", "_same"))
+    if fits:
+        options = {"img_size": height} if name.startswith("vit_") else {}
+        with torch.random.fork_rng(devices=[]):
+            wanted = timm.create_model(name, num_classes=0, in_chans=channels, **options).state_dict()
+        fits = {k: v.shape for k, v in wanted.items()} == {k: v.shape for k, v in weights.items()}
+    if not fits:
+        raise CheckpointError(
+            f'{encoder.architecture} has no counterpart in timm; export it "to safetensors" or "torchscript"'
+        )
+    ready = preprocessing_of(checkpoint)
+    config = {
+        "architecture": name,
+        "num_classes": 0,
+        "num_features": int(weights_out(encoder.backbone)),
+        "pretrained_cfg": {
+            "input_size": [channels, height, width],
+            "mean": list(ready.mean),
+            "std": list(ready.std),
+            "interpolation": ready.pipeline.interpolation,
+            "crop_pct": height / (ready.pipeline.resize + 1e-3)
+            if isinstance(ready.pipeline.resize, int)
+            else 1.0,
+            "crop_mode": "squash" if ready.pipeline.squash else "center",
+            "num_classes": 0,
+        },
+    }
+    return _write_folder(Path(folder), weights, config, card(checkpoint, "timm"))
+
+
+def to_safetensors(checkpoint: Checkpoint, folder: Path | str) -> Path:
+    """Write backbone and heads as a folder: ``model.safetensors``, ``config.json`` and a model card.
+
+    Our own checkpoints keep their metadata, in the header of the safetensors file.
+    """
+    encoder, folder = checkpoint.encoder, Path(folder)
+    if checkpoint.format == "lipcomp":
+        folder.mkdir(parents=True, exist_ok=True)
+        save_checkpoint(folder / "model.safetensors", encoder, checkpoint.metadata)
+        config: dict[str, Any] = {"encoder": encoder.spec.to_dict(), "library_name": "lipcomp"}
+        _write_text(folder / "config.json", json.dumps(config, indent=2))
+        _write_text(folder / "README.md", card(checkpoint, "safetensors"))
+        return folder
+    if checkpoint.preprocessing is None:
+        raise CheckpointError(
+            'a network of a factory cannot be rebuilt from a file; save its state_dict, or export "torchscript"'
+        )
+    config = {
+        "library_name": "lipcomp",
+        "lipcomp": {
+            "version": version("lipcomp"),
+            "architecture": encoder.architecture,
+            "conventions": _plain(checkpoint.conventions) | _attention(encoder.backbone),
+            "preprocessing": asdict(checkpoint.preprocessing),
+        },
+    }
+    return _write_folder(folder, _weights(encoder), config, card(checkpoint, "safetensors"))
+
+
+class Program(nn.Module):
+    """What the programs compute: pixels in [0, 1] -> mean direction at one layer."""
+
+    def __init__(self, encoder: nn.Module, layer: Layer) -> None:
+        super().__init__()
+        self.encoder, self.layer = encoder, layer
+
+    def forward(self, images: Tensor) -> Tensor:
+        """The mean direction."""
+        return self.encoder(images, self.layer)
+
+
+def to_torchscript(checkpoint: Checkpoint, path: Path | str, layer: Layer = "latent") -> Path:
+    """Trace the encoder at a layer into a TorchScript program."""
+    program = Program(checkpoint.encoder, layer).eval()
+    with torch.no_grad(), warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # torch's own deprecations, and shapes that are fixed on purpose
+        traced = torch.jit.trace(program, _example(checkpoint), check_trace=False)
+        with atomic_file(Path(path)) as temporary:
+            traced.save(str(temporary))
+    return Path(path)
+
+
+def to_torch_export(checkpoint: Checkpoint, path: Path | str, layer: Layer = "latent") -> Path:
+    """Export the encoder at a layer with ``torch.export``; the batch size stays free."""
+    program = Program(checkpoint.encoder, layer).eval()
+    batch = torch.export.Dim("batch", min=1)
+    with torch.no_grad(), warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        exported = torch.export.export(
+            program, (_example(checkpoint),), dynamic_shapes={"images": {0: batch}}
+        )
+        with atomic_file(Path(path)) as temporary, temporary.open("wb") as file:
+            torch.export.save(exported, file)
+    return Path(path)
+
+
+TARGETS: dict[str, Callable[..., Path]] = {
+    "torchvision": to_torchvision,
+    "timm": to_timm,
+    "safetensors": to_safetensors,
+    "torchscript": to_torchscript,
+    "torch-export": to_torch_export,
+}
+
+
+def preprocessing_of(checkpoint: Checkpoint) -> Inputs:
+    """What is known of the images; of our own checkpoints, their mean and std."""
+    if checkpoint.preprocessing is not None:
+        return checkpoint.preprocessing
+    encoder = checkpoint.encoder
+    channels, height, width = encoder.image_shape
+    mean, std = (tuple(value.flatten().expand(channels).tolist()) for value in (encoder.mean, encoder.std))
+    pipeline = Preprocessing.default(height, width)
+    return Inputs(mean, std, (height, width), pipeline, "the checkpoint")
+
+
+def card(checkpoint: Checkpoint, target: str) -> str:
+    """The model card: what it is, where it comes from, how it is loaded."""
+    encoder, ready = checkpoint.encoder, preprocessing_of(checkpoint)
+    told = {key: value for key, value in checkpoint.subject().items() if key != "checkpoint"}
+    layers = ", ".join(encoder.layers()) if target == "safetensors" else "backbone"
+    lines = [
+        "---",
+        f"library_name: {'timm' if target == 'timm' else 'lipcomp'}",
+        "tags: [image-feature-extraction, self-supervised-learning]",
+        "---",
+        "",
+        f"# {encoder.architecture}, from {checkpoint.path.name}",
+        "",
+        f"Exported by lipcomp {version('lipcomp')} from a checkpoint of format {checkpoint.format!r}.",
+        "",
+        "| | |",
+        "|---|---|",
+        f"| images | {'x'.join(map(str, encoder.image_shape))} |",
+        f"| preprocessing | {ready} |",
+        f"| layers | {layers} |",
+        f"| parameters | {sum(value.numel() for value in encoder.parameters()):,} |",
+        *(f"| {key} | {value} |" for key, value in told.items()),
+        "",
+        "```python",
+        "import lipcomp",
+        "",
+        'checkpoint = lipcomp.load_encoder("this folder")',
+        "directions = checkpoint.encoder(images)  # pixels in [0, 1]; normalisation is inside",
+        "```",
+    ]
+    return "\n".join(lines) + "\n"
+
+
+def weights_out(backbone: nn.Module) -> int:
+    """How many features a backbone gives."""
+    return int(getattr(backbone, "out_features", 0) or getattr(backbone, "num_features", 0) or 0)
+
+
+def _weights(module: nn.Module) -> dict[str, Tensor]:
+    return {name: value.detach().cpu().contiguous().clone() for name, value in module.state_dict().items()}
+
+
+def _plain(conventions: Mapping[str, Any]) -> dict[str, Any]:
+    """Conventions that JSON can hold."""
+    kinds = (str, int, float, bool)
+    return {key: value for key, value in conventions.items() if isinstance(value, kinds)}
+
+
+def _attention(backbone: nn.Module) -> dict[str, Any]:
+    """What a ViT's weights do not show."""
+    blocks: Any = getattr(backbone, "blocks", None)
+    if not isinstance(blocks, nn.Sequential) or not hasattr(blocks[0], "attn"):
+        return {}
+    first: Any = blocks[0]
+    return {"heads": first.attn.num_heads, "layer_norm_eps": first.norm1.eps}
+
+
+def _write_folder(folder: Path, weights: dict[str, Tensor], config: Mapping[str, Any], text: str) -> Path:
+    folder.mkdir(parents=True, exist_ok=True)
+    with atomic_file(folder / "model.safetensors") as temporary:
+        save_file(weights, temporary, metadata={"format": "pt"})
+    _write_text(folder / "config.json", json.dumps(config, indent=2))
+    _write_text(folder / "README.md", text)
+    return folder
+
+
+def _write_text(path: Path, text: str) -> None:
+    with atomic_file(path) as temporary:
+        temporary.write_text(text)
+
+
+def _example(checkpoint: Checkpoint) -> Tensor:
+    return torch.rand(2, *checkpoint.image_shape, generator=torch.Generator().manual_seed(0))

@@ -1,0 +1,88 @@
+"""The images of an encoder whose file may not say them: source, then format, then library, or a refusal."""
+
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+
+from lipcomp.checkpoints._backbone import Backbone
+from lipcomp.checkpoints._errors import CheckpointError
+from lipcomp.checkpoints._preprocessing import Inputs, convention
+from lipcomp.checkpoints._recognise import Recognised
+from lipcomp.checkpoints._sources import Source, State
+
+Numbers = Sequence[float | int]
+STEM = re.compile(
+    r"(.*\.)?(conv1|conv0|conv_stem|conv_proj|stem|patch_embed|features\.0|init_conv)\b.*weight"
+)
+
+
+def channels_of(weights: State) -> int:
+    """Channels of the images: of the stem's convolution, or three if any convolution takes three."""
+    kernels = {name: value for name, value in weights.items() if value.ndim == 4}
+    stem = sorted(
+        (name for name in kernels if STEM.fullmatch(name)), key=lambda name: (name.count("."), len(name))
+    )
+    if stem and kernels[stem[0]].shape[1] <= 4:
+        return int(kernels[stem[0]].shape[1])
+    taken = {int(value.shape[1]) for value in kernels.values()}
+    return 3 if 3 in taken or not taken else min(taken)
+
+
+def inputs_of(
+    source: Source,
+    found: Recognised,
+    backbone: Backbone,
+    weights: State,
+    size: tuple[int, int] | None,
+    mean: Numbers | None,
+    std: Numbers | None,
+) -> Inputs:
+    """What the source says of its images, else its format's convention, else the library of its architecture.
+
+    Raises
+    ------
+    CheckpointError
+        If the weights fit networks of several normalisations and nothing says which.
+    """
+    known, native = source.preprocessing, backbone.image_size or (224, 224)
+    if known is None and found.format.name == "plain":
+        known = backbone.preprocessing
+        if known and len(backbone.normalisations) > 1 and (mean is None or std is None):
+            several = " or ".join(
+                f"mean {_short(m)}, std {_short(s)} ({name})"
+                for (m, s), name in backbone.normalisations.items()
+            )
+            raise CheckpointError(
+                f"ambiguous: the weights fit {backbone.name}, whose images are normalised with {several}; "
+                f"pass --mean and "
+                f"--std, or --arch with one of these names"
+            )
+    if known is None:
+        usual = found.format.small if max(native) < 96 else found.format.normalisation
+        origin = f"assumed, the convention of {found.format.name}: the file does not say; --mean and --std overrule"
+        known = convention(channels_of(weights), size or native, *usual, origin)
+        if backbone.preprocessing and size is None:
+            known = replace(known, size=backbone.preprocessing.size, pipeline=backbone.preprocessing.pipeline)
+    if source.preprocessing is None and (stored := _stored_normalisation(found, source)):
+        known = replace(known, mean=stored[0], std=stored[1], origin=stored[2])
+    return known.with_given(size, mean, std)
+
+
+def _short(numbers: Sequence[float]) -> str:
+    return ",".join(f"{number:.4g}" for number in numbers)
+
+
+def _stored_normalisation(
+    found: Recognised, source: Source
+) -> tuple[tuple[float, ...], tuple[float, ...], str] | None:
+    """Mean and std within the file: RobustBench's buffers, LightlyTrain's ``normalize_args``."""
+    for names in (("normalize.mean", "normalize.std"), ("mu", "sigma"), ("model.mu", "model.sigma")):
+        if all(name in found.state for name in names):
+            mean, std = (tuple(found.state[name].flatten().tolist()) for name in names)
+            return mean, std, "mean and std stored with the weights"
+    told = source.tree.get("lightly_train")
+    told = told.get("normalize_args") if isinstance(told, Mapping) else None
+    if isinstance(told, Mapping) and {"mean", "std"} <= told.keys():
+        mean, std = (tuple(float(number) for number in told[name]) for name in ("mean", "std"))
+        return mean, std, "normalize_args of LightlyTrain"
+    return None

@@ -1,0 +1,287 @@
+"""Anybody's checkpoint -> an encoder: recognise the format, find the network, account for every key.
+
+>>> import lipcomp
+>>> checkpoint = lipcomp.load_encoder("resnet50.pth")  # doctest: +SKIP
+>>> checkpoint.encoder(images)  # doctest: +SKIP
+
+1. The file becomes names and tensors, without running anything of it (:mod:`lipcomp.checkpoints._sources`).
+2. The names say whose it is and which are backbone, projector, predictor (:mod:`lipcomp.checkpoints._formats`).
+3. The shapes say which network it is, or ``arch`` does (:mod:`lipcomp.checkpoints._architectures`).
+4. Every weight finds its place, or the first that disagree are named.
+"""
+
+import difflib
+import re
+from collections.abc import Collection, Mapping, Sequence
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from torch import nn
+
+from lipcomp.checkpoints._architectures import build_backbone
+from lipcomp.checkpoints._backbone import Backbone
+from lipcomp.checkpoints._errors import CheckpointError
+from lipcomp.checkpoints._formats import NAMES
+from lipcomp.checkpoints._heads import build_head
+from lipcomp.checkpoints._index import classifier_of
+from lipcomp.checkpoints._inputs import channels_of, inputs_of
+from lipcomp.checkpoints._lean import Budget, check_numbers, fill
+from lipcomp.checkpoints._native import HEADER_KEY, Checkpoint, Metadata, load_checkpoint
+from lipcomp.checkpoints._recognise import Recognised, recognise
+from lipcomp.checkpoints._report import KeyReport
+from lipcomp.checkpoints._shapes import infer_backbone
+from lipcomp.checkpoints._sources import Source, State, open_source
+from lipcomp.checkpoints._transformers_models import from_folder
+from lipcomp.checkpoints._vits import heads_of, prepare_vit, resize_positions
+from lipcomp.encoders import WrappedEncoder
+
+Head = Literal["auto", "none"]
+Numbers = Sequence[float | int]
+SHOWN = 5  # disagreements named in an error
+EXTRA = re.compile(  # whole names beside a backbone that belong to something else
+    r"mask_token|masked_embed|normalize\.(mean|std)|(model\.)?(mu|sigma)|sub_block1\..*|n_averaged"
+    r"|decoder_(embed|blocks|norm|pred|pos_embed)(\..*)?|head\.(mlp|last_layer)\..*"
+)
+
+
+def load_encoder(
+    path: Path | str,
+    arch: str | None = None,
+    format: str | None = None,
+    *,
+    head: Head = "auto",
+    branch: str | None = None,
+    mean: Numbers | None = None,
+    std: Numbers | None = None,
+    image_size: int | tuple[int, ...] | None = None,
+) -> Checkpoint:
+    """Load an encoder from a checkpoint of any known family.
+
+    Parameters
+    ----------
+    path
+        A file, a Hugging Face folder, or a TensorFlow checkpoint (its prefix or ``.index``).
+    arch
+        The backbone's name; read off the weights when not given.
+    format
+        One of ``lipcomp.checkpoints._formats.NAMES``; recognised when not given.
+    head
+        "auto" takes the projection and prediction heads where there are any, "none" the backbone alone.
+    branch
+        "online" or "momentum" (teacher, target, moving average), or the place or prefix of a network in the file; by
+        default what its authors evaluate, and a note names the others.
+    mean, std
+        The normalisation, where the file does not say it or says it wrongly.
+    image_size
+        Side, or (height, width), of the images to measure on.
+
+    Returns
+    -------
+    Checkpoint
+        The encoder in evaluation mode, with ``format``, ``report`` and ``preprocessing``.
+
+    Raises
+    ------
+    CheckpointError
+        If the file cannot be read safely, is not recognised, or does not fit the architecture.
+    """
+    if format is not None and format not in NAMES:
+        near = difflib.get_close_matches(format, NAMES, 1)
+        hint = f"; did you mean {near[0]!r}?" if near else ""
+        raise CheckpointError(f"format {format!r} is unknown{hint} Known: {', '.join(NAMES)}")
+    if head not in ("auto", "none"):
+        raise CheckpointError(f'head must be "auto" or "none", got {head!r}')
+    options = {"arch": arch, "branch": branch, "mean": mean, "std": std, "image_size": image_size}
+    try:
+        source = open_source(path)
+        if HEADER_KEY in source.metadata and format in (None, "lipcomp"):
+            _refuse_options({**options, "head": None if head == "auto" else head}, source)
+            return load_checkpoint(source.path)
+        if format == "lipcomp":
+            raise CheckpointError(
+                f"checkpoint {str(path)!r} is not of lipcomp's own format; leave --format out"
+            )
+        return _assemble(source, arch, format, branch, head, _size(image_size), mean, std)
+    except (CheckpointError, ImportError, OSError):
+        raise
+    except Exception as error:  # what the checks did not foresee in a damaged file is still one clear error
+        first = (str(error).strip() or repr(error)).splitlines()[0]
+        raise CheckpointError(
+            f"checkpoint {str(path)!r} cannot be loaded ({type(error).__name__}: {first}); it is damaged, or "
+            f"needs --arch, --format or --factory"
+        ) from error
+
+
+def _refuse_options(options: Mapping[str, Any], source: Source) -> None:
+    given = [f"--{name.replace('_', '-')}" for name, value in options.items() if value is not None]
+    if given:
+        raise CheckpointError(
+            f"checkpoint {str(source.path)!r} is lipcomp's own and says this itself; leave {', '.join(given)} out"
+        )
+
+
+def _assemble(
+    source: Source,
+    arch: str | None,
+    format: str | None,
+    branch: str | None,
+    head: Head,
+    size: tuple[int, int] | None,
+    mean: Numbers | None,
+    std: Numbers | None,
+) -> Checkpoint:
+    """Find the network, give every weight its place, and put the encoder together."""
+    if source.container == "transformers":
+        for option, value in (("arch", arch), ("format", format), ("branch", branch)):
+            if value not in (None, "huggingface"):
+                raise CheckpointError(
+                    f"folder {str(source.path)!r} says its architecture in config.json; leave --{option} {value} out"
+                )
+        return from_folder(source, head, size, mean, std)
+    named = arch or source.arch
+    if arch is None and source.container == "exported" and "/" not in (source.arch or ""):
+        named = None  # a network that was read off its weights is read off them again
+    budget = Budget.of({name: value for _, state in source.states() for name, value in state.items()})
+    wanted: Collection[str] = ()
+    if named is not None and not source.keys:
+        wanted = build_backbone(named, 3, source.conventions, budget).network.state_dict().keys()
+    found = recognise(source, format, branch, wanted)
+    weights = prepare_vit(found.part(found.backbone))
+    asked = size or (source.preprocessing.size if source.preprocessing else None)
+    told = {**found.conventions, **source.conventions, "image_size": asked, "format": found.format.name}
+    if named and (number := heads_of(told, weights)) is not None:  # as the format has them, not as the name
+        told["model_args"] = {"num_heads": number, **told.get("model_args", {})}
+    if "fc_norm.weight" in weights and "norm.weight" not in weights:
+        told.setdefault("global_pool", "avg")  # only a mean over the patches is normalised there
+    backbone = (
+        infer_backbone(weights, told)
+        if named is None
+        else build_backbone(named, channels_of(weights), told, budget)
+    )
+    note = resize_positions(
+        backbone.network, weights, antialias=source.container != "huggingface" or not source.keys
+    )
+    notes = (*found.notes, *backbone.notes, *([note] if note else []))
+    used, missing = _fit(backbone, found, weights, source)
+    heads, told_of_heads = _heads(found, backbone, head, size)
+    for part, names in (("projector", found.projector), ("predictor", found.predictor)):
+        used |= {key: f"{part}.{name}" for name, key in names.items() if part in heads}
+    ready = inputs_of(source, found, backbone, weights, size, mean, std)
+    encoder = WrappedEncoder(
+        backbone.network,
+        ready.mean,
+        ready.std,
+        (channels_of(weights), *ready.size),
+        architecture=backbone.name,
+        projector=heads.get("projector"),
+        predictor=heads.get("predictor"),
+    ).eval()
+    report = KeyReport(
+        {name: target for key, target in used.items() for name in found.origin[key]},
+        found.ignored(used, source),
+        tuple(missing),
+        (*notes, told_of_heads),
+    )
+    return Checkpoint(
+        encoder,
+        Metadata(),
+        source.sha256,
+        source.path,
+        found.format.name,
+        report,
+        ready,
+        found.conventions,
+        found.branch,
+        found.label,
+    )
+
+
+def _size(given: int | tuple[int, ...] | None) -> tuple[int, int] | None:
+    """(height, width) of what was given."""
+    if given is None:
+        return None
+    sides = (given,) if isinstance(given, int) else given[-2:]
+    if not sides or min(sides) < 1:
+        raise CheckpointError(f"image_size must be a side or (height, width), positive; got {given}")
+    return sides[0], sides[-1]
+
+
+def _fit(
+    backbone: Backbone, found: Recognised, weights: State, source: Source
+) -> tuple[dict[str, str], list[str]]:
+    """Load the backbone's weights; returns where each key went, and what was missing without harm.
+
+    Raises
+    ------
+    CheckpointError
+        With the first names or shapes that disagree, or numbers that no network has.
+    """
+    wanted = {name: tuple(value.shape) for name, value in backbone.network.state_dict().items()}
+    spare = (
+        *(f"{place}." for place in (*backbone.classifier, *classifier_of(backbone.name))),
+        "fc.",
+        "linear.",
+        "head.",
+        "classifier.",
+        "pooler.",
+    )
+    disagree = []
+    for name, shape in wanted.items():
+        have = tuple(weights[name].shape) if name in weights else None
+        if have is None and not name.endswith("num_batches_tracked"):
+            disagree.append(f"{name} is not in the file, {backbone.name} has {shape}")
+        elif have is not None and have != shape:
+            disagree.append(f"{name} is {have} in the file, {shape} in {backbone.name}")
+    for name, value in weights.items():
+        if name not in wanted and not name.startswith(spare) and not EXTRA.fullmatch(name):
+            disagree.append(f"{name} is {tuple(value.shape)} in the file, {backbone.name} has no such weight")
+    if disagree:
+        more = f"; and {len(disagree) - SHOWN} more" if len(disagree) > SHOWN else ""
+        raise CheckpointError(
+            f"the weights do not fit architecture {backbone.name!r}: {'; '.join(disagree[:SHOWN])}{more}. "
+            f"Leave --arch out to have it read off the weights, name another, or build the network with --factory"
+        )
+    fitting = {name: value for name, value in weights.items() if name in wanted}
+    check_numbers(fitting, source.path)
+    fill(backbone.network, fitting)
+    used = {}
+    for name, key in found.backbone.items():
+        target = {"register_tokens": "reg_token"}.get(name, name)
+        if target in wanted:
+            used[key] = f"backbone.{target}"
+    return used, [f"backbone.{name}" for name in wanted if name not in weights]
+
+
+def _heads(
+    found: Recognised, backbone: Backbone, head: Head, size: tuple[int, int] | None
+) -> tuple[dict[str, nn.Sequential], str]:
+    """Projection and prediction heads with their weights, and a line on what the latent is."""
+    if head == "none" and found.projector:
+        return {}, "latent: the backbone's features, as asked (--head none)"
+    if not found.projector:
+        return {}, "latent: the backbone's features; no projector was found"
+    activation = found.conventions["activation"]
+    width = _width(backbone, found, size)
+    heads = {"projector": build_head(found.part(found.projector), width, "projection head", activation)}
+    if found.predictor:
+        width = [layer.out_features for layer in heads["projector"] if isinstance(layer, nn.Linear)][-1]
+        heads["predictor"] = build_head(found.part(found.predictor), width, "prediction head", activation)
+    between = (
+        f", {activation} between its layers as {found.format.name} has it"
+        if len(heads["projector"]) > 1
+        else ""
+    )
+    return heads, f"latent: the output of the {[*heads][-1]}{between}"
+
+
+def _width(backbone: Backbone, found: Recognised, size: tuple[int, int] | None) -> int:
+    """How many features the backbone gives."""
+    for name in ("out_features", "embed_dim"):
+        if isinstance(width := getattr(backbone.network, name, None), int):
+            return width
+    usual = backbone.preprocessing.size if backbone.preprocessing else backbone.image_size
+    height, across = size or usual or (224, 224)
+    with torch.no_grad():
+        images = torch.zeros(1, channels_of(found.part(found.backbone)), height, across)
+        return int(backbone.network.eval()(images).shape[1])

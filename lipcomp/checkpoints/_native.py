@@ -1,0 +1,250 @@
+"""Our checkpoint: one safetensors file, the metadata as JSON in its header. Loading it runs no code.
+
+The header's entry ``lipcomp`` holds a JSON object:
+
+==============  =============================================================================
+format          version of this layout; this code reads 1
+encoder         the :class:`~lipcomp.encoders.EncoderSpec` that rebuilds the network
+objective       name and options: kappa_e, kappa_b, beta, temperature ...
+recipe          name and all fields of the recipe
+data            name and content hash of the training images
+seed            seed of weights, order, augmentation and noise
+epochs          epochs trained
+code_version    version of lipcomp, and of torch
+metrics         last training metrics, by name
+==============  =============================================================================
+
+A file appears whole or not at all: it is written beside its place, flushed to disk, and renamed.
+"""
+
+import hashlib
+import json
+import os
+import tempfile
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, field
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save as to_safetensors
+
+from lipcomp.checkpoints._errors import CheckpointError
+from lipcomp.checkpoints._lean import Budget, check_numbers, fill, lean
+from lipcomp.checkpoints._preprocessing import Inputs
+from lipcomp.checkpoints._report import KeyReport
+from lipcomp.encoders import Encoder, EncoderSpec, build_encoder
+from lipcomp.identity import hash_module
+
+FORMAT = 1
+GENERIC_NAMES = ("model", "checkpoint", "last", "best", "pytorch_model")
+HEADER_KEY = "lipcomp"
+
+
+@dataclass(frozen=True)
+class Metadata:
+    """What a checkpoint knows of its encoder besides the weights (see the module's table)."""
+
+    objective: dict[str, Any] = field(default_factory=dict)
+    recipe: dict[str, Any] = field(default_factory=dict)
+    data: dict[str, Any] = field(default_factory=dict)
+    seed: int | None = None
+    epochs: int | None = None
+    code_version: dict[str, str] = field(default_factory=dict)
+    metrics: dict[str, float] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """A loaded checkpoint: the encoder in evaluation mode, its metadata, and the hash of the file.
+
+    A foreign one (:func:`lipcomp.load_encoder`) also says what format it was recognised as, what became of every
+    key, how images are prepared for it, and what its weights do not show of the network (a stem's padding, a ViT's
+    heads), and which of the networks in the file it is (``branch`` and ``place``); its metadata are empty, since its
+    file does not hold any.
+    """
+
+    encoder: Encoder
+    metadata: Metadata
+    sha256: str
+    path: Path
+    format: str = "lipcomp"
+    report: KeyReport | None = None
+    preprocessing: Inputs | None = None
+    conventions: Mapping[str, Any] = field(default_factory=dict)
+    branch: str = "online"
+    place: str = ""
+
+    @property
+    def image_shape(self) -> tuple[int, int, int]:
+        """(channels, height, width) of the images that the encoder takes."""
+        return self.encoder.image_shape
+
+    @property
+    def concentration(self) -> float | None:
+        """kappa_e of the forward encoder; None for an objective without one."""
+        value = self.metadata.objective.get("kappa_e")
+        return None if value is None else float(value)
+
+    @cached_property
+    def identity(self) -> str:
+        """Hash of the encoder's content: weights, buffers, attributes (:func:`lipcomp.identity.hash_module`)."""
+        return hash_module(self.encoder)
+
+    @property
+    def label(self) -> str:
+        """A short name for tables: the file's, or its folder's where every file is called the same."""
+        stem = self.path.stem
+        return self.path.parent.name if stem in GENERIC_NAMES and self.path.parent.name else stem
+
+    def subject(self) -> dict[str, Any]:
+        """What a record says of the encoder that was measured: where it lies, its hash, how it was trained."""
+        told = {
+            "recipe": self.metadata.recipe.get("name"),
+            "objective": self.metadata.objective.get("name"),
+            "beta": self.metadata.objective.get("beta"),
+            "kappa_e": self.concentration,
+            "kappa_b": self.metadata.objective.get("kappa_b"),
+            "seed": self.metadata.seed,
+            "data": self.metadata.data.get("name"),
+        }
+        told |= {"format": self.format, "architecture": self.encoder.architecture}
+        if self.format != "lipcomp":
+            told |= {
+                "branch": self.branch,
+                "weights": self.place or None,
+                "latent": self.encoder.layers()[-2],
+                "notes": list(self.report.notes) if self.report else None,
+            }
+        if self.preprocessing is not None:
+            ready = self.preprocessing
+            told |= {
+                "normalisation": {"mean": ready.mean, "std": ready.std, "origin": ready.origin},
+                "preprocessing": ready.pipeline.record(),
+            }
+        known = {name: value for name, value in told.items() if value is not None}
+        return {"checkpoint": str(self.path), "sha256": self.sha256, "encoder": self.identity, **known}
+
+    def describe(self, every_key: bool = False) -> str:
+        """What was recognised and assumed, in lines for people; with a line for every key on request."""
+        layers = ", ".join(f"{layer}" for layer in self.encoder.layers())
+        shape = "x".join(map(str, self.image_shape))
+        lines = [
+            f"{self.path}: format {self.format}, {self.encoder.architecture}, images {shape}, layers {layers}"
+        ]
+        if self.preprocessing is not None:
+            lines.append(f"  images: {self.preprocessing}")
+        if self.report is not None:
+            text = self.report.full() if every_key else self.report.summary()
+            lines.append("  keys:\n    " + text.replace("\n", "\n    "))
+        return "\n".join(lines)
+
+
+def save_checkpoint(path: Path | str, encoder: Encoder, metadata: Metadata) -> None:
+    """Write an encoder and its metadata; atomically.
+
+    Raises
+    ------
+    CheckpointError
+        If the encoder is a wrapped one, which has no spec.
+    OSError
+        If the folder cannot be written to. Nothing is left behind, and a file that was there stays as it was.
+    """
+    if not hasattr(encoder, "spec"):
+        raise CheckpointError(
+            f"a wrapped {encoder.architecture} has no spec to be rebuilt from; write it with "
+            f"lipcomp.checkpoints._export.to_safetensors"
+        )
+    header = {"format": FORMAT, "encoder": encoder.spec.to_dict(), **asdict(metadata)}
+    text = json.dumps(header, sort_keys=True, allow_nan=False)
+    weights = {name: value.detach().cpu().contiguous() for name, value in encoder.state_dict().items()}
+    with atomic_file(Path(path)) as temporary:
+        temporary.write_bytes(to_safetensors(weights, metadata={HEADER_KEY: text}))
+
+
+@contextmanager
+def atomic_file(path: Path) -> Iterator[Path]:
+    """Give a temporary path beside ``path``; on success flush it to disk and rename it, on failure remove it."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+    os.close(handle)
+    temporary = Path(name)
+    try:
+        yield temporary
+        with temporary.open("rb+") as written:
+            os.fsync(written.fileno())
+        umask = os.umask(0)
+        os.umask(umask)
+        temporary.chmod(0o666 & ~umask)  # mkstemp is private; a result is as readable as any other file
+        temporary.replace(path)
+    except BaseException:
+        temporary.unlink(missing_ok=True)
+        raise
+
+
+def load_checkpoint(path: Path | str) -> Checkpoint:
+    """Read a checkpoint written by :func:`save_checkpoint`.
+
+    Raises
+    ------
+    CheckpointError
+        If the file is missing, unreadable, foreign, truncated, of a newer format, or does not fit its own metadata.
+    """
+    path = Path(path)
+    if not path.is_file():
+        what = "is a folder" if path.is_dir() else "does not exist"
+        raise CheckpointError(
+            f"checkpoint {str(path)!r} {what}; give the path of a .safetensors checkpoint file"
+        )
+    try:
+        with safe_open(path, framework="pt") as file:
+            header = (file.metadata() or {}).get(HEADER_KEY)
+            weights = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118  (not a dict)
+    except (SafetensorError, OSError, ValueError) as error:
+        raise CheckpointError(
+            f"checkpoint {str(path)!r} cannot be read as safetensors ({error}); it is damaged or of another format"
+        ) from error
+    if header is None:
+        raise CheckpointError(
+            f"checkpoint {str(path)!r} is a safetensors file without lipcomp's metadata, so the network cannot be "
+            f"rebuilt from it; give a checkpoint that lipcomp's training wrote"
+        )
+    spec, metadata = _parse(header, path)
+    with lean(Budget.of(weights)):
+        encoder = build_encoder(spec)
+    expected = encoder.state_dict()
+    for name in sorted(expected.keys() | weights.keys()):
+        have = tuple(weights[name].shape) if name in weights else "nothing"
+        want = tuple(expected[name].shape) if name in expected else "nothing"
+        if have != want:
+            raise CheckpointError(
+                f"checkpoint {str(path)!r} does not fit its own metadata: {name} has {have}, not {want}"
+            )
+    check_numbers(weights, path)
+    fill(encoder, weights)
+    return Checkpoint(encoder.eval(), metadata, digest_of(path), path)
+
+
+def digest_of(path: Path) -> str:
+    """The SHA-256 of a file."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _parse(header: str, path: Path) -> tuple[EncoderSpec, Metadata]:
+    try:
+        fields = json.loads(header)
+        version = fields.pop("format")
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise CheckpointError(f"checkpoint {str(path)!r} has damaged metadata ({error!r})") from error
+    if version != FORMAT:
+        raise CheckpointError(
+            f"checkpoint {str(path)!r} has format {version!r}, this lipcomp reads {FORMAT}; upgrade lipcomp "
+            f"to read it"
+        )
+    try:
+        return EncoderSpec.from_dict(fields.pop("encoder")), Metadata(**fields)
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise CheckpointError(f"checkpoint {str(path)!r} has metadata that does not fit: {error}") from error

@@ -1,0 +1,186 @@
+"""What an image goes through before a foreign network sees it, taken from the source where the source says so.
+
+The encoder itself takes pixels in [0, 1] of ``image_shape`` and normalises inside; how a photograph becomes such an
+image is a :class:`lipcomp.data.Preprocessing`. A checkpoint that holds weights alone says none of it: then the
+convention of its format is assumed, and ``origin`` says that it was.
+"""
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import torchvision
+
+from lipcomp.data._preprocessing import Preprocessing
+
+IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
+CIFAR_MEAN, CIFAR_STD = (0.4914, 0.4822, 0.4465), (0.2470, 0.2435, 0.2616)
+
+LARGEST = 4096  # pixels a side; a configuration that claims more would fill the memory
+
+# PIL's numbers for filters, as transformers writes them.
+RESAMPLE = {0: "nearest", 1: "lanczos", 2: "bilinear", 3: "bicubic", 4: "box", 5: "hamming"}
+
+
+@dataclass(frozen=True)
+class Inputs:
+    """From a photograph to what the network sees.
+
+    Parameters
+    ----------
+    mean, std
+        Per-channel normalisation of pixels in [0, 1]; part of the encoder.
+    size
+        (height, width) that the network sees.
+    pipeline
+        How a photograph becomes pixels of that size, for :func:`lipcomp.data.load_set`.
+    origin
+        Where these were read, or what was assumed.
+    """
+
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+    size: tuple[int, int]
+    pipeline: Preprocessing
+    origin: str = "assumed"
+
+    def __post_init__(self) -> None:
+        if len(self.size) != 2 or not 1 <= min(self.size) <= max(self.size) <= LARGEST:
+            raise ValueError(
+                f"an image size must be (height, width) between 1 and {LARGEST}, got {self.size}"
+            )
+        numbers = (*self.mean, *self.std)
+        if not numbers or not all(map(math.isfinite, numbers)) or min(self.std) <= 0:
+            raise ValueError(
+                f"mean and std must be finite and std positive, got mean {self.mean}, std {self.std}"
+            )
+
+    @property
+    def normalisation(self) -> tuple[tuple[float, ...], tuple[float, ...]]:
+        """(mean, std)."""
+        return self.mean, self.std
+
+    def with_given(
+        self,
+        size: tuple[int, int] | None = None,
+        mean: Sequence[float | int] | None = None,
+        std: Sequence[float | int] | None = None,
+    ) -> "Inputs":
+        """The same with what a caller chose: at another size, photographs are resized to it whole, without a crop."""
+        changed = self
+        if size is not None and size != self.size:
+            pipeline = replace(self.pipeline, resize=size, crop=size, squash=True, border=None, enlarge=True)
+            changed = replace(
+                changed, size=size, pipeline=pipeline, origin=f"{changed.origin}; size as given"
+            )
+        if mean is not None or std is not None:
+            changed = replace(
+                changed,
+                mean=changed.mean if mean is None else _floats(mean),
+                std=changed.std if std is None else _floats(std),
+                origin=f"{changed.origin}; mean, std as given".removeprefix("; "),
+            )
+        return changed
+
+    def __str__(self) -> str:
+        """One line."""
+        numbers = ", ".join(
+            f"{name} ({', '.join(f'{number:.4g}' for number in values)})"
+            for name, values in (("mean", self.mean), ("std", self.std))
+        )
+        return f"{self.pipeline}, {self.size[0]}x{self.size[1]}, {numbers}; {self.origin}"
+
+
+def convention(
+    channels: int, size: tuple[int, int], mean: Sequence[float], std: Sequence[float], origin: str
+) -> Inputs:
+    """The preprocessing of a source that does not say: ImageNet's evaluation, or nothing at small sizes."""
+    if channels != len(mean):
+        mean, std = (sum(mean) / len(mean),) * channels, (sum(std) / len(std),) * channels
+    return Inputs(tuple(mean), tuple(std), size, Preprocessing.default(*size), origin)
+
+
+def from_timm(config: Mapping[str, Any], origin: str) -> Inputs | None:
+    """Of timm's configuration, as its hub folders and its models carry it; None where it says nothing."""
+    config = config.get("pretrained_cfg") or config
+    if not isinstance(config, Mapping) or not {"mean", "std", "input_size"} <= config.keys():
+        return None
+    _, height, width = (int(number) for number in config["input_size"])
+    share = float(config.get("crop_pct") or 0.875)  # timm's default
+    mean, mode = _floats(config["mean"]), str(config.get("crop_mode") or "center")
+    scaled = (math.floor(height / share), math.floor(width / share))
+    filtered = str(config.get("interpolation") or "bilinear")
+    if (
+        filtered not in RESAMPLE.values() or not 0 < share <= 2
+    ):  # "random", "bicubic,bilinear": as in training
+        raise ValueError(
+            f"interpolation {filtered!r} and crop_pct {share} are no preprocessing of evaluation"
+        )
+    pipeline = Preprocessing(
+        scaled[0] if mode == "center" and scaled[0] == scaled[1] else scaled,
+        (height, width),
+        filtered,
+        squash=mode == "squash",
+        border=tuple(round(255 * number) for number in mean) if mode == "border" else None,
+    )
+    return Inputs(mean, _floats(config["std"]), (height, width), pipeline, origin)
+
+
+def from_torchvision(name: str, origin: str) -> Inputs | None:
+    """Of torchvision's weights for an architecture: those its recipe calls DEFAULT."""
+    weights = torchvision.models.get_model_weights(name)
+    told = weights["DEFAULT"].transforms() if len(weights) else None
+    if told is None or not hasattr(told, "crop_size"):
+        return None
+    size = (int(told.crop_size[0]), int(told.crop_size[-1]))
+    pipeline = Preprocessing(
+        int(told.resize_size[0]), size, str(told.interpolation.value), bool(told.antialias)
+    )
+    return Inputs(_floats(told.mean), _floats(told.std), size, pipeline, origin)
+
+
+def from_transformers(config: Mapping[str, Any], origin: str) -> Inputs | None:
+    """Of a Hugging Face ``preprocessor_config.json``; None where it says nothing of the size."""
+    config = config.get("image_processor") or config  # processor_config.json of newer versions
+    size, crop = _side(config.get("size")), _side(config.get("crop_size"))
+    filtered = config.get("resample", 2)
+    filtered = RESAMPLE.get(filtered, "bilinear") if isinstance(filtered, int) else str(filtered)
+    resize, seen = size, size
+    if not config.get("do_resize", True):
+        resize = None
+    if config.get("do_center_crop") and crop is not None:
+        seen = crop
+    elif isinstance(size, int) and config.get(
+        "crop_pct"
+    ):  # ConvNeXt: crops below 384, squashes from there on
+        resize, seen = (int(size / float(config["crop_pct"])) if size < 384 else (size, size)), size
+    if seen is None:
+        return None
+    size = (seen, seen) if isinstance(seen, int) else seen
+    scale = float(config.get("rescale_factor") or 1 / 255) if config.get("do_rescale", True) else 1.0
+    normalises = config.get("do_normalize", True)
+    mean, std = config.get("image_mean") or (0.5,) * 3, config.get("image_std") or (0.5,) * 3
+    mean, std = (_floats(mean), _floats(std)) if normalises else ((0.0,) * 3, (1.0,) * 3)
+    unit = 255 * scale  # the processor's value of a white pixel
+    if abs(unit - 1) > 1e-6:  # in units of [0, 1]: (unit x - mean) / std
+        mean, std = tuple(m / unit for m in mean), tuple(s / unit for s in std)
+        origin = f"{origin}; white is {unit:g} there"
+    pipeline = Preprocessing(resize, size, filtered, squash=isinstance(resize, tuple))
+    return Inputs(mean, std, size, pipeline, origin)
+
+
+def _side(value: Any) -> int | tuple[int, int] | None:
+    if isinstance(value, Mapping):
+        if "shortest_edge" in value:
+            return int(value["shortest_edge"])
+        if {"height", "width"} <= value.keys():
+            return (int(value["height"]), int(value["width"]))
+        return None
+    if isinstance(value, list | tuple) and len(value) == 2:
+        return (int(value[0]), int(value[1]))
+    return int(value) if isinstance(value, int | float) else None
+
+
+def _floats(values: Sequence[Any]) -> tuple[float, ...]:
+    return tuple(float(value) for value in values)

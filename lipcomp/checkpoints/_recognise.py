@@ -1,0 +1,366 @@
+"""Say whose checkpoint it is, and which of its keys are backbone, projector and predictor."""
+
+import re
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor
+
+from lipcomp.checkpoints import _dialects as dialects
+from lipcomp.checkpoints._errors import CheckpointError
+from lipcomp.checkpoints._formats import (
+    EXPORTED,
+    FORMATS,
+    HUGGINGFACE,
+    NAMES,
+    TENSORFLOW,
+    Format,
+    prefix_pattern,
+    reason,
+)
+from lipcomp.checkpoints._index import is_loose
+from lipcomp.checkpoints._names import (
+    find_prefixes,
+    join_heads,
+    matching_prefixes,
+    to_common,
+    without_wrappers,
+)
+from lipcomp.checkpoints._sources import Source, State
+
+# A moving average, by a part of a place or of a prefix; and those whose authors evaluate it.
+FOLLOWERS = re.compile(
+    r"(.*[._])?(momentum|teacher|target|ema|avg|averaged|swa|shadow|key|encoder_k)([._].*)?"
+)
+EVALUATED = re.compile(r"(.*\.)?(teacher|target_encoder)")
+BRANCHES = ("online", "momentum")
+
+
+@dataclass
+class Recognised:
+    """The parts of a checkpoint. Keys are without wrappers; ``origin`` says what the file calls them."""
+
+    format: Format
+    branch: str
+    place: tuple[str, ...]
+    state: State
+    origin: Mapping[str, tuple[str, ...]]
+    backbone: dict[str, str]  # name in the common dialect -> key
+    projector: dict[str, str] = field(default_factory=dict)  # name within the head -> key
+    predictor: dict[str, str] = field(default_factory=dict)
+    conventions: dict[str, Any] = field(default_factory=dict)
+    label: str = ""  # where in the file, where it holds several
+    notes: tuple[str, ...] = ()
+
+    def part(self, names: Mapping[str, str]) -> State:
+        """The tensors of a part, under its own names."""
+        return {name: self.state[key] for name, key in names.items()}
+
+    def ignored(self, used: Mapping[str, str], source: Source) -> dict[str, str]:
+        """Every other key of the file, and why it is not used."""
+        here = {
+            name: reason(key, self.branch)
+            for key in self.state
+            if key not in used
+            for name in self.origin[key]
+        }
+        mine = id_of(self.state)
+        elsewhere = {name: why for name, value, why in all_tensors(source.tree) if id(value) not in mine}
+        return {**here, **({} if source.keys else elsewhere), **source.left_out}
+
+
+def id_of(state: State) -> set[int]:
+    """The identities of a state's tensors."""
+    return {id(value) for value in state.values()}
+
+
+def all_tensors(tree: Mapping[str, Any]) -> Iterator[tuple[str, Tensor, str]]:
+    """Every tensor of a file with its whole name and, by its place, why it might not be used."""
+    seen: set[int] = set()
+
+    def below(node: Any, place: tuple[str, ...]) -> Iterator[tuple[str, Tensor, str]]:
+        if isinstance(node, Tensor):
+            optimiser = any(word in part for part in place for word in ("optim", "scaler", "amp"))
+            yield ".".join(place), node, "optimiser state" if optimiser else "another part of the file"
+        elif isinstance(node, Mapping | list | tuple) and id(node) not in seen and len(place) < 12:
+            seen.add(id(node))
+            for key, value in node.items() if isinstance(node, Mapping) else enumerate(node):
+                yield from below(value, (*place, str(key)))
+
+    yield from below(tree, ())
+
+
+def recognise(
+    source: Source, name: str | None = None, branch: str | None = None, wanted: Collection[str] = ()
+) -> Recognised:
+    """Say whose checkpoint this is, and which keys are which part.
+
+    Parameters
+    ----------
+    source
+        The opened checkpoint.
+    name
+        The format to take; None to recognise it.
+    branch
+        "online", "momentum", or the place or prefix of the network that is wanted; None for what the format's authors
+        evaluate.
+    wanted
+        Names of the weights of the architecture that the caller named, if any.
+
+    Raises
+    ------
+    CheckpointError
+        If it is of no known format, not of the named one, or has no such branch, or several that could be meant.
+    """
+    if source.keys:  # already under our names
+        row = {"tensorflow": TENSORFLOW, "exported": EXPORTED}.get(source.container, HUGGINGFACE)
+        if name not in (None, row.name, "timm"):
+            raise CheckpointError(f"checkpoint {str(source.path)!r} is of format {row.name!r}, not {name!r}")
+        origin = {key: source.keys[key] for key in source.tree}
+        found = split(row, dict(source.tree), origin, branch)
+        if found is None:
+            raise CheckpointError(f"checkpoint {str(source.path)!r} has no {branch or 'online'} branch")
+        found.conventions |= source.conventions
+        return found
+    name = {"torchvision": "plain", "timm": "plain", "huggingface": "plain"}.get(name or "", name)
+    forced = [row for row in FORMATS if row.name == name]
+    if name is not None and not forced:
+        raise CheckpointError(f"checkpoint {str(source.path)!r} is not of format {name!r}")
+    states = [(place, *unwrap(state)) for place, state in source.states()]
+    real = [entry for entry in states if any(value.ndim > 1 for value in entry[1].values())]
+    states = real or states  # a lone best_acc1 beside the weights is no network
+    for row in forced or FORMATS:
+        options = [
+            option
+            for place, state, origin in states
+            for option in _options(row, place, state, origin, branch, wanted, bool(forced))
+        ]
+        if options:
+            return _choose(options, branch, source)
+    some = (
+        ", ".join(list(states[0][1])[:4])
+        if states
+        else "no tensors by name (whole pickled modules are not read)"
+    )
+    told = f"is not of format {name!r}" if forced else "is of no known format"
+    raise CheckpointError(
+        f"checkpoint {str(source.path)!r} {told}: it has {some}. Name the format with --format "
+        f"({', '.join(NAMES)}), or the network with --arch; give the folder with its config.json if "
+        f"transformers or timm "
+        f"wrote it; or build its network with --factory package.module:function"
+    )
+
+
+def _options(
+    row: Format,
+    place: tuple[str, ...],
+    state: State,
+    names: Mapping[str, str],
+    branch: str | None,
+    wanted: Collection[str],
+    forced: bool,
+) -> Iterator[Recognised]:
+    """The networks in one state dict that a row of the table finds there."""
+    origin = {key: (old,) for key, old in names.items()}
+    where = ".".join(place)
+    follows = FOLLOWERS.fullmatch(where) is not None
+    if row.name != "plain" and (row.fits(state) or (forced and not row.marks)):
+        inner = None if follows or branch not in row.branches else branch
+        found = split(row, state, origin, inner)
+        mine = found is not None and (not wanted or _share(found.backbone, wanted) > 0.5)
+        if found is not None and (mine or forced):
+            found.place, found.label = place, where
+            found.branch = "momentum" if follows else found.branch
+            yield found
+    if row.name != "plain":
+        return
+    for dialect, prefix in dialects.prefixes_of(state):
+        yield _translated(dialect, prefix, state, origin, place)
+    for prefix in (
+        matching_prefixes(state, wanted) or find_prefixes(state) or ([""] if forced or wanted else [])
+    ):
+        found = split(replace(row, branches={"online": (re.escape(prefix), (), ())}), state, origin, None)
+        if found is not None:
+            found.place, found.label = place, ".".join((*place, prefix.removesuffix(".")))
+            found.label = found.label.strip(".")
+            found.branch = branch_of(found.label)
+            yield found
+
+
+def _share(have: Collection[str], wanted: Collection[str]) -> float:
+    """The share of wanted names that are there."""
+    return sum(name in have for name in wanted) / len(wanted)
+
+
+def _translated(
+    dialect: dialects.Dialect,
+    prefix: str,
+    state: State,
+    origin: Mapping[str, tuple[str, ...]],
+    place: tuple[str, ...],
+) -> Recognised:
+    """A vision transformer in another library's names."""
+    done = dialects.translate(state, dialect, prefix)
+    weights = {name: name for name in done.weights}
+    everything = dict(done.weights)
+    sources = {name: tuple(old for key in keys for old in origin[key]) for name, keys in done.keys.items()}
+    project = {}
+    if dialect.projector in state and dialect.projector not in done.weights:
+        everything[dialect.projector], sources[dialect.projector] = (
+            state[dialect.projector],
+            origin[dialect.projector],
+        )
+        project = {"weight": dialect.projector}
+    elif dialect.projector in done.weights:  # OpenCLIP's, which is applied from the right
+        everything[dialect.projector] = done.weights[dialect.projector].T.contiguous()
+        project = {"weight": dialect.projector}
+        weights.pop(dialect.projector)
+    for key in state:
+        if not key.startswith(prefix) and key not in everything:
+            everything[key], sources[key] = state[key], origin[key]
+    label = ".".join((*place, prefix.removesuffix("."))).strip(".")
+    return Recognised(
+        replace(HUGGINGFACE, name=dialect.format),
+        branch_of(label),
+        place,
+        everything,
+        sources,
+        weights,
+        project,
+        conventions={"activation": "relu", **dialect.conventions},
+        label=label,
+        notes=dialect.notes,
+    )
+
+
+def _choose(options: list[Recognised], branch: str | None, source: Source) -> Recognised:
+    """The network that is meant, with a note where the file holds others."""
+    labels = [option.label for option in options]
+    number, note = choose(labels, [option.branch for option in options], branch, source.path)
+    options[number].notes = (*options[number].notes, *note)
+    return options[number]
+
+
+def choose(
+    labels: Sequence[str], branches: Sequence[str], branch: str | None, path: Path
+) -> tuple[int, tuple[str, ...]]:
+    """Which of several networks is meant, and a note that names the others.
+
+    Parameters
+    ----------
+    labels
+        Where each stands in the file; "" is the top.
+    branches
+        "online" or "momentum" of each.
+    branch
+        What the caller asked for: one of the two, or a label, or its last part.
+    path
+        For messages.
+
+    Raises
+    ------
+    CheckpointError
+        If several could be meant, or none is.
+    """
+    names = [label or "the top" for label in labels]
+    everything = range(len(labels))
+    if branch is None:
+        chosen = [i for i in everything if EVALUATED.fullmatch(labels[i])]
+        chosen = chosen or [i for i in everything if branches[i] == "online"] or [*everything]
+    elif branch in BRANCHES:
+        chosen = [i for i in everything if branches[i] == branch]
+    else:
+        chosen = [i for i in everything if branch in (names[i], labels[i].split(".")[-1])]
+    if not chosen:
+        raise CheckpointError(
+            f"branch {branch!r} is not in checkpoint {str(path)!r}, which has {', '.join(names)}; leave "
+            f"--branch out or "
+            f"name one"
+        )
+    if len(chosen) > 1:
+        several = " or ".join(names[i] for i in chosen)
+        raise CheckpointError(
+            f"ambiguous: checkpoint {str(path)!r} holds the networks {several}; pass --branch with one of these"
+        )
+    others = [name for i, name in enumerate(names) if i != chosen[0]]
+    note = f"took {names[chosen[0]]} ({branches[chosen[0]]}); the file also holds {', '.join(others)}: see --branch"
+    return chosen[0], (note,) if others else ()
+
+
+def branch_of(label: str) -> str:
+    """Whether a network at that place is a moving average."""
+    return "momentum" if FOLLOWERS.fullmatch(label) else "online"
+
+
+def unwrap(state: State) -> tuple[State, dict[str, str]]:
+    """Take off what wrappers added to the keys, wherever it stands; also say what each was called."""
+    origin = without_wrappers(state)
+    return {key: state[old] for key, old in origin.items()}, origin
+
+
+def split(
+    row: Format, state: State, origin: Mapping[str, tuple[str, ...]], branch: str | None
+) -> Recognised | None:
+    """The parts of a state by a row of the table; None if the backbone's prefix does not occur."""
+    chosen = branch or row.usual(state)
+    notes: tuple[str, ...] = ()
+    if chosen not in row.branches:
+        raise CheckpointError(
+            f"branch {chosen!r}: a {row.name} checkpoint has {', '.join(row.branches)}; leave --branch out "
+            f"or name one"
+        )
+    taken: set[str] = set()
+
+    def take(patterns: tuple[str, ...], without: tuple[str, ...] = ()) -> dict[str, str]:
+        part: dict[str, str] = {}
+        for pattern in patterns:
+            if pattern in without:
+                continue
+            for key in state:
+                if key not in taken and (match := prefix_pattern(pattern).match(key)):
+                    name = key[match.end() :]
+                    if name in part:
+                        raise CheckpointError(
+                            f"ambiguous: {part[name]} or {key} could be the backbone of this {row.name} checkpoint; "
+                            f"pass --format plain and --branch with the prefix of one"
+                        )
+                    part[name] = key
+            if part:
+                break
+        taken.update(part.values())
+        return part
+
+    prefixes, projector, predictor = row.branches[chosen]
+    online = row.prefix_of("online", state) if chosen != "online" else None
+    project, predict = take(projector), take(predictor)
+    backbone = take(prefixes if isinstance(prefixes, tuple) else (prefixes,), (online,) if online else ())
+    if not backbone or (chosen == "momentum" and all(state[key].ndim != 4 for key in backbone.values())):
+        return None
+    if prefixes == "":  # bare names: only what can belong to a backbone is looked at
+        backbone = {
+            name: key
+            for name, key in backbone.items()
+            if not re.match(r"prototypes|queue|projection_head", name) and not is_loose(name, state[key])
+        }
+    if branch is None and len(row.branches) > 1:
+        other = next(name for name in row.branches if name != chosen)
+        if (prefix := row.prefix_of(other, state)) and prefix != row.prefix_of(chosen, state):
+            notes = (f"took the {chosen} network; the file also holds the {other} one: --branch {other}",)
+    renamed, conventions = to_common(backbone)
+    if row.name == "vissl":
+        project = join_heads(project)
+    activation = {"activation": "gelu"} if any(".last_layer." in f".{key}" for key in state) else {}
+    return Recognised(
+        row,
+        chosen,
+        (),
+        state,
+        origin,
+        {renamed[name]: key for name, key in backbone.items()},
+        project,
+        predict,
+        conventions={"activation": row.activation, **row.conventions, **conventions, **activation},
+        notes=notes,
+    )

@@ -1,0 +1,261 @@
+"""A path -> the tensors in it, by name; nothing of the file is run.
+
+=====================  ==========================================================================
+what lies there        how it is read
+=====================  ==========================================================================
+safetensors            by safetensors, after its header's length was checked
+a file of torch.save   by ``torch.load(weights_only=True)``, after a check of its own
+a Hugging Face folder  its safetensors or ``.bin`` as above, and its JSON
+TensorFlow's           by a reader of the format, without TensorFlow
+=====================  ==========================================================================
+
+What a file is, its first bytes say, not its name.
+"""
+
+import hashlib
+import re
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from safetensors import SafetensorError, safe_open
+from torch import Tensor
+
+from lipcomp.checkpoints import _hugging_face as hugging_face
+from lipcomp.checkpoints import _tensorflow_names as tensorflow_names
+from lipcomp.checkpoints._errors import CheckpointError
+from lipcomp.checkpoints._native import HEADER_KEY, digest_of
+from lipcomp.checkpoints._preprocessing import Inputs, from_timm, from_transformers
+from lipcomp.checkpoints._tensorflow_bundle import Bundle
+from lipcomp.checkpoints._torch_files import read_torch
+from lipcomp.data._preprocessing import Preprocessing
+
+Tree = Mapping[str, Any]
+State = dict[str, Tensor]
+
+HEADER_LIMIT = 100_000_000  # bytes of a safetensors header, the format's own limit
+
+# Branches of a checkpoint that hold no weights of a network, by a whole word of their name.
+STRANGERS = re.compile(
+    r"(.*_)?(optim\w*|sched\w*|callbacks?|loops|scaler|amp|hyper_parameters|config|args|loss(es)?)(_.*)?"
+)
+
+
+@dataclass(frozen=True)
+class Source:
+    """What a path holds.
+
+    Parameters
+    ----------
+    path
+        The path as given.
+    container
+        "safetensors", "torch", "huggingface" or "tensorflow".
+    tree
+        Nested dictionaries with tensors as leaves.
+    sha256
+        Hash of the file, or of all files together.
+    metadata
+        The text entries of a safetensors header.
+    keys
+        Where names were translated: our name -> the keys of the file behind it.
+    left_out
+        Keys of the file that were not read -> why.
+    arch
+        The architecture that a configuration beside the weights names.
+    conventions, preprocessing
+        What that configuration says besides.
+    """
+
+    path: Path
+    container: str
+    tree: Tree
+    sha256: str
+    metadata: Mapping[str, str] = field(default_factory=dict)
+    keys: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    left_out: Mapping[str, str] = field(default_factory=dict)
+    arch: str | None = None
+    conventions: Mapping[str, Any] = field(default_factory=dict)
+    preprocessing: Inputs | None = None
+
+    def states(self) -> Iterator[tuple[tuple[str, ...], State]]:
+        """Every dictionary with tensors of its own in it, once: (where, name -> tensor)."""
+        yield from _states(self.tree, (), set())
+
+
+def _states(tree: Tree, place: tuple[str, ...], seen: set[int]) -> Iterator[tuple[tuple[str, ...], State]]:
+    if id(tree) in seen or len(place) > 6:
+        return
+    seen.add(id(tree))
+    for pair in (("trunk", "heads"), ("resnet", "head")):
+        if all(isinstance(tree.get(name), Mapping) for name in pair):
+            merged = {f"{name}.{key}": value for name in pair for key, value in tree[name].items()}
+            yield place, {key: value for key, value in merged.items() if isinstance(value, Tensor)}
+            return
+    here = {str(key): value for key, value in tree.items() if isinstance(value, Tensor)}
+    if here:
+        yield place, here
+    for name, value in tree.items():
+        if isinstance(value, Mapping) and not STRANGERS.fullmatch(str(name).lower()):
+            yield from _states(value, (*place, str(name)), seen)
+
+
+def open_source(path: Path | str) -> Source:
+    """Read what lies at a path.
+
+    Raises
+    ------
+    CheckpointError
+        If there is nothing, or nothing that can be read safely.
+    """
+    path = Path(path)
+    if path.is_dir():
+        if (path / ".metadata").is_file():  # a pickle, which only torch's own reader would run
+            raise CheckpointError(
+                f"checkpoint {str(path)!r} is a distributed checkpoint of torch, whose description is a program; turn "
+                f"it into one file where you trust it: python -m torch.distributed.checkpoint.format_utils "
+                f"dcp_to_torch {path} weights.pth"
+            )
+        if shards := sorted(path.glob("*_model_states.pt")):
+            raise CheckpointError(
+                f"checkpoint {str(path)!r} holds DeepSpeed's shards ({shards[0].name}); turn them into one file with "
+                f"the zero_to_fp32.py that lies beside them"
+            )
+        if any((path / name).exists() for name in ("config.json", *hugging_face.WEIGHTS)):
+            return _folder(path)
+        return _tensorflow(path)
+    if path.suffix == ".index" or ".data-" in path.name or path.with_name(path.name + ".index").is_file():
+        return _tensorflow(path)
+    if not path.is_file():
+        raise CheckpointError(
+            f"checkpoint {str(path)!r} does not exist; give a file, a Hugging Face folder or a prefix"
+        )
+    tree, metadata = _file(path)
+    digest = digest_of(path)
+    return Source(path, "safetensors" if metadata is not None else "torch", tree, digest, metadata or {})
+
+
+def _file(path: Path) -> tuple[Tree, dict[str, str] | None]:
+    """The tree of one file, and a safetensors file's metadata (None for torch)."""
+    size = path.stat().st_size
+    with path.open("rb") as file:
+        start = file.read(9)
+    header = int.from_bytes(start[:8], "little")
+    if start[8:] == b"{" or (path.suffix == ".safetensors" and start[:2] not in (b"PK", b"\x80\x02")):
+        if header > min(size - 8, HEADER_LIMIT):
+            raise CheckpointError(
+                f"checkpoint {str(path)!r} cannot be read as safetensors: its header claims {header} bytes "
+                f"of {size}; it is truncated, damaged or of another format"
+            )
+        try:
+            with safe_open(path, framework="pt") as opened:
+                weights = {name: opened.get_tensor(name) for name in opened.keys()}  # noqa: SIM118  (not a dict)
+                return weights, opened.metadata() or {}
+        except (
+            SafetensorError,
+            OSError,
+            ValueError,
+            RuntimeError,
+            KeyError,
+            TypeError,
+            AttributeError,
+        ) as error:
+            raise CheckpointError(
+                f"checkpoint {str(path)!r} cannot be read as safetensors ({error}); it is damaged or of "
+                f"another format"
+            ) from error
+    return read_torch(path), None
+
+
+def _folder(path: Path) -> Source:
+    """A Hugging Face folder."""
+    config = hugging_face.read_json(path / "config.json")
+    files = hugging_face.weight_files(path)
+    weights: State = {}
+    digest = hashlib.sha256()
+    for file in files:
+        tree, metadata = _file(file)
+        if HEADER_KEY in (metadata or {}):
+            return Source(file, "safetensors", tree, digest_of(file), metadata or {})
+        weights |= {str(key): value for key, value in tree.items() if isinstance(value, Tensor)}
+        with file.open("rb") as handle:
+            digest.update(hashlib.file_digest(handle, "sha256").digest())
+    try:
+        ready = from_transformers(
+            hugging_face.read_json(path / "preprocessor_config.json"), "preprocessor_config.json"
+        )
+        ready = ready or from_timm(config, "pretrained_cfg of config.json")
+    except (ValueError, TypeError, KeyError, ZeroDivisionError) as error:
+        raise CheckpointError(f"folder {str(path)!r}: its preprocessing cannot be read ({error})") from error
+    if "model_type" in config and config["model_type"] not in hugging_face.TRANSLATED:
+        told = {"config": config}
+        return Source(
+            path, "transformers", weights, digest.hexdigest(), conventions=told, preprocessing=ready
+        )
+    if "model_type" in config:
+        translated, keys, told = hugging_face.translate(weights, config)
+        return Source(
+            path,
+            "huggingface",
+            translated,
+            digest.hexdigest(),
+            keys=keys,
+            conventions=told,
+            preprocessing=ready,
+        )
+    if isinstance(config.get("lipcomp"), dict):
+        return _exported(path, weights, digest.hexdigest(), config["lipcomp"])
+    arch, told = config.get("architecture"), {}
+    if isinstance(arch, str):  # timm's, whose names are timm's
+        arch = arch if arch.startswith("timm/") else f"timm/{arch}"
+        options = config.get("model_args") or {}
+        if not isinstance(options, dict) or not all(_harmless(value) for value in options.values()):
+            raise CheckpointError(
+                f"folder {str(path)!r}: the model_args of its config.json are damaged ({options!r})"
+            )
+        told = {"model_args": {name: value for name, value in options.items() if name != "num_classes"}}
+        told |= {name: config[name] for name in ("global_pool", "num_features") if config.get(name)}
+    arch = arch if isinstance(arch, str) else None
+    return Source(
+        path, "huggingface", weights, digest.hexdigest(), arch=arch, conventions=told, preprocessing=ready
+    )
+
+
+def _harmless(value: Any) -> bool:
+    """Whether a setting is a number, a word or a short list of such."""
+    if isinstance(value, list):
+        return len(value) <= 64 and all(_harmless(part) for part in value)
+    return (
+        value is None
+        or isinstance(value, bool | float | str)
+        or (isinstance(value, int) and abs(value) <= 1 << 16)
+    )
+
+
+def _exported(path: Path, weights: State, digest: str, told: Mapping[str, Any]) -> Source:
+    """A folder of :func:`lipcomp.checkpoints._export.to_safetensors`."""
+    try:
+        ready = _tuples(told["preprocessing"])
+        ready |= {"origin": "config.json", "pipeline": Preprocessing(**_tuples(ready["pipeline"]))}
+        inputs, conventions, arch = Inputs(**ready), dict(told["conventions"]), str(told["architecture"])
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
+        raise CheckpointError(f"folder {str(path)!r}: its config.json is damaged ({error!r})") from error
+    keys = {name: (name,) for name in weights}
+    return Source(path, "exported", weights, digest, {}, keys, {}, arch, conventions, inputs)
+
+
+def _tuples(fields: Mapping[str, Any]) -> dict[str, Any]:
+    return {name: tuple(value) if isinstance(value, list) else value for name, value in fields.items()}
+
+
+def _tensorflow(path: Path) -> Source:
+    """A TensorFlow checkpoint."""
+    bundle = Bundle(path)
+    shapes = {name: entry.shape for name, entry in bundle.entries.items()}
+    weights, ours = tensorflow_names.to_ours(shapes, bundle.read)
+    left_out = {
+        name: tensorflow_names.why_left_out(name) for name in shapes if name not in set(ours.values())
+    }
+    keys = {name: (variable,) for name, variable in ours.items()}
+    return Source(path, "tensorflow", weights, bundle.sha256(), keys=keys, left_out=left_out)

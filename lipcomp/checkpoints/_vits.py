@@ -1,0 +1,163 @@
+"""Vision transformers read off their weights, built by timm (the extra ``timm``).
+
+The names are timm's ``VisionTransformer``, which DINO, MoCo v3 and DINOv2 share. Shapes give width, depth, patch,
+image size and what else there is; the number of heads they do not give, since one matrix holds all of them: 64
+features a head is the rule of DINO and of timm's named models, MoCo v3's ViT-S has twelve of 32.
+
+The pooled feature is the class token after the last layer norm.
+"""
+
+import math
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from lipcomp.checkpoints._backbone import Backbone, State, import_timm
+from lipcomp.checkpoints._errors import CheckpointError
+
+USUAL = (192, 384, 768, 1024)  # widths whose heads have 64 features in every library
+
+
+def prepare_vit(state: dict[str, Tensor]) -> dict[str, Tensor]:
+    """DINOv2's names and habits in timm's: register tokens, and no position for the class token beside them."""
+    state = dict(state)
+    if "register_tokens" in state:
+        state["reg_token"] = state.pop("register_tokens")
+        positions = state["pos_embed"]
+        if positions.ndim == 3 and positions.shape[1] > 1 and "cls_token" in state:
+            state["cls_token"] = state["cls_token"] + positions[:, :1]
+            state["pos_embed"] = positions[:, 1:]
+    return state
+
+
+def heads_of(conventions: Mapping[str, Any], state: State) -> int | None:
+    """The number of heads that a format or a configuration says for a width; None where neither does."""
+    heads, patch = conventions.get("heads"), state.get("patch_embed.proj.weight")
+    if isinstance(heads, Mapping):
+        return None if patch is None else heads.get(int(patch.shape[0]))
+    return heads
+
+
+def read_vit(state: State, conventions: Mapping[str, Any]) -> Backbone | None:
+    """The ViT whose weights these are; None if they are of another family.
+
+    Raises
+    ------
+    CheckpointError
+        If it is a ViT of a kind that needs its name (a gated or convolutional one).
+    """
+    if (
+        "patch_embed.proj.weight" not in state
+        or "pos_embed" not in state
+        or "blocks.0.attn.qkv.weight" not in state
+    ):
+        return None
+    patch, positions = state["patch_embed.proj.weight"], state["pos_embed"]
+    if patch.ndim != 4 or positions.ndim != 3 or "blocks.0.mlp.fc1.weight" not in state:
+        raise CheckpointError(
+            "the weights are of a vision transformer of a particular kind (gated MLP or other patches); name it "
+            "with --arch (vit_giant_patch14_dinov2 and so on)"
+        )
+    timm = import_timm("the weights are of a vision transformer, which timm builds")
+    width, channels = int(patch.shape[0]), int(patch.shape[1])
+    registers = int(state["reg_token"].shape[1]) if "reg_token" in state else 0
+    class_token = "cls_token" in state
+    prefix = 0 if registers else int(class_token)
+    side = math.isqrt(max(positions.shape[1] - prefix, 0))
+    if side * side + prefix != positions.shape[1]:
+        raise CheckpointError(
+            f"the ViT has {positions.shape[1]} positions, which make up no square image (a distilled one "
+            f"has a token more); "
+            f"name its architecture with --arch, or give the folder with its config.json"
+        )
+    size = conventions.get("image_size") or (side * int(patch.shape[2]), side * int(patch.shape[3]))
+    if size[0] % patch.shape[2] or size[1] % patch.shape[3]:
+        raise CheckpointError(
+            f"images of {size} do not divide into the ViT's patches of {tuple(patch.shape[2:])}"
+        )
+    heads = heads_of(conventions, state)
+    known = heads is not None
+    if not known and conventions.get("configured") and width not in USUAL:
+        raise CheckpointError(
+            f"ambiguous: a ViT of width {width} may have {max(1, width // 64)} heads of 64 or others, which "
+            f"its config.json "
+            f"says; give the folder in which both lie, or pass --arch"
+        )
+    heads = int(heads or max(1, width // 64))
+    if width % heads:
+        raise CheckpointError(
+            f"a ViT of width {width} cannot have {heads} heads; name its architecture with --arch"
+        )
+    hidden = state["blocks.0.mlp.fc1.weight"].shape[0]
+    depth = len({key.split(".")[1] for key in state if key.startswith("blocks.")})
+    for number in range(depth):  # before anything is allocated for a claim
+        for part, shape in (
+            ("attn.qkv", (3 * width, width)),
+            ("mlp.fc1", (hidden, width)),
+            ("mlp.fc2", (width, hidden)),
+        ):
+            have = state.get(f"blocks.{number}.{part}.weight")
+            if have is None or tuple(have.shape) != shape:
+                raise CheckpointError(
+                    f"the weights are of no plain vision transformer: blocks.{number}.{part}.weight "
+                    f"{'is not there' if have is None else f'is {tuple(have.shape)}'}, not {shape}"
+                )
+    pool = conventions.get("global_pool") or ("token" if class_token else "avg")
+    network = timm.models.vision_transformer.VisionTransformer(
+        img_size=size,
+        patch_size=tuple(patch.shape[2:]),
+        in_chans=channels,
+        num_classes=0,
+        global_pool=pool,
+        embed_dim=width,
+        depth=depth,
+        num_heads=heads,
+        mlp_ratio=hidden / width,
+        qkv_bias="blocks.0.attn.qkv.bias" in state,
+        init_values=1.0 if "blocks.0.ls1.gamma" in state else None,
+        class_token=class_token,
+        no_embed_class=bool(registers),
+        reg_tokens=registers,
+        pre_norm="norm_pre.weight" in state,
+        fc_norm="fc_norm.weight" in state,
+    )
+    epsilon = float(conventions.get("layer_norm_eps", 1e-6))
+    for module in network.modules():
+        if isinstance(module, nn.LayerNorm):
+            module.eps = epsilon
+    told = (f"{heads} heads of {width // heads}", f"layer norms with epsilon {epsilon:g}", "GELU")
+    notes: tuple[str, ...] = (
+        () if known else (f"assumed, since a ViT's weights do not say it: {', '.join(told)}",)
+    )
+    notes += (f"pooled by {'the class token' if pool == 'token' else 'the mean over patches'}",)
+    name = f"vit_{width}x{len(network.blocks)}_patch{patch.shape[2]}"
+    return Backbone(name, network, ("head", "head_dist"), None, size, notes)
+
+
+def resize_positions(network: nn.Module, state: dict[str, Tensor], antialias: bool) -> str | None:
+    """Resample the position embeddings in ``state`` to the network's grid, where the checkpoint's differs.
+
+    Bicubic, as timm does with antialiasing and transformers without. Returns a note, or None if nothing was done.
+    """
+    wanted, have = dict(network.named_parameters()).get("pos_embed"), state.get("pos_embed")
+    grid = getattr(getattr(network, "patch_embed", None), "grid_size", None)
+    if wanted is None or have is None or grid is None or have.ndim != 3 or have.shape == wanted.shape:
+        return None
+    prefix = wanted.shape[1] - grid[0] * grid[1]
+    side = math.isqrt(max(have.shape[1] - prefix, 0))
+    if math.prod(grid) > 64 * max(have.shape[1], 256):
+        raise CheckpointError(
+            f"images of {grid[0]} x {grid[1]} patches need a position table 64 times the file's {side} x "
+            f"{side}; give a "
+            f"smaller --image-size"
+        )
+    if prefix not in (0, 1) or side * side + prefix != have.shape[1] or side == 0:
+        return None
+    tokens, places = have[:, :prefix].float(), have[:, prefix:].float()
+    places = places.reshape(1, side, side, -1).permute(0, 3, 1, 2)
+    places = functional.interpolate(places, grid, mode="bicubic", align_corners=False, antialias=antialias)
+    state["pos_embed"] = torch.cat([tokens, places.flatten(2).transpose(1, 2)], 1)
+    return f"position embeddings resampled from {side}x{side} to {grid[0]}x{grid[1]} patches"

@@ -1,0 +1,250 @@
+"""Datasets of others as image sets: torchvision's, Hugging Face's, and any object with ``len`` and ``[i]``.
+
+An item is (image, label), or a mapping with an image and a label. An image is one of Pillow's; an array (height, width)
+or (height, width, channels) or a tensor (channels, height, width) of bytes; or floats in [0, 1]. Items are read when a
+batch asks for them, in the caller's thread. A dataset must give the same item each time: augment with views, not here.
+
+>>> from lipcomp.data import from_dataset
+>>> pixels = torch.arange(4 * 12, dtype=torch.uint8).view(4, 3, 2, 2)
+>>> images = from_dataset([(x, i % 2) for i, x in enumerate(pixels)], classes=("cat", "dog"))
+>>> images.image_shape, images.labels.tolist()
+((3, 2, 2), [0, 1, 0, 1])
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import numpy as np
+import torch
+from jaxtyping import Float, Int64
+from PIL import Image
+from torch import Tensor
+from torch.utils.data import Subset
+
+from lipcomp.data._items import (
+    label_column,
+    labels_of,
+    names_of,
+    numbers_of,
+    parts_of,
+    plain_label,
+    planes_of,
+)
+from lipcomp.data._preprocessing import Preprocessing, to_shape
+from lipcomp.identity import digest
+
+
+@dataclass(frozen=True)
+class DatasetImages:
+    """A map-style dataset as an image set; made by :func:`from_dataset`.
+
+    Attributes are those of :class:`~lipcomp.data._folders.FolderImages`, with ``dataset`` in place of the files and in
+    ``numbers`` the index of the class that each label of the dataset means (None: labels are not the dataset's own).
+    """
+
+    name: str
+    dataset: Any = field(repr=False)
+    labels: Int64[Tensor, " n"] = field(repr=False)
+    classes: tuple[str, ...]
+    image_shape: tuple[int, int, int]
+    preprocessing: Preprocessing | None = None
+    convert_channels: bool = False
+    image_key: str | None = None
+    label_key: str | None = None
+    numbers: Mapping[Any, int] | None = field(default=None, repr=False)
+    _seen: dict[str, str] = field(default_factory=dict, repr=False, compare=False)
+
+    def __len__(self) -> int:
+        """Count of images."""
+        return len(self.labels)
+
+    def batch(self, indices: Int64[Tensor, " batch"]) -> Float[Tensor, "batch channels height width"]:
+        """The images at ``indices``, pixels in [0, 1].
+
+        Raises
+        ------
+        ValueError
+            If an item cannot be brought to the set's shape, or has another label than it had.
+        """
+        return torch.stack([self._pixels(i) for i in indices.tolist()])
+
+    def _pixels(self, index: int) -> Float[Tensor, "channels height width"]:
+        planes = self._planes(index)
+        try:
+            pixels = to_shape(planes, self.image_shape, self.preprocessing, self.convert_channels)
+        except ValueError as error:
+            raise ValueError(f"item {index} of {self.name} {error}") from error
+        if pixels.shape != self.image_shape:
+            raise ValueError(
+                f"item {index} of {self.name} has the shape {tuple(pixels.shape)}, not {self.image_shape}; give a "
+                f"preprocessing that brings all to one size"
+            )
+        return pixels
+
+    def _planes(self, index: int) -> list[Image.Image]:
+        image, label = parts_of(self.dataset[index], self.image_key, self.label_key)
+        if self.numbers is not None and label is not None:
+            number = self.numbers.get(plain_label(label))
+            if number != int(self.labels[index]):
+                raise ValueError(
+                    f"item {index} of {self.name} has the label {label!r}, its dataset's table of labels says "
+                    f"{self.classes[int(self.labels[index])]!r}; pass labels= that hold"
+                )
+        try:
+            return planes_of(image)
+        except ValueError as error:
+            raise ValueError(f"item {index} of {self.name} cannot be read: {error}") from error
+
+    def subset(self, indices: Int64[Tensor, " m"]) -> "DatasetImages":
+        """Some of its items, in that order; only they are read for its identity."""
+        dataset = Subset(self.dataset, indices.tolist())
+        return replace(self, dataset=dataset, labels=self.labels[indices], _seen={})
+
+    def file_of(self, index: int) -> str:
+        """The item's file where the dataset tells it, else the dataset's name and the index."""
+        samples = getattr(self.dataset, "samples", None)
+        if isinstance(samples, Sequence) and len(samples) == len(self):
+            return str(samples[index][0])
+        return f"{self.name}[{index}]"
+
+    def content_hash(self, advance: Callable[[int], object] | None = None) -> str:
+        """A hash of all pictures, labels, class names and the preprocessing, 32 hex digits; reads every item once."""
+        if "hash" not in self._seen:
+            own = getattr(self.dataset, "content_hash", None)
+            contents = own() if own else [self._item_hash(i, advance) for i in range(len(self))]
+            self._seen["hash"] = digest(
+                contents,
+                self.labels,
+                self.classes,
+                self.image_shape,
+                self.preprocessing,
+                self.convert_channels,
+            )
+        return self._seen["hash"]
+
+    def __identity__(self) -> str:
+        return self.content_hash()
+
+    def _item_hash(self, index: int, advance: Callable[[int], object] | None) -> str:
+        found = digest(*((plane.mode, np.asarray(plane)) for plane in self._planes(index)))
+        if advance:
+            advance(1)
+        return found
+
+
+def from_dataset(
+    dataset: Any,
+    *,
+    name: str | None = None,
+    labels: Sequence[int] | Tensor | None = None,
+    classes: Sequence[str] | None = None,
+    labelled: bool = True,
+    image_shape: tuple[int, int, int] | None = None,
+    preprocessing: Preprocessing | None = None,
+    convert_channels: bool = False,
+    image_key: str | None = None,
+    label_key: str | None = None,
+) -> DatasetImages:
+    """Take a dataset of (image, label) as an image set.
+
+    Parameters
+    ----------
+    dataset
+        A torchvision or PyTorch map-style ``Dataset``, a Hugging Face ``Dataset``, or a sequence of items.
+    name
+        For records (default: its class and split).
+    labels
+        Class of every item; by default the dataset's own (``targets``, ``labels``, a column), or read item by item.
+    classes
+        Names of the classes; by default the dataset's own, or the numbers.
+    labelled
+        False for a dataset without labels.
+    image_shape
+        (channels, height, width) to bring the images to; the first image's own if not given.
+    preprocessing
+        How (default: not at all where every image has that shape, else :meth:`Preprocessing.default`).
+    convert_channels
+        Whether grey may become three channels, and colour grey.
+    image_key, label_key
+        Keys of an item that is a mapping, by default the usual ones (image, img; label, labels ...).
+
+    Raises
+    ------
+    ValueError
+        If items change from one reading to the next, or have no labels; or cannot be read as images of [0, 1].
+    """
+    name = name or _name(dataset)
+    if not hasattr(dataset, "__getitem__") or not hasattr(dataset, "__len__"):
+        raise ValueError(
+            f"{name} must have a length and items by index (map-style); turn an iterable one into a list of items"
+        )
+    if not len(dataset):
+        raise ValueError(f"{name} holds no image")
+    label_key = label_key or label_column(dataset)
+    first = _steady(name, dataset, image_key, label_key)
+    numbers = None
+    if labels is not None:
+        names = tuple(classes) if classes is not None else names_of(dataset, label_key, list(labels))
+    elif not labelled:
+        names, labels = (), [-1] * len(dataset)
+    else:
+        own = [plain_label(label) for label in labels_of(name, dataset, image_key, label_key)]
+        numbers, names = numbers_of(name, own, names_of(dataset, label_key, own), classes)
+        labels = [numbers[label] for label in own]
+    found = torch.as_tensor(labels)
+    if found.shape != (len(dataset),) or found.is_floating_point() or found.is_complex():
+        raise ValueError(
+            f"labels of {name} must be one whole number per image ({len(dataset)}), got {found.dtype} of shape "
+            f"{tuple(found.shape)}"
+        )
+    if names and not 0 <= int(found.min()) <= int(found.max()) < len(names):
+        raise ValueError(
+            f"{name} has labels from {int(found.min())} to {int(found.max())}, but {len(names)} class names; number "
+            f"the classes from 0, or give classes="
+        )
+    channels = 3 if len(first) == 3 or first[0].mode == "RGB" else 1
+    height, width = first[0].height, first[0].width
+    if image_shape is None:
+        image_shape = (channels, *((preprocessing and preprocessing.size) or (height, width)))
+    if channels == 1 and image_shape[0] == 3 and not convert_channels:
+        raise ValueError(
+            f"the images of {name} are grey, the encoder takes 3 channels; give the data that it is for, or allow "
+            f"three equal channels with convert_channels=True"
+        )
+    if preprocessing is None and image_shape[1:] != (height, width):
+        preprocessing = Preprocessing.default(*image_shape[1:])
+    return DatasetImages(
+        name,
+        dataset,
+        found.long(),
+        names,
+        image_shape,
+        preprocessing,
+        convert_channels,
+        image_key,
+        label_key,
+        numbers,
+    )
+
+
+def _name(dataset: Any) -> str:
+    split = getattr(dataset, "split", None)
+    return type(dataset).__name__ + (f"/{split}" if split is not None else "")
+
+
+def _steady(name: str, dataset: Any, image_key: str | None, label_key: str | None) -> list[Image.Image]:
+    """The first image, after a look whether items stay the same."""
+    first: list[Image.Image] = []
+    for index in sorted({0, len(dataset) // 2, len(dataset) - 1}):
+        try:
+            one, other = (planes_of(parts_of(dataset[index], image_key, label_key)[0]) for _ in range(2))
+        except ValueError as error:
+            raise ValueError(f"item {index} of {name}: {error}") from error
+        if digest([np.asarray(p) for p in one]) != digest([np.asarray(p) for p in other]):
+            raise ValueError(
+                f"item {index} of {name} is another image each time it is read; leave out its random transform (views "
+                f"augment while training)"
+            )
+        first = first or one
+    return first

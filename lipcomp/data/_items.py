@@ -1,0 +1,155 @@
+"""Items of datasets: their image as pictures, their label as the index of a class."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+from PIL import Image
+from torch import Tensor
+
+from lipcomp.data._labels import in_order
+from lipcomp.data._pictures import as_picture
+
+_IMAGES = ("image", "img", "pixel_values", "jpg", "png")
+_LABELS = ("label", "labels", "fine_label", "class", "cls", "target")
+
+
+def planes_of(image: Any) -> list[Image.Image]:
+    """An item's image as one picture (mode L, RGB or F), or as three of mode F for colours that are floats.
+
+    Raises
+    ------
+    ValueError
+        If nothing says what its numbers mean.
+    """
+    if isinstance(image, Image.Image):
+        return [as_picture(image)]
+    if not isinstance(image, Tensor | np.ndarray):
+        kind = type(image).__name__
+        raise ValueError(f"an image must be one of Pillow's, an array or a tensor, got {kind}")  # noqa: TRY004
+    array = image.detach().cpu().numpy() if isinstance(image, Tensor) else image
+    channels_first = isinstance(image, Tensor) or (array.ndim == 3 and array.shape[2] not in (1, 3, 4))
+    if array.ndim == 3 and channels_first and array.shape[0] in (1, 3):
+        array = np.moveaxis(array, 0, 2)
+    if array.ndim == 3 and array.shape[2] == 1:
+        array = array[..., 0]
+    if array.ndim not in (2, 3) or (array.ndim == 3 and array.shape[2] not in (3, 4)):
+        raise ValueError(f"an array of shape {tuple(image.shape)} is no image of 1, 3 or 4 channels")
+    array = np.ascontiguousarray(array)
+    if array.dtype == bool:
+        array = array.astype(np.uint8) * 255
+    if array.dtype in (np.uint8, np.uint16):
+        if array.dtype == np.uint16 and array.ndim == 3:
+            array = (array >> 8).astype(np.uint8)
+        return [as_picture(Image.fromarray(array))]
+    if not np.issubdtype(array.dtype, np.floating):
+        raise ValueError(
+            f"numbers of type {array.dtype} do not say what is white; give bytes, or floats in [0, 1]"
+        )
+    array = array.astype(np.float32)
+    if not np.isfinite(array).all() or array.min() < 0 or array.max() > 1:
+        raise ValueError(
+            f"floats must lie in [0, 1], these go from {array.min():g} to {array.max():g}; divide bytes by 255, and "
+            f"leave out a normalisation: the encoder holds its own mean and std"
+        )
+    bytes_ = (array * 255).round().astype(np.uint8)
+    if np.abs(bytes_ / np.float32(255) - array).max() < 1e-6:  # torchvision's ToTensor of bytes
+        return [as_picture(Image.fromarray(bytes_))]
+    if array.ndim == 2:
+        return [Image.fromarray(array)]
+    if array.shape[2] == 4:
+        raise ValueError("floats with four channels; composite the image on a background first")
+    return [Image.fromarray(np.ascontiguousarray(array[..., c])) for c in range(3)]
+
+
+def parts_of(item: Any, image_key: str | None, label_key: str | None) -> tuple[Any, Any]:
+    """(image, label or None) of an item."""
+    if isinstance(item, Mapping):
+        key = image_key or next((key for key in _IMAGES if key in item), None)
+        if key is None or key not in item:
+            raise ValueError(
+                f"an item has the keys {', '.join(map(str, item))}; name the image's with image_key="
+            )
+        return item[key], item.get(label_key or next((key for key in _LABELS if key in item), None))
+    if isinstance(item, tuple | list) and len(item) >= 2:
+        return item[0], item[1]
+    return (item[0] if isinstance(item, tuple | list) and item else item), None
+
+
+def label_column(dataset: Any) -> str | None:
+    """The column of labels of a Hugging Face dataset."""
+    columns = getattr(dataset, "column_names", None)
+    if not isinstance(columns, list | tuple):
+        return None
+    return next((key for key in _LABELS if key in columns), None)
+
+
+def labels_of(name: str, dataset: Any, image_key: str | None, label_key: str | None) -> list[Any]:
+    """All labels; without reading the images where the dataset tells them."""
+    if label_key and hasattr(dataset, "column_names"):
+        return list(dataset[label_key])
+    told = getattr(dataset, "targets", getattr(dataset, "labels", getattr(dataset, "_labels", None)))
+    if told is not None and getattr(dataset, "target_transform", None) is None and len(told) == len(dataset):
+        return list(told)
+    if hasattr(dataset, "indices") and hasattr(dataset, "dataset"):  # torch's Subset
+        whole = labels_of(name, dataset.dataset, image_key, label_key)
+        return [whole[i] for i in dataset.indices]
+    labels = [parts_of(dataset[i], image_key, label_key)[1] for i in range(len(dataset))]
+    if any(label is None for label in labels):
+        raise ValueError(
+            f"{name} gives no labels; pass labels=, label_key=, or labelled=False where none are needed"
+        )
+    return labels
+
+
+def plain_label(label: Any) -> int | str:
+    """A label as a whole number or a word."""
+    if isinstance(label, str):
+        return label
+    try:
+        number = int(label)
+    except (TypeError, ValueError, RuntimeError):
+        number = None
+    if number is None or number != label:
+        raise ValueError(f"a label must be one whole number or word, got {label!r}; one class per image")
+    return number
+
+
+def names_of(dataset: Any, label_key: str | None, labels: Sequence[Any]) -> tuple[str, ...]:
+    """Names of the classes: the dataset's, or its words in order, or the numbers."""
+    features = getattr(dataset, "features", None)
+    if isinstance(features, Mapping) and getattr(features.get(label_key), "names", None):
+        return tuple(features[label_key].names)
+    if hasattr(dataset, "indices") and hasattr(dataset, "dataset"):
+        return names_of(dataset.dataset, label_key, labels)
+    if any(isinstance(label, str) for label in labels):
+        return in_order({str(label) for label in labels})
+    told = getattr(dataset, "classes", None)
+    if isinstance(told, list | tuple) and told:
+        return tuple(str(name) for name in told)
+    return tuple(str(i) for i in range(int(max(labels)) + 1))
+
+
+def numbers_of(
+    name: str, own: Sequence[int | str], names: tuple[str, ...], classes: Sequence[str] | None
+) -> tuple[dict[int | str, int], tuple[str, ...]]:
+    """The index of each label's class among the classes, which are matched by name if they are given."""
+    if min((label for label in own if isinstance(label, int)), default=0) < 0:
+        raise ValueError(
+            f"{name} has the label {min(own)}; number the classes from 0, or give labelled=False"
+        )
+    plain = names == tuple(str(i) for i in range(len(names)))
+    wanted = names if classes is None else tuple(classes)
+    found: dict[int | str, int] = {}
+    for label in set(own):
+        word = label if isinstance(label, str) else names[label] if label < len(names) else str(label)
+        if word in wanted:
+            found[label] = wanted.index(word)
+        elif plain and isinstance(label, int) and label < len(wanted):
+            found[label] = label
+        else:
+            raise ValueError(
+                f"class {word!r} of {name} is not among the classes {', '.join(wanted[:10])}; classes are matched by "
+                f"name"
+            )
+    return found, wanted

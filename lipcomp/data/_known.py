@@ -1,0 +1,81 @@
+"""Sets known by name: digits that come with packages, and what torchvision reads from disk. Nothing is downloaded."""
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import torch
+
+from lipcomp.data._digits import load_mnist5k, load_mnist5k_8x8, load_uci_digits
+from lipcomp.data._sets import ImageSet, TensorImages
+
+
+def _mnist5k(split: str, root: Path | str | None, seed: int) -> ImageSet:
+    pixels, labels = load_mnist5k(split, seed)
+    return TensorImages(f"mnist5k/{split}", pixels, labels, DIGITS)
+
+
+def _mnist5k_8x8(split: str, root: Path | str | None, seed: int) -> ImageSet:
+    pixels, labels = load_mnist5k_8x8(split, seed)
+    return TensorImages(f"mnist5k_8x8/{split}", pixels, labels, DIGITS)
+
+
+def _uci_digits(split: str, root: Path | str | None, seed: int) -> ImageSet:
+    pixels, labels = load_uci_digits()
+    return TensorImages("uci_digits/test", pixels, labels, DIGITS)
+
+
+# What torchvision's own class reads below root, and where it comes from.
+_ON_DISK = {
+    "cifar10": (
+        "CIFAR10",
+        "cifar-10-batches-py",
+        "the 'python version' of https://www.cs.toronto.edu/~kriz/cifar.html",
+    ),
+    "cifar100": (
+        "CIFAR100",
+        "cifar-100-python",
+        "the 'python version' of https://www.cs.toronto.edu/~kriz/cifar.html",
+    ),
+    "mnist": ("MNIST", "MNIST/raw", "the four files of https://ossci-datasets.s3.amazonaws.com/mnist"),
+    "fashion_mnist": ("FashionMNIST", "FashionMNIST/raw", "https://github.com/zalandoresearch/fashion-mnist"),
+    "svhn": ("SVHN", "train_32x32.mat and test_32x32.mat", "http://ufldl.stanford.edu/housenumbers"),
+    "stl10": ("STL10", "stl10_binary", "https://cs.stanford.edu/~acoates/stl10"),
+}
+
+
+def _torchvisions(name: str) -> Callable[[str, Path | str | None, int], ImageSet]:
+    """A set that torchvision reads from disk; nothing is downloaded."""
+    kind, place, origin = _ON_DISK[name]
+
+    def load(split: str, root: Path | str | None, seed: int) -> ImageSet:
+        import torchvision.datasets
+
+        if root is None:
+            raise ValueError(f"{name} lies on disk: give the folder that holds it (root=...)")
+        told = {"split": split} if kind in ("SVHN", "STL10") else {"train": split == "train"}
+        try:
+            source = getattr(torchvision.datasets, kind)(root, download=False, **told)
+        except Exception as error:  # readers of damaged archives raise nearly anything
+            raise FileNotFoundError(
+                f"{name} is not complete below {root}: {place} is missing or damaged ({error}). Unpack "
+                f"{origin} there"
+            ) from error
+        pixels = torch.as_tensor(source.data)
+        if pixels.ndim == 3:
+            pixels = pixels.unsqueeze(1)
+        elif pixels.shape[3] == 3:
+            pixels = pixels.permute(0, 3, 1, 2)
+        labels = torch.as_tensor(getattr(source, "targets", getattr(source, "labels", None))).long()
+        classes = tuple(getattr(source, "classes", DIGITS))
+        return TensorImages(f"{name}/{split}", pixels.contiguous(), labels, classes)
+
+    return load
+
+
+DIGITS = tuple("0123456789")
+SETS: dict[str, tuple[Callable[[str, Path | str | None, int], ImageSet], Sequence[str]]] = {
+    "mnist5k": (_mnist5k, ("train", "test")),
+    "mnist5k_8x8": (_mnist5k_8x8, ("test",)),
+    "uci_digits": (_uci_digits, ("test",)),
+    **{name: (_torchvisions(name), ("train", "test")) for name in _ON_DISK},
+}

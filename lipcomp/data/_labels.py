@@ -1,0 +1,242 @@
+"""Labels from a table: a CSV of one's own, or ``metadata.csv`` / ``metadata.jsonl`` as in Hugging Face's imagefolder.
+
+One row per image: a column with its file, a column with its label, and if wanted a column ``split``. The file is a
+path relative to the table, to the data folder or to the split's folder, or a name that only one image has (with or
+without its suffix).
+"""
+
+import csv
+import json
+import re
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from functools import partial
+from pathlib import Path, PurePosixPath
+from typing import Any
+
+from lipcomp.data._listing import normal
+
+METADATA = ("metadata.csv", "metadata.jsonl")
+_FILES = (
+    "file_name",
+    "filename",
+    "file",
+    "image",
+    "image_path",
+    "path",
+    "filepath",
+    "image_name",
+    "image_id",
+    "id",
+)
+_LABELS = ("label", "labels", "class", "class_name", "category", "target")
+_NAMED = 5
+
+
+@dataclass(frozen=True)
+class Row:
+    """One line of a table."""
+
+    file: str
+    label: str
+    split: str | None
+
+
+@dataclass(frozen=True)
+class Table:
+    """A read table; ``rows`` is empty if it has no column of labels."""
+
+    path: Path
+    rows: tuple[Row, ...] = field(repr=False)
+
+
+def find_metadata(folder: Path) -> Path | None:
+    """The metadata file beside a folder's images, if there is one."""
+    return next((folder / name for name in METADATA if (folder / name).is_file()), None)
+
+
+def read_table(path: Path, label_column: str | None = None, *, required: bool = True) -> Table:
+    """Read a table of labels.
+
+    Parameters
+    ----------
+    path
+        A .csv (or .tsv, with any of , ; and tab) or a .jsonl file.
+    label_column
+        Where the labels are; by default the one column of a usual name (label, class, category, target ...).
+    required
+        Whether a table without labels is an error.
+
+    Raises
+    ------
+    FileNotFoundError, ValueError
+        If it is missing or damaged, or nothing says which column is which.
+    """
+    if not path.is_file():
+        raise FileNotFoundError(f"table of labels {str(path)!r} does not exist; check labels=")
+    lines = _read_json(path) if path.suffix.lower() in (".jsonl", ".json") else _read_csv(path)
+    if not lines:
+        raise ValueError(f"table of labels {str(path)!r} has no row")
+    columns = list(dict.fromkeys(name for line in lines for name in line))
+    file = _column(path, columns, _FILES, None, "files")
+    label = _column(path, columns, _LABELS, label_column, "labels")
+    if file is None or label is None:
+        if not required:
+            return Table(path, ())
+        raise ValueError(
+            f"table {str(path)!r} has no column of {'files' if file is None else 'labels'} "
+            f"({', '.join(_FILES if file is None else _LABELS)}), only: {', '.join(columns)}; rename one"
+            + ("" if file is None else ", or name it with label_column=")
+        )
+    split = next((name for name in columns if name.lower() == "split"), None)
+    rows = []
+    for number, line in enumerate(lines, 1):
+        value = line.get(label)
+        if isinstance(value, float) and value.is_integer():
+            value = int(value)
+        if isinstance(value, list | dict | float):
+            raise ValueError(  # noqa: TRY004 (the type is the file's)
+                f"row {number} of {str(path)!r} has the label {value!r}; one class per image is needed"
+            )
+        told = str(line[split]).strip() if split and line.get(split) else None
+        text = "" if value is None else str(value).strip()
+        rows.append(Row(str(line.get(file) or "").strip(), normal(text), told))
+    return Table(path, tuple(rows))
+
+
+def _read_csv(path: Path) -> list[dict[str, Any]]:
+    try:
+        text = path.read_text("utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise ValueError(
+            f"table of labels {str(path)!r} is no UTF-8 text ({error}); save it as UTF-8"
+        ) from error
+    head = text.split("\n", 1)[0]
+    delimiter = max(",;\t", key=head.count)
+    try:
+        lines = [
+            line for line in csv.reader(text.splitlines(), delimiter=delimiter, strict=True) if any(line)
+        ]
+    except csv.Error as error:
+        raise ValueError(f"table of labels {str(path)!r} is damaged ({error})") from error
+    names = [name.strip() for name in lines[0]] if lines else []
+    if len(set(names)) < len(names):
+        raise ValueError(f"table of labels {str(path)!r} has two columns of one name: {', '.join(names)}")
+    for number, line in enumerate(lines[1:], 2):
+        if len(line) != len(names):
+            raise ValueError(f"row {number} of {str(path)!r} has {len(line)} cells, its head {len(names)}")
+    return [dict(zip(names, line, strict=True)) for line in lines[1:]]
+
+
+def _read_json(path: Path) -> list[dict[str, Any]]:
+    lines = []
+    for number, text in enumerate(path.read_text("utf-8-sig").splitlines(), 1):
+        if not text.strip():
+            continue
+        try:
+            line = json.loads(text)
+        except ValueError as error:
+            raise ValueError(
+                f"line {number} of {str(path)!r} is no JSON ({error}); one object per line"
+            ) from error
+        if not isinstance(line, dict):
+            raise ValueError(f"line {number} of {str(path)!r} must be one JSON object")  # noqa: TRY004
+        lines.append(line)
+    return lines
+
+
+def _column(
+    path: Path, columns: list[str], usual: Sequence[str], wanted: str | None, what: str
+) -> str | None:
+    if wanted is not None:
+        if wanted not in columns:
+            raise ValueError(f"table {str(path)!r} has no column {wanted!r}, only: {', '.join(columns)}")
+        return wanted
+    found = [name for name in columns if name.lower() in usual]
+    if what == "files":
+        return min(found, key=lambda name: usual.index(name.lower()), default=None)
+    if len(found) > 1:
+        raise ValueError(
+            f"table {str(path)!r} has several columns of labels ({', '.join(found)}); name one with label_column="
+        )
+    return found[0] if found else None
+
+
+def match_rows(
+    table: Table, rows: Sequence[Row], images: Sequence[Path], bases: Sequence[Path]
+) -> dict[Path, str]:
+    """The label of each image that a row names.
+
+    Parameters
+    ----------
+    rows
+        Those of the table to use.
+    images
+        Every image that they may mean.
+    bases
+        Folders that their paths may be relative to, tried in this order, before bare names.
+
+    Raises
+    ------
+    ValueError
+        If a row names no image, one of several, or one that another row gives another label; or has no label.
+    """
+    lookups = [_by_key(images, partial(_relative, base)) for base in bases]
+    lookups += [_by_key(images, lambda image: image.absolute().as_posix())]
+    lookups += [_by_key(images, lambda image: image.name), _by_key(images, lambda image: image.stem)]
+    found: dict[Path, str] = {}
+    missing: list[str] = []
+    several: list[str] = []
+    for row in rows:
+        key = normal(PurePosixPath(row.file.replace("\\", "/")).as_posix())
+        matches = next((lookup[key] for lookup in lookups if key in lookup), [])
+        if len(matches) != 1:
+            (several if matches else missing).append(row.file)
+            continue
+        if not row.label:
+            raise ValueError(
+                f"{str(table.path)!r} gives {row.file!r} no label; fill it in, or remove the row"
+            )
+        if found.setdefault(matches[0], row.label) != row.label:
+            raise ValueError(
+                f"{str(table.path)!r} gives {row.file!r} two labels, {found[matches[0]]!r} and {row.label!r}; one "
+                f"class per image is needed"
+            )
+    if missing:
+        raise ValueError(
+            f"{len(missing)} of {len(rows)} rows of {str(table.path)!r} name no image of the folder: "
+            f"{shorten(missing)}; paths are relative to the table or to the data folder"
+        )
+    if several:
+        raise ValueError(
+            f"{len(several)} rows of {str(table.path)!r} fit several images: {shorten(several)}; give their paths "
+            f"relative to the table"
+        )
+    return found
+
+
+def _by_key(images: Sequence[Path], key: Callable[[Path], str | None]) -> dict[str, list[Path]]:
+    found: dict[str, list[Path]] = {}
+    for image in images:
+        name = key(image)
+        if name is not None:
+            found.setdefault(normal(name), []).append(image)
+    return found
+
+
+def _relative(base: Path, image: Path) -> str | None:
+    image, base = image.absolute(), base.absolute()
+    return image.relative_to(base).as_posix() if image.is_relative_to(base) else None
+
+
+def shorten(names: Sequence[object]) -> str:
+    """The first few of many names."""
+    more = f" and {len(names) - _NAMED} more" if len(names) > _NAMED else ""
+    return ", ".join(str(name) for name in names[:_NAMED]) + more
+
+
+def in_order(names: set[str]) -> tuple[str, ...]:
+    """Class names in the order of their indices: whole numbers by size, anything else as ``sorted`` gives it."""
+    if all(re.fullmatch(r"-?\d+", name) for name in names):
+        return tuple(sorted(names, key=lambda name: (int(name), name)))
+    return tuple(sorted(names))

@@ -1,0 +1,133 @@
+"""Batches of views that never keep the training step waiting.
+
+A set in memory is indexed, brought to the device, augmented there. Images on disk are decoded and cropped by a pool of
+threads some batches ahead (Pillow and PyTorch release the interpreter's lock), each crop from the file's own
+resolution, so that a random crop sees the pixels that a resized image would have lost; what follows the crop is done in
+batches on the device.
+"""
+
+import queue
+import threading
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from typing import TypeVar
+
+import torch
+from torch import Tensor
+
+from lipcomp.data._folders import FolderImages, read_crops
+from lipcomp.data._sets import ImageSet, TensorImages
+from lipcomp.data._views import PhotoViews, Views
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True)
+class ViewBatch:
+    """Two views of some images, and their labels, on the device."""
+
+    step: int
+    views: tuple[Tensor, Tensor]
+    labels: Tensor
+
+
+def view_batches(
+    images: ImageSet,
+    views: Views,
+    plan: Iterable[tuple[int, Tensor, Tensor]],
+    device: torch.device,
+    *,
+    workers: int = 0,
+    ahead: int = 2,
+) -> Iterator[ViewBatch]:
+    """Go through a plan of (step, indices, numbers), see :class:`lipcomp.data.Views` for the numbers.
+
+    Parameters
+    ----------
+    images, views
+        What is augmented, and how.
+    plan
+        The steps in order; it is read at most ``ahead`` batches before its batches are taken.
+    device
+        Where the views are made.
+    workers
+        Threads that decode images on disk; 0 for one a core.
+    ahead
+        Batches that are decoded in advance.
+    """
+    if isinstance(images, FolderImages):
+        with ThreadPoolExecutor(workers or None) as pool:
+            read = _crops(images, views, pool) if isinstance(views, PhotoViews) else _whole(images, pool)
+            fetched = ((step, indices, numbers, read(indices, numbers)) for step, indices, numbers in plan)
+            for step, indices, numbers, parts in prefetch(fetched, ahead):
+                if device.type == "cuda":  # page-locked memory is copied while the device computes
+                    parts = [part.pin_memory() for part in parts]
+                parts = [part.to(device, non_blocking=True) for part in parts]
+                if isinstance(views, PhotoViews):
+                    made = (views.finish(parts[0], numbers, 0), views.finish(parts[1], numbers, 1))
+                else:
+                    made = views.apply(parts[0], numbers)
+                yield ViewBatch(step, made, images.labels[indices].to(device))
+        return
+    if isinstance(images, TensorImages):
+        images = images.to(device)
+    for step, indices, numbers in plan:
+        made = views.apply(images.batch(indices).to(device), numbers)
+        yield ViewBatch(step, made, images.labels[indices].to(device))
+
+
+def _crops(
+    images: FolderImages, views: PhotoViews, pool: ThreadPoolExecutor
+) -> Callable[[Tensor, Tensor], list[Tensor]]:
+    def read(indices: Tensor, numbers: Tensor) -> list[Tensor]:
+        halves = [half.split(1) for half in numbers.chunk(2, 1)]
+        jobs = [
+            pool.submit(read_crops, images.files[i], images, views, rows)
+            for i, *rows in zip(indices.tolist(), *halves, strict=True)
+        ]
+        return [torch.cat(view) for view in zip(*(job.result() for job in jobs), strict=True)]
+
+    return read
+
+
+def _whole(images: FolderImages, pool: ThreadPoolExecutor) -> Callable[[Tensor, Tensor], list[Tensor]]:
+    return lambda indices, numbers: [images.batch(indices, pool)]
+
+
+def prefetch(items: Iterable[T], ahead: int) -> Iterator[T]:
+    """Go through ``items`` with a thread that computes some of them in advance. Its errors are raised here."""
+    waiting: queue.Queue[tuple[T | None, BaseException | None, bool]] = queue.Queue(maxsize=max(1, ahead))
+    stopped = threading.Event()
+
+    def put(entry: tuple[T | None, BaseException | None, bool]) -> None:
+        while not stopped.is_set():
+            try:
+                waiting.put(entry, timeout=0.1)
+            except queue.Full:
+                continue
+            return
+
+    def work() -> None:
+        try:
+            for item in items:
+                put((item, None, False))
+                if stopped.is_set():
+                    return
+            put((None, None, True))
+        except BaseException as error:
+            put((None, error, True))
+
+    thread = threading.Thread(target=work, daemon=True)
+    thread.start()
+    try:
+        while True:
+            item, error, last = waiting.get()
+            if error is not None:
+                raise error
+            if last:
+                return
+            yield item  # type: ignore[misc]
+    finally:
+        stopped.set()
+        thread.join()

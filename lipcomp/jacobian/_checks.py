@@ -1,0 +1,206 @@
+"""What a map and its images must be before anything is measured, and which outputs can be measured at all."""
+
+from typing import Any, NamedTuple
+
+import torch
+from jaxtyping import Bool, Float
+from torch import Tensor
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
+
+from lipcomp.jacobian._frozen import frozen, math_attention
+from lipcomp.jacobian._precision import full_precision
+from lipcomp.jacobian._products import Map, as_rows
+
+EXCLUSIONS = ("non-finite output", "zero-norm embedding", "non-finite derivative")
+# Of a mean direction's norm: beyond float32 rounding, below any real defect.
+TOLERANCE = 1e-3
+AGREEMENT = {
+    torch.float32: 1e-4,
+    torch.float64: 1e-6,
+}  # of two evaluations at one image, relative; some maps hold float32 inside
+REMEDY = "call .eval() on the encoder, and take random layers, batch statistics and what it updates out of it"
+
+
+class Checked(NamedTuple):
+    """What the check of a map has found: the dimension of its output, and whether that is a mean direction."""
+
+    dim: int
+    directions: bool
+
+
+def check_images(
+    images: Float[Tensor, "n ..."], domain: tuple[float, float] | None = (0.0, 1.0), *, at_least: int = 1
+) -> None:
+    """Refuse images that are too few, not finite, or not pixels.
+
+    Raises
+    ------
+    ValueError
+        Naming what was received and the remedy.
+    """
+    if not isinstance(images, Tensor) or images.dim() < 2 or not images.is_floating_point():
+        kind = (
+            f"{images.dtype} {tuple(images.shape)}" if isinstance(images, Tensor) else type(images).__name__
+        )
+        raise ValueError(f"images must be a floating-point batch, first axis the images; got {kind}")
+    if torch._C._functorch.is_functorch_wrapped_tensor(images):
+        raise ValueError(
+            "images are inside torch.func.vmap or another transform; call this outside of it: it takes a batch"
+        )
+    if images.dtype not in AGREEMENT:
+        raise ValueError(
+            f"images must be float32 or float64, got {images.dtype}, which carries two or three digits; convert images "
+            f"and encoder with .float()"
+        )
+    if len(images) < at_least:
+        raise ValueError(f"need at least {at_least} image{'s' * (at_least > 1)}, got {len(images)}")
+    if images.numel() == 0:
+        raise ValueError(f"images must hold pixels, got shape {tuple(images.shape)}")
+    low, high = float(images.min()), float(images.max())
+    if not (torch.isfinite(torch.tensor([low, high])).all()):
+        raise ValueError("images must be finite; some pixels are NaN or infinite")
+    if domain is not None and not (domain[0] <= low and high <= domain[1]):
+        raise ValueError(
+            f"images must be pixels in [{domain[0]:g}, {domain[1]:g}], got values from {low:.4g} to {high:.4g}; divide "
+            f"bytes by 255, undo the normalisation (it belongs to the map), or give domain=None for other inputs"
+        )
+
+
+def check_map(fn: Map, images: Float[Tensor, "n ..."]) -> Checked:
+    """Refuse a map that draws random numbers, that updates what it keeps, or that mixes the images of a batch.
+
+    Evaluates the first image alone by PyTorch's own operations, watching each of them, and between two images of noise
+    by lipcomp's. The noise has no part in the data, so that neither equal nor dominated images hide anything, and
+    tells whether the map gives mean directions: both have norm 1.
+
+    Raises
+    ------
+    ValueError
+        Naming the defect and the remedy.
+    """
+    image = images[:1].detach()
+    low, high = float(image.min()), float(image.max())
+    noise = torch.rand((2, *image.shape[1:]), generator=torch.Generator().manual_seed(0)).to(image)
+    noise = noise if low >= 0 and high <= 1 else low + max(high - low, 1.0) * noise
+    with torch.no_grad():
+        with math_attention(), full_precision(), _Watch(image.clone()) as watch:
+            native = as_rows(fn(watch.image), 1)
+        if native.dtype not in AGREEMENT:
+            raise ValueError(
+                f"fn must return float32 or float64, got {native.dtype}: half precision (or an autocast) leaves two or "
+                f"three digits, and integers have no derivative; convert the encoder with .float()"
+            )
+        with frozen():
+            among = as_rows(fn(torch.cat([noise[:1], image, noise[1:]])), 3)
+        if _differ(native, among[1:2]):
+            _complain(fn, image, native, among[1:2])
+    norms = among[::2].norm(dim=1)
+    return Checked(native.shape[1], bool(((norms - 1).abs() < TOLERANCE).all()))
+
+
+def _complain(fn: Map, image: Tensor, native: Tensor, among: Tensor) -> None:
+    """Find out which of the three it was."""
+    with frozen():
+        alone, again = (as_rows(fn(image.clone()), 1) for _ in range(2))
+    for one, other, defect in (
+        (again, alone, "fn is not deterministic: two calls with the same image differ"),
+        (alone, among, "fn mixes the images of a batch: an image alone gives another output than in company"),
+    ):
+        if _differ(one, other):
+            raise ValueError(f"{defect} (by {_difference(one, other):.2g} of its size); {REMEDY}")
+    raise ValueError(
+        f"fn gives another output (by {_difference(native, alone):.2g} of its size) when its operations are replaced "
+        f"by lipcomp's (lipcomp.jacobian._frozen); it may look at memory layouts: take that out, and please report it"
+    )
+
+
+def _difference(first: Tensor, other: Tensor) -> float:
+    """The largest difference of two outputs, relative to the largest number; infinite where one alone is finite."""
+    if not torch.equal(first.isfinite(), other.isfinite()):
+        return float("inf")
+    first, other = first.nan_to_num(0, 0, 0).double(), other.nan_to_num(0, 0, 0).double()
+    scale = torch.maximum(first.abs().amax(), other.abs().amax()).clamp(min=1e-300)
+    return float((first - other).abs().amax() / scale)
+
+
+def _differ(first: Tensor, other: Tensor) -> bool:
+    return _difference(first, other) > AGREEMENT[first.dtype]
+
+
+class _Watch(TorchDispatchMode):
+    """Sees every operation of a call, and refuses random draws and writes into tensors that were there before."""
+
+    def __init__(self, image: Tensor) -> None:
+        super().__init__()
+        self.image = image
+        self._own = {
+            image.untyped_storage()._cdata: image
+        }  # keeps them alive: a storage's place is used again
+
+    def __torch_dispatch__(
+        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        kwargs = kwargs or {}
+        name = func.overloadpacket.__name__
+        evaluates = ("rrelu" in name and not any(arg is True for arg in args)) or "attention" in name
+        if torch.Tag.nondeterministic_seeded in func.tags and not evaluates:
+            raise ValueError(
+                f"fn draws random numbers ({name}): it is in training mode or not deterministic; {REMEDY}"
+            )
+        schema = func._schema.arguments
+        written = [kwargs.get(spec.name, *args[i : i + 1]) for i, spec in enumerate(schema) if _writes(spec)]
+        if (
+            "batch_norm" in name and len(args) > 5 and args[5] is True
+        ):  # statistics, though the schema does not say so
+            written += args[3:5]
+        for tensor in tree_leaves(written):
+            if isinstance(tensor, Tensor) and tensor.untyped_storage()._cdata not in self._own:
+                raise ValueError(
+                    f"fn updates a tensor that it keeps ({name}): it is in training mode or has a state; {REMEDY}"
+                )
+        result = func(*args, **kwargs)
+        for tensor in tree_leaves(result):
+            if isinstance(tensor, Tensor) and not _shares(tensor, args):
+                self._own[tensor.untyped_storage()._cdata] = tensor
+        return result
+
+
+def _writes(spec: Any) -> bool:
+    return spec.alias_info is not None and spec.alias_info.is_write
+
+
+def _shares(tensor: Tensor, args: tuple[Any, ...]) -> bool:
+    """Whether a result is a view of an argument: then it is as old as that."""
+    place = tensor.untyped_storage()._cdata
+    return any(
+        isinstance(other, Tensor) and other.untyped_storage()._cdata == place for other in tree_leaves(args)
+    )
+
+
+def check_layer(encoder: Any, layer: str) -> None:
+    """Refuse a layer that an encoder (anything with ``layers()``) does not have.
+
+    Raises
+    ------
+    ValueError
+        Naming the layers it has.
+    """
+    if layer not in encoder.layers():
+        raise ValueError(
+            f"--layer must be one of {', '.join(encoder.layers())} for this encoder, got {layer!r}"
+        )
+
+
+def usable_outputs(
+    outputs: Float[Tensor, "n dim"], directions: bool
+) -> tuple[Bool[Tensor, " n"], dict[str, int]]:
+    """Which outputs can be measured, and how many were left out, by reason.
+
+    A vector that is not finite is left out. Where the map gives mean directions (:func:`check_map`), so is a vector of
+    another norm: it came from a zero embedding, where mu is not defined.
+    """
+    finite = outputs.isfinite().all(1)
+    none = finite & directions & ((outputs.norm(dim=1) - 1).abs() >= TOLERANCE)
+    counts = (int((~finite).sum()), int(none.sum()), 0)
+    return (finite & ~none).cpu(), dict(zip(EXCLUSIONS, counts, strict=True))

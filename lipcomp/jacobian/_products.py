@@ -1,0 +1,238 @@
+"""J v and Jᵀ u of any map from images to vectors, for a whole batch, each at the price of about one forward pass.
+
+For a map f evaluated once at a batch x, with J_i the Jacobian of f at image i (theory (4.1)):
+
+    g(u) = Jᵀ u     reverse mode through the recorded graph of f
+    J v             reverse mode through the recorded graph of g, which is linear in u: (dg/du)ᵀ v = J v
+
+so two recorded graphs serve every later product, in either direction, and f itself is never run again. What makes
+the second pass cheap is that the weights are constants here. Autograd's own double backward of a convolution runs
+two convolutions, forward mode three; here it is one in either direction (:mod:`lipcomp.jacobian._frozen`).
+
+An operator without a second derivative (hard sigmoid and the like) falls back on forward mode, at three
+convolutions a layer; one that has neither is named in the error.
+
+>>> import torch
+>>> from lipcomp.jacobian._products import Linearisation
+>>> matrix = torch.tensor([[3.0, 0.0, 4.0], [0.0, 2.0, 0.0]])
+>>> at = Linearisation(lambda x: x @ matrix.T, torch.zeros(1, 3))
+>>> at.transposed(torch.tensor([[1.0, 0.0]]))
+tensor([[3., 0., 4.]])
+>>> at.forward(torch.tensor([[1.0, 1.0, 0.0]]))
+tensor([[3., 2.]])
+"""
+
+import re
+from collections.abc import Callable
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+from torch.autograd import forward_ad
+
+from lipcomp.jacobian._frozen import frozen, math_attention
+from lipcomp.jacobian._precision import full_precision
+
+Map = Callable[[Tensor], Tensor]
+ROWS = 'replace that layer, or take the row loop, which needs first derivatives only (method="rows")'
+
+
+def as_rows(output: Tensor, images: int) -> Tensor:
+    """A map's output as one vector per image.
+
+    Raises
+    ------
+    ValueError
+        If it is no tensor, or has not one row per image.
+    """
+    if not isinstance(output, Tensor) or output.shape[:1] != (images,):
+        found = tuple(output.shape) if isinstance(output, Tensor) else type(output).__name__
+        raise ValueError(f"fn must return one row an image; for {images} images it returned {found}")
+    return output.flatten(1) if output.dim() > 1 else output.unsqueeze(1)
+
+
+class Linearisation:
+    """The differential of ``fn`` at every image of a batch, ready for products on both sides.
+
+    Parameters
+    ----------
+    fn
+        Any differentiable map of a batch, each image for itself; outputs are flattened to vectors.
+    images
+        The batch, first axis the images.
+    method
+        "reverse" (two recorded graphs), "forward" (forward-mode products for J v), or "auto": reverse, and
+        forward from the first operator on that has no second derivative.
+
+    Raises
+    ------
+    ValueError
+        If the output does not depend differentiably on the images, does not have one row an image, or (while
+        running) a layer mixes the images of a batch or draws random numbers.
+    """
+
+    def __init__(self, fn: Map, images: Float[Tensor, "batch ..."], method: str = "auto") -> None:
+        if method not in ("auto", "reverse", "forward"):
+            raise ValueError(f'method must be "auto", "reverse" or "forward", got {method!r}')
+        self._fn, self._method = fn, method
+        self._images = images.detach().clone().requires_grad_()
+        try:
+            with torch.enable_grad(), frozen():
+                output = as_rows(fn(self._images * 1), len(images))  # a copy: fn may write into what it gets
+        except RuntimeError as error:
+            raise _named(error, "the first derivative") from error
+        if not output.requires_grad:
+            raise ValueError(
+                "fn's output does not depend differentiably on the images (it was detached, rounded, or computed "
+                "under no_grad); give a map that autograd can follow"
+            )
+        self._output = output
+        self.output: Float[Tensor, "batch dim"] = self._output.detach()
+        self._cotangent: Tensor | None = None
+        self._pullback: Tensor | None = None
+        self._checked = False
+
+    def transposed(self, u: Float[Tensor, "batch dim"]) -> Float[Tensor, "batch ..."]:
+        """Jᵀ u for every image."""
+        if self._pullback is None and self._method != "forward":
+            return self._record(u)
+        return self._pulled(u)
+
+    def _pulled(self, u: Tensor) -> Tensor:
+        try:
+            with full_precision():
+                (product,) = torch.autograd.grad(
+                    self._output, self._images, u, retain_graph=True, materialize_grads=True
+                )
+        except RuntimeError as error:
+            raise _named(error, "the first derivative") from error
+        return product
+
+    def forward(self, v: Float[Tensor, "batch ..."]) -> Float[Tensor, "batch dim"]:
+        """J v for every image."""
+        if self._method == "forward":
+            return self._dual(v)
+        if self._pullback is None:
+            self._record(self._random())
+        assert self._pullback is not None
+        assert self._cotangent is not None
+        if not self._pullback.requires_grad:  # J = 0
+            return torch.zeros_like(self.output)
+        try:
+            with full_precision():
+                (product,) = torch.autograd.grad(
+                    self._pullback, self._cotangent, v, retain_graph=True, materialize_grads=True
+                )
+        except RuntimeError as error:
+            self._fall_back(error)
+            return self._dual(v)
+        recorded = self._cotangent.detach(), self._pullback.detach()
+        if not self._checked and not _adjoint(product, v, *recorded, self._floor()):
+            self._fall_back(RuntimeError(f"derivative for {self._broken_node()} is not implemented"))
+            return self._dual(v)
+        self._checked = True
+        return product
+
+    def _floor(self) -> Tensor:
+        size = self._images.detach().flatten(1).norm(dim=1)
+        return self.output.norm(dim=1) / size.where(size > 0, torch.ones_like(size))
+
+    def _random(self) -> Tensor:
+        return torch.randn(self.output.shape, generator=torch.Generator().manual_seed(0)).to(self.output)
+
+    def _broken_node(self) -> str:
+        """The name of the operation whose derivative ends the recorded graph."""
+        assert self._pullback is not None
+        waiting, seen = [self._pullback.grad_fn], set()
+        while waiting:
+            node = waiting.pop()
+            if node is None or node in seen:
+                continue
+            seen.add(node)
+            if node.name() in ("Error", "DelayedError", "NotImplemented"):
+                return "one that is marked once_differentiable"
+            waiting += [following for following, _ in node.next_functions]
+        return "one with a wrong second derivative"
+
+    def _record(self, u: Tensor) -> Tensor:
+        """Jᵀ u, keeping the graph from u to the product."""
+        self._cotangent = u.detach().clone().requires_grad_()
+        try:
+            with frozen():
+                (self._pullback,) = torch.autograd.grad(
+                    self._output, self._images, self._cotangent, create_graph=True, materialize_grads=True
+                )
+        except RuntimeError as error:
+            self._fall_back(error)
+            return self.transposed(u)
+        return self._pullback.detach()
+
+    def _fall_back(self, error: RuntimeError) -> None:
+        if self._method == "reverse" or _missing_operator(error) is None:
+            raise _named(error, "double backward") from error
+        self._method, self._pullback, self._cotangent = "forward", None, None
+
+    def _dual(self, v: Tensor) -> Tensor:
+        try:
+            with forward_ad.dual_level(), math_attention(), full_precision(), torch.no_grad():
+                output = self._fn(
+                    forward_ad.make_dual(self._images.detach().clone(), v.to(self._images.dtype))
+                )
+                tangent = forward_ad.unpack_dual(output).tangent
+                product = (
+                    torch.zeros_like(self.output) if tangent is None else as_rows(tangent, len(v)).clone()
+                )
+        except (RuntimeError, NotImplementedError) as error:
+            raise _named(error, "forward mode") from error
+        if not self._checked and not _adjoint(
+            product, v, u := self._random(), self._pulled(u), self._floor()
+        ):
+            raise ValueError(
+                f"an operator of fn has no second derivative and a wrong one in forward mode, so J v cannot be "
+                f"computed; {ROWS}"
+            )
+        self._checked = True
+        return product
+
+
+def _adjoint(product: Tensor, v: Tensor, u: Tensor, pulled: Tensor, floor: Tensor) -> bool:
+    """Whether (J v).u = v.(Jᵀ u): a derivative that is silently zero or wrong breaks it.
+
+    ``floor`` is the size below which a Jacobian is rounding alone: that of the output over that of the image.
+    """
+    slack = 1000 * torch.finfo(product.dtype).eps
+    product, v, u, pulled = (part.flatten(1).cpu().double() for part in (product, v, u, pulled))
+    difference = (product * u).sum(1) - (v * pulled).sum(1)
+    sizes = [part.norm(dim=1) for part in (product, v, u, pulled)]
+    scale = sizes[0] * sizes[2] + sizes[1] * sizes[3] + sizes[1] * sizes[2] * floor.cpu().double()
+    return not bool((difference.abs() > slack * scale).any())
+
+
+def _missing_operator(error: BaseException) -> str | None:
+    """The operator that an autograd error complains about, if that is what it complains about."""
+    patterns = (
+        r"derivative for '?([\w:. ]+?)'? is not implemented",
+        r"[Tt]rying to use forward AD with ([\w:.]+)",
+        r"Could not run '?([\w:.]+)'?",
+        r"([\w:.]*[Bb]ackward\w*) (?:does not support|is not differentiable)",
+        r"([\w:.]+) does not support (?:double backward|forward|jvp)",
+    )
+    for pattern in patterns:
+        found = re.search(pattern, str(error))
+        if found:
+            return found.group(1)
+    return None
+
+
+def _named(error: BaseException, needed: str) -> Exception:
+    if "checkpoint" in str(error):
+        return ValueError(
+            f"fn uses activation checkpointing, which does not allow {needed}: turn it off, or use use_reentrant=False "
+            f"and {ROWS}"
+        )
+    operator = _missing_operator(error)
+    if operator is None:
+        return error if isinstance(error, Exception) else RuntimeError(str(error))
+    return ValueError(
+        f"fn uses the operator {operator}, which has no derivative for {needed}, so J v cannot be computed; {ROWS}"
+    )

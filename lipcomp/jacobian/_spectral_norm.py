@@ -1,0 +1,228 @@
+"""sigma_max(J), the local Lipschitz constant of a map at every image of a batch, matrix-free.
+
+The local constant of mu at x is the largest singular value of J = dmu/dx (theory (4.1), (4.4)). It comes from
+Lanczos on J Jᵀ (:mod:`lipcomp.jacobian._lanczos`) with products at one forward pass each
+(:mod:`lipcomp.jacobian._products`): 7 to 27 products an image for encoders of dimension 64 to 128, where the row loop
+takes as many as there are outputs. Every value is a lower bound of sigma_max, converged or not.
+
+>>> import torch
+>>> from lipcomp.jacobian import spectral_norm
+>>> matrix = torch.diag(torch.tensor([5.0, 2.0, 1.0]))
+>>> spectral_norm(lambda x: x @ matrix, torch.rand(4, 3)).sigma
+tensor([5.0000, 5.0000, 5.0000, 5.0000])
+"""
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+import torch
+from jaxtyping import Bool, Float, Int64
+from torch import Generator, Tensor
+
+from lipcomp.jacobian._batching import fitting_batch_size
+from lipcomp.jacobian._checks import check_images, check_map
+from lipcomp.jacobian._dense import row_values
+from lipcomp.jacobian._lanczos import WHOLE, Lanczos, Part
+from lipcomp.jacobian._products import Map
+from lipcomp.jacobian._sharing import SharedStart, pilot_count
+
+
+@dataclass(frozen=True)
+class SpectralNorm:
+    """The largest singular values of the Jacobian at every image.
+
+    Attributes
+    ----------
+    sigma
+        sigma_max(J) at every image, per pixel L2; NaN for an image that was left out.
+    residual
+        ‖Jᵀ u - sigma v‖ / sigma (or ‖J v - sigma u‖ / sigma), from the vectors of the product before the last: a
+        singular value lies within half of it of sigma (relative). The worst of the k, if several were asked for.
+    iterations
+        Lanczos steps that an image took, each of one product in either direction; rows for the row loop.
+    converged
+        Whether both thresholds of :mod:`lipcomp.jacobian._lanczos` were met: a singular value lies within ``rtol``, and
+        it is the largest, or within 1% of it, in all but at most 3 of 1,000 random starts on every spectrum tried. An
+        unconverged sigma is still a lower bound.
+    left, right
+        Unit singular vectors of sigma: J right = sigma left. Right has the image's shape. None if not asked for.
+    values
+        The k largest, in falling order.
+    left_vectors, right_vectors
+        All k of the vectors, (n, k, ...); None if not asked for.
+    excluded
+        How many images were left out, by reason.
+    rtol
+        The relative tolerance asked for.
+    method
+        "lanczos" or "rows".
+    """
+
+    sigma: Float[Tensor, " n"]
+    residual: Float[Tensor, " n"]
+    iterations: Int64[Tensor, " n"]
+    converged: Bool[Tensor, " n"]
+    values: Float[Tensor, "n k"] = field(repr=False)
+    left_vectors: Float[Tensor, "n k dim"] | None = field(repr=False)
+    right_vectors: Float[Tensor, "n k ..."] | None = field(repr=False)
+    excluded: dict[str, int]
+    rtol: float
+    method: str
+
+    @property
+    def left(self) -> Float[Tensor, "n dim"] | None:
+        """Left singular vector of the largest value."""
+        return None if self.left_vectors is None else self.left_vectors[:, 0]
+
+    @property
+    def right(self) -> Float[Tensor, "n ..."] | None:
+        """Right singular vector of the largest value: the image direction that moves the output most."""
+        return None if self.right_vectors is None else self.right_vectors[:, 0]
+
+    @property
+    def witness(self) -> int:
+        """Index of the image with the largest sigma.
+
+        Raises
+        ------
+        ValueError
+            If every image was left out.
+        """
+        if bool(self.sigma.isnan().all()):
+            raise ValueError(f"no image was measured; left out: {self.excluded}")
+        return int(self.sigma.nan_to_num(-math.inf).argmax())
+
+
+def spectral_norm(
+    fn: Map,
+    images: Float[Tensor, "n ..."],
+    *,
+    k: int = 1,
+    rtol: float = 1e-4,
+    max_iterations: int | None = None,
+    batch_size: int | None = None,
+    method: str = "auto",
+    vectors: bool = True,
+    share: bool = True,
+    domain: tuple[float, float] | None = (0.0, 1.0),
+    generator: Generator | list[int] | None = None,
+    advance: Callable[[int], object] | None = None,
+) -> SpectralNorm:
+    """The largest singular values of the Jacobian of ``fn`` at every image, matrix-free.
+
+    Parameters
+    ----------
+    fn
+        A differentiable map of a batch of images to one vector an image, in evaluation mode.
+    images
+        Pixels in [0, 1], all on the device of ``fn``.
+    k
+        How many singular values.
+    rtol
+        Relative tolerance of every value. Float32 adds its rounding, about 1e-6 times the condition of the network.
+    max_iterations
+        Lanczos steps at most; by default the dimension, at most 200. Images that need more come back unconverged.
+    batch_size
+        Images at a time; by default what fits into a quarter of the free memory, at most 64.
+    method
+        "lanczos", "rows" (the exact row loop), or "auto": rows for outputs of at most 24 dimensions.
+    vectors
+        Whether to return singular vectors.
+    share
+        From 24 images on, let some of them, drawn at random, find a start for the others, where steps are many
+        (:mod:`lipcomp.jacobian._sharing`). False gives every image a random start.
+    domain
+        Where pixels must lie, None for inputs that are no pixels.
+    generator
+        Randomness of the starting vectors (CPU), by default seeded with 0; or a seed for each image. However a set is
+        cut into batches, an image gets the same numbers.
+    advance
+        Called with the count of images done, for a progress display.
+
+    Raises
+    ------
+    ValueError
+        If an argument does not fit, the images leave the domain, the map is in training mode, mixes images, keeps a
+        state or is not deterministic, or an operator lacks a derivative; the message names it.
+    """
+    if method not in ("auto", "lanczos", "rows"):
+        raise ValueError(f'method must be "auto", "lanczos" or "rows", got {method!r}')
+    if not 0 < rtol < 1:
+        raise ValueError(f"rtol must lie in (0, 1), got {rtol}")
+    if batch_size is not None and batch_size < 1:
+        raise ValueError(f"batch_size must be at least 1, got {batch_size}")
+    check_images(images, domain)
+    dim, directions = check_map(fn, images)
+    if not 1 <= k <= dim:
+        raise ValueError(f"k must lie between 1 and the output's dimension {dim}, got {k}")
+    if method == "auto":
+        method = "rows" if dim <= WHOLE else "lanczos"
+    seeds = draw_seeds(len(images), generator)
+    start = normal((dim,), seeds)
+    limit = max(k, min(dim, 200 if max_iterations is None else max_iterations))
+    size = batch_size or fitting_batch_size(fn, images)
+    pilots = pilot_count(len(images)) if share and k == 1 and method == "lanczos" else 0
+    order = (
+        torch.randperm(len(images), generator=torch.Generator().manual_seed(seeds[0]))
+        if pilots
+        else torch.arange(len(images))
+    )
+
+    def measure(index: Tensor, *, keep: bool = vectors) -> Part:
+        if method == "rows":
+            part = row_values(fn, images[index], k=k, vectors=keep, directions=directions)
+        else:
+            at, doubt = start[index].to(images), 1.0
+            if shared is not None:
+                at, doubt = shared.starts(at), shared.doubt
+            part = Lanczos(
+                fn, images[index], at, k=k, rtol=rtol, vectors=keep, directions=directions, doubt=doubt
+            ).run(limit)
+        if advance is not None:
+            advance(len(index))
+        return part
+
+    parts: list[Part] = []
+    shared = None
+    if pilots:
+        parts = [measure(index, keep=True) for index in order[:pilots].split(size)]
+        shared = SharedStart.of(parts)
+    parts += [measure(index) for index in order[pilots:].split(size)]
+    return _joined(parts, order.argsort(), rtol, method, vectors=vectors)
+
+
+def draw_seeds(count: int, generator: Generator | list[int] | None) -> list[int]:
+    """A seed for each of a stream of images: the same however the stream is cut into batches."""
+    if isinstance(generator, list):
+        if len(generator) != count:
+            raise ValueError(
+                f"generator must be one, or a seed for each of {count} images; got {len(generator)}"
+            )
+        return generator
+    generator = torch.Generator().manual_seed(0) if generator is None else generator
+    return [int(torch.randint(2**62, (), generator=generator)) for _ in range(count)]
+
+
+def normal(shape: tuple[int, ...], seeds: list[int]) -> Float[Tensor, "count ..."]:
+    """Normal numbers for each seed."""
+    return torch.stack([torch.randn(shape, generator=torch.Generator().manual_seed(seed)) for seed in seeds])
+
+
+def _joined(parts: list[Part], order: Tensor, rtol: float, method: str, *, vectors: bool) -> SpectralNorm:
+    def joined(tensors: list[Tensor]) -> Tensor:
+        return torch.cat(tensors)[order]
+
+    values = joined([part.values for part in parts])
+    return SpectralNorm(
+        values[:, 0],
+        joined([part.residual for part in parts]),
+        joined([part.steps for part in parts]),
+        joined([part.converged for part in parts]),
+        values,
+        joined([part.left for part in parts if part.left is not None]) if vectors else None,
+        joined([part.right for part in parts if part.right is not None]) if vectors else None,
+        {reason: sum(part.excluded[reason] for part in parts) for reason in parts[0].excluded},
+        rtol,
+        method,
+    )

@@ -1,0 +1,82 @@
+"""How many cores there are, and the options that choose an engine on a command line."""
+
+import argparse
+import math
+import os
+from pathlib import Path
+from typing import Any
+
+from lipcomp.jobs._contract import EngineOptions
+from lipcomp.jobs._engines import ENGINES
+
+CGROUPS = Path("/sys/fs/cgroup")
+
+
+def available_cores() -> int:
+    """CPU cores that this process may use: affinity and container quotas count, ``OMP_NUM_THREADS`` does not."""
+    affinity = getattr(os, "sched_getaffinity", None)
+    cores = len(affinity(0)) if affinity else os.cpu_count() or 1
+    return max(1, min([cores, *(math.ceil(quota) for quota in _quotas())]))
+
+
+def _quotas(cgroups: Path = CGROUPS, own: Path = Path("/proc/self/cgroup")) -> list[float]:
+    """Cores that cgroups v2 and v1 grant, of this process's group and those above it."""
+    try:
+        lines = [line.split(":", 2) for line in own.read_text().splitlines()]
+    except OSError:
+        return []
+    found = []
+    for _, controllers, path in lines:
+        if controllers == "":
+            root, limits = cgroups, ["cpu.max"]
+        elif "cpu" in controllers.split(","):
+            root, limits = cgroups / "cpu", ["cpu.cfs_quota_us", "cpu.cfs_period_us"]
+        else:
+            continue
+        group = root / path.lstrip("/")
+        for folder in [group, *group.parents]:
+            if not folder.is_relative_to(root):
+                break
+            try:
+                quota, period = " ".join((folder / name).read_text() for name in limits).split()
+                if quota not in ("max", "-1"):
+                    found.append(int(quota) / int(period))
+            except (OSError, ValueError):
+                continue
+    return found
+
+
+def add_engine_arguments(parser: argparse.ArgumentParser) -> None:
+    """``--workers``, ``--engine`` and what the engines need; :func:`engine_choice` reads them."""
+    group = parser.add_argument_group("where jobs run")
+    group.add_argument(
+        "--workers", type=int, help="jobs at the same time (default: one per core; slurm, ray: no limit)"
+    )
+    group.add_argument(
+        "--engine", choices=ENGINES, default="local", help="this machine, a Slurm or a Ray cluster"
+    )
+    group.add_argument("--cores", type=int, default=1, help="cores and threads per job (default 1)")
+    group.add_argument("--gpus", type=int, help="GPUs per job (default none)")
+    group.add_argument("--memory", type=float, help="memory per job in GB (slurm, ray)")
+    group.add_argument("--minutes", type=int, help="time limit per job in minutes (slurm)")
+    group.add_argument("--partition", help="partition of the cluster (slurm)")
+    group.add_argument(
+        "--address", help='address of a cluster (ray), such as "auto"; default: one started here'
+    )
+
+
+def engine_choice(options: argparse.Namespace, folder: Path | None = None) -> dict[str, Any]:
+    """Keyword arguments of :func:`run_jobs` from parsed options.
+
+    Parameters
+    ----------
+    options
+        What a parser with :func:`add_engine_arguments` returned.
+    folder
+        Where a cluster's jobs are kept while they run; give one that every node sees.
+    """
+    if options.workers is not None and options.workers < 1:
+        raise ValueError(f"--workers must be at least 1, got {options.workers}")
+    names = ("cores", "gpus", "memory", "minutes", "partition", "address")
+    chosen = EngineOptions(**{name: getattr(options, name) for name in names}, folder=folder)
+    return {"workers": options.workers, "engine": options.engine, "options": chosen}

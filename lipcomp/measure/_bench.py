@@ -1,0 +1,348 @@
+"""An encoder on the bench: on its device, in its precision, with its images, probe and results so far.
+
+Everything that several quantities need is computed once: features, the fitted probe, class scores of a condition.
+What is kept between runs is keyed by content (:mod:`lipcomp.identity`), and guarded: the encoder's output on fixed
+images must be what it was when the result was kept.
+"""
+
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
+from functools import cached_property, partial
+from typing import Any
+
+import numpy as np
+import torch
+from jaxtyping import Float, Int64
+from torch import Tensor, nn
+
+from lipcomp.checkpoints import Checkpoint
+from lipcomp.data import ImageSet
+from lipcomp.data._opening import check_splits
+from lipcomp.identity import digest, hash_module
+from lipcomp.jacobian._batching import forward_batch_size
+from lipcomp.jacobian._precision import full_precision
+from lipcomp.measure._cells import Arrays, Cells, IncompleteError
+from lipcomp.measure._conditions import Condition, check_chosen, clean_condition, images_identity
+from lipcomp.measure._plan import DTYPES, Plan, Source
+from lipcomp.robustness._features import evaluation_mode
+from lipcomp.robustness._linear_evaluation import DIGITS, PAPER, linear_evaluation
+from lipcomp.robustness._probes import LinearProbe, NearestNeighbours, Probe, fit_linear_probe
+
+BLOCK = 256  # images of a cell: a fixed number, so that the batch size changes no draw and no key
+GUARD_TOLERANCE = 1e-2  # relative; another function differs by more, another device or precision by less
+Advance = Callable[[int], object]
+PROBE_VERSION = 2
+LOGITS = "logits"  # the layer of the probe's class scores
+
+
+def nothing(_: int = 1) -> None:
+    """No progress."""
+
+
+@dataclass
+class Bench:
+    """One encoder, ready to be measured.
+
+    Parameters
+    ----------
+    source, checkpoint
+        Where the encoder comes from, and what was loaded.
+    plan
+        Images, probe, device, precision, batch size, seed.
+    device
+        Where it runs.
+    cells
+        Where intermediate results are kept.
+    made
+        Where corrupted images are kept, for other encoders of the same images; None makes them each time.
+    """
+
+    source: Source
+    checkpoint: Checkpoint
+    plan: Plan
+    device: torch.device
+    cells: Cells = field(default_factory=Cells)
+    made: Cells | None = None
+
+    def __post_init__(self) -> None:
+        self.encoder_hash = hash_module(self.checkpoint.encoder)
+        self.dtype = DTYPES[self.plan.precision]
+        self.checkpoint.encoder.to(self.device, self.dtype).requires_grad_(False)
+        self.images, self.indices = self.plan.images.load(self.checkpoint)
+        self._probes: dict[int, Probe] = {}
+
+    # --- who is measured ---------------------------------------------------------------------------------------
+
+    @property
+    def encoder(self) -> Any:
+        """The encoder, in evaluation mode."""
+        return self.checkpoint.encoder
+
+    @property
+    def label(self) -> str:
+        """What progress and tables call the encoder."""
+        return self.source.name or self.checkpoint.label
+
+    @cached_property
+    def identity(self) -> str:
+        """A hash of the encoder's function and of the precision it runs in."""
+        return digest("encoder", self.encoder_hash, self.plan.precision)
+
+    @cached_property
+    def guard(self) -> list[float]:
+        """The encoder's output on two fixed images: eight numbers that another function would not give."""
+        generator = torch.Generator().manual_seed(0)
+        noise = torch.rand(2, *self.checkpoint.image_shape, generator=generator).to(self.device, self.dtype)
+        with evaluation_mode(self.encoder), full_precision():
+            out = self.encoder(noise).double().cpu()
+        return [float(f"{value:.4g}") for value in out[:, :4].flatten()]
+
+    def agrees(self, guard: list[float] | None) -> bool:
+        """Whether a stored guard is this encoder's; one that was not stored is believed."""
+        if not guard or len(guard) != len(self.guard):
+            return not guard
+        here, there = np.array(self.guard), np.array(guard)
+        return bool(np.abs(here - there).max() <= GUARD_TOLERANCE * max(np.abs(here).max(), 1e-12))
+
+    def subject(self) -> dict[str, Any]:
+        """What records say of the encoder."""
+        named = {} if self.source.name is None else {"run": self.source.name}
+        metadata = self.checkpoint.metadata
+        told = {
+            "architecture": self.encoder.architecture,
+            "image_shape": list(self.checkpoint.image_shape),
+            "epochs": metadata.epochs,
+            "data_hash": metadata.data.get("hash"),
+            "recipe_hash": recipe_hash(metadata.recipe),
+            "perturb": metadata.recipe.get("perturb") or None,
+            "encoder": self.encoder_hash,
+            "guard": self.guard,
+        }
+        known = {name: value for name, value in told.items() if value is not None}
+        return {**named, **self.checkpoint.subject(), **known}
+
+    def data_settings(self, images: ImageSet | None = None, indices: Tensor | None = None) -> dict[str, Any]:
+        """What records say of the images."""
+        images = self.images if images is None else images
+        indices = self.indices if indices is None else indices
+        return {
+            "data": images.name,
+            "data_hash": images_identity(images, indices),
+            "images": len(indices),
+            "classes": list(images.classes) if len(images.classes) <= 20 else len(images.classes),
+            **(
+                {"preprocessing": str(how)}
+                if (how := getattr(images, "preprocessing", None)) is not None
+                else {}
+            ),
+            **({"left_out": list(notes)} if (notes := getattr(images, "notes", ())) else {}),
+        }
+
+    # --- images ------------------------------------------------------------------------------------------------
+
+    @cached_property
+    def clean(self) -> Condition:
+        """The chosen images as they are."""
+        return clean_condition(self.images, self.indices)
+
+    @cached_property
+    def train(self) -> Condition:
+        """The training split of the same data: what probes are fitted on."""
+        train = self.plan.images.open(self.checkpoint, "train")
+        check_splits(train, self.images)
+        return clean_condition(train)
+
+    @property
+    def left_out(self) -> list[str]:
+        """What the images say of files that are left out, those of the probe included."""
+        sets = [self.images, *(c.images for c in (self.__dict__.get("train"),) if c is not None)]
+        return [f"{images.name}: {note}" for images in sets for note in getattr(images, "notes", ())]
+
+    def load(self, places: Int64[Tensor, " batch"]) -> Float[Tensor, "batch channels height width"]:
+        """Chosen images by their place, on the device."""
+        return self.clean.batch(places.cpu(), self.device, self.dtype)
+
+    @cached_property
+    def batch_size(self) -> int:
+        """Images at a time for passes without derivatives."""
+        return self.plan.batch_size or forward_batch_size(self.encoder, self.load(torch.arange(1)))
+
+    def batches(self, condition: Condition, places: Tensor) -> Iterator[tuple[Tensor, Tensor]]:
+        """(places, images) of some places of a condition, batch by batch; made images come from the cells."""
+        for part in places.split(self.batch_size):
+            if self.made is None or condition.transform is None:
+                yield part, condition.batch(part, self.device, self.dtype)
+                continue
+
+            def make(part: Tensor = part) -> Arrays:
+                made = condition.batch(part, torch.device("cpu"), torch.float32)
+                return {"bytes": (made * 255).round().to(torch.uint8).numpy()}
+
+            stored = self.made.get(digest("made", condition.identity, part), make)["bytes"]
+            yield part, torch.from_numpy(stored).to(self.device, torch.float32).div_(255).to(self.dtype)
+
+    def check_unchanged(self) -> None:
+        """Refuse to tell of images that were changed while they were measured.
+
+        Raises
+        ------
+        ValueError
+            If a file of the set is not what its identity says.
+        """
+        check_chosen(self.images, self.indices)
+
+    # --- maps --------------------------------------------------------------------------------------------------
+
+    def map(self, layer: str, *, normalised: bool = True) -> Callable[[Tensor], Tensor]:
+        """Pixels to the mean direction at a layer, to its embedding, or to the probe's logits (``layer="logits"``)."""
+        if layer == LOGITS:
+            return self.classifier()
+        return partial(self.encoder if normalised else self.encoder.embedding, layer=layer)
+
+    def map_identity(self, layer: str, *, normalised: bool = True) -> tuple[Any, ...]:
+        """What identifies that map."""
+        return (self.identity, layer, normalised, *((self.probe_identity(),) if layer == LOGITS else ()))
+
+    # --- features, probes, class scores ------------------------------------------------------------------------
+
+    def blocks(self, n: int, size: int | None = None) -> Iterator[tuple[int, Tensor]]:
+        """The places 0 .. n - 1 in blocks of fixed size, numbered."""
+        yield from enumerate(torch.arange(n).split(size or BLOCK))
+
+    def by_blocks(
+        self,
+        key: tuple[Any, ...],
+        n: int,
+        compute: Callable[[Tensor], Arrays],
+        advance: Advance = nothing,
+        size: int | None = None,
+    ) -> Arrays:
+        """Arrays with one row per image, computed block by block and kept in cells.
+
+        Raises
+        ------
+        IncompleteError
+            If this process computes a shard only, and blocks of other shards are not there.
+        """
+        parts, lacking = [], False
+        for number, places in self.blocks(n, size):
+            name = digest(*key, places)
+            found = self.cells.find(name)
+            if found is None and self.cells.is_mine(number):
+                found = compute(places)
+                self.cells.put(name, found)
+            if found is None:
+                lacking = True
+            else:
+                parts.append(found)
+            advance(len(places))
+        if lacking:
+            raise IncompleteError
+        return {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
+
+    @torch.no_grad()
+    def features(self, condition: Condition, advance: Advance = nothing) -> Float[Tensor, "n features"]:
+        """Pooled features of every image of a condition, in float32 on the CPU."""
+
+        def compute(places: Tensor) -> Arrays:
+            with evaluation_mode(self.encoder), full_precision():
+                rows = [self.encoder.features(x).float().cpu() for _, x in self.batches(condition, places)]
+            return {"features": torch.cat(rows).numpy()}
+
+        key = ("features", self.identity, condition.identity)
+        return torch.from_numpy(self.by_blocks(key, len(condition), compute, advance)["features"])
+
+    def probe_identity(self, kind: str | None = None) -> str:
+        """A hash of what the probe depends on: settings, encoder, training images."""
+        settings = self.plan.probe.settings() if kind is None else {"probe": kind}
+        return digest("probe", PROBE_VERSION, settings, self.identity, self.train.identity)
+
+    def probe(self, refit: int = 0, advance: Advance = nothing) -> Probe:
+        """The fitted probe; ``refit`` r > 0 is the linear probe on the r-th bootstrap sample of the training images."""
+        if refit not in self._probes:
+            self._probes[refit] = self._fit(refit, advance).to(self.device)
+        return self._probes[refit]
+
+    def _fit(self, refit: int, advance: Advance) -> Probe:
+        plan, images = self.plan.probe, self.train.images
+        labels, classes = self.train.labels(), len(images.classes)
+        if plan.kind == "augmented":
+            recipe = DIGITS if self.checkpoint.image_shape[0] == 1 else PAPER
+            return linear_evaluation(self.encoder, images, recipe, seed=plan.seed, advance=advance)
+        features = self.features(self.train, advance)
+        if plan.kind == "knn":
+            return NearestNeighbours(
+                features,
+                labels,
+                k=min(plan.neighbours, len(labels)),
+                temperature=plan.temperature,
+                classes=classes,
+            )
+
+        def fit() -> Arrays:
+            chosen: dict[str, Any] = {}
+            rows = torch.arange(len(labels))
+            if refit:  # the penalty is that of the first fit: what is varied is the sample alone
+                generator = torch.Generator().manual_seed(plan.seed + refit)
+                rows = torch.randint(len(labels), (len(labels),), generator=generator)
+                first = self.probe()
+                assert isinstance(first, LinearProbe)
+                chosen = {"penalties": (first.penalty,)}
+            found = fit_linear_probe(features[rows], labels[rows], classes=classes, seed=plan.seed, **chosen)
+            weight, bias = found.weight.numpy(), found.bias.numpy()
+            return {"weight": weight, "bias": bias, "penalty": np.array(found.penalty)}
+
+        held = self.cells.get(digest("fitted", self.probe_identity(), refit), fit)
+        weight, bias = torch.from_numpy(held["weight"]), torch.from_numpy(held["bias"])
+        return LinearProbe(weight, bias, float(held["penalty"]))
+
+    def probe_settings(self) -> dict[str, Any]:
+        """What records say of the probe."""
+        told = {
+            **self.plan.probe.settings(),
+            "train": self.train.images.name,
+            "train_hash": self.train.identity,
+        }
+        found = self.probe()
+        return told | ({"penalty": found.penalty} if isinstance(found, LinearProbe) else {})
+
+    def classifier(self) -> nn.Module:
+        """Pixels to class scores: the probe on the encoder's features."""
+        return self.probe().on(self.encoder).to(self.device, self.dtype).eval().requires_grad_(False)
+
+    @torch.no_grad()
+    def logits(self, condition: Condition, advance: Advance = nothing) -> Float[Tensor, "n classes"]:
+        """Class scores of every image of a condition, float32 on the CPU."""
+        return self._scores(condition, 0, advance)
+
+    @torch.no_grad()
+    def refit_logits(self, condition: Condition, refit: int) -> Float[Tensor, "n classes"]:
+        """The same by a probe that was fitted again."""
+        return self._scores(condition, refit, nothing)
+
+    def _scores(self, condition: Condition, refit: int, advance: Advance) -> Tensor:
+        """All probes read the same pass: the scores of each are kept."""
+        refits = self.plan.probe.refits
+
+        def compute(places: Tensor) -> Arrays:
+            probes = [self.probe(r) for r in range(refits + 1)]
+            rows: list[list[Tensor]] = [[] for _ in probes]
+            with evaluation_mode(self.encoder), full_precision():
+                for _, batch in self.batches(condition, places):
+                    features = self.encoder.features(batch)
+                    for scores, probe in zip(rows, probes, strict=True):
+                        scores.append(probe(features).float().cpu())
+            return {f"logits{r}": torch.cat(scores).numpy() for r, scores in enumerate(rows)}
+
+        key = ("scores", self.probe_identity(), refits, condition.identity)
+        return torch.from_numpy(self.by_blocks(key, len(condition), compute, advance)[f"logits{refit}"])
+
+
+def recipe_hash(recipe: Mapping[str, Any]) -> str | None:
+    """A hash of a recipe less its objective: two runs that are a pair agree in it (theory (7.3))."""
+    if not recipe:
+        return None
+    kept = {k: v for k, v in recipe.items() if k not in ("name", "pair", "objective", "perturb")}
+    if isinstance(encoder := kept.get("encoder"), Mapping):  # C-BYOL's decoder is a part of its objective
+        kept["encoder"] = {k: v for k, v in encoder.items() if k != "decoder"}
+    return digest("recipe", kept)

@@ -1,0 +1,318 @@
+"""Beyond corruptions: images to be told apart, cues in conflict, watermarks, streams, the embedding under attack.
+
+Each quantity opens and checks its data when its units are asked for, and reads features or class scores of the bench.
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, ClassVar
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from lipcomp.data import load_set
+from lipcomp.identity import digest, hash_files
+from lipcomp.measure._accuracy import VERSION, check_fit, probe_unit, right_of
+from lipcomp.measure._bench import Advance, Bench
+from lipcomp.measure._conditions import Condition, clean_condition
+from lipcomp.measure._unit import Finding, Result, Unit
+from lipcomp.robustness import _ood as ood
+from lipcomp.robustness import _watermark as watermark
+from lipcomp.robustness._ccc import accuracy_over_time, open_ccc
+from lipcomp.robustness._compare import published_rows
+from lipcomp.robustness._embedding_attack import embedding_attack
+from lipcomp.robustness._estimates import bootstrap, per_class_accuracy, proportion
+from lipcomp.robustness._robustbench import SHAPES, run_benchmark
+from lipcomp.robustness._texture import load_cue_conflict
+
+
+@dataclass(frozen=True)
+class ClassAccuracy:
+    """Accuracy of each class, and of the worst."""
+
+    def units(self, bench: Bench) -> Iterator[Unit]:
+        """One unit."""
+
+        def measure(advance: Advance) -> Result:
+            right = right_of(bench, bench.clean, advance)
+            found = per_class_accuracy(right, bench.clean.labels(), bench.images.classes)
+            findings = [Finding.of("accuracy.class", e, **{"class": name}) for name, e in found.items()]
+            worst = min(found, key=lambda name: found[name].value)
+            told = {"class": worst}
+            return Result([*findings, Finding.of("accuracy.worst_class", found[worst], **told)])
+
+        yield probe_unit(bench, "accuracy.class", [bench.clean], measure, "by class", bench.data_settings())
+
+
+@dataclass(frozen=True)
+class OutOfDistribution:
+    """AUROC and FPR95 of telling the plan's images from another set's, by each score of :mod:`lipcomp.robustness._ood`.
+
+    Parameters
+    ----------
+    data, root
+        The other set, as :func:`lipcomp.load_set` takes it.
+    near
+        Whether it is a near one (classes like the training classes) or a far one, for records.
+    neighbours
+        k of the kNN score.
+    """
+
+    data: str
+    root: str | None = None
+    near: bool = False
+    neighbours: int = ood.NEIGHBOURS
+
+    def units(self, bench: Bench) -> Iterator[Unit]:
+        """One unit."""
+        shape = bench.checkpoint.image_shape
+        images = load_set(self.data, "test", root=self.root, image_shape=shape)
+        check_fit(f"--ood {self.data}", images.image_shape, shape)
+        other = clean_condition(images, bench.plan.images.choose(len(images)))
+        told = {
+            "outside": images.name,
+            "nearness": "near" if self.near else "far",
+            "layer": "backbone",
+            **bench.data_settings(),
+        }
+
+        def measure(advance: Advance) -> Result:
+            train, labels = bench.features(bench.train), bench.train.labels()
+            needs = []
+            for condition in (bench.clean, other):
+                logits, features = bench.logits(condition, advance), bench.features(condition)
+                needs.append({"logits": logits, "features": features, "train": train, "labels": labels})
+            findings = []
+            for score in ood.SCORES:
+                inside, outside = (ood.scores(score, k=self.neighbours, **need) for need in needs)
+                settings: dict[str, Any] = {"score": score}
+                if score == "knn":
+                    settings["k"] = min(self.neighbours, len(train))
+                findings.append(Finding.of("ood.auroc", ood.auroc(inside, outside), **settings))
+                findings.append(Finding.of("ood.fpr95", ood.fpr95(inside, outside), **settings))
+            return Result(findings)
+
+        yield probe_unit(
+            bench,
+            "ood",
+            [bench.clean, other],
+            measure,
+            f"OOD {images.name}",
+            told,
+            (self.neighbours, self.near),
+        )
+
+
+@dataclass(frozen=True)
+class ShapeBias:
+    """Shape against texture on the cue-conflict images (Geirhos et al. 2019)."""
+
+    folder: str
+
+    def units(self, bench: Bench) -> Iterator[Unit]:
+        """One unit."""
+        if len(bench.images.classes) != 1000:
+            raise ValueError(
+                f"cue conflict is for a probe of ImageNet's 1000 classes, {bench.images.name} has "
+                f"{len(bench.images.classes)}"
+            )
+        conflict = load_cue_conflict(self.folder, image_shape=bench.checkpoint.image_shape)
+        condition = clean_condition(conflict.images)
+
+        def measure(advance: Advance) -> Result:
+            logits = bench.logits(condition, advance)
+            return Result(
+                [
+                    Finding.of("shape_bias", conflict.shape_bias(logits)),
+                    Finding.of("shape_bias.decided", conflict.decided(logits)),
+                ]
+            )
+
+        told = bench.data_settings(condition.images, condition.indices)
+        yield probe_unit(bench, "shape_bias", [condition], measure, "cue conflict", told, conflict.textures)
+
+
+@dataclass(frozen=True)
+class WatermarkGap:
+    """ImageNet-W: accuracy with the watermark less accuracy without, over all images and over cartons."""
+
+    font: str
+
+    def units(self, bench: Bench) -> Iterator[Unit]:
+        """One unit."""
+        channels, height, width = bench.checkpoint.image_shape
+        if channels != 3 or height != width or len(bench.images.classes) != 1000:
+            raise ValueError(
+                f"the watermark is for square colour images of ImageNet's 1000 classes, got images of shape "
+                f"{bench.checkpoint.image_shape} and {len(bench.images.classes)} classes"
+            )
+        mark = watermark.Watermark(height, self.font)
+        told = {"watermark": hash_files([self.font])[0]}
+        settings = {**bench.clean.settings, **told}
+        marked = Condition(bench.images, bench.indices, settings, lambda images, indices: mark(images))
+
+        def measure(advance: Advance) -> Result:
+            clean, with_it = right_of(bench, bench.clean, advance), right_of(bench, marked, advance)
+            findings = [
+                Finding.of("accuracy.watermark", proportion(with_it)),
+                Finding.of("watermark_gap", watermark.gap(clean, with_it)),
+            ]
+            labels = bench.clean.labels()
+            if (labels == watermark.CARTON).any():
+                findings.append(Finding.of("carton_gap", watermark.carton_gap(clean, with_it, labels)))
+            return Result(findings)
+
+        told_of = bench.data_settings() | told
+        yield probe_unit(bench, "watermark", [bench.clean, marked], measure, "ImageNet-W", told_of, told)
+
+
+@dataclass(frozen=True)
+class StreamAccuracy:
+    """CCC: accuracy over a stream of changing corruptions, and of each block of it in order."""
+
+    folder: str
+    limit: int | None = None
+    block: int = 50_000
+
+    def units(self, bench: Bench) -> Iterator[Unit]:
+        """One unit."""
+        stream = open_ccc(self.folder, limit=self.limit, image_shape=bench.checkpoint.image_shape)
+        if len(bench.images.classes) != len(stream.classes):
+            raise ValueError(
+                f"CCC is for a probe of {len(stream.classes)} classes, {bench.images.name} has "
+                f"{len(bench.images.classes)}"
+            )
+        condition = clean_condition(stream)
+
+        def measure(advance: Advance) -> Result:
+            right = right_of(bench, condition, advance)
+            findings = [Finding.of("accuracy.stream", proportion(right))]
+            blocks = accuracy_over_time(right, self.block)
+            findings += [Finding.of("accuracy.stream.block", e, block=k) for k, e in enumerate(blocks)]
+            return Result(findings)
+
+        told = bench.data_settings(condition.images, condition.indices) | {"block_images": self.block}
+        yield probe_unit(bench, "accuracy.stream", [condition], measure, stream.name, told, self.block)
+
+
+@dataclass(frozen=True)
+class EmbeddingRobustness:
+    """How far an attack without labels moves the mean direction, and what the probe says of the attacked images.
+
+    Parameters
+    ----------
+    norm, radius
+        The ball, "linf" or "l2", in pixels.
+    layer
+        Whose mean direction.
+    limit
+        Only the first so many of the plan's images.
+    """
+
+    norm: str
+    radius: float
+    layer: str = "latent"
+    limit: int | None = None
+
+    block: ClassVar[int] = 64
+
+    def units(self, bench: Bench) -> Iterator[Unit]:
+        """One unit."""
+        if not self.radius > 0:
+            raise ValueError(
+                f"radius must be positive, in pixels (8/255 in linf, 0.5 in l2), got {self.radius}"
+            )
+        condition = bench.clean.first(self.limit or len(bench.clean))
+        told = {
+            "attack": "embedding",
+            "norm": self.norm,
+            "radius": self.radius,
+            "layer": self.layer,
+            "attack_seed": bench.plan.seed,
+        }
+
+        def compute(places: Tensor) -> dict[str, np.ndarray]:
+            batch = condition.batch(places, bench.device, bench.dtype)
+            encode, classifier = bench.map(self.layer), bench.classifier()
+            found = embedding_attack(encode, batch, norm=self.norm, radius=self.radius, seed=bench.plan.seed)
+            with torch.no_grad():
+                right = classifier(found.images).argmax(1).cpu() == condition.labels()[places]
+                directions = [encode(x).float().cpu() for x in (batch, found.images)]
+            return {
+                "chord": found.chord,
+                "right": right.numpy(),
+                "clean": directions[0].numpy(),
+                "moved": directions[1].numpy(),
+            }
+
+        def measure(advance: Advance) -> Result:
+            key = ("embedding attack", VERSION, bench.probe_identity(), condition.identity, told)
+            held = bench.by_blocks(key, len(condition), compute, advance, size=self.block)
+            nearest = (held["moved"] @ held["clean"].T).argmax(1)
+            return Result(
+                [
+                    Finding.of("attack.chord", bootstrap(held["chord"][None])),
+                    Finding.of("attack.found_again", proportion(nearest == np.arange(len(nearest)))),
+                    Finding.of("accuracy.robust", proportion(held["right"])),
+                ]
+            )
+
+        told_of = bench.data_settings(condition.images, condition.indices) | told
+        label = f"embedding {self.norm} {self.radius:g}"
+        yield probe_unit(bench, "embedding", [condition], measure, label, told_of, told)
+
+
+@dataclass(frozen=True)
+class LeaderboardRow:
+    """RobustBench's own evaluation of the probe on the encoder, beside its published rows.
+
+    Parameters
+    ----------
+    root
+        RobustBench's data folder: the clean set and CIFAR-10-C (ImageNet-C ...) in their published layouts.
+    dataset
+        "cifar10", "cifar100" or "imagenet"; by the number of classes if not given.
+    images
+        The first so many of each condition, as its ``n_examples``.
+    """
+
+    root: str
+    dataset: str | None = None
+    images: int = 10_000
+
+    def units(self, bench: Bench) -> Iterator[Unit]:
+        """One unit."""
+        known = {10: "cifar10", 100: "cifar100", 1000: "imagenet"}
+        dataset = self.dataset or known.get(len(bench.images.classes), "none")
+        if dataset not in SHAPES or SHAPES[dataset] != bench.checkpoint.image_shape:
+            raise ValueError(
+                f"RobustBench's corruptions are for {', '.join(f'{d} {s}' for d, s in SHAPES.items())}; the encoder "
+                f"takes {bench.checkpoint.image_shape} and its probe has {len(bench.images.classes)} classes"
+            )
+        places = sorted(path for path in Path(self.root).rglob("*") if path.is_file())
+        content = digest(hash_files(places))
+
+        def measure(advance: Advance) -> Result:
+            found = run_benchmark(
+                bench.classifier(),
+                dataset,
+                "corruptions",
+                data_root=self.root,
+                n_examples=self.images,
+                batch_size=bench.batch_size,
+                device=bench.device,
+            )
+            advance(1)
+            rank = int((published_rows(dataset).shifted > found.accuracy).sum()) + 1
+            findings = [
+                Finding("robustbench.clean", found.clean, n=self.images),
+                Finding("robustbench.corruptions", found.accuracy, n=self.images, details={"rank": rank}),
+            ]
+            if found.mce is not None:
+                findings.append(Finding("robustbench.mce", found.mce, n=self.images))
+            return Result(findings, notes=[f"rank {rank} among the published rows of {dataset}"])
+
+        told = {"dataset": dataset, "data_hash": content, "images": self.images, "protocol": "robustbench"}
+        yield probe_unit(bench, "robustbench", [], measure, f"RobustBench {dataset}", told, (content, told))

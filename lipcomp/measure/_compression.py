@@ -1,0 +1,152 @@
+"""Compression, held out: residual information, its excess over the floor, I(Y;Z), effective rank.
+
+Everything is measured on augmented views of images that the encoder was not trained on, the same for every encoder
+with the same augmentation.
+"""
+
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+import numpy as np
+import torch
+
+from lipcomp.distributions import divergence_floor, vmf_divergence
+from lipcomp.measure._bench import Advance, Bench
+from lipcomp.measure._conditions import images_identity
+from lipcomp.measure._pairs import block_generator, training_views
+from lipcomp.measure._unit import Finding, Result, Unit
+from lipcomp.robustness._estimates import bootstrap
+
+COMMON_KAPPA = (1024.0, 10.0)  # kappa_e, kappa_b of the paper's recipes: where all models are compared
+
+
+@dataclass(frozen=True)
+class Compression:
+    """I(X;Z|Y) from above (2.2), its excess over the floor (2.4), and I(Y;Z) from below (2.3), in nats.
+
+    Parameters
+    ----------
+    pairs
+        How many images, two views of each.
+    draws
+        How many pairs of views per image.
+    """
+
+    pairs: int = 1000
+    draws: int = 4
+
+    version: ClassVar[int] = 2
+
+    def units(self, bench: Bench) -> Iterator[Unit]:
+        """One unit for the common concentrations, and one for the encoder's own."""
+        kappas = {"common": COMMON_KAPPA}
+        own = (bench.checkpoint.concentration, bench.checkpoint.metadata.objective.get("kappa_b"))
+        if own[0] is not None and own[1] is not None:
+            kappas["own"] = (float(own[0]), float(own[1]))
+        indices = bench.indices[: self.pairs]
+        for name, (kappa_e, kappa_b) in kappas.items():
+            content = (
+                bench.identity,
+                images_identity(bench.images, indices),
+                training_views(bench),
+                kappa_e,
+                kappa_b,
+                self.draws,
+                bench.plan.seed,
+            )
+            told = {"kappa": name, "kappa_e": kappa_e, "kappa_b": kappa_b, "draws": self.draws}
+
+            def measure(advance: Advance, told: dict[str, Any] = told) -> Result:
+                return Result(list(self._findings(bench, told, advance)))
+
+            settings = bench.data_settings(indices=indices) | told | {"seed": bench.plan.seed}
+            count = len(indices) * self.draws
+            yield Unit(
+                "compression",
+                content,
+                settings,
+                f"compression ({name} kappa)",
+                count,
+                measure,
+                2.0,
+                self.version,
+            )
+
+    def _directions(self, bench: Bench, advance: Advance) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
+        """Mean directions of two views of every image, a draw at a time."""
+        views, n = training_views(bench), min(self.pairs, len(bench.indices))
+        for draw in range(self.draws):
+            sides: tuple[list[torch.Tensor], list[torch.Tensor]] = ([], [])
+            for number, places in bench.blocks(n):
+                pixels = bench.clean.batch(places, torch.device("cpu"), torch.float32)
+                made = views(pixels, block_generator(bench.plan.seed + 1000 + draw, number))
+                with torch.no_grad():
+                    for side, images in zip(sides, made, strict=True):
+                        for part in images.split(bench.batch_size):
+                            side.append(bench.encoder(part.to(bench.device, bench.dtype)).double().cpu())
+                advance(len(places))
+            yield torch.cat(sides[0]), torch.cat(sides[1])
+
+    def _findings(self, bench: Bench, told: dict[str, Any], advance: Advance) -> Iterator[Finding]:
+        kappa_e, kappa_b = (torch.tensor(told[name]).double() for name in ("kappa_e", "kappa_b"))
+        residuals, scores, dim, count = [], [], 0, 0
+        for mu_x, mu_y in self._directions(bench, advance):
+            count, dim = mu_x.shape
+            residuals.append(vmf_divergence(mu_x, kappa_e, mu_y, kappa_b).numpy())
+            logits = kappa_b * mu_x @ mu_y.T
+            scores.append((math.log(count) + logits.diag() - logits.logsumexp(1)).numpy())
+        floor = float(divergence_floor(dim, kappa_e, kappa_b))
+        found = bootstrap(np.mean(residuals, axis=0)[None])
+        assert found.interval is not None
+        low, high = found.interval
+        yield Finding.of("compression.residual_information", found, "nats", dim=dim)
+        yield Finding(
+            "compression.residual_excess",
+            found.value - floor,
+            "nats",
+            found.n,
+            (low - floor, high - floor),
+            {"dim": dim, "floor": floor},
+        )
+        bound = {"candidates": count, "at_most": math.log(count), "z": "mean direction"}
+        yield Finding.of("compression.i_yz", bootstrap(np.mean(scores, axis=0)[None]), "nats", **bound)
+
+
+@dataclass(frozen=True)
+class EffectiveRank:
+    """Exponential of the entropy of the normalised singular values of the features (Roy and Vetterli 2007)."""
+
+    version: ClassVar[int] = 2
+
+    def units(self, bench: Bench) -> Iterator[Unit]:
+        """One unit."""
+
+        def measure(advance: Advance) -> Result:
+            features = bench.features(bench.clean, advance)
+            rank = effective_rank(features - features.mean(0))
+            return Result([Finding("effective_rank", rank, "", len(features))])
+
+        content = (bench.identity, bench.clean.identity)
+        settings = bench.data_settings() | {"layer": "backbone"}
+        yield Unit(
+            "effective_rank",
+            content,
+            settings,
+            "effective rank",
+            len(bench.clean),
+            measure,
+            1.0,
+            self.version,
+        )
+
+
+def effective_rank(centred: torch.Tensor) -> float:
+    """The effective rank of centred features; 0 where they do not vary (a collapsed encoder)."""
+    values = torch.linalg.svdvals(centred.double())
+    total = float(values.sum())
+    if not total > 0 or not math.isfinite(total):
+        return 0.0
+    share = values / total
+    return float(torch.exp(-(share * share.clamp_min(1e-300).log()).sum()))

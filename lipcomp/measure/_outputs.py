@@ -1,0 +1,155 @@
+"""What is written beside the records: a table of per-image values, and pictures of the pairs that attain the bounds."""
+
+import importlib.util
+import os
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
+
+import numpy as np
+import pandas as pd
+import torch
+from jaxtyping import Float
+from torch import Tensor
+from torchvision.utils import save_image
+
+from lipcomp._claims import claim
+
+if TYPE_CHECKING:
+    from lipcomp.measure._bench import Bench
+    from lipcomp.measure._unit import Unit
+
+
+def check_writable(path: Path, name: str) -> None:
+    """Refuse a path that cannot be written, before anything is measured; nothing is left behind.
+
+    Raises
+    ------
+    OSError
+        Naming the argument, the path and the reason.
+    """
+    folder = path.parent
+    while not folder.exists():
+        if folder.is_symlink() or folder == folder.parent:
+            break
+        folder = folder.parent
+    if path.is_dir():
+        raise IsADirectoryError(f"{name} {str(path)!r} is a folder; give the path of a file")
+    if not folder.is_dir():
+        raise NotADirectoryError(f"{name} {str(path)!r}: {str(folder)!r} is not a folder; give another path")
+    place = path if path.exists() else folder
+    if not os.access(place, os.W_OK):
+        raise PermissionError(f"{name} {str(path)!r} cannot be written: no permission for {str(place)!r}")
+
+
+@runtime_checkable
+class Table(Protocol):
+    """A keeper of per-image values."""
+
+    def check(self) -> None:
+        """Refuse what could not be written, before anything is measured."""
+
+    def has(self, bench: "Bench", unit: "Unit") -> bool:
+        """Whether the values of a unit are there (or are not kept)."""
+
+    def add(self, bench: "Bench", unit: "Unit", columns: Mapping[str, np.ndarray]) -> None:
+        """Keep a unit's values."""
+
+
+@dataclass
+class ImageTable:
+    """A file of per-image values, .csv or .parquet: a row per image of a unit, columns joined by name."""
+
+    path: Path
+
+    def check(self) -> None:
+        """Refuse a file that is neither .csv nor .parquet, or needs a package that is not installed."""
+        check_writable(self.path, "table")
+        if self.path.suffix not in (".csv", ".parquet"):
+            raise ValueError(f"table must end in .csv or .parquet, got {str(self.path)!r}")
+        if self.path.suffix == ".parquet" and importlib.util.find_spec("pyarrow") is None:
+            raise ImportError(f"table {str(self.path)!r} needs pyarrow; install it, or give a .csv file")
+
+    def read(self) -> pd.DataFrame:
+        """What is there."""
+        if not self.path.exists():
+            return pd.DataFrame()
+        try:
+            frame = pd.read_parquet(self.path) if self.path.suffix == ".parquet" else pd.read_csv(self.path)
+        except (ValueError, OSError) as error:
+            raise ValueError(
+                f"table {str(self.path)!r} exists and is no table of lipcomp ({error}); give another path"
+            ) from error
+        if len(frame) and "unit" not in frame:
+            raise ValueError(f"table {str(self.path)!r} exists and is no table of lipcomp; give another path")
+        return frame
+
+    def has(self, bench: "Bench", unit: "Unit") -> bool:
+        """Whether the rows of a unit are there."""
+        frame = self.read()
+        return bool(len(frame)) and bool((frame["unit"] == unit.identity).any())
+
+    def add(self, bench: "Bench", unit: "Unit", columns: Mapping[str, np.ndarray]) -> None:
+        """Add a unit's rows; the file appears whole or not at all."""
+        n = len(next(iter(columns.values())))
+        ids = bench.indices[:n].tolist()
+        names = getattr(bench.images, "file_of", None)
+        told: dict[str, Any] = {
+            **({} if bench.source.name is None else {"run": bench.source.name}),
+            "checkpoint": str(bench.checkpoint.path),
+            "unit": unit.identity,
+            **{
+                k: v
+                for k, v in unit.settings.items()
+                if k in ("pairs", "layer", "corruption", "severity", "radius")
+            },
+        }
+        rows = {name: [value] * n for name, value in told.items()} | {"image": ids}
+        if names is not None:
+            rows["file"] = [str(names(i)) for i in ids]
+        fresh = pd.DataFrame(rows | {name: list(values) for name, values in columns.items()})
+        with claim(self.path, wait=600.0) as mine:  # several processes may add to one table
+            if not mine:
+                raise TimeoutError(f"table {str(self.path)!r} is held by another process; run the same again")
+            frame = pd.concat([self.read(), fresh], ignore_index=True)
+            temporary = self.path.with_name(f".{self.path.name}.{os.getpid()}.part")
+            frame.to_parquet(temporary) if self.path.suffix == ".parquet" else frame.to_csv(
+                temporary, index=False
+            )
+            temporary.replace(self.path)
+
+
+def witness_path(folder: Path, bench: "Bench", unit: "Unit", bound: str = "direction") -> Path:
+    """Where the picture of a bound's pair lies."""
+    stem = re.sub(r"[^\w.-]+", "_", f"{bench.label} {unit.label} {bound} {unit.identity[:8]}")
+    return folder / f"{stem}.png"
+
+
+def save_witness(
+    folder: Path, bench: "Bench", unit: "Unit", witnesses: Mapping[str, tuple[Tensor, Tensor]]
+) -> None:
+    """A picture for each bound's pair."""
+    for name, (first, second) in witnesses.items():
+        draw_pair(witness_path(folder, bench, unit, name), first, second)
+
+
+def draw_pair(
+    path: Path, first: Float[Tensor, "channels height width"], second: Float[Tensor, "channels height width"]
+) -> None:
+    """The two images and their difference as one PNG, side by side; it appears whole or not at all.
+
+    The difference is stretched, grey where there is none, so that a small step can be seen. Of images that are neither
+    grey nor coloured the mean over the channels is drawn.
+    """
+    difference = second - first
+    largest = float(difference.abs().max())
+    stretched = difference / (2 * largest) + 0.5 if largest > 0 else torch.full_like(difference, 0.5)
+    panels = [
+        part if len(part) in (1, 3) else part.mean(0, keepdim=True) for part in (first, second, stretched)
+    ]
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.name}.part")
+    save_image([p.float().clamp(0, 1) for p in panels], temporary, format="png", padding=1, pad_value=0.5)
+    temporary.replace(path)

@@ -1,0 +1,245 @@
+"""What to measure, as frozen values: which encoders, which images, which probe, which quantities, and on what machine.
+
+A plan says everything that the engine needs and holds nothing that is open or loaded, so it can be compared, written
+down, and sent to a worker on another machine. Every default is named here once.
+
+>>> from lipcomp.measure import Images, Plan, Sigma, Source
+>>> plan = Plan(
+...     sources=(Source("model.safetensors"),),
+...     images=Images("mnist5k", limit=200),
+...     quantities=(Sigma(),),
+... )
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any, Literal, get_args
+
+import torch
+from torch import Tensor
+
+from lipcomp.checkpoints import Checkpoint, build_own, load_encoder, load_own
+from lipcomp.data import ImageSet, Preprocessing, load_set
+
+Precision = Literal["float32", "float64", "bfloat16"]
+DTYPES: dict[str, torch.dtype] = {
+    "float32": torch.float32,
+    "float64": torch.float64,
+    "bfloat16": torch.bfloat16,
+}
+ProbeKind = Literal["linear", "knn", "augmented"]
+
+
+@dataclass(frozen=True)
+class Source:
+    """Where an encoder comes from, and how a foreign file is read.
+
+    Parameters
+    ----------
+    path
+        A checkpoint file or folder; None with a ``factory`` that needs no weights.
+    name
+        What the encoder is called in a study ("c_simclr-seed0"); records then say it as ``subject.run``.
+    factory
+        "MODULE:FUNCTION" that builds a network of one's own.
+    baseline
+        "random" takes the architecture of ``path`` with weights drawn from ``seed``; "pixels" takes its images
+        without any network. Both tell what a number is worth.
+    seed
+        Of the random baseline.
+    options
+        Of :func:`lipcomp.load_encoder`: ``arch``, ``format``, ``head``, ``branch``, ``mean``, ``std``,
+        ``image_size``, as far as they were given.
+    """
+
+    path: Path | str | None
+    name: str | None = None
+    factory: str | None = None
+    baseline: Literal["random", "pixels"] | None = None
+    seed: int = 0
+    options: Mapping[str, Any] = field(default_factory=dict)
+
+    def load(self) -> Checkpoint:
+        """The encoder, in evaluation mode on the CPU.
+
+        Raises
+        ------
+        ValueError
+            If the file cannot be read safely, or an option does not fit it.
+        """
+        if self.factory is not None:
+            known = ("mean", "std", "image_size", "branch")
+            given = {name: value for name, value in self.options.items() if name in known}
+            return load_own(build_own(self.factory), self.path, **given, name=self.factory)
+        if self.path is None:
+            raise ValueError("path must name a checkpoint, or factory a function that builds the network")
+        checkpoint = load_encoder(self.path, **self.options)
+        if self.baseline is not None:
+            from lipcomp.measure._baselines import baseline
+
+            checkpoint = baseline(checkpoint, self.baseline, self.seed)
+        return checkpoint
+
+
+@dataclass(frozen=True)
+class Images:
+    """Which images: a known set or a folder, a split of it, and how many.
+
+    Parameters
+    ----------
+    data
+        A name of :data:`lipcomp.data.SETS` or the path of a folder of images.
+    split
+        "test", "train" or "val".
+    root
+        The dataset directory of a set that is read from disk, such as CIFAR.
+    limit
+        Use this many images, drawn at random by ``seed``; None takes all.
+    seed
+        Of that draw.
+    options
+        Further options of :func:`lipcomp.load_set`, such as ``preprocessing`` or ``labels``; and ``override``, what
+        :meth:`lipcomp.data.Preprocessing.overridden` changes of the model's own preprocessing.
+    """
+
+    data: str
+    split: str = "test"
+    root: str | None = None
+    limit: int | None = None
+    seed: int = 0
+    options: Mapping[str, Any] = field(default_factory=dict)
+
+    def load(self, checkpoint: Checkpoint) -> tuple[ImageSet, Tensor]:
+        """The set as the encoder takes it, and the indices to use, in order.
+
+        Raises
+        ------
+        ValueError
+            If the limit is not positive, or the images do not have the shape that the encoder takes.
+        """
+        if self.limit is not None and self.limit < 1:
+            raise ValueError(f"limit must be at least 1 image, got {self.limit}")
+        images = self.open(checkpoint)
+        return images, self.choose(len(images))
+
+    def open(self, checkpoint: Checkpoint, split: str | None = None) -> ImageSet:
+        """The whole split as the encoder takes it."""
+        shape = checkpoint.image_shape
+        images = load_set(
+            self.data,
+            split or self.split,
+            root=self.root,
+            image_shape=shape,
+            **_fitting(self.options, checkpoint),
+        )
+        if images.image_shape != shape:
+            raise ValueError(
+                f"data {self.data!r}: its images have shape {images.image_shape}, the encoder takes {shape}; give "
+                f"images of that shape, or a folder, whose images are converted"
+            )
+        return images
+
+    def choose(self, n: int) -> Tensor:
+        """The indices of the images to use among n, in order."""
+        if self.limit is None or self.limit >= n:
+            return torch.arange(n)
+        generator = torch.Generator().manual_seed(self.seed)
+        return torch.randperm(n, generator=generator)[: self.limit].sort().values
+
+
+def _fitting(options: Mapping[str, Any], checkpoint: Checkpoint) -> dict[str, Any]:
+    """The options of the data; the model's own preprocessing where none was given."""
+    given = dict(options)
+    own = getattr(checkpoint, "preprocessing", None)
+    pipeline = getattr(own, "pipeline", None)  # how the library that wrote the weights prepares images
+    if pipeline is not None and "preprocessing" not in given:
+        given["preprocessing"] = pipeline
+    override = {name: value for name, value in given.pop("override", {}).items() if value is not None}
+    if override:
+        base = given.get("preprocessing") or Preprocessing.default(*checkpoint.image_shape[1:])
+        given["preprocessing"] = base.overridden(**override)
+    return given
+
+
+@dataclass(frozen=True)
+class Probe:
+    """What reads the classes off the pooled features.
+
+    Parameters
+    ----------
+    kind
+        "linear" (L-BFGS, convex), "knn", or "augmented" (the paper's SGD on augmented images).
+    neighbours, temperature
+        Of kNN.
+    seed
+        Of the held-out part that chooses the penalty, and of the augmented training.
+    refits
+        How often the linear probe is fitted again, each time on a bootstrap sample of the training images: the
+        spread of its accuracies is the probe's share in the error of an accuracy (theory (7.7)).
+    """
+
+    kind: ProbeKind = "linear"
+    neighbours: int = 20
+    temperature: float = 0.07
+    seed: int = 0
+    refits: int = 0
+
+    def __post_init__(self) -> None:
+        if self.kind not in get_args(ProbeKind):
+            raise ValueError(f"probe must be one of {', '.join(get_args(ProbeKind))}, got {self.kind!r}")
+        if self.neighbours < 1 or self.temperature <= 0:
+            raise ValueError(
+                f"neighbours and temperature must be positive, got {self.neighbours} and {self.temperature}"
+            )
+
+    def settings(self) -> dict[str, Any]:
+        """What of it can change a number, for records and identities."""
+        if self.kind == "knn":
+            return {"probe": "knn", "k": self.neighbours, "temperature": self.temperature}
+        return {"probe": self.kind, "probe_seed": self.seed}
+
+
+LINEAR = Probe()
+
+
+@dataclass(frozen=True)
+class Plan:
+    """Everything that is to be measured, and how.
+
+    Parameters
+    ----------
+    sources
+        The encoders.
+    images
+        The images that quantities are measured on.
+    quantities
+        What is measured, in order: the classes of :mod:`lipcomp.measure`.
+    probe
+        For quantities that need class scores; fitted on the training split of the same data.
+    device, precision
+        Where and how networks run. Sigma, searches and certificates take float32 or float64.
+    batch_size
+        Images at a time; None takes what fits. It changes no number beyond rounding.
+    seed
+        Of every draw.
+    """
+
+    sources: tuple[Source, ...]
+    images: Images
+    quantities: tuple[Any, ...]
+    probe: Probe = LINEAR
+    device: str = "auto"
+    precision: Precision = "float32"
+    batch_size: int | None = None
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        if self.precision not in DTYPES:
+            raise ValueError(f"precision must be one of {', '.join(DTYPES)}, got {self.precision!r}")
+        if self.batch_size is not None and self.batch_size < 1:
+            raise ValueError(f"batch_size must be at least 1, got {self.batch_size}")
+
+    def of(self, source: Source) -> "Plan":
+        """The same plan for one of its encoders."""
+        return replace(self, sources=(source,))

@@ -1,0 +1,288 @@
+"""The one loop: what a plan asks for and is not there yet is measured, and appended; the rest is read.
+
+    for done in run(plan, out="records.jsonl"):
+        print(done.unit.label, len(done.records), "measured" if done.fresh else "already there")
+
+A unit's records are appended in one write, so an interruption loses at most the unit it was in, and the cells beside
+the file hold even its finished blocks. Everything is opened and checked before anything is measured.
+"""
+
+import json
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from lipcomp._commands import choose_device
+from lipcomp.data import file_of
+from lipcomp.identity import digest
+from lipcomp.jacobian._precision import full_precision
+from lipcomp.measure._bench import Bench
+from lipcomp.measure._cells import Cells, IncompleteError
+from lipcomp.measure._outputs import ImageTable, Table, check_writable, save_witness, witness_path
+from lipcomp.measure._plan import Plan
+from lipcomp.measure._unit import Result, Unit
+from lipcomp.records import Record, append_records, provenance, read_records
+
+Progress = Callable[[int, str], AbstractContextManager[Callable[[int], object]]]
+
+
+@dataclass(frozen=True)
+class Done:
+    """A unit whose records are there.
+
+    Attributes
+    ----------
+    bench, unit
+        Which encoder, and what was measured.
+    records
+        Its records.
+    fresh
+        Whether this run measured them.
+    notes
+        Lines for people.
+    """
+
+    bench: Bench
+    unit: Unit
+    records: list[Record]
+    fresh: bool
+    notes: Sequence[str] = ()
+
+
+@dataclass
+class Outputs:
+    """Where results go.
+
+    Parameters
+    ----------
+    out
+        A file of JSON lines; None keeps nothing.
+    cells
+        The folder of intermediate results; by default beside ``out``.
+    made
+        The folder of corrupted images that several encoders share; None makes them for each.
+    table
+        A .csv or .parquet file of per-image values, or another keeper of them.
+    witnesses
+        A folder for pictures of the pairs that attain the bounds.
+    keep_cells
+        Whether intermediate results are kept on disk; if not, an interruption loses the unit it is in.
+    """
+
+    out: Path | None = None
+    cells: Path | None = None
+    made: Path | None = None
+    table: "Table | Path | None" = None
+    witnesses: Path | None = None
+    keep_cells: bool = True
+
+    def __post_init__(self) -> None:
+        if isinstance(self.table, Path):
+            self.table = ImageTable(self.table)
+
+    def check(self) -> None:
+        """Refuse what could not be written, before anything is measured."""
+        if self.out is not None:
+            check_writable(self.out, "out")
+        if self.table is not None:
+            self.table.check()  # type: ignore[union-attr]
+        if self.witnesses is not None:
+            check_writable(self.witnesses / "picture.png", "witnesses")
+
+    @property
+    def cells_folder(self) -> Path | None:
+        """Where cells are kept."""
+        if self.cells is not None or self.out is None or not self.keep_cells:
+            return self.cells
+        return self.out.with_name(self.out.name + ".cells")
+
+
+def no_progress(total: int, label: str) -> AbstractContextManager[Callable[[int], object]]:
+    """No progress is shown."""
+    return nullcontext(lambda n=1: None)
+
+
+def run(
+    plan: Plan,
+    outputs: Outputs | Path | str | None = None,
+    *,
+    progress: Progress = no_progress,
+    benches: Sequence[Bench] | None = None,
+    shard: tuple[int, int] | None = None,
+) -> Iterator[Done]:
+    """Measure what is missing of a plan; yields every unit, measured now or found.
+
+    Parameters
+    ----------
+    plan
+        What to measure.
+    outputs
+        Where results go; a path is a file of records.
+    progress
+        Called as ``progress(total, label)`` for a context that yields ``advance(n)``.
+    benches
+        The encoders, if they are open already (:func:`open_benches`).
+    shard
+        (i, n): compute the i-th of n shards of every block-wise quantity into the cells, and write no record.
+
+    Raises
+    ------
+    ValueError
+        If something of the plan does not fit; nothing has been measured then.
+    OSError
+        If an output cannot be written.
+    """
+    kept = outputs if isinstance(outputs, Outputs) else Outputs(None if outputs is None else Path(outputs))
+    kept.check()
+    benches = open_benches(plan, kept, shard) if benches is None else benches
+    work = [(bench, unit) for bench in benches for unit in units_of(bench)]
+    known = Known.read(kept.out)
+    table: Any = kept.table
+    for bench, unit in work:
+        found = known.of(bench, unit)
+        wanted = (table is not None and unit.per_image and not table.has(bench, unit)) or (
+            kept.witnesses is not None
+            and unit.pictures
+            and not witness_path(kept.witnesses, bench, unit).exists()
+        )
+        if found and not wanted:
+            yield Done(bench, unit, found, False)
+            continue
+        started = time.monotonic()
+        try:
+            with progress(unit.count, f"{bench.label} {unit.label}") as advance, full_precision():
+                result = unit.measure(advance)
+        except IncompleteError:
+            continue
+        if shard is not None:
+            continue
+        bench.check_unchanged()
+        records = to_records(bench, unit, result, time.monotonic() - started)
+        if table is not None and unit.per_image and result.columns:
+            table.add(bench, unit, result.columns)
+        if kept.witnesses is not None:
+            save_witness(kept.witnesses, bench, unit, result.witnesses)
+        if kept.out is not None and not found:
+            append_records(kept.out, records)
+        yield Done(bench, unit, found or records, not found, result.notes)
+
+
+def open_benches(
+    plan: Plan, outputs: Outputs | None = None, shard: tuple[int, int] | None = None
+) -> list[Bench]:
+    """The encoders of a plan, loaded, on their device, with their images."""
+    kept = outputs or Outputs()
+    device = choose_device(plan.device)
+    cells = Cells(kept.cells_folder, shard)
+    made = None if kept.made is None else Cells(kept.made)
+    return [Bench(source, source.load(), plan, device, cells, made) for source in plan.sources]
+
+
+def units_of(bench: Bench) -> list[Unit]:
+    """Everything that the plan asks of an encoder."""
+    return [unit for quantity in bench.plan.quantities for unit in quantity.units(bench)]
+
+
+@dataclass
+class Known:
+    """The records of a file, by the unit that they belong to."""
+
+    by_unit: dict[str, list[Record]] = field(default_factory=dict)
+
+    @classmethod
+    def read(cls, path: Path | None) -> "Known":
+        """Those of a file; none if it does not exist."""
+        known = cls()
+        if path is not None and path.exists() and path.stat().st_size:
+            for record in read_records(path):
+                known.by_unit.setdefault(str(record.identity).split(".")[0], []).append(record)
+        return known
+
+    def of(self, bench: Bench, unit: Unit) -> list[Record]:
+        """The records of a unit, if the encoder still gives what it gave when they were written."""
+        found = self.by_unit.get(unit.identity, [])
+        return found if found and bench.agrees(found[0].subject.get("guard")) else []
+
+
+def to_records(bench: Bench, unit: Unit, result: Result, seconds: float) -> list[Record]:
+    """A unit's findings as records; one more tells how long it took."""
+    subject = bench.subject()
+    settings = json.loads(json.dumps(dict(unit.settings)))
+    origin = provenance(
+        bench.device,
+        bench.plan.precision,
+        bench.plan.seed,
+        seconds=round(seconds, 3),
+        batch_size=bench.plan.batch_size,
+    )
+    records = []
+    for finding in result.findings:
+        own = dict(finding.settings)
+        value = finding.value
+        if value is not None and not np.isfinite(value):
+            value = None
+        interval = finding.interval
+        if interval is not None and not np.isfinite(interval).all():
+            interval = None
+        records.append(
+            Record(
+                finding.quantity,
+                value,
+                finding.unit,
+                finding.n,
+                interval,
+                subject,
+                settings | own,
+                origin | _with_files(bench, finding.details),
+                identity=f"{unit.identity}.{digest(finding.quantity, own)[:16]}",
+            )
+        )
+    return records
+
+
+def _with_files(bench: Bench, details: Mapping[str, Any]) -> dict[str, Any]:
+    """Details of a finding, with the files of the images that attain it."""
+    told = dict(details)
+    if "witness" in told and hasattr(bench.images, "file_of"):
+        pair = told["witness"] if isinstance(told["witness"], list) else [told["witness"]]
+        told["witness_files"] = [file_of(bench.images, i) for i in pair]
+    return told
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """How much of a plan is left: a unit, whether it is there, seconds it will take, bytes it will keep."""
+
+    bench: Bench
+    unit: Unit
+    there: bool
+    seconds: float
+    size: int
+
+
+def dry_run(plan: Plan, outputs: Outputs) -> Iterator[Estimate]:
+    """What would be measured and what is there, with times from one timed batch; nothing is written."""
+    outputs.check()
+    known = Known.read(outputs.out)
+    for bench in open_benches(plan, outputs):
+        each = seconds_per_image(bench)
+        for unit in units_of(bench):
+            there = bool(known.of(bench, unit))
+            size = 0 if there else 2000 + (40 * unit.count if bench.cells.folder else 0)
+            yield Estimate(bench, unit, there, 0.0 if there else each * unit.cost * unit.count, size)
+
+
+@torch.no_grad()
+def seconds_per_image(bench: Bench) -> float:
+    """Seconds of one forward pass per image, decoding included, from one batch."""
+    places = torch.arange(min(len(bench.indices), bench.batch_size, 64))
+    bench.encoder(bench.load(places[:1]))
+    started = time.monotonic()
+    bench.encoder(bench.load(places)).sum().item()
+    return (time.monotonic() - started) / len(places)

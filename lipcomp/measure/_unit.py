@@ -1,0 +1,112 @@
+"""One unit of work: what identifies it, how much it is, and what comes out of it.
+
+A quantity of a plan (:mod:`lipcomp.measure`) yields units. A unit is measured whole, its records are appended in one
+write, and its identity says whether that was done before. Two quantities that yield the same unit, from whichever
+command or study, give one record.
+"""
+
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
+
+import numpy as np
+from torch import Tensor
+
+from lipcomp.identity import digest
+from lipcomp.robustness._estimates import Estimate
+
+if TYPE_CHECKING:
+    from lipcomp.measure._bench import Advance, Bench
+
+
+@dataclass(frozen=True)
+class Finding:
+    """One value: its dotted name, unit, how many images or pairs it rests on, its 95% interval, and how it was found.
+
+    ``settings`` belong to its identity; ``details`` (a witness pair, a p-value) are told beside it.
+    """
+
+    quantity: str
+    value: float | None
+    unit: str = ""
+    n: int | None = None
+    interval: tuple[float, float] | None = None
+    settings: Mapping[str, Any] = field(default_factory=dict)
+    details: Mapping[str, Any] = field(default_factory=dict)
+
+    @classmethod
+    def of(cls, quantity: str, estimate: Estimate, unit: str = "", **settings: Any) -> "Finding":
+        """An estimate with its interval."""
+        return cls(quantity, estimate.value, unit, estimate.n, estimate.interval, settings)
+
+
+@dataclass
+class Result:
+    """What a unit gave.
+
+    Attributes
+    ----------
+    findings
+        Values for records.
+    columns
+        Per-image values by name, in the order of the plan's images.
+    witnesses
+        The pair of images that attains a bound, by the bound's name.
+    notes
+        Lines for people.
+    """
+
+    findings: list[Finding]
+    columns: dict[str, np.ndarray] = field(default_factory=dict)
+    witnesses: dict[str, tuple[Tensor, Tensor]] = field(default_factory=dict)
+    notes: list[str] = field(default_factory=list)
+
+
+@dataclass(frozen=True)
+class Unit:
+    """Work that is done whole.
+
+    Parameters
+    ----------
+    kind
+        Which estimator, for the identity.
+    content
+        Everything that can change its numbers: identities of encoder, images and probe, and settings.
+    settings
+        What its records tell.
+    label
+        What progress calls it.
+    count, cost
+        Of what progress counts, and about how many forward passes each takes.
+    measure
+        Does it.
+    version
+        Of the estimator's method: a change that changes numbers counts it up.
+    per_image
+        Whether it gives columns.
+    """
+
+    kind: str
+    content: tuple[Any, ...]
+    settings: Mapping[str, Any]
+    label: str
+    count: int
+    measure: Callable[["Advance"], Result]
+    cost: float = 1.0
+    version: int = 1
+    per_image: bool = False
+    pictures: bool = False
+
+    @cached_property
+    def identity(self) -> str:
+        """A hash of everything that can change its numbers."""
+        return digest("unit", self.kind, self.version, self.content)
+
+
+@runtime_checkable
+class Quantity(Protocol):
+    """What a plan can ask for: a frozen dataclass whose fields are its settings."""
+
+    def units(self, bench: "Bench") -> Iterator[Unit]:
+        """The work, checked as far as it can be before any of it is done."""

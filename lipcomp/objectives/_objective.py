@@ -1,0 +1,150 @@
+"""What every objective is: a frozen dataclass that is called on embeddings and returns a :class:`Loss`.
+
+Calling conventions, by ``family``:
+
+==========  =====================================================================================================
+simclr      ``objective(h1, h2, generator=...)``: embeddings of two views, (batch, d), not normalised
+byol        ``objective(online1, online2, target1, target2, decoder=..., backward_head=..., generator=...)``
+supervised  ``objective(h, labels, class_directions, generator=...)``
+==========  =====================================================================================================
+
+Every objective also takes, by keyword,
+
+``gather``, ``rank``
+    Training on several replicas. ``gather`` maps this replica's rows (b, ...) to the rows of all replicas
+    (ranks * b, ...), concatenated in rank order, *with gradients* (a gradient that arrives at another replica's
+    row must come back to it, summed, as ``torch.distributed.nn.functional.all_gather`` and Fabric's
+    ``all_gather(sync_grads=True)`` do); ``rank`` says which of them are one's own. The replica's loss is the mean
+    over its own rows, each against the candidates of all replicas. The mean of the replicas' losses is then the
+    loss of one process with the whole batch, and the mean of the replicas' gradients (what DistributedDataParallel
+    computes) is its gradient.
+``distances``
+    Pixel L2 distance of the two views of each image, (batch,); read where ``pair_normalized`` is set.
+
+The arithmetic is at least float32, autocast or not: a logit at kappa_b = 10 has three digits in bfloat16.
+"""
+
+import dataclasses
+import math
+from abc import ABC
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any, ClassVar, Literal
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+from torch.nn import functional as F
+
+from lipcomp.distributions._bessel import check_concentration
+from lipcomp.objectives._schedules import beta_factor
+
+Number = float | int  # a float, as a user may write it; kept as a float
+Gather = Callable[[Tensor], Tensor]
+Family = Literal["simclr", "byol", "supervised"]
+
+
+@dataclass(frozen=True)
+class Loss:
+    """The value to minimise, and what to log: detached scalars, means over examples and over both directions.
+
+    ========================  =====================================================================================
+    residual_information      estimate or closed form of E[log e(z|x) - log b(z|y)], nats (2.2)
+    excess_residual           what of it lies above the floor that kappa_e, kappa_b and d set (2.4), nats
+    i_yz                      InfoNCE lower bound of I(Y;Z), nats (2.3)
+    alignment                 mean cosine between the mean directions of the two views
+    mean_resultant            length of the batch's mean direction; near 1 when the encoder has collapsed
+    ========================  =====================================================================================
+    """
+
+    value: Float[Tensor, ""]
+    metrics: dict[str, Tensor] = field(default_factory=dict)
+
+
+class Objective(ABC):
+    """What training minimises: hashable, comparable, written to a checkpoint by :meth:`to_dict`."""
+
+    family: ClassVar[Family]
+    __call__: Callable[..., Loss]
+
+    def to_dict(self) -> dict[str, Any]:
+        """Name and options, JSON-safe; :func:`lipcomp.objectives.objective_from_dict` goes back."""
+        return {"name": type(self).__name__, **dataclasses.asdict(self)}  # type: ignore[call-overload]
+
+    def at(self, step: int, total_steps: int, warmup_steps: int = 0) -> "Objective":
+        """The objective of one step: beta scaled by its schedule. Without a schedule, the objective itself."""
+        schedule: str = getattr(self, "beta_schedule", "constant")
+        if schedule == "constant":
+            return self
+        beta = getattr(self, "beta", 0.0) * beta_factor(schedule, step, total_steps, warmup_steps)
+        return dataclasses.replace(self, beta=beta, beta_schedule="constant")  # type: ignore[type-var]
+
+    @property
+    def needs_distances(self) -> bool:
+        """Whether a call needs ``distances``."""
+        return bool(getattr(self, "pair_normalized", False))
+
+
+def mean_directions(embedding: Float[Tensor, "..."], name: str = "embedding") -> Float[Tensor, "batch dim"]:
+    """Mu = h / |h|, in float32 or wider."""
+    if embedding.ndim != 2 or embedding.shape[1] < 2:
+        raise ValueError(f"{name} must have shape (batch, d) with d >= 2, got {tuple(embedding.shape)}")
+    if embedding.dtype not in (torch.float32, torch.float64):
+        embedding = embedding.float()
+    return F.normalize(embedding, dim=1)
+
+
+def check_views(*views: Tensor) -> None:
+    """Refuse views that are not of one batch."""
+    shapes = {tuple(view.shape) for view in views}
+    if len(shapes) != 1:
+        raise ValueError(
+            f"the views' embeddings must have one shape (batch, d), got {', '.join(str(tuple(v.shape)) for v in views)}"
+        )
+
+
+def check_rows(tensor: Tensor, rows: int, name: str) -> None:
+    """Refuse what is not one finite number >= 0 for each example (values are looked at on a CPU only)."""
+    if tensor.shape != (rows,):
+        raise ValueError(f"{name} must have one value an example, shape ({rows},), got {tuple(tensor.shape)}")
+    check_concentration(tensor, name)
+
+
+def full_precision(tensor: Tensor) -> torch.autocast:
+    """The context in which an objective computes: no autocast."""
+    return torch.autocast(tensor.device.type, enabled=False)
+
+
+def keep_floats(objective: Objective, names: str) -> None:
+    """Make floats of the named fields, so that 1024 and 1024.0 are one objective with one description."""
+    for name in names.split():
+        object.__setattr__(objective, name, float(getattr(objective, name)))
+
+
+def positive(objective: Objective, names: str) -> None:
+    """Refuse fields that are not positive and finite."""
+    keep_floats(objective, names)
+    for name in names.split():
+        value = getattr(objective, name)
+        if not 0 < value < math.inf:
+            raise ValueError(f"{name} must be positive and finite, got {value}")
+
+
+def not_negative(objective: Objective, names: str) -> None:
+    """Refuse fields that are negative or not finite."""
+    keep_floats(objective, names)
+    for name in names.split():
+        value = getattr(objective, name)
+        if not 0 <= value < math.inf:
+            raise ValueError(f"{name} must be finite and not negative, got {value}")
+
+
+def direction_metrics(
+    mu_1: Float[Tensor, "batch dim"], mu_2: Float[Tensor, "batch dim"]
+) -> dict[str, Tensor]:
+    """Alignment, and the sign of collapse."""
+    with torch.no_grad():
+        return {
+            "alignment": (mu_1 * mu_2).sum(1).mean(),
+            "mean_resultant": 0.5 * (mu_1.mean(0) + mu_2.mean(0)).norm(),
+        }

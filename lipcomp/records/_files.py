@@ -1,0 +1,326 @@
+"""Files of records: they only grow, by whole batches, and what is not ours is never touched.
+
+**A batch is there whole or not at all.** A line that is followed by more of its batch begins with a space, which JSON
+ignores; the last line of a batch does not. If an append is cut short at any byte (SIGKILL, a full disk), the file ends
+in lines that begin with a space, or in a line without an end: readers leave these out, and the next append cuts them
+off. The mark is at the beginning, since a line cut just before a mark at its end would look like the last one. It lies
+in the lines themselves, not in a journal beside the file, so that a copy of the file, made at any moment, has it too.
+Lines of schema 1 have none: each is a batch.
+
+**Writers take turns** by a claim (:mod:`lipcomp._claims`), which needs no ``flock`` and so works on every file system
+and platform. **What is not ours is refused**: the first line must be a record, and a last line is cut off only if it
+begins as records do. A last line that only lacks its newline is a record, and is given one.
+"""
+
+import contextlib
+import errno
+import gc
+import json
+import os
+import re
+import warnings
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from pathlib import Path
+from typing import IO, Literal
+
+from lipcomp._claims import claim
+from lipcomp.records._record import SCHEMA, LineParser, Record, RecordError, RecordWarning, SchemaError
+
+WAIT = 180.0  # seconds for another writer; longer than the claim of a lost machine lives
+CHUNK = 1 << 20  # bytes read at once, from the end
+RESCUE = "rescue the records: python -m lipcomp.records salvage FILE --out NEW"
+_BEGINNING = re.compile(rb' ?\{"schema": (\d+), "(?:identity|quantity)": "')
+_FULL = (errno.ENOSPC, getattr(errno, "EDQUOT", errno.ENOSPC))
+
+
+def append_records(path: Path | str, records: Iterable[Record]) -> None:
+    """Add records to a file, whole or not at all, flushed to disk; several processes may append to one file.
+
+    Without records it is only seen whether the file can be appended to; it is made if there is none.
+
+    Raises
+    ------
+    ValueError
+        If a record cannot be written as JSON, or the file holds anything but records, or records of a newer schema;
+        the file is then untouched.
+    OSError
+        If the file cannot be written, or another process holds it for minutes.
+    """
+    lines = [record.to_json() + "\n" for record in records]
+    text = ("".join(f" {line}" for line in lines[:-1]) + "".join(lines[-1:])).encode()
+    path = Path(path).resolve()
+    if path.exists() and not path.is_file():
+        raise RecordError(
+            f"{path} is not a regular file; give records a file of their own, such as NAME.jsonl"
+        )
+    with claim(path.with_name(path.name + ".append"), wait=WAIT) as mine:
+        if not mine:
+            raise TimeoutError(
+                f"another process has been writing {path} for {WAIT:g} s; end it, or try again"
+            )
+        with path.open("ab+", buffering=0) as file:
+            end, completion = _end_of_whole(file, path)
+            file.truncate(end)
+            try:
+                rest = memoryview(completion + text)
+                while rest:
+                    rest = rest[file.write(rest) :]
+                os.fsync(file.fileno())
+            except OSError as error:
+                file.truncate(end)
+                if error.errno in _FULL:
+                    remedy = f"{path} is as it was before; make room and run the same again"
+                    raise OSError(error.errno, f"{error.strerror}: {remedy}") from error
+                raise
+
+
+def _end_of_whole(file: IO[bytes], path: Path) -> tuple[int, bytes]:
+    """Where the last whole batch ends, and its newline if that is missing; refuses what is not ours."""
+    size = file.seek(0, os.SEEK_END)
+    if size == 0:
+        return 0, b""
+    file.seek(0)
+    first, newline, _ = file.read(CHUNK).lstrip(b"\r\n").partition(b"\n")
+    parser = LineParser(f"records {str(path)!r}")
+    if not _begins_like_ours(first + newline):
+        try:
+            parser.parse(first, 1)  # the fields in another order
+        except SchemaError:
+            raise
+        except RecordError as error:
+            raise RecordError(
+                f"{path} holds no records (it begins with {first[:40]!r}) and is left as it is; give another file, or "
+                f"if its first line was damaged, {RESCUE}"
+            ) from error
+    end = size
+    for start, line in _lines_from_the_end(file, size):
+        known = _BEGINNING.match(line)
+        if known and int(known[1]) > SCHEMA:
+            parser.parse(line, -1)
+        if end == size and not line.endswith(b"\n") and not _is_torn(line):
+            try:
+                parser.parse(line, -1)
+            except RecordError as error:
+                raise RecordError(
+                    f"{path} ends in what is no record ({line[:40]!r}) and is left as it is; remove it, or {RESCUE}"
+                ) from error
+            return size, b"\n"
+        if not _is_torn(line) and not (line.startswith(b" ") and _begins_like_ours(line)):
+            break
+        end = start
+    return end, b""
+
+
+def _lines_from_the_end(file: IO[bytes], size: int) -> Iterator[tuple[int, bytes]]:
+    """(where it starts, line with its newline), from the last line to the first."""
+    rest, position = b"", size
+    while position > 0:
+        start = max(0, position - CHUNK)
+        file.seek(start)
+        data = file.read(position - start) + rest
+        rest, *lines = re.findall(rb"[^\n]*\n|[^\n]+", data)
+        end = start + len(data)
+        for line in reversed(lines):
+            end -= len(line)
+            yield end, line
+        position = start
+    yield 0, rest
+
+
+def _begins_like_ours(line: bytes) -> bool:
+    """Whether a line begins as a record does; without its end it may be cut anywhere."""
+    if _BEGINNING.match(line):
+        return True
+    head = re.sub(rb"\d+", b"1", line.removeprefix(b" "), count=1)
+    return any(
+        whole.startswith(head) for whole in (b'{"schema": 1, "identity": "', b'{"schema": 1, "quantity": "')
+    )
+
+
+def _is_torn(line: bytes) -> bool:
+    """Whether this is the beginning of a line, cut before its end."""
+    return (
+        not line.endswith(b"\n") and _begins_like_ours(line) and (line.startswith(b" ") or not _is_json(line))
+    )
+
+
+def _is_json(line: bytes) -> bool:
+    try:
+        json.loads(line)
+    except ValueError:
+        return False
+    return True
+
+
+def read_records(paths: Path | str | Sequence[Path | str], *, skip_damaged: bool = False) -> list[Record]:
+    """Read one file of records, or several in order.
+
+    Parameters
+    ----------
+    paths
+        The file or files.
+    skip_damaged
+        Leave out damaged lines, with a :class:`RecordWarning` for each, instead of raising.
+
+    Raises
+    ------
+    RecordError
+        If a file is missing, or a line cannot be read or is of a schema this code does not know. What an append that
+        was cut short has left at the end is left out with a :class:`RecordWarning`.
+    """
+    if isinstance(paths, str | Path):
+        paths = [paths]
+    collecting = gc.isenabled()
+    gc.disable()  # it would look through all records again and again, and find nothing
+    try:
+        return [record for path in paths for record in iterate_records(path, skip_damaged=skip_damaged)]
+    finally:
+        if collecting:
+            gc.enable()
+
+
+def iterate_records(path: Path | str, *, skip_damaged: bool = False) -> Iterator[Record]:
+    """The records of one file, one after the other, without holding the file; as :func:`read_records`."""
+
+    def mend(line: bytes, error: RecordError) -> list[Record]:
+        if not skip_damaged:
+            raise error
+        warnings.warn(f"{error}; skipped", RecordWarning, stacklevel=3)
+        return []
+
+    return _iterate(Path(path), mend)
+
+
+def _iterate(path: Path, mend: Callable[[bytes, RecordError], list[Record]]) -> Iterator[Record]:
+    """The records of all whole batches; ``mend`` says what a damaged line stands for."""
+    parser = LineParser(f"records {str(path)!r}")
+    batch: list[Record] = []
+    number, torn = 0, False
+    try:
+        with path.open("rb") as file:
+            seen, position, begin = _state(file), 0, (0, 0)  # where the batch begins, and after which line
+            for line in file:
+                number, position = number + 1, position + len(line)
+                torn = not line.endswith(b"\n") and _is_torn(line)
+                if torn or line.isspace():
+                    continue
+                try:
+                    batch.append(parser.parse(line, number))
+                except SchemaError:
+                    raise
+                except RecordError as error:
+                    if seen != _state(
+                        file
+                    ):  # a writer cut off what it was read from, and wrote something else
+                        seen, (position, number) = _state(file), begin
+                        file.seek(position)
+                        batch.clear()
+                        continue
+                    batch += mend(line, error)
+                if not line.startswith(b" "):
+                    yield from batch
+                    batch.clear()
+                    begin = position, number
+    except OSError as error:
+        raise RecordError(
+            f"records {str(path)!r} cannot be read ({error.strerror}); give the path of a .jsonl file"
+        ) from error
+    if batch or torn:
+        warnings.warn(
+            f"{path}: {len(batch) + torn} lines before and in line {number} are left out: their append was cut short, "
+            "or is still going on",
+            RecordWarning,
+            stacklevel=3,
+        )
+
+
+def _state(file: IO[bytes]) -> tuple[int, int]:
+    found = os.fstat(file.fileno())
+    return found.st_size, found.st_mtime_ns
+
+
+def salvage_records(path: Path | str, out: Path | str) -> tuple[int, int]:
+    """Rescue what can be read of a damaged file into a new one; the old one is left as it is.
+
+    Returns
+    -------
+    kept, damaged : int, int
+        Records in the new file, and damaged lines of the old one. Of a damaged line, records that are whole within it
+        are kept, as where two lines ran into one.
+
+    Raises
+    ------
+    ValueError
+        If ``out`` exists, or there is no record to rescue, or one is of a newer schema.
+    """
+    out = _new_file(out)
+    damaged = 0
+    parser = LineParser(f"records {str(path)!r}")
+
+    def mend(line: bytes, error: RecordError) -> list[Record]:
+        nonlocal damaged
+        damaged += 1
+        return list(_records_within(line, parser))
+
+    records = list(_iterate(Path(path), mend))
+    if not records:
+        raise RecordError(f"{path} holds no record that could be rescued")
+    append_records(out, records)
+    return len(records), damaged
+
+
+def _records_within(line: bytes, parser: LineParser) -> Iterator[Record]:
+    text, end = line.decode(errors="replace"), 0
+    for found in re.finditer(_BEGINNING.pattern.decode(), text):
+        if found.start() >= end:
+            with contextlib.suppress(ValueError):
+                _, end = json.JSONDecoder().raw_decode(text, text.index("{", found.start()))
+                yield parser.parse(text[found.start() : end].encode(), -1)
+
+
+def _new_file(out: Path | str) -> Path:
+    out = Path(out)
+    if out.exists():
+        raise ValueError(f"{out} exists already; give the path of a new file")
+    return out
+
+
+def merge_records(
+    paths: Sequence[Path | str], out: Path | str, *, on_conflict: Literal["error", "first", "last"] = "error"
+) -> int:
+    """Merge files of records (two studies) into a new one; returns how many records it holds.
+
+    What was measured twice with the same value is kept once.
+
+    Parameters
+    ----------
+    paths
+        The files to merge, in order.
+    out
+        The new file.
+    on_conflict
+        What to do with two records of one quantity and identity whose values differ: refuse, or keep the first or
+        the last.
+
+    Raises
+    ------
+    ValueError
+        If two records disagree and ``on_conflict`` is "error", or ``out`` exists already.
+    """
+    if on_conflict not in ("error", "first", "last"):
+        raise ValueError(f'on_conflict must be "error", "first" or "last", got {on_conflict!r}')
+    out = _new_file(out)
+    merged: dict[tuple[str, str], Record] = {}
+    for record in read_records(paths):
+        key = record.quantity, record.identity
+        known = merged.setdefault(key, record)
+        if known.value != record.value:
+            if on_conflict == "error":
+                raise ValueError(
+                    f"{record.quantity} of {record.subject} was measured as {known.value} and as "
+                    f'{record.value}; decide with on_conflict="first" or "last"'
+                )
+            if on_conflict == "last":
+                merged[key] = record
+    append_records(out, merged.values())
+    return len(merged)

@@ -1,0 +1,68 @@
+"""Figures that any page may use: dots with intervals, a heat map; narrow enough for a phone."""
+
+import matplotlib.pyplot as plt
+import numpy as np
+import pandas as pd
+import seaborn as sns
+from matplotlib.figure import Figure
+
+from lipcomp.report._drawn import WIDTH
+from lipcomp.report._palette import styles
+
+SUBJECTS = 6  # that fit side by side; more become rows of a table, and share a colour by kind in a figure
+
+
+def dots(rows: pd.DataFrame, label: str) -> Figure:
+    """A row per quantity and setting, a mark per subject with its interval.
+
+    Parameters
+    ----------
+    rows
+        Columns subject, kind (what shares a colour), name, value, low, high.
+    label
+        Of the axis.
+    """
+    names, subjects, kinds = (list(dict.fromkeys(rows[c])) for c in ("name", "subject", "kind"))
+    look = styles(kinds)
+    height = 0.34 + 0.1 * min(len(subjects), 8)
+    figure, axis = plt.subplots(figsize=(WIDTH, height * len(names) + 1.0))
+    shifts = np.linspace(-0.05, 0.36, len(subjects)) if len(subjects) > 1 else [0.15]
+    for shift, subject in zip(shifts, subjects, strict=True):
+        mine = rows[rows["subject"] == subject]
+        y = [names.index(n) + shift for n in mine["name"]]
+        kind = str(mine["kind"].iloc[0])
+        colour, marker = look[kind]
+        for at, low, high in zip(y, mine["low"], mine["high"], strict=True):
+            axis.plot([low, high], [at, at], color=colour, lw=1.4)
+        axis.scatter(mine["value"], y, color=colour, marker=marker, s=24, label=kind)
+    for row, name in enumerate(names):
+        axis.annotate(name, (0, row - 0.14), xycoords=("axes fraction", "data"), fontsize=8.5, va="bottom")
+    values = rows["value"].to_numpy(float)
+    if (values > 0).all() and values.max() > 20 * values.min():
+        axis.set_xscale("log")
+    axis.set_yticks([])
+    axis.set_ylim(len(names) - 0.4, -0.6)
+    axis.set_xlabel(label)
+    figure.tight_layout()
+    if len(kinds) <= 2 * SUBJECTS:
+        told = dict(zip(*axis.get_legend_handles_labels()[::-1], strict=True))
+        figure.legend(list(told.values()), list(told), loc="upper center", bbox_to_anchor=(0.5, 0.0), ncols=2)
+    sns.despine(figure, left=True)
+    return figure
+
+
+def heat_map(table: pd.DataFrame) -> Figure:
+    """Values by row and column, from the largest mean down."""
+    table = table.loc[table.mean(axis=1).sort_values(ascending=False).index]
+    figure, axis = plt.subplots(figsize=(WIDTH, 0.28 * len(table) + 1.4))
+    sns.heatmap(
+        table, ax=axis, annot=table.shape[1] <= SUBJECTS, fmt=".3g", cmap="viridis", annot_kws={"size": 8.5},
+        cbar_kws={"shrink": 0.6},
+    )  # fmt: skip
+    axis.set(xlabel="", ylabel="")
+    axis.set_yticks(np.arange(len(table)) + 0.5, [str(n).replace("_", " ") for n in table.index], rotation=0)
+    axis.set_xticks(
+        np.arange(table.shape[1]) + 0.5, list(table.columns), rotation=30, ha="right", fontsize=8.5
+    )
+    axis.grid(visible=False)
+    return figure

@@ -1,0 +1,136 @@
+"""One page from its parts: verdicts, cautions, figures, tables, methods; a self-contained HTML file, and Markdown."""
+
+import base64
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from jinja2 import Environment, FileSystemLoader, StrictUndefined
+from markupsafe import Markup
+
+from lipcomp.checkpoints._native import atomic_file
+from lipcomp.report._cells import Table
+from lipcomp.report._drawn import Drawn
+
+KINDS = ("yes", "small", "open", "")
+
+
+@dataclass(frozen=True)
+class VerdictRow:
+    """One question and its verdict, as a reader in a hurry sees it.
+
+    Parameters
+    ----------
+    question
+        What was asked.
+    chip
+        The verdict in a few words.
+    kind
+        Its colour: "yes", "small" (no larger than), "open" (cannot tell) or "".
+    estimate
+        Value and interval, in words.
+    mark
+        The interval drawn (:func:`lipcomp.report._marks.interval_mark`).
+    n
+        How many of what.
+    meaning
+        One line.
+    role
+        "primary" or "exploratory".
+    """
+
+    question: str
+    chip: str
+    kind: str
+    estimate: str
+    mark: Markup
+    n: str
+    meaning: str
+    role: str = ""
+
+    def __post_init__(self) -> None:
+        if self.kind not in KINDS:
+            raise ValueError(f"kind must be one of {', '.join(map(repr, KINDS))}, got {self.kind!r}")
+
+
+@dataclass(frozen=True)
+class Page:
+    """Everything that a page shows.
+
+    Parameters
+    ----------
+    title, subtitle
+        The question, and what it was asked of.
+    headline
+        The answer in at most two sentences.
+    verdicts
+        The four to six questions that matter most; may be empty.
+    findings
+        Sentences behind the headline; may be empty.
+    cautions
+        What a reader must know before believing the answer; they come first.
+    figures, tables
+        In this order.
+    methods
+        Paragraphs; folded.
+    provenance
+        Names and values; folded.
+    records
+        The files of records behind the page, which carries them for download.
+    record_count
+        How many values they hold.
+    images_csv
+        Values image by image, for download; may be empty.
+    """
+
+    title: str
+    subtitle: str
+    headline: str
+    figures: Sequence[Drawn]
+    tables: Sequence[Table]
+    methods: Sequence[str]
+    provenance: Sequence[tuple[str, str]]
+    records: Sequence[Path]
+    record_count: int
+    verdicts: Sequence[VerdictRow] = ()
+    findings: Sequence[str] = ()
+    cautions: Sequence[str] = ()
+    images_csv: bytes = field(default=b"", repr=False)
+
+
+def write_page(out: Path, page: Page, *, markdown: bool = True) -> Path:
+    """Write a page as one HTML file; with ``markdown`` also as .md beside it, its figures in figures/.
+
+    Returns
+    -------
+    Path
+        The HTML file.
+    """
+    environment = Environment(
+        loader=FileSystemLoader(Path(__file__).parent),
+        autoescape=lambda template: template is not None and template.endswith(".html.j2"),
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    values = {key: getattr(page, key) for key in page.__dataclass_fields__}
+    values["downloads"] = [
+        (file.name, _data_uri("application/jsonl", file.read_bytes())) for file in page.records
+    ]
+    values["images_uri"] = _data_uri("text/csv", page.images_csv) if page.images_csv else ""
+    _write(out, environment.get_template("page.html.j2").render(values).encode())
+    if markdown:
+        for figure in page.figures:
+            _write(out.parent / "figures" / f"{figure.name}.png", figure.png)
+            _write(out.parent / "figures" / f"{figure.name}.svg", figure.light.encode())
+        _write(out.with_suffix(".md"), environment.get_template("page.md.j2").render(values).encode())
+    return out
+
+
+def _data_uri(kind: str, content: bytes) -> str:
+    return f"data:{kind};base64,{base64.b64encode(content).decode()}"
+
+
+def _write(path: Path, content: bytes) -> None:
+    with atomic_file(path) as temporary:
+        temporary.write_bytes(content)

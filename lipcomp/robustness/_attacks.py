@@ -1,0 +1,356 @@
+"""Adversarial attacks on probe + encoder, in pixel units.
+
+The classifier maps pixels in [0, 1] to logits, normalisation inside, so a radius is in pixels: 8/255 in L-inf, 0.5 in
+L2 over all pixels. Every adversarial image lies in the ball and in [0, 1].
+
+:func:`pgd` ascends by projected gradient steps: the margin from the image itself, cross-entropy from random starts,
+then the margin against each of the nearest other classes, since the class that is nearest at the image need not be
+the one that is reached first. On a linear probe it is within one point of the exact minimal distance.
+
+A gradient of zero (a vote of one neighbour, a rounded input) makes any gradient attack report its images as robust.
+Such images are counted (``Attack.blind``), and attacked by random search (:mod:`lipcomp.robustness._random_search`)
+instead; a classifier with a differentiable stand-in (``classifier.surrogate``, as nearest neighbours have) is
+ascended through it.
+
+:func:`auto_attack` runs AutoAttack (Croce & Hein 2020: two APGD, FAB, Square) through the package ``pyautoattack``;
+it is the number to report, since a weak attack flatters. :mod:`lipcomp.robustness._embedding_attack` needs no probe.
+
+>>> classifier = probe.on(encoder)  # doctest: +SKIP
+>>> pgd(classifier, images, labels, norm="linf", radius=8 / 255).accuracy  # doctest: +SKIP
+Estimate(value=0.31, interval=(0.28, 0.34), n=1000)
+"""
+
+import logging
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import torch
+from jaxtyping import Bool, Float, Int64
+from torch import Tensor, nn
+
+from lipcomp.robustness._estimates import Estimate, proportion
+from lipcomp.robustness._random_search import into_ball, length, random_search, random_start, steepest
+
+TARGETS = 9
+
+
+@dataclass(frozen=True)
+class Attack:
+    """What an attack found.
+
+    Attributes
+    ----------
+    images
+        The adversarial images (the original where it was wrong already, or the attack failed).
+    clean, right
+        Whether each image is right before, and after.
+    distance
+        How far each adversarial image is from its original, in ``norm``.
+    norm, radius
+        Of the ball, in pixels.
+    blind
+        Whether the loss has no gradient at the image, so that only random search could attack it.
+    """
+
+    images: Float[Tensor, "n channels height width"] = field(repr=False)
+    clean: Bool[np.ndarray, " n"] = field(repr=False)
+    right: Bool[np.ndarray, " n"] = field(repr=False)
+    distance: Float[np.ndarray, " n"] = field(repr=False)
+    norm: str
+    radius: float | int
+    blind: Bool[np.ndarray, " n"] = field(repr=False)
+
+    @property
+    def accuracy(self) -> Estimate:
+        """Robust accuracy with its exact interval."""
+        return proportion(self.right)
+
+
+def pgd(
+    classifier: nn.Module,
+    images: Float[Tensor, "n channels height width"],
+    labels: Int64[Tensor, " labels"],
+    *,
+    norm: str = "linf",
+    radius: float | int,
+    steps: int = 50,
+    starts: int = 2,
+    targets: int = TARGETS,
+    queries: int = 500,
+    seed: int = 0,
+    batch_size: int = 128,
+) -> Attack:
+    """Projected gradient ascent from several starts (Madry et al. 2018), then against each near class.
+
+    Every point on the way counts, not the last alone; images that are fooled are left alone.
+
+    Parameters
+    ----------
+    classifier
+        Pixels in [0, 1] -> logits. Its method ``surrogate``, if it has one, gives the scores whose gradient is used.
+    images, labels
+        What to attack.
+    norm, radius
+        The ball, "linf" or "l2", in pixels.
+    steps
+        Gradient steps from each start; they shrink from 4 radius / steps to 0.
+    starts
+        Untargeted starts; the first is the image itself, with the margin, the others random, with cross-entropy.
+    targets
+        Near classes against which the margin is ascended after that, one after the other.
+    queries
+        Of the random search on images without a gradient.
+    seed
+        Of the starts.
+    batch_size
+        Images at a time.
+
+    Raises
+    ------
+    ValueError
+        If norm, radius, images (pixels in [0, 1]) or labels do not fit, or the classifier gives NaN.
+    """
+    norm = check_ball(images, norm, radius)
+    _check_labels(classifier, images, labels)
+    generator = torch.Generator().manual_seed(seed)
+    scores = getattr(classifier, "surrogate", classifier)
+    found, clean, right, blind = [], [], [], []
+    with frozen(classifier):
+        for x, y in zip(images.split(batch_size), labels.split(batch_size), strict=True):
+            best, before = x.clone(), _is_right(classifier, x, y)
+            fooled = ~before
+            logits, gradient = _ascent(scores, x, y, None)
+            flat = gradient.flatten(1).abs().amax(1) == 0
+            others = logits.scatter(1, y[:, None], -torch.inf).argsort(1, descending=True)
+            rounds: list[int | None] = [None] * starts + list(range(min(targets, logits.shape[1] - 1)))
+            for number, target in enumerate(rounds):
+                todo = (~fooled & ~flat).nonzero()[:, 0]
+                if not len(todo):
+                    break
+                origin, truth = x[todo], y[todo]
+                aim = None if target is None else others[todo, target]
+                start = (
+                    origin
+                    if number == 0 or target is not None
+                    else random_start(origin, norm, radius, generator)
+                )
+                entropy = target is None and number > 0
+                end, hit = _ascend(
+                    classifier, scores, origin, start, truth, aim, entropy, norm, radius, steps
+                )
+                best[todo[hit]] = end[hit]
+                fooled[todo[hit]] = True
+            todo = (~fooled & flat).nonzero()[:, 0]
+            if len(todo):
+                end, hit = random_search(classifier, x[todo], y[todo], norm, radius, queries, generator)
+                best[todo[hit]] = end[hit]
+                fooled[todo[hit]] = True
+            found.append(best)
+            clean.append(before)
+            right.append(~fooled)
+            blind.append(flat)
+    joined = (torch.cat(parts) for parts in (found, clean, right, blind))
+    return _attack(images, *joined, norm=norm, radius=radius)
+
+
+def _ascend(
+    classifier: Callable[[Tensor], Tensor],
+    scores: Callable[[Tensor], Tensor],
+    origin: Tensor,
+    candidate: Tensor,
+    labels: Tensor,
+    aim: Tensor | None,
+    entropy: bool,
+    norm: str,
+    radius: float | int,
+    steps: int,
+) -> tuple[Tensor, Bool[Tensor, " batch"]]:
+    """The first point on the way that is wrong, and whether there is one."""
+    end, hit = candidate.clone(), torch.zeros(len(origin), dtype=torch.bool, device=origin.device)
+    for step in range(steps + 1):
+        logits, gradient = _ascent(scores, candidate, labels, aim, entropy)
+        wrong = (
+            ~_is_right(classifier, candidate, labels)
+            if scores is not classifier
+            else logits.argmax(1) != labels
+        )
+        new = wrong & ~hit
+        end[new] = candidate[new]
+        hit |= new
+        if step == steps or hit.all():
+            break
+        size = 4 * radius / steps * (1 - step / steps)
+        candidate = into_ball(candidate + size * steepest(gradient, norm), origin, norm, radius)
+    return end, hit
+
+
+def auto_attack(
+    classifier: nn.Module,
+    images: Float[Tensor, "n channels height width"],
+    labels: Int64[Tensor, " labels"],
+    *,
+    norm: str = "linf",
+    radius: float | int,
+    seed: int = 0,
+    batch_size: int = 128,
+    attacks: tuple[str, ...] = ("apgd-ce", "apgd-t", "fab-t", "square"),
+) -> Attack:
+    """AutoAttack's standard version, through ``pyautoattack``; the global random state is left as it was.
+
+    With fewer than ten classes the targeted attacks aim at all others (the standard aims at nine), and with fewer
+    than four the untargeted FAB stands in for APGD-T, whose loss needs four. Square in L2 needs images of at least
+    5 x 5 pixels.
+
+    Raises
+    ------
+    ImportError
+        If pyautoattack is not installed.
+    ValueError
+        As for :func:`pgd`.
+    """
+    norm = check_ball(images, norm, radius)
+    classes = _check_labels(classifier, images, labels)
+    attack_class = load_autoattack()
+    with frozen(classifier), torch.random.fork_rng(), _quiet():
+        pairs = [*zip(images.split(batch_size), labels.split(batch_size), strict=True)]
+        before = torch.cat([_is_right(classifier, *pair) for pair in pairs])
+        gradients = [_ascent(classifier, *pair, None)[1] for pair in pairs]
+        blind = torch.cat([gradient.flatten(1).abs().amax(1) == 0 for gradient in gradients])
+        chosen = attacks if classes >= 4 else ("apgd-ce", "fab", "square")
+        adversary = attack_class(
+            classifier,
+            norm={"l2": "L2", "linf": "Linf"}[norm],
+            eps=radius,
+            version="custom",
+            attacks=list(chosen),
+            device=images.device,
+            seed=seed,
+        )
+        adversary.apgd_targeted.n_target_classes = min(TARGETS, classes - 1)
+        adversary.fab.n_target_classes = min(TARGETS, classes - 1)
+        found, _ = adversary.run_standard_evaluation(images, labels, batch_size=batch_size)
+        found = into_ball(found, images, norm, radius)
+        parts = zip(found.split(batch_size), labels.split(batch_size), strict=True)
+        after = torch.cat([_is_right(classifier, *part) for part in parts])
+    right = after & before
+    found = torch.where((before & ~after).view(-1, 1, 1, 1), found, images)
+    return _attack(images, found, before, right, blind, norm=norm, radius=radius)
+
+
+def load_autoattack() -> Any:
+    """Pyautoattack's class, or an ImportError that says how to install it."""
+    try:
+        from pyautoattack import AutoAttack
+    except ImportError as error:
+        raise ImportError(
+            f"AutoAttack runs through pyautoattack, which is not installed ({error}); install it with: "
+            f'pip install "lipcomp[attacks]"'
+        ) from error
+    return AutoAttack
+
+
+def check_ball(images: Tensor, norm: str, radius: float | int) -> str:
+    """Refuse a ball or images that do not fit; the norm in lower case."""
+    if norm.lower() not in ("l2", "linf"):
+        raise ValueError(f'norm must be "l2" or "linf", got {norm!r}')
+    if not radius >= 0:
+        raise ValueError(f"radius must be 0 or more pixels, got {radius}")
+    if norm.lower() == "linf" and radius > 1:
+        raise ValueError(
+            f"an L-inf radius of {radius} leaves [0, 1]; pixels are in [0, 1], so 8 levels are 8/255"
+        )
+    if images.ndim != 4 or not len(images):
+        raise ValueError(
+            f"images must be (n, channels, height, width), n at least 1; got {tuple(images.shape)}"
+        )
+    low, high = images.aminmax()
+    if not (low >= 0 and high <= 1):
+        raise ValueError(
+            f"images must hold pixels in [0, 1], got values from {low:.4g} to {high:.4g}; put the normalisation "
+            f"into the classifier"
+        )
+    return norm.lower()
+
+
+def _check_labels(classifier: nn.Module, images: Tensor, labels: Tensor) -> int:
+    """Refuse labels that do not fit the classifier's classes; their count."""
+    if labels.shape != (len(images),):
+        raise ValueError(f"images and labels (n,) must agree, got {len(images)} and {tuple(labels.shape)}")
+    with frozen(classifier), torch.no_grad():
+        classes = classifier(images[:1]).shape[1]
+    if labels.min() < 0 or labels.max() >= classes:
+        raise ValueError(
+            f"labels must lie between 0 and {classes - 1}, the classifier's classes; got {int(labels.min())} to "
+            f"{int(labels.max())}"
+        )
+    return classes
+
+
+def _is_right(classifier: Callable[[Tensor], Tensor], images: Tensor, labels: Tensor) -> Tensor:
+    with torch.no_grad():
+        logits = classifier(images)
+    if torch.isnan(logits).any():
+        raise ValueError(
+            "the classifier gives NaN on an image in [0, 1], and NaN compares as wrong: an attack on it means nothing; "
+            "is the checkpoint intact, or the precision too low?"
+        )
+    return logits.argmax(1) == labels
+
+
+def _ascent(
+    scores: Callable[[Tensor], Tensor], x: Tensor, labels: Tensor, aim: Tensor | None, entropy: bool = False
+) -> tuple[Float[Tensor, "batch classes"], Tensor]:
+    """The scores, and the gradient of: a class's score (the best other's) less the true one's, or cross-entropy."""
+    x = x.detach().requires_grad_(True)
+    with torch.enable_grad():
+        logits = scores(x)
+        if entropy:
+            loss = nn.functional.cross_entropy(logits, labels, reduction="sum")
+        else:
+            true = nn.functional.one_hot(labels, logits.shape[1]).bool()
+            other = logits.masked_fill(true, -torch.inf).amax(1)
+            if aim is not None:
+                other = logits.gather(1, aim[:, None])[:, 0]
+            loss = (other - logits[true]).sum()
+        if not loss.requires_grad:
+            return logits.detach(), torch.zeros_like(x)
+        (gradient,) = torch.autograd.grad(loss, x, allow_unused=True)
+    return logits.detach(), torch.zeros_like(x) if gradient is None else gradient.nan_to_num(0.0, 0.0, 0.0)
+
+
+def _attack(images: Tensor, *tensors: Tensor, norm: str, radius: float | int) -> Attack:
+    found, clean, right, blind = tensors
+    arrays = (t.cpu().numpy() for t in (clean, right, length(found - images, norm), blind))
+    before, after, distance, flat = arrays
+    return Attack(found.detach(), before, after, distance, norm, radius, flat)
+
+
+@contextmanager
+def frozen(network: nn.Module) -> Iterator[None]:
+    """Evaluation mode and no gradients of parameters, for as long as it lasts."""
+    modes = [(module, module.training) for module in network.modules()]
+    wanted = [(parameter, parameter.requires_grad) for parameter in network.parameters()]
+    network.eval().requires_grad_(False)
+    try:
+        yield
+    finally:
+        for module, training in modes:
+            module.training = training
+        for parameter, required in wanted:
+            parameter.requires_grad_(required)
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """NumPy's random state and the attack's logger, as they were."""
+    state, logger = np.random.get_state(), logging.getLogger("auto-attack")  # noqa: NPY002
+    level = logger.level
+    logger.setLevel(logging.ERROR)
+    try:
+        yield
+    finally:
+        np.random.set_state(state)  # noqa: NPY002
+        logger.setLevel(level)

@@ -1,0 +1,100 @@
+"""Calibration: whether confidences are the shares of right answers.
+
+With w_b the share of images in confidence bin b and g_b their mean of (right - confidence), the expected calibration
+error of Guo et al. (2017) is ECE = sum_b w_b |E g_b|. Its plug-in T = sum_b w_b |g_b| is pushed up by noise: a
+calibrated model on 200 images has T near 0.05. So
+
+* the *value* takes each bin's sign from other images than its gap (ten folds): sum_b w_b sign(g_b') g_b has
+  expectation 0 for a calibrated model and ECE for one that is plainly not; between, it is the lower;
+* the *interval* is [T - q, T + 1.96 s], cut at 0. q is the 97.5% quantile of T if confidences were true (labels drawn
+  from them; Broecker and Smith 2007), s^2 the variance of sum_b w_b g_b sign(E g_b). Since T is at least that sum, and
+  at most ECE + sum_b w_b |noise_b|, it holds its level whatever the truth, up to the normal approximation above.
+
+Brier score and negative log-likelihood are proper scores, means over images, with no bins and no such bias.
+
+>>> import torch
+>>> from lipcomp.robustness._calibration import brier_score
+>>> brier_score(torch.tensor([[4.0, 0.0], [4.0, 0.0]]), torch.tensor([0, 0])).value < 1e-3
+True
+"""
+
+import numpy as np
+import torch
+from jaxtyping import Bool, Float, Int64
+from torch import Tensor
+
+from lipcomp.robustness._estimates import RESAMPLES, Estimate, bootstrap
+
+BINS = 15
+FOLDS = 10
+NORMAL_QUANTILE = 1.959964
+
+
+def calibration_error(
+    logits: Float[Tensor, "n classes"],
+    labels: Int64[Tensor, " n"],
+    *,
+    bins: int = BINS,
+    resamples: int = RESAMPLES,
+    seed: int = 0,
+) -> Estimate:
+    """Expected calibration error of the largest softmax value, in ``bins`` bins of equal width.
+
+    Raises
+    ------
+    ValueError
+        If there is no image.
+    """
+    confidence, predicted = torch.softmax(logits.cpu().double(), 1).max(1)
+    right = (predicted == labels.cpu()).numpy()
+    return confidence_calibration_error(confidence.numpy(), right, bins=bins, resamples=resamples, seed=seed)
+
+
+def confidence_calibration_error(
+    confidence: Float[np.ndarray, " n"],
+    right: Bool[np.ndarray, " n"],
+    *,
+    bins: int = BINS,
+    resamples: int = RESAMPLES,
+    seed: int = 0,
+) -> Estimate:
+    """The same from each image's confidence and whether it is right."""
+    n = len(confidence)
+    if n == 0:
+        raise ValueError("calibration needs at least one image, got none")
+    rng = np.random.default_rng(seed)
+    which = np.clip(np.ceil(confidence * bins).astype(int) - 1, 0, bins - 1)
+
+    def by_bin(values: np.ndarray, chosen: np.ndarray | slice = slice(None)) -> np.ndarray:
+        return np.bincount(which[chosen], values[chosen], minlength=bins) / n
+
+    gap = right - confidence
+    signed = by_bin(gap)
+    plug_in = np.abs(signed).sum()
+    fold = rng.permutation(n) % FOLDS
+    parts = [by_bin(gap, fold == k) for k in range(FOLDS)]
+    value = sum(float(np.sign(signed - part) @ part) for part in parts)
+    variance = np.maximum(by_bin(gap**2), by_bin(confidence * (1 - confidence))) / n
+    true = np.array(
+        [np.abs(by_bin((rng.random(n) < confidence) - confidence)).sum() for _ in range(resamples)]
+    )
+    low = max(0.0, plug_in - float(np.quantile(true, 0.975)))
+    high = min(1.0, plug_in + NORMAL_QUANTILE * float(np.sqrt(variance.sum())))
+    return Estimate(float(np.clip(value, low, high)), (low, high), n)
+
+
+def brier_score(
+    logits: Float[Tensor, "n classes"], labels: Int64[Tensor, " n"], *, seed: int = 0
+) -> Estimate:
+    """Mean of sum_k (p_k - [k = label])^2, from 0 to 2 (Brier 1950)."""
+    p = torch.softmax(logits.cpu().double(), 1)
+    p[torch.arange(len(p)), labels.cpu()] -= 1
+    return bootstrap(p.square().sum(1).numpy()[None], seed=seed)
+
+
+def negative_log_likelihood(
+    logits: Float[Tensor, "n classes"], labels: Int64[Tensor, " n"], *, seed: int = 0
+) -> Estimate:
+    """Mean of -log p of the label, in nats."""
+    log_p = torch.log_softmax(logits.cpu().double(), 1)
+    return bootstrap(-log_p.gather(1, labels.cpu()[:, None]).numpy().T, seed=seed)

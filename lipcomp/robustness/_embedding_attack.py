@@ -1,0 +1,141 @@
+"""Robustness without a probe: how far an attack can move the embedding itself.
+
+With mu(x) the mean direction, the attack maximises the chord ||mu(x') - mu(x)|| over the ball around x, cut with [0,
+1]: the numerator of the searched Lipschitz constant, without labels and without a classifier. chord / ||x' - x||_2 is
+a lower bound of the constant of mu on the segment (theory, 3.5). Two numbers come of it: the chord, from 0 to 2, and
+the share of images that are still *found*: whose attacked embedding lies nearer to their own clean embedding than to
+that of any other image of the set.
+
+>>> attack = embedding_attack(encoder, images, norm="linf", radius=4 / 255)  # doctest: +SKIP
+>>> attack.mean_chord, found_again(encoder, attack, images)  # doctest: +SKIP
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+import numpy as np
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from lipcomp.robustness._attacks import check_ball, frozen
+from lipcomp.robustness._estimates import Estimate, bootstrap, proportion
+from lipcomp.robustness._random_search import into_ball, length, random_start, steepest
+
+Encode = Callable[[Tensor], Tensor]
+
+
+@dataclass(frozen=True)
+class EmbeddingAttack:
+    """What was found.
+
+    Attributes
+    ----------
+    images
+        The attacked images.
+    chord
+        ||mu(x') - mu(x)|| of each, from 0 to 2.
+    distance
+        ||x' - x||_2 of each, in pixels.
+    norm, radius
+        Of the ball, in pixels.
+    """
+
+    images: Float[Tensor, "n channels height width"] = field(repr=False)
+    chord: Float[np.ndarray, " n"] = field(repr=False)
+    distance: Float[np.ndarray, " n"] = field(repr=False)
+    norm: str
+    radius: float | int
+
+    @property
+    def mean_chord(self) -> Estimate:
+        """Mean over images, with its bootstrap interval."""
+        return bootstrap(self.chord[None])
+
+
+def embedding_attack(
+    encode: Encode,
+    images: Float[Tensor, "n channels height width"],
+    *,
+    norm: str = "linf",
+    radius: float | int,
+    steps: int = 50,
+    starts: int = 2,
+    seed: int = 0,
+    batch_size: int = 128,
+) -> EmbeddingAttack:
+    """Projected ascent of the chord from random starts (at x itself its gradient is zero); the best point counts.
+
+    Parameters
+    ----------
+    encode
+        Pixels in [0, 1] -> embeddings (n, dim); they are normalised here. A module runs in evaluation mode.
+    images
+        What to attack.
+    norm, radius
+        The ball, "linf" or "l2", in pixels.
+    steps, starts
+        Gradient steps from each start, and random starts.
+    seed
+        Of the starts.
+    batch_size
+        Images at a time.
+
+    Raises
+    ------
+    ValueError
+        If norm, radius or images (pixels in [0, 1]) do not fit, or an embedding is not finite.
+    """
+    norm = check_ball(images, norm, radius)
+    generator = torch.Generator().manual_seed(seed)
+    found, chords = [], []
+    with frozen(encode if isinstance(encode, nn.Module) else nn.Module()):
+        for x in images.split(batch_size):
+            with torch.no_grad():
+                clean = _directions(encode, x)
+            best, chord = x.clone(), torch.zeros(len(x), dtype=clean.dtype, device=x.device)
+            for _ in range(starts):
+                candidate = random_start(x, norm, radius, generator)
+                for step in range(steps + 1):
+                    if step == steps // 2:
+                        candidate = best.clone()
+                    candidate.requires_grad_(True)
+                    with torch.enable_grad():
+                        squared = (_directions(encode, candidate) - clean).square().sum(1)
+                        (gradient,) = torch.autograd.grad(squared.sum(), candidate)
+                    candidate, reached = candidate.detach(), squared.detach().sqrt()
+                    further = reached > chord
+                    best[further], chord[further] = candidate[further], reached[further]
+                    uphill = steepest(gradient, norm)
+                    if step < steps // 2:  # to the border: the power method, where the chord is nearly linear
+                        candidate = into_ball(x + radius * uphill, x, norm, radius)
+                    else:  # from the best point on, by steps that shrink to 0
+                        size = 8 * radius / steps * (1 - step / steps)
+                        candidate = into_ball(candidate + size * uphill, x, norm, radius)
+            found.append(best)
+            chords.append(chord)
+    moved = torch.cat(found)
+    distance = length(moved - images, "l2").cpu().double().numpy()
+    return EmbeddingAttack(moved, torch.cat(chords).cpu().double().numpy(), distance, norm, radius)
+
+
+def found_again(
+    encode: Encode,
+    attack: EmbeddingAttack,
+    images: Float[Tensor, "n channels height width"],
+    *,
+    batch_size: int = 128,
+) -> Estimate:
+    """The share of attacked images whose nearest clean embedding is their own."""
+    with torch.no_grad():
+        clean = torch.cat([_directions(encode, x) for x in images.split(batch_size)])
+        moved = torch.cat([_directions(encode, x) for x in attack.images.split(batch_size)])
+        nearest = torch.cat([(part @ clean.T).argmax(1) for part in moved.split(1024)])
+    return proportion((nearest.cpu() == torch.arange(len(images))).numpy())
+
+
+def _directions(encode: Encode, x: Tensor) -> Float[Tensor, "n dim"]:
+    directions = nn.functional.normalize(encode(x).flatten(1), dim=1)
+    if not torch.isfinite(directions).all():
+        raise ValueError("the encoder gives NaN or infinity on an image in [0, 1]; is the checkpoint intact?")
+    return directions

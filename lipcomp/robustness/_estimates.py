@@ -1,0 +1,145 @@
+"""A metric with its 95% interval over images.
+
+A share of right images has Clopper and Pearson's exact binomial interval: it holds its level at every n and near 0 and
+1, where resampling gives an interval of no width.
+
+Other metrics are functions of several means over images: mCE is a ratio of means over many conditions. Resampling n
+images with replacement weights image i by a multinomial count, so a bootstrap sample of all means at once is one
+product of counts with the table of per-image values; the same images are drawn in every condition, which keeps their
+correlation.
+
+>>> import torch
+>>> from lipcomp.robustness._estimates import accuracy
+>>> accuracy(torch.tensor([0, 1, 1, 0]), torch.tensor([0, 1, 1, 0]))
+Estimate(value=1.0, interval=(0.397..., 1.0), n=4)
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from jaxtyping import Float, Int64, Shaped
+from scipy import stats
+from torch import Tensor
+
+RESAMPLES = 1000
+LEVEL = 0.95
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """A value, its 95% interval, and over how many images."""
+
+    value: float
+    interval: tuple[float, float] | None
+    n: int
+
+
+Statistic = Callable[[np.ndarray], np.ndarray]
+
+
+def proportion(right: Shaped[np.ndarray, " n"], *, level: float = LEVEL) -> Estimate:
+    """The share of true values, with Clopper and Pearson's exact interval (at least ``level`` whatever the truth).
+
+    Raises
+    ------
+    ValueError
+        If there is no image.
+    """
+    n, count = len(right), int(np.count_nonzero(right))
+    if n == 0:
+        raise ValueError("right must hold at least one image, got none")
+    tail = (1 - level) / 2
+    low = stats.beta.ppf(tail, count, n - count + 1) if count else 0.0
+    high = stats.beta.ppf(1 - tail, count + 1, n - count) if count < n else 1.0
+    return Estimate(count / n, (float(low), float(high)), n)
+
+
+def bootstrap(
+    values: Shaped[np.ndarray, "..."],
+    statistic: Statistic | None = None,
+    *,
+    resamples: int = RESAMPLES,
+    level: float = LEVEL,
+    seed: int = 0,
+) -> Estimate:
+    """A function of the means over images, with its percentile interval.
+
+    The mean of one row of zeros and ones, and of any rows that are right on every image or on none, is a share and has
+    the exact interval of :func:`proportion`.
+
+    Parameters
+    ----------
+    values
+        One row a condition, one column an image; the same column is the same image in every row.
+    statistic
+        Takes means of shape (samples, conditions) and gives (samples,). The mean over conditions if not given.
+    resamples, level, seed
+        Of the bootstrap; the seed decides which images are drawn.
+
+    Raises
+    ------
+    ValueError
+        If there is no image.
+    """
+    values = np.atleast_2d(np.asarray(values, dtype=np.float64))
+    n = values.shape[1]
+    if n == 0:
+        raise ValueError("values must hold at least one image, got none")
+    if statistic is None:
+        each = values.mean(0)
+        if ((each == 0) | (each == 1)).all() and (len(values) == 1 or len(np.unique(each)) == 1):
+            return proportion(each == 1, level=level)
+    statistic = statistic or (lambda means: means.mean(1))
+    value = float(statistic(values.mean(1)[None])[0])
+    samples = statistic(resampled_means(values, resamples, seed))
+    low, high = np.nanquantile(samples, [(1 - level) / 2, (1 + level) / 2])
+    return Estimate(value, (float(low), float(high)), n)
+
+
+def resampled_means(
+    values: Shaped[np.ndarray, "..."], resamples: int = RESAMPLES, seed: int = 0
+) -> Float[np.ndarray, "resamples conditions"]:
+    """Means of every condition over ``resamples`` bootstrap samples of the images."""
+    values = np.atleast_2d(np.asarray(values, dtype=np.float64))
+    n = values.shape[1]
+    rng = np.random.default_rng(seed)
+    out = np.empty((resamples, len(values)))
+    step = max(1, 4_000_000 // n)
+    for start in range(0, resamples, step):
+        rows = min(step, resamples - start)
+        drawn = rng.integers(0, n, (rows, n)) + n * np.arange(rows)[:, None]
+        counts = np.bincount(drawn.ravel(), minlength=rows * n).reshape(rows, n)
+        out[start : start + rows] = counts @ values.T / n
+    return out
+
+
+def accuracy(predictions: Int64[Tensor, " n"], labels: Int64[Tensor, " n"]) -> Estimate:
+    """Top-1 accuracy in [0, 1], with its exact interval."""
+    if predictions.shape != labels.shape:
+        raise ValueError(
+            f"predictions must hold one class an image: {tuple(labels.shape)}, got {tuple(predictions.shape)}"
+        )
+    return proportion((predictions == labels).cpu().numpy())
+
+
+def top_k_correct(
+    logits: Float[Tensor, "n classes"], labels: Int64[Tensor, " n"], k: int
+) -> Float[np.ndarray, " n"]:
+    """Whether the label is among the k largest logits, image by image, as 0 or 1."""
+    if k > logits.shape[1]:
+        raise ValueError(f"k must be at most the {logits.shape[1]} classes, got {k}")
+    top = logits.topk(k, dim=1).indices
+    return (top == labels.to(top.device)[:, None]).any(1).double().cpu().numpy()
+
+
+def per_class_accuracy(
+    right: Shaped[np.ndarray, " n"], labels: Int64[Tensor, " n"], classes: Sequence[str]
+) -> dict[str, Estimate]:
+    """Accuracy of each class (or subpopulation) that has images; the least is the worst group's."""
+    groups = labels.cpu().numpy()
+    return {
+        name: proportion(np.asarray(right)[groups == k])
+        for k, name in enumerate(classes)
+        if (groups == k).any()
+    }

@@ -1,0 +1,282 @@
+"""The metrics of corruption benchmarks (theory, section 6).
+
+With E_{s,c} the top-1 error at severity s of corruption c, and E^ref that of a reference model (AlexNet):
+
+    CE_c          = sum_s E_{s,c} / sum_s E^ref_{s,c}                         mCE: its mean over corruptions
+    relative CE_c = sum_s (E_{s,c} - E_clean) / sum_s (E^ref_{s,c} - E^ref_clean)
+    mean corruption accuracy = 1 - mean over c and s of E_{s,c}
+
+Each function takes either errors (a number a severity) or per-image results (a row a severity, true where the image
+is *right*), and in the second case gives an interval over images.
+
+>>> from lipcomp.robustness._metrics import ALEXNET, mean_corruption_error
+>>> round(mean_corruption_error({name: [error] * 5 for name, error in ALEXNET.items()}), 6)
+1.0
+"""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+from jaxtyping import Float, Shaped
+
+from lipcomp.robustness._estimates import RESAMPLES, Estimate, bootstrap, proportion
+
+# Mean error of AlexNet over the five severities, and its clean error (Hendrycks & Dietterich 2019, in the digits of
+# google-research/augmix).
+ALEXNET: dict[str, float] = {
+    "gaussian_noise": 0.886428,
+    "shot_noise": 0.894468,
+    "impulse_noise": 0.922640,
+    "defocus_blur": 0.819880,
+    "glass_blur": 0.826268,
+    "motion_blur": 0.785948,
+    "zoom_blur": 0.798360,
+    "snow": 0.866816,
+    "frost": 0.826572,
+    "fog": 0.819324,
+    "brightness": 0.564592,
+    "contrast": 0.853204,
+    "elastic_transform": 0.646056,
+    "pixelate": 0.717840,
+    "jpeg_compression": 0.606500,
+}
+ALEXNET_CLEAN = 0.4348
+
+Errors = Mapping[str, Sequence[float]]
+Right = Mapping[str, np.ndarray]
+
+
+def corruption_errors(errors: Errors, reference: Mapping[str, float] = ALEXNET) -> dict[str, float]:
+    """CE of every corruption; ``reference`` holds the reference model's mean error for each.
+
+    Raises
+    ------
+    ValueError
+        If the reference lacks a corruption, or an error is not in [0, 1].
+    """
+    _check(errors, reference)
+    return {name: float(np.mean(errors[name])) / reference[name] for name in errors}
+
+
+def mean_corruption_error(errors: Errors, reference: Mapping[str, float] = ALEXNET) -> float:
+    """mCE, as a ratio (1 is the reference model's; papers print it in percent)."""
+    return float(np.mean(list(corruption_errors(errors, reference).values())))
+
+
+def relative_corruption_errors(
+    errors: Errors,
+    clean: float,
+    reference: Mapping[str, float] = ALEXNET,
+    reference_clean: float = ALEXNET_CLEAN,
+) -> dict[str, float]:
+    """Relative CE of every corruption: the loss of accuracy against the reference model's loss."""
+    _check(errors, reference)
+    return {
+        name: (float(np.mean(errors[name])) - clean) / (reference[name] - reference_clean) for name in errors
+    }
+
+
+def relative_mean_corruption_error(
+    errors: Errors,
+    clean: float,
+    reference: Mapping[str, float] = ALEXNET,
+    reference_clean: float = ALEXNET_CLEAN,
+) -> float:
+    """Relative mCE, as a ratio."""
+    return float(
+        np.mean(list(relative_corruption_errors(errors, clean, reference, reference_clean).values()))
+    )
+
+
+def estimate_corruption_accuracy(right: Right, *, resamples: int = RESAMPLES, seed: int = 0) -> Estimate:
+    """Mean accuracy over corruptions and severities (every corruption counts alike), with its interval."""
+    weights = np.concatenate([np.full(len(rows), 1 / len(rows) / len(right)) for rows in right.values()])
+    return bootstrap(_stack(right), lambda means: means @ weights, resamples=resamples, seed=seed)
+
+
+def estimate_mce(
+    right: Right,
+    reference: Mapping[str, float] = ALEXNET,
+    *,
+    resamples: int = RESAMPLES,
+    seed: int = 0,
+) -> Estimate:
+    """MCE with its interval over images (the same images in every condition, as these sets are built)."""
+    _check({name: [0.0] for name in right}, reference)
+    weights = np.concatenate(
+        [np.full(len(rows), 1 / len(rows) / reference[name] / len(right)) for name, rows in right.items()]
+    )
+    return bootstrap(_stack(right), lambda means: (1 - means) @ weights, resamples=resamples, seed=seed)
+
+
+def estimate_relative_mce(
+    right: Right,
+    clean: Shaped[np.ndarray, " n"],
+    reference: Mapping[str, float] = ALEXNET,
+    reference_clean: float = ALEXNET_CLEAN,
+    *,
+    resamples: int = RESAMPLES,
+    seed: int = 0,
+) -> Estimate:
+    """Relative mCE with its interval; ``clean`` says which of the same images are right without corruption."""
+    _check({name: [0.0] for name in right}, reference)
+    rows = np.concatenate([_stack(right), np.asarray(clean)[None]])
+    gains = {name: 1 / (reference[name] - reference_clean) / len(right) for name in right}
+    weights = np.concatenate([np.full(len(cell), gains[name] / len(cell)) for name, cell in right.items()])
+
+    def statistic(means: np.ndarray) -> np.ndarray:
+        return (means[:, -1:] - means[:, :-1]) @ weights
+
+    return bootstrap(rows, statistic, resamples=resamples, seed=seed)
+
+
+def flip_rate(
+    predictions: np.ndarray,
+    *,
+    noise: bool = False,
+    stride: int = 1,
+    resamples: int = RESAMPLES,
+    seed: int = 0,
+) -> Estimate:
+    """How often the prediction changes along a perturbation sequence (ImageNet-P), with its interval over sequences.
+
+    Parameters
+    ----------
+    predictions
+        (sequences, frames) predicted classes.
+    noise
+        For noise every frame is compared with the first one, since neighbours share nothing; else with the one before.
+    stride
+        Compare frames so far apart (the published "difficulty"), over all starts; 1 for noise.
+    """
+    predictions = np.asarray(predictions)
+    if predictions.ndim != 2 or predictions.shape[1] <= stride:
+        raise ValueError(
+            f"predictions must be (sequences, frames) with more than {stride} frames, got {predictions.shape}"
+        )
+    before = predictions[:, :1] if noise else predictions[:, :-stride]
+    flips = predictions[:, 1 if noise else stride :] != before
+    return bootstrap(flips.mean(1)[None], resamples=resamples, seed=seed)
+
+
+def top5_distance(
+    logits: Float[np.ndarray, "sequences frames classes"],
+    *,
+    noise: bool = False,
+    stride: int = 1,
+    resamples: int = RESAMPLES,
+    seed: int = 0,
+) -> Estimate:
+    """T5D of ImageNet-P: the mean of :func:`top5_distances`, with its interval over sequences."""
+    distances = top5_distances(logits, noise=noise, stride=stride)
+    return bootstrap(distances[None], resamples=resamples, seed=seed)
+
+
+def top5_distances(
+    logits: Float[np.ndarray, "sequences frames classes"], *, noise: bool = False, stride: int = 1
+) -> Float[np.ndarray, " sequences"]:
+    """How far the top five move along each perturbation sequence.
+
+    The class of rank i <= 5 in one frame and r in the next adds |i - min(r, 6)|; averaged over the pairs of frames that
+    :func:`flip_rate` compares. mT5D is the mean over perturbations of its ratio to AlexNet's.
+
+    Parameters
+    ----------
+    logits
+        Of every frame of every sequence, at least six classes.
+    noise, stride
+        As for :func:`flip_rate`.
+    """
+    logits = np.asarray(logits)
+    if logits.ndim != 3 or logits.shape[1] <= stride or logits.shape[2] < 6:
+        raise ValueError(
+            f"logits must be (sequences, more than {stride} frames, at least 6 classes), got {logits.shape}"
+        )
+    order = np.argsort(-logits, axis=2, kind="stable")
+    ranks = np.argsort(order, axis=2, kind="stable")[:, 1 if noise else stride :]
+    leaders = (order[:, :1] if noise else order[:, :-stride])[:, :, :5]
+    leaders = np.broadcast_to(leaders, (*ranks.shape[:2], 5))
+    moved = np.minimum(np.take_along_axis(ranks, leaders, 2), 5)
+    return np.abs(moved - np.arange(5)).sum(2).mean(1)
+
+
+def read_flip_reference(path: Path | str) -> dict[str, dict[str, float]]:
+    """A reference model's flip rates (and T5D) by perturbation, from a CSV file, for mFR and mT5D.
+
+    Raises
+    ------
+    FileNotFoundError
+        If the file is missing.
+    ValueError
+        If a column is missing.
+    """
+    if not Path(path).is_file():
+        raise FileNotFoundError(
+            f"flip reference {str(path)!r} does not exist; give a CSV file, a row a perturbation"
+        )
+    table = pd.read_csv(path)
+    if not {"perturbation", "flip_rate"} <= {*table}:
+        raise ValueError(
+            f"flip reference {str(path)!r} needs the columns perturbation and flip_rate (and top5_distance for mT5D), "
+            f"it has {', '.join(map(str, table))}"
+        )
+    columns = [name for name in ("flip_rate", "top5_distance") if name in table]
+    return {
+        name: dict(zip(table["perturbation"], table[name].astype(float), strict=True)) for name in columns
+    }
+
+
+def mean_flip_rate(rates: Mapping[str, float], reference: Mapping[str, float]) -> float:
+    """mFR: the mean over perturbations of the flip rate divided by a reference model's (AlexNet's, in the paper)."""
+    missing = [name for name in rates if name not in reference]
+    if missing or not rates:
+        raise ValueError(f"the reference flip rates lack {', '.join(missing) or 'everything'}; give them all")
+    return float(np.mean([rate / reference[name] for name, rate in rates.items()]))
+
+
+def pm_k_accuracy(
+    right: Shaped[np.ndarray, " frames"],
+    anchors: Sequence[tuple[int, Sequence[int]]],
+) -> Estimate:
+    """A video frame counts only if it and every frame within +-k are right; interval over anchor frames.
+
+    Parameters
+    ----------
+    right
+        Whether each frame is right, under its anchor's label.
+    anchors
+        For each anchor its own index and those of its neighbours within k.
+    """
+    right = np.asarray(right, dtype=bool)
+    held = [bool(right[anchor] and right[list(near)].all()) for anchor, near in anchors]
+    return proportion(np.array(held))
+
+
+def _stack(right: Right) -> np.ndarray:
+    rows = [np.atleast_2d(np.asarray(cell)) for cell in right.values()]
+    lengths = {name: np.atleast_2d(cell).shape[1] for name, cell in right.items()}
+    if len(set(lengths.values())) != 1:
+        raise ValueError(f"every corruption must have the same images, got counts {lengths}")
+    return np.concatenate(rows)
+
+
+def _check(errors: Errors, reference: Mapping[str, float]) -> None:
+    if not errors:
+        raise ValueError("errors must hold at least one corruption, got none")
+    missing = [name for name in errors if name not in reference]
+    if missing:
+        raise ValueError(
+            f"the reference errors lack {', '.join(missing)}; give a reference that has them, or leave them out"
+        )
+    for name, values in errors.items():
+        if not (np.min(values) >= 0 and np.max(values) <= 1):
+            raise ValueError(
+                f"errors must lie in [0, 1], got {list(values)} for {name}; divide percent by 100"
+            )
+
+
+def means_with_interval(right: np.ndarray) -> list[Estimate]:
+    """Accuracy of every row with its exact interval."""
+    return [proportion(row) for row in np.atleast_2d(right)]

@@ -1,0 +1,338 @@
+"""Probes: what a frozen encoder's features say about the classes.
+
+The linear probe minimises, over standardised features f and without penalising the bias,
+
+    mean_i -log softmax(W f_i + b)[y_i] + (penalty / 2) |W|^2.
+
+This is convex with one minimum, which L-BFGS reaches to a tolerance, so that a probe adds no noise of its own: no
+learning rate, no epochs, no augmentation. The penalty is chosen on held-out *training* images along a path (from
+strong to weak, each solution the start of the next, until two in a row do not improve), and the probe is fitted again
+on all of them.
+
+>>> import torch
+>>> from lipcomp.robustness._probes import fit_linear_probe
+>>> features, labels = torch.randn(200, 16), torch.arange(200) % 4
+>>> probe = fit_linear_probe(features, labels)
+>>> probe.predict(features).shape, probe.accuracy(features, labels).n
+(torch.Size([200]), 200)
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+from jaxtyping import Float, Int64
+from torch import Tensor, nn
+
+from lipcomp.robustness._estimates import Estimate, accuracy
+
+PENALTIES = tuple(10.0 ** (-k / 2) for k in range(0, 13))  # 1 .. 1e-6, two a decade
+PATIENCE = 2
+ROWS_AT_ONCE = 65536
+
+
+class Probe(nn.Module):
+    """Features -> class scores, with what every probe offers."""
+
+    def logits(self, features: Float[Tensor, "n features"]) -> Float[Tensor, "n classes"]:
+        """Class scores."""
+        return self(features)
+
+    def soft(self, features: Float[Tensor, "n features"]) -> Float[Tensor, "n classes"]:
+        """Scores with a gradient everywhere, whose largest is the prediction or close to it; attacks ascend these."""
+        return self(features)
+
+    def predict(self, features: Float[Tensor, "n features"]) -> Int64[Tensor, " n"]:
+        """The class with the largest score."""
+        with torch.no_grad():
+            return self(features).argmax(1)
+
+    def accuracy(self, features: Float[Tensor, "n features"], labels: Int64[Tensor, " n"]) -> Estimate:
+        """Top-1 accuracy with its bootstrap interval over images."""
+        return accuracy(self.predict(features).cpu(), labels.cpu())
+
+    def on(self, encoder: nn.Module) -> "Classifier":
+        """The classifier of images that this probe makes of an encoder."""
+        return Classifier(encoder, self)
+
+
+class Classifier(nn.Module):
+    """Pixels in [0, 1] -> logits: a probe on ``encoder.features``."""
+
+    def __init__(self, encoder: nn.Module, probe: Probe) -> None:
+        super().__init__()
+        self.encoder, self.probe = encoder, probe
+
+    def forward(self, images: Float[Tensor, "batch channels height width"]) -> Float[Tensor, "batch classes"]:
+        """Class scores of images."""
+        return self.probe(self.encoder.features(images))  # type: ignore[operator]
+
+    def surrogate(
+        self, images: Float[Tensor, "batch channels height width"]
+    ) -> Float[Tensor, "batch classes"]:
+        """The probe's soft scores, whose gradient attacks ascend."""
+        return self.probe.soft(self.encoder.features(images))  # type: ignore[operator]
+
+
+@dataclass(frozen=True)
+class PathPoint:
+    """One penalty of the path: how the probe fitted with it does on held-out training images."""
+
+    penalty: float
+    loss: float
+    accuracy: float
+    iterations: int
+
+
+class LinearProbe(Probe):
+    """W f + b on features as the encoder gives them (the standardisation is folded in).
+
+    Attributes
+    ----------
+    penalty
+        The chosen penalty.
+    path
+        What every penalty gave on the held-out images; empty if only one was given.
+    """
+
+    weight: Tensor
+    bias: Tensor
+
+    def __init__(
+        self,
+        weight: Float[Tensor, "classes features"],
+        bias: Float[Tensor, " classes"],
+        penalty: float = 0.0,
+        path: Sequence[PathPoint] = (),
+    ) -> None:
+        super().__init__()
+        self.register_buffer("weight", weight)
+        self.register_buffer("bias", bias)
+        self.penalty, self.path = penalty, tuple(path)
+
+    def forward(self, features: Float[Tensor, "n features"]) -> Float[Tensor, "n classes"]:
+        """Logits."""
+        return nn.functional.linear(features, self.weight.to(features.dtype), self.bias.to(features.dtype))
+
+
+class NearestNeighbours(Probe):
+    """Weighted vote of the k nearest training features by cosine: weights exp(cosine / temperature) (Wu et al. 2018).
+
+    Its scores are the votes' logarithms, so that their softmax is the vote's distribution.
+    """
+
+    bank: Tensor
+    labels: Tensor
+
+    def __init__(
+        self,
+        features: Float[Tensor, "n features"],
+        labels: Int64[Tensor, " n"],
+        *,
+        k: int = 20,
+        temperature: float = 0.07,
+        classes: int | None = None,
+    ) -> None:
+        super().__init__()
+        _check(features, labels, classes)
+        if not 1 <= k <= len(features):
+            raise ValueError(f"k must lie between 1 and the {len(features)} training images, got {k}")
+        if temperature <= 0:
+            raise ValueError(f"temperature must be positive, got {temperature}")
+        self.register_buffer("bank", nn.functional.normalize(features.float(), dim=1))
+        self.register_buffer("labels", labels)
+        self.k, self.temperature = k, temperature
+        self.classes = classes or int(labels.max()) + 1
+
+    def forward(self, features: Float[Tensor, "n features"]) -> Float[Tensor, "n classes"]:
+        """Log of the votes."""
+        votes = []
+        step = max(1, 2**25 // len(self.bank))
+        for part in nn.functional.normalize(features.float(), dim=1).split(step):
+            cosine, nearest = (part @ self.bank.T).topk(self.k, dim=1)
+            weight = ((cosine - cosine[:, :1]) / self.temperature).exp()
+            scores = torch.zeros(len(part), self.classes, device=part.device)
+            votes.append(scores.scatter_add_(1, self.labels[nearest], weight))
+        return torch.cat(votes).clamp_min(1e-30).log().to(features.dtype)
+
+    def soft(self, features: Float[Tensor, "n features"]) -> Float[Tensor, "n classes"]:
+        """The vote of all training features, not of k: log sum exp(cosine / temperature) of each class.
+
+        The vote of one neighbour does not change until the neighbour does, so it has no gradient.
+        """
+        cosine = nn.functional.normalize(features.float(), dim=1) @ self.bank.T
+        weight = (cosine - cosine.amax(1, keepdim=True).detach()) / self.temperature
+        scores = torch.zeros(len(features), self.classes, device=features.device)
+        votes = scores.index_add(1, self.labels, weight.exp())
+        return votes.clamp_min(1e-30).log().to(features.dtype)
+
+
+def fit_linear_probe(
+    features: Float[Tensor, "n features"],
+    labels: Int64[Tensor, " n"],
+    *,
+    classes: int | None = None,
+    penalties: Sequence[float] = PENALTIES,
+    held_out: float = 0.2,
+    choose_by: Literal["loss", "accuracy"] = "loss",
+    seed: int = 0,
+    max_iterations: int = 500,
+    dtype: torch.dtype | None = None,
+) -> LinearProbe:
+    """Fit a linear probe by L-BFGS, its penalty chosen on held-out training images.
+
+    Parameters
+    ----------
+    features, labels
+        Cached features of the training images, and their classes from 0.
+    classes
+        Count of classes; the largest label plus one if not given.
+    penalties
+        The path. With one value nothing is held out.
+    held_out
+        Share of the training images, of each class, that choose the penalty.
+    choose_by
+        "loss" (cross-entropy: smooth in the penalty, so the choice is stable) or "accuracy" (ties go to the
+        stronger penalty).
+    seed
+        Which images are held out.
+    max_iterations
+        Of L-BFGS, for each penalty.
+    dtype
+        Precision of the fit: float64 on the CPU, float32 elsewhere if not given.
+
+    Raises
+    ------
+    ValueError
+        If the arguments do not fit, or a class has no image left to train on.
+    """
+    classes = _check(features, labels, classes)
+    if not penalties or min(penalties) < 0:
+        raise ValueError(f"penalties must be at least one number >= 0, got {tuple(penalties)}")
+    if choose_by not in ("loss", "accuracy"):
+        raise ValueError(f'choose_by must be "loss" or "accuracy", got {choose_by!r}')
+    dtype = dtype or (torch.float64 if features.device.type == "cpu" else torch.float32)
+    features, labels = features.detach().to(dtype), labels.to(features.device)
+    ordered = sorted(set(penalties), reverse=True)
+    path: list[PathPoint] = []
+    start = best_start = None
+    if len(ordered) > 1:
+        train, test = split_by_class(labels, held_out, seed)
+        held, targets = features[test], labels[test]
+        for penalty in ordered:
+            start, iterations = _minimise(
+                features[train], labels[train], classes, penalty, start, max_iterations
+            )
+            logits = held @ start[:, :-1].T + start[:, -1]
+            loss = float(nn.functional.cross_entropy(logits, targets))
+            right = float((logits.argmax(1) == targets).double().mean())
+            path.append(PathPoint(penalty, loss, right, iterations))
+            best = min(path, key=lambda point: point.loss if choose_by == "loss" else -point.accuracy)
+            if best is path[-1]:
+                best_start = start
+            elif len(path) - path.index(best) > PATIENCE:
+                break
+        penalty = best.penalty
+    else:
+        penalty = ordered[0]
+    solution, _ = _minimise(features, labels, classes, penalty, best_start, max_iterations)
+    solution = solution.float()
+    return LinearProbe(solution[:, :-1].contiguous(), solution[:, -1].contiguous(), penalty, path)
+
+
+def split_by_class(
+    labels: Int64[Tensor, " n"], share: float, seed: int
+) -> tuple[Int64[Tensor, " train"], Int64[Tensor, " test"]]:
+    """Split indices so that ``share`` of each class (at least one image, never all) is held out; seeded."""
+    if not 0 < share < 1:
+        raise ValueError(f"held_out must lie between 0 and 1, got {share}")
+    generator = torch.Generator().manual_seed(seed)
+    train, test = [], []
+    for label in labels.unique().tolist():
+        members = (labels == label).nonzero().squeeze(1).cpu()
+        if len(members) < 2:
+            raise ValueError(
+                f"class {label} has one training image, so none can be held out to choose the penalty; give more "
+                f"images, or one penalty"
+            )
+        members = members[torch.randperm(len(members), generator=generator)]
+        count = min(max(1, round(share * len(members))), len(members) - 1)
+        test.append(members[:count])
+        train.append(members[count:])
+    return torch.cat(train).sort().values.to(labels.device), torch.cat(test).sort().values.to(labels.device)
+
+
+def _check(features: Tensor, labels: Tensor, classes: int | None) -> int:
+    if features.ndim != 2 or labels.shape != (len(features),):
+        raise ValueError(
+            f"features must be (n, features) and labels (n,), got {tuple(features.shape)} and {tuple(labels.shape)}"
+        )
+    if len(features) == 0:
+        raise ValueError("features must hold at least one training image, got none")
+    if not torch.isfinite(features).all():
+        raise ValueError("features must be finite, got NaN or infinity; is the encoder's checkpoint intact?")
+    highest = int(labels.max()) + 1
+    if labels.min() < 0 or (classes is not None and highest > classes):
+        raise ValueError(
+            f"labels must lie between 0 and classes - 1 ({'?' if classes is None else classes - 1}), got "
+            f"{int(labels.min())} to {highest - 1}"
+        )
+    return classes or highest
+
+
+def _minimise(
+    features: Tensor, labels: Tensor, classes: int, penalty: float, start: Tensor | None, max_iterations: int
+) -> tuple[Float[Tensor, "classes features_and_bias"], int]:
+    """The minimum, as weights and bias on the features as given, and the iterations it took.
+
+    L-BFGS works in coordinates in which the Hessian is near the identity: the standardised features turned to their
+    principal axes and divided by sqrt(s / 10 + penalty), s the variance along each (1 / 10 stands for the mean of
+    p (1 - p)). The objective is the same; the iterations fall by several times.
+    """
+    mean, std = features.mean(0), features.std(0, unbiased=False)
+    std = torch.where(
+        std > 1e-6 * std.max().clamp_min(1e-30), std, 1.0
+    )  # a dead feature stays as it is: zero
+    scaled = (features - mean) / std
+    n = len(features)
+    variances, axes = torch.linalg.eigh(scaled.T @ scaled / n)
+    stretch = (variances.clamp_min(0) / 10 + penalty + 1e-9).sqrt()
+    scaled = scaled @ (axes / stretch)
+    penalties = penalty / stretch.square()
+    parameters = torch.zeros(classes, features.shape[1] + 1, dtype=features.dtype, device=features.device)
+    if start is not None:
+        parameters[:, :-1] = (start[:, :-1] * std) @ axes * stretch
+        parameters[:, -1] = start[:, -1] + start[:, :-1] @ mean
+    parameters.requires_grad_(True)
+    optimiser = torch.optim.LBFGS(
+        [parameters],
+        max_iter=max_iterations,
+        tolerance_grad=1e-7,
+        tolerance_change=1e-12,
+        history_size=20,
+        line_search_fn="strong_wolfe",
+    )
+
+    def closure() -> Tensor:
+        with torch.no_grad():
+            weight, bias = parameters[:, :-1], parameters[:, -1]
+            gradient = torch.zeros_like(parameters)
+            loss = 0.5 * (penalties * weight.square()).sum()
+            for rows, targets in zip(scaled.split(ROWS_AT_ONCE), labels.split(ROWS_AT_ONCE), strict=True):
+                log_p = torch.log_softmax(rows @ weight.T + bias, 1)
+                loss = loss - log_p.gather(1, targets[:, None]).sum() / n
+                residual = log_p.exp()
+                residual[torch.arange(len(rows), device=rows.device), targets] -= 1
+                gradient[:, :-1] += residual.T @ rows / n
+                gradient[:, -1] += residual.sum(0) / n
+            gradient[:, :-1] += penalties * weight
+        parameters.grad = gradient
+        return loss
+
+    optimiser.step(closure)
+    iterations = int(optimiser.state[parameters]["n_iter"])
+    with torch.no_grad():
+        weight = (parameters[:, :-1] / stretch) @ axes.T / std
+        bias = parameters[:, -1] - weight @ mean
+        return torch.cat([weight, bias[:, None]], 1), iterations

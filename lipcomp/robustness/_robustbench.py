@@ -1,0 +1,315 @@
+"""RobustBench, when asked for: its model zoo, its own evaluation, its result files. The extra ``robustbench``.
+
+RobustBench 1.1.1 does not run as installed. What stands in the way, and what is done about it here, for as long as a
+call lasts:
+
+==========================================================  ===============================================
+its import wants a module ``autoattack``                    ``pyautoattack`` under that name, taken back after
+``benchmark()`` calls AutoAttack's old signature            an adapter in its place
+``corruptions_evaluation()`` gives CIFAR's loader a         the argument is dropped
+``prepr`` that it does not take
+it looks up AlexNet in a file of results that is not there  AlexNet's published errors in a temporary file
+it writes ``model_info/`` into the working directory        into a temporary folder
+it downloads what it does not find                          refused beforehand, with what to get
+==========================================================  ===============================================
+
+Nothing is imported until a function here is called, and nothing stays patched after it.
+
+>>> from lipcomp.robustness._robustbench import load_zoo_model, run_benchmark
+>>> model = load_zoo_model("Standard", "cifar10", "corruptions", folder="models")  # doctest: +SKIP
+>>> run_benchmark(model.classifier, "cifar10", "corruptions", data_root="data").accuracy  # doctest: +SKIP
+"""
+
+import contextlib
+import difflib
+import importlib
+import importlib.util
+import io
+import json
+import pickle
+import sys
+import tempfile
+import warnings
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+from unittest.mock import patch
+
+import numpy as np
+import pandas as pd
+import torch
+from torch import nn
+
+from lipcomp.robustness._metrics import ALEXNET
+from lipcomp.robustness._zoo import ZooModel
+
+SHAPES = {"cifar10": (3, 32, 32), "cifar100": (3, 32, 32), "imagenet": (3, 224, 224)}
+THREATS = ("Linf", "L2", "corruptions", "corruptions_3d")
+CLEAN_FOLDERS = {"cifar10": "cifar-10-batches-py", "cifar100": "cifar-100-python", "imagenet": "val"}
+
+
+@dataclass(frozen=True)
+class BenchmarkResult:
+    """What RobustBench's evaluation says: accuracies in [0, 1]; mCE as a ratio, where AlexNet's errors exist."""
+
+    clean: float
+    accuracy: float
+    mce: float | None
+
+
+def robustbench() -> ModuleType:
+    """The package, imported; ``sys.modules`` and the warning filters are left as they were, but for itself.
+
+    Raises
+    ------
+    ImportError
+        If it, or what it needs, is not installed.
+    """
+    if "robustbench.eval" in sys.modules:
+        return sys.modules["robustbench"]
+    filters, aliases = warnings.filters[:], ("autoattack", "autoattack.state")
+    own = [name for name in aliases if name not in sys.modules]
+    try:
+        if importlib.util.find_spec("autoattack") is None:
+            sys.modules["autoattack"] = importlib.import_module("pyautoattack")
+            sys.modules["autoattack.state"] = importlib.import_module("pyautoattack.state")
+        else:
+            own = []
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            importlib.import_module("pkg_resources")
+            package = importlib.import_module("robustbench")
+            importlib.import_module("robustbench.eval")
+    except ImportError as error:
+        raise ImportError(
+            f"RobustBench cannot be imported ({error}). It needs setuptools below 82 and pyautoattack; install all "
+            f'with: pip install "lipcomp[robustbench]"'
+        ) from error
+    finally:
+        for name in own:
+            sys.modules.pop(name, None)
+        warnings.filters[:] = filters  # type: ignore[index]
+    return package
+
+
+def load_zoo_model(
+    name: str, dataset: str = "cifar10", threat: str = "Linf", *, folder: Path | str = "models"
+) -> ZooModel:
+    """A model of the zoo from its usual place, ``<folder>/<dataset>/<threat>/<name>.pt``; nothing is downloaded.
+
+    Parameters
+    ----------
+    name
+        As the leaderboard spells it: "Carmon2019Unlabeled".
+    dataset, threat
+        "cifar10", "cifar100" or "imagenet"; "Linf", "L2" or "corruptions".
+    folder
+        RobustBench's ``model_dir``.
+
+    Raises
+    ------
+    FileNotFoundError
+        If the checkpoint is not there.
+    ValueError
+        If there is no such model, or the file cannot be read as weights.
+    ImportError
+        If RobustBench is not installed.
+    """
+    _check(dataset, threat)
+    package = robustbench()
+    enums = importlib.import_module("robustbench.model_zoo.enums")
+    zoo = importlib.import_module("robustbench.model_zoo").model_dicts
+    kind = threat.removesuffix("_3d")
+    models = zoo[enums.BenchmarkDataset(dataset)].get(enums.ThreatModel(kind), {})
+    if name not in models:
+        near = difflib.get_close_matches(name, models, 1)
+        hint = f" Did you mean {near[0]!r}?" if near else ""
+        raise ValueError(f"model {name!r} is not in RobustBench's zoo for {dataset}, {kind}.{hint}")
+    place = Path(folder) / dataset / kind
+    parts = models[name].get("gdrive_id")
+    files = [f"{name}_m{i}.pt" for i in range(len(parts))] if isinstance(parts, list) else [f"{name}.pt"]
+    lost = [file for file in files if not (place / file).is_file()]
+    if lost:
+        raise FileNotFoundError(
+            f"{str(place / lost[0])!r} is missing; download it once with robustbench.utils.load_model({name!r}, "
+            f"dataset={dataset!r}, threat_model={kind!r}, model_dir={str(folder)!r}) on a machine with a network"
+        )
+    own = str(place / files[0]) if parts is None else ""  # a model of timm takes its file by another way
+    try:
+        network = package.utils.load_model(
+            name, model_dir=folder, dataset=dataset, threat_model=kind, custom_checkpoint=own
+        )
+    except pickle.UnpicklingError as error:
+        raise ValueError(
+            f"{str(place / files[0])!r} holds more than weights, and reading it would run its code ({error}); if you "
+            f"trust it, load it with torch.load(..., weights_only=False) and save its state_dict in its place"
+        ) from error
+    except (RuntimeError, EOFError, KeyError) as error:
+        raise ValueError(f"{str(place / files[0])!r} is not {name}'s checkpoint ({error})") from error
+    return ZooModel(network, SHAPES[dataset], name)
+
+
+def run_benchmark(
+    classifier: nn.Module,
+    dataset: str = "cifar10",
+    threat: str = "corruptions",
+    *,
+    data_root: Path | str,
+    n_examples: int = 10000,
+    radius: float | None = None,
+    batch_size: int = 128,
+    device: torch.device | str = "cpu",
+    corruptions: Sequence[str] | None = None,
+    preprocessing: str | None = "Res256Crop224",
+) -> BenchmarkResult:
+    """RobustBench's own ``benchmark()`` on any classifier (a probe on our encoder, say).
+
+    Parameters
+    ----------
+    classifier
+        Pixels in [0, 1] -> logits.
+    dataset, threat
+        As for :func:`load_zoo_model`, and "corruptions_3d".
+    data_root
+        Holds the clean set and ``CIFAR-10-C`` (``ImageNet-C``, ...) in their published layouts.
+    n_examples
+        The first so many images.
+    radius
+        In pixels, for "Linf" and "L2".
+    corruptions
+        Only these, of the fifteen.
+    preprocessing
+        For clean ImageNet, by RobustBench's name for it.
+
+    Raises
+    ------
+    FileNotFoundError
+        If the data are not on disk.
+    """
+    _check(dataset, threat)
+    robustbench()
+    evaluation = importlib.import_module("robustbench.eval")
+    data = importlib.import_module("robustbench.data")
+    root = Path(data_root)
+    key = (evaluation.BenchmarkDataset(dataset), evaluation.ThreatModel(threat))
+    wanted = [root / CLEAN_FOLDERS[dataset]]
+    if threat.startswith("corruptions"):
+        wanted.append(root / data.CORRUPTIONS_DIR_NAMES[key[0]][key[1]])
+    elif radius is None:
+        raise ValueError(f"radius (in pixels) must be given for threat {threat!r}")
+    for place in wanted:
+        if not place.is_dir():
+            raise FileNotFoundError(
+                f"{str(place)!r} is missing; RobustBench's evaluation reads it from there"
+            )
+    names = tuple(corruptions or data.CORRUPTIONS_DICT[key[0]].get(key[1], ()))
+    with _repaired(evaluation, key, names) as captured:
+        clean, accuracy = evaluation.benchmark(
+            classifier,
+            n_examples=n_examples,
+            dataset=dataset,
+            threat_model=threat,
+            data_dir=str(root),
+            device=torch.device(device),
+            batch_size=batch_size,
+            eps=radius,
+            preprocessing=preprocessing if dataset == "imagenet" else None,
+        )
+    known = dataset == "imagenet" and all(name in ALEXNET for name in names)
+    return BenchmarkResult(float(clean), float(accuracy), captured.get("mce") if known else None)
+
+
+def read_results(folder: Path | str, dataset: str = "cifar10", threat: str = "corruptions") -> pd.DataFrame:
+    """The accuracies in RobustBench's result files, ``<folder>/<dataset>/<threat>/*.json``, in [0, 1].
+
+    Returns
+    -------
+    A row a model: ``clean``, ``shifted`` (robust or corrupted accuracy); see
+    :func:`~lipcomp.robustness._effective.fit_baselines`.
+    """
+    _check(dataset, threat)
+    place = Path(folder) / dataset / threat.removesuffix("_3d")
+    found = sorted(place.glob("*.json"))
+    if not found:
+        raise FileNotFoundError(
+            f"{str(place)!r} holds no result files; they are in the folder model_info of RobustBench's repository"
+        )
+    field = {"corruptions": "corruptions_acc", "corruptions_3d": "corruptions_acc_3d"}.get(
+        threat, "autoattack_acc"
+    )
+    rows = {}
+    for path in found:
+        try:
+            content = json.loads(path.read_text())
+            shifted = content.get(field, content.get("external"))
+            rows[path.stem] = {
+                "clean": float(content["clean_acc"]) / 100,
+                "shifted": float(shifted) / 100 if shifted not in (None, "") else np.nan,
+            }
+        except (ValueError, KeyError, TypeError, AttributeError) as error:
+            raise ValueError(
+                f"{str(path)!r} is no result file ({error!r}); remove it or get it again"
+            ) from error
+    return pd.DataFrame.from_dict(rows, orient="index")
+
+
+def _check(dataset: str, threat: str) -> None:
+    if dataset not in SHAPES:
+        raise ValueError(f"dataset must be one of {', '.join(SHAPES)}, got {dataset!r}")
+    if threat not in THREATS:
+        raise ValueError(f"threat must be one of {', '.join(THREATS)}, got {threat!r}")
+
+
+@contextlib.contextmanager
+def _repaired(
+    evaluation: ModuleType, key: tuple[Any, Any], names: Sequence[str]
+) -> Iterator[dict[str, float]]:
+    """``robustbench.eval`` with what it calls replaced, for as long as this lasts; takes down the mCE."""
+    captured: dict[str, float] = {}
+    measure, loaders = evaluation.corruptions_evaluation, evaluation.CORRUPTION_DATASET_LOADERS
+    state = np.random.get_state()  # noqa: NPY002
+
+    def take_down(*arguments: Any, **options: Any) -> Any:
+        accuracy, captured["mce"] = measure(*arguments, **options)
+        return accuracy, captured["mce"]
+
+    def load(*arguments: Any, prepr: Any = None, **options: Any) -> Any:
+        extra = {"prepr": prepr} if key[0].value == "imagenet" else {}
+        return loaders[key[0]][key[1]](*arguments, **options, **extra)
+
+    with tempfile.TemporaryDirectory() as temporary:
+        results = Path(temporary) / key[0].value / "corruptions"
+        results.mkdir(parents=True)
+        cells = {(name, s): [1 - ALEXNET.get(name, 0.5)] for name in names for s in range(1, 6)}
+        for file in ("unaggregated_results.csv", "unaggregated_results_3d.csv"):
+            pd.DataFrame(cells, ["AlexNet"]).to_csv(results / file)
+        replaced = patch.multiple(
+            evaluation,
+            AutoAttack=_AutoAttack,
+            CORRUPTION_DATASET_LOADERS={key[0]: {key[1]: load}},
+            CORRUPTIONS_DICT={key[0]: {key[1]: tuple(names)}},
+            Path=lambda place: Path(temporary) if place == "model_info" else Path(place),
+            tqdm=iter,
+            corruptions_evaluation=take_down,
+        )
+        try:
+            with replaced, torch.random.fork_rng(), contextlib.redirect_stdout(io.StringIO()):
+                yield captured
+        finally:
+            np.random.set_state(state)  # noqa: NPY002
+
+
+class _AutoAttack:
+    """The signature that ``robustbench.eval`` calls, on pyautoattack."""
+
+    def __init__(self, model: nn.Module, *, log_path: str | None = None, **options: Any) -> None:
+        from pyautoattack import AutoAttack
+
+        self._attack = AutoAttack(model, seed=0, **options)
+
+    def run_standard_evaluation(
+        self, images: Any, labels: Any, *, bs: int, state_path: Path | None = None
+    ) -> Any:
+        return self._attack.run_standard_evaluation(images, labels, batch_size=bs, state_path=state_path)[0]

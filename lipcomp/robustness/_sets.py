@@ -1,0 +1,286 @@
+"""Corrupted sets on disk, in their published layouts, memory-mapped or decoded batch by batch.
+
+=============  ===============================================================================================
+kind           layout
+=============  ===============================================================================================
+CIFAR-10-C,    ``<corruption>.npy`` (50000, 32, 32, 3) uint8, five severities of 10,000 in order, and
+CIFAR-100-C    ``labels.npy`` (50000,)
+MNIST-C        ``<corruption>/test_images.npy`` (10000, 28, 28, 1) uint8 and ``<corruption>/test_labels.npy``;
+               one setting a corruption (its severity is None)
+ImageNet-C,    ``<corruption>/<1..5>/<class>/*.JPEG``; corruptions may lie in groups (``noise/gaussian_noise``)
+ImageNet-3DCC  as the published archives unpack
+ImageNet-C-bar the same, but severities are named by their published levels (``sparkles/1.00``)
+=============  ===============================================================================================
+
+MNIST-C's ``identity`` is no corruption: it is the set's ``clean`` digits.
+
+>>> from lipcomp.robustness._sets import open_corruption_set
+>>> cifar = open_corruption_set("CIFAR-10-C", classes=10)  # doctest: +SKIP
+>>> cifar.images("fog", 3).batch(torch.arange(4)).shape  # doctest: +SKIP
+torch.Size([4, 3, 32, 32])
+
+Everything is checked when the set is opened, before the long work starts: sizes, labels, and that every condition holds
+the same images: by name where images have one (a file that is missing, or lies in another severity, is named), by label
+and position in arrays. A corruption that comes twice, under two names or in two places, is named too.
+"""
+
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import torch
+
+from lipcomp.data import ImageSet
+from lipcomp.data._folders import FolderImages
+from lipcomp.robustness._arrays import (
+    MappedImages,
+    check_images,
+    list_classes,
+    read_array,
+    read_labels,
+    same_labels,
+    same_names,
+)
+from lipcomp.robustness._protocols import IDENTITY
+
+SEVERITIES = ("1", "2", "3", "4", "5")
+COMPARED = 8  # images that tell whether two corruptions are the same
+WHERE = {
+    "cifar": "CIFAR-10-C and CIFAR-100-C are at https://zenodo.org/record/2535967 and https://zenodo.org/record/3555552",
+    "mnist": "MNIST-C is at https://zenodo.org/record/3239543 (mnist_c.zip)",
+    "imagenet": "ImageNet-C is at https://zenodo.org/record/2235448, ImageNet-3DCC at https://3dcommoncorruptions.epfl.ch",
+}
+
+
+@dataclass(frozen=True)
+class CorruptionSet:
+    """A corrupted set on disk: one :class:`~lipcomp.data.ImageSet` for each corruption and severity.
+
+    Attributes
+    ----------
+    name
+        Of its folder.
+    kind
+        "cifar", "mnist" or "imagenet": the layout.
+    cells
+        The image sets, by corruption, then by severity (1 to 5, or None where there is one setting).
+    clean
+        The uncorrupted images, where the set holds them.
+    """
+
+    name: str
+    kind: str
+    cells: Mapping[str, Mapping[int | None, ImageSet]] = field(repr=False)
+    clean: ImageSet | None = field(default=None, repr=False)
+
+    @property
+    def corruptions(self) -> tuple[str, ...]:
+        """Names, in alphabetical order."""
+        return tuple(self.cells)
+
+    def severities(self, corruption: str) -> tuple[int | None, ...]:
+        """The severities of a corruption."""
+        return tuple(self._corruption(corruption))
+
+    def images(self, corruption: str, severity: int | None = None) -> ImageSet:
+        """The images of one condition."""
+        cell = self._corruption(corruption)
+        if severity not in cell:
+            raise ValueError(
+                f"severity {severity} of {corruption} is not in {self.name}, only: {', '.join(map(str, cell))}"
+            )
+        return cell[severity]
+
+    def _corruption(self, corruption: str) -> Mapping[int | None, ImageSet]:
+        if corruption not in self.cells:
+            raise ValueError(
+                f"corruption {corruption!r} is not in {self.name}, only: {', '.join(self.cells)}"
+            )
+        return self.cells[corruption]
+
+
+def open_corruption_set(
+    folder: Path | str,
+    *,
+    classes: int | Sequence[str] | None = None,
+    image_shape: tuple[int, int, int] = (3, 224, 224),
+    corruptions: Sequence[str] | None = None,
+    partial: bool = False,
+) -> CorruptionSet:
+    """Open a corrupted set, whichever layout it has, and check it.
+
+    Parameters
+    ----------
+    folder
+        The set's own folder.
+    classes
+        How many classes there are, or for folders of images their names in the order of the labels (ImageNet's
+        WordNet ids); if not given the labels' maximum, or the folders found.
+    image_shape
+        What folders of images are brought to; arrays stay as they are.
+    corruptions
+        Take these only.
+    partial
+        Accept a set of images from some of the classes only (a subset of your own).
+
+    Raises
+    ------
+    FileNotFoundError
+        If there is no such set, or a file of it is missing.
+    ValueError
+        If a file is damaged or half downloaded, conditions hold different images, a corruption comes twice, a class
+        has no image anywhere, or labels lie outside the classes.
+    """
+    folder = Path(folder)
+    if not folder.is_dir():
+        raise FileNotFoundError(f"corrupted set {str(folder)!r} does not exist. {'; '.join(WHERE.values())}")
+    if (folder / "labels.npy").is_file():
+        return _open_cifar(folder, classes, corruptions)
+    if any(folder.glob("*/test_images.npy")):
+        return _open_mnist(folder, classes, corruptions)
+    found = _corruption_folders(folder)
+    if found:
+        return _open_imagenet(folder, found, classes, image_shape, corruptions, partial)
+    raise FileNotFoundError(
+        f"{str(folder)!r} holds no corrupted set: neither labels.npy with <corruption>.npy (CIFAR-C), nor "
+        f"<corruption>/test_images.npy (MNIST-C), nor <corruption>/<1..5>/<class>/ (ImageNet-C). "
+        f"{'; '.join(WHERE.values())}"
+    )
+
+
+def choose(found: Sequence[str], wanted: Sequence[str] | None, folder: Path) -> list[str]:
+    """The corruptions to take: all found, or those wanted, each of which must be there."""
+    missing = [name for name in wanted or () if name not in found]
+    if missing:
+        raise FileNotFoundError(
+            f"{str(folder)!r} lacks {', '.join(missing)}; it has {', '.join(sorted(found))}"
+        )
+    return sorted(found) if wanted is None else list(wanted)
+
+
+def _open_cifar(
+    folder: Path, classes: int | Sequence[str] | None, wanted: Sequence[str] | None
+) -> CorruptionSet:
+    labels, names = read_labels(folder / "labels.npy", classes)
+    total = len(labels)
+    if total % 5 or (labels.view(5, -1) != labels[: total // 5]).any():
+        raise ValueError(
+            f"{str(folder / 'labels.npy')!r} must repeat the same labels for five severities, got {total} labels"
+        )
+    n = total // 5
+    files = [path.stem for path in folder.glob("[!.]*.npy") if path.stem != "labels"]
+    cells: dict[str, dict[int | None, ImageSet]] = {}
+    for name in choose(files, wanted, folder):
+        path = folder / f"{name}.npy"
+        pixels = read_array(path)
+        check_images(path, pixels, (total, *pixels.shape[1:3], 3))
+        cells[name] = {
+            s: MappedImages(f"{folder.name}/{name}/{s}", pixels[(s - 1) * n : s * n], labels[:n], names)
+            for s in range(1, 6)
+        }
+    if not cells:
+        raise FileNotFoundError(f"{str(folder)!r} holds labels but no <corruption>.npy. {WHERE['cifar']}")
+    _check_twice(folder, cells)
+    return CorruptionSet(folder.name, "cifar", cells)
+
+
+def _open_mnist(
+    folder: Path, classes: int | Sequence[str] | None, wanted: Sequence[str] | None
+) -> CorruptionSet:
+    found = [path.parent.name for path in folder.glob("[!.]*/test_images.npy")]
+    cells: dict[str, dict[int | None, ImageSet]] = {}
+    digits = {}
+    for name in choose(found, wanted, folder):
+        labels, names = read_labels(folder / name / "test_labels.npy", classes)
+        path = folder / name / "test_images.npy"
+        pixels = read_array(path)
+        check_images(path, pixels, (len(labels), *pixels.shape[1:3], 1))
+        digits[name] = MappedImages(f"{folder.name}/{name}", pixels, labels, names)
+    same_labels(folder, {name: images.labels for name, images in digits.items()})
+    clean = digits.pop(IDENTITY, None)
+    cells = {name: {None: images} for name, images in digits.items()}
+    if not cells:
+        raise FileNotFoundError(f"{str(folder)!r} holds no corruption, only {IDENTITY}. {WHERE['mnist']}")
+    _check_twice(folder, cells)
+    return CorruptionSet(folder.name, "mnist", cells, clean)
+
+
+def _check_twice(folder: Path, cells: Mapping[str, Mapping[int | None, ImageSet]]) -> None:
+    """Refuse two corruptions whose first images, at their last severity, are all the same."""
+    seen: dict[bytes, str] = {}
+    for name, cell in cells.items():
+        images = list(cell.values())[-1]
+        if not len(images):
+            continue
+        key = images.batch(torch.arange(min(COMPARED, len(images)))).numpy().tobytes()
+        if key in seen:
+            raise ValueError(
+                f"{str(folder)!r}: {seen[key]} and {name} hold the same images; one is a copy, remove or get it again"
+            )
+        seen[key] = name
+
+
+def _severity_folders(place: Path) -> list[Path]:
+    """The folders of the five severities, mildest first: 1 .. 5, or their levels with two decimals; else none."""
+    inside = [entry for entry in place.iterdir() if entry.is_dir()] if place.is_dir() else []
+    numbered = [entry for entry in inside if entry.name in SEVERITIES]
+    levels = [entry for entry in inside if re.fullmatch(r"\d+\.\d\d", entry.name)]
+    return sorted(numbered or levels, key=lambda entry: float(entry.name))
+
+
+def _corruption_folders(folder: Path) -> dict[str, Path]:
+    """Folders that hold severities, one or two levels down."""
+    found: dict[str, Path] = {}
+    for place in sorted([*folder.glob("[!.]*"), *folder.glob("[!.]*/[!.]*")]):
+        if not _severity_folders(place):
+            continue
+        if place.name in found:
+            raise ValueError(
+                f"{str(folder)!r}: corruption {place.name} comes twice, in {str(found[place.name])!r} and "
+                f"{str(place)!r}; remove one"
+            )
+        found[place.name] = place
+    return found
+
+
+def _open_imagenet(
+    folder: Path,
+    found: Mapping[str, Path],
+    classes: int | Sequence[str] | None,
+    image_shape: tuple[int, int, int],
+    wanted: Sequence[str] | None,
+    partial: bool,
+) -> CorruptionSet:
+    names: tuple[str, ...] = ()
+    if classes is not None and not isinstance(classes, int):
+        names = tuple(classes)
+    cells: dict[str, dict[int | None, ImageSet]] = {}
+    members: dict[str, FolderImages] = {}
+    for corruption in choose(list(found), wanted, folder):
+        cells[corruption] = {}
+        places = _severity_folders(found[corruption])
+        if len(places) != len(SEVERITIES):
+            lost = [s for s in SEVERITIES if not (found[corruption] / s).is_dir()]
+            raise FileNotFoundError(
+                f"{str(found[corruption] / lost[0])!r} is missing; unpack the archive of {corruption} again"
+            )
+        for severity, place in enumerate(places, 1):
+            present = sorted(entry.name for entry in place.iterdir() if entry.is_dir())
+            names = names or tuple(present)
+            unknown = sorted(set(present) - set(names))
+            if unknown:
+                raise ValueError(
+                    f"{str(place)!r} has class folders outside the classes: {', '.join(unknown[:5])}; give the "
+                    f"probe's classes as WordNet ids"
+                )
+            cell = list_classes(place, names, f"{folder.name}/{corruption}/{place.name}", image_shape)
+            cells[corruption][severity] = members[f"{corruption}/{place.name}"] = cell
+    if isinstance(classes, int) and len(names) != classes:
+        raise ValueError(
+            f"{str(folder)!r} has {len(names)} class folders, not {classes}; it is half unpacked, or give the "
+            f"classes' names in the order of the labels"
+        )
+    same_names(folder, members, partial=partial)
+    _check_twice(folder, cells)
+    return CorruptionSet(folder.name, "imagenet", cells)

@@ -1,0 +1,170 @@
+"""Shifted sets: images with classes of their own, and the map from a model's classes to them."""
+
+import json
+from concurrent.futures import Executor, ThreadPoolExecutor
+from dataclasses import dataclass, field
+from importlib.resources import files
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from jaxtyping import Bool, Float, Int64
+from PIL import Image
+from torch import Tensor
+from torchvision.transforms.v2 import functional as V
+
+from lipcomp.data import ImageSet
+from lipcomp.data._folders import FolderImages
+
+ClassMap = tuple[tuple[int, ...], ...]
+
+
+def project(
+    logits: Float[Tensor, "n classes"], class_map: ClassMap | None
+) -> Float[Tensor, "n shift_classes"]:
+    """A score for each of the shift's classes: the largest logit among the model's classes that mean it.
+
+    Raises
+    ------
+    ValueError
+        If the map names a class that the model does not have.
+    """
+    if class_map is None:
+        return logits
+    highest = max(max(members) for members in class_map)
+    if highest >= logits.shape[1] or min(min(members) for members in class_map) < 0:
+        raise ValueError(
+            f"the class map names class {highest}, but the model has {logits.shape[1]} classes; is the probe "
+            f"trained on the classes this shift belongs to?"
+        )
+    if all(len(members) == 1 for members in class_map):
+        return logits[:, [members[0] for members in class_map]]
+    return torch.stack([logits[:, list(members)].amax(1) for members in class_map], 1)
+
+
+@dataclass(frozen=True)
+class Shift:
+    """A shifted set and how a model's classes map to its own.
+
+    Attributes
+    ----------
+    images
+        Its labels count the shift's classes.
+    class_map
+        The model's classes of each; None if they are the same.
+    model_classes
+        How many classes a model for it has.
+    """
+
+    name: str
+    images: ImageSet = field(repr=False)
+    class_map: ClassMap | None = field(repr=False)
+    model_classes: int
+
+    def right(self, logits: Float[Tensor, "n classes"]) -> Bool[np.ndarray, " n"]:
+        """Which images are right, given the logits of all of them in order."""
+        if len(logits) != len(self.images):
+            raise ValueError(
+                f"logits must hold a row for each of {len(self.images)} images, got {len(logits)}"
+            )
+        predicted = project(logits, self.class_map).argmax(1).cpu()
+        return (predicted == self.images.labels).numpy()
+
+    def clean_subset(self, labels: Int64[Tensor, " n"]) -> Int64[Tensor, " m"]:
+        """Indices of a clean set's images that belong to the shift's classes: what its clean accuracy is taken on."""
+        if self.class_map is None:
+            return torch.arange(len(labels))
+        wanted = torch.tensor(sorted(c for members in self.class_map for c in members))
+        return torch.isin(labels, wanted).nonzero().squeeze(1)
+
+    def right_clean(
+        self, logits: Float[Tensor, "n classes"], labels: Int64[Tensor, " n"]
+    ) -> Bool[np.ndarray, " m"]:
+        """Which of the clean images of :meth:`clean_subset` are right among the shift's classes."""
+        chosen = self.clean_subset(labels)
+        if self.class_map is None:
+            return (logits.argmax(1).cpu() == labels).numpy()
+        own = {c: k for k, members in enumerate(self.class_map) for c in members}
+        target = torch.tensor([own[c] for c in labels[chosen].tolist()])
+        predicted = project(logits[chosen.to(logits.device)], self.class_map).argmax(1).cpu()
+        return (predicted == target).numpy()
+
+
+@dataclass(frozen=True)
+class ManyLabels(Shift):
+    """A shift whose images may have several right classes, of all the model's: any of them counts.
+
+    Attributes
+    ----------
+    accepted
+        The model's classes that are right for each image.
+    """
+
+    accepted: tuple[frozenset[int], ...] = field(default=(), repr=False)
+
+    def right(self, logits: Float[Tensor, "n classes"]) -> Bool[np.ndarray, " n"]:
+        """Which images are right: the largest of all logits is one of the accepted."""
+        if logits.shape != (len(self.images), self.model_classes):
+            raise ValueError(
+                f"logits must be ({len(self.images)}, {self.model_classes}), got {tuple(logits.shape)}"
+            )
+        predicted = logits.argmax(1).tolist()
+        return np.array([answer in own for answer, own in zip(predicted, self.accepted, strict=True)])
+
+
+@dataclass(frozen=True)
+class WebImages(FolderImages):
+    """Images as published evaluations read these sets: a frame cut off, then resized whatever their size."""
+
+    frame: int = 0
+
+    def batch(
+        self, indices: Int64[Tensor, " batch"], pool: Executor | None = None
+    ) -> Float[Tensor, "batch channels height width"]:
+        """The images at ``indices``, pixels in [0, 1]."""
+        chosen = [self.files[i] for i in indices.tolist()]
+        if pool is None:
+            with ThreadPoolExecutor() as own:
+                return torch.stack(list(own.map(self._read, chosen)))
+        return torch.stack(list(pool.map(self._read, chosen)))
+
+    def _read(self, file: Path) -> Float[Tensor, "channels height width"]:
+        channels, height, width = self.image_shape
+        try:
+            with Image.open(file) as source:
+                image = source.convert("L" if channels == 1 else "RGB")
+        except OSError as error:
+            raise ValueError(f"image {str(file)!r} cannot be read ({error}); get it again") from error
+        f = self.frame
+        pixels = V.pil_to_tensor(image).float().div_(255)[:, f : image.height - f, f : image.width - f]
+        short = min(pixels.shape[1:])
+        scale = max(height, width) / 0.875 / short  # 256 for 224, as published
+        size = [max(height, round(side * scale)) for side in pixels.shape[1:]]
+        return V.center_crop(V.resize(pixels, size, antialias=True), [height, width]).clamp(0, 1)
+
+
+def imagenet_wnids(subset: str = "imagenet") -> tuple[str, ...]:
+    """WordNet ids of ImageNet's classes in label order, or of "imagenet_a" or "imagenet_r" (200 each)."""
+    table = files("lipcomp.robustness") / "tables" / f"{subset}_wnids.txt"
+    return tuple(table.read_text().split())
+
+
+def class_table(name: str) -> dict[str, list[int]]:
+    """A table of the package: {class: ImageNet's classes that mean it}, in alphabetical order."""
+    return dict(
+        sorted(json.loads((files("lipcomp.robustness") / "tables" / f"{name}.json").read_text()).items())
+    )
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """A JSON object of a published map; a missing or damaged file is named."""
+    if not path.is_file():
+        raise FileNotFoundError(f"{str(path)!r} is missing; it comes with the set's archive")
+    try:
+        content = json.loads(path.read_text())
+    except ValueError as error:
+        raise ValueError(f"{str(path)!r} is no JSON ({error}); unpack it again") from error
+    if not isinstance(content, dict):
+        raise ValueError(f"{str(path)!r} must hold an object, got a {type(content).__name__}")  # noqa: TRY004
+    return content

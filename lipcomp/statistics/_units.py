@@ -1,0 +1,211 @@
+"""One condition against another over independent units: what a method changes, with seeds as the unit.
+
+Runs of one seed share weights, data order and augmentation, and all betas of a seed share their control; so whatever
+a seed holds is averaged first, and the seed counts once. With y_us the value of condition s in unit u, the effect is
+
+    e = mean over u of (y_ut - y_uc),   Var e = 2 sigma^2 / n + v
+
+where n counts the units that hold both. sigma^2 comes from the additive layout y_us = a_u + b_s + noise, fitted over
+all conditions in ``pool``: three methods over five seeds leave 8 degrees of freedom where their two differences leave
+4, at no more compute. Where the differences themselves spread more, their own variance stands, since one method may
+be noisier than the others: with a method of three times the noise a 97.5% interval then covers 96.5%
+(``python -m benchmarks.coverage``). Without ``pool`` it is Student's paired interval. ``shared`` is the variance v
+that all units have in common and that more units do not reduce (the test images are the same for all seeds): see
+:func:`shared_image_variance`. Degrees of freedom are Satterthwaite's (1946).
+
+Examples
+--------
+>>> effect = contrast([1.0, 2.0, 3.1, 0.0, 1.1, 2.0], [0, 1, 2, 0, 1, 2], list("tttccc"), "t", "c")
+>>> round(effect.value, 3), effect.n, effect.freedom
+(1.0, 3, 2.0)
+"""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import scipy.stats
+from jaxtyping import Float, Shaped
+
+from lipcomp.statistics._estimate import Estimate, Values, check_level, vector
+
+
+@dataclass(frozen=True)
+class Contrast(Estimate):
+    """A difference between two conditions over units (n counts units).
+
+    Parameters
+    ----------
+    error
+        Standard error of the value; None where it is not estimable.
+    freedom
+        Its degrees of freedom.
+    spread
+        Standard deviation of one unit's difference.
+    shared
+        The part of error^2 that more units would not reduce.
+    units
+        The units that hold both conditions, in order.
+    differences
+        Their differences.
+    """
+
+    error: float | None = None
+    freedom: float = 0.0
+    spread: float | None = None
+    shared: float = 0.0
+    units: tuple[str, ...] = ()
+    differences: tuple[float, ...] = ()
+
+
+def contrast(
+    values: Values,
+    unit: Sequence[object],
+    condition: Sequence[object],
+    treated: str,
+    control: str,
+    *,
+    pool: Sequence[str] = (),
+    shared: float = 0.0,
+    shared_freedom: float = math.inf,
+    level: float = 0.95,
+) -> Contrast:
+    """Mean difference treated - control over units, with Student's interval.
+
+    Parameters
+    ----------
+    values
+        One a run; several runs of one unit and condition are averaged.
+    unit, condition
+        What is independent (the seed), and what was done (the method), one a run.
+    treated, control
+        The two conditions compared.
+    pool
+        Conditions whose noise has one spread; empty: that of the differences alone.
+    shared
+        Variance of the value that units have in common.
+    shared_freedom
+        Degrees of freedom of ``shared``.
+    level
+        Nominal coverage of the interval.
+
+    Returns
+    -------
+    Contrast
+        Without value where no unit holds both; without interval where one does.
+
+    Raises
+    ------
+    ValueError
+        If lengths differ, values are not finite, or ``shared`` is negative.
+    """
+    check_level(level)
+    if not 0 <= shared < math.inf:
+        raise ValueError(f"shared must be a variance, at least 0 and finite, got {shared}")
+    table, units, conditions = _table(values, unit, condition)
+    name = f"{treated} minus {control}"
+
+    def column(which: str) -> Float[np.ndarray, " units"]:
+        return table[:, conditions.index(which)] if which in conditions else np.full(len(units), np.nan)
+
+    difference = column(treated) - column(control)
+    both = np.isfinite(difference)
+    held = tuple(u for u, keep in zip(units, both, strict=True) if keep)
+    difference = difference[both]
+    n = difference.size
+    if n == 0:
+        return Contrast(name, None, None, None, 0, "", level, note="no unit holds both")
+    scale = float(np.nanmax(np.abs(table)))
+    difference = np.where(np.abs(difference) <= 1e-13 * scale, 0.0, difference)
+    value = float(difference.mean())
+    own = float(difference.var(ddof=1)) if n > 1 else 0.0
+    spread, freedom, how = (own if n > 1 else math.nan), float(n - 1), "Student's interval"
+    members = [c for c in conditions if c in pool]
+    if treated in members and control in members and len(members) > 2:
+        residual, left = _residual_variance(table[:, [conditions.index(c) for c in members]])
+        if left > n - 1:
+            spread, freedom = max(own, 2 * residual), float(left)
+            how = f"Student's interval, spread pooled over {len(members)} methods, or their own if that is larger"
+    told = (value, float(np.sqrt(spread)) if np.isfinite(spread) else None, held, tuple(difference.tolist()))
+    if n < 2 or freedom < 1:
+        note = f"{n} unit shows no spread, so no interval"
+        return Contrast(
+            name, value, None, None, n, how, level, None, note, None, 0.0, told[1], shared, *told[2:]
+        )
+    between = spread / n
+    if between <= (1e-12 * scale) ** 2:
+        between = 0.0
+    total = between + shared
+    if shared > 0 and total > 0:
+        freedom = total**2 / (between**2 / freedom + shared**2 / shared_freedom)
+    error = math.sqrt(total)
+    half = float(scipy.stats.t.ppf((1 + level) / 2, freedom)) * error
+    p_value = float(2 * scipy.stats.t.sf(abs(value) / error, freedom)) if error > 0 else float(value == 0)
+    note = "" if error > 0 else "the differences do not vary"
+    method = f"mean over {n} units; {how}, {freedom:.3g} degrees of freedom"
+    return Contrast(
+        name, value, (value - half, value + half), p_value, n, method, level, None, note,
+        error, freedom, told[1], shared, *told[2:],
+    )  # fmt: skip
+
+
+def _table(
+    values: Values, unit: Sequence[object], condition: Sequence[object]
+) -> tuple[Float[np.ndarray, "units conditions"], list[str], list[str]]:
+    """Means by unit and condition, NaN where there is no run."""
+    if not len(values):
+        return np.zeros((0, 0)), [], []
+    column = vector("values", values)
+    for name, labels in (("unit", unit), ("condition", condition)):
+        if len(labels) != column.size:
+            raise ValueError(
+                f"{name} must hold one label for each of {column.size} values, got {len(labels)}"
+            )
+    units, conditions = (list(dict.fromkeys(map(str, labels))) for labels in (unit, condition))
+    rows = np.array([units.index(str(u)) for u in unit])
+    columns = np.array([conditions.index(str(c)) for c in condition])
+    count, total = np.zeros((2, len(units), len(conditions)))
+    np.add.at(count, (rows, columns), 1)
+    np.add.at(total, (rows, columns), column)
+    return np.where(count > 0, total / np.maximum(count, 1), np.nan), units, conditions
+
+
+def _residual_variance(table: Float[np.ndarray, "units conditions"]) -> tuple[float, int]:
+    """Variance of the noise in the additive layout of a table with holes, and its degrees of freedom."""
+    rows, columns = np.nonzero(np.isfinite(table))
+    design = np.zeros((rows.size, sum(table.shape)))
+    design[np.arange(rows.size), rows] = 1
+    design[np.arange(rows.size), table.shape[0] + columns] = 1
+    y = table[rows, columns]
+    solution, _, rank, _ = np.linalg.lstsq(design, y, rcond=None)
+    left = rows.size - int(rank)
+    if left < 1:
+        return math.nan, 0
+    return float(((y - design @ solution) ** 2).sum() / left), left
+
+
+def shared_image_variance(
+    difference: Shaped[np.ndarray, "units images"],
+) -> tuple[float, float]:
+    """The variance of a mean difference that comes from the test images, which all units share.
+
+    With d_ui the difference of one image in one unit, d = m + U_u + I_i + noise; the variance of the grand mean is
+    that of the unit means over their number, plus sigma_I^2 over the number of images: the latter is returned,
+    by the mean squares of the two-way layout, with its degrees of freedom. It is at least zero.
+
+    Parameters
+    ----------
+    difference
+        Values of treated minus control; for a probe's hits the mean over corruptions of -1, 0, 1.
+    """
+    units, images = difference.shape
+    if images < 2:
+        return 0.0, math.inf
+    by_image = difference.mean(0)
+    columns = float(by_image.var(ddof=1))  # sigma_I^2 + sigma_e^2 / units
+    if units == 1:
+        return columns / images, float(images - 1)
+    residual = difference - by_image - difference.mean(1, keepdims=True) + difference.mean()
+    noise = float((residual**2).sum()) / ((units - 1) * (images - 1))
+    return max(0.0, columns - noise / units) / images, float(images - 1)

@@ -1,0 +1,99 @@
+"""From an interval to one of three verdicts: yes, no larger than, cannot tell (theory 7.1).
+
+With a zone (low, high) around zero that was fixed before the data, an interval says
+
+- **no larger than** the zone, if it lies inside it (equivalence: two one-sided tests, Schuirmann 1987). This comes
+  first: an effect that is surely there and surely negligible is negligible;
+- **yes**, if it leaves out zero;
+- **cannot tell** otherwise, and then how many units would: :func:`units_needed`.
+
+No verdict asks for a permutation p-value beside the interval: those of n pairs cannot fall below 2^(1-n), so with
+fewer than six pairs the answer could never be yes (theory 7.2).
+"""
+
+import math
+from dataclasses import dataclass
+from enum import StrEnum
+
+import numpy as np
+import scipy.stats
+
+from lipcomp.statistics._units import Contrast
+
+
+class Verdict(StrEnum):
+    """What a study may say of an effect."""
+
+    YES = "yes"
+    NO_LARGER = "no larger than"
+    CANNOT_TELL = "cannot tell"
+
+
+@dataclass(frozen=True)
+class Zone:
+    """Effects that would make no difference: open interval around zero, in the unit of the effect."""
+
+    low: float
+    high: float
+
+    def __post_init__(self) -> None:
+        if not -math.inf < self.low < 0 < self.high < math.inf:
+            raise ValueError(f"a zone must hold zero inside finite ends, got {self.low} to {self.high}")
+
+    def holds(self, interval: tuple[float, float]) -> bool:
+        """Whether an interval lies inside."""
+        return self.low < interval[0] and interval[1] < self.high
+
+
+def decide(interval: tuple[float, float] | None, zone: Zone) -> Verdict:
+    """The verdict that an interval allows.
+
+    Examples
+    --------
+    >>> zone = Zone(-1, 1)
+    >>> [str(decide(ends, zone)) for ends in ((0.2, 3), (0.2, 0.8), (-0.9, 2), None)]
+    ['yes', 'no larger than', 'cannot tell', 'cannot tell']
+    """
+    if interval is None:
+        return Verdict.CANNOT_TELL
+    if zone.holds(interval):
+        return Verdict.NO_LARGER
+    return Verdict.YES if interval[0] > 0 or interval[1] < 0 else Verdict.CANNOT_TELL
+
+
+def equivalence_p(effect: Contrast, zone: Zone) -> float | None:
+    """The p-value of two one-sided tests that the effect lies inside the zone; None without a standard error."""
+    if effect.value is None or not effect.error:
+        return None
+    above = scipy.stats.t.sf((effect.value - zone.low) / effect.error, effect.freedom)
+    below = scipy.stats.t.sf((zone.high - effect.value) / effect.error, effect.freedom)
+    return float(max(above, below))
+
+
+def units_needed(effect: Contrast, zone: Zone, *, power: float = 0.8, most: int = 100) -> int | None:
+    """How many units would decide, if effect and spread are what they were estimated to be.
+
+    The smallest number above ``effect.n`` with which the verdict would be *yes* or *no larger than* with probability
+    ``power``. It is a plan, not a promise: both are estimates.
+
+    Returns
+    -------
+    int or None
+        None if ``most`` units would not be enough, or nothing is known of the spread.
+    """
+    if effect.value is None or effect.spread is None or effect.n < 2:
+        return None
+    n = np.arange(effect.n + 1, most + 1)
+    per_unit = effect.freedom / max(1, effect.n - 1) if not effect.shared else 1.0
+    error = np.sqrt(effect.spread**2 / n + effect.shared)
+    half = scipy.stats.t.ppf((1 + effect.level) / 2, np.maximum(1.0, per_unit * (n - 1))) * error
+    error = np.maximum(error, 1e-300)
+
+    def below(x: np.ndarray) -> np.ndarray:
+        return np.asarray(scipy.stats.norm.cdf((x - effect.value) / error))
+
+    undecided = below(half) - below(-half)  # it does not leave out zero ...
+    inside = below(np.minimum(half, zone.high - half)) - below(np.maximum(-half, zone.low + half))
+    decided = 1 - undecided + np.maximum(0.0, inside)  # ... but may lie inside the zone
+    enough = np.flatnonzero(decided >= power)
+    return int(n[enough[0]]) if enough.size else None
