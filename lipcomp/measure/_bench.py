@@ -26,12 +26,12 @@ from lipcomp.measure._conditions import Condition, check_chosen, clean_condition
 from lipcomp.measure._plan import DTYPES, Plan, Source
 from lipcomp.robustness._features import evaluation_mode
 from lipcomp.robustness._linear_evaluation import DIGITS, PAPER, linear_evaluation
-from lipcomp.robustness._probes import LinearProbe, NearestNeighbours, Probe, fit_linear_probe
+from lipcomp.robustness._probes import PATH_TOLERANCE, LinearProbe, NearestNeighbours, Probe, fit_linear_probe
 
 BLOCK = 256  # images of a cell: a fixed number, so that the batch size changes no draw and no key
 GUARD_TOLERANCE = 1e-2  # relative; another function differs by more, another device or precision by less
 Advance = Callable[[int], object]
-PROBE_VERSION = 2
+PROBE_VERSION = 3
 LOGITS = "logits"  # the layer of the probe's class scores
 
 
@@ -287,7 +287,7 @@ class Bench:
                 rows = torch.randint(len(labels), (len(labels),), generator=generator)
                 first = self.probe()
                 assert isinstance(first, LinearProbe)
-                chosen = {"penalties": (first.penalty,)}
+                chosen = {"penalties": (first.penalty,), "tolerance": PATH_TOLERANCE, "start": first}
             found = fit_linear_probe(features[rows], labels[rows], classes=classes, seed=plan.seed, **chosen)
             weight, bias = found.weight.numpy(), found.bias.numpy()
             return {"weight": weight, "bias": bias, "penalty": np.array(found.penalty)}
