@@ -24,8 +24,11 @@ from lipcomp.report._cells import provenance_rows
 from lipcomp.report._page import Page, write_page
 
 
-def make_report(folder: Path) -> tuple[Path, Page]:
-    """Write report.html, report.md and figures/ into a study's folder; returns the HTML's path and the page."""
+def make_report(folder: Path, *, downloads: bool = True) -> tuple[Path, Page]:
+    """Write report.html, report.md and figures/ into a study's folder; returns the HTML's path and the page.
+
+    Without ``downloads`` the page does not carry its records.
+    """
     study = load_study(folder)
     answered = answer_study(study)
     methods = list(dict.fromkeys(study.models["method"]))
@@ -43,10 +46,10 @@ def make_report(folder: Path) -> tuple[Path, Page]:
         tables=build_tables(study, answered),
         methods=methods_text(study),
         provenance=provenance_rows(study.frame),
-        records=[folder / RECORDS],
+        records=[folder / RECORDS] if downloads else [],
         record_count=len(study.frame),
         cautions=answered.cautions,
-        images_csv=study.images.to_csv(index=False).encode() if len(study.images) else b"",
+        images_csv=study.images.to_csv(index=False).encode() if downloads and len(study.images) else b"",
     )
     return write_page(folder / "report.html", page), page
 

@@ -1,0 +1,201 @@
+"""The published studies: designed, run and published in docs/results.
+
+    python -m analyses.results design                  write every design that is not there; commit it before running
+    python -m analyses.results run mnist --workers 2   train, measure and publish one study (or all); resumable
+    python -m analyses.results publish mnist           publish again what is measured already
+
+`make results` runs all of them. A study is made in studies/results/NAME; docs/results/NAME keeps its design, records
+(compressed), correctness bits, values per image, figures and page, and the page is redrawn from them alone.
+"""
+
+import gzip
+import json
+import shutil
+import subprocess
+import sys
+import tempfile
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from PIL import Image
+
+from analyses.paired_study.design import write_design
+from analyses.paired_study.report import make_report
+from analyses.paired_study.study import RECORDS
+from lipcomp._commands import Parser, run
+from lipcomp.data import load_set
+
+PUBLISHED = Path("docs/results")
+MADE = Path("studies/results")
+FASHION = Path("studies/fashion5k")
+FASHION_IMAGES = {"train": 5000, "test": 1000}
+FASHION_ROOT = Path("/usr/share/datasets/fashion-mnist")  # of Debian's package dataset-fashion-mnist
+TRIPLE = "simclr,weighted_simclr,c_simclr"
+DOSES = "simclr,noisy_simclr,weighted_simclr,c_simclr,byol,c_byol,supervised,ceb"
+BETAS = "0.1,0.3,1,3"
+
+
+@dataclass(frozen=True)
+class Published:
+    """One study: what is trained with how many seeds, on which images.
+
+    Parameters
+    ----------
+    methods
+        With commas between.
+    data
+        "mnist5k", or the folder of Fashion-MNIST's first images.
+    seeds
+        Paired seeds.
+    options
+        Further options of train.sweep.
+    """
+
+    methods: str
+    data: str
+    seeds: int
+    options: tuple[str, ...] = ()
+
+    def sweep(self) -> list[str]:
+        """The options of train.sweep."""
+        if self.data == "mnist5k":
+            names = [f"mnist_{method}" for method in self.methods.split(",")]
+            what = ["--recipes", ",".join(names)]
+        else:
+            what = ["--methods", self.methods, "--data", self.data]
+        return [*what, "--seeds", str(self.seeds), *self.options]
+
+
+STUDIES = {
+    "mnist": Published(TRIPLE, "mnist5k", 10),
+    "fashion": Published(TRIPLE, str(FASHION), 10),
+    "mnist-again": Published(TRIPLE, "mnist5k", 10, ("--perturb", "1e-7")),
+    "fashion-again": Published(TRIPLE, str(FASHION), 10, ("--perturb", "1e-7")),
+    "mnist-doses": Published(DOSES, "mnist5k", 3, ("--betas", BETAS)),
+    "fashion-doses": Published(DOSES, str(FASHION), 3, ("--betas", BETAS)),
+}
+
+
+def make_fashion(root: Path, out: Path) -> None:
+    """The first images of Fashion-MNIST's two splits as a folder of PNG files, one sub-folder per class.
+
+    Parameters
+    ----------
+    root
+        The folder of the four published files, or one that holds FashionMNIST/raw.
+    out
+        The folder to make; nothing is done where it exists.
+    """
+    if out.exists():
+        return
+    with tempfile.TemporaryDirectory() as temporary:
+        if not (root / "FashionMNIST").exists():
+            raw = Path(temporary) / "FashionMNIST" / "raw"
+            raw.mkdir(parents=True)
+            for file in root.glob("*-ubyte.gz"):
+                (raw / file.name.removesuffix(".gz")).write_bytes(gzip.decompress(file.read_bytes()))
+            root = Path(temporary)
+        part = out.with_name(out.name + ".part")
+        shutil.rmtree(part, ignore_errors=True)
+        for split, count in FASHION_IMAGES.items():
+            images = load_set("fashion_mnist", split, root=root)
+            for index in range(count):
+                pixels = (255 * images.batch(_one(index))[0, 0]).round().byte().numpy()
+                name = images.classes[int(images.labels[index])].replace("/", "-")
+                place = part / split / name / f"{index:05d}.png"
+                place.parent.mkdir(parents=True, exist_ok=True)
+                Image.fromarray(pixels).save(place)
+        part.rename(out)
+
+
+def _one(index: int):  # type: ignore[no-untyped-def]
+    import torch
+
+    return torch.tensor([index])
+
+
+def design(name: str) -> Path:
+    """Write the design of a study into its published folder, unless it is there."""
+    file = PUBLISHED / name / "study.json"
+    if not file.exists():
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.write_text(json.dumps({"seeds": STUDIES[name].seeds}))
+        write_design(file.parent)
+        told = json.loads(file.read_text())
+        del told["seeds"]  # the sweep writes what it trains
+        file.write_text(json.dumps(told, indent=1) + "\n")
+    return file
+
+
+def make(name: str, workers: int, fashion_root: Path) -> None:
+    """Train and measure a study by its committed design; goes on where it was stopped."""
+    study, folder = STUDIES[name], MADE / name
+    if study.data != "mnist5k":
+        make_fashion(fashion_root, FASHION)
+    folder.mkdir(parents=True, exist_ok=True)
+    if not (folder / "study.json").exists():
+        shutil.copy(design(name), folder / "study.json")
+    for command in (
+        ["train.sweep", *study.sweep(), "--out", folder, "--workers", workers],
+        ["analyses.paired_study.measure", folder, "--data", study.data, "--workers", workers],
+    ):
+        subprocess.run([sys.executable, "-m", *map(str, command)], check=True)
+
+
+def publish(name: str) -> None:
+    """Copy what a study's page is drawn from, and draw the page, into docs/results."""
+    made, out = MADE / name, PUBLISHED / name
+    out.mkdir(parents=True, exist_ok=True)
+    shutil.copy(made / "study.json", out / "study.json")
+    with gzip.GzipFile(out / f"{RECORDS}.gz", "wb", mtime=0) as packed:
+        packed.write((made / RECORDS).read_bytes())
+    for kind, ending in (("bits", "*.npz"), ("images", "*.csv")):
+        shutil.rmtree(out / kind, ignore_errors=True)
+        (out / kind).mkdir()
+        for file in sorted((made / kind).glob(ending)):
+            shutil.copy(file, out / kind / file.name)
+    redraw(out, out)
+
+
+def redraw(published: Path, out: Path) -> str:
+    """Draw a published study's page and figures from what is committed; returns its headline."""
+    with tempfile.TemporaryDirectory() as temporary:
+        folder = Path(temporary) / published.name
+        shutil.copytree(published, folder, ignore=shutil.ignore_patterns("figures", "report.*"))
+        (folder / RECORDS).write_bytes(gzip.decompress((folder / f"{RECORDS}.gz").read_bytes()))
+        _, page = make_report(folder, downloads=False)
+        shutil.copytree(folder / "figures", out / "figures", dirs_exist_ok=True)
+        for file in ("report.html", "report.md"):
+            shutil.copy(folder / file, out / file)
+    return page.headline
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Design, run or publish the studies."""
+    parser = Parser(prog="python -m analyses.results", description=__doc__)
+    parser.add_argument("step", choices=("design", "run", "publish"), help="what to do")
+    parser.add_argument("studies", nargs="*", help=f"of {', '.join(STUDIES)} (default all)")
+    parser.add_argument("--workers", type=int, default=1, help="processes (default 1)")
+    parser.add_argument(
+        "--fashion-root",
+        type=Path,
+        default=FASHION_ROOT,
+        help=f"folder of Fashion-MNIST's four files (default {FASHION_ROOT})",
+    )
+    options = parser.parse_args(arguments)
+    for name in options.studies or STUDIES:
+        if name not in STUDIES:
+            raise ValueError(f"study {name!r} is unknown; known: {', '.join(STUDIES)}")
+        if options.step == "design":
+            print(design(name))
+            continue
+        if options.step == "run":
+            make(name, options.workers, options.fashion_root)
+        publish(name)
+        print(PUBLISHED / name / "report.md")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(run(main))
