@@ -1,7 +1,6 @@
 """The command ``lipcomp``: one subcommand a module, ``lipcomp bound ...`` being ``python -m lipcomp.bound ...``."""
 
 import argparse
-import difflib
 import importlib
 import sys
 from collections.abc import Sequence
@@ -9,6 +8,7 @@ from collections.abc import Sequence
 import shtab
 
 from lipcomp._commands import run
+from lipcomp._messages import nearest
 
 SUBCOMMANDS = {
     "bound": "lower bounds of the Lipschitz constant, from checkpoints and pairs of images",
@@ -51,8 +51,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if name == "completion":
         return _print_completion(rest)
     if name not in SUBCOMMANDS:
-        near = difflib.get_close_matches(name, [*SUBCOMMANDS, "completion"], 1)
-        hint = f"; did you mean {near[0]!r}?" if near else ""
+        hint = nearest(name, [*SUBCOMMANDS, "completion"])
         print(f"{usage}\n\nlipcomp: error: unknown command {name!r}{hint}", file=sys.stderr)
         return 2
     command = importlib.import_module(f"lipcomp.{name}.__main__")

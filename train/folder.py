@@ -28,9 +28,9 @@ from typing import Any
 import torch
 
 import lipcomp
+from lipcomp._atomic import atomic_file
 from lipcomp._claims import claim
 from lipcomp.checkpoints import Metadata, load_checkpoint, save_checkpoint
-from lipcomp.checkpoints._native import atomic_file
 from lipcomp.data import ImageSet
 from train.networks import Trainee
 from train.recipe import Recipe

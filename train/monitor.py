@@ -16,6 +16,7 @@ from jaxtyping import Float
 from torch import Tensor
 from torch.nn import functional as F
 
+from lipcomp._messages import needed
 from lipcomp.data import ImageSet, batches
 from lipcomp.robustness import NearestNeighbours
 from train.networks import Trainee
@@ -153,12 +154,8 @@ def tensorboard_sink(folder: Path) -> Sink:
     ImportError
         If tensorboard is not installed.
     """
-    try:
+    with needed("--tensorboard", "lipcomp[train]"):
         from torch.utils.tensorboard import SummaryWriter
-    except ImportError as error:
-        raise ImportError(
-            f'--tensorboard needs the package tensorboard ({error}); install it with: pip install "lipcomp[train]"'
-        ) from error
     writer = SummaryWriter(folder, flush_secs=10)
 
     def take(line: Line) -> None:
@@ -180,12 +177,8 @@ def wandb_sink(project: str, name: str, settings: dict[str, Any], folder: Path) 
     ImportError
         If wandb is not installed.
     """
-    try:
+    with needed("--wandb", "lipcomp[wandb]"):
         import wandb  # type: ignore[import-not-found]
-    except ImportError as error:
-        raise ImportError(
-            f'--wandb needs the package wandb ({error}); install it with: pip install "lipcomp[wandb]"'
-        ) from error
     identity = hashlib.blake2b(
         f"{name}/{folder.resolve()}".encode(), digest_size=8
     ).hexdigest()  # found again

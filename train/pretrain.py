@@ -27,7 +27,7 @@ import torch
 from torch import Tensor
 from torch.nn.parallel import DistributedDataParallel
 
-from lipcomp.checkpoints._native import atomic_file
+from lipcomp._atomic import atomic_file
 from lipcomp.data import ImageSet, ViewBatch, view_batches
 from lipcomp.jobs import available_cores
 from train.data import check_split, held_out_set, order, stream, training_set

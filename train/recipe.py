@@ -2,11 +2,11 @@
 
 import ast
 import dataclasses
-import difflib
 import math
 from dataclasses import asdict, dataclass, replace
 from typing import Any, Literal, get_args
 
+from lipcomp._messages import nearest
 from lipcomp.data import Views
 from lipcomp.encoders import EncoderSpec
 from lipcomp.objectives import (
@@ -220,8 +220,7 @@ def change(recipe: Recipe, path: str, text: str) -> Recipe:
 def _replaced(part: Any, path: str, names: list[str], value: Any) -> Any:
     known = [field.name for field in dataclasses.fields(part)]
     if names[0] not in known:
-        near = difflib.get_close_matches(names[0], known, 1)
-        hint = f"; did you mean {near[0]!r}?" if near else "."
+        hint = nearest(names[0], known)
         raise ValueError(f"{path!r} is no field of {type(part).__name__}{hint} Known: {', '.join(known)}")
     old = getattr(part, names[0])
     if names[1:]:

@@ -6,7 +6,6 @@ decoder behind its latent, in that one layer. ``find_recipe("cifar10_c_byol")`` 
 recipes, on ImageNet, are in :mod:`train.imagenet`; one's own live in a file: ``find_recipe("my_recipes.py:fashion")``.
 """
 
-import difflib
 import importlib
 import importlib.util
 import re
@@ -15,6 +14,7 @@ from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
+from lipcomp._messages import nearest
 from lipcomp.data import DigitViews, PhotoViews
 from lipcomp.encoders import EncoderSpec
 from lipcomp.objectives import BYOL, CosineClassifier, NoisySimCLR, SimCLR, WeightedSimCLR
@@ -202,12 +202,10 @@ def find_recipe(name: str) -> Recipe:
         method, epochs, depth, wide = paper.groups()
         return imagenet(method, int(epochs), int(depth or 50), 2 if wide else 1)  # type: ignore[arg-type]
     if name not in RECIPES:
-        near = difflib.get_close_matches(name, RECIPES, 1)
-        hint = f"; did you mean {near[0]!r}?" if near else "."
         families = ", ".join(FAMILIES)
         raise ValueError(
-            f"recipe {name!r} is unknown{hint} Known: FAMILY_METHOD with a family of {families} and a method of "
-            f"{', '.join(METHODS)}; {', '.join(IMAGENET_RECIPES)}; or FILE.py:FUNCTION"
+            f"recipe {name!r} is unknown{nearest(name, RECIPES)} Known: FAMILY_METHOD with a family of "
+            f"{families} and a method of {', '.join(METHODS)}; {', '.join(IMAGENET_RECIPES)}; or FILE.py:FUNCTION"
         )
     return RECIPES[name]()
 
@@ -228,10 +226,7 @@ def load_function(place: str) -> Callable[..., object]:
     function = getattr(module, name, None)
     if not callable(function):
         known = [n for n, value in vars(module).items() if callable(value) and not n.startswith("_")]
-        near = difflib.get_close_matches(name, known, 1)
-        raise ImportError(  # noqa: TRY004
-            f"{source!r} has no function {name!r}" + (f"; did you mean {near[0]!r}?" if near else "")
-        )
+        raise ImportError(f"{source!r} has no function {name!r}{nearest(name, known)}")  # noqa: TRY004
     found: Callable[..., object] = function
     return found
 

@@ -22,9 +22,9 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from lipcomp._atomic import atomic_file
 from lipcomp._claims import claim
 from lipcomp._commands import Parser, run
-from lipcomp.checkpoints._native import atomic_file
 from lipcomp.encoders import BACKBONES, register_backbone
 from lipcomp.jobs import (
     JobFailure,

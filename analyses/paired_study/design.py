@@ -17,8 +17,8 @@ from typing import Any
 import numpy as np
 
 from analyses.paired_study.study import RECORDS, read_plan
+from lipcomp._atomic import atomic_file
 from lipcomp._commands import Parser, run
-from lipcomp.checkpoints._native import atomic_file
 from lipcomp.statistics import Zone
 
 

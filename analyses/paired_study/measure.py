@@ -23,9 +23,9 @@ import pandas as pd
 
 from analyses.paired_study.study import RECORDS, read_plan
 from analyses.runs import Run, find_runs
+from lipcomp._atomic import atomic_file
 from lipcomp._commands import Parser, run
 from lipcomp.checkpoints import load_encoder
-from lipcomp.checkpoints._native import atomic_file
 from lipcomp.jobs import add_engine_arguments, engine_choice, run_jobs
 from lipcomp.measure import (
     Bench,

@@ -10,7 +10,6 @@ anything of timm                   without its classifier (needs the extra ``tim
 =================================  =====================================================================
 """
 
-import difflib
 import re
 from collections.abc import Mapping
 from typing import Any
@@ -18,6 +17,7 @@ from typing import Any
 import torchvision
 from torch import nn
 
+from lipcomp._messages import nearest
 from lipcomp.checkpoints._backbone import Backbone, import_timm
 from lipcomp.checkpoints._errors import CheckpointError
 from lipcomp.checkpoints._lean import Budget, lean
@@ -130,11 +130,10 @@ def torchvisions(name: str, channels: int) -> Backbone:
 def _timm(name: str, channels: int, told: Mapping[str, Any]) -> Backbone:
     if not re.fullmatch(r"[\w.]+", name):
         raise CheckpointError(f"arch {name!r} is no name of a timm architecture (letters, digits, _ and .)")
-    timm = import_timm(f"arch {name!r} is none of lipcomp's or torchvision's networks")
+    timm = import_timm(f"arch {name!r}, none of lipcomp's or torchvision's networks,")
     if not timm.is_model(name):
         known = [*BACKBONES, *torchvision.models.list_models(torchvision.models), *timm.list_models()]
-        near = difflib.get_close_matches(name, known, 3)
-        hint = f"; did you mean {' or '.join(near)}?" if near else ""
+        hint = nearest(name, known)
         raise CheckpointError(
             f"arch {name!r} is known neither to lipcomp, torchvision nor timm{hint} For a network of your own, use "
             f"--factory package.module:function"
@@ -173,7 +172,7 @@ def _timm(name: str, channels: int, told: Mapping[str, Any]) -> Backbone:
 
 def _create(name: str, options: Mapping[str, Any], pool: str | None) -> nn.Module:
     """Timm's network; with the pooling that a folder names where that is not the network's own."""
-    timm = import_timm("timm's networks")
+    timm = import_timm("a network of timm")
     network: nn.Module = timm.create_model(name, pretrained=False, **options)
     if pool and "global_pool" not in options and getattr(network, "global_pool", pool) != pool:
         network = timm.create_model(name, pretrained=False, global_pool=pool, **options)

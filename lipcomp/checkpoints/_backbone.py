@@ -6,6 +6,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
+from lipcomp._messages import needed
 from lipcomp.checkpoints._preprocessing import Inputs
 
 State = Mapping[str, Tensor]
@@ -42,12 +43,8 @@ class Backbone:
     normalisations: Mapping[Any, str] = field(default_factory=dict)
 
 
-def import_timm(why: str) -> Any:
+def import_timm(by: str) -> Any:
     """The module timm, or an ImportError that says what needs it and how it is installed."""
-    try:
+    with needed(by, "lipcomp[timm]"):
         import timm
-    except ImportError as error:
-        raise ImportError(
-            f"{why}, and timm is not installed; pip install 'lipcomp[timm]', or name another architecture"
-        ) from error
     return timm

@@ -27,10 +27,11 @@ import torchvision
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
+from lipcomp._atomic import atomic_file
 from lipcomp.checkpoints._architectures import OURS
 from lipcomp.checkpoints._backbone import import_timm
 from lipcomp.checkpoints._errors import CheckpointError
-from lipcomp.checkpoints._native import Checkpoint, atomic_file, save_checkpoint
+from lipcomp.checkpoints._native import Checkpoint, save_checkpoint
 from lipcomp.checkpoints._preprocessing import Inputs
 from lipcomp.data._preprocessing import Preprocessing
 from lipcomp.encoders import Layer
@@ -64,7 +65,7 @@ def to_timm(checkpoint: Checkpoint, folder: Path | str) -> Path:
     CheckpointError
         If timm has no such network.
     """
-    timm = import_timm("the export to timm looks its architectures up there")
+    timm = import_timm("the export to timm")
     encoder, weights = checkpoint.encoder, _weights(checkpoint.encoder.backbone)
     channels, height, width = encoder.image_shape
     name = encoder.architecture.removeprefix("timm/")

@@ -151,7 +151,7 @@ def write(names: Iterable[str]) -> Iterator[str]:
                 full = (
                     torchvision.models.get_model(short)
                     if library == "torchvision"
-                    else import_timm("").create_model(short)
+                    else import_timm("the index of architectures").create_model(short)
                 )
         except Exception as error:
             print(f"{name}: {(str(error) or repr(error)).splitlines()[0]}", file=sys.stderr)

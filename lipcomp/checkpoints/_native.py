@@ -19,10 +19,7 @@ A file appears whole or not at all: it is written beside its place, flushed to d
 
 import hashlib
 import json
-import os
-import tempfile
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -31,6 +28,7 @@ from typing import Any
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save as to_safetensors
 
+from lipcomp._atomic import atomic_file
 from lipcomp.checkpoints._errors import CheckpointError
 from lipcomp.checkpoints._lean import Budget, check_numbers, fill, lean
 from lipcomp.checkpoints._preprocessing import Inputs
@@ -162,26 +160,6 @@ def save_checkpoint(path: Path | str, encoder: Encoder, metadata: Metadata) -> N
     weights = {name: value.detach().cpu().contiguous() for name, value in encoder.state_dict().items()}
     with atomic_file(Path(path)) as temporary:
         temporary.write_bytes(to_safetensors(weights, metadata={HEADER_KEY: text}))
-
-
-@contextmanager
-def atomic_file(path: Path) -> Iterator[Path]:
-    """Give a temporary path beside ``path``; on success flush it to disk and rename it, on failure remove it."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
-    os.close(handle)
-    temporary = Path(name)
-    try:
-        yield temporary
-        with temporary.open("rb+") as written:
-            os.fsync(written.fileno())
-        umask = os.umask(0)
-        os.umask(umask)
-        temporary.chmod(0o666 & ~umask)  # mkstemp is private; a result is as readable as any other file
-        temporary.replace(path)
-    except BaseException:
-        temporary.unlink(missing_ok=True)
-        raise
 
 
 def load_checkpoint(path: Path | str) -> Checkpoint:

@@ -108,7 +108,7 @@ def _tags(name: str) -> Iterator[tuple[str, Inputs]]:
                 replace(found, mean=(0.5,) * 3, std=(0.5,) * 3),
             )
         return
-    timm = import_timm("the architecture is one of timm's")
+    timm = import_timm("an architecture of timm")
     for full in timm.list_models(f"{short}.*", include_tags=True) or [short]:
         config = timm.get_pretrained_cfg(full)
         try:

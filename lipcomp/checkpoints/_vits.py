@@ -61,7 +61,7 @@ def read_vit(state: State, conventions: Mapping[str, Any]) -> Backbone | None:
             "the weights are of a vision transformer of a particular kind (gated MLP or other patches); name it "
             "with --arch (vit_giant_patch14_dinov2 and so on)"
         )
-    timm = import_timm("the weights are of a vision transformer, which timm builds")
+    timm = import_timm("a vision transformer, which timm builds,")
     width, channels = int(patch.shape[0]), int(patch.shape[1])
     registers = int(state["reg_token"].shape[1]) if "reg_token" in state else 0
     class_token = "cls_token" in state

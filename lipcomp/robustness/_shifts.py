@@ -29,7 +29,6 @@ and its list of labels in ``labels.json``.
 >>> shift.right(logits)  # which images a 1000-class model gets right  # doctest: +SKIP
 """
 
-import difflib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -38,6 +37,7 @@ from zipfile import BadZipFile
 import numpy as np
 import torch
 
+from lipcomp._messages import nearest
 from lipcomp.data import load_set
 from lipcomp.robustness._arrays import MappedImages, check_images, list_classes, read_array, read_labels
 from lipcomp.robustness._shifted import ManyLabels, Shift, WebImages, class_table, imagenet_wnids, read_json
@@ -88,9 +88,7 @@ def load_shift(
         If there is no such shift, a file is damaged, the count is wrong, or labels or maps do not fit.
     """
     if name not in SHIFTS:
-        near = difflib.get_close_matches(name, SHIFTS, 1)
-        hint = f" Did you mean {near[0]!r}?" if near else ""
-        raise ValueError(f"shift {name!r} is unknown.{hint} Known: {', '.join(SHIFTS)}")
+        raise ValueError(f"shift {name!r} is unknown{nearest(name, SHIFTS)} Known: {', '.join(SHIFTS)}")
     entry = SHIFTS[name]
     if entry.source is None:
         folder = Path()

@@ -31,6 +31,7 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
+from lipcomp._messages import needed
 from lipcomp.data import ImageSet
 from lipcomp.robustness._arrays import read_array
 from lipcomp.robustness._estimates import Estimate, proportion
@@ -262,13 +263,8 @@ def open_perturbations(folder: Path | str) -> dict[str, Path]:
 
 
 def _decoder() -> Any:
-    try:
+    with needed("decoding ImageNet-P's MP4 files", "opencv-python-headless"):
         import cv2
-    except ImportError as error:
-        raise ImportError(
-            f"ImageNet-P's MP4 files are decoded with OpenCV, which is not installed ({error}); install it with: "
-            f"pip install opencv-python-headless"
-        ) from error
     return cv2
 
 

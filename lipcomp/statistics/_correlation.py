@@ -206,9 +206,13 @@ def fisher_interval(r: float, n: int, method: str, level: float) -> tuple[float,
     free_units = n - (4 if method == "kendall" else 3)
     if free_units < 1 or abs(r) >= 1:
         return None
-    variance = {"pearson": 1.0, "spearman": 1 + r**2 / 2, "kendall": 0.437}[method] / free_units
-    half = scipy.stats.norm.ppf((1 + level) / 2) * math.sqrt(variance)
+    half = scipy.stats.norm.ppf((1 + level) / 2) * math.sqrt(fisher_variance(r, method) / free_units)
     return math.tanh(math.atanh(r) - half), math.tanh(math.atanh(r) + half)
+
+
+def fisher_variance(r: float, method: str) -> float:
+    """Variance of Fisher's z of one coefficient, times the units beyond its degrees of freedom."""
+    return {"pearson": 1.0, "spearman": 1 + r**2 / 2, "kendall": 0.437}[method]
 
 
 def _basis(controls: list[Float[np.ndarray, " n"]]) -> Float[np.ndarray, "n k"]:

@@ -21,10 +21,11 @@ from dataclasses import dataclass, field
 
 import numpy as np
 import pandas as pd
-import scipy.stats
 from jaxtyping import Bool, Shaped
 
+from lipcomp._messages import needed
 from lipcomp.statistics._estimate import Estimate, check_level
+from lipcomp.statistics._slopes import student
 
 BLOCKS = 8
 
@@ -84,12 +85,8 @@ def hierarchical_effect(
     ImportError
         If statsmodels is not installed.
     """
-    try:
+    with needed("hierarchical_effect", "lipcomp[statistics]"):
         from statsmodels.regression.mixed_linear_model import MixedLM
-    except ImportError as absent:
-        raise ImportError(
-            "hierarchical_effect needs statsmodels; install it with: pip install 'lipcomp[statistics]'"
-        ) from absent
     check_level(level)
     if len({b.shape for b in bits}) > 1:
         raise ValueError(f"bits must have one shape, got {sorted({b.shape for b in bits})}")
@@ -120,7 +117,7 @@ def hierarchical_effect(
     if not math.isfinite(error) or error <= 0:
         return missing("the fit gives no standard error")
     freedom = len(both) - 1
-    half = float(scipy.stats.t.ppf((1 + level) / 2, freedom)) * error
+    interval, p_value = student(value, error, freedom, level)
     p = float(np.mean([b.mean() for b in bits]))
     scale = 100 * p * (1 - p)
     names = sorted(parts)  # the order in which MixedLM keeps them
@@ -128,14 +125,14 @@ def hierarchical_effect(
     return HierarchicalEffect(
         name=name,
         value=value,
-        interval=(value - half, value + half),
-        p_value=float(2 * scipy.stats.t.sf(abs(value) / error, freedom)),
+        interval=interval,
+        p_value=p_value,
         n=len(both),
         method=f"{method}; Student's interval, {freedom} degrees of freedom",
         level=level,
         note="" if fit.converged else "the fit did not converge",
         points=scale * value,
-        points_interval=(scale * (value - half), scale * (value + half)),
+        points_interval=(scale * interval[0], scale * interval[1]),
         spreads=spreads,
     )
 

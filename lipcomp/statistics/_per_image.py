@@ -26,10 +26,11 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import scipy.special
-import scipy.stats
 from jaxtyping import Float, Int
 
+from lipcomp._messages import needed
 from lipcomp.statistics._estimate import Estimate, Values, check_level, group_codes, is_constant, vector
+from lipcomp.statistics._slopes import student
 
 FEW_GROUPS = 10
 FEWEST = 3  # rows, or groups, of the rarer label; below, an interval errs whatever its quantile
@@ -105,7 +106,7 @@ def auroc(
         where = "" if within is None else " in any stratum"
         reason = f"labels 0 and 1 do not both occur{where} ({int(flags.sum())} of {n} are 1)"
         return Estimate(name, None, None, None, n, method, level, note=reason)
-    area = beaten[flags == 1].sum() / comparisons
+    area = float(beaten[flags == 1].sum() / comparisons)
     # A row's deviation from its stratum's area, and half of the stratum's own deviation: positives and
     # negatives each carry it, and together they must carry it once.
     influence = (beaten - (own + area) / 2 * opponents) / comparisons
@@ -115,10 +116,8 @@ def auroc(
         min(np.unique(codes[compared & (flags == flag)]).size for flag in (0, 1))
         for codes in (clusters or [np.arange(n)])
     ]
-    rarer, freedom = (
-        max(held),
-        min(freedom, min(held) - 1),
-    )  # few rows of a label: the error is that of those few
+    rarer = max(held)
+    freedom = min(freedom, min(held) - 1)  # few rows of a label: the error is that of those few
     spread = math.sqrt(max(0.0, float(variance[0, 0])))
     if is_constant(values):
         note = "the score is constant"
@@ -128,12 +127,11 @@ def auroc(
         if rarer < FEWEST:
             why = f"only {rarer} rows or groups hold the rarer label, {FEWEST} are needed"
         note = "; ".join(filter(None, [note, f"no interval: {why}"]))
-        return Estimate(name, float(area), None, None, n, method, level, note=note)
+        return Estimate(name, area, None, None, n, method, level, note=note)
     logit, error = math.log(area / (1 - area)), spread / (area * (1 - area))
-    half = scipy.stats.t.ppf((1 + level) / 2, freedom) * error
-    ends = (float(scipy.special.expit(logit - half)), float(scipy.special.expit(logit + half)))
-    p_value = float(2 * scipy.stats.t.sf(abs(logit) / error, freedom))
-    return Estimate(name, float(area), ends, p_value, n, method, level, note=note)
+    ends, p_value = student(logit, error, freedom, level)
+    low, high = (float(scipy.special.expit(end)) for end in ends)
+    return Estimate(name, area, (low, high), p_value, n, method, level, note=note)
 
 
 def clustered_logistic(
@@ -163,12 +161,8 @@ def clustered_logistic(
     ImportError
         If statsmodels is not installed.
     """
-    try:
+    with needed("clustered_logistic", "lipcomp[statistics]"):
         from statsmodels.discrete.discrete_model import Logit
-    except ImportError as error:
-        raise ImportError(
-            "clustered_logistic needs statsmodels; install it with: pip install 'lipcomp[statistics]'"
-        ) from error
     check_level(level)
     values, flags = vector("score", score), _flags(label, score)
     n = values.size
@@ -221,13 +215,12 @@ def clustered_logistic(
         return LogisticEffect(
             name, coefficient, None, None, n, method, level, None, note, math.exp(coefficient)
         )
-    half = scipy.stats.t.ppf((1 + level) / 2, freedom) * spread
-    ends = (coefficient - half, coefficient + half)
+    ends, p_value = student(coefficient, spread, freedom, level)
     return LogisticEffect(
         name=name,
         value=coefficient,
         interval=ends,
-        p_value=float(2 * scipy.stats.t.sf(abs(coefficient) / spread, freedom)),
+        p_value=p_value,
         n=n,
         method=method,
         level=level,

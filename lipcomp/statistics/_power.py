@@ -20,6 +20,8 @@ import numpy as np
 import scipy.optimize
 import scipy.stats
 
+from lipcomp.statistics._correlation import fisher_variance
+
 SIMULATE_UP_TO = 10
 SIMULATIONS = 4000
 
@@ -172,8 +174,7 @@ def _correlation(n: int, test: str, alpha: float, power: float) -> tuple[float |
     reach = scipy.stats.norm.ppf(1 - alpha / 2) + scipy.stats.norm.ppf(power)
 
     def lack(r: float) -> float:
-        variance = {"pearson": 1.0, "spearman": 1 + r**2 / 2, "kendall": 0.437}[test] / spare
-        return math.atanh(r) - reach * math.sqrt(variance)
+        return math.atanh(r) - reach * math.sqrt(fisher_variance(r, test) / spare)
 
     return float(scipy.optimize.brentq(lack, 0.0, 1 - 1e-12)), method, ""
 

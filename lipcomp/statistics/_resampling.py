@@ -19,7 +19,7 @@ never understates.
 
 import itertools
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 
 import numpy as np
 from jaxtyping import Float, Int
@@ -97,30 +97,21 @@ def bca(
 
 
 class Arrangements:
-    """Rearrangements of n observations that a null hypothesis calls equally likely.
+    """Rearrangements of observations that a null hypothesis calls equally likely: blocks change places with their like.
 
     Parameters
     ----------
-    total
-        How many there are.
-    everyone
-        Makes an iterator over all of them.
-    draw
-        Draws some at random.
+    kinds
+        For each kind of block the observations in it, (blocks, size); the blocks of a kind change places.
     limit
-        Random draws to take when there are more than this.
+        Random draws to take when there are more arrangements than this.
     """
 
-    def __init__(
-        self,
-        total: int,
-        everyone: Callable[[], Iterator[Int[np.ndarray, " n"]]],
-        draw: Callable[[np.random.Generator, int], Int[np.ndarray, "draws n"]],
-        length: int,
-        limit: int,
-    ) -> None:
-        self.total, self.exact, self.limit, self.length = total, total <= limit, limit, length
-        self._everyone, self._draw = everyone, draw
+    def __init__(self, kinds: Sequence[Int[np.ndarray, "_ _"]], limit: int) -> None:
+        self.kinds, self.limit = kinds, limit
+        self.length = sum(kind.size for kind in kinds)
+        self.total = math.prod(math.factorial(len(kind)) for kind in kinds)
+        self.exact = self.total <= limit
 
     def chunks(self, rng: np.random.Generator) -> Iterator[Int[np.ndarray, "draws n"]]:
         """All arrangements, or ``limit`` random ones, some at a time."""
@@ -132,6 +123,20 @@ class Arrangements:
         else:
             for start in range(0, self.limit, step):
                 yield self._draw(rng, min(step, self.limit - start))
+
+    def _everyone(self) -> Iterator[Int[np.ndarray, " n"]]:
+        for choice in itertools.product(*(itertools.permutations(kind) for kind in self.kinds)):
+            order = np.arange(self.length)
+            for kind, moved in zip(self.kinds, choice, strict=True):
+                order[kind.reshape(-1)] = np.concatenate(moved)
+            yield order
+
+    def _draw(self, rng: np.random.Generator, size: int) -> Int[np.ndarray, "draws n"]:
+        order = np.tile(np.arange(self.length), (size, 1))
+        for kind in self.kinds:
+            which = rng.permuted(np.tile(np.arange(len(kind)), (size, 1)), axis=1)
+            order[:, kind.reshape(-1)] = kind[which].reshape(size, -1)
+        return order
 
     def p_value(self, statistic: Arranged, rng: np.random.Generator) -> tuple[float, float]:
         """Two-sided p-value, and the smallest that could have come out.
@@ -154,58 +159,21 @@ class Arrangements:
 
 def free(n: int, limit: int) -> Arrangements:
     """Any observation may change places with any other."""
-    return Arrangements(
-        math.factorial(n),
-        lambda: (np.array(order) for order in itertools.permutations(range(n))),
-        lambda rng, size: rng.permuted(np.tile(np.arange(n), (size, 1)), axis=1),
-        n,
-        limit,
-    )
+    return Arrangements([np.arange(n)[:, None]], limit)
 
 
 def inside(groups: Int[np.ndarray, " n"], limit: int) -> Arrangements:
     """Observations change places inside their group only: what differs between groups stays as it is."""
-    members = [np.flatnonzero(groups == code) for code in range(groups.max() + 1)]
-
-    def everyone() -> Iterator[Int[np.ndarray, " n"]]:
-        for choice in itertools.product(*(itertools.permutations(member) for member in members)):
-            order = np.arange(groups.size)
-            for member, permuted in zip(members, choice, strict=True):
-                order[member] = permuted
-            yield order
-
-    def draw(rng: np.random.Generator, size: int) -> Int[np.ndarray, "draws n"]:
-        order = np.tile(np.arange(groups.size), (size, 1))
-        for member in members:
-            order[:, member] = rng.permuted(order[:, member], axis=1)
-        return order
-
-    total = math.prod(math.factorial(member.size) for member in members)
-    return Arrangements(total, everyone, draw, groups.size, limit)
+    return Arrangements([member[:, None] for member in _members(groups)], limit)
 
 
 def whole(groups: Int[np.ndarray, " n"], limit: int) -> Arrangements:
     """Groups change places as wholes, among those of equal size: what holds inside a group stays together."""
-    members = [np.flatnonzero(groups == code) for code in range(groups.max() + 1)]
     sizes: dict[int, list[Int[np.ndarray, " size"]]] = {}
-    for member in members:
+    for member in _members(groups):
         sizes.setdefault(member.size, []).append(member)
-    blocks = list(sizes.values())
+    return Arrangements([np.stack(alike) for alike in sizes.values()], limit)
 
-    def everyone() -> Iterator[Int[np.ndarray, " n"]]:
-        for choice in itertools.product(*(itertools.permutations(block) for block in blocks)):
-            order = np.arange(groups.size)
-            for block, permuted in zip(blocks, choice, strict=True):
-                order[np.concatenate(block)] = np.concatenate(permuted)
-            yield order
 
-    def draw(rng: np.random.Generator, size: int) -> Int[np.ndarray, "draws n"]:
-        order = np.tile(np.arange(groups.size), (size, 1))
-        for block in blocks:
-            stacked = np.stack(block)  # (groups, size)
-            which = rng.permuted(np.tile(np.arange(len(block)), (size, 1)), axis=1)
-            order[:, stacked.reshape(-1)] = stacked[which].reshape(size, -1)
-        return order
-
-    total = math.prod(math.factorial(len(block)) for block in blocks)
-    return Arrangements(total, everyone, draw, groups.size, limit)
+def _members(groups: Int[np.ndarray, " n"]) -> list[Int[np.ndarray, " size"]]:
+    return [np.flatnonzero(groups == code) for code in range(groups.max() + 1)]

@@ -75,8 +75,15 @@ def block_slope(x: Values, y: Values, blocks: Sequence[Values] = (), *, level: f
     error = math.sqrt(float(residual @ residual) / freedom / norm)
     if error * math.sqrt(norm) <= 1e-12 * scale:
         error = 0.0
-    half = float(scipy.stats.t.ppf((1 + level) / 2, freedom)) * error
-    p_value = float(2 * scipy.stats.t.sf(abs(value) / error, freedom)) if error else float(value == 0)
+    ends, p_value = student(value, error, freedom, level)
     method += f", {freedom} degrees of freedom"
-    ends = (value - half, value + half)
     return Slope("slope", value, ends, p_value, n, method, level, error=error, freedom=float(freedom))
+
+
+def student(
+    value: float, error: float, freedom: float | int, level: float
+) -> tuple[tuple[float, float], float]:
+    """Student's interval of a value with a standard error, and the two-sided p-value of no effect."""
+    half = float(scipy.stats.t.ppf((1 + level) / 2, freedom)) * error
+    p_value = float(2 * scipy.stats.t.sf(abs(value) / error, freedom)) if error > 0 else float(value == 0)
+    return (value - half, value + half), p_value

@@ -25,10 +25,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
-import scipy.stats
 from jaxtyping import Float, Shaped
 
 from lipcomp.statistics._estimate import Estimate, Values, check_level, vector
+from lipcomp.statistics._slopes import student
 
 
 @dataclass(frozen=True)
@@ -140,12 +140,11 @@ def contrast(
     if shared > 0 and total > 0:
         freedom = total**2 / (between**2 / freedom + shared**2 / shared_freedom)
     error = math.sqrt(total)
-    half = float(scipy.stats.t.ppf((1 + level) / 2, freedom)) * error
-    p_value = float(2 * scipy.stats.t.sf(abs(value) / error, freedom)) if error > 0 else float(value == 0)
+    ends, p_value = student(value, error, freedom, level)
     note = "" if error > 0 else "the differences do not vary"
     method = f"mean over {n} units; {how}, {freedom:.3g} degrees of freedom"
     return Contrast(
-        name, value, (value - half, value + half), p_value, n, method, level, None, note,
+        name, value, ends, p_value, n, method, level, None, note,
         error, freedom, told[1], shared, *told[2:],
     )  # fmt: skip
 

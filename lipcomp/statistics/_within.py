@@ -12,7 +12,6 @@ everything), while inside a pair the one that is smoother is less robust; or the
 ``reversal`` says that within and between point in opposite directions.
 """
 
-import math
 from dataclasses import dataclass
 from typing import Literal
 
@@ -20,7 +19,7 @@ import numpy as np
 import scipy.stats
 from jaxtyping import Float, Int
 
-from lipcomp.statistics._correlation import BCA_FROM, NAMES, correlation
+from lipcomp.statistics._correlation import BCA_FROM, NAMES, correlation, fisher_interval
 from lipcomp.statistics._estimate import Estimate, Values, check_level, group_codes, is_constant, vector
 from lipcomp.statistics._resampling import bootstrap_interval, inside
 
@@ -130,7 +129,6 @@ def _within(
     moves = inside(codes, resamples)
     p_value, smallest = moves.p_value(lambda order: y[order] @ x, rng)
     notes = [f"{pairs} pairs cannot give p below {smallest:.2g}"] if smallest > 1 - level else []
-    ends: tuple[float, float] | None = None
     if pairs >= BCA_FROM:
         label = f"BCa over {pairs} pairs"
         ends, why = bootstrap_interval(
@@ -139,9 +137,7 @@ def _within(
         )  # fmt: skip
     else:
         label, why = f"Fisher's z at {freedom} degrees of freedom", "needs 2 degrees of freedom and |r| < 1"
-        if freedom > 1 and abs(value) < 1:
-            half = scipy.stats.norm.ppf((1 + level) / 2) / math.sqrt(freedom - 1)
-            ends = (math.tanh(math.atanh(value) - half), math.tanh(math.atanh(value) + half))
+        ends = fisher_interval(value, freedom + 2, "pearson", level)
     if ends is None:
         notes.append(f"no interval: {why}")
     text = f"{name}; interval {label}; permutation inside pairs over {moves.describe()} arrangements"

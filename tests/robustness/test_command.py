@@ -101,11 +101,11 @@ def test_killed_between_conditions_it_goes_on_and_ends_alike(checkpoint, tmp_pat
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (("--only", "shaer"), "Did you mean 'shear'"),
+        (("--only", "shaer"), "did you mean 'shear'"),
         (("--severities", "0"), "argument --severities"),
         (("--corruptions", "mnist", "--corrupted", "/nothing"), "does not exist"),
         (("--shift", "imagenet-a=/nothing"), "does not exist"),
-        (("--shift", "uci_digit"), "Did you mean 'uci_digits'"),
+        (("--shift", "uci_digit"), "did you mean 'uci_digits'"),
         (("--attack", "pgd"), "--attack needs --radius"),
         (("--videos", "vid=/tmp"), "NAME one of"),
         (("--limit", "0"), "argument --limit: must be positive"),

@@ -329,7 +329,7 @@ def test_a_jpeg_file_gives_back_what_pillow_gives(tmp_path):
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"name": "gausian_noise"}, "Did you mean 'gaussian_noise'"),
+        ({"name": "gausian_noise"}, "did you mean 'gaussian_noise'"),
         ({"severity": 6}, "severity must be 1, 2, 3, 4 or 5, got 6"),
         ({"severity": 0}, "got 0"),
         ({"table": "imagnet"}, "table must be one of imagenet, cifar, tiny, mnist, imagenet-bar, cifar-bar"),

@@ -217,7 +217,7 @@ def test_baselines_of_ones_own(tmp_path):
         fit_baselines(np.array([60.0, 70, 80]), np.array([50.0, 60, 70]))
     with pytest.raises(ValueError, match="at least three"):
         fit_baselines(np.array([0.6, 0.7]), np.array([0.5, 0.6]))
-    with pytest.raises(ValueError, match="Did you mean 'imagenet_v2'"):
+    with pytest.raises(ValueError, match="did you mean 'imagenet_v2'"):
         baseline_fit("imagenetv2")
 
 

@@ -108,7 +108,7 @@ def test_what_is_missing_is_refused_before_anything_is_downloaded(bench, network
         bench.run_benchmark(network, "cifar100", "corruptions", data_root=data)
     with pytest.raises(ValueError, match="radius"):
         bench.run_benchmark(network, "cifar10", "L2", data_root=data)
-    with pytest.raises(ValueError, match="Did you mean 'Standard'"):
+    with pytest.raises(ValueError, match="did you mean 'Standard'"):
         bench.load_zoo_model("Standar", "cifar10", "corruptions", folder=tmp_path)
     with pytest.raises(FileNotFoundError, match=r"cifar10/corruptions/Standard\.pt' is missing"):
         bench.load_zoo_model("Standard", "cifar10", "corruptions", folder=tmp_path)

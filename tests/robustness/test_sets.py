@@ -188,7 +188,7 @@ def test_conditions_of_a_set_on_disk_hold_the_same_images(cifar_c):
 def test_generated_conditions_are_checked_first():
     images = TensorImages("t", torch.zeros(4, 3, 32, 32, dtype=torch.uint8), torch.zeros(4).long(), ("a",))
     assert len(generated_conditions(images, table="cifar")) == 75  # fifteen corruptions, as the literature
-    with pytest.raises(ValueError, match="Did you mean 'fog'"):
+    with pytest.raises(ValueError, match="did you mean 'fog'"):
         generated_conditions(images, table="cifar", names=["fogg"])
     with pytest.raises(ValueError, match="severity must be"):
         generated_conditions(images, table="cifar", severities=[9])
@@ -324,7 +324,7 @@ def test_every_shift_says_where_to_get_it(tmp_path):
         if entry.source is not None:
             with pytest.raises(FileNotFoundError, match="https://"):
                 load_shift(name, tmp_path / "nothing")
-    with pytest.raises(ValueError, match="Did you mean 'imagenet-v2'"):
+    with pytest.raises(ValueError, match="did you mean 'imagenet-v2'"):
         load_shift("imagenet-v3")
 
 

@@ -18,13 +18,13 @@ What no corruption here does is the JPEG compression (quality 85) with which the
 :func:`resave_jpeg`. Its images are a different quantity: standard models lose 5.7 points more on them.
 """
 
-import difflib
 from collections.abc import Sequence
 
 import torch
 from jaxtyping import Float, Int64
 from torch import Tensor
 
+from lipcomp._messages import nearest
 from lipcomp.robustness.corruptions import _jpeg as jpeg
 from lipcomp.robustness.corruptions._draws import Draws
 from lipcomp.robustness.corruptions._tables import COMMON, TABLES, VALIDATION, Corruption
@@ -156,9 +156,8 @@ def find_corruption(name: str, table: str) -> Corruption:
     """The entry of a table, or a ValueError that names the nearest."""
     known = _table(table)
     if name not in known:
-        near = difflib.get_close_matches(name, known, 1)
-        hint = f" Did you mean {near[0]!r}?" if near else ""
-        raise ValueError(f"corruption {name!r} is not in table {table!r}.{hint} It has: {', '.join(known)}")
+        hint = nearest(name, known)
+        raise ValueError(f"corruption {name!r} is not in table {table!r}{hint} It has: {', '.join(known)}")
     return known[name]
 
 
