@@ -110,7 +110,9 @@ def hierarchical_effect(
             model = MixedLM.from_formula(
                 "y ~ 0 + treated + C(corruption)", groups="one", vc_formula=parts, re_formula="0", data=table
             )
-            fit = model.fit(reml=True, method=["lbfgs", "powell"])
+            # L-BFGS can stop on the boundary far below the maximum and report convergence; which one, rounding decides
+            fits = [model.fit(reml=True, method=optimiser) for optimiser in ("powell", "lbfgs")]
+            fit = max(fits, key=lambda found: found.llf)
             value, error = float(fit.fe_params["treated"]), float(fit.bse_fe["treated"])
         except (np.linalg.LinAlgError, ValueError) as failure:
             return missing(f"the fit failed ({failure})")
