@@ -70,6 +70,7 @@ class Bench:
         self.checkpoint.encoder.to(self.device, self.dtype).requires_grad_(False)
         self.images, self.indices = self.plan.images.load(self.checkpoint)
         self._probes: dict[int, Probe] = {}
+        self._probe_identities: dict[str | None, str] = {}
 
     # --- who is measured ---------------------------------------------------------------------------------------
 
@@ -87,6 +88,11 @@ class Bench:
     def identity(self) -> str:
         """A hash of the encoder's function and of the precision it runs in."""
         return digest("encoder", self.encoder_hash, self.plan.precision)
+
+    @cached_property
+    def recipe_hash(self) -> str | None:
+        """A hash of how the encoder was trained, less its objective."""
+        return recipe_hash(self.checkpoint.metadata.recipe)
 
     @cached_property
     def guard(self) -> list[float]:
@@ -113,7 +119,7 @@ class Bench:
             "image_shape": list(self.checkpoint.image_shape),
             "epochs": metadata.epochs,
             "data_hash": metadata.data.get("hash"),
-            "recipe_hash": recipe_hash(metadata.recipe),
+            "recipe_hash": self.recipe_hash,
             "perturb": metadata.recipe.get("perturb") or None,
             "encoder": self.encoder_hash,
             "guard": self.guard,
@@ -254,8 +260,12 @@ class Bench:
 
     def probe_identity(self, kind: str | None = None) -> str:
         """A hash of what the probe depends on: settings, encoder, training images."""
-        settings = self.plan.probe.settings() if kind is None else {"probe": kind}
-        return digest("probe", PROBE_VERSION, settings, self.identity, self.train.identity)
+        if kind not in self._probe_identities:
+            settings = self.plan.probe.settings() if kind is None else {"probe": kind}
+            self._probe_identities[kind] = digest(
+                "probe", PROBE_VERSION, settings, self.identity, self.train.identity
+            )
+        return self._probe_identities[kind]
 
     def probe(self, refit: int = 0, advance: Advance = nothing) -> Probe:
         """The fitted probe; ``refit`` r > 0 is the linear probe on the r-th bootstrap sample of the training images."""
