@@ -37,7 +37,7 @@ class ClassifierBench(Bench):
         self.cells, self.made = Cells(cells), None
         self.images, self.indices = images, torch.arange(len(images))
         self.encoder_hash = hash_module(network)
-        self._probes = {0: Same()}
+        self._probes, self._probe_identities = {0: Same()}, {}
         self.__dict__["train"] = clean_condition(images)
 
 
