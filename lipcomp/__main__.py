@@ -1,4 +1,4 @@
-"""The command ``lipcomp``: one subcommand a module, ``lipcomp bound ...`` being ``python -m lipcomp.bound ...``."""
+"""The command ``lipcomp``; ``lipcomp bound ...`` is the same as ``python -m lipcomp.bound ...``."""
 
 import argparse
 import importlib
@@ -11,12 +11,12 @@ from lipcomp._commands import run
 from lipcomp._messages import nearest
 
 SUBCOMMANDS = {
-    "bound": "lower bounds of the Lipschitz constant, from checkpoints and pairs of images",
+    "bound": "lower bounds of the Lipschitz constant, from pairs of images",
     "jacobian": "local Lipschitz constants: spectral norms of the Jacobian",
-    "robustness": "accuracy under corruptions, natural shifts and attacks",
-    "report": "a self-contained page from any files of records",
-    "records": "rescue a damaged file of records",
-    "checkpoints": "what a checkpoint file holds; export to other formats",
+    "robustness": "accuracy under corruptions, distribution shifts and attacks",
+    "report": "one self-contained HTML page from files of records",
+    "records": "recover a damaged file of records",
+    "checkpoints": "show what a checkpoint contains; export it to other formats",
 }
 
 SHELLS = ("bash", "zsh", "tcsh")
@@ -26,7 +26,7 @@ USAGE = """usage: lipcomp [--version] [--help] COMMAND ...
 commands:
 {commands}
 
-lipcomp COMMAND --help says what each takes. Exit codes: 0 done, 1 bad input (one paragraph on stderr),
+lipcomp COMMAND --help lists the options. Exit codes: 0 done, 1 bad input (one paragraph on stderr),
 2 wrong usage, 130 interrupted. Results go to stdout, progress and errors to stderr.
 
 lipcomp completion bash|zsh|tcsh prints a completion script: eval "$(lipcomp completion bash)"
@@ -36,7 +36,7 @@ example:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Hand over to a subcommand; returns the exit code."""
+    """Run a subcommand and return its exit code."""
     words = list(sys.argv[1:] if arguments is None else arguments)
     usage = USAGE.format(commands="\n".join(f"  {name:12s} {text}" for name, text in SUBCOMMANDS.items()))
     if not words or words[0] in ("-h", "--help"):

@@ -1,4 +1,4 @@
-"""What every command shares: refusing bad input in one paragraph, and leaving cleanly when interrupted.
+"""What all commands share: errors in one paragraph, exit codes, progress and tables.
 
 ==========  ===========================================================
 exit code   meaning
@@ -6,7 +6,7 @@ exit code   meaning
 0           done
 1           bad input or data; one paragraph on stderr names it and the remedy
 2           wrong usage of the command line
-130         interrupted (Ctrl-C); what was finished is kept
+130         interrupted (Ctrl-C); finished work is kept
 ==========  ===========================================================
 """
 
@@ -29,11 +29,27 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from rich.table import Table
 
 
+class HelpFormatter(argparse.RawDescriptionHelpFormatter):
+    """Help texts that show the type of each option, and its default if the text does not mention one."""
+
+    def _get_default_metavar_for_optional(self, action: argparse.Action) -> str:
+        kind = getattr(action.type, "__name__", "")
+        return kind.upper() if kind in ("int", "float", "Path") else action.dest.upper()
+
+    def _get_help_string(self, action: argparse.Action) -> str:
+        text, default = action.help or "", action.default
+        if not action.option_strings or action.nargs == 0 or action.required or "default" in text:
+            return text
+        if isinstance(default, tuple | list):
+            default = ",".join(f"{value:g}" if isinstance(value, float) else str(value) for value in default)
+        return f"{text} (default: {'none' if default in (None, '') else default})".replace("%", "%%")
+
+
 class Parser(argparse.ArgumentParser):
     """An argument parser without abbreviations that answers an unknown option with the nearest known one."""
 
     def __init__(self, **options: Any) -> None:
-        options.setdefault("formatter_class", argparse.RawDescriptionHelpFormatter)
+        options.setdefault("formatter_class", HelpFormatter)
         super().__init__(allow_abbrev=False, **options)
 
     def error(self, message: str) -> NoReturn:
@@ -48,23 +64,21 @@ class Parser(argparse.ArgumentParser):
 
 
 class UsageError(ValueError):
-    """The command line asks for what cannot be: exit code 2."""
+    """Options that contradict each other, or a missing one: exit code 2."""
 
 
 def run(main: Callable[[Sequence[str] | None], int | None], arguments: Sequence[str] | None = None) -> int:
     """Run a command's main function; turn failures into one paragraph on stderr and an exit code.
 
-    Set LIPCOMP_TRACEBACK=1 to see where a failure came from.
+    Set LIPCOMP_TRACEBACK=1 to see the traceback.
     """
     try:
         code = main(arguments) or 0
         sys.stdout.flush()
     except KeyboardInterrupt:
-        print(
-            "\ninterrupted; what was finished is kept, run the same command again to go on", file=sys.stderr
-        )
+        print("\ninterrupted; finished work is kept. Run the same command again to continue", file=sys.stderr)
         return 130
-    except BrokenPipeError:  # the reader (head, say) has seen enough
+    except BrokenPipeError:  # the reader, for example head, has closed the pipe
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
     except Exception as failure:
@@ -76,14 +90,14 @@ def run(main: Callable[[Sequence[str] | None], int | None], arguments: Sequence[
 
 
 def _explain(failure: Exception) -> str:
-    """What happened, in a sentence that ends in a remedy where there is a known one."""
+    """The failure in one sentence, with the remedy if there is a known one."""
     text = " ".join(str(failure).split()) or repr(failure)
     if isinstance(failure, torch.OutOfMemoryError | MemoryError) or "can't allocate memory" in text:
         return f"out of memory ({text[:200]}); use a smaller --batch-size, or another --device"
     if isinstance(failure, ValueError | OSError | ImportError | FloatingPointError):
         return text
     kind = type(failure).__name__
-    return f"{kind}: {text[:600]} (set LIPCOMP_TRACEBACK=1 to see where)"
+    return f"{kind}: {text[:600]} (set LIPCOMP_TRACEBACK=1 to see the traceback)"
 
 
 def fail(message: str) -> None:
@@ -97,7 +111,7 @@ def fail(message: str) -> None:
 
 @contextmanager
 def progress(total: int, label: str, *, every: float = 10.0) -> Iterator[Callable[..., None]]:
-    """Show work on stderr: a bar on a terminal, in a pipe a plain line every so many seconds.
+    """Show work on stderr: a bar on a terminal, in a pipe one line every ``every`` seconds.
 
     Yields ``advance(n=1)``, to be called as parts of ``total`` are done.
     """
@@ -122,12 +136,12 @@ def progress(total: int, label: str, *, every: float = 10.0) -> Iterator[Callabl
 
 
 def choose_device(name: str) -> torch.device:
-    """A device by name; "auto" takes an accelerator if there is one.
+    """A device by name; "auto" chooses an accelerator if there is one.
 
     Raises
     ------
     ValueError
-        If the name is no device, or that device is not there.
+        If the name is not that of a device, or the device is not available.
     """
     if name == "auto":
         if torch.cuda.is_available():
@@ -138,7 +152,7 @@ def choose_device(name: str) -> torch.device:
         torch.empty(0, device=device)
     except (RuntimeError, AssertionError) as error:
         reason = str(error).splitlines()[0]
-        raise ValueError(f'device {name!r} cannot be used ({reason}); take "auto" or "cpu"') from error
+        raise ValueError(f'device {name!r} cannot be used ({reason}); use "auto" or "cpu"') from error
     return device
 
 

@@ -1,7 +1,7 @@
-"""The command line of a run: python -m train.pretrain RECIPE. Options come from the dataclasses and their docstrings.
+"""The command line of python -m train.pretrain. Options come from the dataclasses and their docstrings.
 
-A field of :class:`Settings` is an option of its name; a field of the recipe is changed by ``--set FIELD=VALUE``, and
-those that people try first have a flag of their own. Help texts are the fields' descriptions, so they are written once.
+Each field of :class:`Settings` is an option of the same name. ``--set FIELD=VALUE`` changes any field of the recipe;
+common fields have their own flag. The help texts are the first sentences of the fields' descriptions.
 """
 
 import argparse
@@ -28,7 +28,7 @@ examples:
   python -m train.pretrain my_recipes.py:fashion_c_simclr --backbone timm/resnet26
   torchrun --nproc-per-node 8 -m train.pretrain imagenet_c_byol_1000 --data /data/imagenet --precision bf16
 """
-# Flags for fields of the recipe that people try first.
+# Flags for common fields of the recipe.
 SHORT = {
     "epochs": "epochs",
     "batch-size": "batch_size",
@@ -39,21 +39,19 @@ SHORT = {
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Train one encoder from the command line."""
+    """Train one encoder."""
     parser = Parser(
         prog="python -m train.pretrain",
-        description="Train one encoder; go on where a run was stopped.",
+        description="Train one encoder. Run the same command again to continue after an interruption.",
         epilog=EPILOG + "\n" + recipe_fields(),
     )
-    parser.add_argument(
-        "recipe",
-        help=f"FAMILY_METHOD with a family of {', '.join(FAMILIES)} and a method of {', '.join(METHODS)}; "
-        f"imagenet_METHOD_300 or _1000; METHOD alone with --data; or FILE.py:FUNCTION",
-    )
-    parser.add_argument(
-        "--seed", type=int, default=0, help="seed of weights, order, views and noise (default 0)"
-    )
-    parser.add_argument("--out", type=Path, help="folder of the run (default runs/RECIPE-SEED)")
+    # fmt: off
+    parser.add_argument("recipe",
+        help=f"FAMILY_METHOD, where FAMILY is one of {', '.join(FAMILIES)} and METHOD one of {', '.join(METHODS)}; "
+        "or imagenet_METHOD_300, imagenet_METHOD_1000, METHOD alone (with --data), or FILE.py:FUNCTION")
+    parser.add_argument("--seed", type=int, default=0, help="random seed of weights, data order, views and noise")
+    parser.add_argument("--out", type=Path, help="folder of the run (default: runs/RECIPE-SEED)")
+    # fmt: on
     add_recipe_options(parser)
     add_settings(parser)
     options = parser.parse_args(arguments)
@@ -68,45 +66,40 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def add_recipe_options(parser: argparse.ArgumentParser) -> None:
-    """``--data``, ``--set`` and the flags for fields that people try first; :func:`recipe_of` reads them."""
-    group = parser.add_argument_group("the recipe")
-    group.add_argument(
-        "--data",
-        help=f"another training set: a folder, or one of {', '.join(SETS)}. Shape, mean, std and views follow it",
-    )
-    group.add_argument(
-        "--image-size", type=int, metavar="PIXELS", help="side that a folder's images are brought to"
-    )
-    group.add_argument(
-        "--backbone",
-        help="another network: a name of lipcomp.encoders, timm/NAME, or FILE.py:FUNCTION(channels)",
-    )
-    texts = {**descriptions(Recipe), "objective.beta": "Compression, at least 0."}
+    """``--data``, ``--set`` and the flags for common fields; :func:`recipe_of` reads them."""
+    group = parser.add_argument_group("recipe")
+    # fmt: off
+    group.add_argument("--data", help=f"training set: a folder, or one of {', '.join(SETS)}; shape, mean, std and "
+        "views are adapted to it (default: the recipe's)")
+    group.add_argument("--image-size", type=int,
+        help="side in pixels that images are resized to (default: the recipe's)")
+    group.add_argument("--backbone", help="network: a name of lipcomp.encoders, timm/NAME, or FILE.py:FUNCTION, "
+        "which is called with the number of channels (default: the recipe's)")
+    # fmt: on
+    texts = {**descriptions(Recipe), "objective.beta": "Strength of the compression, at least 0."}
     for flag, field in SHORT.items():
+        kind = "INT" if field == "batch_size" else "FLOAT"
         group.add_argument(
-            f"--{flag}", metavar="X", help=f"{_sentence(texts[field])} (default: the recipe's)"
+            f"--{flag}", metavar=kind, help=f"{_sentence(texts[field])} (default: the recipe's)"
         )
-    group.add_argument(
-        "--set",
-        action="append",
-        default=[],
-        metavar="FIELD=VALUE",
-        help="change any field of the recipe, listed below; as objective.kappa_e=512",
-    )
+    # fmt: off
+    group.add_argument("--set", action="append", default=[], metavar="FIELD=VALUE",
+        help="change any field of the recipe, as in objective.kappa_e=512; repeatable; fields are listed below")
+    # fmt: on
 
 
 def recipe_of(name: str, options: argparse.Namespace, settings: Settings, report: Report) -> Recipe:
-    """The recipe of a name, with the options' changes.
+    """The named recipe with the changes that the options ask for.
 
     Raises
     ------
     ValueError
-        If there is no such recipe or field, or a method alone comes without data.
+        If there is no such recipe or field, or a method is given without data.
     """
     if name in METHODS:
         if options.data is None:
             raise ValueError(
-                f"the method {name!r} needs data: add --data FOLDER, or name a recipe such as mnist_{name}"
+                f"method {name!r} needs data: add --data FOLDER, or choose a recipe such as mnist_{name}"
             )
         channels, *own = load_set(options.data, "pretrain", root=settings.data_root).image_shape
         side = options.image_size or max(own)
@@ -146,10 +139,12 @@ def changed(recipe: Recipe, options: argparse.Namespace) -> Recipe:
 
 
 def recipe_fields() -> str:
-    """The fields of a recipe with what they mean and their defaults, for --help."""
-    lines = ["fields of a recipe (--set FIELD=VALUE; objective, encoder and views have fields of their own):"]
+    """The fields of a recipe with their meanings and defaults, for --help."""
+    lines = [
+        "fields of a recipe (--set FIELD=VALUE; set fields of objective, encoder and views as in objective.beta=1):"
+    ]
     for field in dataclasses.fields(Recipe):
-        default = "" if field.default is dataclasses.MISSING else f" (default {field.default!r})"
+        default = "" if field.default is dataclasses.MISSING else f" (default: {field.default!r})"
         lines.append(f"  {field.name:16s} {_sentence(descriptions(Recipe)[field.name])}{default}")
     return "\n".join(lines)
 
@@ -159,7 +154,7 @@ def recipe_fields() -> str:
 
 def add_settings(parser: argparse.ArgumentParser, without: Sequence[str] = ()) -> None:
     """One option per field of :class:`Settings`."""
-    group = parser.add_argument_group("how it is run")
+    group = parser.add_argument_group("training settings")
     texts, kinds = descriptions(Settings), get_type_hints(Settings)
     for field in dataclasses.fields(Settings):
         if field.name in without:
@@ -169,21 +164,15 @@ def add_settings(parser: argparse.ArgumentParser, without: Sequence[str] = ()) -
             get_args(kind) if kind not in (bool,) and all(isinstance(a, str) for a in get_args(kind)) else ()
         )
         if field.name == "device":
-            group.add_argument("--device", default="auto", help="auto, cpu, cuda, cuda:1, mps (default auto)")
+            group.add_argument("--device", default="auto", help="auto, cpu, cuda, cuda:1 or mps")
         elif kind is bool and field.default:
-            group.add_argument(f"--no-{flag}", dest=field.name, action="store_false", help=f"not: {text}")
+            group.add_argument(f"--no-{flag}", dest=field.name, action="store_false", help=f"do not {text}")
         elif kind is bool:
             group.add_argument(f"--{flag}", action="store_true", help=text)
         else:
             single = next((k for k in (int, float, Path, str) if kind is k or k in get_args(kind)), str)
-            default = "" if field.default is None else f" (default {field.default})"
             group.add_argument(
-                f"--{flag}",
-                type=single,
-                default=field.default,
-                choices=choices or None,
-                metavar=None if choices else flag.rsplit("-", 1)[-1].upper(),
-                help=text + default,
+                f"--{flag}", type=single, default=field.default, choices=choices or None, help=text
             )
 
 
@@ -202,7 +191,7 @@ def settings_of(options: argparse.Namespace) -> Settings:
 
 
 def descriptions(kind: type) -> dict[str, str]:
-    """Field -> what its dataclass's docstring says of it under "Parameters"."""
+    """The description of each field, from the section "Parameters" of the dataclass's docstring."""
     section = (kind.__doc__ or "").partition("----------\n")[2]
     found: dict[str, str] = {}
     names: list[str] = []
@@ -215,9 +204,7 @@ def descriptions(kind: type) -> dict[str, str]:
 
 
 def _sentence(text: str) -> str:
-    """The text for argparse: its first sentence, without the docstring's marks."""
-    return (
-        re.split(r"(?<=[a-z)\]]{2})\.(?:\s|$)", text.replace("*", "").replace("`", ""))[0]
-        .replace("%", "%%")
-        .rstrip(".")
-    )
+    """The first sentence of a description, without markup, for argparse."""
+    plain = text.replace("*", "").replace("`", "").replace("%", "%%")
+    plain = re.split(r"(?<=[a-z)\]]{2})\.(?:\s|$)", plain)[0].rstrip(".")
+    return plain[0].lower() + plain[1:] if plain[1:2].islower() else plain

@@ -1,4 +1,4 @@
-"""What defines a training run: a frozen :class:`Recipe`, its compressed twin, and a field changed by name."""
+"""A training run is defined by a frozen :class:`Recipe`; its compressed twin; changing a field by name."""
 
 import ast
 import dataclasses
@@ -34,9 +34,9 @@ class Recipe:
     Parameters
     ----------
     name
-        Name of the recipe: the function that made it.
+        Name of the recipe, that of the function that returns it.
     objective
-        What is minimised.
+        The loss.
     encoder
         The network.
     views
@@ -44,34 +44,37 @@ class Recipe:
     data
         Training set: a name that ``lipcomp.data.load_set`` knows, or a folder.
     images
-        Train on so many of the images, chosen at random (seed 0); all if not given.
-    epochs, batch_size
-        Length, and images in a step (two views of each). Images run on from one epoch into the next, so a batch may
-        hold the end of one and the start of another.
+        Train on this many random images (chosen with seed 0); all if not given.
+    epochs
+        Length of training in epochs.
+    batch_size
+        Images per step (two views of each). Batches run on across epochs, so one may hold the end of an epoch and the
+        start of the next.
     learning_rate
-        Base rate; the peak is ``scaling`` of it.
+        Base learning rate; ``scaling`` turns it into the peak rate.
     scaling
-        Peak rate: "linear" rate * batch / 256, "sqrt" rate * sqrt(batch), "none" the rate itself.
+        Peak learning rate: "linear" is rate x batch / 256, "sqrt" is rate x sqrt(batch), "none" is the rate itself.
     warmup_epochs
-        Length of the linear warm-up from 0; a cosine to 0 follows.
+        Epochs of linear warm-up from 0, followed by a cosine decay to 0.
     optimizer
-        "lars" or "sgd" (momentum 0.9; Nesterov's in SGD, as in the official code), or "adamw".
+        "adamw", "lars" or "sgd" (both with momentum 0.9; SGD uses Nesterov momentum, as the official code does).
     weight_decay
-        On kernels and weight matrices alone; coupled in LARS and SGD, decoupled in AdamW.
+        Weight decay of kernels and weight matrices; coupled in LARS and SGD, decoupled in AdamW.
     predictor_rate
-        Factor on the learning rate of BYOL's predictor.
+        BYOL: factor on the learning rate of the predictor.
     target_decay
-        BYOL: the moving average's coefficient at the start; it rises to 1 along a cosine.
+        BYOL: initial decay of the moving average; it rises to 1 along a cosine.
     target_start
-        BYOL: whether the target network starts as a copy of the online one or from weights of its own.
+        BYOL: start the target network as a "copy" of the online network, or from "independent" random weights.
     initialisation
-        "torch" for PyTorch's defaults, "paper" for the official code's truncated normal.
+        Initial weights: "torch" for PyTorch's defaults, "paper" for the official code's truncated normal.
     probe
-        Layer that the concurrent linear head reads behind a stop-gradient, or None for no head.
+        Input of the linear head that is trained alongside without affecting the encoder: "backbone", "projection" or
+        None for no head.
     perturb
-        Relative size of a random change of the first weights, to see what rounding grows to; 0 for none.
+        Relative size of a random perturbation of the initial weights, to measure how rounding errors grow; 0 for none.
     pair
-        Name of the uncompressed member of the pair, for a compressed recipe or a control.
+        For a compressed recipe or a control: name of the uncompressed member of the pair.
     """
 
     name: str

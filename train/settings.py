@@ -1,4 +1,4 @@
-"""How a recipe is run: device, precision, logs. What changes speed and rounding, not the method."""
+"""How a recipe is run: device, precision, logs. Settings change speed and rounding, not the method."""
 
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -12,39 +12,40 @@ DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 
 @dataclass(frozen=True)
 class Settings:
-    """How a recipe is run: what changes speed, logs and rounding, not the method.
+    """How a recipe is run. Settings change speed, logs and rounding, not the method.
 
     Parameters
     ----------
     device
-        Where it trains.
+        Device to train on.
     data_root
-        Folder that holds CIFAR, SVHN and other sets on disk.
+        Dataset directory of CIFAR, SVHN and other known sets.
     precision
-        fp32, or autocast to bf16 or fp16 (with a scaled loss); the objective is always computed in float32.
+        Precision of the networks: fp32, or autocast to bf16 or fp16 (with loss scaling); the objective is always
+        computed in float32.
     accumulate
-        Parts of a batch that are passed one after the other. *This changes the method*: batch norm and the negatives
-        then see a part of the batch only.
+        Number of parts that each batch is split into, to save memory; *this changes the method*, since batch norm and
+        the negatives then see one part only.
     compile
-        Compile the backbones (torch.compile).
+        Compile the backbones with torch.compile.
     channels_last
-        Images and kernels with the channels last in memory; faster convolutions.
+        Use the channels-last memory format, which makes convolutions faster.
     workers
-        Threads that decode images on disk; 0 for one per core that this process may use, shared by the ranks.
+        Threads that decode images, shared by the ranks; 0 means one per available core.
     save_steps
-        Steps between two states; one epoch if not given.
+        Training steps between two saved states, for resuming (default: one epoch).
     keep_epochs
-        Keep an encoder every so many epochs, besides the last and the best.
+        Save an encoder every N epochs, in addition to the last and the best.
     evaluate_epochs
-        Epochs between two measurements on held-out images; a quarter of the run if not given, 0 for none.
+        Epochs between two evaluations on held-out images; 0 for none (default: a quarter of the run).
     log_steps
-        Steps between two writes to metrics.jsonl, and two looks for a loss that is not finite.
+        Training steps between two writes to metrics.jsonl and two checks that the loss is finite.
     skip_unreadable
-        Leave out images on disk that cannot be read instead of refusing them.
+        Skip image files that cannot be read, instead of stopping with an error.
     tensorboard
-        Write TensorBoard's event files into the run's folder.
+        Write TensorBoard event files into the folder of the run.
     wandb
-        Project of Weights & Biases to log to.
+        Project in Weights & Biases to log to.
     """
 
     device: torch.device = field(default_factory=lambda: torch.device("cpu"))

@@ -1,13 +1,14 @@
-r"""Train the runs of a study: recipes x beta x seed, on this machine, on Slurm or on Ray; resumable as a whole.
+r"""Train the runs of a study: every recipe with every beta and seed, on this machine, on Slurm or on Ray.
 
     python -m train.sweep default --out studies/default
     python -m train.sweep --methods simclr,weighted_simclr,c_simclr --data my_images --betas .3,1 --seeds 5 \
         --engine slurm --gpus 1 --device cuda --set epochs=200 --out studies/mine
     python -m train.sweep default --out studies/default --seeds +4
 
-Runs of one seed share weights, data order and augmentation draws. A finished run is never trained again; an
-interrupted one goes on after its last state; a run that fails leaves the others alone. Several terminals or machines
-may work on one study: each run is trained by one of them. ``study.json`` in the folder says what belongs to the study.
+Runs with the same seed share initial weights, data order and augmentation draws. Run the same command again to
+continue: finished runs are skipped and interrupted runs resume from their last saved state. A run that fails does not
+stop the others. Several terminals or machines can run the command on one study; each run is trained once. The file
+``study.json`` in the folder lists the runs of the study.
 """
 
 import json
@@ -55,7 +56,7 @@ POLL = 15.0  # seconds between two looks at runs that another command trains
 
 @dataclass(frozen=True)
 class Preset:
-    """A study: which recipes, how many paired seeds, and what it is good for."""
+    """A study: its recipes, the number of paired seeds, and its purpose."""
 
     recipes: tuple[Recipe, ...]
     seeds: int
@@ -68,9 +69,7 @@ def quick() -> Preset:
         replace(recipe, epochs=2 if recipe.objective.family == "simclr" else 3)
         for recipe in default().recipes
     ]
-    return Preset(
-        tuple(short), 1, "a rehearsal of every stage; with one seed and few epochs it proves nothing"
-    )
+    return Preset(tuple(short), 1, "smoke test of every stage; the results are not meaningful")
 
 
 def default() -> Preset:
@@ -175,7 +174,7 @@ def sweep(
     sources: Sequence[str] = (),
     ranks: int = 1,
     name: str = "custom",
-    purpose: str = "a sweep of one's own",
+    purpose: str = "a sweep with own recipes",
     report: Callable[[str], None] = lambda line: print(line, flush=True),
     **engine: Any,
 ) -> dict[str, JobFailure]:
@@ -339,16 +338,20 @@ def note_stage(out: Path, stage: str, seconds: float) -> None:
 def main(arguments: Sequence[str] | None = None) -> int:
     """Train the runs of a study."""
     parser = Parser(prog="python -m train.sweep", description=__doc__, epilog=EPILOG + "\n" + recipe_fields())
-    parser.add_argument("preset", nargs="?", help="; ".join(f"{n}: {p.__doc__}" for n, p in PRESETS.items()))
-    parser.add_argument("--methods", help=f"methods with commas between, for --data: {', '.join(METHODS)}")
-    parser.add_argument("--recipes", help="recipes with commas between: names, or FILE.py:FUNCTION")
-    parser.add_argument("--betas", help="values of beta with commas between, for every method that has one")
-    parser.add_argument("--seeds", help="paired seeds (default 3, or the preset's); +N adds N to a study")
-    parser.add_argument("--out", type=Path, help="folder of the study (default studies/PRESET)")
-    parser.add_argument(
-        "--ranks", type=int, default=1, help="processes per run, by torchrun (default 1; set --gpus too)"
-    )
-    parser.add_argument("--job", type=Path, help="internal: one rank of a packed run")
+    # fmt: off
+    parser.add_argument("preset", nargs="?", help=" ".join(f"{n}: {p.__doc__}" for n, p in PRESETS.items()))
+    parser.add_argument("--methods", metavar="NAME,...",
+        help=f"methods to train on --data, comma-separated: {', '.join(METHODS)}")
+    parser.add_argument("--recipes", metavar="NAME,...",
+        help="recipes to train, comma-separated: names or FILE.py:FUNCTION")
+    parser.add_argument("--betas", metavar="FLOAT,...",
+        help="values of beta, comma-separated, for every method that has one (default: the recipe's)")
+    parser.add_argument("--seeds", metavar="INT",
+        help="number of paired seeds; +N adds N seeds to an existing study (default: 3, or the preset's)")
+    parser.add_argument("--out", type=Path, help="folder of the study (default: studies/PRESET)")
+    parser.add_argument("--ranks", type=int, default=1, help="processes per run, started by torchrun; set --gpus too")
+    parser.add_argument("--job", type=Path, help="internal: one rank of a run with several processes")
+    # fmt: on
     add_recipe_options(parser)
     add_settings(parser, without=("workers",))
     add_engine_arguments(parser)
@@ -359,10 +362,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     chosen = [name for name in ("preset", "methods", "recipes") if getattr(options, name)]
     if len(chosen) != 1:
         raise ValueError(
-            f"give one of PRESET ({', '.join(PRESETS)}), --methods or --recipes; got {chosen or 'none'}"
+            f"give exactly one of PRESET ({', '.join(PRESETS)}), --methods or --recipes; got {chosen or 'none'}"
         )
     settings = settings_of(options)
-    seeds, purpose, name = 3, "a sweep of one's own", "custom"
+    seeds, purpose, name = 3, "a sweep with own recipes", "custom"
     if options.preset:
         if options.preset not in PRESETS:
             raise ValueError(f"preset {options.preset!r} is unknown; known: {', '.join(PRESETS)}")

@@ -1,17 +1,17 @@
-"""How tight is each bound: from many sources of pairs, at every layer and kappa, between search and certificate.
+"""Measure how tight the bounds are: by source of pairs, layer and kappa, and between search and certificate.
 
     python -m analyses.bound_study.measure studies/default --workers 2
 
-Takes the checkpoints of a study's folder (or any folder of checkpoints) and appends to bounds.jsonl there; what is in
-the file already is not measured again.
+Measures the checkpoints of a study's folder (or of any folder of checkpoints) and appends the results to bounds.jsonl
+there. Results that are in the file already are not measured again.
 
 ==========  ===================================================================================================
 part        what is measured
 ==========  ===================================================================================================
 layers      sigma_max at every layer, of the normalised embedding
-pairs       the mean direction's bound (3.5) from each source of pairs, found by views, chance, neighbours, search
+pairs       the bound of the mean direction (3.5) from each source of pairs: views, random, neighbours, search
 kappa       (3.1) to (3.4) over positive pairs at kappa = 1, 10, 100, 1024, 16384
-ball        image by image on L2 balls of growing radius: lower <= searched <= certified (5.3)
+ball        per image, on L2 balls of growing radius: lower <= searched <= certified (5.3)
 ==========  ===================================================================================================
 """
 
@@ -50,19 +50,16 @@ def quantities(layers: Sequence[str], ball_images: int = BALL_IMAGES) -> Iterato
 def main(arguments: Sequence[str] | None = None) -> int:
     """Measure how tight the bounds are."""
     parser = Parser(prog="python -m analyses.bound_study.measure", description=__doc__)
-    parser.add_argument("study", type=Path, help="a study's folder, or a folder of checkpoints")
-    parser.add_argument("--data", default="mnist5k", help="images to measure on (default mnist5k)")
-    parser.add_argument("--data-root", help="the dataset directory of a set such as CIFAR")
-    parser.add_argument(
-        "--ball-images",
-        type=positive(int),
-        default=BALL_IMAGES,
-        help=f"images that are searched and certified (default {BALL_IMAGES})",
-    )
-    parser.add_argument("--device", default="auto", help="auto, cpu, cuda, cuda:1, mps (default auto)")
-    parser.add_argument(
-        "--precision", default="float32", choices=("float32", "float64"), help="default float32"
-    )
+    # fmt: off
+    parser.add_argument("study", type=Path, help="folder of a study, or a folder of checkpoints")
+    parser.add_argument("--data", default="mnist5k", help="images to measure on: a known set or a folder")
+    parser.add_argument("--data-root", help="dataset directory of a known set such as CIFAR")
+    parser.add_argument("--ball-images", type=positive(int), default=BALL_IMAGES,
+        help="number of images to search and certify")
+    parser.add_argument("--device", default="auto", help="auto, cpu, cuda, cuda:1 or mps")
+    parser.add_argument("--precision", default="float32", choices=("float32", "float64"),
+        help="floating-point precision")
+    # fmt: on
     add_engine_arguments(parser)
     options = parser.parse_args(arguments)
     runs = find_runs(options.study)

@@ -1,8 +1,8 @@
-"""Draw the page on how tight the bounds are, from bounds.jsonl alone.
+"""Draw the page on how tight the bounds are, from bounds.jsonl.
 
     python -m analyses.bound_study.report studies/default
 
-Writes bounds.html, bounds.md and figures/ into the folder; the page's place is the last line printed.
+Writes bounds.html, bounds.md and figures/ into the folder. The last line printed is the path of the page.
 """
 
 import sys
@@ -280,7 +280,7 @@ def make_page(folder: Path) -> tuple[Path, str]:
 def main(arguments: Sequence[str] | None = None) -> int:
     """Draw the page."""
     parser = Parser(prog="python -m analyses.bound_study.report", description=__doc__)
-    parser.add_argument("study", type=Path, help="the folder that was measured")
+    parser.add_argument("study", type=Path, help="folder that was measured")
     options = parser.parse_args(arguments)
     path, headline = make_page(options.study)
     print(textwrap.fill(headline, 100))

@@ -1,9 +1,10 @@
-"""The design of a paired study, fixed before its data: what is primary, what is negligible, what is left out.
+"""Write the design of a paired study before its data: primary outcomes, equivalence zones, exclusion rules.
 
     python -m analyses.paired_study.design studies/default
 
-writes the key ``design`` into STUDY/study.json, once; `make study` does so before it trains. A design that stands is
-never changed, and none is added to a study that is already measured: its verdicts would not be ones planned before.
+Writes the key ``design`` into STUDY/study.json once; `make study` does this before training. An existing design is
+never changed, and no design is added to a study that has already been measured, since it would not have been planned
+beforehand.
 """
 
 import json
@@ -129,7 +130,7 @@ def write_design(folder: Path) -> Design:
 def main(arguments: Sequence[str] | None = None) -> int:
     """Write the design."""
     parser = Parser(prog="python -m analyses.paired_study.design", description=__doc__)
-    parser.add_argument("study", type=Path, help="the study's folder")
+    parser.add_argument("study", type=Path, help="folder of the study")
     options = parser.parse_args(arguments)
     options.study.mkdir(parents=True, exist_ok=True)
     if (options.study / RECORDS).exists() and "design" not in read_plan(options.study):

@@ -1,11 +1,10 @@
-"""Measure every finished run of a study, and write records as they come.
+"""Measure every finished run of a study and write the results as records.
 
     python -m analyses.paired_study.measure studies/default --workers 2
 
-What is measured is the plan below, by the same engine as the commands': each value is keyed by the content of the
-encoder, the images, the probe and the settings, so an interrupted measurement goes on where it stopped, and nothing is
-measured twice. Two terminals may measure one study. A folder of your own checkpoints works too; name the images with
---data.
+Each value is identified by the content of the encoder, the images, the probe and the settings, so nothing is measured
+twice: after an interruption, run the same command again to continue. Two terminals can measure one study. A folder of
+your own checkpoints works too; name the images with --data.
 """
 
 import dataclasses
@@ -245,21 +244,18 @@ def corrupted_images(study: Path, asked: int | None, plan: Plan) -> int:
 def main(arguments: Sequence[str] | None = None) -> int:
     """Measure a study."""
     parser = Parser(prog="python -m analyses.paired_study.measure", description=__doc__)
-    parser.add_argument("study", type=Path, help="the study's folder, or a folder of checkpoints")
-    parser.add_argument("--data", default="mnist5k", help="images to probe and measure on (default mnist5k)")
-    parser.add_argument("--data-root", help="the dataset directory of a set such as CIFAR")
-    parser.add_argument(
-        "--corrupted-images",
-        type=positive(int),
-        help="how many test images are corrupted (default 1000, or what 1 GiB holds; quick: 300)",
-    )
-    parser.add_argument("--device", default="auto", help="auto, cpu, cuda, cuda:1, mps (default auto)")
-    parser.add_argument(
-        "--precision", default="float32", choices=("float32", "float64"), help="default float32"
-    )
-    parser.add_argument(
-        "--dry-run", action="store_true", help="say what would be measured and how long it takes; stop"
-    )
+    # fmt: off
+    parser.add_argument("study", type=Path, help="folder of the study, or a folder of checkpoints")
+    parser.add_argument("--data", default="mnist5k", help="images to probe and measure on: a known set or a folder")
+    parser.add_argument("--data-root", help="dataset directory of a known set such as CIFAR")
+    parser.add_argument("--corrupted-images", type=positive(int),
+        help="number of test images to corrupt (default: 1000, or as many as fit in 1 GiB; preset quick: 300)")
+    parser.add_argument("--device", default="auto", help="auto, cpu, cuda, cuda:1 or mps")
+    parser.add_argument("--precision", default="float32", choices=("float32", "float64"),
+        help="floating-point precision")
+    parser.add_argument("--dry-run", action="store_true",
+        help="print what would be measured and how long it takes, then stop")
+    # fmt: on
     add_engine_arguments(parser)
     options = parser.parse_args(arguments)
     runs, images = find_runs(options.study), Images(options.data, root=options.data_root)

@@ -1,9 +1,9 @@
-"""Draw a study's report from its records alone: one self-contained HTML file, the same as Markdown, the figures.
+"""Draw the report of a study from its records: one self-contained HTML file, the same as Markdown, and the figures.
 
     python -m analyses.paired_study.report studies/default
 
-Reads records.jsonl, bits/ and images/ in the study's folder (what the measuring stage wrote) and its study.json, and
-nothing else; writes report.html, report.md and figures/. The place of the report is the last line printed.
+Reads only the files in the study's folder that the measuring stage wrote: records.jsonl, bits/, images/ and study.json.
+Writes report.html, report.md and figures/. The last line printed is the path of the report.
 """
 
 import sys
@@ -57,7 +57,7 @@ def make_report(folder: Path, *, downloads: bool = True) -> tuple[Path, Page]:
 def main(arguments: Sequence[str] | None = None) -> int:
     """Draw the report."""
     parser = Parser(prog="python -m analyses.paired_study.report", description=__doc__)
-    parser.add_argument("study", type=Path, help="the study's folder")
+    parser.add_argument("study", type=Path, help="folder of the study")
     options = parser.parse_args(arguments)
     path, page = make_report(options.study)
     print(textwrap.fill(page.headline, 100))

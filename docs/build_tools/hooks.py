@@ -1,6 +1,7 @@
-"""What the site does to a page while it is built: formulas as MathML, every module of a room, links to the theory.
+"""Changes to the pages while the site is built: formulas as MathML, references of modules, tables of options.
 
 - ``<!-- modules: lipcomp.bound -->`` becomes the reference of every public module of that package.
+- ``<!-- commands -->`` becomes the options of every command, read from the parsers.
 - A reference page ends with the formulas that its modules cite, rendered.
 - In theory.md every numbered formula gets an anchor and its rendering.
 - ``(3.4)`` anywhere in a reference page's text links to that formula.
@@ -13,10 +14,12 @@ from typing import Any
 
 from latex2mathml.converter import convert
 
-sys.path.insert(0, str(Path(__file__).parent))
+ROOT = Path(__file__).parents[2]
+sys.path[:0] = [str(Path(__file__).parent), str(ROOT)]
+import commands
+
 from formulas import FORMULAS
 
-ROOT = Path(__file__).parents[2]
 CITED = re.compile(r"\((\d\.\d)\)")
 MODULES = re.compile(r"<!-- modules: ([\w.]+) -->")
 
@@ -52,6 +55,8 @@ def on_page_markdown(markdown: str, page: Any, **_: Any) -> str:
     """Expand module lists and render formulas."""
     if page.file.src_uri == "theory.md":
         return _theory(markdown)
+    if page.file.src_uri == "commands.md":
+        return markdown.replace("<!-- commands -->", commands.page())
     cited: set[str] = set()
 
     def expand(match: re.Match[str]) -> str:

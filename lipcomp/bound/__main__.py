@@ -1,9 +1,9 @@
-"""python -m lipcomp.bound: lower bounds of the Lipschitz constant of encoders, side by side.
+"""Compute lower bounds of the Lipschitz constant of one or more encoders from pairs of images.
 
-Pairs come from positive views, corruptions, random directions, nearest neighbours, all pairs of the set, or ascent in a
-ball; "certified" sets lower, searched and certified constants on balls beside each other. Models are compared by the
-mean direction (3.5), or at one common --concentration. Each source of pairs is written as soon as it is done: run the
-same command again after an interruption and it goes on there.
+The pairs are positive views, corruptions, random steps, nearest neighbours, shuffled pairs, all pairs of the set, or
+the result of a search in a ball. "certified" also computes upper bounds on balls and shows lower, searched and
+certified constants together. Compare models by the bound of the mean direction, or at one common --concentration.
+Results are written after each source of pairs; after an interruption, run the same command again to continue.
 """
 
 import argparse
@@ -33,7 +33,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def quantities(given: argparse.Namespace) -> Iterator[Any]:
-    """What the options ask for."""
+    """The quantities that the options select."""
     unknown = [name for name in given.pairs if name not in SOURCES]
     if unknown:
         raise commands.UsageError(
@@ -41,7 +41,7 @@ def quantities(given: argparse.Namespace) -> Iterator[Any]:
         )
     if given.unnormalised and given.concentration is not None:
         raise commands.UsageError(
-            "--concentration belongs to mean directions; leave it out with --unnormalised"
+            "--concentration applies to mean directions; do not combine it with --unnormalised"
         )
     of = Map(given.layer, not given.unnormalised, given.concentration)
     for source in given.pairs:
@@ -64,7 +64,7 @@ def quantities(given: argparse.Namespace) -> Iterator[Any]:
 
 
 def rows(done: Done) -> Iterator[options.Row]:
-    """A row per bound, from the records alone."""
+    """One row per bound, from the records alone."""
     label = f"{done.bench.label} {done.unit.label}"
     found = {record.quantity: record for record in done.records}
     named = {name.rsplit(".", 1)[0] for name in found}
@@ -96,49 +96,37 @@ def build_parser() -> commands.Parser:
     options.add_data_arguments(parser)
     number, count = options.positive(float), options.positive(int)
     pairs = parser.add_argument_group("pairs")
-    pairs.add_argument(
-        "--pairs",
-        type=options.words,
-        default=("views",),
-        help=f"list of {', '.join(SOURCES)} (default views)",
-    )
-    pairs.add_argument(
-        "--corruptions", type=options.words, help="list of corruptions (default: all of the table)"
-    )
-    pairs.add_argument("--severity", type=int, default=3, choices=range(1, 6), help="default 3")
-    pairs.add_argument(
-        "--corruption-table", choices=("mnist", "cifar", "imagenet"), help="default: what fits the images"
-    )
-    pairs.add_argument("--neighbours", type=count, default=1, help="nearest neighbours per image (default 1)")
-    pairs.add_argument(
-        "--radius", type=number, default=0.5, help="of random and search, in pixel L2 (default 0.5)"
-    )
-    pairs.add_argument(
-        "--radii",
-        type=options.numbers,
-        default=Ball.radii,
-        help="of certified, in pixel L2 (default 1e-4,1e-3,1e-2)",
-    )
-    pairs.add_argument("--norm", default="l2", choices=("l2", "linf"), help="the searched ball (default l2)")
-    pairs.add_argument(
-        "--search", default="pair", choices=("pair", "chord"), help="what ascends (default pair)"
-    )
-    pairs.add_argument("--starts", type=count, default=3, help="ascents per image (default 3)")
-    pairs.add_argument("--steps", type=count, default=30, help="steps per ascent (default 30)")
-    what = parser.add_argument_group("what is measured")
-    what.add_argument(
-        "--layer",
-        default="latent",
-        help="backbone, projection, prediction, latent or logits (default latent)",
-    )
-    what.add_argument("--unnormalised", action="store_true", help="the embedding h instead of h / |h|")
-    what.add_argument(
-        "--concentration", type=number, help="one common kappa_e (default: each checkpoint's own)"
-    )
+    # fmt: off
+    pairs.add_argument("--pairs", type=options.words, default=("views",), metavar="NAME,...",
+        help=f"sources of pairs, comma-separated: {', '.join(SOURCES)}")
+    pairs.add_argument("--corruptions", type=options.words, metavar="NAME,...",
+        help="corruptions of the corrupted pairs, comma-separated (default: all of the table)")
+    pairs.add_argument("--severity", type=int, default=3, choices=range(1, 6), help="severity of the corruptions")
+    pairs.add_argument("--corruption-table", choices=("mnist", "cifar", "imagenet"),
+        help="table of corruptions (default: fits the images)")
+    pairs.add_argument("--neighbours", type=count, default=1, help="nearest neighbours per image")
+    pairs.add_argument("--radius", type=number, default=0.5,
+        help="radius of random steps and of the searched ball, in pixels in [0, 1]")
+    pairs.add_argument("--radii", type=options.numbers, default=Ball.radii, metavar="FLOAT,...",
+        help="radii of the certified balls, comma-separated, in pixel L2")
+    pairs.add_argument("--norm", default="l2", choices=("l2", "linf"), help="norm of the searched ball")
+    pairs.add_argument("--search", default="pair", choices=("pair", "chord"),
+        help="search over pairs inside the ball (pair) or pairs that contain the image (chord)")
+    pairs.add_argument("--starts", type=count, default=3, help="random starts of the search per image")
+    pairs.add_argument("--steps", type=count, default=30, help="steps of the search per start")
+    what = parser.add_argument_group("map to measure")
+    what.add_argument("--layer", default="latent",
+        help="layer to measure: backbone, projection, prediction, latent or logits")
+    what.add_argument("--unnormalised", action="store_true",
+        help="measure the embedding h instead of the unit direction h / |h|")
+    what.add_argument("--concentration", type=number,
+        help="one concentration kappa_e for all encoders (default: each checkpoint's)")
+    # fmt: on
     options.add_run_arguments(parser)
-    parser.add_argument(
-        "--witnesses", type=Path, metavar="FOLDER", help="pictures of the pairs that attain the bounds (PNG)"
-    )
+    # fmt: off
+    parser.add_argument("--witnesses", type=Path, metavar="FOLDER",
+        help="save the pairs that attain the bounds as PNG files in this folder")
+    # fmt: on
     return parser
 
 

@@ -1,9 +1,9 @@
-"""python -m lipcomp.checkpoints: what is in a checkpoint, and the encoder in another layout.
+"""Show what a checkpoint contains, or export its encoder to another format.
 
     python -m lipcomp.checkpoints list moco_v2_800ep_pretrain.pth.tar
     python -m lipcomp.checkpoints export moco_v2_800ep_pretrain.pth.tar --to timm --out moco_timm
 
-Nothing of a checkpoint is run, whoever wrote it.
+No code in a checkpoint is ever executed.
 """
 
 import sys
@@ -22,18 +22,17 @@ def build_parser() -> commands.Parser:
     """The command's options."""
     parser = commands.Parser(prog="python -m lipcomp.checkpoints", description=__doc__)
     actions = parser.add_subparsers(dest="action", required=True)
-    listing = actions.add_parser("list", help="what was recognised, key by key")
+    listing = actions.add_parser("list", help="print how each key of a checkpoint was read")
     measure_options.add_encoder_arguments(listing)
-    export = actions.add_parser("export", help="write the encoder in another layout")
+    export = actions.add_parser("export", help="write the encoder in another format")
     measure_options.add_encoder_arguments(export)
-    export.add_argument("--to", required=True, choices=tuple(TARGETS), help="the layout")
-    export.add_argument(
-        "--out", required=True, type=Path, help="the file, or for timm and safetensors the folder"
-    )
-    export.add_argument(
-        "--layer", default="latent", help="of the programs: backbone, projection, prediction, latent"
-    )
-    actions.add_parser("formats", help="the formats that are recognised")
+    # fmt: off
+    export.add_argument("--to", required=True, choices=tuple(TARGETS), help="target format")
+    export.add_argument("--out", required=True, type=Path, help="file to write; for timm and safetensors, a folder")
+    export.add_argument("--layer", default="latent",
+        help="output of torchscript and torch-export: backbone, projection, prediction or latent")
+    # fmt: on
+    actions.add_parser("formats", help="list the formats that are recognised")
     return parser
 
 

@@ -1,9 +1,9 @@
-"""python -m lipcomp.jacobian: the local Lipschitz constant of encoders at every image, side by side.
+"""Compute the local Lipschitz constant of one or more encoders at each image.
 
-sigma_max of the Jacobian of the mean direction (or of the embedding, --unnormalised) in the raw pixels, with the
-residual reached; on request the k largest singular values, the Frobenius norm with its standard error and the Fisher
-trace. Blocks of images are kept as they are done: run the same command again after an interruption and it goes on
-there.
+This is sigma_max, the largest singular value of the Jacobian of the mean direction (or of the embedding, with
+--unnormalised) with respect to the pixels in [0, 1]. Options add the k largest singular values, the Frobenius norm with
+its standard error, and the trace of the Fisher information. Results are kept after each block of images; after an
+interruption, run the same command again to continue.
 """
 
 import argparse
@@ -29,7 +29,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def quantities(given: argparse.Namespace) -> Iterator[Any]:
-    """What the options ask for."""
+    """The quantities that the options select."""
     of = Map(given.layer, not given.unnormalised, given.concentration)
     yield Sigma(of, None, given.rtol, given.method, given.max_iterations, given.k)
     if given.frobenius is not None:
@@ -39,7 +39,7 @@ def quantities(given: argparse.Namespace) -> Iterator[Any]:
 
 
 def rows(done: Done) -> Iterator[options.Row]:
-    """A row per number; exclusions only where there are some."""
+    """One row per number; exclusions only if there are any."""
     for record in done.records:
         if record.value or not record.quantity.startswith("sigma_max.excluded"):
             value = "none" if record.value is None else f"{record.value:.5g}"
@@ -53,26 +53,24 @@ def build_parser() -> commands.Parser:
     options.add_encoder_arguments(parser)
     options.add_data_arguments(parser)
     number, count = options.positive(float), options.positive(int)
-    what = parser.add_argument_group("what is measured")
-    what.add_argument(
-        "--layer",
-        default="latent",
-        help="backbone, projection, prediction, latent or logits (default latent)",
-    )
-    what.add_argument("--unnormalised", action="store_true", help="the embedding h instead of h / |h|")
-    what.add_argument("--k", type=count, default=1, help="how many singular values (default 1)")
-    what.add_argument(
-        "--frobenius", type=count, metavar="PROBES", help="the Frobenius norm, by this many probes"
-    )
-    what.add_argument(
-        "--concentration", type=number, help="kappa_e of the Fisher trace (default: the checkpoint's)"
-    )
-    how = parser.add_argument_group("how")
-    how.add_argument("--rtol", type=number, default=1e-4, help="relative tolerance (default 1e-4)")
-    how.add_argument(
-        "--max-iterations", type=count, help="Lanczos steps (default: the dimension, at most 200)"
-    )
-    how.add_argument("--method", default="auto", choices=("auto", "lanczos", "rows"), help="default auto")
+    what = parser.add_argument_group("map to measure")
+    # fmt: off
+    what.add_argument("--layer", default="latent",
+        help="layer to measure: backbone, projection, prediction, latent or logits")
+    what.add_argument("--unnormalised", action="store_true",
+        help="measure the embedding h instead of the unit direction h / |h|")
+    what.add_argument("--k", type=count, default=1, help="number of largest singular values")
+    what.add_argument("--frobenius", type=count,
+        help="also estimate the Frobenius norm, with this many random probes (at least 2)")
+    what.add_argument("--concentration", type=number,
+        help="concentration kappa_e of the Fisher trace (default: the checkpoint's)")
+    how = parser.add_argument_group("method")
+    how.add_argument("--rtol", type=number, default=1e-4, help="relative tolerance of sigma_max")
+    how.add_argument("--max-iterations", type=count,
+        help="maximum number of Lanczos steps (default: the dimension, at most 200)")
+    how.add_argument("--method", default="auto", choices=("auto", "lanczos", "rows"),
+        help="lanczos, or rows: all rows of the Jacobian (few outputs)")
+    # fmt: on
     options.add_run_arguments(parser)
     return parser
 

@@ -1,4 +1,4 @@
-"""How many cores there are, and the options that choose an engine on a command line."""
+"""The number of available cores, and the command-line options that choose an engine."""
 
 import argparse
 import math
@@ -20,7 +20,7 @@ def available_cores() -> int:
 
 
 def _quotas(cgroups: Path = CGROUPS, own: Path = Path("/proc/self/cgroup")) -> list[float]:
-    """Cores that cgroups v2 and v1 grant, of this process's group and those above it."""
+    """CPU quotas in cores of this process's cgroups (v1 and v2) and their parents."""
     try:
         lines = [line.split(":", 2) for line in own.read_text().splitlines()]
     except OSError:
@@ -47,22 +47,20 @@ def _quotas(cgroups: Path = CGROUPS, own: Path = Path("/proc/self/cgroup")) -> l
 
 
 def add_engine_arguments(parser: argparse.ArgumentParser) -> None:
-    """``--workers``, ``--engine`` and what the engines need; :func:`engine_choice` reads them."""
-    group = parser.add_argument_group("where jobs run")
-    group.add_argument(
-        "--workers", type=int, help="jobs at the same time (default: one per core; slurm, ray: no limit)"
-    )
-    group.add_argument(
-        "--engine", choices=ENGINES, default="local", help="this machine, a Slurm or a Ray cluster"
-    )
-    group.add_argument("--cores", type=int, default=1, help="cores and threads per job (default 1)")
-    group.add_argument("--gpus", type=int, help="GPUs per job (default none)")
-    group.add_argument("--memory", type=float, help="memory per job in GB (slurm, ray)")
-    group.add_argument("--minutes", type=int, help="time limit per job in minutes (slurm)")
-    group.add_argument("--partition", help="partition of the cluster (slurm)")
-    group.add_argument(
-        "--address", help='address of a cluster (ray), such as "auto"; default: one started here'
-    )
+    """``--workers``, ``--engine`` and the options of the engines; :func:`engine_choice` reads them."""
+    group = parser.add_argument_group("parallel jobs")
+    # fmt: off
+    group.add_argument("--workers", type=int,
+        help="parallel jobs (default: one per core; with slurm or ray, no limit)")
+    group.add_argument("--engine", choices=ENGINES, default="local",
+        help="run on this machine, on a Slurm cluster or on a Ray cluster")
+    group.add_argument("--cores", type=int, default=1, help="CPU cores and threads per job")
+    group.add_argument("--gpus", type=int, help="GPUs per job")
+    group.add_argument("--memory", type=float, help="memory per job in GB, for slurm and ray (default: the cluster's)")
+    group.add_argument("--minutes", type=int, help="time limit per job in minutes, for slurm (default: 240)")
+    group.add_argument("--partition", help="Slurm partition (default: the cluster's)")
+    group.add_argument("--address", help='address of a running Ray cluster, such as "auto" (default: start one here)')
+    # fmt: on
 
 
 def engine_choice(options: argparse.Namespace, folder: Path | None = None) -> dict[str, Any]:
@@ -73,7 +71,7 @@ def engine_choice(options: argparse.Namespace, folder: Path | None = None) -> di
     options
         What a parser with :func:`add_engine_arguments` returned.
     folder
-        Where a cluster's jobs are kept while they run; give one that every node sees.
+        Where the files of a cluster's jobs are kept while they run; every node must see it.
     """
     if options.workers is not None and options.workers < 1:
         raise ValueError(f"--workers must be at least 1, got {options.workers}")

@@ -1,7 +1,7 @@
-"""Options of the commands -> a plan; and what every measuring command does with it.
+"""Command-line options, the plan that they describe, and the loop that measures it.
 
-``lipcomp bound``, ``jacobian`` and ``robustness`` differ in the quantities that their options ask for and in their
-tables; everything else is here, once.
+``lipcomp bound``, ``jacobian`` and ``robustness`` differ only in the quantities that they measure and in their tables.
+Everything else is here.
 """
 
 import argparse
@@ -36,82 +36,74 @@ def positive(kind: Callable[[str], Any]) -> Callable[[str], Any]:
             raise argparse.ArgumentTypeError(f"must be positive, got {text}")
         return number
 
+    parse.__name__ = kind.__name__  # --help shows it
     return parse
 
 
 def words(text: str) -> tuple[str, ...]:
-    """An argparse type: words with commas between."""
+    """An argparse type: a comma-separated list of words."""
     found = tuple(word.strip() for word in text.split(",") if word.strip())
     if not found:
-        raise argparse.ArgumentTypeError("must name at least one, with commas between")
+        raise argparse.ArgumentTypeError("must be a comma-separated list of at least one name")
     return found
 
 
 def numbers(text: str) -> tuple[float, ...]:
-    """An argparse type: numbers with commas between."""
+    """An argparse type: a comma-separated list of numbers."""
     try:
         return tuple(float(word) for word in words(text))
     except ValueError as error:
-        raise argparse.ArgumentTypeError(f"must be numbers with commas between, got {text!r}") from error
+        raise argparse.ArgumentTypeError(
+            f"must be a comma-separated list of numbers, got {text!r}"
+        ) from error
 
 
 def severities(text: str) -> tuple[int, ...]:
-    """An argparse type: severities with commas between."""
+    """An argparse type: a comma-separated list of severities."""
     found = tuple(int(number) for number in numbers(text))
     if any(not 1 <= severity <= 5 for severity in found):
-        raise argparse.ArgumentTypeError(f"severities are whole numbers from 1 to 5, got {text!r}")
+        raise argparse.ArgumentTypeError(f"severities are integers from 1 to 5, got {text!r}")
     return found
 
 
 def _sizes(text: str) -> tuple[int, ...]:
-    """One to three whole numbers with x or commas between, as --image-size takes them."""
+    """An argparse type: one to three integers separated by x or commas."""
     try:
         sizes = tuple(int(number) for number in text.replace("x", ",").split(","))
     except ValueError:
         sizes = ()
     if not 1 <= len(sizes) <= 3 or min(sizes) < 1:
-        raise argparse.ArgumentTypeError(f"one to three positive numbers, SIDE, HxW or CxHxW; got {text!r}")
+        raise argparse.ArgumentTypeError(f"must be SIDE, HxW or CxHxW with positive integers, got {text!r}")
     return sizes
 
 
 def add_encoder_arguments(parser: argparse.ArgumentParser) -> None:
-    """CHECKPOINT..., and how to read foreign files."""
-    parser.add_argument(
-        "checkpoints",
-        nargs="*",
-        metavar="CHECKPOINT",
-        help="a file, a Hugging Face folder, a TensorFlow prefix",
+    """CHECKPOINT..., and the options for checkpoints of other libraries."""
+    # fmt: off
+    parser.add_argument("checkpoints", nargs="*", metavar="CHECKPOINT",
+        help="checkpoint file, Hugging Face folder, or prefix of a TensorFlow checkpoint")
+    # fmt: on
+    foreign = parser.add_argument_group(
+        "checkpoints of other libraries (recognised automatically; set these to override)"
     )
-    foreign = parser.add_argument_group("foreign checkpoints (recognised by their keys)")
-    foreign.add_argument(
-        "--arch",
-        metavar="NAME",
-        help="architecture: resnet50, timm/NAME, torchvision/NAME (default: by shapes)",
-    )
-    foreign.add_argument("--format", help=f"whose keys: {', '.join(FORMAT_NAMES)} (default: by the keys)")
-    foreign.add_argument("--factory", metavar="MODULE:FUNCTION", help="a function that builds your network")
-    foreign.add_argument(
-        "--head", choices=("auto", "none"), help="none: the backbone without its heads (default auto)"
-    )
-    foreign.add_argument(
-        "--branch",
-        metavar="NAME",
-        help="which of several networks: online, momentum, or its place or prefix in the file",
-    )
-    foreign.add_argument(
-        "--mean",
-        type=numbers,
-        metavar="M[,M,M]",
-        help="normalisation of pixels in [0, 1], one or per channel",
-    )
-    foreign.add_argument("--std", type=numbers, metavar="S[,S,S]", help="as --mean")
-    foreign.add_argument(
-        "--image-size",
-        type=_sizes,
-        metavar="N",
-        help="SIDE, HxW or CxHxW to measure on (default: the network's)",
-    )
-    foreign.add_argument("--list", action="store_true", help="show what was recognised, key by key, and stop")
+    # fmt: off
+    foreign.add_argument("--arch", metavar="NAME",
+        help="architecture: resnet50, timm/NAME or torchvision/NAME (default: recognised by names and shapes)")
+    foreign.add_argument("--format", metavar="NAME",
+        help=f"checkpoint format: {', '.join(FORMAT_NAMES)} (default: recognised by the keys)")
+    foreign.add_argument("--factory", metavar="MODULE:FUNCTION", help="function that returns your network")
+    foreign.add_argument("--head", choices=("auto", "none"),
+        help="none: use the backbone without its heads (default: auto)")
+    foreign.add_argument("--branch", metavar="NAME", help="which network of the file: online, momentum, or its path "
+        "or prefix in the file (default: the one that the authors evaluate)")
+    foreign.add_argument("--mean", type=numbers, metavar="M[,M,M]", help="mean of pixels in [0, 1] that the encoder "
+        "subtracts, one value or one per channel (default: the checkpoint's)")
+    foreign.add_argument("--std", type=numbers, metavar="S[,S,S]",
+        help="standard deviation by which the encoder divides, like --mean (default: the checkpoint's)")
+    foreign.add_argument("--image-size", type=_sizes, metavar="SIZE",
+        help="image size in pixels: SIDE, HxW or CxHxW (default: the network's)")
+    foreign.add_argument("--list", action="store_true", help="print how each key of the file was read, then stop")
+    # fmt: on
 
 
 def sources(options: argparse.Namespace) -> tuple[Source, ...]:
@@ -123,7 +115,7 @@ def sources(options: argparse.Namespace) -> tuple[Source, ...]:
         If no encoder is named.
     """
     if not options.checkpoints and not options.factory:
-        raise commands.UsageError("no CHECKPOINT given; name a file or folder, or with --factory a function")
+        raise commands.UsageError("no CHECKPOINT given; name a file or folder, or a function with --factory")
     named = {
         "arch": options.arch,
         "format": options.format,
@@ -140,7 +132,7 @@ def sources(options: argparse.Namespace) -> tuple[Source, ...]:
 
 
 def load_listed(options: argparse.Namespace) -> list[Checkpoint]:
-    """Load the encoders; with ``--list`` print what was recognised, key by key, and end the command."""
+    """Load the encoders; with ``--list``, print how each key was read and end the command."""
     loaded = [source.load() for source in sources(options)]
     for checkpoint in loaded:
         if options.list:
@@ -153,89 +145,63 @@ def load_listed(options: argparse.Namespace) -> list[Checkpoint]:
 
 
 def add_data_arguments(parser: argparse.ArgumentParser) -> None:
-    """--data, --data-root, --split, --limit, --seed, and how images are prepared."""
+    """Which images to measure on, and how to prepare them."""
     group = parser.add_argument_group("images")
-    group.add_argument(
-        "--data",
-        help=f"{', '.join(SETS)}, a folder of images, or MODULE:FUNCTION that returns a dataset (default "
-        f"{DEFAULT_DATA} for encoders trained on it)",
-    )
-    group.add_argument("--data-root", metavar="FOLDER", help="the dataset directory of a set such as CIFAR")
-    group.add_argument("--split", default="test", choices=("train", "test", "val"), help="default test")
-    group.add_argument(
-        "--limit", type=positive(int), metavar="N", help="use N random images, drawn by --seed (default: all)"
-    )
-    group.add_argument("--seed", type=int, default=0, help="seed of every draw (default 0)")
-    group.add_argument(
-        "--labels", metavar="FILE", help="a table of the labels of a folder (.csv, .tsv, .jsonl)"
-    )
-    group.add_argument("--label-column", metavar="NAME", help="its column of labels (default: by its name)")
-    group.add_argument(
-        "--holdout",
-        type=float,
-        metavar="SHARE",
-        help="test images of a folder without splits, per class: 0.2",
-    )
-    group.add_argument(
-        "--skip-unreadable",
-        action="store_true",
-        help="leave out image files that cannot be read, and name them",
-    )
-    group.add_argument(
-        "--convert-channels",
-        action="store_true",
-        help="bring grey images to three channels, and colour to one",
-    )
-    group.add_argument(
-        "--resize",
-        type=_side,
-        metavar="N",
-        help="shorter side in pixels, or HxW (default: as the model's library does)",
-    )
-    group.add_argument("--crop", type=_side, metavar="N", help="side in pixels of the centre crop, or HxW")
-    group.add_argument("--interpolation", choices=INTERPOLATIONS, help="of the resize")
+    # fmt: off
+    group.add_argument("--data",
+        help=f"images to measure on: {', '.join(SETS)}, a folder of images, or MODULE:FUNCTION that returns a "
+        f"dataset (default: {DEFAULT_DATA} for encoders trained on it, otherwise required)")
+    group.add_argument("--data-root", metavar="FOLDER", help="dataset directory of a known set such as CIFAR")
+    group.add_argument("--split", default="test", choices=("train", "test", "val"), help="split to measure on")
+    group.add_argument("--limit", type=positive(int),
+        help="use this many random images, chosen by --seed (default: all)")
+    group.add_argument("--seed", type=int, default=0, help="random seed")
+    group.add_argument("--labels", metavar="FILE",
+        help="table with the label of each file: .csv, .tsv or .jsonl (default: class folders)")
+    group.add_argument("--label-column", metavar="NAME",
+        help="column of --labels that holds the label (default: found by common names such as label)")
+    group.add_argument("--holdout", type=float,
+        help="for a folder without splits: share of each class to use as the test split, such as 0.2")
+    group.add_argument("--skip-unreadable", action="store_true",
+        help="skip image files that cannot be read, and list them (without it, they are an error)")
+    group.add_argument("--convert-channels", action="store_true",
+        help="convert grey images to three channels and colour images to one, as the encoder needs")
+    group.add_argument("--resize", type=_side, metavar="SIZE",
+        help="resize to this shorter side in pixels, or to HxW (default: as the model's library does)")
+    group.add_argument("--crop", type=_side, metavar="SIZE",
+        help="centre crop: side in pixels, or HxW (default: as the model's library does)")
+    group.add_argument("--interpolation", choices=INTERPOLATIONS,
+        help="interpolation of the resize (default: as the model's library does)")
+    # fmt: on
 
 
 def _side(text: str) -> int | tuple[int, int]:
     """One or two sizes in pixels."""
     sizes = _sizes(text)
     if len(sizes) > 2:
-        raise argparse.ArgumentTypeError(f"one or two positive numbers, SIDE or HxW; got {text!r}")
+        raise argparse.ArgumentTypeError(f"must be SIDE or HxW with positive integers, got {text!r}")
     return sizes[0] if len(sizes) == 1 else (sizes[0], sizes[1])
 
 
 def add_run_arguments(parser: argparse.ArgumentParser) -> None:
-    """--device, --precision, --batch-size, --out, --json, --dry-run, --table."""
-    group = parser.add_argument_group("where it runs and where results go")
-    group.add_argument("--device", default="auto", help="auto, cpu, cuda, cuda:1, mps (default auto)")
-    group.add_argument("--precision", default="float32", choices=tuple(DTYPES), help="default float32")
-    group.add_argument(
-        "--batch-size", type=positive(int), metavar="N", help="images at a time (default: what fits)"
-    )
-    group.add_argument(
-        "--out", type=Path, metavar="FILE", help="append the records to this file of JSON lines"
-    )
-    group.add_argument(
-        "--cache", type=Path, metavar="FOLDER", help="intermediate results (default: beside --out)"
-    )
-    group.add_argument(
-        "--table", type=Path, metavar="FILE", help="per-image values to this .csv or .parquet file"
-    )
-    group.add_argument(
-        "--json", action="store_true", help="print the records as JSON lines instead of a table"
-    )
-    group.add_argument(
-        "--shards",
-        type=positive(int),
-        default=1,
-        metavar="N",
-        help="jobs per encoder, each with a share of the images",
-    )
-    group.add_argument(
-        "--dry-run",
-        action="store_true",
-        help="say what would be measured, what is there, how long it takes; stop",
-    )
+    """Device, precision and outputs."""
+    group = parser.add_argument_group("device and output")
+    # fmt: off
+    group.add_argument("--device", default="auto", help="auto, cpu, cuda, cuda:1 or mps")
+    group.add_argument("--precision", default="float32", choices=tuple(DTYPES), help="floating-point precision")
+    group.add_argument("--batch-size", type=positive(int), help="images per batch (default: as many as fit in memory)")
+    group.add_argument("--out", type=Path, metavar="FILE",
+        help="append the results to this file, one JSON line per record")
+    group.add_argument("--cache", type=Path, metavar="FOLDER",
+        help="where to keep intermediate results (default: next to --out)")
+    group.add_argument("--table", type=Path, metavar="FILE",
+        help="write per-image values to this .csv or .parquet file")
+    group.add_argument("--json", action="store_true", help="print the results as JSON lines instead of a table")
+    group.add_argument("--shards", type=positive(int), default=1,
+        help="split the images of each encoder over this many jobs")
+    group.add_argument("--dry-run", action="store_true",
+        help="print what would be measured, what exists already and how long it takes, then stop")
+    # fmt: on
     add_engine_arguments(parser)
 
 
@@ -245,7 +211,7 @@ def images(options: argparse.Namespace, loaded: Sequence[Checkpoint]) -> Images:
     Raises
     ------
     commands.UsageError
-        If no data are named, and an encoder was not trained on the default ones.
+        If no data are named and an encoder was not trained on the default set.
     """
     data = options.data
     if data is None:
@@ -275,18 +241,18 @@ def run_command(
     rows: Callable[[Done], Iterable[Row]],
     probe: Probe | None = None,
 ) -> int:
-    """Measure what the options ask for, with progress; print a table or records.
+    """Measure what the options ask for, show progress, and print a table or records.
 
     Parameters
     ----------
     options
-        Of a parser with encoder, data and run arguments.
+        Parsed options of a parser with encoder, data and run arguments.
     quantities
         What to measure.
     head, rows
-        The table: its columns, and the rows of a unit.
+        Columns of the table, and the function that returns the rows of a measured unit.
     probe
-        For quantities that read classes.
+        The probe of quantities that need class predictions.
     """
     loaded = load_listed(options)
     plan = Plan(
@@ -305,7 +271,7 @@ def run_command(
     if options.workers is not None or options.engine != "local" or options.shards > 1:
         if options.out is None:
             raise commands.UsageError(
-                "--workers, --engine and --shards need --out, where the jobs' records meet"
+                "--workers, --engine and --shards need --out, the file that collects the results of all jobs"
             )
         engine = engine_choice(options, outputs.cells_folder)
         outputs.check()
@@ -335,10 +301,10 @@ def _to_stderr(line: str) -> None:
 
 
 def tell_plan(plan: Plan, outputs: Outputs) -> int:
-    """Print what would be measured, what is there, and how long and how much disk it takes; the exit code."""
+    """Print what would be measured, what exists, the time and the disk space; return the exit code."""
     found = list(dry_run(plan, outputs))
     told = [
-        (e.bench.label, e.unit.label, str(e.unit.count), "there" if e.there else f"about {e.seconds:.0f} s")
+        (e.bench.label, e.unit.label, str(e.unit.count), "done" if e.there else f"about {e.seconds:.0f} s")
         for e in found
     ]
     print(commands.table(("encoder", "quantity", "count", "time"), told))
@@ -346,6 +312,6 @@ def tell_plan(plan: Plan, outputs: Outputs) -> int:
     missing = sum(not e.there for e in found)
     print(
         f"{missing} of {len(found)} to measure, about {commands.duration(seconds)} on {plan.device}, "
-        f"{size / 2**20:.1f} MiB on disk. Times come from one timed batch; searches and certificates vary."
+        f"{size / 2**20:.1f} MiB on disk. Times are extrapolated from one batch; searches and certificates vary more."
     )
     return 0

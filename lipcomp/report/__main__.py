@@ -1,9 +1,9 @@
-"""Draw one page from files of records: what was measured, of whom, with figures and tables.
+"""Draw one HTML page with figures and tables from files of records.
 
     python -m lipcomp.report bounds.jsonl robustness.jsonl --out page.html
 
-The files are what the commands write with --out, or a study's records.jsonl. The page is one HTML file that loads
-nothing from elsewhere, with the records inside.
+The files are those that the commands write with --out, or the records.jsonl of a study. The page is one self-contained
+HTML file: it needs no network and includes the records.
 """
 
 import sys
@@ -18,7 +18,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = build_parser().parse_args(arguments)
     if options.out.suffix.lower() not in (".html", ".htm"):
         raise ValueError(f"--out must end in .html, got {str(options.out)!r}")
-    from lipcomp.report import write_report  # here, so that --help needs no extra
+    from lipcomp.report import write_report  # imported here so that --help needs no extra
 
     print(write_report(options.files, options.out, title=options.title).resolve())
     return 0
@@ -27,13 +27,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def build_parser() -> Parser:
     """The command's options."""
     parser = Parser(prog="python -m lipcomp.report", description=__doc__)
-    parser.add_argument("files", nargs="+", type=Path, metavar="FILE", help="files of records (JSON lines)")
-    parser.add_argument(
-        "--out", type=Path, default=Path("report.html"), help="the page (default report.html)"
-    )
-    parser.add_argument(
-        "--title", default="What was measured", help="its heading (default: What was measured)"
-    )
+    parser.add_argument("files", nargs="+", type=Path, metavar="FILE", help="file of records (JSON lines)")
+    parser.add_argument("--out", type=Path, default=Path("report.html"), help="HTML file to write")
+    parser.add_argument("--title", default="What was measured", help="heading of the page")
     return parser
 
 

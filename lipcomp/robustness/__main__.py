@@ -1,7 +1,7 @@
-"""python -m lipcomp.robustness: how accuracy holds where the data move.
+"""Measure the accuracy of frozen encoders under corruptions, distribution shifts and attacks.
 
-A probe is fitted on the frozen features of the training images; then come the conditions, one after the other. Each is
-kept as soon as it is done: run the same command again after an interruption and it goes on there.
+A probe is fitted on the features of the training images and evaluated under each condition. Results are written after
+each condition; after an interruption, run the same command again to continue.
 """
 
 import argparse
@@ -62,7 +62,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return rows(done)
 
     if given.compare:
-        published_rows(given.compare)  # named before the long work
+        published_rows(given.compare)  # fail before the long work
     code = options.run_command(given, asked, HEAD, followed, probe)
     if given.compare and not given.json:
         print(_compared(given.compare, told))
@@ -105,7 +105,7 @@ def _row(done: Done, record: Any) -> options.Row:
 
 
 def quantities(given: argparse.Namespace) -> Iterator[Any]:
-    """What the options ask for; clean accuracy always."""
+    """The quantities that the options select; clean accuracy is always measured."""
     yield CleanAccuracy()
     if given.corruptions != "none":
         table = None if given.corruptions == "auto" else given.corruptions
@@ -114,7 +114,7 @@ def quantities(given: argparse.Namespace) -> Iterator[Any]:
         )
     elif given.jpeg or given.frost:
         raise commands.UsageError(
-            "--jpeg and --frost are of corruptions that are made, and --corruptions is none"
+            "--jpeg and --frost apply to generated corruptions, but --corruptions is none"
         )
     for folder in given.corrupted:
         yield CorruptionAccuracy(None, folder, given.only, everything=given.all_corruptions)
@@ -175,92 +175,67 @@ def build_parser() -> commands.Parser:
     options.add_data_arguments(parser)
     number, count = options.positive(float), options.positive(int)
     probe = parser.add_argument_group("probe (fitted on the training split of --data)")
-    probe.add_argument(
-        "--probe",
-        default="linear",
-        choices=("linear", "knn", "augmented"),
-        help="linear: L-BFGS on features (default); augmented: the paper's SGD on augmented images",
-    )
-    probe.add_argument(
-        "--neighbours", type=count, default=20, metavar="K", help="of --probe knn (default 20)"
-    )
-    probe.add_argument("--temperature", type=number, default=0.07, help="of --probe knn (default 0.07)")
-    sets = parser.add_argument_group("conditions (clean accuracy always)")
-    sets.add_argument(
-        "--corruptions",
-        default="auto",
-        choices=("auto", "none", *TABLES),
-        help="corrupt the images of --data, by this table (default: what fits the images)",
-    )
-    sets.add_argument("--only", type=options.words, metavar="NAME,...", help="only these corruptions")
-    sets.add_argument(
-        "--severities", type=options.severities, default=SEVERITIES, metavar="S,...", help="default 1,2,3,4,5"
-    )
+    # fmt: off
+    probe.add_argument("--probe", default="linear", choices=("linear", "knn", "augmented"),
+        help="linear: logistic regression on the features; knn: nearest neighbours; augmented: the paper's linear "
+        "evaluation, SGD on augmented images")
+    probe.add_argument("--neighbours", type=count, default=20, help="number of neighbours of --probe knn")
+    probe.add_argument("--temperature", type=number, default=0.07, help="temperature of --probe knn")
+    sets = parser.add_argument_group("conditions (clean accuracy is always measured)")
+    sets.add_argument("--corruptions", default="auto", choices=("auto", "none", *TABLES),
+        help="table of corruptions to apply to the images of --data; auto: the table that fits the images")
+    sets.add_argument("--only", type=options.words, metavar="NAME,...",
+        help="only these corruptions, comma-separated (default: all)")
+    sets.add_argument("--severities", type=options.severities, default=SEVERITIES, metavar="INT,...",
+        help="severities from 1 to 5, comma-separated")
+    # fmt: on
     more: dict[str, Any] = {"action": "append", "default": []}
-    sets.add_argument(
-        "--all-corruptions",
-        action="store_true",
-        help="all nineteen of ImageNet-C's corruptions (default: the fifteen of the literature)",
-    )
-    sets.add_argument(
-        "--jpeg",
-        type=count,
-        metavar="QUALITY",
-        help="save made images as JPEG and read them again; 85 as the published ImageNet-C (default: no JPEG)",
-    )
-    sets.add_argument(
-        "--frost", metavar="FOLDER", help="folder with frost1 .. frost5 (default: generated textures)"
-    )
-    sets.add_argument("--per-class", action="store_true", help="accuracy of each class, and of the worst")
-    sets.add_argument("--corrupted", metavar="FOLDER", help="a corrupted dataset directory", **more)
-    sets.add_argument("--shift", type=_named, metavar="NAME[=FOLDER]", help=", ".join(SHIFTS), **more)
-    sets.add_argument(
-        "--baselines",
-        metavar="CSV[:CLEAN:SHIFTED]",
-        help="models of your own for effective robustness, and their columns (default: the published ones)",
-    )
-    sets.add_argument("--videos", type=_named, metavar="NAME=FOLDER", help=", ".join(VIDEOS), **more)
-    sets.add_argument("--perturbations", metavar="FOLDER", help="ImageNet-P or CIFAR-10-P", **more)
-    sets.add_argument(
-        "--flip-reference",
-        metavar="CSV",
-        help="a reference model's perturbation, flip_rate, top5_distance, for mFR and mT5D (default: none)",
-    )
-    beyond = parser.add_argument_group("beyond corruptions")
-    beyond.add_argument(
-        "--ood",
-        type=_outside,
-        metavar="[near:]NAME[=FOLDER]",
-        help="a data set to be told apart from --data: AUROC and FPR95 of five scores",
-        **more,
-    )
-    beyond.add_argument("--cue-conflict", metavar="FOLDER", help="shape bias on the cue-conflict images")
-    beyond.add_argument("--watermark", metavar="FONT", help="ImageNet-W, with the published font")
-    beyond.add_argument(
-        "--ccc", metavar="FOLDER", help="a stream of continually changing corruptions", **more
-    )
-    beyond.add_argument(
-        "--protocol",
-        type=_protocol,
-        metavar="robustbench-corruptions=FOLDER",
-        help="RobustBench's own evaluation, and the rank among its published rows",
-    )
-    beyond.add_argument(
-        "--compare", metavar="BOARD", help="the published rows beside it: cifar10, cifar100 or imagenet"
-    )
+    # fmt: off
+    sets.add_argument("--all-corruptions", action="store_true",
+        help="all 19 corruptions of ImageNet-C (without it, the 15 that the literature averages)")
+    sets.add_argument("--jpeg", type=count, metavar="QUALITY", help="compress generated corruptions as JPEG of this "
+        "quality, 1 to 100; the published ImageNet-C has 85 (default: no compression)")
+    sets.add_argument("--frost", metavar="FOLDER",
+        help="folder with the published photographs frost1 to frost5 (default: generated textures)")
+    sets.add_argument("--per-class", action="store_true",
+        help="also report the accuracy of each class and of the worst class")
+    sets.add_argument("--corrupted", metavar="FOLDER",
+        help="dataset directory of a published corrupted set; repeatable", **more)
+    sets.add_argument("--shift", type=_named, metavar="NAME[=FOLDER]",
+        help=f"distribution shift, repeatable: {', '.join(SHIFTS)}", **more)
+    sets.add_argument("--baselines", metavar="CSV[:CLEAN:SHIFTED]", help="reference models for effective robustness, "
+        "with the names of the columns (default: the published models)")
+    sets.add_argument("--videos", type=_named, metavar="NAME=FOLDER",
+        help=f"video set, repeatable: {', '.join(VIDEOS)}", **more)
+    sets.add_argument("--perturbations", metavar="FOLDER",
+        help="dataset directory of ImageNet-P or CIFAR-10-P; repeatable", **more)
+    sets.add_argument("--flip-reference", metavar="CSV", help="table of a reference model with columns perturbation, "
+        "flip_rate, top5_distance; needed for mFR and mT5D")
+    beyond = parser.add_argument_group("out-of-distribution detection, shape bias and leaderboards")
+    beyond.add_argument("--ood", type=_outside, metavar="[near:]NAME[=FOLDER]",
+        help="out-of-distribution set, repeatable: AUROC and FPR95 of five scores; near: marks a near-OOD set", **more)
+    beyond.add_argument("--cue-conflict", metavar="FOLDER",
+        help="folder of the cue-conflict images, for the shape bias")
+    beyond.add_argument("--watermark", metavar="FONT", help="font file of ImageNet-W, for the watermark gap")
+    beyond.add_argument("--ccc", metavar="FOLDER",
+        help="folder of a CCC stream (continually changing corruptions); repeatable", **more)
+    beyond.add_argument("--protocol", type=_protocol, metavar="robustbench-corruptions=FOLDER",
+        help="run RobustBench's own evaluation and report the rank among its published models")
+    beyond.add_argument("--compare", metavar="BOARD",
+        help="show published leaderboard rows: cifar10, cifar100 or imagenet")
     attack = parser.add_argument_group("attack")
-    attack.add_argument(
-        "--attack",
-        choices=("pgd", "auto", "embedding"),
-        help="auto: AutoAttack; embedding: moves the mean direction, without labels",
-    )
-    attack.add_argument("--norm", type=str.lower, default="linf", choices=("linf", "l2"), help="default linf")
-    attack.add_argument("--radius", type=number, help="of the ball, in pixels")
-    attack.add_argument(
-        "--attack-images", type=count, metavar="N", help="only the first N images (default: all)"
-    )
+    attack.add_argument("--attack", choices=("pgd", "auto", "embedding"),
+        help="pgd, auto (AutoAttack) or embedding (moves the mean direction as far as possible; needs no labels)")
+    attack.add_argument("--norm", type=str.lower, default="linf", choices=("linf", "l2"), help="norm of the attack")
+    attack.add_argument("--radius", type=number,
+        help="radius of the attack, in pixels in [0, 1] (required with --attack, no default)")
+    attack.add_argument("--attack-images", type=count,
+        help="attack only this many images, from the first (default: all)")
+    # fmt: on
     options.add_run_arguments(parser)
-    parser.add_argument("--all", action="store_true", help="a table row for every corruption and severity")
+    # fmt: off
+    parser.add_argument("--all", action="store_true", help="print one row per corruption and severity")
+    # fmt: on
     return parser
 
 

@@ -181,7 +181,7 @@ def test_the_jacobian_command(checkpoints, tmp_path, capsys):
             "corruptions rain are not in the table",
             1,
         ),
-        (bound, ["--unnormalised", "--concentration", "3"], "belongs to mean directions", 2),
+        (bound, ["--unnormalised", "--concentration", "3"], "applies to mean directions", 2),
         (jacobian, ["--frobenius", "1"], "at least 2 probes", 2),
         (jacobian, ["--rtol", "3"], "rtol must lie in", 1),
         (jacobian, ["--data", "nowhere"], "neither a known set nor an existing folder", 1),

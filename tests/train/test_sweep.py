@@ -197,7 +197,7 @@ def test_the_command_says_what_is_missing(capsys, tmp_path, monkeypatch):
     for arguments, message in [
         ([], "give one of PRESET"),
         (["nothing"], "preset 'nothing' is unknown"),
-        (["--methods", "simclr"], "the method 'simclr' needs data"),
+        (["--methods", "simclr"], "method 'simclr' needs data"),
         (["quick", "--seeds", "many"], "--seeds must be a number, or +N"),
         (["quick", "--workers", "0"], "--workers must be at least 1"),
     ]:
