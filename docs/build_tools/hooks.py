@@ -14,12 +14,12 @@ from typing import Any
 
 from latex2mathml.converter import convert
 
-ROOT = Path(__file__).parents[2]
-sys.path[:0] = [str(Path(__file__).parent), str(ROOT)]
+sys.path.insert(0, str(Path(__file__).parent))
+sys.path.insert(1, str(Path(__file__).parents[2]))
 import commands
-
 from formulas import FORMULAS
 
+ROOT = Path(__file__).parents[2]
 CITED = re.compile(r"\((\d\.\d)\)")
 MODULES = re.compile(r"<!-- modules: ([\w.]+) -->")
 

@@ -1,4 +1,4 @@
-"""Run the notebooks and write them as pages with their output and figures: python docs/build_tools/notebooks.py [NAME...].
+"""Run the notebooks and write pages with their output and figures: python docs/build_tools/notebooks.py [NAME...].
 
 The pages are kept in git, since running the notebooks takes minutes. tests/docs checks that each page has the cells of
 its notebook.
