@@ -39,7 +39,7 @@ DECODED = (
 NAMED = 5
 MEASURED = 2000  # images that the mean and std of new data are taken from
 SMALL = 64  # pixels: images up to this side are taken whole, and neither blurred nor solarised
-ANY_FOLDER = "imagenet"  # data of a recipe that is made for a folder of one's own: its statistics are kept
+ANY_FOLDER = "imagenet"  # data of a recipe for your own folder: its statistics are kept
 
 
 def stream(seed: int, name: str, step: int = 0, device: torch.device | str = "cpu") -> Generator:
@@ -71,7 +71,7 @@ def training_set(recipe: Recipe, settings: Settings, report: Report, data: Any =
     FileNotFoundError
         If they are not there.
     ValueError
-        If the concurrent linear head has nothing to tell apart, or images cannot be read (the message counts and names
+        If the linear head has nothing to learn, or images cannot be read (the message counts and names
         them) and ``skip_unreadable`` is not set.
     """
     images = _load(recipe, "pretrain", settings, data)
@@ -79,7 +79,7 @@ def training_set(recipe: Recipe, settings: Settings, report: Report, data: Any =
     if needs_classes and len(images.labels.unique()) < 2:
         what = f"one class ({images.classes[0]!r})" if images.classes else "no labels"
         raise ValueError(
-            f"the data {recipe.data!r} has {what}, so the concurrent linear head has nothing to tell apart; give a "
+            f"the data {recipe.data!r} has {what}, so the linear head has nothing to learn; give a "
             f"folder with one folder per class, or train without it: --set probe=None"
         )
     if isinstance(images, FolderImages):

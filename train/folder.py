@@ -1,8 +1,8 @@
-"""A run's folder: one run at a time in it, states from which a killed run goes on bitwise, encoders with metadata.
+"""A run's folder: one run at a time in it, states from which a killed run continues bitwise, encoders with metadata.
 
     RUN/model.safetensors          the encoder, when training ends (its presence says that the run is finished)
     RUN/best.safetensors           the encoder with the best held-out accuracy so far
-    RUN/every/step-00012000.safetensors   the encoder every so many epochs, on request
+    RUN/every/step-00012000.safetensors   the encoder every N epochs, with --keep-epochs N
     RUN/metrics.jsonl              one line per step and per evaluation
     RUN/states/step-00012345.state weights, optimiser, scaler after that many steps; the last two are kept
     RUN/diverged.json              the step whose loss was not finite, and why that run was given up
@@ -103,7 +103,7 @@ def flat(value: Any, place: str = "") -> dict[str, Any]:
 
 
 def check_same(theirs: dict[str, Any], ours: dict[str, Any], out: Path, kind: str) -> None:
-    """Refuse to go on with another run; the message names the fields that differ."""
+    """Refuse to continue another run; the message names the fields that differ."""
     defaults = {
         f"recipe.{f.name}": f.default
         for f in dataclasses.fields(Recipe)
@@ -192,7 +192,7 @@ class Keeper:
     def restore(
         self, trainee: Trainee, optimizer: torch.optim.Optimizer, scaler: Any, report: Any, *, tidy: bool
     ) -> int:
-        """Take the last whole state, if there is one; returns the step to go on with.
+        """Take the last whole state, if there is one; returns the step to continue from.
 
         Raises
         ------
@@ -229,7 +229,7 @@ def save_state(folder: Path, step: int, state: dict[str, Any]) -> Path:
         last = f"the state before it, {kept[0].name}, is whole" if kept else "no state was written before"
         raise OSError(
             f"the state of step {step} cannot be written to {str(file.parent)!r} ({error.strerror or error}); {last}. "
-            f"Free space there and run the same command again to go on"
+            f"Free space there and run the same command again to continue"
         ) from error
     for old in find_states(folder)[KEPT_STATES:]:
         old.unlink(missing_ok=True)

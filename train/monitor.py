@@ -1,7 +1,7 @@
-"""What is seen while a run trains: metrics as JSON lines (TensorBoard, W&B on request), held-out accuracy, collapse.
+"""Monitoring of training: metrics as JSON lines (TensorBoard, W&B on request), held-out accuracy, collapse.
 
-A line a step: loss and its parts (nats), alignment, uniformity, effective rank, rate, the target's decay, beta, the
- concurrent head's accuracy. A line an evaluation: the held-out accuracy of that head and of the nearest
+One line per step: loss and its parts (nats), alignment, uniformity, effective rank, rate, the target's decay, beta, the
+ concurrent head's accuracy. One line per evaluation: the held-out accuracy of that head and of the nearest
 neighbours among training images, in pooled features. Nothing here draws a random number or changes the run.
 """
 

@@ -4,7 +4,7 @@
 online          the encoder that is kept: backbone, projector, for BYOL the predictor, for C-BYOL the decoder
 target          BYOL: backbone and projector whose weights follow the online ones; its batch norm statistics are its own
 backward_head   C-BYOL: the target's normalised projection -> the mean direction of b(z|y); trained, never averaged
-class_encoder   supervised CEB: the mean directions of b(z|y), one a class
+class_encoder   supervised CEB: the mean directions of b(z|y), one per class
 probe           the concurrent linear head, behind a stop-gradient
 ==============  =====================================================================================================
 
@@ -48,7 +48,7 @@ class Trainee(nn.Module):
     recipe
         What to build.
     seed
-        Seed of the weights. Each part has a stream of its own, so the members of a pair share the parts they share.
+        Seed of the weights. Each part has its own random stream, so parts that both members of a pair have start equal.
     classes
         Classes that the concurrent linear head tells apart.
     """
@@ -187,7 +187,7 @@ def _decoder(encoder: Encoder) -> nn.Module | None:
 
 
 def draw_weights(encoder: Encoder, seed: int, network: str) -> None:
-    """The paper's initialisation of every part of an encoder, each from a stream of its own."""
+    """The paper's initialisation of every part of an encoder, each with its own random stream."""
     for name, part in encoder.named_children():
         variance_scaling_(part, stream(seed, f"weights/{network}/{name}"))
 

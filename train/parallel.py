@@ -1,4 +1,4 @@
-"""One process or many: what the ranks of a distributed run share. Plain torch.distributed, started by torchrun.
+"""Distributed training: what the ranks of a run share. Plain torch.distributed, started by torchrun.
 
     torchrun --nproc-per-node 8 -m train.pretrain imagenet_c_simclr_300 --data /data/imagenet
 

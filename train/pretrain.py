@@ -60,7 +60,7 @@ def pretrain(
     data: Any = None,
     report: Report = lambda line: print(line, flush=True),
 ) -> Path:
-    """Train, and return the path of the checkpoint. A run that was interrupted goes on where it was.
+    """Train, and return the path of the checkpoint. An interrupted run continues from its last saved state.
 
     Parameters
     ----------
@@ -107,14 +107,14 @@ def pretrain(
                 raise
             raise OSError(
                 f"the disk of the run's folder {str(out)!r} is full ({error.strerror}); free space there and run the "
-                f"same command again to go on"
+                f"same command again to continue"
             ) from error
         except RuntimeError as error:
             if not lost_rank(error, ranks):
                 raise
             raise ConnectionError(
                 f"another rank of this run was lost ({str(error).splitlines()[0]}); the last state is kept in "
-                f"{str(out / 'states')!r}: run the same command again to go on"
+                f"{str(out / 'states')!r}: run the same command again to continue"
             ) from error
 
 
@@ -164,7 +164,7 @@ class Run:
         return sinks
 
     def train(self, interruption: Interruption) -> Path:
-        """Go from the last state to the end."""
+        """Train from the last state to the end."""
         first = self.keeper.restore(
             self.trainee, self.optimizer, self.scaler, self.report, tidy=self.ranks.first
         )

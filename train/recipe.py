@@ -224,14 +224,14 @@ def _replaced(part: Any, path: str, names: list[str], value: Any) -> Any:
     known = [field.name for field in dataclasses.fields(part)]
     if names[0] not in known:
         hint = nearest(names[0], known)
-        raise ValueError(f"{path!r} is no field of {type(part).__name__}{hint} Known: {', '.join(known)}")
+        raise ValueError(f"{path!r} is not a field of {type(part).__name__}{hint} Known: {', '.join(known)}")
     old = getattr(part, names[0])
     if names[1:]:
         if not dataclasses.is_dataclass(old):
-            raise ValueError(f"{path!r}: {names[0]} has no fields of its own")
+            raise ValueError(f"{path!r}: {names[0]} has no fields")
         value = _replaced(old, path, names[1:], value)
     elif dataclasses.is_dataclass(old):
-        raise ValueError(f"{path!r} has fields of its own; set one of them, as in {path}.NAME=VALUE")
+        raise ValueError(f"{path!r} has fields itself; set one of them, as in {path}.NAME=VALUE")
     elif isinstance(old, float) and isinstance(value, int) and not isinstance(value, bool):
         value = float(value)
     elif isinstance(value, float) and {f.name: f.type for f in dataclasses.fields(part)}[names[0]] is float:

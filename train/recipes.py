@@ -1,9 +1,9 @@
-"""Recipes: what is trained, on what, how. A recipe is a frozen :class:`Recipe` with a name.
+"""Recipes. A recipe is a frozen :class:`Recipe` with a name.
 
 A *family* is two functions, SimCLR's and BYOL's recipe on one data set; every other method is made from them by
-replacing the objective (:func:`with_method`), so the members of a pair differ in it alone, and where C-BYOL needs a
+replacing the objective (:func:`with_method`), so the members of a pair differ only in it, and where C-BYOL needs a
 decoder behind its latent, in that one layer. ``find_recipe("cifar10_c_byol")`` is family and method; the paper's
-recipes, on ImageNet, are in :mod:`train.imagenet`; one's own live in a file: ``find_recipe("my_recipes.py:fashion")``.
+recipes, on ImageNet, are in :mod:`train.imagenet`; yours can be in a file: ``find_recipe("my_recipes.py:fashion")``.
 """
 
 import importlib
@@ -181,7 +181,7 @@ def family_for(image_shape: tuple[int, int, int]) -> str:
 
 
 def find_recipe(name: str) -> Recipe:
-    """The recipe of that name, or what a function of one's own returns: ``FILE.py:FUNCTION`` or ``MODULE:FUNCTION``.
+    """The recipe of that name, or what your own function returns: ``FILE.py:FUNCTION`` or ``MODULE:FUNCTION``.
 
     Raises
     ------

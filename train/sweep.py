@@ -110,8 +110,8 @@ def train_one(
 ) -> tuple[list[str], str | None]:
     """Train one run in a worker; returns its warnings, and why it diverged or ``"busy"``, or None if it is finished.
 
-    ``sources`` are files and backbones of one's own, imported before the recipe is unpacked. With ``ranks`` > 1 the run
-    is a group of processes of its own on this machine, started by torchrun.
+    ``sources`` are your own files and backbones, imported before the recipe is unpacked. With ``ranks`` > 1 the run
+    is a group of processes on this machine, started by torchrun.
     """
     if ranks > 1:
         return _train_by_torchrun((sources, packed, seed, out, settings, 1), ranks)
@@ -191,9 +191,9 @@ def sweep(
     settings
         How each run is run.
     sources
-        Files of one's own (``FILE.py``) and backbones (``FILE.py:FUNCTION``) that the recipes need.
+        Your own files (``FILE.py``) and backbones (``FILE.py:FUNCTION``) that the recipes need.
     ranks
-        Processes per run, each with a GPU of its own where the device is cuda.
+        Processes per run, each with its own GPU if the device is cuda.
     name, purpose
         What study.json says of the study.
     report

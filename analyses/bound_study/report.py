@@ -66,7 +66,7 @@ def load(folder: Path) -> pd.DataFrame:
 
 
 def ratios(frame: pd.DataFrame) -> dict[str, pd.Series]:
-    """The gaps that the answer tells, one a run."""
+    """The gaps that the answer tells, one per run."""
 
     def of(quantity: str, **settings: object) -> pd.Series:
         rows = frame[frame["quantity"] == quantity]
@@ -231,7 +231,7 @@ def ball_lines(frame: pd.DataFrame) -> Figure:
 
 
 def tables(frame: pd.DataFrame) -> list[Table]:
-    """Everything, a row a model."""
+    """Everything, one row per model."""
     gaps = pd.DataFrame(ratios(frame))
     method = frame.drop_duplicates("subject.run").set_index("subject.run")["method"]
     heads = {

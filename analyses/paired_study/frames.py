@@ -48,11 +48,11 @@ class Study:
     frame
         The records.
     models
-        One row a run that counts (``study.models_table``); ``corruption`` is the mean over ``informative``.
+        One row per run that counts (``study.models_table``); ``corruption`` is the mean over ``informative``.
     collapsed
         The runs left out by the design's rule, and why.
     images
-        Values image by image: run, method, image, label, sigma of the layers, flipped.
+        Values per image: run, method, image, label, sigma of the layers, flipped.
     corruptions
         Accuracy by run, corruption and severity; ``chance`` marks corruptions that carry no information.
     informative

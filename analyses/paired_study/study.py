@@ -2,8 +2,8 @@
 
     STUDY/study.json            what was planned (written by train.sweep; absent for a folder of your own checkpoints)
     STUDY/runs/NAME/model.safetensors
-    STUDY/records.jsonl         everything measured, a value a line
-    STUDY/images/NAME.csv       what was measured image by image
+    STUDY/records.jsonl         everything measured, one value per line
+    STUDY/images/NAME.csv       what was measured per image
     STUDY/bits/NAME.npz         which images the probe has right under each condition, packed
     STUDY/figures/*.svg, report.html, report.md     drawn from the records alone
 
@@ -90,7 +90,7 @@ def read_plan(study: Path) -> dict[str, Any]:
 
 
 def models_table(frame: pd.DataFrame) -> pd.DataFrame:
-    """One row a run: who it is, how it came about, and its headline values by quantity.
+    """One row per run: who it is, how it came about, and its headline values by quantity.
 
     Parameters
     ----------

@@ -12,7 +12,7 @@ again from their differences, the former by the map in float64 (:mod:`lipcomp.bo
 reported is proved by its pair. Without the map, rounding is taken off the chords. Quantiles come from a histogram of
 256 bins per octave of the squared value (0.2% wide in the value), filled with every pair.
 
-Kept at any time: five blocks of images, four blocks of numbers, a few numbers an image; nothing of size n².
+In memory at any time: five blocks of images, four blocks of numbers, a few numbers per image; nothing of size n².
 
 Which pair is best differs between the bounds, since (3.2) and (3.3) grow faster than delta: each has its own.
 """
@@ -70,7 +70,7 @@ def all_pairs(
     quantiles
         Which quantiles to report.
     block_size
-        Images a block; by default 1,024 or what 128 MiB hold.
+        Images per block; by default 1,024 or as many as fit in 128 MiB.
     advance
         Called with the count of pairs done.
 
@@ -129,7 +129,7 @@ def all_pairs(
 
 
 def block_length(numbers: int) -> int:
-    """Images a block, of so many numbers each."""
+    """Images per block, each of that many numbers."""
     return max(16, min(LARGEST_BLOCK, BLOCK_BYTES // (2 * 4 * numbers)))
 
 

@@ -3,7 +3,7 @@
 local      the Jacobian at the image, and what the units that are uncertain in the ball may add (theory (5.4), (5.5));
            as the radius goes to zero it is sigma_max. See :mod:`lipcomp.bound._local`, `noise` and `relaxation`
 product    the product of the operations' norms, over all images or, with a normalisation, on the ball: (5.1), (5.2)
-least      the smaller of the two, image by image
+least      the smaller of the two, per image
 
 The map is followed below Python (:mod:`lipcomp.bound._capture`): an operation without a rule ends in "no certificate",
 with its name, never in a silent 1. `python -m benchmarks.certificates` measures how tight it is.

@@ -1,4 +1,4 @@
-"""Within which radius no perturbation changes a class: certified radius and accuracy of a probe's logits (5.8).
+"""Certified radius and accuracy of a probe's logits: no perturbation within the radius changes the class (5.8).
 
 With c the predicted class, m_j = f_c - f_j its lead over class j at the image, and L_j a bound of how fast that lead
 can change along any chord from the image in the ball of radius r, no point nearer than min(r, min_j m_j / L_j) has
@@ -101,7 +101,7 @@ def certified_accuracy(
     radii: Sequence[float],
     **settings: object,
 ) -> Float[Tensor, " radii"]:
-    """The share of images that are classified rightly, at the image and everywhere in the ball, for every L2 radius.
+    """The share of images classified correctly at the image and everywhere in the ball, for each L2 radius.
 
     A lower bound of the robust accuracy, as an attack's is an upper one. Radii and ``settings`` as for
     :func:`certified_radius`.

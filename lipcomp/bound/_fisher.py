@@ -2,7 +2,7 @@
 
     trace F = kappa A ‖J‖_F²        largest eigenvalue = kappa A sigma_max²        (concentration the same for all x)
 
-in nats a squared pixel L2. Its square root along a direction is what the second-moment bound (3.3) tends to as a pair
+in nats per squared pixel L2. Its square root along a direction is what the second-moment bound (3.3) tends to as a pair
 closes in, and half its value times Delta² the divergence KL of a close pair (4.3).
 """
 

@@ -6,10 +6,10 @@ delta = ‖mu - mu'‖ apart proves, with kappa the concentration, A = A_d(kappa
 ==============  =======================  ============================  =========================================
 name            formula                  unit                          what it bounds
 ==============  =======================  ============================  =========================================
-published       (3.1) √KL / Delta        √nats a pixel L2              the log density (Lee et al. 2021)
-mean            (3.2) KL / Delta         nats a pixel L2               the log density, averaged over z ~ e(.|x)
-second_moment   (3.3) √E[r²] / Delta     nats a pixel L2               the log density at a *typical z*
-supremum        (3.4) kappa delta/Delta  nats a pixel L2               the log density at the *worst z*
+published       (3.1) √KL / Delta        √nats per pixel L2            the log density (Lee et al. 2021)
+mean            (3.2) KL / Delta         nats per pixel L2             the log density, averaged over z ~ e(.|x)
+second_moment   (3.3) √E[r²] / Delta     nats per pixel L2             the log density at a *typical z*
+supremum        (3.4) kappa delta/Delta  nats per pixel L2             the log density at the *worst z*
 direction       (3.5) delta / Delta      1 / pixel L2                  the mean direction mu itself; no kappa
 ==============  =======================  ============================  =========================================
 
@@ -63,7 +63,7 @@ def lower_bounds(
     distance
         Delta, L2 over all raw pixels.
     concentration
-        kappa_e > 0, one for all or one a pair; None for a model that has none: then only (3.5).
+        kappa_e > 0, one for all or one per pair; None for a model that has none: then only (3.5).
     pairs
         Image indices of every pair; by default (i, i).
     quantiles
@@ -189,7 +189,7 @@ def pair_values(
     dim: int,
     concentration: Float[Tensor, " #pairs"] | None,
 ) -> dict[str, Float[Tensor, " pairs"]]:
-    """(3.1) to (3.5) of every pair, by name; only (3.5) without a concentration (one for all, or one a pair)."""
+    """(3.1) to (3.5) of every pair, by name; only (3.5) without a concentration (one for all, or one per pair)."""
     ratio = chord / distance
     if concentration is None:
         return {"direction": ratio}
@@ -222,7 +222,7 @@ def check_precision(mu: Tensor) -> None:
 
 
 def check_concentration(concentration: float | Tensor, n: int) -> Float[Tensor, " one_or_n"]:
-    """Concentrations as a float64 vector of one, or of one a pair.
+    """Concentrations as a float64 vector of one, or of one per pair.
 
     Raises
     ------
@@ -231,7 +231,7 @@ def check_concentration(concentration: float | Tensor, n: int) -> Float[Tensor, 
     """
     kappa = torch.as_tensor(concentration, dtype=torch.float64).detach().cpu().reshape(-1)
     if len(kappa) not in (1, n):
-        raise ValueError(f"concentration must be one number or one a pair ({n}), got {len(kappa)}")
+        raise ValueError(f"concentration must be one number or one per pair ({n}), got {len(kappa)}")
     if not bool(((kappa > 0) & kappa.isfinite()).all()):
         raise ValueError(f"concentration must be positive and finite, got {float(kappa.min())} at least")
     return kappa

@@ -1,4 +1,4 @@
-"""Where pairs of images come from, and how they are measured: a stream of blocks in, lower bounds out.
+"""Sources of pairs of images, and the lower bounds that a stream of pairs gives.
 
 ==============  ==============================================================================
 source          the pair

@@ -12,7 +12,7 @@ normalisation h / |h|                            (5.1) U / (‖h(x)‖ - U radiu
 ===============================================  ==========================================================
 
 The product is far above the truth for deep networks (2e7 times for a ResNet-18 was measured); it is tight for shallow
-and for 1-Lipschitz ones, and needs one forward pass an image.
+and for 1-Lipschitz ones, and needs one forward pass per image.
 """
 
 import math

@@ -1,4 +1,4 @@
-"""What is known of a set of pairs: the lower bounds (3.1) to (3.5), each with the pair that attains it."""
+"""Lower bounds (3.1) to (3.5) of a set of pairs, each with the pair that attains it."""
 
 import math
 from collections.abc import Callable

@@ -1,4 +1,4 @@
-"""The largest local constant that ascent finds in a ball: a lower bound of the constant over the ball (theory (4.5)).
+"""Search for the largest local constant in a ball: a lower bound of the constant over the ball (theory (4.5)).
 
 A chord delta/Delta can never exceed the largest sigma_max on its segment, so ascend, and finish with sigma_max:
 
@@ -44,7 +44,7 @@ KINDS = ("pair", "chord")
 
 @dataclass(frozen=True)
 class SearchResult:
-    """What ascent found in the ball around every image.
+    """The result of a search in the ball around each image.
 
     Attributes
     ----------
@@ -106,7 +106,7 @@ def search_ball(
     kind
         "pair" or "chord", see above.
     starts, steps
-        How many ascents an image, and how many steps each; a step costs about two passes forward and two back.
+        Ascents per image, and steps per ascent; a step costs about two forward and two backward passes.
     batch_size
         Images at a time; by default what fits.
     generator

@@ -1,7 +1,7 @@
 """What is kept of a stream of values too long to hold: a histogram for quantiles, and the leading few.
 
 The histogram's bins are the leading 16 bits of a positive float32: its exponent and 8 bits of the mantissa, 256 bins
-an octave, so that a quantile is known to 0.4% of itself and its rank exactly, whatever the range. Filling it is one
+per octave, so that a quantile is known to 0.4% of itself and its rank exactly, whatever the range. Filling it is one
 shift and one count.
 """
 

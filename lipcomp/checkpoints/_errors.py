@@ -1,4 +1,4 @@
-"""The one error that reading checkpoints raises."""
+"""The error that reading a checkpoint raises."""
 
 
 class CheckpointError(ValueError):

@@ -1,4 +1,4 @@
-"""An encoder in the layouts that others read; each loads again to the same output.
+"""Export of encoders to the formats of other libraries; each file loads again to the same output.
 
 =============  ==================================================  ==========================================
 target         what is written                                     who reads it

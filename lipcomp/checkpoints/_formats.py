@@ -1,4 +1,4 @@
-"""Everybody else's keys, as a table: which prefix is the backbone, which the heads, what the rest is.
+"""The keys of other libraries' checkpoints, as a table: the prefix of the backbone, those of the heads, and the rest.
 
 A row is recognised by its ``marks``, patterns that each match at the beginning of some key; rows are tried from
 top to bottom, so the particular stand above the general. The wrapper's own ``module.`` (DistributedDataParallel)

@@ -33,7 +33,7 @@ def read_json(path: Path) -> dict[str, Any]:
         return {}
     if path.stat().st_size > LARGEST:
         raise CheckpointError(
-            f"{str(path)!r} is a JSON file of {path.stat().st_size} bytes; that is no configuration"
+            f"{str(path)!r} is a JSON file of {path.stat().st_size} bytes; this is not a configuration"
         )
     try:
         value = json.loads(path.read_bytes())
@@ -61,7 +61,7 @@ def weight_files(folder: Path) -> list[Path]:
             bad = [shard for shard in shards if Path(shard).name != shard or not (folder / shard).is_file()]
             if bad:
                 raise CheckpointError(
-                    f"folder {str(folder)!r}: its index names {bad[0]!r}, which is no file in it"
+                    f"folder {str(folder)!r}: its index names {bad[0]!r}, which is not a file in it"
                 )
             return [folder / shard for shard in shards]
     raise CheckpointError(

@@ -135,11 +135,11 @@ def read_inert(data: bytes, what: str) -> tuple[Any, set[str], dict[str, Storage
         for number, (operation, argument, place) in enumerate(pickletools.genops(data[: LONGEST + 1])):
             if number > MOST:
                 raise CheckpointError(
-                    f"{what} has a pickle of more than {MOST} instructions; that is no checkpoint"
+                    f"{what} has a pickle of more than {MOST} instructions; this is not a checkpoint"
                 )
             if place is None or place >= LONGEST:
                 raise CheckpointError(
-                    f"{what} has a pickle of more than {LONGEST >> 20} MiB; that is no checkpoint"
+                    f"{what} has a pickle of more than {LONGEST >> 20} MiB; this is not a checkpoint"
                 )
             if operation.name == "STOP":
                 return machine.pop(), machine.names, machine.storages, place + 1
@@ -273,7 +273,7 @@ class _Machine:
 
     def _call(self, function: Any, given: Any) -> Any:
         if not isinstance(function, Name):
-            raise CheckpointError(f"{self.what} calls something that is no name")
+            raise CheckpointError(f"{self.what} calls something that is not a name")
         path = function.path
         if path in TENSORS:
             return self._tensor(given)
@@ -304,7 +304,7 @@ class _Machine:
         storage, offset, size, stride = given[:4]
         if not (isinstance(size, tuple) and isinstance(stride, tuple) and len(size) == len(stride) <= AXES):
             raise CheckpointError(
-                f"{self.what} describes a tensor of {type(size).__name__} axes; it is made to harm"
+                f"{self.what} describes a tensor of {type(size).__name__} axes; it looks malicious"
             )
         numbers = (offset, *size, *stride)
         if not isinstance(storage, Storage) or not all(type(n) is int and 0 <= n < NUMBER for n in numbers):

@@ -1,4 +1,4 @@
-"""Anybody's checkpoint -> an encoder: recognise the format, find the network, account for every key.
+"""Any checkpoint -> an encoder: recognise the format, find the network, account for every key.
 
 >>> import lipcomp
 >>> checkpoint = lipcomp.load_encoder("resnet50.pth")  # doctest: +SKIP

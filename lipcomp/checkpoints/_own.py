@@ -1,4 +1,4 @@
-"""A network of one's own: built by a function of the caller's, its weights found in a checkpoint.
+"""Your own network: built by a function that you name, with its weights read from a checkpoint.
 
 The function is named ``package.module:function`` on the command line. It takes no arguments and returns a module
 (normalised images -> embedding) or an encoder of :func:`lipcomp.encoders.wrap`. It is the caller's code and is
@@ -97,7 +97,7 @@ def load_own(
     if isinstance(network, Encoder):
         if mean is not None or std is not None or image_size is not None:
             raise CheckpointError(
-                "the network is an encoder already, with mean, std and image shape of its own"
+                "the network is an encoder already and has its own mean, std and image shape"
             )
         inner = network.backbone.network if isinstance(network.backbone, Tap) else network
     report, digest = None, _hash_of(inner)

@@ -1,4 +1,4 @@
-"""What an image goes through before a foreign network sees it, taken from the source where the source says so.
+"""The preprocessing of images for a network of another library, read from its source if the source says it.
 
 The encoder itself takes pixels in [0, 1] of ``image_shape`` and normalises inside; how a photograph becomes such an
 image is a :class:`lipcomp.data.Preprocessing`. A checkpoint that holds weights alone says none of it: then the
@@ -115,7 +115,7 @@ def from_timm(config: Mapping[str, Any], origin: str) -> Inputs | None:
         filtered not in RESAMPLE.values() or not 0 < share <= 2
     ):  # "random", "bicubic,bilinear": as in training
         raise ValueError(
-            f"interpolation {filtered!r} and crop_pct {share} are no preprocessing of evaluation"
+            f"interpolation {filtered!r} and crop_pct {share} are not an evaluation preprocessing"
         )
     pipeline = Preprocessing(
         scaled[0] if mode == "center" and scaled[0] == scaled[1] else scaled,

@@ -1,4 +1,4 @@
-"""What became of every key of a checkpoint: used, ignored and why, missing."""
+"""The fate of every key of a checkpoint: used, ignored (and why) or missing."""
 
 from collections import defaultdict
 from collections.abc import Iterable

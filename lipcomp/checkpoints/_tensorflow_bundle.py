@@ -62,7 +62,7 @@ class Bundle:
         index = self.prefix.with_name(self.prefix.name + ".index")
         if index.stat().st_size > TABLE_LIMIT:
             raise CheckpointError(
-                f"{self.what} has an index of {index.stat().st_size} bytes; that is no checkpoint"
+                f"{self.what} has an index of {index.stat().st_size} bytes; this is not a checkpoint"
             )
         try:
             table = dict(_table(index.read_bytes()))
@@ -82,7 +82,7 @@ class Bundle:
             raise CheckpointError(
                 f"{self.what} has {self.shards} shards and {missing[0].name if missing else 'too many'} is "
                 f"not there; "
-                f"put index and shards into one folder"
+                f"put the index and the shards into one folder"
             )
 
     def shard(self, number: int) -> Path:

@@ -90,7 +90,7 @@ def _build(described: Described, what: str) -> dict[str, Any]:
         if isinstance(node, dict):
             if depth > DEEPEST:
                 raise CheckpointError(
-                    f"{what} nests dictionaries more than {DEEPEST} deep; that is no checkpoint"
+                    f"{what} nests dictionaries more than {DEEPEST} deep; this is not a checkpoint"
                 )
             if id(node) not in built:
                 built[id(node)] = mine = {}
@@ -115,7 +115,7 @@ def _check_archive(path: Path, what: str, opened: ExitStack) -> Described:
         members = archive.infolist()
         if len(members) > MEMBERS or sum(member.file_size for member in members) > size:
             raise CheckpointError(
-                f"{what} claims {len(members)} members of more bytes than its own {size}; it is no torch archive"
+                f"{what} claims {len(members)} members of more bytes than its own {size}; it is not a torch archive"
             )
         names = [member.filename for member in members]
         main = [member for member in members if member.filename.endswith("/data.pkl")]
@@ -139,7 +139,9 @@ def _check_archive(path: Path, what: str, opened: ExitStack) -> Described:
                 f"{what} has compressed or encrypted members, which torch.save never writes"
             )
         if main[0].file_size > LONGEST:
-            raise CheckpointError(f"{what} has a pickle of {main[0].file_size} bytes; that is no checkpoint")
+            raise CheckpointError(
+                f"{what} has a pickle of {main[0].file_size} bytes; this is not a checkpoint"
+            )
         if f"{root}byteorder" in names and archive.read(f"{root}byteorder") == b"big":
             raise CheckpointError(f"{what} was written on a big-endian machine; save it again on another")
         tree, _, storages, _ = read_inert(archive.read(main[0]), what)

@@ -218,7 +218,7 @@ def _pair(
     )
     if model is None:
         raise CheckpointError(
-            f"the folder's transformers model of type {kind!r} has no vision model of its own; wrap it in "
+            f"the folder's transformers model of type {kind!r} has no separate vision model; wrap it in "
             f"Python, {HELP}"
         )
     found, unused, reason = _load(model, vision, weights, "pooler_output")

@@ -2,7 +2,7 @@
 
 The names are timm's ``VisionTransformer``, which DINO, MoCo v3 and DINOv2 share. Shapes give width, depth, patch,
 image size and what else there is; the number of heads they do not give, since one matrix holds all of them: 64
-features a head is the rule of DINO and of timm's named models, MoCo v3's ViT-S has twelve of 32.
+features per head is the rule of DINO and of timm's named models, MoCo v3's ViT-S has twelve of 32.
 
 The pooled feature is the class token after the last layer norm.
 """

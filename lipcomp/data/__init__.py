@@ -1,4 +1,4 @@
-"""Images: known sets, folders, datasets of others; their preprocessing; two augmented views of a batch."""
+"""Images: known sets, folders and datasets; their preprocessing; two augmented views of a batch."""
 
 from lipcomp.data._datasets import from_dataset
 from lipcomp.data._known import SETS

@@ -1,4 +1,4 @@
-"""Random resized crops of a batch, each image with a box of its own; bicubic without antialias, as TensorFlow does it.
+"""Random resized crops of a batch, with a separate box per image; bicubic without antialias, as in TensorFlow.
 
 A crop that is resized is a linear map of the rows and one of the columns, so a whole batch is two batched products,
 
@@ -32,7 +32,7 @@ def random_boxes(
     area: tuple[float, float] = (0.08, 1.0),
     aspect: tuple[float, float] = (3 / 4, 4 / 3),
 ) -> Boxes:
-    """Boxes of a random area and aspect ratio from four uniform numbers an image.
+    """Boxes of a random area and aspect ratio from four uniform numbers per image.
 
     The official code's sampling: the area is uniform, the ratio width / height log-uniform and absolute, both sides are
     rounded and cut to the image (no second try), and the place is uniform over whole pixels.

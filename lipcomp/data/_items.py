@@ -44,7 +44,7 @@ def planes_of(image: Any) -> list[Image.Image]:
         return [as_picture(Image.fromarray(array))]
     if not np.issubdtype(array.dtype, np.floating):
         raise ValueError(
-            f"numbers of type {array.dtype} do not say what is white; give bytes, or floats in [0, 1]"
+            f"numbers of type {array.dtype} do not define which value is white; give bytes, or floats in [0, 1]"
         )
     array = array.astype(np.float32)
     if not np.isfinite(array).all() or array.min() < 0 or array.max() > 1:

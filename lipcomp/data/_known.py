@@ -51,7 +51,7 @@ def _torchvisions(name: str) -> Callable[[str, Path | str | None, int], ImageSet
         import torchvision.datasets
 
         if root is None:
-            raise ValueError(f"{name} lies on disk: give the folder that holds it (root=...)")
+            raise ValueError(f"{name} is read from disk: give the folder that holds it (root=...)")
         told = {"split": split} if kind in ("SVHN", "STL10") else {"train": split == "train"}
         try:
             source = getattr(torchvision.datasets, kind)(root, download=False, **told)

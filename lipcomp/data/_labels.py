@@ -1,4 +1,4 @@
-"""Labels from a table: a CSV of one's own, or ``metadata.csv`` / ``metadata.jsonl`` as in Hugging Face's imagefolder.
+"""Labels from a table: your own CSV file, or ``metadata.csv`` / ``metadata.jsonl`` as in Hugging Face's imagefolder.
 
 One row per image: a column with its file, a column with its label, and if wanted a column ``split``. The file is a
 path relative to the table, to the data folder or to the split's folder, or a name that only one image has (with or
@@ -109,7 +109,7 @@ def _read_csv(path: Path) -> list[dict[str, Any]]:
         text = path.read_text("utf-8-sig")
     except UnicodeDecodeError as error:
         raise ValueError(
-            f"table of labels {str(path)!r} is no UTF-8 text ({error}); save it as UTF-8"
+            f"table of labels {str(path)!r} is not UTF-8 text ({error}); save it as UTF-8"
         ) from error
     head = text.split("\n", 1)[0]
     delimiter = max(",;\t", key=head.count)
@@ -137,7 +137,7 @@ def _read_json(path: Path) -> list[dict[str, Any]]:
             line = json.loads(text)
         except ValueError as error:
             raise ValueError(
-                f"line {number} of {str(path)!r} is no JSON ({error}); one object per line"
+                f"line {number} of {str(path)!r} is not valid JSON ({error}); one object per line"
             ) from error
         if not isinstance(line, dict):
             raise ValueError(f"line {number} of {str(path)!r} must be one JSON object")  # noqa: TRY004

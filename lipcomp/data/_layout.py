@@ -1,4 +1,4 @@
-"""How a folder is laid out: its splits, its classes by name, the images of each. Doubt is an error, not a guess.
+"""The layout of a folder: splits, classes by name, and the images of each. An ambiguous layout is an error.
 
 ``root/<split>/<class>/...``, ``root/<class>/...``, ``root/<split>/*``, ``root/*``, each with or without a table of
 labels (:mod:`lipcomp.data._labels`). Names of splits are those of torchvision and Hugging Face:

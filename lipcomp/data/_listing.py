@@ -1,4 +1,4 @@
-"""Which files of a folder are images. Hidden files and an operating system's are skipped, other formats counted."""
+"""Find the image files of a folder. Hidden and system files are skipped, other formats are counted."""
 
 import os
 import unicodedata

@@ -1,4 +1,4 @@
-"""Batches of views that never keep the training step waiting.
+"""Batches of views, prepared ahead so that the training step need not wait.
 
 A set in memory is indexed, brought to the device, augmented there. Images on disk are decoded and cropped by a pool of
 threads some batches ahead (Pillow and PyTorch release the interpreter's lock), each crop from the file's own
@@ -52,7 +52,7 @@ def view_batches(
     device
         Where the views are made.
     workers
-        Threads that decode images on disk; 0 for one a core.
+        Threads that decode images on disk; 0 for one per core.
     ahead
         Batches that are decoded in advance.
     """

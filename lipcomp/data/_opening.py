@@ -1,4 +1,4 @@
-"""Known image sets, folders and datasets of others, by one interface.
+"""One interface to known image sets, folders and datasets.
 
 ===============  ===========================  ==================================================================
 name             splits                       what it is, and where it comes from

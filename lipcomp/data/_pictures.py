@@ -1,4 +1,4 @@
-"""From an image file to a picture whose numbers mean one thing: bytes (modes L and RGB) or [0, 1] (mode F).
+"""Decode an image file to a picture of bytes (modes L and RGB) or of numbers in [0, 1] (mode F).
 
 ==========================  ==========================================================================================
 stored as                   becomes
@@ -31,7 +31,7 @@ _DEEP = ("I;16", "I;16L", "I;16B", "I;16N")
 
 
 class UnreadableImageError(ValueError):
-    """A file that is no image, is damaged, or whose numbers have no certain meaning."""
+    """A file that is not an image, is damaged, or whose numbers have no defined meaning."""
 
 
 def read_picture(file: Path, background: tuple[int, int, int] = WHITE) -> Image.Image:
@@ -46,7 +46,7 @@ def read_picture(file: Path, background: tuple[int, int, int] = WHITE) -> Image.
         with Image.open(file) as source:
             frames = getattr(source, "n_frames", 1)
             if frames > 1 and source.format != "MPO":
-                raise ValueError(f"it holds {frames} frames or pages; save each as a file of its own")
+                raise ValueError(f"it holds {frames} frames or pages; save each one as a separate file")
             return as_picture(source, background)
     except Exception as error:  # decoders of damaged files raise nearly anything
         raise _unreadable(file, error) from error
@@ -86,14 +86,14 @@ def as_picture(source: Image.Image, background: tuple[int, int, int] = WHITE) ->
     if image.mode in ("RGB", "P", "CMYK", "YCbCr", "RGBX"):
         return image.convert("RGB")
     what = "whole numbers of 32 bits" if image.mode == "I" else f"pixels of mode {image.mode}"
-    raise ValueError(f"it holds {what}, of which nothing says what is white; save it with 8 or 16 bits")
+    raise ValueError(f"it holds {what}, whose value for white is unknown; save it with 8 or 16 bits")
 
 
 def _check_tiff(tags: Mapping[int, Any]) -> None:
     """Refuse what Pillow reads as if it were something else: signed bytes, and channels that it drops."""
     if 2 in tags.get(_FORMAT, ()):
         raise ValueError(
-            "it holds numbers with a sign, of which nothing says what is white; save it with 8 or 16 bits"
+            "it holds numbers with a sign, whose value for white is unknown; save it with 8 or 16 bits"
         )
     if tags.get(_SAMPLES, 1) > 4 or (tags.get(_PHOTOMETRIC) == 2 and 0 in tags.get(_EXTRA, ())):
         raise ValueError(
@@ -149,7 +149,7 @@ def with_channels(picture: Image.Image, channels: int, convert: bool) -> Image.I
         return picture if picture.mode in ("RGB", "F") else picture.convert("RGB")
     if channels != 1:
         raise ValueError(
-            f"has 1 or 3 channels, the encoder takes {channels}; no picture can be brought to that"
+            f"has 1 or 3 channels, the encoder takes {channels}; no picture can be converted to that"
         )
     if picture.mode != "RGB":
         return picture

@@ -1,4 +1,4 @@
-"""What every image set offers: pixels in [0, 1] by ``batch(indices)``, labels as one tensor, a hash of its content."""
+"""The interface of image sets: pixels in [0, 1] by ``batch(indices)``, labels as one tensor, a hash of its content."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass, field, replace

@@ -1,4 +1,4 @@
-"""Two augmented views of a batch, made on tensors, each image with draws of its own.
+"""Two augmented views of a batch, made on tensors, with separate draws for each image.
 
 A *views* object is a frozen description of an augmentation, used in two steps:
 
@@ -34,7 +34,7 @@ Numbers = Float[Tensor, "batch numbers"]
 
 @runtime_checkable
 class Views(Protocol):
-    """Anything that makes two views of a batch from uniform numbers, a row an image."""
+    """A callable that makes two views of a batch from uniform numbers, one row per image."""
 
     @property
     def numbers(self) -> int:
@@ -85,11 +85,11 @@ class DigitViews:
 
     @property
     def numbers(self) -> int:
-        """Seven a view."""
+        """Seven per view."""
         return 14
 
     def draw(self, n: int, generator: Generator) -> Numbers:
-        """Seven numbers a view of every image."""
+        """Seven numbers per view of each image."""
         return torch.rand((n, self.numbers), generator=generator)
 
     def __call__(self, images: Images, generator: Generator) -> tuple[Images, Images]:
@@ -152,11 +152,11 @@ class PhotoViews:
 
     @property
     def numbers(self) -> int:
-        """Eighteen a view."""
+        """Eighteen per view."""
         return 2 * self._WIDTH
 
     def draw(self, n: int, generator: Generator) -> Numbers:
-        """Eighteen numbers a view of every image."""
+        """Eighteen numbers per view of each image."""
         numbers = torch.rand((n, self.numbers), generator=generator)
         if self.sigma_group > 1:
             first = torch.arange(n) // self.sigma_group * self.sigma_group
@@ -200,7 +200,7 @@ class PhotoViews:
         return images.clamp(0, 1)
 
     def _jitter(self, images: Images, numbers: Float[Tensor, "batch 18"]) -> Images:
-        """Each image's four changes of colour in an order of its own; images at the same change go together."""
+        """Apply the four colour changes in a separate random order for each image."""
         u = numbers[:, self._STRENGTHS]
         bounds = [
             (-self.brightness, self.brightness),
@@ -239,7 +239,7 @@ def _scale_contrast(images: Tensor, factor: Tensor) -> Tensor:
 
 
 def gaussian_blur(images: Images, sigma: Float[Tensor, " batch"]) -> Images:
-    """Blur each image with a sigma of its own; kernel a tenth of the height, odd, zeros beyond the border."""
+    """Blur each image with its own sigma; the kernel is a tenth of the height (odd), with zero padding."""
     n, channels, height, width = images.shape
     radius = max(1, height // 20)
     offsets = torch.arange(-radius, radius + 1, dtype=images.dtype, device=images.device)

@@ -1,4 +1,4 @@
-"""What a latent is: von Mises-Fisher densities on the sphere, stable and differentiable."""
+"""Latent distributions: von Mises-Fisher densities on the sphere, stable and differentiable."""
 
 from lipcomp.distributions._bessel import (
     log_bessel_i,

@@ -123,7 +123,7 @@ def _evaluate(function: Callable[[int, Tensor], Tensor], dim: int, concentration
 
 
 def check_dim(dim: int) -> int:
-    """Refuse what is no dimension."""
+    """Raise an error unless ``dim`` is a valid dimension."""
     if int(dim) != dim or not 2 <= dim <= LARGEST_DIM:
         raise ValueError(f"dim must be an integer from 2 (a circle) to {LARGEST_DIM}, got {dim}")
     return int(dim)

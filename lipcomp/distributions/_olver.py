@@ -1,4 +1,4 @@
-"""The coefficients of Olver's uniform expansion of log I_nu, exact and collapsed to one polynomial an order.
+"""The coefficients of Olver's uniform expansion of log I_nu, exact and collapsed to one polynomial per order.
 
 With s = sqrt(1 + z^2), p = 1/s and eta = s + log(z / (1 + s)), uniformly in z >= 0 (DLMF 10.41.3),
 

@@ -82,7 +82,7 @@ class VonMisesFisher(Distribution):
         except RuntimeError:
             raise ValueError(
                 f"concentration {tuple(kappa.shape)} does not broadcast with the batch {tuple(loc.shape[:-1])} of loc "
-                f"{tuple(loc.shape)}; one concentration a mean direction is needed, not one a coordinate"
+                f"{tuple(loc.shape)}; give one concentration per mean direction, not one per coordinate"
             ) from None
         looks = Distribution._validate_args if validate_args is None else validate_args
         if looks:

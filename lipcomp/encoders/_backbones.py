@@ -1,4 +1,4 @@
-"""Backbones by name: what an :class:`~lipcomp.encoders.EncoderSpec` builds, timm's and one's own among them.
+"""Backbones by name: what an :class:`~lipcomp.encoders.EncoderSpec` builds, including timm's and your own.
 
 >>> from lipcomp.encoders import EncoderSpec, build_encoder, register_backbone
 >>> register_backbone("mine:net", my_network)  # doctest: +SKIP
@@ -35,7 +35,7 @@ BACKBONES: dict[str, Callable[[int], nn.Module]] = {
 
 
 def register_backbone(name: str, function: Callable[..., object]) -> None:
-    """Give a name to a function of one's own that takes the number of channels and returns a network.
+    """Give a name to your own function that takes the number of channels and returns a network.
 
     The network maps images to features (batch, features), or to maps (batch, features, height, width), which are
     averaged. The name is what checkpoints hold, so it must be registered again before one is loaded; no code is ever

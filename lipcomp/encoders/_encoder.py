@@ -202,7 +202,7 @@ class Encoder(nn.Module):
 
 
 def build_encoder(spec: EncoderSpec, *, seed: int = 0) -> Encoder:
-    """Build an encoder with weights drawn from ``seed``, each part from a stream of its own.
+    """Build an encoder with weights drawn from ``seed``, a separate stream for each part.
 
     Two specs that share a part therefore share that part's initial weights, whatever other parts they have: this
     is what makes a C-BYOL encoder start where its BYOL twin starts. The global random state is left alone.

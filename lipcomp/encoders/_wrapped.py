@@ -1,4 +1,4 @@
-"""Any network as an encoder: pixels in [0, 1] -> mean direction, whoever wrote it.
+"""Any network as an encoder: pixels in [0, 1] -> mean direction.
 
     x --normalise--> network --> (projector --> predictor) --> h(x),    mu(x) = h / |h|
 
@@ -32,7 +32,7 @@ Pool = Literal["mean", "token", "flatten"]
 class WrappedEncoder(Encoder):
     """An encoder whose parts are given as modules instead of being rebuilt from a spec.
 
-    Use :func:`wrap` for a network of one's own; :func:`lipcomp.load_encoder` makes these from foreign
+    Use :func:`wrap` for your own network; :func:`lipcomp.load_encoder` makes these from foreign
     checkpoints.
 
     Parameters
@@ -147,7 +147,7 @@ class Tap(nn.Module):
             return out
         if out.ndim < 2:
             raise ValueError(
-                f"{where} has shape {tuple(out.shape)}; an embedding is (batch, features), one row an image"
+                f"{where} has shape {tuple(out.shape)}; an embedding is (batch, features), one row per image"
             )
         if self.pool == "flatten" or out.flatten(1).shape[1] == out.shape[1]:
             return out.flatten(1)
@@ -173,7 +173,7 @@ def wrap(
     predictor: nn.Module | None = None,
     architecture: str | None = None,
 ) -> WrappedEncoder:
-    """Give a network of one's own the interface of an encoder.
+    """Give your own network the interface of an encoder.
 
     Parameters
     ----------
@@ -209,7 +209,7 @@ def wrap(
         names = [name for name, _ in module.named_modules() if name]
         if layer not in names:
             near = difflib.get_close_matches(layer, names, 3, cutoff=0.4) or names[:6]
-            raise ValueError(f"layer {layer!r} is no submodule of the network; near it: {', '.join(near)}")
+            raise ValueError(f"layer {layer!r} is not a submodule of the network; near it: {', '.join(near)}")
     encoder = WrappedEncoder(
         Tap(module, layer, pool),
         mean,

@@ -1,4 +1,4 @@
-"""The local Lipschitz constant of any map from images to vectors: sigma_max of its Jacobian, and its kin."""
+"""The local Lipschitz constant of any map from images to vectors: sigma_max of its Jacobian, and related norms."""
 
 from lipcomp.jacobian._dense import jacobian
 from lipcomp.jacobian._frobenius import FrobeniusNorm, frobenius_norm

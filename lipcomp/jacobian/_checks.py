@@ -50,8 +50,8 @@ def check_images(
         )
     if images.dtype not in AGREEMENT:
         raise ValueError(
-            f"images must be float32 or float64, got {images.dtype}, which carries two or three digits; convert images "
-            f"and encoder with .float()"
+            f"images must be float32 or float64, got {images.dtype}, which has only two or three digits; convert "
+            f"images and encoder with .float()"
         )
     if len(images) < at_least:
         raise ValueError(f"need at least {at_least} image{'s' * (at_least > 1)}, got {len(images)}")

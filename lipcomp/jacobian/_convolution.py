@@ -126,7 +126,7 @@ class _Convolution(torch.autograd.Function):
 
 
 class _AffineConvolution(torch.autograd.Function):
-    """A convolution and a factor and a summand a channel, where the convolution itself is known already."""
+    """A convolution with a factor and a summand per channel, where the convolution itself is known already."""
 
     @staticmethod
     def forward(
@@ -167,7 +167,7 @@ class _Transposed(torch.autograd.Function):
 
 
 class _Affine(torch.autograd.Function):
-    """A factor and a summand a channel."""
+    """A factor and a summand per channel."""
 
     @staticmethod
     def forward(ctx: Any, input: Tensor, scale: Tensor, shift: Tensor) -> Tensor:

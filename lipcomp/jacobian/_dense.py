@@ -1,4 +1,4 @@
-"""The whole Jacobian, a row an output: exact, the oracle of the matrix-free estimates, and quickest for few outputs.
+"""The whole Jacobian, one row per output: exact, the reference of the matrix-free estimates, fastest for few outputs.
 
     row j of J = Jᵀ e_j,      sigma² = eigenvalues of the Gram matrix J Jᵀ (d x d)
 
@@ -23,7 +23,7 @@ from lipcomp.jacobian._products import Linearisation, Map
 
 
 def jacobian(fn: Map, images: Float[Tensor, "n ..."]) -> Float[Tensor, "n dim ..."]:
-    """J at every image, by one reverse product a row; n d pixels numbers are kept."""
+    """J at every image, by one reverse product per row; memory for n x d x pixels numbers."""
     return _rows(Linearisation(fn, images, "forward"))  # without a second graph
 
 

@@ -2,7 +2,7 @@
 
     E ‖Jᵀ u‖² = tr(J Jᵀ) = ‖J‖_F²       for u with independent normal entries
 
-One product Jᵀ u a probe. As many probes as outputs, and the rows of J are taken instead: exact, without error.
+One product Jᵀ u per probe. As many probes as outputs, and the rows of J are taken instead: exact, without error.
 
 With normal probes ‖Jᵀ u‖² / ‖J‖_F² is a mixture of chi-squares whose tails are widest where J has rank one (Szekely
 and Bakirov 2003). The interval, theory (4.8), takes that case: m times the mean of m probes is chi-square with m
@@ -94,7 +94,7 @@ def frobenius_norm(
     fn, images, batch_size, domain, advance
         As for :func:`~lipcomp.jacobian.spectral_norm`.
     probes
-        Products an image, at least 2; as many as outputs, or more, gives the exact value.
+        Products per image, at least 2; as many as outputs, or more, gives the exact value.
     generator
         Randomness of the probes (CPU); by default seeded with 0.
 

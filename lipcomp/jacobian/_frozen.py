@@ -77,7 +77,7 @@ class _Frozen(TorchFunctionMode):
     ) -> Any:
         if torch.is_autocast_enabled("cpu") or torch.is_autocast_enabled("cuda"):
             raise ValueError(
-                "fn, or the code that calls this, runs under torch.autocast, which leaves two or three digits; take "
+                "fn, or the code that calls this, runs under torch.autocast, which has only two or three digits; take "
                 "the autocast away and measure in float32"
             )
         args = tuple(_constant(value) for value in args)

@@ -10,7 +10,7 @@ the second pass cheap is that the weights are constants here. Autograd's own dou
 two convolutions, forward mode three; here it is one in either direction (:mod:`lipcomp.jacobian._frozen`).
 
 An operator without a second derivative (hard sigmoid and the like) falls back on forward mode, at three
-convolutions a layer; one that has neither is named in the error.
+convolutions per layer; one that has neither is named in the error.
 
 >>> import torch
 >>> from lipcomp.jacobian._products import Linearisation
@@ -47,7 +47,7 @@ def as_rows(output: Tensor, images: int) -> Tensor:
     """
     if not isinstance(output, Tensor) or output.shape[:1] != (images,):
         found = tuple(output.shape) if isinstance(output, Tensor) else type(output).__name__
-        raise ValueError(f"fn must return one row an image; for {images} images it returned {found}")
+        raise ValueError(f"fn must return one row per image; for {images} images it returned {found}")
     return output.flatten(1) if output.dim() > 1 else output.unsqueeze(1)
 
 
@@ -67,7 +67,7 @@ class Linearisation:
     Raises
     ------
     ValueError
-        If the output does not depend differentiably on the images, does not have one row an image, or (while
+        If the output does not depend differentiably on the images, does not have one row per image, or (while
         running) a layer mixes the images of a batch or draws random numbers.
     """
 

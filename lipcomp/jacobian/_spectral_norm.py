@@ -2,7 +2,7 @@
 
 The local constant of mu at x is the largest singular value of J = dmu/dx (theory (4.1), (4.4)). It comes from
 Lanczos on J Jᵀ (:mod:`lipcomp.jacobian._lanczos`) with products at one forward pass each
-(:mod:`lipcomp.jacobian._products`): 7 to 27 products an image for encoders of dimension 64 to 128, where the row loop
+(:mod:`lipcomp.jacobian._products`): 7 to 27 products per image for encoders of dimension 64 to 128, where the row loop
 takes as many as there are outputs. Every value is a lower bound of sigma_max, converged or not.
 
 >>> import torch
@@ -114,7 +114,7 @@ def spectral_norm(
     Parameters
     ----------
     fn
-        A differentiable map of a batch of images to one vector an image, in evaluation mode.
+        A differentiable map of a batch of images to one vector per image, in evaluation mode.
     images
         Pixels in [0, 1], all on the device of ``fn``.
     k

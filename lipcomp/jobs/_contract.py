@@ -1,4 +1,4 @@
-"""What a job is asked and what comes back, the same for every engine."""
+"""The interface of an engine: what a job gets, and what it returns."""
 
 import os
 import pickle
@@ -154,7 +154,7 @@ def describe(error: BaseException) -> str:
 
 
 def limit_threads(threads: int) -> None:
-    """Hold this process to so many threads: two that contend for one core make small operations many times slower."""
+    """Limit the threads of this process: two that contend for one core make small operations many times slower."""
     for name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"):
         os.environ[name] = str(threads)
     if "torch" in sys.modules:  # otherwise it reads the variables when it is imported

@@ -1,6 +1,6 @@
 """Jobs in processes of this machine, one job each at a time.
 
-Every worker has a pipe of its own, so that the parent knows which job a killed worker held, and repeats that one.
+Every worker has its own pipe, so that the parent knows which job a killed worker held and repeats it.
 Ctrl-C reaches the parent alone, which ends its workers; a parent that is killed takes its workers with it.
 """
 

@@ -111,7 +111,7 @@ def _start(ray: Any, workers: int | None, options: EngineOptions) -> None:
 
 
 def _knock(address: str) -> None:
-    """See whether anybody listens at HOST:PORT: Ray itself asks for many minutes."""
+    """Check that a server listens at HOST:PORT: Ray itself retries for many minutes."""
     host, _, port = address.removeprefix("ray://").rpartition(":")
     if port.isdigit():
         socket.create_connection((host, int(port)), timeout=10).close()

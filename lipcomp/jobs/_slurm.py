@@ -191,8 +191,8 @@ class _Array:
             return dict(line.split(None, 1) for line in done.stdout.splitlines() if " " in line.strip())
         if time.monotonic() - self.answered > SILENCE:
             raise ConnectionError(
-                f"Slurm has not answered for {SILENCE / 60:g} minutes ({done.stderr.strip()}); jobs that run go on, "
-                "and the same command goes on from what they have written"
+                f"Slurm has not answered for {SILENCE / 60:g} minutes ({done.stderr.strip()}); running jobs "
+                "continue, and the same command continues from what they have written"
             )
         warnings.warn(f"Slurm does not answer ({done.stderr.strip()}); waiting", RuntimeWarning, stacklevel=2)
         return None

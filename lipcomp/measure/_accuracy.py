@@ -1,4 +1,4 @@
-"""What a probe on the encoder gets right: clean, corrupted, shifted, in videos, under attack.
+"""Accuracy of a probe on the encoder: clean, corrupted, shifted, in videos, under attack.
 
 Class scores of a condition are computed once (:meth:`Bench.logits`) and read by every quantity that needs them.
 """
@@ -81,7 +81,7 @@ def probe_unit(
 
 
 def right_of(bench: Bench, condition: Condition, advance: Advance = nothing) -> np.ndarray:
-    """Which images of a condition the probe gets right."""
+    """Which images of a condition the probe classifies correctly."""
     return (bench.logits(condition, advance).argmax(1) == condition.labels()).numpy()
 
 
@@ -196,7 +196,7 @@ class CorruptionAccuracy:
     frost
         Folder of the published frost photographs.
     limit
-        Only the first so many of the plan's images.
+        Use only this many images of the plan, from the first.
     """
 
     table: str | None = None
@@ -235,7 +235,7 @@ class CorruptionAccuracy:
         return made
 
     def units(self, bench: Bench) -> Iterator[Unit]:
-        """One unit per condition, and one for what is told of all of them."""
+        """One unit per condition, and one for their summary."""
         made = self.conditions(bench)
         for condition in made:
 
@@ -361,7 +361,7 @@ class ShiftAccuracy:
     folder
         Where it lies; None for one that comes with a package.
     baselines
-        "CSV[:CLEAN:SHIFTED]": models of one's own for effective robustness; by default the published ones.
+        "CSV[:CLEAN:SHIFTED]": your own reference models for effective robustness; by default the published models.
     quantity
         What its accuracy is called.
     """
@@ -483,7 +483,7 @@ class FlipRate:
     folder
         The set.
     limit
-        Only the first so many sequences of each perturbation.
+        Use only this many sequences per perturbation, from the first.
     reference
         CSV of a reference model's ``perturbation``, ``flip_rate`` and ``top5_distance``, for mFR and mT5D.
     """
@@ -571,7 +571,7 @@ class RobustAccuracy:
     radius
         In pixels: 8/255 in linf, 0.5 in l2, say.
     limit
-        Only the first so many of the plan's images.
+        Use only this many images of the plan, from the first.
     """
 
     attack: str
@@ -638,5 +638,5 @@ def check_fit(what: str, found: tuple[int, int, int], wanted: tuple[int, int, in
     """Refuse images that the encoder does not take."""
     if found != wanted:
         raise ValueError(
-            f"{what} holds images of shape {found}, the encoder takes {wanted}; give one that fits"
+            f"{what} holds images of shape {found}, the encoder takes {wanted}; give images of that shape"
         )

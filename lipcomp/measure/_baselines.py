@@ -1,4 +1,4 @@
-"""What a number is worth: the same architecture with random weights, and the pixels without any network."""
+"""Baselines: the same architecture with random weights, and the pixels without a network."""
 
 from dataclasses import replace
 from typing import Literal

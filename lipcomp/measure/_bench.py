@@ -1,4 +1,4 @@
-"""An encoder on the bench: on its device, in its precision, with its images, probe and results so far.
+"""An encoder ready to be measured: on its device, in its precision, with its images, probe and results so far.
 
 Everything that several quantities need is computed once: features, the fitted probe, class scores of a condition.
 What is kept between runs is keyed by content (:mod:`lipcomp.identity`), and guarded: the encoder's output on fixed
@@ -160,7 +160,7 @@ class Bench:
 
     @property
     def left_out(self) -> list[str]:
-        """What the images say of files that are left out, those of the probe included."""
+        """Notes on image files that were left out, including those of the probe."""
         sets = [self.images, *(c.images for c in (self.__dict__.get("train"),) if c is not None)]
         return [f"{images.name}: {note}" for images in sets for note in getattr(images, "notes", ())]
 
@@ -188,7 +188,7 @@ class Bench:
             yield part, torch.from_numpy(stored).to(self.device, torch.float32).div_(255).to(self.dtype)
 
     def check_unchanged(self) -> None:
-        """Refuse to tell of images that were changed while they were measured.
+        """Raise an error if images changed while they were measured.
 
         Raises
         ------

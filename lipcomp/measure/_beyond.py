@@ -1,4 +1,4 @@
-"""Beyond corruptions: images to be told apart, cues in conflict, watermarks, streams, the embedding under attack.
+"""Beyond corruptions: out-of-distribution detection, shape bias, watermarks, streams, attacks on the embedding.
 
 Each quantity opens and checks its data when its units are asked for, and reads features or class scores of the bench.
 """
@@ -48,7 +48,7 @@ class ClassAccuracy:
 
 @dataclass(frozen=True)
 class OutOfDistribution:
-    """AUROC and FPR95 of telling the plan's images from another set's, by each score of :mod:`lipcomp.robustness._ood`.
+    """AUROC and FPR95 of separating the images from another set, by each score of :mod:`lipcomp.robustness._ood`.
 
     Parameters
     ----------
@@ -208,7 +208,7 @@ class EmbeddingRobustness:
     layer
         Whose mean direction.
     limit
-        Only the first so many of the plan's images.
+        Use only this many images of the plan, from the first.
     """
 
     norm: str
@@ -275,7 +275,7 @@ class LeaderboardRow:
     dataset
         "cifar10", "cifar100" or "imagenet"; by the number of classes if not given.
     images
-        The first so many of each condition, as its ``n_examples``.
+        Use only this many images per condition, from the first, as its ``n_examples`` does.
     """
 
     root: str

@@ -1,7 +1,7 @@
 """Intermediate results, kept in files that are named by the hash of everything they depend on.
 
 A cell holds small arrays of one block of images: predicted classes, singular values, features. Whatever changes, the
-name changes, so nothing stale is read. A file appears whole or not at all; a damaged one is computed again. Without a
+name changes, so nothing stale is read. Files are written atomically; a damaged one is computed again. Without a
 folder, cells are kept in memory for as long as the engine runs.
 """
 
@@ -65,7 +65,7 @@ class IncompleteError(Exception):
 
 
 def save_arrays(path: Path, arrays: Mapping[str, np.ndarray]) -> None:
-    """Write arrays so that the file is there whole or not at all."""
+    """Write arrays to a file atomically."""
     with atomic_file(path) as temporary, temporary.open("wb") as file:
         np.savez(file, **arrays)  # type: ignore[arg-type]
 

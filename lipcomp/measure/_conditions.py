@@ -1,7 +1,7 @@
 """Conditions: the images that a classifier is run on, clean, corrupted, shifted or read from disk, with an identity.
 
 A condition's identity covers the images (by content), which of them, and what is done to them on the way; its
-settings are what records tell of it.
+settings are what records say about it.
 """
 
 from collections.abc import Callable, Sequence

@@ -1,7 +1,7 @@
 """Local constants: sigma_max of the Jacobian, its Frobenius norm, and the ball: lower, searched and certified.
 
-All are measured in blocks of fixed size that are kept in cells, so an interrupted measurement goes on at the block it
-was in, and no more images are decoded than are measured.
+All are measured in blocks of fixed size that are kept in cells, so an interrupted measurement continues at the
+block it was in, and only the measured images are decoded.
 """
 
 import math
@@ -64,7 +64,7 @@ class Sigma:
     map
         What is measured.
     limit
-        Only the first so many of the plan's images.
+        Use only this many images of the plan, from the first.
     rtol, method, max_iterations, k
         Of :func:`lipcomp.jacobian.spectral_norm`.
     """
@@ -207,7 +207,7 @@ class Ball:
     starts, steps
         Of the search.
     limit
-        Only the first so many of the plan's images.
+        Use only this many images of the plan, from the first.
     """
 
     map: Map = LATENT

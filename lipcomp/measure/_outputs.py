@@ -1,4 +1,4 @@
-"""What is written beside the records: a table of per-image values, and pictures of the pairs that attain the bounds."""
+"""Further output files: a table of per-image values, and pictures of the pairs that attain the bounds."""
 
 import importlib.util
 import os
@@ -61,7 +61,7 @@ class Table(Protocol):
 
 @dataclass
 class ImageTable:
-    """A file of per-image values, .csv or .parquet: a row per image of a unit, columns joined by name."""
+    """A file of per-image values, .csv or .parquet: one row per image of a unit, columns joined by name."""
 
     path: Path
 
@@ -81,10 +81,12 @@ class ImageTable:
             frame = pd.read_parquet(self.path) if self.path.suffix == ".parquet" else pd.read_csv(self.path)
         except (ValueError, OSError) as error:
             raise ValueError(
-                f"table {str(self.path)!r} exists and is no table of lipcomp ({error}); give another path"
+                f"table {str(self.path)!r} exists and is not a table of lipcomp ({error}); give another path"
             ) from error
         if len(frame) and "unit" not in frame:
-            raise ValueError(f"table {str(self.path)!r} exists and is no table of lipcomp; give another path")
+            raise ValueError(
+                f"table {str(self.path)!r} exists and is not a table of lipcomp; give another path"
+            )
         return frame
 
     def has(self, bench: "Bench", unit: "Unit") -> bool:
@@ -93,7 +95,7 @@ class ImageTable:
         return bool(len(frame)) and bool((frame["unit"] == unit.identity).any())
 
     def add(self, bench: "Bench", unit: "Unit", columns: Mapping[str, np.ndarray]) -> None:
-        """Add a unit's rows; the file appears whole or not at all."""
+        """Add a unit's rows; the file is written atomically."""
         n = len(next(iter(columns.values())))
         ids = bench.indices[:n].tolist()
         names = getattr(bench.images, "file_of", None)
@@ -139,7 +141,7 @@ def save_witness(
 def draw_pair(
     path: Path, first: Float[Tensor, "channels height width"], second: Float[Tensor, "channels height width"]
 ) -> None:
-    """The two images and their difference as one PNG, side by side; it appears whole or not at all.
+    """The two images and their difference as one PNG, side by side; the file is written atomically.
 
     The difference is stretched, grey where there is none, so that a small step can be seen. Of images that are neither
     grey nor coloured the mean over the channels is drawn.

@@ -1,6 +1,6 @@
 """Lower bounds from pairs of images: a quantity for each source of pairs, streamed block by block.
 
-Draws come in blocks of fixed size, each with a generator of its own (the plan's seed and the block's number), so that
+Draws come in blocks of fixed size, each with its own generator (the plan's seed and the block's number), so that
 the batch size changes no pair.
 """
 
@@ -88,7 +88,7 @@ class Map:
         return bench.map_identity(self.layer, normalised=self.is_direction)
 
     def settings(self, bench: Bench) -> dict[str, Any]:
-        """What records tell of it."""
+        """What records say about it."""
         return {"layer": self.layer, "normalised": self.is_direction, "kappa_e": self.kappa(bench)}
 
 
@@ -107,7 +107,7 @@ class Pairs:
     map
         What is measured.
     limit
-        Only the first so many of the plan's images.
+        Use only this many images of the plan, from the first.
     radius, norm
         Of "random" and "search": the ball, in pixels.
     neighbours
@@ -185,7 +185,7 @@ class Pairs:
             )
 
     def _kinds(self, bench: Bench) -> Iterator[dict[str, Any]]:
-        """What tells one set of pairs of this source from another."""
+        """What distinguishes one set of pairs of this source from another."""
         if self.source == "corruptions":
             table = self.table or table_for(bench.checkpoint.image_shape)
             known = corruption_names(table)

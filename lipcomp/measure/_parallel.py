@@ -67,7 +67,7 @@ def run_parallel(
     workers: int | None = None,
     **engine: Any,
 ) -> int:
-    """Measure every encoder of a plan in a job of its own; returns how many units were measured.
+    """Measure every encoder of a plan in a separate job; return the number of units measured.
 
     Parameters
     ----------

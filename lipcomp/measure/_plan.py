@@ -1,4 +1,4 @@
-"""What to measure, as frozen values: which encoders, which images, which probe, which quantities, and on what machine.
+"""The plan of a measurement, as frozen values: encoders, images, probe, quantities and machine.
 
 A plan says everything that the engine needs and holds nothing that is open or loaded, so it can be compared, written
 down, and sent to a worker on another machine. Every default is named here once.
@@ -42,7 +42,7 @@ class Source:
     name
         What the encoder is called in a study ("c_simclr-seed0"); records then say it as ``subject.run``.
     factory
-        "MODULE:FUNCTION" that builds a network of one's own.
+        "MODULE:FUNCTION" that builds your own network.
     baseline
         "random" takes the architecture of ``path`` with weights drawn from ``seed``; "pixels" takes its images
         without any network. Both tell what a number is worth.
@@ -84,7 +84,7 @@ class Source:
 
 @dataclass(frozen=True)
 class Images:
-    """Which images: a known set or a folder, a split of it, and how many.
+    """The images to measure on: a known set or a folder, its split, and how many.
 
     Parameters
     ----------
@@ -164,7 +164,7 @@ def _fitting(options: Mapping[str, Any], checkpoint: Checkpoint) -> dict[str, An
 
 @dataclass(frozen=True)
 class Probe:
-    """What reads the classes off the pooled features.
+    """The probe that predicts classes from pooled features.
 
     Parameters
     ----------
@@ -205,7 +205,7 @@ LINEAR = Probe()
 
 @dataclass(frozen=True)
 class Plan:
-    """Everything that is to be measured, and how.
+    """A complete description of what to measure, and how.
 
     Parameters
     ----------

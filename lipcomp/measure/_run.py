@@ -1,4 +1,4 @@
-"""The one loop: what a plan asks for and is not there yet is measured, and appended; the rest is read.
+"""The measuring loop: results of a plan that do not exist yet are measured and appended; the others are read.
 
     for done in run(plan, out="records.jsonl"):
         print(done.unit.label, len(done.records), "measured" if done.fresh else "already there")
@@ -34,7 +34,7 @@ Progress = Callable[[int, str], AbstractContextManager[Callable[[int], object]]]
 
 @dataclass(frozen=True)
 class Done:
-    """A unit whose records are there.
+    """A unit with its records.
 
     Attributes
     ----------
@@ -211,7 +211,7 @@ class Known:
 
 
 def to_records(bench: Bench, unit: Unit, result: Result, seconds: float) -> list[Record]:
-    """A unit's findings as records; one more tells how long it took."""
+    """A unit's findings as records; one more says how long it took."""
     subject = bench.subject()
     settings = json.loads(json.dumps(dict(unit.settings)))
     origin = provenance(

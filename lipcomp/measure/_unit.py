@@ -74,7 +74,7 @@ class Unit:
     content
         Everything that can change its numbers: identities of encoder, images and probe, and settings.
     settings
-        What its records tell.
+        What its records say.
     label
         What progress calls it.
     count, cost

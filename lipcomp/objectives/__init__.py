@@ -1,4 +1,4 @@
-"""What training minimises: SimCLR, BYOL, their compressed twins, and the controls between them."""
+"""Training objectives: SimCLR, BYOL, their compressed twins, and the controls between them."""
 
 from typing import Any
 

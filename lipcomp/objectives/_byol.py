@@ -90,7 +90,7 @@ class BYOL(Objective):
         decoder
             What follows the prediction, if anything does.
         backward_head, generator, gather, rank, distances
-            C-BYOL's, here for the twin's sake; nothing is drawn or gathered.
+            Ignored; C-BYOL uses them.
         """
         check_views(online_1, online_2, target_1, target_2)
         with full_precision(online_1):

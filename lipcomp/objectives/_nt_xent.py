@@ -3,7 +3,7 @@
     I(Y;Z) >= log K + E[log softmax_k b(z|y_k)],    b(z|y) = vMF(z; mu(y), kappa_b)                       (2.3)
 
 The normaliser of b cancels in the softmax, so a logit is kappa_b z.mu(y_k): one matrix product for the batch.
-Candidates are the K mean directions of the other view; with the double batch also the K - 1 others of one's own
+Candidates are the K mean directions of the other view; with the double batch also the K - 1 others of the same
 view, 2K - 1 in all, which is then the constant under the logarithm.
 
 SimCLR (Chen et al. 2020) is this at z = mu(x) and temperature 1/kappa_b (2.5). Its loss here is, as in the official
@@ -145,7 +145,7 @@ class SimCLR(Objective):
         rank: int = 0,
         distances: Float[Tensor, " pairs"] | None = None,
     ) -> Loss:
-        """The loss of one batch of view pairs. Nothing is drawn: ``generator`` is there for the twin's sake."""
+        """The loss of one batch of view pairs. ``generator`` is ignored: nothing is drawn."""
         return _nt_xent(self, 0.0, embedding_1, embedding_2, gather, rank)
 
 
@@ -187,7 +187,7 @@ class WeightedSimCLR(Objective):
         rank: int = 0,
         distances: Float[Tensor, " pairs"] | None = None,
     ) -> Loss:
-        """The loss of one batch of view pairs. Nothing is drawn: ``generator`` is there for the twin's sake."""
+        """The loss of one batch of view pairs. ``generator`` is ignored: nothing is drawn."""
         return _nt_xent(self, self.beta, embedding_1, embedding_2, gather, rank)
 
 

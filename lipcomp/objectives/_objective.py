@@ -14,7 +14,7 @@ Every objective also takes, by keyword,
     Training on several replicas. ``gather`` maps this replica's rows (b, ...) to the rows of all replicas
     (ranks * b, ...), concatenated in rank order, *with gradients* (a gradient that arrives at another replica's
     row must come back to it, summed, as ``torch.distributed.nn.functional.all_gather`` and Fabric's
-    ``all_gather(sync_grads=True)`` do); ``rank`` says which of them are one's own. The replica's loss is the mean
+    ``all_gather(sync_grads=True)`` do); ``rank`` says which of them are this replica's. Its loss is the mean
     over its own rows, each against the candidates of all replicas. The mean of the replicas' losses is then the
     loss of one process with the whole batch, and the mean of the replicas' gradients (what DistributedDataParallel
     computes) is its gradient.
@@ -106,7 +106,9 @@ def check_views(*views: Tensor) -> None:
 def check_rows(tensor: Tensor, rows: int, name: str) -> None:
     """Refuse what is not one finite number >= 0 for each example (values are looked at on a CPU only)."""
     if tensor.shape != (rows,):
-        raise ValueError(f"{name} must have one value an example, shape ({rows},), got {tuple(tensor.shape)}")
+        raise ValueError(
+            f"{name} must have one value per example, shape ({rows},), got {tuple(tensor.shape)}"
+        )
     check_concentration(tensor, name)
 
 

@@ -1,6 +1,6 @@
 """The residual information E[log e(z|x) - log b(z|y)], sampled or in closed form, and its weights by pixel distance.
 
-*Sampled* (2.2): one draw z ~ e(z|x) an example, as the official code does. By symmetry log e(z|x) at the drawn z does
+*Sampled* (2.2): one draw z ~ e(z|x) per example, as the official code does. By symmetry log e(z|x) at the drawn z does
 not depend on mu(x), so the gradient comes from -log b(z|y) alone and carries z's noise.
 
 *Closed form* (1.4): the expectation itself,

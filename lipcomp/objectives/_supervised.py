@@ -42,7 +42,7 @@ from lipcomp.objectives._schedules import check_schedule
 
 
 class ClassEncoder(nn.Module):
-    """The mean directions m_y of b(z|y), one a class, uniform on the sphere at first; normalised where they are used.
+    """The mean directions m_y of b(z|y), one per class, uniform on the sphere at first; normalised where they are used.
 
     Parameters
     ----------
@@ -161,7 +161,7 @@ class CosineClassifier(Objective):
         rank: int = 0,
         distances: Float[Tensor, " pairs"] | None = None,
     ) -> Loss:
-        """The loss of one batch; the keywords are there for the twin's sake."""
+        """The loss of one batch; the other keywords are ignored."""
         check_classes(embedding, labels, class_directions)
         with full_precision(embedding):
             mu, classes = mean_directions(embedding), mean_directions(class_directions, "class_directions")
@@ -170,7 +170,7 @@ class CosineClassifier(Objective):
 
 
 def check_classes(embedding: Tensor, labels: Tensor, class_directions: Tensor) -> None:
-    """Refuse class directions of another dimension, and labels that are not one an example."""
+    """Refuse class directions of another dimension, and labels that are not one per example."""
     if labels.shape != embedding.shape[:1]:
         raise ValueError(f"labels must have shape ({embedding.shape[0]},), got {tuple(labels.shape)}")
     if class_directions.ndim != 2 or class_directions.shape[1:] != embedding.shape[1:]:

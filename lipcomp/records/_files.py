@@ -1,6 +1,6 @@
-"""Files of records: they only grow, by whole batches, and what is not ours is never touched.
+"""Files of records: whole batches are appended, nothing is rewritten, and other files are never touched.
 
-**A batch is there whole or not at all.** A line that is followed by more of its batch begins with a space, which JSON
+**A batch is written whole or not at all.** A line that is followed by more of its batch begins with a space, which JSON
 ignores; the last line of a batch does not. If an append is cut short at any byte (SIGKILL, a full disk), the file ends
 in lines that begin with a space, or in a line without an end: readers leave these out, and the next append cuts them
 off. The mark is at the beginning, since a line cut just before a mark at its end would look like the last one. It lies
@@ -34,7 +34,7 @@ _FULL = (errno.ENOSPC, getattr(errno, "EDQUOT", errno.ENOSPC))
 
 
 def append_records(path: Path | str, records: Iterable[Record]) -> None:
-    """Add records to a file, whole or not at all, flushed to disk; several processes may append to one file.
+    """Append records to a file atomically and flush it to disk; several processes may append to one file.
 
     Without records it is only seen whether the file can be appended to; it is made if there is none.
 
@@ -50,9 +50,7 @@ def append_records(path: Path | str, records: Iterable[Record]) -> None:
     text = ("".join(f" {line}" for line in lines[:-1]) + "".join(lines[-1:])).encode()
     path = Path(path).resolve()
     if path.exists() and not path.is_file():
-        raise RecordError(
-            f"{path} is not a regular file; give records a file of their own, such as NAME.jsonl"
-        )
+        raise RecordError(f"{path} is not a regular file; give records their own file, such as NAME.jsonl")
     with claim(path.with_name(path.name + ".append"), wait=WAIT) as mine:
         if not mine:
             raise TimeoutError(
@@ -102,7 +100,8 @@ def _end_of_whole(file: IO[bytes], path: Path) -> tuple[int, bytes]:
                 parser.parse(line, -1)
             except RecordError as error:
                 raise RecordError(
-                    f"{path} ends in what is no record ({line[:40]!r}) and is left as it is; remove it, or {RESCUE}"
+                    f"{path} ends in something that is not a record ({line[:40]!r}) and is left as it is; "
+                    f"remove it, or {RESCUE}"
                 ) from error
             return size, b"\n"
         if not _is_torn(line) and not (line.startswith(b" ") and _begins_like_ours(line)):
@@ -240,7 +239,7 @@ def _state(file: IO[bytes]) -> tuple[int, int]:
 
 
 def salvage_records(path: Path | str, out: Path | str) -> tuple[int, int]:
-    """Rescue what can be read of a damaged file into a new one; the old one is left as it is.
+    """Copy the readable records of a damaged file to a new file; the old one is not changed.
 
     Returns
     -------

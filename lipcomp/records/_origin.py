@@ -1,4 +1,4 @@
-"""Where a number comes from: by what code, on what, by which command and when."""
+"""The provenance of a number: code, machine, command and time."""
 
 import functools
 import platform
@@ -24,7 +24,7 @@ def provenance(
     threads: int | None = None,
     **more: Any,
 ) -> dict[str, Any]:
-    """By what code, on what and when: versions, commit, device and its name, precision, threads, command, UTC time.
+    """Versions, commit, device and its name, precision, threads, command and UTC time.
 
     Parameters
     ----------

@@ -203,7 +203,7 @@ def _subjects(frame: pd.DataFrame, table: pd.DataFrame) -> list[Table]:
 
 
 def _tables(table: pd.DataFrame) -> Iterator[Table]:
-    """A table a group of quantities: rows are quantities, columns subjects, or the other way round."""
+    """One table per group of quantities: rows are quantities, columns subjects, or the other way round."""
     for group, rows in table.groupby("group", sort=False):
         keys = rows[["quantity", "what"]].drop_duplicates()
         subjects = list(dict.fromkeys(rows["subject"]))

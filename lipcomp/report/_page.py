@@ -80,7 +80,7 @@ class Page:
     record_count
         How many values they hold.
     images_csv
-        Values image by image, for download; may be empty.
+        Values per image, for download; may be empty.
     """
 
     title: str

@@ -1,4 +1,4 @@
-"""One colour and one marker a method, the same on every page and in every figure."""
+"""One colour and one marker per method, the same on every page and in every figure."""
 
 from collections.abc import Iterable
 

@@ -75,7 +75,7 @@ def read_labels(
     array = np.array(read_array(path))
     if array.ndim != 1 or not np.issubdtype(array.dtype, np.integer) or not len(array):
         raise ValueError(
-            f"{str(path)!r} must hold one whole number an image, got {array.dtype} {array.shape}; download it again"
+            f"{str(path)!r} must hold one integer per image, got {array.dtype} {array.shape}; download it again"
         )
     if classes is None:
         classes = int(array.max()) + 1

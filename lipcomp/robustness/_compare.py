@@ -46,7 +46,7 @@ def published_rows(dataset: str, threat: str = "corruptions") -> pd.DataFrame:
 def place_among(
     rows: pd.DataFrame, model: str, *, clean: float, shifted: float, mce: float | None = None
 ) -> pd.DataFrame:
-    """The rows with one's own among them, by shifted accuracy; its rank, from 1, in ``attrs["rank"]``.
+    """The published rows and yours, sorted by shifted accuracy; the rank of yours, from 1, is in ``attrs["rank"]``.
 
     Raises
     ------

@@ -8,7 +8,7 @@ and effective robustness is a model's shifted accuracy minus the line's predicti
 ObjectNet and the video sets have fewer classes; their clean accuracy is the one on those classes.
 
 The table that ships holds the published accuracies of imagenet-testbed; the line is fitted on its models of standard
-training. Your own table works too: a row a model, a column of clean and one of shifted accuracy, in [0, 1].
+training. Your own table works too: one row per model, a column of clean and one of shifted accuracy, in [0, 1].
 
 >>> from lipcomp.robustness._effective import baseline_fit
 >>> fit = baseline_fit("imagenet_v2")
@@ -102,7 +102,7 @@ def fit_baselines(
     clean, shifted = np.asarray(clean, dtype=float), np.asarray(shifted, dtype=float)
     if clean.shape != shifted.shape or clean.ndim != 1:
         raise ValueError(
-            f"clean and shifted must hold one accuracy a model, got {clean.shape} and {shifted.shape}"
+            f"clean and shifted must hold one accuracy per model, got {clean.shape} and {shifted.shape}"
         )
     if np.nanmax(np.concatenate([clean, shifted]), initial=0) > 1:
         raise ValueError("accuracies must lie in [0, 1], got some above 1; divide percent by 100")
@@ -137,7 +137,7 @@ def _lines(x: np.ndarray, y: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 
 @lru_cache(maxsize=1)
 def published_accuracies() -> pd.DataFrame:
-    """The accuracies that ship with the package, in percent, a row a model."""
+    """The accuracies that ship with the package, in percent, one row per model."""
     tables = files("lipcomp.robustness") / "tables"
     with (tables / "imagenet_testbed_top1.csv").open() as table:
         frame = pd.read_csv(table).set_index("model")
@@ -181,7 +181,7 @@ def read_baselines(path: Path | str, clean: str, shifted: str, *, scale: Scale =
         If a column is missing or holds no accuracies.
     """
     if not Path(path).is_file():
-        raise FileNotFoundError(f"baselines {str(path)!r} do not exist; give a CSV file, a row a model")
+        raise FileNotFoundError(f"baselines {str(path)!r} do not exist; give a CSV file, one row per model")
     frame = pd.read_csv(path)
     missing = [name for name in (clean, shifted) if name not in frame]
     if missing:

@@ -71,7 +71,7 @@ def bootstrap(
     Parameters
     ----------
     values
-        One row a condition, one column an image; the same column is the same image in every row.
+        One row per condition, one column per image; the same column is the same image in every row.
     statistic
         Takes means of shape (samples, conditions) and gives (samples,). The mean over conditions if not given.
     resamples, level, seed
@@ -118,7 +118,7 @@ def accuracy(predictions: Int64[Tensor, " n"], labels: Int64[Tensor, " n"]) -> E
     """Top-1 accuracy in [0, 1], with its exact interval."""
     if predictions.shape != labels.shape:
         raise ValueError(
-            f"predictions must hold one class an image: {tuple(labels.shape)}, got {tuple(predictions.shape)}"
+            f"predictions must hold one class per image: {tuple(labels.shape)}, got {tuple(predictions.shape)}"
         )
     return proportion((predictions == labels).cpu().numpy())
 
@@ -126,7 +126,7 @@ def accuracy(predictions: Int64[Tensor, " n"], labels: Int64[Tensor, " n"]) -> E
 def top_k_correct(
     logits: Float[Tensor, "n classes"], labels: Int64[Tensor, " n"], k: int
 ) -> Float[np.ndarray, " n"]:
-    """Whether the label is among the k largest logits, image by image, as 0 or 1."""
+    """Whether the label is among the k largest logits, per image, as 0 or 1."""
     if k > logits.shape[1]:
         raise ValueError(f"k must be at most the {logits.shape[1]} classes, got {k}")
     top = logits.topk(k, dim=1).indices

@@ -36,7 +36,7 @@ class LinearEvaluation:
     Parameters
     ----------
     epochs, batch_size
-        How long, and how many images a step.
+        Number of epochs, and images per step.
     learning_rate
         For a batch of 256; proportional to the batch.
     momentum

@@ -214,7 +214,7 @@ def read_flip_reference(path: Path | str) -> dict[str, dict[str, float]]:
     """
     if not Path(path).is_file():
         raise FileNotFoundError(
-            f"flip reference {str(path)!r} does not exist; give a CSV file, a row a perturbation"
+            f"flip reference {str(path)!r} does not exist; give a CSV file, one row per perturbation"
         )
     table = pd.read_csv(path)
     if not {"perturbation", "flip_rate"} <= {*table}:

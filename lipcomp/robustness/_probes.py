@@ -29,7 +29,10 @@ from lipcomp.robustness._estimates import Estimate, accuracy
 
 PENALTIES = tuple(10.0 ** (-k / 2) for k in range(0, 13))  # 1 .. 1e-6, two a decade
 PATIENCE = 2
-TOLERANCE, PATH_TOLERANCE = 1e-7, 1e-5  # of the gradient: held-out losses are then right to 1e-4, at half the time
+TOLERANCE, PATH_TOLERANCE = (
+    1e-7,
+    1e-5,
+)  # of the gradient: held-out losses are then right to 1e-4, at half the time
 ROWS_AT_ONCE = 65536
 
 

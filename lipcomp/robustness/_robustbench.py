@@ -175,7 +175,7 @@ def run_benchmark(
     data_root
         Holds the clean set and ``CIFAR-10-C`` (``ImageNet-C``, ...) in their published layouts.
     n_examples
-        The first so many images.
+        Use only this many images, from the first.
     radius
         In pixels, for "Linf" and "L2".
     corruptions
@@ -226,7 +226,7 @@ def read_results(folder: Path | str, dataset: str = "cifar10", threat: str = "co
 
     Returns
     -------
-    A row a model: ``clean``, ``shifted`` (robust or corrupted accuracy); see
+    One row per model: ``clean``, ``shifted`` (robust or corrupted accuracy); see
     :func:`~lipcomp.robustness._effective.fit_baselines`.
     """
     _check(dataset, threat)
@@ -250,7 +250,7 @@ def read_results(folder: Path | str, dataset: str = "cifar10", threat: str = "co
             }
         except (ValueError, KeyError, TypeError, AttributeError) as error:
             raise ValueError(
-                f"{str(path)!r} is no result file ({error!r}); remove it or get it again"
+                f"{str(path)!r} is not a result file ({error!r}); remove it or get it again"
             ) from error
     return pd.DataFrame.from_dict(rows, orient="index")
 

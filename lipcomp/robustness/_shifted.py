@@ -164,7 +164,7 @@ def read_json(path: Path) -> dict[str, Any]:
     try:
         content = json.loads(path.read_text())
     except ValueError as error:
-        raise ValueError(f"{str(path)!r} is no JSON ({error}); unpack it again") from error
+        raise ValueError(f"{str(path)!r} is not valid JSON ({error}); unpack it again") from error
     if not isinstance(content, dict):
         raise ValueError(f"{str(path)!r} must hold an object, got a {type(content).__name__}")  # noqa: TRY004
     return content

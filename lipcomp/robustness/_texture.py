@@ -54,7 +54,7 @@ class CueConflict:
         Raises
         ------
         ValueError
-            If the logits are not of 1000 or 16 classes, or not one row an image.
+            If the logits are not of 1000 or 16 classes, or not one row per image.
         """
         if len(logits) != len(self.images) or logits.shape[1] not in (16, 1000):
             raise ValueError(

@@ -168,7 +168,9 @@ def _annotations(path: Path) -> dict[str, set[str]]:
         names: list[str] = content["labels"]
         return {row["key"]: {names[k] for k in row["labels"]} for row in content["annotations"]}
     except (KeyError, TypeError, IndexError) as error:
-        raise ValueError(f"{str(path)!r} is no annotation file (missing {error}); get it again") from error
+        raise ValueError(
+            f"{str(path)!r} is not an annotation file (missing {error}); get it again"
+        ) from error
 
 
 def _first_labels(path: Path) -> dict[str, set[int]]:

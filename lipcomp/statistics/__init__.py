@@ -1,4 +1,4 @@
-"""Does the one explain the other: paired effects, verdicts, correlation across models and images, what n allows."""
+"""Statistics: paired effects, verdicts, correlation across models and images, and what n allows."""
 
 from lipcomp.statistics._correlation import correlation, partial_correlation
 from lipcomp.statistics._estimate import Estimate

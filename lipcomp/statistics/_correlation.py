@@ -104,7 +104,7 @@ def partial_correlation(
     x, y
         One value of each a model.
     control
-        One value a model (clean accuracy), or several such sequences.
+        One value per model (clean accuracy), or several such sequences.
     method, groups, level, interval, resamples, rng
         As in :func:`correlation`; Kendall has no permutation test with controls and is not offered.
 

@@ -1,4 +1,4 @@
-"""What a statistic returns: value, interval, p-value, n, and in words how they came about.
+"""The result of a statistic: value, interval, p-value, n, and the method in words.
 
 Two kinds of bad input are kept apart. What cannot be meant (NaN, lengths that differ, no data) raises a
 ``ValueError`` that names the argument. What is well formed but says nothing (two models, a constant column)
@@ -22,7 +22,7 @@ Values = Sequence[Any] | np.ndarray | pd.Series | torch.Tensor
 
 @dataclass(frozen=True)
 class Estimate:
-    """One estimated number and how sure it is.
+    """One estimated number with its uncertainty.
 
     Parameters
     ----------

@@ -65,7 +65,7 @@ def auroc(
     Parameters
     ----------
     score
-        One value a row; larger should mean label 1.
+        One value per row; larger should mean label 1.
     label
         0 or 1 (or booleans) a row.
     groups
@@ -150,9 +150,9 @@ def clustered_logistic(
     score, label, groups, level
         As in :func:`auroc`. The score enters standardised.
     controls
-        Further columns, one value a row (the clean margin, say); standardised too.
+        Further columns, one value per row (the clean margin, say); standardised too.
     within
-        An intercept of its own for each of these labels (the model).
+        A separate intercept for each of these labels (the model).
 
     Raises
     ------

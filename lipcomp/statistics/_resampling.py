@@ -47,7 +47,7 @@ def bootstrap_interval(
     Parameters
     ----------
     statistic
-        Takes weights, one row a draw, and returns one number a row (NaN where undefined).
+        Takes weights, one row per draw, and returns one number per row (NaN where undefined).
     units
         The unit (0..count-1) that each observation belongs to.
     """

@@ -78,7 +78,7 @@ def contrast(
     values
         One a run; several runs of one unit and condition are averaged.
     unit, condition
-        What is independent (the seed), and what was done (the method), one a run.
+        What is independent (the seed), and what was done (the method), one per run.
     treated, control
         The two conditions compared.
     pool

@@ -5,7 +5,7 @@ everything), while inside a pair the one that is smoother is less robust; or the
 
 - **within**: the correlation of x_ij - mean_i(x) with y_ij - mean_i(y) (repeated-measures correlation, Bland
   and Altman 1995), with N - pairs - 1 degrees of freedom. Its p-value permutes y inside each pair, so
-  everything that distinguishes pairs stays as it was; two models a pair allow 2^pairs arrangements.
+  everything that distinguishes pairs stays as it was; two models per pair allow 2^pairs arrangements.
 - **between**: the correlation of the pair means, with n the number of pairs.
 - **pooled**: all observations taken together, as a scatter plot shows them.
 

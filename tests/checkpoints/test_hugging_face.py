@@ -149,7 +149,7 @@ def test_a_transformers_resnet_in_shards(tmp_path, resnet18, images, normalised,
         json.dumps({"weight_map": {"a": "../../etc/passwd"}})
     )
     with pytest.raises(
-        CheckpointError, match=r"its index names '\.\./\.\./etc/passwd', which is no file in it"
+        CheckpointError, match=r"its index names '\.\./\.\./etc/passwd', which is not a file in it"
     ):
         load_encoder(tmp_path)
 

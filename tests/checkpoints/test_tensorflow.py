@@ -303,7 +303,7 @@ def damage(path, place, change=1):
         (lambda p: (p / "c.data-00000-of-00001").write_bytes(b"123"), "claims bytes 0 to 24 .* which has 3"),
         (
             lambda p: (p / "c.data-00000-of-00001").unlink(),
-            "is not there; put index and shards into one folder",
+            "is not there; put the index and the shards into one folder",
         ),
         (lambda p: (p / "c.index").unlink(), "holds 0 TensorFlow checkpoints"),
     ],

@@ -161,7 +161,7 @@ def test_what_has_no_second_derivative_is_measured_by_forward_mode_or_named():
     ("fn", "message"),
     [
         (lambda x: x.flatten(1).round().detach(), "does not depend differentiably"),
-        (lambda x: x.flatten(1)[:1], "one row an image"),
+        (lambda x: x.flatten(1)[:1], "one row per image"),
         (lambda x: x.flatten(1) - x.flatten(1).mean(0), "mixes the images"),
         (lambda x: x.flatten(1) + torch.rand(len(x), 1), "not deterministic"),
         (nn.Sequential(nn.Flatten(), nn.Linear(12, 8), nn.BatchNorm1d(8)).train(), "training mode"),

@@ -229,7 +229,7 @@ def test_views_that_do_not_fit(objective):
 def test_concentrations_that_do_not_fit():
     h = torch.randn(4, 8)
     with pytest.raises(
-        ValueError, match=r"kappa_e of view 1 must have one value an example, shape \(4,\), got \(3,\)"
+        ValueError, match=r"kappa_e of view 1 must have one value per example, shape \(4,\), got \(3,\)"
     ):
         CSimCLR()(h, h, kappa_e=(torch.ones(3), torch.ones(4)))
     with pytest.raises(ValueError, match="kappa_e of view 2 must be finite and not negative, got -1"):

@@ -114,7 +114,7 @@ def test_the_residual_of_each_pair_is_weighted(views, call, make, closed):
         assert got.item() == pytest.approx(want.item(), rel=1e-12)
     with pytest.raises(ValueError, match="distances must be given with pair_normalized=True"):
         call(weighted, at)
-    with pytest.raises(ValueError, match=r"distances must have one value an example, shape .6,., got .3,."):
+    with pytest.raises(ValueError, match=r"distances must have one value per example, shape .6,., got .3,."):
         call(weighted, at, distances=distances[:3])
     with pytest.raises(ValueError, match="distances must be finite and not negative"):
         call(weighted, at, distances=-distances)

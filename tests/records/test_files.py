@@ -111,7 +111,7 @@ def test_a_file_that_is_not_ours_is_left_as_it_is(tmp_path):
     for tail in (b"notes of mine", b'{"lr": 0.1', b"\0\0\0", b'{"a": 1}'):
         content = CLEAN.to_json().encode() + b"\n" + tail
         path.write_bytes(content)
-        with pytest.raises(RecordError, match="ends in what is no record"):
+        with pytest.raises(RecordError, match="ends in something that is not a record"):
             append_records(path, [CLEAN])
         assert path.read_bytes() == content
     path.unlink()

@@ -337,7 +337,7 @@ def test_a_jpeg_file_gives_back_what_pillow_gives(tmp_path):
         ({"images": torch.rand(2, 2, 32, 32)}, r"\(batch, 1 or 3, height, width\)"),
         ({"images": torch.rand(2, 3, 32, 32) * 255}, r"pixels in \[0, 1\], got values"),
         ({"images": torch.full((2, 3, 32, 32), float("nan"))}, "got values from nan"),
-        ({"indices": torch.arange(3)}, "one id an image"),
+        ({"indices": torch.arange(3)}, "one id per image"),
         ({"table": "mnist", "name": "shear"}, "3 channels; take another table"),
     ],
 )

@@ -156,7 +156,7 @@ def test_result_files_become_baselines(bench, tmp_path):
     assert frame.loc["A"].tolist() == [0.95, 0.815]
     assert np.isnan(frame.loc["B", "shifted"])
     (place / "C.json").write_text("{")
-    with pytest.raises(ValueError, match=r"C\.json' is no result file"):
+    with pytest.raises(ValueError, match=r"C\.json' is not a result file"):
         bench.read_results(tmp_path)
     with pytest.raises(FileNotFoundError, match="model_info"):
         bench.read_results(tmp_path, "cifar100")

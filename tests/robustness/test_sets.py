@@ -312,7 +312,7 @@ def test_objectnet_reads_the_map_it_is_published_with_and_cuts_its_frame(tmp_pat
     with pytest.raises(ValueError, match=r"do not fit each other.*no such class"):
         load_shift("objectnet", tmp_path, partial=True)
     (tmp_path / "mappings" / "objectnet_to_imagenet_1k.json").write_text("{")
-    with pytest.raises(ValueError, match="is no JSON"):
+    with pytest.raises(ValueError, match="is not valid JSON"):
         load_shift("objectnet", tmp_path, partial=True)
     (tmp_path / "mappings" / "objectnet_to_imagenet_1k.json").unlink()
     with pytest.raises(FileNotFoundError, match="is missing"):

@@ -138,11 +138,11 @@ def test_fields_are_changed_by_name():
     ("path", "value", "message"),
     [
         ("learning_rates", "1", "did you mean 'learning_rate'"),
-        ("objective.bета", "1", "no field of CSimCLR"),
+        ("objective.bета", "1", "not a field of CSimCLR"),
         ("objective.kappa", "1", "did you mean 'kappa_b'|did you mean 'kappa_e'"),
         ("objective", "1", "objective.NAME=VALUE"),
         ("batch_size", "'many'", "batch_size is a int"),
-        ("epochs.x", "1", "no fields of its own"),
+        ("epochs.x", "1", "has no fields"),
         ("objective.beta", "-1", "beta"),
         ("objective.kappa_e", "0", "kappa_e"),
         ("batch_size", "1", "batch_size must be at least 2"),

@@ -46,7 +46,7 @@ def test_the_presets_hold_what_they_promise():
     default, quick, full = (PRESETS[name]() for name in ("default", "quick", "full"))
     assert (len(default.recipes), default.seeds) == (5, 3)
     assert (len(quick.recipes), quick.seeds) == (5, 1)
-    assert "proves nothing" in quick.purpose
+    assert "not meaningful" in quick.purpose
     assert full.seeds >= 5
     for name in ("mnist_c_simclr", "mnist_c_byol", "mnist_weighted_simclr"):
         betas = {r.objective.beta for r in full.recipes if r.name.startswith(name)}
@@ -195,7 +195,7 @@ def test_two_commands_share_one_study(bars, tmp_path):
 def test_the_command_says_what_is_missing(capsys, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     for arguments, message in [
-        ([], "give one of PRESET"),
+        ([], "give exactly one of PRESET"),
         (["nothing"], "preset 'nothing' is unknown"),
         (["--methods", "simclr"], "method 'simclr' needs data"),
         (["quick", "--seeds", "many"], "--seeds must be a number, or +N"),

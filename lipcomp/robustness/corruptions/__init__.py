@@ -109,7 +109,7 @@ def corrupt(
         indices = torch.arange(len(images))
     if indices.shape != (len(images),):
         raise ValueError(
-            f"indices must hold one id an image ({len(images)}), got shape {tuple(indices.shape)}"
+            f"indices must hold one id per image ({len(images)}), got shape {tuple(indices.shape)}"
         )
     if not len(images):
         return images.clone()

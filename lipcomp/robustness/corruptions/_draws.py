@@ -74,7 +74,7 @@ class Draws:
             yield part
 
     def nested(self) -> "Draws":
-        """Where the published code seeds a second generator from the first; here the draws go on."""
+        """Where the published code seeds a second generator from the first; here the same generator continues."""
         return self
 
     def permutation(self, count: int) -> np.ndarray:

@@ -1,4 +1,4 @@
-"""Weather: fog, frost, snow. Spatter has a file of its own."""
+"""Weather: fog, frost, snow. Spatter is in a separate file."""
 
 from collections.abc import Sequence
 from functools import lru_cache

@@ -288,9 +288,9 @@ def _bomb(path: Path) -> None:
 SIGNED = (DEEP.astype(np.int32) - 30000).astype(np.int16)
 HOLED = np.where(GREY[1, 1] == GREY, np.nan, GREY / 255).astype(np.float32)
 ENDLESS = np.where(GREY[1, 1] == GREY, np.inf, GREY / 255).astype(np.float32)
-refused_of("whole32.tif", tiff(DEEP.astype(np.uint32), bits=32), "nothing says what is white")
+refused_of("whole32.tif", tiff(DEEP.astype(np.uint32), bits=32), "value for white is unknown")
 refused_of(
-    "signed32.tif", tiff(DEEP.astype(np.int32), bits=32, sample_format=2), "nothing says what is white"
+    "signed32.tif", tiff(DEEP.astype(np.int32), bits=32, sample_format=2), "value for white is unknown"
 )
 refused_of("signed8.tif", tiff((GREY // 2).astype(np.int8), bits=8, sample_format=2), "with a sign")
 refused_of("signed16.tif", tiff(SIGNED, bits=16, sample_format=2), "with a sign")

@@ -194,9 +194,9 @@ def damaged_tables(f: Folder) -> Checks:
         ("ragged.csv", "file,label\n0.png,a,b\n", "3 cells, its head 2"),
         ("twice.csv", "file,label,label\n0.png,a,b\n", "two columns of one name"),
         ("quote.csv", 'file,label\n"0.png,a\n', "damaged"),
-        ("latin.csv", "file,label\n0.png,caf\u00e9\n".encode("latin-1"), "no UTF-8"),
+        ("latin.csv", "file,label\n0.png,caf\u00e9\n".encode("latin-1"), "not UTF-8"),
         ("empty.csv", "", "no row"),
-        ("half.jsonl", '{"file": "0.png", "lab', "no JSON"),
+        ("half.jsonl", '{"file": "0.png", "lab', "not valid JSON"),
         ("list.jsonl", "[1, 2]", "one JSON object"),
     ):
         yield Refused(reason, options={"labels": f.make(name, content)})
