@@ -41,7 +41,7 @@ def find_parser(command: str) -> argparse.ArgumentParser:
 
 def page() -> str:
     """The sections of all commands; groups of options that several commands share come once, at the end."""
-    parsers = {name: parser for command in COMMANDS for name, parser in _with_actions(command)}
+    parsers = {name: parser for command in COMMANDS for name, parser in with_actions(command)}
     groups = {name: _groups(parser) for name, parser in parsers.items()}
     count = Counter(table for found in groups.values() for table in found.items())
     shared = {
@@ -73,7 +73,8 @@ def _slug(title: str) -> str:
     return "shared-" + _short(title).replace(" ", "-")
 
 
-def _with_actions(command: str) -> list[tuple[str, argparse.ArgumentParser]]:
+def with_actions(command: str) -> list[tuple[str, argparse.ArgumentParser]]:
+    """A command and its subcommands, each with its parser."""
     parser = find_parser(command)
     name = command.replace(".", " ") if command.startswith("lipcomp.") else f"python -m {command}"
     found = [(name, parser)]

@@ -1,6 +1,7 @@
 """The pages say what the code does: their blocks run, their tables agree, their formulas are the theory's."""
 
 import ast
+import importlib
 import re
 import sys
 from pathlib import Path
@@ -11,7 +12,7 @@ import torch
 ROOT = Path(__file__).parents[2]
 DOCS = ROOT / "docs"
 HOWTO = sorted((DOCS / "howto").glob("*.md"))
-RUN = [*(DOCS / f"{name}.md" for name in ("tutorial", "data", "statistics", "robustness")), *HOWTO]
+RUN = [*(DOCS / f"{name}.md" for name in ("tutorial", "data", "statistics", "robustness", "faq")), *HOWTO]
 BLOCK = re.compile(r"^( *)```python\n(.*?)^ *```$", re.MULTILINE | re.DOTALL)
 
 
@@ -138,12 +139,39 @@ def test_every_formula_that_the_code_cites_exists():
         assert cited <= numbered, f"{file.relative_to(ROOT)} cites {sorted(cited - numbered)}"
 
 
-def test_exit_codes_of_the_tutorial_are_the_commands():
+@pytest.mark.parametrize("name", ["tutorial", "commands"])
+def test_exit_codes_of_the_pages_are_the_commands(name):
     import lipcomp._commands
 
-    page = (DOCS / "tutorial.md").read_text()
+    page = (DOCS / f"{name}.md").read_text()
     for code in re.findall(r"^(\d+)  ", lipcomp._commands.__doc__, re.MULTILINE):
         assert f"| {code} |" in page
+
+
+@pytest.fixture(scope="module")
+def commands():
+    """The tool that writes the page of all commands."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.syspath_prepend(DOCS / "build_tools")
+        yield importlib.import_module("commands")
+
+
+def test_every_option_states_its_type_and_its_default(commands):
+    for command in commands.COMMANDS:
+        for name, parser in commands.with_actions(command):
+            for option in parser._actions:
+                if option.option_strings and option.nargs != 0 and not option.required:
+                    text = commands.FORMATTER._get_help_string(option)
+                    assert "default" in text, f"{name} {option.option_strings[-1]} has no default in its help"
+                assert option.help or option.nargs == "A...", f"{name} {option.dest} has no help"
+
+
+def test_the_page_of_commands_has_every_option(commands):
+    page = commands.page()
+    assert len(re.findall(r"^## (?:lipcomp|python -m) ", page, re.MULTILINE)) == len(commands.COMMANDS)
+    for flag in ("--pairs NAME,...", "--rtol FLOAT", "--ood [near:]NAME[=FOLDER]", "--seeds INT", "--to {"):
+        assert f"`{flag}" in page
+    assert page.count("`--data-root FOLDER`") == 1  # shared options come once
 
 
 def test_benchmarks_page_names_every_benchmark():
