@@ -1,4 +1,4 @@
-"""What a study says, as data: verdicts, credits, associations, cautions. Words and figures are drawn from it."""
+"""The answer of a study as data: verdicts, credits, associations, cautions. Text and figures are made from it."""
 
 from dataclasses import dataclass
 
@@ -81,7 +81,7 @@ def cautions(study: Study, verdicts: Verdicts) -> list[str]:
         found.append(f"σ of the features could not be measured for {', '.join(empty)}.")
     if verdicts.refused:
         shown = "; ".join(verdicts.refused[:4]) + ("; ..." if len(verdicts.refused) > 4 else "")
-        found.append(f"{_count(verdicts.refused, 'run')} without a partner of its kind: {shown}.")
+        found.append(f"{_count(verdicts.refused, 'run')} without a matching partner: {shown}.")
     if verdicts.strata:
         found.append(
             f"The folder holds several kinds of runs, which are never mixed: {'; '.join(verdicts.strata)}. "
@@ -91,10 +91,11 @@ def cautions(study: Study, verdicts: Verdicts) -> list[str]:
     dull = sorted(set(map(str, study.corruptions["corruption"])) - set(study.informative))
     if dull:
         found.append(
-            f"{', '.join(dull)}: at chance for every run, left out of the mean by the rule of the design."
+            f"{', '.join(dull)}: at chance for every run; left out of the mean, by a rule of the design."
         )
     found += [
-        f"The verdict on {r.outcome.label} ({r.contrast.name}) hangs on seed {r.fragile}: without it, it is another."
+        f"The verdict on {r.outcome.label} ({r.contrast.name}) depends on seed {r.fragile}: without it, the "
+        f"verdict changes."
         for r in verdicts.rows
         if r.fragile
     ]

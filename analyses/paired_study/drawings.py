@@ -82,8 +82,8 @@ def _seed_figures(study: Study, rows: list[Row]) -> list[Drawn]:
     if not rows:
         at = at.iloc[:0]
     for column, title, label, scale in (
-        ("features", "Seed by seed: smoothness", SIGMA, 1.0),
-        ("corruption", "Seed by seed: accuracy under corruptions", "corruption accuracy, %", 100.0),
+        ("features", "Smoothness, per seed", SIGMA, 1.0),
+        ("corruption", "Accuracy under corruptions, per seed", "corruption accuracy, %", 100.0),
     ):
         known = at.dropna(subset=[column, "seed"])
         if known["method"].nunique() > 1 and len(known):
@@ -92,7 +92,7 @@ def _seed_figures(study: Study, rows: list[Row]) -> list[Drawn]:
                 draw(
                     f"seeds-{column}",
                     title,
-                    "One thin line per seed over the methods of a family; thick, the mean.",
+                    "One thin line per seed over the methods of a family; the thick line is the mean.",
                     f"Line plot of {label}. Means: " + "; ".join(f"{m} {v:.3g}" for m, v in means.items()),
                     partial(figures.seed_lines, at, column, label, scale, logarithm=column == "features"),
                 )
@@ -131,8 +131,8 @@ def _beta_figures(study: Study) -> list[Drawn]:
     return [
         draw(
             f"beta-{column}",
-            f"What β does: {label.split(',')[0]}",
-            "A thin line per seed, the mean thick; dotted, the uncompressed twin's mean.",
+            f"Effect of β: {label.split(',')[0]}",
+            "One thin line per seed; the thick line is the mean, the dotted line the mean of the uncompressed twin.",
             f"Line plot over β of {label}",
             partial(figures.dose_response, models, column, label, factor),
         )
@@ -160,7 +160,7 @@ def _corruption_figure(study: Study) -> list[Drawn]:
     return [
         draw(
             "corruptions",
-            "Corruption by corruption: difference from the twin",
+            "Difference from the twin, per corruption",
             "Points of accuracy, mean over severities and seeds. Grey: at chance for every run, not counted.",
             f"Heat map of differences from the twin. {table.columns[0]}: "
             + "; ".join(f"{name} {value:+.1f}" for name, value in first.items()),
@@ -186,7 +186,7 @@ def _image_figures(study: Study, answered: Answered) -> list[Drawn]:
         ),
         draw(
             "flips",
-            "Image by image: does a larger constant mean a less stable prediction?",
+            "Per image: does a larger constant mean a less stable prediction?",
             "Share of corruptions (all kinds and severities) that change the probe's prediction of an image, by decile "
             "of its constant among images of its class.",
             f"Line plot of that share. {answered.images[0].within_class}",

@@ -25,14 +25,15 @@ def methods_text(study: Study) -> list[str]:
         f"corruption accuracy at equal clean accuracy. Everything else is exploratory. The equivalence zones are "
         f"±{100 * design.zone_sigma:g}% of σ and ±{design.zone_accuracy:g} point of accuracy.",
         "Pairs. Two runs are a pair if they agree in data, recipe, architecture, schedule and seed and differ in the "
-        "objective; anything else is refused by name. Runs of one seed share initial weights, data order and every "
-        "augmentation draw. The compression term re-weights alignment: its gradient is that of SimCLR with a positive "
+        "objective; all other runs are left unpaired and listed. Runs of one seed share initial weights, data order "
+        "and every augmentation draw. The compression term re-weights alignment: its gradient is that of SimCLR with "
+        "a positive "
         "weight of 1 + β, plus the noise of the vMF latent. So SimCLR ×(1+β) is the control, and an "
         "effect is credited to "
-        "compression only if it stands against this control and, with the same sign, against the plain "
+        "compression only if it holds against this control and, with the same sign, against the plain "
         "twin. BYOL has no "
         "such control here, so nothing is credited between C-BYOL and BYOL.",
-        "Verdicts. “No larger than”: the interval lies inside the zone (two one-sided tests). “Yes”: it leaves out 0. "
+        "Verdicts. “No larger than”: the interval lies inside the zone (two one-sided tests). “Yes”: it excludes 0. "
         f"“Cannot tell”: neither. Intervals are Student's over seeds, {100 * design.primary_level:g}% for each primary "
         f"outcome (so that two outcomes at one look, and each outcome over {design.looks} looks as seeds "
         f"are added, err in "
@@ -47,7 +48,7 @@ def methods_text(study: Study) -> list[str]:
         "of test images are part of it too.",
         f"At equal clean accuracy. Nothing is regressed on a clean accuracy that is itself measured with "
         f"error: the effect "
-        f"must stand for every slope from {low:g} to {high:g} points of corruption accuracy per point of "
+        f"must hold for every slope from {low:g} to {high:g} points of corruption accuracy per point of "
         f"clean accuracy.",
         f"Left out, by rules of the design: corruptions under which no run is more than "
         f"{design.chance_margin:g} points "

@@ -81,7 +81,7 @@ def effects_table(rows: Sequence[Row]) -> Table:
 
 
 def corruptions_table(study: Study) -> Table | None:
-    """The primary contrast, corruption by corruption."""
+    """The primary contrast, per corruption."""
     found = corruption_rows(study)
     if not found:
         return None
@@ -122,7 +122,7 @@ def associations_table(found: Sequence[Association]) -> Table:
     ]
     head = ["level", "slope", "value", "95% interval", "verdict", "n"]
     caption = (
-        "Exploratory. Points of accuracy per 10% lower σ: positive means smoother goes with more accurate."
+        "Exploratory. Points of accuracy per 10% lower σ; positive: smoother encoders are more accurate."
     )
     return Table("associations", "What goes together", caption, head, rows)
 
@@ -142,7 +142,7 @@ def images_table(found: Sequence[ImageFinding]) -> Table:
     ]
     head = ["run", "method", "AUROC within class", "95% interval", "over all classes", "images"]
     caption = (
-        f"Does σ_max of the {found[0].layer} at an image tell whether more corruptions than the median change its "
+        f"Does σ_max of the {found[0].layer} at an image predict whether more corruptions than the median change its "
         f"prediction? Errors are clustered by image and by model."
     )
     return Table("images", "Across the images of a model", caption, head, rows)

@@ -193,7 +193,7 @@ class Credit:
     plain
         Against the plain twin; None if there is none.
     credited
-        Whether the effect is compression's: it stands against the control and against the plain twin alike.
+        Whether the effect is compression's: it holds against the control and against the plain twin.
     """
 
     row: Row

@@ -106,7 +106,7 @@ def _seeds(row: Row) -> str:
 
 
 def verdict_rows(answered: Answered) -> list[VerdictRow]:
-    """The table for readers in a hurry: the primary outcomes, the plain twins, and whether the two go together."""
+    """The short table: the primary outcomes, the plain twins, and how they are associated."""
     rows = [_row(c.row, QUESTIONS[c.row.outcome.key], _meaning(c)) for c in answered.credits]
     for contrast, key, question in (
         (PLAIN, "features", "Are the features of C-SimCLR smoother than SimCLR's?"),
@@ -149,11 +149,13 @@ def _row(row: Row, question: str, meaning: str) -> VerdictRow:
 
 def _meaning(credit: Credit) -> str:
     if credit.row.contrast != CREDIT:
-        return "There is no control of equal gradient weight here, so nothing can be credited to compression."
+        return (
+            "This study has no control of equal gradient weight, so nothing can be credited to compression."
+        )
     if credit.credited:
-        return "Credited to compression: it stands against the control of equal gradient weight and the plain twin."
+        return "Credited to compression: it holds against the control of equal gradient weight and the plain twin."
     if credit.row.verdict is Verdict.YES:
-        return "Against the control alone; not shown against the plain twin, so not credited."
+        return "Shown against the control only, not against the plain twin, so not credited to compression."
     plain = credit.plain
     if plain is not None and plain.direction:
         return (
@@ -167,7 +169,7 @@ def _association_rows(main: list[Association]) -> list[VerdictRow]:
     signs = {a.level: np.sign(a.estimate.value or 0.0) for a in main if a.verdict is Verdict.YES}
     reversal = len(set(signs.values())) > 1
     for a in main:
-        question = "Do smoother features go with more accuracy under corruptions?"
+        question = "Are encoders with smoother features more accurate under corruptions?"
         value = a.estimate.value or 0.0
         chip = {
             Verdict.YES: "yes" if value > 0 else "no: less accurate",
@@ -177,7 +179,7 @@ def _association_rows(main: list[Association]) -> list[VerdictRow]:
         text = "per 10% lower σ " + value_text(a.estimate.value, a.estimate.interval, ratio=False)
         meaning = "An association; it does not say that one causes the other."
         if reversal:
-            meaning = "Across methods it points the other way, so neither is the answer."
+            meaning = "Across methods the association has the opposite sign, so neither answers the question."
         mark = interval_mark(a.estimate.value, a.estimate.interval, (-1.0, 1.0), text)
         n = f"{a.estimate.n} {a.units}"
         found.append(
@@ -205,7 +207,7 @@ def _image_row(finding: ImageFinding) -> VerdictRow:
     if pooled.value is not None:
         meaning += f" Over all classes {pooled.value:.2f}, which hard digits explain in part."
     return VerdictRow(
-        "Do corruptions flip the images with a larger local constant?", chip, kind, text, mark,
+        "Do corruptions flip images with a larger local constant more often?", chip, kind, text, mark,
         f"{finding.images} images", meaning, f"{finding.layer} · exploratory",
     )  # fmt: skip
 
@@ -243,7 +245,7 @@ def model_findings(
 
 
 def findings(answered: Answered) -> list[str]:
-    """What stands behind the headline: smoothness at three places, clean accuracy, dose-response."""
+    """Details of the headline: smoothness at three layers, clean accuracy, dose-response."""
     found = []
     places = [
         answered.verdicts.find(key, CREDIT) or answered.verdicts.find(key, PLAIN)

@@ -1,21 +1,31 @@
-"""Run the notebooks and write pages with their output and figures: python docs/build_tools/notebooks.py [NAME...].
+"""Run the code of pages and keep its figures, since running it takes minutes; tests check that nothing is out of date.
 
-The pages are kept in git, since running the notebooks takes minutes. tests/docs checks that each page has the cells of
-its notebook.
+    python docs/build_tools/notebooks.py notebooks [NAME...]   docs/notebooks/NAME.md from analyses/notebooks/NAME.py
+    python docs/build_tools/notebooks.py figures PAGE FOLDER   the pictures of a page, from the code below each picture
+
+The code of a page runs in FOLDER, where the files are that it reads.
 """
 
 import contextlib
 import io
+import os
+import re
 import sys
 from pathlib import Path
 from unittest.mock import patch
 
-import jupytext
 import matplotlib
+
+matplotlib.use("Agg")
+import jupytext
+import matplotlib.pyplot as plt
 
 ROOT = Path(__file__).parents[2]
 SOURCES = {p.stem: p for p in sorted((ROOT / "analyses" / "notebooks").glob("*.py"))}
 PAGES = ROOT / "docs" / "notebooks"
+PICTURE = re.compile(
+    r"(?:^!\[[^\]]*\]\((?P<file>[^)]+)\)\n\n)?^```python\n(?P<code>.*?)^```$", re.MULTILINE | re.DOTALL
+)
 
 
 def cells(source: Path) -> list[str]:
@@ -26,15 +36,11 @@ def cells(source: Path) -> list[str]:
 
 def render(name: str) -> None:
     """Run a notebook from top to bottom; write its page and figures."""
-    matplotlib.use("Agg")
-    import matplotlib.pyplot as plt
-
     parts, figures, names = [], [], {"__name__": "__main__"}
 
     def show() -> None:
         figures.append(f"{name}-{len(figures) + 1}.png")
-        plt.savefig(PAGES / figures[-1], dpi=80, bbox_inches="tight")
-        plt.close("all")
+        _save(PAGES / figures[-1])
 
     for cell in cells(SOURCES[name]):
         parts.append(cell)
@@ -49,7 +55,27 @@ def render(name: str) -> None:
     (PAGES / f"{name}.md").write_text("\n\n".join(parts) + "\n")
 
 
+def draw(page: Path, folder: Path) -> None:
+    """Run the blocks of a page in order; a block with a picture above it draws that picture."""
+    page, names = page.resolve(), {"__name__": "__main__"}
+    os.chdir(folder)
+    for block in PICTURE.finditer(page.read_text()):
+        exec(compile(block["code"], str(page), "exec"), names)
+        if block["file"]:
+            _save(page.parent / block["file"])
+
+
+def _save(file: Path) -> None:
+    file.parent.mkdir(parents=True, exist_ok=True)
+    plt.savefig(file, dpi=80, bbox_inches="tight")
+    plt.close("all")
+
+
 if __name__ == "__main__":
-    PAGES.mkdir(exist_ok=True)
-    for each in sys.argv[1:] or SOURCES:
-        render(each)
+    kind, *rest = sys.argv[1:]
+    if kind == "figures":
+        draw(*map(Path, rest))
+    else:
+        PAGES.mkdir(exist_ok=True)
+        for each in rest or SOURCES:
+            render(each)
