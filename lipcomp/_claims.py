@@ -129,7 +129,7 @@ def _machine() -> str:
 
 
 def _born(process: int) -> str:
-    """When a process started, in ticks since the boot: numbers are used again. "0" where that cannot be told."""
+    """When a process started, in ticks since the boot: numbers are used again. "0" if it is unknown."""
     return (_status(process) or ["0"] * 20)[19]
 
 

@@ -324,7 +324,7 @@ def _installed_folders() -> tuple[str, ...]:
 
 @functools.cache
 def _is_installed(module: str | None) -> bool:
-    """Whether a module belongs to an installed package (whose versions records tell) or to lipcomp itself."""
+    """Whether a module belongs to an installed package (whose version is in the records) or to lipcomp itself."""
     if module is None or module.split(".")[0] in ("lipcomp", "builtins"):
         return True
     file = getattr(sys.modules.get(module), "__file__", None)
@@ -387,7 +387,7 @@ def hash_files(
     paths
         The files.
     advance
-        Progress callback, called with the number of files done.
+        Progress callback, called with the number of finished files.
     cache
         The file of the cache; by default ``file-hashes.sqlite`` in :func:`cache_folder`.
 

@@ -64,7 +64,7 @@ def order(images: int, recipe: Recipe, seed: int, first: int = 0) -> Iterator[Te
 
 
 def training_set(recipe: Recipe, settings: Settings, report: Report, data: Any = None) -> ImageSet:
-    """A recipe's training images, or those given (an image set, or a dataset of anybody's), looked at.
+    """A recipe's training images, or those given (an image set or any dataset), checked.
 
     Raises
     ------

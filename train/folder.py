@@ -11,7 +11,7 @@ A state needs no generator: every random number is a function of (seed, stream, 
 flushed to disk and renamed; its first line is the SHA-256 of the rest, so a damaged one is noticed and the one before
 it is taken.
 
-What defines a run is compared before anything is gone on with or given back: the recipe's fields, seed, images by
+What defines a run is compared before it is continued or returned: the recipe's fields, seed, images by
 content, precision, accumulation and ranks (:func:`identity`). Names and places are not compared.
 """
 

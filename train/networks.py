@@ -50,7 +50,7 @@ class Trainee(nn.Module):
     seed
         Seed of the weights. Each part has its own random stream, so parts that both members of a pair have start equal.
     classes
-        Classes that the concurrent linear head tells apart.
+        Number of classes of the concurrent linear head.
     """
 
     def __init__(self, recipe: Recipe, seed: int, classes: int) -> None:

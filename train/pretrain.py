@@ -73,7 +73,7 @@ def pretrain(
     data
         Images to train on instead of the recipe's own: an image set, or a torchvision or Hugging Face dataset.
     report
-        Where progress and warnings go, a line at a time.
+        Called with each line of progress and each warning.
 
     Raises
     ------

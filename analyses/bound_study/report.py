@@ -66,7 +66,7 @@ def load(folder: Path) -> pd.DataFrame:
 
 
 def ratios(frame: pd.DataFrame) -> dict[str, pd.Series]:
-    """The gaps that the answer tells, one per run."""
+    """The gaps in the answer, one per run."""
 
     def of(quantity: str, **settings: object) -> pd.Series:
         rows = frame[frame["quantity"] == quantity]

@@ -46,7 +46,7 @@ class Design:
         The beta at which methods are compared where several were trained.
     clean_slope
         Points of corruption accuracy that a point of clean accuracy may be worth. An effect "at equal clean accuracy"
-        is one that stands for every slope in this range.
+        is one that holds for every slope in this range.
     chance_margin
         A corruption counts only if at least one run is more than this above chance under it (points).
     collapse_margin
@@ -106,7 +106,7 @@ def read_design(plan: dict[str, Any]) -> Design:
 
 
 def write_design(folder: Path) -> Design:
-    """Write the default design into a study's plan, unless one stands there; returns what stands.
+    """Write the default design into a study's plan, unless it has one; return the design.
 
     Raises
     ------

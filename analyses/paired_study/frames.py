@@ -58,7 +58,7 @@ class Study:
     informative
         The corruptions that count.
     chance
-        Share of the most frequent class among the test images; None if nothing tells it.
+        Share of the most frequent class among the test images; None if it is unknown.
     bits
         By run.
     """

@@ -72,7 +72,7 @@ def all_pairs(
     block_size
         Images per block; by default 1,024 or as many as fit in 128 MiB.
     advance
-        Called with the count of pairs done.
+        Progress callback, called with the number of finished pairs.
 
     Returns
     -------

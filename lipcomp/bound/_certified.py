@@ -87,7 +87,7 @@ def certified_bound(
     units
         How many units may be uncertain in the ball; the local certificate's time grows with their number's cube.
     advance
-        Called with the count of images done.
+        Progress callback, called with the number of finished images.
 
     Raises
     ------

@@ -28,7 +28,7 @@ def nearest_neighbours(
     k
         How many neighbours.
     advance
-        Called with the count of images done.
+        Progress callback, called with the number of finished images.
 
     Raises
     ------

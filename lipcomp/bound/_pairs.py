@@ -81,7 +81,7 @@ def measure_pairs(
     domain
         Where pixels must lie; None for inputs that are no pixels.
     advance
-        Called with the count of pairs done.
+        Progress callback, called with the number of finished pairs.
 
     Raises
     ------

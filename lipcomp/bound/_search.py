@@ -108,11 +108,11 @@ def search_ball(
     starts, steps
         Ascents per image, and steps per ascent; a step costs about two forward and two backward passes.
     batch_size
-        Images at a time; by default what fits.
+        Images per batch; by default as many as fit in memory.
     generator
         Randomness of the starts (CPU); by default seeded with 0.
     advance
-        Called with the count of images done.
+        Progress callback, called with the number of finished images.
 
     Raises
     ------

@@ -261,7 +261,7 @@ FORMATS: tuple[Format, ...] = (
         normalisation=PIXELS,
         small=PIXELS,
     ),
-    _row("plain", "torchvision, timm, and bare backbones of anybody", (r".",), ""),
+    _row("plain", "torchvision, timm, and bare backbones", (r".",), ""),
 )
 
 # Containers whose keys arrive translated.

@@ -1,4 +1,4 @@
-"""A head rebuilt from its keys: the numbers in the names say what stands where.
+"""A head rebuilt from its keys: the numbers in the names give the order of the layers.
 
 Projection and prediction heads are sequences of linear layers and batch norms with activations between, and their
 children are numbered. A number with weights is a linear layer (two dimensions) or a batch norm (one dimension, or
@@ -54,7 +54,7 @@ def build_head(state: State, in_features: int, name: str, activation: str = "rel
         parts.setdefault(int(match[1]), {})[match[2]] = value
     if min(parts, default=0) > 0:
         raise CheckpointError(
-            f"ambiguous: the {name} begins at number {min(parts)}, and what stands before (an activation, a "
+            f"ambiguous: the {name} begins at number {min(parts)}, and what precedes it (an activation, a "
             f"dropout or nothing) "
             f'is not in the file; load the backbone alone with --head none (head="none"), or build it with --factory'
         )

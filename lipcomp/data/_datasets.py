@@ -102,7 +102,7 @@ class DatasetImages:
         return replace(self, dataset=dataset, labels=self.labels[indices], _seen={})
 
     def file_of(self, index: int) -> str:
-        """The item's file where the dataset tells it, else the dataset's name and the index."""
+        """The item's file if the dataset knows it, else the dataset's name and the index."""
         samples = getattr(self.dataset, "samples", None)
         if isinstance(samples, Sequence) and len(samples) == len(self):
             return str(samples[index][0])

@@ -1,8 +1,8 @@
-"""Images in folders, decoded when a batch asks for them; layouts are told by :mod:`lipcomp.data._layout`.
+"""Images in folders, decoded when a batch asks for them; layouts are found by :mod:`lipcomp.data._layout`.
 
 Each picture is decoded as :mod:`lipcomp.data._pictures` says and brought to the wanted shape by a
 :class:`~lipcomp.data._preprocessing.Preprocessing`. A grey picture among colour ones gets three equal channels, as
-every pipeline does it; a set that is grey as a whole, or colours for a network of one channel, are converted by request
+every pipeline does it; a set that is grey as a whole, or colours for a network of one channel, are converted on request
 only: it is then another set of data than the network is for.
 """
 
@@ -29,7 +29,7 @@ from lipcomp.data._views import PhotoViews
 from lipcomp.identity import digest, hash_files
 
 Shape = tuple[int, int, int]
-_LOOKED_AT = 16  # pictures that tell whether a set is grey
+_LOOKED_AT = 16  # pictures that decide whether a set is grey
 
 
 @dataclass(frozen=True)

@@ -85,7 +85,7 @@ def label_column(dataset: Any) -> str | None:
 
 
 def labels_of(name: str, dataset: Any, image_key: str | None, label_key: str | None) -> list[Any]:
-    """All labels; without reading the images where the dataset tells them."""
+    """All labels; without reading the images if the dataset has a list of them."""
     if label_key and hasattr(dataset, "column_names"):
         return list(dataset[label_key])
     told = getattr(dataset, "targets", getattr(dataset, "labels", getattr(dataset, "_labels", None)))

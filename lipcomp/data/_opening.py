@@ -79,7 +79,7 @@ def load_set(
         A table of labels of a folder: see :mod:`lipcomp.data._labels`. ``metadata.csv`` and ``metadata.jsonl`` beside
         the images are found without it.
     label_column
-        Its column of labels, where the name does not tell.
+        Its column of labels, if it has no common name such as label.
     classes
         Class names in the order of their indices, such as ``train.classes``; by default those of the training split.
     holdout
@@ -90,7 +90,7 @@ def load_set(
         Leave out files of a folder that cannot be read (all are decoded once); they are counted and named in the
         set's ``notes``.
     advance
-        Called for every file that ``skip_unreadable`` has looked at.
+        Progress callback, called for every file that ``skip_unreadable`` checks.
 
     Raises
     ------

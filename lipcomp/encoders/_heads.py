@@ -1,4 +1,4 @@
-"""Heads: what stands between a backbone's features and a latent's parameters.
+"""Heads: the layers between a backbone's features and the parameters of a latent.
 
 =====================  ==========================================================================
 projector              Linear, BN, ReLU, Linear: features -> the embedding that is normalised to mu

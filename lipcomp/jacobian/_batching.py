@@ -1,4 +1,4 @@
-"""How many images fit at a time: what one image keeps for its derivatives, against the memory that is free."""
+"""Batch size that fits in memory: what one image keeps for its derivatives, against the free memory."""
 
 import os
 
@@ -16,7 +16,7 @@ FEW = 8  # images that fit anyhow
 
 
 def fitting_batch_size(fn: Map, images: Float[Tensor, "n ..."], largest: int = LARGEST) -> int:
-    """Images at a time whose recorded graphs fit into a quarter of the free memory, at most ``largest``."""
+    """The batch size whose recorded graphs fit into a quarter of the free memory, at most ``largest``."""
     return min(largest, len(images), _fitting(fn, images))
 
 
@@ -47,7 +47,7 @@ def _kept(fn: Map, images: Tensor) -> int:
 
 
 def forward_batch_size(fn: Map, images: Float[Tensor, "n ..."], largest: int = 256) -> int:
-    """Images at a time for passes that keep no graph: four times what fits with graphs."""
+    """The batch size for passes that keep no graph: four times that with graphs."""
     return min(largest, 4 * _fitting(fn, images))
 
 

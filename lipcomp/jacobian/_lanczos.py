@@ -261,7 +261,7 @@ def ritz_triplets(
 def half_residuals(
     diagonal: Float[Tensor, "n size"], below: Float[Tensor, "n more"]
 ) -> Float[Tensor, "n size"]:
-    """‖Jᵀ u - s v‖ of the triplets of B without its last column, which the latest Jᵀ q has told; the last unknown."""
+    """‖Jᵀ u - s v‖ of the triplets of B without its last column, known from the latest Jᵀ q; the last unknown."""
     unknown = torch.full_like(diagonal[:, :1], math.inf)
     if diagonal.shape[1] == 1:
         return unknown

@@ -124,7 +124,7 @@ def spectral_norm(
     max_iterations
         Lanczos steps at most; by default the dimension, at most 200. Images that need more come back unconverged.
     batch_size
-        Images at a time; by default what fits into a quarter of the free memory, at most 64.
+        Images per batch; by default as many as fit into a quarter of the free memory, at most 64.
     method
         "lanczos", "rows" (the exact row loop), or "auto": rows for outputs of at most 24 dimensions.
     vectors
@@ -138,7 +138,7 @@ def spectral_norm(
         Randomness of the starting vectors (CPU), by default seeded with 0; or a seed for each image. However a set is
         cut into batches, an image gets the same numbers.
     advance
-        Called with the count of images done, for a progress display.
+        Progress callback, called with the number of finished images.
 
     Raises
     ------

@@ -110,7 +110,7 @@ def pack(
 ) -> bytes:
     """A job as bytes that another process can run; raises a :class:`JobFailure` if there are none.
 
-    The command line goes along, so that records made there tell it.
+    The command line is passed along, so that records made there contain it.
     """
     try:
         return dumps((function, arguments, sys.argv))

@@ -170,7 +170,7 @@ class Bench:
 
     @cached_property
     def batch_size(self) -> int:
-        """Images at a time for passes without derivatives."""
+        """The batch size of passes without derivatives."""
         return self.plan.batch_size or forward_batch_size(self.encoder, self.load(torch.arange(1)))
 
     def batches(self, condition: Condition, places: Tensor) -> Iterator[tuple[Tensor, Tensor]]:

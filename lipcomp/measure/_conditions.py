@@ -40,7 +40,7 @@ class Condition:
     images, indices
         The set, and which of its images.
     settings
-        What tells this condition from others, for records.
+        What distinguishes this condition from others, for records.
     transform
         Applied as ``transform(batch, indices)``, or None.
     """

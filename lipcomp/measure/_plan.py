@@ -220,7 +220,7 @@ class Plan:
     device, precision
         Where and how networks run. Sigma, searches and certificates take float32 or float64.
     batch_size
-        Images at a time; None takes what fits. It changes no number beyond rounding.
+        Images per batch; None takes as many as fit in memory. It changes results only by rounding.
     seed
         Of every draw.
     """

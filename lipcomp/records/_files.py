@@ -179,7 +179,7 @@ def read_records(paths: Path | str | Sequence[Path | str], *, skip_damaged: bool
 
 
 def iterate_records(path: Path | str, *, skip_damaged: bool = False) -> Iterator[Record]:
-    """The records of one file, one after the other, without holding the file; as :func:`read_records`."""
+    """Iterate over the records of one file without loading the whole file; otherwise as :func:`read_records`."""
 
     def mend(line: bytes, error: RecordError) -> list[Record]:
         if not skip_damaged:

@@ -101,9 +101,9 @@ def write_report(
 
 
 def tidy(frame: pd.DataFrame) -> pd.DataFrame:
-    """One row per measured value: subject, quantity, what (the settings that tell its values apart), value, low, high.
+    """One row per measured value: subject, quantity, what (the settings that distinguish its values), value, low, high.
 
-    Only settings that vary within a subject tell values apart; of values that nothing tells apart the last counts.
+    Only settings that vary within a subject distinguish values; of values with equal settings, the last one counts.
     """
     table = frame.assign(subject=_labels(frame), group=frame["quantity"].str.split(".").str[0])
     named = [str(c) for c in frame if str(c).startswith("settings.")]
@@ -114,7 +114,7 @@ def tidy(frame: pd.DataFrame) -> pd.DataFrame:
         varied = {name: t.nunique() for name, t in texts.items() if t.nunique() > 1}
         for name in sorted(
             varied, key=varied.__getitem__
-        ):  # the fewest that tell the values of a subject apart
+        ):  # the fewest that distinguish the values of a subject
             parts = pd.DataFrame({"subject": rows["subject"], "what": what[rows.index], "new": texts[name]})
             if parts.groupby(["subject", "what"])["new"].nunique().max() < 2:
                 continue

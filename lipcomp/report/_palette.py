@@ -2,7 +2,7 @@
 
 from collections.abc import Iterable
 
-# Okabe-Ito, told apart by colour-blind readers, on white and on near-black.
+# Okabe-Ito colours, which colour-blind readers can distinguish, on white and on near-black.
 METHODS = {
     "SimCLR": ("#0072B2", "o"),
     "SimCLR ×(1+β)": ("#56B4E9", "^"),

@@ -89,7 +89,7 @@ def read_labels(
 
 
 def same_labels(folder: Path, labels: Mapping[str, Int64[Tensor, " _"]]) -> None:
-    """Refuse arrays whose images are not the same ones in the same order, as far as labels tell; the odd are named."""
+    """Raise an error if arrays do not hold the same images in the same order, judged by their labels."""
     keys = {name: tuple(column.tolist()) for name, column in labels.items()}
     if not keys:
         return

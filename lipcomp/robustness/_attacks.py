@@ -101,13 +101,13 @@ def pgd(
     starts
         Untargeted starts; the first is the image itself, with the margin, the others random, with cross-entropy.
     targets
-        Near classes against which the margin is ascended after that, one after the other.
+        Number of near classes whose margin is then ascended, one after another.
     queries
         Of the random search on images without a gradient.
     seed
         Of the starts.
     batch_size
-        Images at a time.
+        Images per batch.
 
     Raises
     ------

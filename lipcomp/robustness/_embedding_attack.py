@@ -79,7 +79,7 @@ def embedding_attack(
     seed
         Of the starts.
     batch_size
-        Images at a time.
+        Images per batch.
 
     Raises
     ------

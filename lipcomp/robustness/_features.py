@@ -32,9 +32,9 @@ def extract_features(
     transform
         Applied to each batch as ``transform(images, indices)``; a corruption, say.
     batch_size
-        Images at a time.
+        Images per batch.
     advance
-        Progress callback, called with the number of images done.
+        Progress callback, called with the number of finished images.
     """
     chosen = torch.arange(len(images)) if indices is None else indices
     device = next((p.device for p in encoder.parameters()), torch.device("cpu"))

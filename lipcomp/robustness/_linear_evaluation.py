@@ -92,7 +92,7 @@ def linear_evaluation(
     seed
         Of order and crops.
     advance
-        Told how many images of epochs x images are done.
+        Progress callback, called with the number of finished images, of epochs x images in all.
     """
     generator = torch.Generator().manual_seed(seed)
     device = next((p.device for p in encoder.parameters()), torch.device("cpu"))

@@ -1,6 +1,6 @@
 """RobustBench, when asked for: its model zoo, its own evaluation, its result files. The extra ``robustbench``.
 
-RobustBench 1.1.1 does not run as installed. What stands in the way, and what is done about it here, for as long as a
+RobustBench 1.1.1 does not run as installed. The obstacles, and how they are removed here, for as long as a
 call lasts:
 
 ==========================================================  ===============================================

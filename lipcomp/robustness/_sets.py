@@ -45,7 +45,7 @@ from lipcomp.robustness._arrays import (
 from lipcomp.robustness._protocols import IDENTITY
 
 SEVERITIES = ("1", "2", "3", "4", "5")
-COMPARED = 8  # images that tell whether two corruptions are the same
+COMPARED = 8  # images compared to find out whether two corruptions are the same
 WHERE = {
     "cifar": "CIFAR-10-C and CIFAR-100-C are at https://zenodo.org/record/2535967 and https://zenodo.org/record/3555552",
     "mnist": "MNIST-C is at https://zenodo.org/record/3239543 (mnist_c.zip)",

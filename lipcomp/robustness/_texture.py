@@ -97,7 +97,7 @@ def load_cue_conflict(
     FileNotFoundError
         If the folder or a class of it is missing.
     ValueError
-        If a file's name does not tell its texture, or the count is not the published one (unless ``partial``).
+        If a file's name does not contain its texture, or the count is not the published one (unless ``partial``).
     """
     folder, names = Path(folder), tuple(class_table("sixteen_classes"))
     lost = [name for name in names if not (folder / name).is_dir()]

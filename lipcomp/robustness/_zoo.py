@@ -1,4 +1,4 @@
-"""A classifier of somebody's zoo with an encoder's interface: its features are what its last linear layer reads."""
+"""A classifier of a model zoo with the interface of an encoder: its features are the input of its last linear layer."""
 
 import torch
 from jaxtyping import Float
