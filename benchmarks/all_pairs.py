@@ -38,7 +38,7 @@ def main() -> None:
         nonlocal done
         done += pairs
 
-    found = all_pairs(mu, load, options.concentration, advance=advance)
+    found = all_pairs(mu, load, concentration=options.concentration, advance=advance)
     taken = time.process_time() - started
     peak = _memory("VmHWM") - rest
     rate = max(before, product_rate(options.pixels, options.dim))

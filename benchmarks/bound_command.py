@@ -13,7 +13,8 @@ from pathlib import Path
 
 import torch
 
-from lipcomp.checkpoints import Metadata, load_checkpoint, save_checkpoint
+from lipcomp.checkpoints import save_checkpoint
+from lipcomp.checkpoints._native import Metadata, load_checkpoint
 from lipcomp.encoders import EncoderSpec, build_encoder
 from lipcomp.measure import Images, Pairs, Plan, Source
 from lipcomp.measure._bench import nothing
@@ -27,7 +28,9 @@ def main() -> None:
         path = options.checkpoint or Path(folder) / "encoder.safetensors"
         if options.checkpoint is None:
             encoder = build_encoder(EncoderSpec("small_cnn", (1, 28, 28), projector=(256, 64))).eval()
-            save_checkpoint(path, encoder, Metadata(objective={"name": "c_simclr", "kappa_e": 1024.0}))
+            save_checkpoint(
+                path, encoder, metadata=Metadata(objective={"name": "c_simclr", "kappa_e": 1024.0})
+            )
         encoder = load_checkpoint(path).encoder
         images = Images(options.data, limit=options.limit)
         plan = Plan(sources=(Source(str(path)),), images=images, quantities=(Pairs("views"),))

@@ -17,7 +17,7 @@ from pathlib import Path
 import torch
 
 from lipcomp.bound import certified_bound, search_ball
-from lipcomp.checkpoints import load_checkpoint
+from lipcomp.checkpoints._native import load_checkpoint
 from lipcomp.data._digits import load_mnist5k
 from lipcomp.encoders import EncoderSpec, build_encoder
 
@@ -68,7 +68,7 @@ def main() -> None:
         searched = float(search_ball(encoder, image, radius, starts=2, steps=30).sigma[0])
         started = time.process_time() if options.device == "cpu" else time.monotonic()
         with torch.no_grad():
-            found = certified_bound(encoder, image, radius, units=options.units, memory=options.memory)
+            found = certified_bound(encoder, image, radius=radius, units=options.units, memory=options.memory)
         ended = time.process_time() if options.device == "cpu" else time.monotonic()
         row = {
             "encoder": name, "image": i, "radius": radius, "searched": searched, "certified": float(found.bound[0]),

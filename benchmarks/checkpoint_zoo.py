@@ -35,8 +35,9 @@ import torchvision
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from lipcomp.checkpoints import CheckpointError, load_encoder
+from lipcomp.checkpoints import load_encoder
 from lipcomp.checkpoints._architectures import build_backbone
+from lipcomp.checkpoints._errors import CheckpointError
 from lipcomp.checkpoints._lean import Budget, lean
 
 State = dict[str, Tensor]

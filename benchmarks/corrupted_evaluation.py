@@ -20,7 +20,8 @@ import torch
 from lipcomp._commands import Parser, choose_device, run, table
 from lipcomp.encoders import EncoderSpec, build_encoder
 from lipcomp.robustness._sets import open_corruption_set
-from lipcomp.robustness.corruptions import COMMON, corrupt
+from lipcomp.robustness.corruptions import corrupt
+from lipcomp.robustness.corruptions._tables import COMMON
 
 SEVERITY = 3
 
@@ -63,7 +64,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
                 corrupted.images(n, SEVERITY).batch(i) for n in COMMON for i in places()
             ),
             "made on the way": lambda: (
-                corrupt(clean[i], n, SEVERITY, "cifar", indices=i) for n in COMMON for i in places()
+                corrupt(clean[i], n, SEVERITY, table="cifar", indices=i) for n in COMMON for i in places()
             ),
         }
         seconds(lambda: [clean[: options.batch_size]])

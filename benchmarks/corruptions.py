@@ -21,7 +21,8 @@ import numpy as np
 import torch
 
 from lipcomp._commands import Parser, run, table
-from lipcomp.robustness.corruptions import COMMON, corrupt, corruption_names
+from lipcomp.robustness.corruptions import corrupt, corruption_names
+from lipcomp.robustness.corruptions._tables import COMMON
 
 
 def rate(work: Callable[[], object], images: int) -> float:
@@ -36,13 +37,13 @@ def compare(name: str, images: np.ndarray, theirs: int, severity: int, rounds: i
     from imagecorruptions import corrupt as corrupt_one
 
     batch = torch.from_numpy(images).permute(0, 3, 1, 2).float().contiguous() / 255
-    ours = [rate(lambda: corrupt(batch, name, severity, "imagenet"), len(images))]
+    ours = [rate(lambda: corrupt(batch, name, severity, table="imagenet"), len(images))]
     others: list[float] = []
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         corrupt_one(images[0], severity, name)
         for _ in range(rounds):
-            ours.append(rate(lambda: corrupt(batch, name, severity, "imagenet"), len(images)))
+            ours.append(rate(lambda: corrupt(batch, name, severity, table="imagenet"), len(images)))
             others.append(rate(lambda: [corrupt_one(x, severity, name) for x in images[:theirs]], theirs))
     return max(ours), max(others)
 

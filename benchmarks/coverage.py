@@ -24,17 +24,11 @@ import scipy.special
 import scipy.stats
 
 from lipcomp._commands import Parser, run, table
-from lipcomp.statistics import (
-    Estimate,
-    auroc,
-    block_slope,
-    clustered_logistic,
-    contrast,
-    correlation,
-    paired_effect,
-    partial_correlation,
-    within_pairs,
-)
+from lipcomp.statistics import contrast, correlation, paired_effect, within_pairs
+from lipcomp.statistics._correlation import partial_correlation
+from lipcomp.statistics._estimate import Estimate
+from lipcomp.statistics._per_image import auroc, clustered_logistic
+from lipcomp.statistics._slopes import block_slope
 
 Draw = Callable[[np.random.Generator], tuple[Estimate, float]]
 
@@ -125,7 +119,7 @@ def across(resamples: int, n: int, r: float, method: str, interval: str = "auto"
 
     def draw(rng: np.random.Generator) -> tuple[Estimate, float]:
         x, y = normal_pair(rng, n, r)
-        found = correlation(x, y, method, interval=interval, resamples=resamples, rng=rng)  # type: ignore[arg-type]
+        found = correlation(x, y, method=method, interval=interval, resamples=resamples, rng=rng)  # type: ignore[arg-type]
         return found, population(r, method)
 
     return draw
@@ -152,7 +146,7 @@ def partialled(resamples: int, n: int, r: float, loading: float, method: str) ->
     def draw(rng: np.random.Generator) -> tuple[Estimate, float]:
         z = rng.standard_normal(n)
         x, y = (loading * z + math.sqrt(1 - loading**2) * e for e in normal_pair(rng, n, r))
-        found = partial_correlation(x, y, z, method, resamples=resamples, rng=rng)  # type: ignore[arg-type]
+        found = partial_correlation(x, y, z, method=method, resamples=resamples, rng=rng)  # type: ignore[arg-type]
         xy, xz = population(total, method), population(loading, method)
         return found, (xy - xz**2) / (1 - xz**2)
 

@@ -86,7 +86,7 @@ def check_pairs(case: Case) -> Iterator[tuple[str, float, float]]:
     """Random pairs at distances from 1e-7 on: the maximum, and every value up to rounding."""
     for exponent in (-7, -5, -4, -3, -1):
         generator = torch.Generator().manual_seed(case.seed)
-        blocks = random_pairs([case.images], 10.0**exponent, generator)
+        blocks = random_pairs([case.images], 10.0**exponent, generator=generator)
         found = measure_pairs(case.fn, blocks, normalised=case.normalised)["direction"]
         if found.witness is None or found.witness.images is None:
             continue
@@ -137,7 +137,7 @@ def check_certificate(case: Case, points: int = 6) -> Iterator[tuple[str, float,
     local = "method" in inspect.signature(certified_bound).parameters
     radius = case.radius if local else 0.1 * case.radius
     with torch.no_grad():
-        certificate = certified_bound(case.fn, images.clone(), radius)
+        certificate = certified_bound(case.fn, images.clone(), radius=radius)
     if bool(certificate.bound.isinf().all()):
         return
     generator = torch.Generator().manual_seed(case.seed)

@@ -42,7 +42,7 @@ def main() -> None:
 
 def row(name: str, fn: Callable[[Tensor], Tensor], images: Tensor, closed: float | None) -> tuple[str, ...]:
     unit = bool(((fn(images).detach().norm(dim=1) - 1).abs() < 1e-5).all())
-    pairs = random_pairs([images], RADIUS, torch.Generator().manual_seed(0), directions=8)
+    pairs = random_pairs([images], RADIUS, generator=torch.Generator().manual_seed(0), directions=8)
     lower = measure_pairs(fn, pairs, normalised=unit, domain=None)["direction"].maximum
     lanczos, rows = (spectral_norm(fn, images, method=method).sigma.max() for method in ("lanczos", "rows"))
     searched = [

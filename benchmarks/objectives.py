@@ -22,7 +22,8 @@ from torch.nn import functional as F
 
 from benchmarks.vmf import seconds, show
 from lipcomp._commands import Parser, run
-from lipcomp.distributions import VonMisesFisher, log_normalizer
+from lipcomp.distributions import VonMisesFisher
+from lipcomp.distributions._bessel import log_normalizer
 from lipcomp.objectives import CBYOL, CSimCLR, Objective, SimCLR
 
 

@@ -33,7 +33,7 @@ from analyses.paired_study.frames import load_study
 from analyses.paired_study.study import CREDIT, METHODS
 from lipcomp._commands import Parser, run, table
 from lipcomp.records import Record, append_records
-from lipcomp.statistics import Verdict
+from lipcomp.statistics._verdict import Verdict
 
 OBJECTIVES = {label: name for name, label in METHODS.items()}
 TRIPLE = ("SimCLR", "SimCLR ×(1+β)", "C-SimCLR")

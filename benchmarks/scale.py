@@ -15,10 +15,11 @@ from collections.abc import Callable, Sequence
 import torch
 
 from lipcomp._commands import Parser, choose_device, run, table
-from lipcomp.data import PhotoViews
+from lipcomp.data._views import PhotoViews
 from lipcomp.encoders import EncoderSpec, build_encoder
 from lipcomp.jacobian import spectral_norm
-from lipcomp.robustness.corruptions import COMMON, corrupt
+from lipcomp.robustness.corruptions import corrupt
+from lipcomp.robustness.corruptions._tables import COMMON
 from train.recipes import find_recipe
 
 VALIDATION, TRAINING, CONDITIONS = 50_000, 1_281_167, 75

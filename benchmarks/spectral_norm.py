@@ -23,8 +23,9 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from lipcomp._commands import table
-from lipcomp.checkpoints import load_checkpoint
-from lipcomp.data import DigitViews, load_set
+from lipcomp.checkpoints._native import load_checkpoint
+from lipcomp.data import load_set
+from lipcomp.data._views import DigitViews
 from lipcomp.encoders import EncoderSpec, build_encoder
 from lipcomp.encoders._resnet import ResNet
 from lipcomp.jacobian import spectral_norm

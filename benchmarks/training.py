@@ -31,7 +31,8 @@ from PIL import Image
 from torch import Tensor
 
 from lipcomp._commands import table
-from lipcomp.data import TensorImages, view_batches
+from lipcomp.data._loading import view_batches
+from lipcomp.data._sets import TensorImages
 from train.data import order, stream
 from train.networks import Trainee
 from train.optimizers import build_optimizer, set_rate

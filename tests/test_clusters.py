@@ -14,9 +14,12 @@ from pathlib import Path
 
 import pytest
 
-from lipcomp.checkpoints import Metadata, save_checkpoint
+from lipcomp.checkpoints import save_checkpoint
+from lipcomp.checkpoints._native import Metadata
 from lipcomp.encoders import EncoderSpec, build_encoder
-from lipcomp.jobs import EngineOptions, _slurm, run_jobs
+from lipcomp.jobs import _slurm
+from lipcomp.jobs._contract import EngineOptions
+from lipcomp.jobs._engines import run_jobs
 from lipcomp.records import read_records
 
 pytestmark = pytest.mark.slow
@@ -40,7 +43,8 @@ def once(mark: Path, then: str) -> str:
 SCRIPT = """
 import sys
 from pathlib import Path
-from lipcomp.jobs import EngineOptions, run_jobs
+from lipcomp.jobs._contract import EngineOptions
+from lipcomp.jobs._engines import run_jobs
 
 def double(x):
     return helper(x)
@@ -255,7 +259,9 @@ def checkpoints(tmp_path_factory):
     folder = tmp_path_factory.mktemp("encoders")
     spec = EncoderSpec("small_cnn", image_shape=(1, 28, 28))
     for seed in range(2):
-        save_checkpoint(folder / f"{seed}.safetensors", build_encoder(spec, seed=seed), Metadata(seed=seed))
+        save_checkpoint(
+            folder / f"{seed}.safetensors", build_encoder(spec, seed=seed), metadata=Metadata(seed=seed)
+        )
     return [folder / "0.safetensors", folder / "1.safetensors"]
 
 
@@ -358,7 +364,7 @@ def test_ray_here_ends_with_its_parent():
     pytest.importorskip("ray")
     code = """
 import os
-from lipcomp.jobs import run_jobs
+from lipcomp.jobs._engines import run_jobs
 jobs = [("__import__('os').getpid()",), ("__import__('time').sleep(300)",)]
 for outcome in run_jobs(eval, jobs, workers=1, engine="ray"):
     print(outcome.result(), flush=True)
@@ -432,16 +438,18 @@ def test_a_sweep_on_slurm_outlives_killed_jobs_and_a_diverging_run(slurm, tmp_pa
 
 def measured_on(engine, tmp_path, options):
     """A plan of two encoders, in two shards each, on a cluster, beside the same plan in this process."""
-    from lipcomp.checkpoints import Metadata, save_checkpoint
+    from lipcomp.checkpoints import save_checkpoint
+    from lipcomp.checkpoints._native import Metadata
     from lipcomp.encoders import EncoderSpec, build_encoder
-    from lipcomp.measure import Images, Outputs, Plan, Sigma, Source, run
+    from lipcomp.measure import Images, Plan, Sigma, Source, run
     from lipcomp.measure._parallel import run_parallel
+    from lipcomp.measure._run import Outputs
 
     sources = []
     for seed, name in enumerate("ab"):
         path = tmp_path / f"{name}.safetensors"
         encoder = build_encoder(EncoderSpec("small_cnn", (1, 28, 28), projector=(16, 8)), seed=seed).eval()
-        save_checkpoint(path, encoder, Metadata(seed=seed, data={"name": "mnist5k/train"}))
+        save_checkpoint(path, encoder, metadata=Metadata(seed=seed, data={"name": "mnist5k/train"}))
         sources.append(Source(str(path), name))
     plan = Plan(tuple(sources), Images("mnist5k", limit=300), (Sigma(),), device="cpu")
     list(run(plan, tmp_path / "here.jsonl"))

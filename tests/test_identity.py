@@ -13,9 +13,9 @@ from hypothesis import strategies as st
 from torch import nn
 from torch.nn import functional as F
 
-from lipcomp import identity
+from lipcomp import _identity as identity
+from lipcomp._identity import digest, hash_files, hash_module
 from lipcomp.encoders import EncoderSpec, build_encoder, wrap
-from lipcomp.identity import digest, hash_files, hash_module
 
 SCALE = 2.0
 
@@ -233,12 +233,12 @@ def test_files_are_told_by_their_bytes_and_read_once(tmp_path, monkeypatch):
     for i, file in enumerate(files):
         file.write_bytes(bytes([i]) * 100)
         os.utime(file, ns=(10**18, 10**18))
-    monkeypatch.setattr("lipcomp.identity._RACY", 0)
+    monkeypatch.setattr("lipcomp._identity._RACY", 0)
     first = hash_files(files, cache=cache)
     assert len(set(first)) == 5
     reads = []
     original = identity._hash_file
-    monkeypatch.setattr("lipcomp.identity._hash_file", lambda path: reads.append(path) or original(path))
+    monkeypatch.setattr("lipcomp._identity._hash_file", lambda path: reads.append(path) or original(path))
     assert hash_files(files, cache=cache) == first
     assert reads == []
     files[2].write_bytes(bytes([9]) * 100)  # equal size, and the old time put back

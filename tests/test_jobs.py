@@ -11,20 +11,13 @@ from pathlib import Path
 
 import pytest
 
-from lipcomp.jobs import (
-    EngineOptions,
-    JobFailure,
-    JobsError,
-    _local,
-    add_engine_arguments,
-    available_cores,
-    engine_choice,
-    raise_failures,
-    run_jobs,
-)
+from lipcomp.jobs import _local
 from lipcomp.jobs import (
     _options as options,
 )
+from lipcomp.jobs._contract import EngineOptions, JobFailure, JobsError, raise_failures
+from lipcomp.jobs._engines import run_jobs
+from lipcomp.jobs._options import add_engine_arguments, available_cores, engine_choice
 
 # A worker imports its function by name; the built-in eval is there without a module of the tests.
 THREADS = "__import__('torch').get_num_threads()"
@@ -100,7 +93,7 @@ def test_a_generator_that_is_closed_ends_its_workers():
 
 def test_a_parent_that_is_killed_takes_its_workers_with_it():
     code = f"""
-from lipcomp.jobs import run_jobs
+from lipcomp.jobs._engines import run_jobs
 jobs = [("print(__import__('os').getpid(), flush=True)",), ({SLEEP!r},)]
 list(run_jobs(eval, jobs, workers=1))
 """
@@ -116,7 +109,7 @@ list(run_jobs(eval, jobs, workers=1))
 
 def test_an_interrupt_of_the_group_ends_all_without_a_word_from_the_workers():
     code = f"""
-from lipcomp.jobs import run_jobs
+from lipcomp.jobs._engines import run_jobs
 try:
     list(run_jobs(eval, [("print('ready', flush=True)",), ({SLEEP!r},), ({SLEEP!r},)], workers=2))
 except KeyboardInterrupt:

@@ -12,7 +12,8 @@ from pathlib import Path
 from typing import get_args, get_type_hints
 
 from lipcomp._commands import Parser, choose_device
-from lipcomp.data import SETS, load_set
+from lipcomp.data import load_set
+from lipcomp.data._known import SETS
 from lipcomp.encoders import register_backbone
 from train.data import Report, fit_to_data
 from train.pretrain import pretrain

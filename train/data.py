@@ -15,19 +15,12 @@ import torch
 from torch import Generator, Tensor
 
 from lipcomp._commands import progress
-from lipcomp.data import (
-    SETS,
-    DigitViews,
-    ImageSet,
-    PhotoViews,
-    Preprocessing,
-    TensorImages,
-    Views,
-    batches,
-    load_set,
-)
+from lipcomp.data import Preprocessing, batches, load_set
 from lipcomp.data._folders import FolderImages, unreadable
+from lipcomp.data._known import SETS
 from lipcomp.data._opening import splits_of
+from lipcomp.data._sets import ImageSet, TensorImages
+from lipcomp.data._views import DigitViews, PhotoViews, Views
 from train.parallel import Ranks
 from train.recipe import Recipe
 from train.settings import Settings
@@ -228,7 +221,7 @@ def mean_and_std(images: ImageSet) -> tuple[tuple[float, ...], tuple[float, ...]
     chosen = torch.randperm(len(images), generator=Generator().manual_seed(0))[:MEASURED]
     total = squares = torch.zeros(images.image_shape[0], dtype=torch.float64)
     count = 0
-    for batch in batches(images, 256, chosen.sort().values):
+    for batch in batches(images, batch_size=256, indices=chosen.sort().values):
         total = total + batch.double().sum((0, 2, 3))
         squares = squares + batch.double().square().sum((0, 2, 3))
         count += batch.numel() // batch.shape[1]

@@ -30,8 +30,9 @@ import torch
 import lipcomp
 from lipcomp._atomic import atomic_file
 from lipcomp._claims import claim
-from lipcomp.checkpoints import Metadata, load_checkpoint, save_checkpoint
-from lipcomp.data import ImageSet
+from lipcomp.checkpoints import save_checkpoint
+from lipcomp.checkpoints._native import Metadata, load_checkpoint
+from lipcomp.data._sets import ImageSet
 from train.networks import Trainee
 from train.recipe import Recipe
 from train.settings import Settings
@@ -176,7 +177,7 @@ class Keeper:
             code_version={"lipcomp": lipcomp.__version__, "torch": torch.__version__},
             metrics=metrics or {},
         )
-        save_checkpoint(path, trainee.online, metadata)
+        save_checkpoint(path, trainee.online, metadata=metadata)
 
     def save(self, done: int, trainee: Trainee, optimizer: torch.optim.Optimizer, scaler: Any) -> None:
         """Write the state after ``done`` steps."""

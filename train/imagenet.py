@@ -29,7 +29,7 @@ from collections.abc import Callable
 from dataclasses import replace
 from typing import Literal, get_args
 
-from lipcomp.data import PhotoViews
+from lipcomp.data._views import PhotoViews
 from lipcomp.encoders import EncoderSpec
 from lipcomp.objectives import BYOL, SimCLR
 from train.recipe import Recipe, compress

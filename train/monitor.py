@@ -17,8 +17,9 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from lipcomp._messages import needed
-from lipcomp.data import ImageSet, batches
-from lipcomp.robustness import NearestNeighbours
+from lipcomp.data import batches
+from lipcomp.data._sets import ImageSet
+from lipcomp.robustness._probes import NearestNeighbours
 from train.networks import Trainee
 
 Line = dict[str, float | int | str]
@@ -124,7 +125,10 @@ class HeldOut:
         try:
             bank, queries = (
                 torch.cat(
-                    [trainee.online.features(b.to(device)).float() for b in batches(images, 256, indices)]
+                    [
+                        trainee.online.features(b.to(device)).float()
+                        for b in batches(images, batch_size=256, indices=indices)
+                    ]
                 )
                 for images, indices in ((self.train, self.bank), (self.test, self.queries))
             )

@@ -21,9 +21,12 @@ from torch import Generator, Tensor, nn
 from torch.nn import functional as F
 
 from lipcomp.distributions import VonMisesFisher
-from lipcomp.encoders import Encoder, MLPHead, build_encoder
+from lipcomp.encoders import build_encoder
+from lipcomp.encoders._encoder import Encoder
+from lipcomp.encoders._heads import MLPHead
 from lipcomp.encoders._initialisation import variance_scaling_
-from lipcomp.objectives import ClassEncoder, Objective
+from lipcomp.objectives import Objective
+from lipcomp.objectives._supervised import ClassEncoder
 from train.data import stream
 from train.parallel import Ranks
 from train.recipe import Recipe

@@ -28,8 +28,9 @@ from torch import Tensor
 from torch.nn.parallel import DistributedDataParallel
 
 from lipcomp._atomic import atomic_file
-from lipcomp.data import ImageSet, ViewBatch, view_batches
-from lipcomp.jobs import available_cores
+from lipcomp.data._loading import ViewBatch, view_batches
+from lipcomp.data._sets import ImageSet
+from lipcomp.jobs._options import available_cores
 from train.data import check_split, held_out_set, order, stream, training_set
 from train.folder import CHECKPOINT, DIVERGED, Keeper, clear_states, find_states, held, keep_lines
 from train.monitor import HeldOut, Line, Monitor, geometry, tensorboard_sink, wandb_sink

@@ -7,17 +7,10 @@ from dataclasses import asdict, dataclass, replace
 from typing import Any, Literal, get_args
 
 from lipcomp._messages import nearest
-from lipcomp.data import Views
+from lipcomp.data._views import Views
 from lipcomp.encoders import EncoderSpec
-from lipcomp.objectives import (
-    BYOL,
-    CBYOL,
-    CosineClassifier,
-    CSimCLR,
-    Objective,
-    SimCLR,
-    SupervisedCEB,
-)
+from lipcomp.objectives import BYOL, CBYOL, CSimCLR, Objective, SimCLR
+from lipcomp.objectives._supervised import CosineClassifier, SupervisedCEB
 
 Scaling = Literal["linear", "sqrt", "none"]
 

@@ -15,9 +15,12 @@ from dataclasses import replace
 from pathlib import Path
 
 from lipcomp._messages import nearest
-from lipcomp.data import DigitViews, PhotoViews
+from lipcomp.data._views import DigitViews, PhotoViews
 from lipcomp.encoders import EncoderSpec
-from lipcomp.objectives import BYOL, CosineClassifier, NoisySimCLR, SimCLR, WeightedSimCLR
+from lipcomp.objectives import BYOL, SimCLR
+from lipcomp.objectives._ceb import NoisySimCLR
+from lipcomp.objectives._nt_xent import WeightedSimCLR
+from lipcomp.objectives._supervised import CosineClassifier
 from train.imagenet import IMAGENET_RECIPES, imagenet, imagenet100_byol, imagenet100_simclr
 from train.recipe import Recipe, compress
 

@@ -26,15 +26,11 @@ from typing import Any
 from lipcomp._atomic import atomic_file
 from lipcomp._claims import claim
 from lipcomp._commands import Parser, run
-from lipcomp.encoders import BACKBONES, register_backbone
-from lipcomp.jobs import (
-    JobFailure,
-    Outcome,
-    add_engine_arguments,
-    engine_choice,
-    raise_failures,
-    run_jobs,
-)
+from lipcomp.encoders import register_backbone
+from lipcomp.encoders._backbones import BACKBONES
+from lipcomp.jobs._contract import JobFailure, Outcome, raise_failures
+from lipcomp.jobs._engines import run_jobs
+from lipcomp.jobs._options import add_engine_arguments, engine_choice
 from train.command import (
     EPILOG,
     add_recipe_options,

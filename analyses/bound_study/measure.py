@@ -24,11 +24,14 @@ from typing import Any
 from analyses.runs import find_runs
 from lipcomp._commands import Parser, run
 from lipcomp.checkpoints import load_encoder
-from lipcomp.jobs import add_engine_arguments, engine_choice
-from lipcomp.measure import Ball, Images, Map, Outputs, Pairs, Plan, Sigma, Source
+from lipcomp.jobs._options import add_engine_arguments, engine_choice
+from lipcomp.measure import Images, Pairs, Plan, Sigma, Source
+from lipcomp.measure._local import Ball
 from lipcomp.measure._options import positive
 from lipcomp.measure._outputs import ImageTable
+from lipcomp.measure._pairs import Map
 from lipcomp.measure._parallel import run_parallel
+from lipcomp.measure._run import Outputs
 
 RECORDS = "bounds.jsonl"
 IMAGES = 500

@@ -18,8 +18,8 @@ from matplotlib.figure import Figure
 from analyses.bound_study.measure import KAPPAS, RADIUS, RECORDS
 from analyses.paired_study.study import METHODS
 from lipcomp._commands import Parser, run
-from lipcomp.bound import LABELS
-from lipcomp.measure import Ball
+from lipcomp.bound._results import LABELS
+from lipcomp.measure._local import Ball
 from lipcomp.records import read_records, to_frame
 from lipcomp.report._cells import Cell, Table, number, provenance_rows
 from lipcomp.report._drawn import WIDTH, Drawn, draw

@@ -49,7 +49,7 @@ import matplotlib.pyplot as plt
 import lipcomp
 from lipcomp.bound import all_pairs, measure_pairs, random_pairs, search_ball
 from lipcomp.data import batches
-from lipcomp.jacobian import mean_value_check
+from lipcomp.jacobian._mean_value import mean_value_check
 
 checkpoint = lipcomp.load_encoder(trained("mnist_c_simclr"))
 encoder, kappa = checkpoint.encoder, checkpoint.concentration
@@ -81,7 +81,7 @@ print(
 # hyperparameter. So **models are compared by (3.5)**, delta / Delta, which no kappa enters.
 
 # %%
-from lipcomp.distributions import mean_resultant_length
+from lipcomp.distributions._bessel import mean_resultant_length
 
 A = float(mean_resultant_length(mu.shape[1], torch.tensor(kappa, dtype=torch.float64)))
 print(f"sqrt(2 kappa / A) = {(2 * kappa / A) ** 0.5:.1f}")
@@ -94,11 +94,15 @@ assert abs((2 * kappa / A) ** 0.5 / (pair["supremum"].maximum / pair["published"
 # and what they prove is larger: images that are far apart average the constant over the whole way between them.
 
 # %%
-every = all_pairs(mu, images, kappa)
+every = all_pairs(mu, images, concentration=kappa)
 steps = measure_pairs(
     encoder,
-    random_pairs(batches(digits, 100, torch.arange(200)), 0.5, torch.Generator().manual_seed(0)),
-    kappa,
+    random_pairs(
+        batches(digits, batch_size=100, indices=torch.arange(200)),
+        0.5,
+        generator=torch.Generator().manual_seed(0),
+    ),
+    concentration=kappa,
 )
 for name, result in (("all pairs", every), ("random steps of 0.5", steps)):
     bound = result["direction"]

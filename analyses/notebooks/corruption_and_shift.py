@@ -48,9 +48,11 @@ import matplotlib.pyplot as plt
 import numpy as np
 
 import lipcomp
-from lipcomp.robustness import corruption_names, fit_linear_probe
+from lipcomp.robustness import fit_linear_probe
 from lipcomp.robustness._features import extract_features
-from lipcomp.statistics import adjust, auroc, clustered_logistic, paired_effect
+from lipcomp.robustness.corruptions import corruption_names
+from lipcomp.statistics import adjust, paired_effect
+from lipcomp.statistics._per_image import auroc, clustered_logistic
 
 names = {"SimCLR": "mnist_simclr", "C-SimCLR": "mnist_c_simclr"}
 encoders = {name: lipcomp.load_encoder(trained(recipe)).encoder for name, recipe in names.items()}
@@ -115,7 +117,7 @@ for corruption in chosen:
         right["C-SimCLR"][corruption].astype(float), right["SimCLR"][corruption].astype(float), resamples=1999
     )
     p_values[corruption] = effect.p_value
-family = adjust(p_values, "holm")
+family = adjust(p_values, method="holm")
 found = [name for name, rejected in zip(family.names, family.rejected, strict=True) if rejected]
 print(f"{family.method}: {len(found)} of {family.tests} differ after correction")
 

@@ -48,9 +48,11 @@ import matplotlib.pyplot as plt
 import numpy as np
 
 import lipcomp
-from lipcomp.bound import measure_pairs, view_pairs
-from lipcomp.data import DigitViews, batches
-from lipcomp.objectives import closed_residual, residual_floor
+from lipcomp.bound import measure_pairs
+from lipcomp.bound._pairs import view_pairs
+from lipcomp.data import batches
+from lipcomp.data._views import DigitViews
+from lipcomp.objectives._residual import closed_residual, residual_floor
 from lipcomp.statistics import correlation, paired_effect, smallest_detectable_effect
 
 names = {"SimCLR": "mnist_simclr", "C-SimCLR": "mnist_c_simclr"}
@@ -91,7 +93,9 @@ for name, model in models.items():
     sigma[name] = lipcomp.spectral_norm(model.encoder, images, vectors=False).sigma.numpy()
     # the same generator for both models: the same views
     pairs = view_pairs(
-        batches(digits, 100, torch.arange(300)), DigitViews(), torch.Generator().manual_seed(1)
+        batches(digits, batch_size=100, indices=torch.arange(300)),
+        DigitViews(),
+        torch.Generator().manual_seed(1),
     )
     views[name] = measure_pairs(model.encoder, pairs)["direction"].values.numpy()
     print(

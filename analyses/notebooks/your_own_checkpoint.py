@@ -124,7 +124,8 @@ print(f"wrapped: sigma_max {lipcomp.spectral_norm(own, batch[:4]).sigma.median()
 # A record is one value with what was measured, how, and by what code. Files only grow; `to_frame` reads them.
 
 # %%
-from lipcomp.records import Record, append_records, provenance, read_records
+from lipcomp.records import Record, append_records, read_records
+from lipcomp.records._origin import provenance
 
 append_records(
     folder / "mine.jsonl",

@@ -15,19 +15,13 @@ from analyses.paired_study.comparison import compare
 from analyses.paired_study.frames import Study
 from analyses.paired_study.pairs import find_pairs
 from analyses.paired_study.study import BASELINES, CONTRASTS, CREDIT, METHODS
-from lipcomp.statistics import (
-    Estimate,
-    HierarchicalEffect,
-    Mediation,
-    Verdict,
-    Zone,
-    auroc,
-    block_slope,
-    decide,
-    hierarchical_effect,
-    mediation,
-    paired_effect,
-)
+from lipcomp.statistics import decide, paired_effect
+from lipcomp.statistics._estimate import Estimate
+from lipcomp.statistics._hierarchical import HierarchicalEffect, hierarchical_effect
+from lipcomp.statistics._mediation import Mediation, mediation
+from lipcomp.statistics._per_image import auroc
+from lipcomp.statistics._slopes import block_slope
+from lipcomp.statistics._verdict import Verdict, Zone
 
 TEN_PERCENT = float(-np.log(0.9))
 ACROSS, RUNS = "across methods", "from run to run, seed and method held fixed"

@@ -10,8 +10,9 @@ from jaxtyping import Bool, Float, Shaped
 from analyses.paired_study.frames import CLEAN, Study
 from analyses.paired_study.pairs import WITHIN
 from analyses.paired_study.study import Contrast
-from lipcomp import statistics
-from lipcomp.statistics import shared_image_variance
+from lipcomp.statistics import contrast
+from lipcomp.statistics._units import Contrast as Effect
+from lipcomp.statistics._units import shared_image_variance
 
 RATIOS = ("features", "logits", "latent", "stretch")  # compared as ratios, all else in points
 
@@ -54,7 +55,7 @@ class Comparison:
         hits = {key: values[rows] for key, values in self.hits.items()}
         return replace(self, runs=self.runs[seeds != seed], hits=hits)
 
-    def effect(self, key: str, level: float) -> statistics.Contrast | None:
+    def effect(self, key: str, level: float) -> Effect | None:
         """The effect on an outcome with its interval; None where no run of the contrast has it."""
         if key != "given_clean":
             return self.at_slope(key, level, 0.0)
@@ -75,7 +76,7 @@ class Comparison:
         method = f"{middle.method}; every slope on clean accuracy from {low:g} to {high:g}"
         return replace(middle, interval=whole, p_value=p_value, method=method)
 
-    def at_slope(self, key: str, level: float, slope: float) -> statistics.Contrast | None:
+    def at_slope(self, key: str, level: float, slope: float) -> Effect | None:
         """The effect on one column, minus ``slope`` times that on clean accuracy."""
         ratio = key in RATIOS
         values = self.runs[key].to_numpy(float)
@@ -94,7 +95,7 @@ class Comparison:
             hits = self.hits[key] - slope * self.hits[CLEAN] if slope else self.hits[key]
             if len(hits):
                 shared, freedom = shared_image_variance(hits)
-        return statistics.contrast(
+        return contrast(
             values[known], list(seeds), list(methods), self.contrast.treated, self.contrast.control,
             pool=pool, shared=shared, shared_freedom=freedom, level=level,
         )  # fmt: skip

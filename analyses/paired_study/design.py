@@ -20,7 +20,7 @@ import numpy as np
 from analyses.paired_study.study import RECORDS, read_plan
 from lipcomp._atomic import atomic_file
 from lipcomp._commands import Parser, run
-from lipcomp.statistics import Zone
+from lipcomp.statistics._verdict import Zone
 
 
 @dataclass(frozen=True)

@@ -12,8 +12,10 @@ from matplotlib.figure import Figure
 from analyses.paired_study.pairs import find_pairs
 from analyses.paired_study.study import CONTRASTS, FAMILIES, METHODS
 from analyses.paired_study.verdicts import Row
+from lipcomp.plots import local_constants
+from lipcomp.plots._palette import styles
+from lipcomp.plots._pictures import scatter
 from lipcomp.report._drawn import WIDTH, ZONE
-from lipcomp.report._palette import styles
 
 
 def _present(frame: pd.DataFrame) -> list[str]:
@@ -120,11 +122,8 @@ def scatter_with_pairs(models: pd.DataFrame, x: str, y: str, x_label: str, y_lab
                         [control[x].mean(), treated[x]], [100 * control[y].mean(), 100 * treated[y]],
                         color=plt.rcParams["text.color"], lw=0.8, alpha=0.35, zorder=1,
                     )  # fmt: skip
-    look = styles(_present(models))
-    for method in _present(models):
-        rows = models[models["method"] == method]
-        colour, marker = look[method]
-        axis.scatter(rows[x], 100 * rows[y], s=44, color=colour, marker=marker, label=method, zorder=2)
+    models = models.set_index("method").loc[_present(models)].reset_index()
+    scatter(axis, models[x].to_numpy(), 100 * models[y].to_numpy(), list(models["method"]))
     axis.set_xlabel(x_label)
     axis.set_ylabel(y_label)
     figure.tight_layout()
@@ -201,20 +200,9 @@ def bound_sandwich(bounds: pd.DataFrame) -> Figure:
 def distributions(images: pd.DataFrame, column: str) -> Figure:
     """How the local constant is spread over the test images, by method."""
     methods = _present(images)
-    look = styles(methods)
     figure, axis = plt.subplots(figsize=(WIDTH, 0.5 * len(methods) + 0.9))
-    sns.violinplot(
-        images, x=column, y="method", hue="method", order=methods, hue_order=methods,
-        palette={m: look[m][0] for m in methods}, inner="quart", cut=0, linewidth=0.9, log_scale=True,
-        legend=False, ax=axis,
-    )  # fmt: skip
-    low, high = axis.get_xlim()
-    ticks = [t for t in (1e-3, 3e-3, 0.01, 0.03, 0.1, 0.3, 1, 3, 10, 30, 100) if low <= t <= high]
-    if len(ticks) > 1:
-        axis.set_xticks(ticks, [f"{t:g}" for t in ticks])
-        axis.minorticks_off()
-    axis.set(xlabel="σ_max(J) at a test image, 1 per pixel L2", ylabel="")
-    sns.despine(figure, left=True)
+    local_constants({m: images.loc[images["method"] == m, column] for m in methods}, ax=axis)
+    axis.set_xlabel("σ_max(J) at a test image, 1 per pixel L2")
     return figure
 
 

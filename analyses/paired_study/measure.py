@@ -25,33 +25,22 @@ from analyses.runs import Run, find_runs
 from lipcomp._atomic import atomic_file
 from lipcomp._commands import Parser, run
 from lipcomp.checkpoints import load_encoder
-from lipcomp.jobs import add_engine_arguments, engine_choice, run_jobs
-from lipcomp.measure import (
-    Bench,
-    CleanAccuracy,
-    Compression,
-    CorruptionAccuracy,
-    EffectiveRank,
-    Images,
-    KNNAccuracy,
-    Map,
-    Pairs,
-    Plan,
-    Probe,
-    ProbeRefits,
-    ShiftAccuracy,
-    Sigma,
-    Source,
-    Unit,
-    correctness_bits,
-)
+from lipcomp.jobs._engines import run_jobs
+from lipcomp.jobs._options import add_engine_arguments, engine_choice
+from lipcomp.measure import CleanAccuracy, CorruptionAccuracy, Images, Pairs, Plan, Sigma, Source
+from lipcomp.measure._accuracy import KNNAccuracy, ProbeRefits, ShiftAccuracy, correctness_bits
+from lipcomp.measure._bench import Bench
 from lipcomp.measure._cells import Cells, load_arrays, save_arrays
-from lipcomp.measure._compression import COMMON_KAPPA
+from lipcomp.measure._compression import COMMON_KAPPA, Compression, EffectiveRank
 from lipcomp.measure._options import positive, tell_plan
+from lipcomp.measure._pairs import Map
 from lipcomp.measure._parallel import run_parallel
+from lipcomp.measure._plan import Probe
 from lipcomp.measure._run import Outputs, open_benches
-from lipcomp.records import Record, append_records, provenance, read_records
-from lipcomp.robustness.corruptions import SEVERITIES
+from lipcomp.measure._unit import Unit
+from lipcomp.records import Record, append_records, read_records
+from lipcomp.records._origin import provenance
+from lipcomp.robustness.corruptions._corrupt import SEVERITIES
 
 CORRUPTED_IMAGES = {"quick": 300}  # by preset; otherwise 1000, or what fits into CACHE_BYTES
 CACHE_BYTES = 2**30  # of corrupted images at most, unless their number is given

@@ -15,8 +15,9 @@ from analyses.paired_study.design import Design
 from analyses.paired_study.frames import Study
 from analyses.paired_study.pairs import find_pairs
 from analyses.paired_study.study import CONTRASTS, CREDIT, PLAIN, Contrast
-from lipcomp import statistics
-from lipcomp.statistics import Verdict, Zone, adjust, decide, units_needed
+from lipcomp.statistics import adjust, contrast, decide
+from lipcomp.statistics._units import Contrast as Effect
+from lipcomp.statistics._verdict import Verdict, Zone, units_needed
 
 
 @dataclass(frozen=True)
@@ -90,7 +91,7 @@ class Row:
     contrast: Contrast
     stratum: str
     primary: bool
-    effect: statistics.Contrast
+    effect: Effect
     zone: Zone
     verdict: Verdict
     needed: int | None = None
@@ -215,7 +216,7 @@ def credits(verdicts: Verdicts, design: Design) -> list[Credit]:
     return found
 
 
-def corruption_rows(study: Study) -> Sequence[tuple[str, statistics.Contrast, float | None]]:
+def corruption_rows(study: Study) -> Sequence[tuple[str, Effect, float | None]]:
     """The primary contrast, corruption by corruption, p-values adjusted over those that count (Holm)."""
     members = find_pairs(study.models, CREDIT, study.design.beta).main
     found = CREDIT
@@ -228,7 +229,7 @@ def corruption_rows(study: Study) -> Sequence[tuple[str, statistics.Contrast, fl
     for corruption in study.informative:
         rows = members.assign(value=wide[corruption].reindex(members.index)).dropna(subset=["value"])
         effects.append(
-            statistics.contrast(
+            contrast(
                 rows["value"].to_numpy(float),
                 list(rows["seed"]),
                 list(rows["method"]),

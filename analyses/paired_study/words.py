@@ -9,7 +9,10 @@ from analyses.paired_study.study import CREDIT, PLAIN, WEIGHT, Contrast
 from analyses.paired_study.verdicts import Credit, Row
 from lipcomp.report._marks import interval_mark
 from lipcomp.report._page import VerdictRow
-from lipcomp.statistics import HierarchicalEffect, Mediation, Verdict, Zone, decide
+from lipcomp.statistics import decide
+from lipcomp.statistics._hierarchical import HierarchicalEffect
+from lipcomp.statistics._mediation import Mediation
+from lipcomp.statistics._verdict import Verdict, Zone
 
 KINDS = {Verdict.YES: "yes", Verdict.NO_LARGER: "small", Verdict.CANNOT_TELL: "open"}
 QUESTIONS = {

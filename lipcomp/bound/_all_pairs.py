@@ -29,7 +29,7 @@ from lipcomp.bound._lower import QUANTILES, check_concentration, check_precision
 from lipcomp.bound._results import LowerBounds
 from lipcomp.bound._rounding import along
 from lipcomp.bound._sketch import Histogram, Leaders
-from lipcomp.distributions import mean_resultant_length
+from lipcomp.distributions._bessel import mean_resultant_length
 from lipcomp.jacobian._products import Map
 
 CANDIDATES = 64
@@ -44,8 +44,8 @@ Images = Float[Tensor, "n ..."] | Callable[[Int64[Tensor, " batch"]], Float[Tens
 def all_pairs(
     mu: Float[Tensor, "n dim"],
     images: Images,
-    concentration: float | None = None,
     *,
+    concentration: float | None = None,
     fn: Map | None = None,
     normalised: bool = True,
     quantiles: Sequence[float] = QUANTILES,
@@ -84,6 +84,16 @@ def all_pairs(
     ------
     ValueError
         If there are fewer than two images, counts differ, or mean directions are not of unit length.
+
+    Examples
+    --------
+    >>> import torch
+    >>> from lipcomp.bound import all_pairs
+    >>> images = torch.tensor([[0.0, 0.0], [0.6, 0.0], [0.0, 1.0]])
+    >>> mu = torch.tensor([[1.0, 0.0], [0.0, 1.0], [-1.0, 0.0]])
+    >>> found = all_pairs(mu, images)["direction"]
+    >>> round(found.maximum, 3), found.witness.pair
+    (2.357, (0, 1))
     """
     if not normalised and concentration is not None:
         raise ValueError(

@@ -3,12 +3,6 @@
 With c the predicted class, m_j = f_c - f_j its lead over class j at the image, and L_j a bound of how fast that lead
 can change along any chord from the image in the ball of radius r, no point nearer than min(r, min_j m_j / L_j) has
 another class. Chords are all that is needed here, and are about half as uncertain as tangents (`lipcomp.bound._local`).
-
->>> import torch
->>> from lipcomp.bound import certified_radius
->>> logits = lambda x: torch.stack([x.flatten(1)[:, 0], x.flatten(1)[:, 1]], 1)
->>> certified_radius(logits, torch.tensor([[0.7, 0.3]]), 1.0)
-tensor([0.2828], dtype=torch.float64)
 """
 
 import math
@@ -53,6 +47,14 @@ def certified_radius(
     ------
     ValueError
         If the radius is not positive, or images or map are not fit.
+
+    Examples
+    --------
+    >>> import torch
+    >>> from lipcomp.bound import certified_radius
+    >>> logits = lambda x: torch.stack([x.flatten(1)[:, 0], x.flatten(1)[:, 1]], 1)
+    >>> certified_radius(logits, torch.tensor([[0.7, 0.3]]), 1.0)
+    tensor([0.2828], dtype=torch.float64)
     """
     if not 0 < radius < math.inf:
         raise ValueError(f"radius must be positive and finite, got {radius}")

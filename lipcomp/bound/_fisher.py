@@ -10,7 +10,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from lipcomp.bound._lower import check_concentration
-from lipcomp.distributions import mean_resultant_length
+from lipcomp.distributions._bessel import mean_resultant_length
 
 
 def fisher_trace(

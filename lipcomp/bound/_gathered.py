@@ -15,7 +15,7 @@ from lipcomp.bound._lower import check_concentration, pair_values
 from lipcomp.bound._results import Bound, LowerBounds, Witness
 from lipcomp.bound._rounding import ASSUMED, RELATIVE, SAMPLE, chords, in_float64, unit
 from lipcomp.bound._sketch import Histogram, Leaders
-from lipcomp.distributions import mean_resultant_length
+from lipcomp.distributions._bessel import mean_resultant_length
 from lipcomp.jacobian._products import Map
 
 PROVED = 8  # of the nominated pairs, the best of which are computed again by the map in float64

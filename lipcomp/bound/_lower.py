@@ -20,13 +20,6 @@ Everything is computed in float64 from chords, never from 1 - mu.mu'. A pair at 
 counted, not divided by. From mean directions alone a chord is known up to their rounding (3.8), which is taken off;
 :func:`lipcomp.bound.measure_pairs`, which has the map, takes the Jacobian (4.3) where that matters, and float64 for the
 pair that attains a bound.
-
->>> import torch
->>> from lipcomp.bound import lower_bounds
->>> mu, other = torch.eye(3)[:2], torch.eye(3)[[1, 1]]
->>> result = lower_bounds(mu, other, torch.tensor([2.0, 0.0]), concentration=10.0)
->>> round(result["direction"].maximum, 4), result["direction"].witness.pair, result.excluded["zero distance"]
-(0.7071, (0, 0), 1)
 """
 
 import math
@@ -38,7 +31,7 @@ from torch import Tensor
 
 from lipcomp.bound._results import Bound, LowerBounds, Witness
 from lipcomp.bound._rounding import ASSUMED, unit
-from lipcomp.distributions import mean_resultant_length
+from lipcomp.distributions._bessel import mean_resultant_length
 
 QUANTILES = (0.5, 0.9, 0.99)
 UNIT_TOLERANCE = 1e-3
@@ -48,8 +41,8 @@ def lower_bounds(
     mu1: Float[Tensor, "pairs dim"],
     mu2: Float[Tensor, "pairs dim"],
     distance: Float[Tensor, " pairs"],
-    concentration: float | Float[Tensor, " pairs"] | None = None,
     *,
+    concentration: float | Float[Tensor, " pairs"] | None = None,
     pairs: Int64[Tensor, "pairs 2"] | None = None,
     quantiles: Sequence[float] = QUANTILES,
     rounding: float | None = None,
@@ -76,6 +69,15 @@ def lower_bounds(
     ------
     ValueError
         If shapes differ, a mean direction is not of unit length, or a distance or concentration is out of range.
+
+    Examples
+    --------
+    >>> import torch
+    >>> from lipcomp.bound import lower_bounds
+    >>> mu, other = torch.eye(3)[:2], torch.eye(3)[[1, 1]]
+    >>> result = lower_bounds(mu, other, torch.tensor([2.0, 0.0]), concentration=10.0)
+    >>> round(result["direction"].maximum, 4), result["direction"].witness.pair, result.excluded["zero distance"]
+    (0.7071, (0, 0), 1)
     """
     if mu1.dim() != 2 or mu1.shape != mu2.shape or distance.shape != mu1.shape[:1]:
         raise ValueError(

@@ -14,7 +14,7 @@ search          an image and what ascent finds in a ball: :mod:`lipcomp.bound._s
 A maximum is taken over pairs computed again in float64; a chord within reach of rounding comes from the Jacobian
 (:mod:`lipcomp.bound._rounding`). Other values are right to 0.1%.
 
-A source is an iterator of :class:`PairBlock`; only chords, distances and indices are kept, so a stream may be long.
+A source is an iterator of batches of pairs; only chords, distances and indices are kept, so a stream may be long.
 """
 
 import math
@@ -55,9 +55,9 @@ class PairBlock:
 
 def measure_pairs(
     fn: Map,
-    blocks: Iterable[PairBlock],
-    concentration: float | None = None,
+    blocks: Iterable[PairBlock | tuple[Tensor, Tensor]],
     *,
+    concentration: float | None = None,
     quantiles: Sequence[float] = QUANTILES,
     normalised: bool = True,
     domain: tuple[float, float] | None = (0.0, 1.0),
@@ -70,7 +70,8 @@ def measure_pairs(
     fn
         Pixels to unit mean directions, in evaluation mode.
     blocks
-        The pairs.
+        The pairs: batches ``(first, second)`` of the images on both sides, numbered in their order; or
+        :class:`PairBlock`, which says their indices.
     concentration
         kappa_e, or None: then (3.5) only.
     quantiles
@@ -88,15 +89,29 @@ def measure_pairs(
     ValueError
         If there is no pair, images leave the domain, or the map is in training mode, random, mixes images, or does
         not return mean directions.
+
+    Examples
+    --------
+    >>> import torch
+    >>> from lipcomp.bound import measure_pairs
+    >>> encoder = lambda x: torch.nn.functional.normalize(x.flatten(1) - 0.5, dim=1)
+    >>> images = torch.tensor([[0.9, 0.5], [0.5, 0.9]])
+    >>> found = measure_pairs(encoder, [(images[:1], images[1:])])["direction"]
+    >>> round(found.maximum, 3), found.witness.pair
+    (2.5, (0, 0))
     """
     if not normalised and concentration is not None:
         raise ValueError("a concentration belongs to mean directions; leave it out, or normalise the map")
     found_chords, distances, indices = [], [], []
     reasons: dict[str, list[Tensor]] = {"non-finite output": [], "zero-norm embedding": []}
     jacobian, dim, eta, wide, leaders, done = 0, 0, 0.0, None, _Leaders(concentration), 0
-    for block in blocks:
+    for given in blocks:
+        block = given if isinstance(given, PairBlock) else PairBlock(*given, _numbered(done, len(given[0])))
         check_images(block.first, domain)
         check_images(block.second, domain)
+        if block.first.shape != block.second.shape:
+            shapes = tuple(block.first.shape), tuple(block.second.shape)
+            raise ValueError(f"the two sides of the pairs differ in shape: {shapes[0]} and {shapes[1]}")
         if not dim:
             dim = check_map(fn, block.first).dim
             with full_precision():
@@ -240,37 +255,43 @@ def view_pairs(
         start += len(images)
 
 
-def paired(
-    first: Iterable[Float[Tensor, "batch ..."]],
-    second: Iterable[Float[Tensor, "batch ..."]],
-    first_mu: Float[Tensor, "n dim"] | None = None,
-) -> Iterator[PairBlock]:
-    """Pairs given as two streams of batches: views or corruptions that were made elsewhere."""
-    start = 0
-    for one, other in zip(first, second, strict=True):
-        if one.shape != other.shape:
-            raise ValueError(
-                f"the two sides of the pairs differ in shape: {tuple(one.shape)} and {tuple(other.shape)}"
-            )
-        known = None if first_mu is None else first_mu[start : start + len(one)]
-        yield PairBlock(one, other, _numbered(start, len(one)), known)
-        start += len(one)
-
-
 def random_pairs(
     batches: Iterable[Float[Tensor, "batch ..."]],
     radius: float,
-    generator: Generator,
     *,
+    generator: Generator | None = None,
     directions: int = 1,
     first_mu: Float[Tensor, "n dim"] | None = None,
 ) -> Iterator[PairBlock]:
     """Every image, and itself moved by ``radius`` (L2) in random directions, then clipped to [0, 1].
 
     Clipping shortens the step; the distance that counts is the one that is left.
+
+    Parameters
+    ----------
+    batches
+        Batches of images, such as those of :func:`lipcomp.data.batches`.
+    radius
+        Length of the step, pixel L2.
+    generator
+        Randomness (CPU); by default seeded with 0.
+    directions
+        How many steps per image.
+    first_mu
+        Mean directions of the images where they are known; saves a pass.
+
+    Examples
+    --------
+    >>> import torch
+    >>> from lipcomp.bound import random_pairs
+    >>> images = torch.full((4, 1, 8, 8), 0.5)
+    >>> pairs = next(random_pairs([images], radius=0.1))
+    >>> (pairs.second - pairs.first).flatten(1).norm(dim=1)
+    tensor([0.1000, 0.1000, 0.1000, 0.1000])
     """
     if not radius > 0:
         raise ValueError(f"radius must be positive, got {radius}")
+    generator = torch.Generator().manual_seed(0) if generator is None else generator
     start = 0
     for images in batches:
         known = None if first_mu is None else first_mu[start : start + len(images)]

@@ -3,10 +3,14 @@
 import math
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
+from typing import Any, ClassVar
 
+import pandas as pd
 import torch
 from jaxtyping import Float, Int64
 from torch import Tensor
+
+from lipcomp._results import ResultMixin
 
 LABELS = {
     "published": "published (3.1)",
@@ -40,7 +44,7 @@ class Witness:
 
 
 @dataclass(frozen=True)
-class Bound:
+class Bound(ResultMixin):
     """One lower bound over a set of pairs."""
 
     name: str
@@ -48,7 +52,7 @@ class Bound:
     witness: Witness | None
     quantiles: dict[float, float]
     n: int
-    values: Float[Tensor, " pairs"] | None = field(default=None, repr=False)
+    values: Float[Tensor, " pairs"] | None = None
 
     @property
     def label(self) -> str:
@@ -62,7 +66,7 @@ class Bound:
 
 
 @dataclass(frozen=True)
-class LowerBounds:
+class LowerBounds(ResultMixin):
     """The bounds (3.1) to (3.5) of a set of pairs; without a concentration only (3.5).
 
     Attributes
@@ -83,10 +87,12 @@ class LowerBounds:
         d.
     """
 
+    picture: ClassVar[str] = "bounds_against_distance"
+
     bounds: dict[str, Bound]
-    pairs: Int64[Tensor, "pairs 2"] = field(repr=False)
-    distance: Float[Tensor, " pairs"] = field(repr=False)
-    chord: Float[Tensor, " pairs"] = field(repr=False)
+    pairs: Int64[Tensor, "pairs 2"]
+    distance: Float[Tensor, " pairs"]
+    chord: Float[Tensor, " pairs"]
     excluded: dict[str, int]
     jacobian: int
     concentration: float | None
@@ -99,6 +105,22 @@ class LowerBounds:
             )
             raise KeyError(f"no bound {name!r}{reason}")
         return self.bounds[name]
+
+    def settings(self) -> dict[str, Any]:
+        """The bounds first."""
+        return {name: bound.maximum for name, bound in self.bounds.items()} | super().settings()
+
+    def to_frame(self) -> pd.DataFrame:
+        """A data frame with a row per bound: its maximum, the pair that attains it, and quantiles."""
+        return pd.DataFrame([
+            {"bound": bound.name, "maximum": bound.maximum, "unit": bound.unit, "n": bound.n}
+            | ({} if bound.witness is None else {
+                "first": bound.witness.pair[0], "second": bound.witness.pair[1],
+                "distance": bound.witness.distance, "chord": bound.witness.chord,
+            })
+            | {f"q{100 * q:g}": value for q, value in bound.quantiles.items()}
+            for bound in self.bounds.values()
+        ])  # fmt: skip
 
     def with_images(self, images: Callable[[str, int], tuple[Tensor, Tensor] | None]) -> "LowerBounds":
         """The same, the witnesses with their images: of the bound of that name, whose pair has that position."""

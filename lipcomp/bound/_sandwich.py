@@ -1,37 +1,54 @@
 """Lower <= searched <= certified (theory (5.3)), measured on one ball around every image: an order that cannot break.
 
 lower      (3.5) of the image and itself moved to the ball's surface in a random direction
+local      sigma_max of the Jacobian at the image itself
 searched   the largest sigma_max that pair ascent finds in the ball
 certified  the least of the local certificate and the product of norms on the same ball (5.4), (5.1)
 
 A map to mean directions has a certificate only where ‖h‖ cannot vanish, so the ball is by default half the largest on
-which the product of norms has one for every image. :func:`sandwich_curve` gives the three against the radius.
+which the product of norms has one for every image.
 """
 
 import math
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
-from typing import Any
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, ClassVar
 
 import torch
 from jaxtyping import Float
 from torch import Generator, Tensor
 
+from lipcomp._results import ResultMixin
 from lipcomp.bound._certified import Certificate, certified_bound
 from lipcomp.bound._pairs import measure_pairs, random_pairs
 from lipcomp.bound._search import search_ball
+from lipcomp.jacobian._checks import check_images, check_map
 from lipcomp.jacobian._products import Map
 
 
 @dataclass(frozen=True)
-class Sandwich:
-    """The three estimates of every image on its ball of ``radius``, pixel L2; infinite where none is certified."""
+class Sandwich(ResultMixin):
+    """The estimates of every image on its ball of ``radius``, pixel L2; infinite where none is certified.
 
-    lower: Float[Tensor, " n"] = field(repr=False)
-    searched: Float[Tensor, " n"] = field(repr=False)
-    certified: Float[Tensor, " n"] = field(repr=False)
+    Attributes
+    ----------
+    lower, local, searched, certified
+        Of every image, see above.
+    radius
+        L2 radius of the balls.
+    certificate
+        The upper bound with its reasons.
+    """
+
+    picture: ClassVar[str] = "local_constants"
+    constants: ClassVar[dict[str, str]] = {n: n for n in ("lower", "local", "searched", "certified")}
+
+    lower: Float[Tensor, " n"]
+    local: Float[Tensor, " n"]
+    searched: Float[Tensor, " n"]
+    certified: Float[Tensor, " n"]
     radius: float
-    certificate: Certificate = field(repr=False)
+    certificate: Certificate
 
     @property
     def worst(self) -> int:
@@ -52,6 +69,11 @@ class Sandwich:
         known = gap[gap.isfinite()]
         return float(known.median()) if len(known) else math.inf
 
+    def settings(self) -> dict[str, Any]:
+        """With the gap, and why there is no certificate."""
+        why = {"reason": self.certificate.reason} if self.certificate.reason else {}
+        return super().settings() | {"gap_decades": self.gap_decades} | why
+
     def line(self, image: int | None = None) -> str:
         """The order at one image, the worst by default, as a line."""
         i = self.worst if image is None else image
@@ -68,12 +90,12 @@ def sandwich(lower: float, searched: float, certified: float) -> str:
     return line if ordered else f"OUT OF ORDER, an estimate is wrong: {line}"
 
 
-def measure_sandwich(
-    fn: Map,
+def lipschitz(
+    encoder: Map,
     images: Float[Tensor, "n ..."],
     *,
     radius: float | None = None,
-    normalised: bool = True,
+    normalised: bool | None = None,
     method: str = "least",
     starts: int = 1,
     steps: int = 30,
@@ -81,32 +103,66 @@ def measure_sandwich(
     generator: Generator | None = None,
     advance: Callable[[int], object] | None = None,
 ) -> Sandwich:
-    """Bound the constant over a ball from below, by search and from above.
+    """Bound the Lipschitz constant over a ball around every image: from below, by search, and from above.
 
     Parameters
     ----------
-    fn, images, batch_size, advance
-        As for :func:`~lipcomp.bound.search_ball`.
+    encoder
+        A map of images to vectors, in evaluation mode: an encoder, the checkpoint that :func:`lipcomp.load_encoder`
+        gives, or any callable of a batch.
+    images
+        Pixels in [0, 1].
     radius
         L2 radius; by default half the largest on which the product of norms certifies every image, or 0.5 for a map
         without normalisation and for one without such a certificate.
     normalised
-        Whether ``fn`` gives mean directions.
+        Whether the map gives mean directions (unit vectors); by default, if it does at the images.
     method
         Of the certificate: "least", "local" or "product", see :func:`~lipcomp.bound.certified_bound`.
     starts, steps
-        Of the search.
+        Of the search, see :func:`~lipcomp.bound.search_ball`.
+    batch_size
+        Images at a time; by default what fits.
     generator
         Randomness (CPU); by default seeded with 0.
+    advance
+        Called with the count of images done.
+
+    Returns
+    -------
+    Sandwich
+        ``lower``, ``local``, ``searched`` and ``certified`` of every image, ``gap_decades`` between the last two.
+
+    Raises
+    ------
+    TypeError
+        If the encoder is no callable.
+    ValueError
+        If images or map are not fit (see :func:`~lipcomp.jacobian.spectral_norm`).
+
+    Examples
+    --------
+    >>> import torch, lipcomp
+    >>> matrix = torch.diag(torch.tensor([5.0, 2.0, 1.0]))
+    >>> found = lipcomp.lipschitz(lambda x: x @ matrix, torch.full((4, 3), 0.5), radius=0.1)
+    >>> found.line()
+    'lower 4.1 <= searched 5 <= certified 5  (gap 0.0 decades)'
     """
+    fn = getattr(encoder, "encoder", None) if not callable(encoder) else encoder
+    if not callable(fn):
+        raise TypeError(
+            f"encoder must be a map of images to vectors (a module, a loaded checkpoint, any callable), got "
+            f"{type(encoder).__name__}; lipcomp.load_encoder(path) gives one from a file"
+        )
+    check_images(images)
+    normalised = check_map(fn, images).directions if normalised is None else normalised
     generator = torch.Generator().manual_seed(0) if generator is None else generator
     if radius is None:
-        local = certified_bound(fn, images, method="product")
-        finite = local.bound[local.bound.isfinite()]
-        radius = 0.5 / float(finite.max()) if len(finite) and not math.isinf(local.radius) else 0.5
-    certificate = certified_bound(fn, images, radius, method=method)
-    size = batch_size or len(images)
-    moved = random_pairs(images.split(size), radius, generator)
+        wide = certified_bound(fn, images, method="product")
+        finite = wide.bound[wide.bound.isfinite()]
+        radius = 0.5 / float(finite.max()) if len(finite) and not math.isinf(wide.radius) else 0.5
+    certificate = certified_bound(fn, images, radius=radius, method=method)
+    moved = random_pairs(images.split(batch_size or len(images)), radius, generator=generator)
     lower = measure_pairs(fn, moved, normalised=normalised)["direction"].values
     assert lower is not None
     found = search_ball(
@@ -119,35 +175,5 @@ def measure_sandwich(
         generator=generator,
         advance=advance,
     )
-    return Sandwich(lower, found.sigma.double().cpu(), certificate.bound, radius, certificate)
-
-
-def sandwich_curve(
-    fn: Map,
-    images: Float[Tensor, "n ..."],
-    radii: Sequence[float],
-    *,
-    advance: Callable[[int], object] | None = None,
-    **settings: Any,
-) -> dict[str, Float[Tensor, "radii n"]]:
-    """Lower, searched and certified constant of every image at every radius, ready to draw.
-
-    What is found in a ball holds in every larger one, so lower and searched never fall with the radius.
-
-    Parameters
-    ----------
-    fn, images, settings
-        As for :func:`measure_sandwich`.
-    radii
-        L2 radii, ascending.
-    advance
-        Called with the count of images done, at every radius.
-    """
-    found = [measure_sandwich(fn, images, radius=radius, advance=advance, **settings) for radius in radii]
-    curves = {
-        name: torch.stack([getattr(one, name).double().cpu() for one in found])
-        for name in ("lower", "searched", "certified")
-    }
-    for name in ("lower", "searched"):
-        curves[name] = curves[name].nan_to_num(0).cummax(0).values
-    return curves
+    local, searched = (values.double().cpu() for values in (found.sigma_at_image, found.sigma))
+    return Sandwich(lower, local, searched, certificate.bound, radius, certificate)

@@ -11,23 +11,18 @@ right singular vector, the others random. Balls are L2 or L-infinity, intersecte
 reported lies in it. What is returned is a lower bound, since sigma_max at a point of the ball is one. No secant is so
 short that rounding reaches its chord, unless the ball itself is; the chord that is reported is that of its pair in
 float64, or where that cannot be had and rounding reaches it, ‖J v‖ (:mod:`lipcomp.bound._rounding`).
-
->>> import torch
->>> from lipcomp.bound import search_ball
->>> fn = lambda x: torch.nn.functional.normalize(x - 0.5 + 1e-3, dim=1)
->>> found = search_ball(fn, torch.full((1, 3), 0.9), radius=0.3)
->>> bool(found.sigma > found.sigma_at_image)
-True
 """
 
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from typing import ClassVar
 
 import torch
 from jaxtyping import Float
 from torch import Generator, Tensor
 
+from lipcomp._results import ResultMixin
 from lipcomp.bound._ball import project
 from lipcomp.bound._rounding import RELATIVE, along, chords, in_float64
 from lipcomp.jacobian import spectral_norm
@@ -43,7 +38,7 @@ KINDS = ("pair", "chord")
 
 
 @dataclass(frozen=True)
-class SearchResult:
+class SearchResult(ResultMixin):
     """The result of a search in the ball around each image.
 
     Attributes
@@ -64,12 +59,15 @@ class SearchResult:
         How many images were left out, by reason; they have NaN.
     """
 
+    picture: ClassVar[str] = "local_constants"
+    constants: ClassVar[dict[str, str]] = {"sigma_at_image": "at the image", "sigma": "searched"}
+
     sigma: Float[Tensor, " n"]
     sigma_at_image: Float[Tensor, " n"]
-    point: Float[Tensor, "n ..."] = field(repr=False)
+    point: Float[Tensor, "n ..."]
     chord_ratio: Float[Tensor, " n"]
-    first: Float[Tensor, "n ..."] = field(repr=False)
-    second: Float[Tensor, "n ..."] = field(repr=False)
+    first: Float[Tensor, "n ..."]
+    second: Float[Tensor, "n ..."]
     radius: float
     norm: str
     kind: str
@@ -119,6 +117,15 @@ def search_ball(
     ValueError
         If an argument is out of range, or the images or the map are not fit (see
         :func:`~lipcomp.jacobian.spectral_norm`).
+
+    Examples
+    --------
+    >>> import torch
+    >>> from lipcomp.bound import search_ball
+    >>> fn = lambda x: torch.nn.functional.normalize(x - 0.5 + 1e-3, dim=1)
+    >>> found = search_ball(fn, torch.full((1, 3), 0.9), radius=0.3)
+    >>> bool(found.sigma > found.sigma_at_image)
+    True
     """
     if kind not in KINDS or norm not in ("l2", "linf"):
         raise ValueError(f'need kind "pair" or "chord" and norm "l2" or "linf", got {kind!r}, {norm!r}')

@@ -22,8 +22,9 @@ from lipcomp.checkpoints._backbone import Backbone, import_timm
 from lipcomp.checkpoints._errors import CheckpointError
 from lipcomp.checkpoints._lean import Budget, lean
 from lipcomp.checkpoints._preprocessing import from_timm, from_torchvision
-from lipcomp.encoders import BACKBONES, PreActResNet, ResNet, WideResNet
-from lipcomp.encoders._resnet import DEPTHS
+from lipcomp.encoders._backbones import BACKBONES
+from lipcomp.encoders._preact import PreActResNet, WideResNet
+from lipcomp.encoders._resnet import DEPTHS, ResNet
 
 OURS = re.compile(r"resnet(\d+)(?:_([\d.]+)x)?(_cifar)?(_tf|_same)?")
 WIDE = re.compile(r"wrn_(\d+)_(\d+)")

@@ -34,7 +34,7 @@ from lipcomp.checkpoints._errors import CheckpointError
 from lipcomp.checkpoints._native import Checkpoint, save_checkpoint
 from lipcomp.checkpoints._preprocessing import Inputs
 from lipcomp.data._preprocessing import Preprocessing
-from lipcomp.encoders import Layer
+from lipcomp.encoders._encoder import Layer
 
 
 def to_torchvision(checkpoint: Checkpoint, path: Path | str) -> Path:
@@ -110,7 +110,7 @@ def to_safetensors(checkpoint: Checkpoint, folder: Path | str) -> Path:
     encoder, folder = checkpoint.encoder, Path(folder)
     if checkpoint.format == "lipcomp":
         folder.mkdir(parents=True, exist_ok=True)
-        save_checkpoint(folder / "model.safetensors", encoder, checkpoint.metadata)
+        save_checkpoint(folder / "model.safetensors", encoder, metadata=checkpoint.metadata)
         config: dict[str, Any] = {"encoder": encoder.spec.to_dict(), "library_name": "lipcomp"}
         _write_text(folder / "config.json", json.dumps(config, indent=2))
         _write_text(folder / "README.md", card(checkpoint, "safetensors"))

@@ -1,9 +1,5 @@
 """Any checkpoint -> an encoder: recognise the format, find the network, account for every key.
 
->>> import lipcomp
->>> checkpoint = lipcomp.load_encoder("resnet50.pth")  # doctest: +SKIP
->>> checkpoint.encoder(images)  # doctest: +SKIP
-
 1. The file becomes names and tensors, without running anything of it (:mod:`lipcomp.checkpoints._sources`).
 2. The names say whose it is and which are backbone, projector, predictor (:mod:`lipcomp.checkpoints._formats`).
 3. The shapes say which network it is, or ``arch`` does (:mod:`lipcomp.checkpoints._architectures`).
@@ -34,7 +30,7 @@ from lipcomp.checkpoints._shapes import infer_backbone
 from lipcomp.checkpoints._sources import Source, State, open_source
 from lipcomp.checkpoints._transformers_models import from_folder
 from lipcomp.checkpoints._vits import heads_of, prepare_vit, resize_positions
-from lipcomp.encoders import WrappedEncoder
+from lipcomp.encoders._wrapped import WrappedEncoder
 
 Head = Literal["auto", "none"]
 Numbers = Sequence[float | int]
@@ -47,9 +43,9 @@ EXTRA = re.compile(  # whole names beside a backbone that belong to something el
 
 def load_encoder(
     path: Path | str,
+    *,
     arch: str | None = None,
     format: str | None = None,
-    *,
     head: Head = "auto",
     branch: str | None = None,
     mean: Numbers | None = None,
@@ -85,6 +81,15 @@ def load_encoder(
     ------
     CheckpointError
         If the file cannot be read safely, is not recognised, or does not fit the architecture.
+
+    Examples
+    --------
+    >>> import tempfile, torchvision, torch, lipcomp
+    >>> path = tempfile.mkdtemp() + "/resnet18.pth"
+    >>> torch.save(torchvision.models.resnet18().state_dict(), path)
+    >>> checkpoint = lipcomp.load_encoder(path, image_size=32)
+    >>> checkpoint.encoder.architecture, checkpoint.encoder.image_shape
+    ('resnet18', (3, 32, 32))
     """
     if format is not None and format not in NAMES:
         near = difflib.get_close_matches(format, NAMES, 1)

@@ -29,12 +29,13 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save as to_safetensors
 
 from lipcomp._atomic import atomic_file
+from lipcomp._identity import hash_module
 from lipcomp.checkpoints._errors import CheckpointError
 from lipcomp.checkpoints._lean import Budget, check_numbers, fill, lean
 from lipcomp.checkpoints._preprocessing import Inputs
 from lipcomp.checkpoints._report import KeyReport
-from lipcomp.encoders import Encoder, EncoderSpec, build_encoder
-from lipcomp.identity import hash_module
+from lipcomp.encoders import EncoderSpec, build_encoder
+from lipcomp.encoders._encoder import Encoder
 
 FORMAT = 1
 GENERIC_NAMES = ("model", "checkpoint", "last", "best", "pytorch_model")
@@ -88,7 +89,7 @@ class Checkpoint:
 
     @cached_property
     def identity(self) -> str:
-        """Hash of the encoder's content: weights, buffers, attributes (:func:`lipcomp.identity.hash_module`)."""
+        """Hash of the encoder's content: weights, buffers, attributes (:func:`lipcomp._identity.hash_module`)."""
         return hash_module(self.encoder)
 
     @property
@@ -140,8 +141,17 @@ class Checkpoint:
         return "\n".join(lines)
 
 
-def save_checkpoint(path: Path | str, encoder: Encoder, metadata: Metadata) -> None:
+def save_checkpoint(path: Path | str, encoder: Encoder, *, metadata: Metadata | None = None) -> None:
     """Write an encoder and its metadata; atomically.
+
+    Parameters
+    ----------
+    path
+        The ``.safetensors`` file.
+    encoder
+        An encoder of :func:`lipcomp.encoders.build_encoder`.
+    metadata
+        How it was trained, if that is to be kept.
 
     Raises
     ------
@@ -149,13 +159,22 @@ def save_checkpoint(path: Path | str, encoder: Encoder, metadata: Metadata) -> N
         If the encoder is a wrapped one, which has no spec.
     OSError
         If the folder cannot be written to. Nothing is left behind, and a file that was there stays as it was.
+
+    Examples
+    --------
+    >>> import tempfile, lipcomp
+    >>> from lipcomp.encoders import EncoderSpec, build_encoder
+    >>> path = tempfile.mkdtemp() + "/mine.safetensors"
+    >>> lipcomp.checkpoints.save_checkpoint(path, build_encoder(EncoderSpec("small_cnn", (1, 28, 28))))
+    >>> lipcomp.load_encoder(path).encoder.image_shape
+    (1, 28, 28)
     """
     if not hasattr(encoder, "spec"):
         raise CheckpointError(
             f"a wrapped {encoder.architecture} has no spec to be rebuilt from; write it with "
             f"lipcomp.checkpoints._export.to_safetensors"
         )
-    header = {"format": FORMAT, "encoder": encoder.spec.to_dict(), **asdict(metadata)}
+    header = {"format": FORMAT, "encoder": encoder.spec.to_dict(), **asdict(metadata or Metadata())}
     text = json.dumps(header, sort_keys=True, allow_nan=False)
     weights = {name: value.detach().cpu().contiguous() for name, value in encoder.state_dict().items()}
     with atomic_file(Path(path)) as temporary:

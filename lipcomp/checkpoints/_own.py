@@ -24,7 +24,9 @@ from lipcomp.checkpoints._native import Checkpoint, Metadata
 from lipcomp.checkpoints._recognise import all_tensors, branch_of, choose, unwrap
 from lipcomp.checkpoints._report import KeyReport
 from lipcomp.checkpoints._sources import Source, State, open_source
-from lipcomp.encoders import Encoder, Tap, wrap
+from lipcomp.encoders import wrap
+from lipcomp.encoders._encoder import Encoder
+from lipcomp.encoders._wrapped import Tap
 
 SHOWN = 5  # disagreements named in an error
 
@@ -108,7 +110,11 @@ def load_own(
         encoder = network
     else:
         encoder = wrap(
-            network, mean or (0.0,), std or (1.0,), None, _image_shape(network, image_size or (224,))
+            network,
+            mean=mean or (0.0,),
+            std=std or (1.0,),
+            layer=None,
+            image_shape=_image_shape(network, image_size or (224,)),
         )
     if notes := _of_logits(encoder):
         report = replace(report or KeyReport(), notes=(*(report.notes if report else ()), *notes))

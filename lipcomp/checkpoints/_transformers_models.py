@@ -29,7 +29,7 @@ from lipcomp.checkpoints._native import Checkpoint, Metadata
 from lipcomp.checkpoints._preprocessing import convention
 from lipcomp.checkpoints._report import KeyReport
 from lipcomp.checkpoints._sources import Source
-from lipcomp.encoders import WrappedEncoder
+from lipcomp.encoders._wrapped import WrappedEncoder
 
 TOKEN = ("vit", "deit")
 SPARE = re.compile(

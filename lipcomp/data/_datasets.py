@@ -3,12 +3,6 @@
 An item is (image, label), or a mapping with an image and a label. An image is one of Pillow's; an array (height, width)
 or (height, width, channels) or a tensor (channels, height, width) of bytes; or floats in [0, 1]. Items are read when a
 batch asks for them, in the caller's thread. A dataset must give the same item each time: augment with views, not here.
-
->>> from lipcomp.data import from_dataset
->>> pixels = torch.arange(4 * 12, dtype=torch.uint8).view(4, 3, 2, 2)
->>> images = from_dataset([(x, i % 2) for i, x in enumerate(pixels)], classes=("cat", "dog"))
->>> images.image_shape, images.labels.tolist()
-((3, 2, 2), [0, 1, 0, 1])
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -22,6 +16,7 @@ from PIL import Image
 from torch import Tensor
 from torch.utils.data import Subset
 
+from lipcomp._identity import digest
 from lipcomp.data._items import (
     label_column,
     labels_of,
@@ -32,7 +27,6 @@ from lipcomp.data._items import (
     planes_of,
 )
 from lipcomp.data._preprocessing import Preprocessing, to_shape
-from lipcomp.identity import digest
 
 
 @dataclass(frozen=True)
@@ -173,6 +167,15 @@ def from_dataset(
     ------
     ValueError
         If items change from one reading to the next, or have no labels; or cannot be read as images of [0, 1].
+
+    Examples
+    --------
+    >>> import torch
+    >>> from lipcomp.data import from_dataset
+    >>> pixels = torch.arange(4 * 12, dtype=torch.uint8).view(4, 3, 2, 2)
+    >>> images = from_dataset([(x, i % 2) for i, x in enumerate(pixels)], classes=("cat", "dog"))
+    >>> images.image_shape, images.labels.tolist()
+    ((3, 2, 2), [0, 1, 0, 1])
     """
     name = name or _name(dataset)
     if not hasattr(dataset, "__getitem__") or not hasattr(dataset, "__len__"):

@@ -20,13 +20,13 @@ from jaxtyping import Float, Int64
 from PIL import Image
 from torch import Tensor
 
+from lipcomp._identity import digest, hash_files
 from lipcomp.data._crops import crop_picture
 from lipcomp.data._labels import shorten
 from lipcomp.data._layout import find_split
 from lipcomp.data._pictures import UnreadableImageError, check_header, read_picture, with_channels
 from lipcomp.data._preprocessing import Preprocessing, to_shape
 from lipcomp.data._views import PhotoViews
-from lipcomp.identity import digest, hash_files
 
 Shape = tuple[int, int, int]
 _LOOKED_AT = 16  # pictures that decide whether a set is grey
@@ -105,7 +105,7 @@ class FolderImages:
         """A hash of the files' bytes in order, labels, class names and preprocessing, 32 hex digits.
 
         Not of the folder's name, files' names or times. ``advance(n)`` is called as files are hashed; unchanged files
-        are not read again (:func:`lipcomp.identity.hash_files`).
+        are not read again (:func:`lipcomp._identity.hash_files`).
 
         Raises
         ------

@@ -98,6 +98,13 @@ def load_set(
         If the name or the split is unknown, the layout of a folder leaves doubt about labels, or images do not fit.
     FileNotFoundError
         If the data is not on disk.
+
+    Examples
+    --------
+    >>> import torch, lipcomp
+    >>> digits = lipcomp.load_set("mnist5k", "test")
+    >>> digits.batch(torch.arange(8)).shape, len(digits.classes)
+    (torch.Size([8, 1, 28, 28]), 10)
     """
     if split not in SPLITS:
         raise ValueError(f"split must be one of {', '.join(SPLITS)}; got {split!r}")
@@ -153,13 +160,26 @@ def load_set(
 def load_splits(name: Any, **options: Any) -> tuple[ImageSet, ImageSet]:
     """The training and the test images of a set, for a probe that is fitted on the one and scored on the other.
 
-    ``name`` may be a pair of datasets (train, test). ``options`` are those of :func:`load_set`. Classes of the test
-    images are matched to those of the training images by name.
+    Classes of the test images are matched to those of the training images by name.
+
+    Parameters
+    ----------
+    name
+        As for :func:`load_set`, or a pair of datasets (train, test).
+    options
+        Those of :func:`load_set`.
 
     Raises
     ------
     ValueError
         If there are no labels or fewer than two classes, or the two share a file.
+
+    Examples
+    --------
+    >>> from lipcomp.data import load_splits
+    >>> train, test = load_splits("mnist5k")
+    >>> len(train), len(test)
+    (4000, 1000)
     """
     first, second = name if isinstance(name, tuple) else (name, name)
     train = load_set(first, "train", **options)

@@ -9,14 +9,6 @@ A :class:`Preprocessing` is what is printed, recorded, hashed and applied, in th
 The mean and std of a network are its own: pixels are in [0, 1] everywhere in lipcomp, so that corruptions, radii and
 distances mean the same for each network. A ``rescale_factor`` r other than 1/255 belongs there too: (255 r x - mean) /
 std is (x - mean / 255r) / (std / 255r).
-
->>> from PIL import Image
->>> from lipcomp.data._preprocessing import Preprocessing
->>> recipe = Preprocessing(resize=256, crop=(224, 224), interpolation="bicubic")
->>> recipe(Image.new("RGB", (500, 375))).shape
-torch.Size([3, 224, 224])
->>> print(recipe)
-shorter side to 256 (bicubic, antialias), centre crop 224 x 224
 """
 
 from collections.abc import Sequence
@@ -63,6 +55,16 @@ class Preprocessing:
         Leave pictures as they are that have the size of the crop already.
     background
         Colour behind transparent pixels, as bytes.
+
+    Examples
+    --------
+    >>> from PIL import Image
+    >>> from lipcomp.data import Preprocessing
+    >>> recipe = Preprocessing(resize=256, crop=(224, 224), interpolation="bicubic")
+    >>> recipe(Image.new("RGB", (500, 375))).shape
+    torch.Size([3, 224, 224])
+    >>> print(recipe)
+    shorter side to 256 (bicubic, antialias), centre crop 224 x 224
     """
 
     resize: int | Size | None = None

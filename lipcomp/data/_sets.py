@@ -8,7 +8,7 @@ import torch
 from jaxtyping import Float, Int64, UInt8
 from torch import Tensor
 
-from lipcomp.identity import digest
+from lipcomp._identity import digest
 
 
 @runtime_checkable
@@ -77,9 +77,26 @@ class TensorImages:
 
 
 def batches(
-    images: ImageSet, batch_size: int = 512, indices: Tensor | None = None
+    images: ImageSet, *, batch_size: int = 512, indices: Tensor | None = None
 ) -> Iterator[Float[Tensor, "batch channels height width"]]:
-    """Go once through a set (or the given indices of it), in order."""
+    """Go once through a set (or the given indices of it), in order.
+
+    Parameters
+    ----------
+    images
+        The set.
+    batch_size
+        Images at a time.
+    indices
+        Which images; all if not given.
+
+    Examples
+    --------
+    >>> import torch, lipcomp
+    >>> images = lipcomp.load_set([(x, i) for i, x in enumerate(torch.rand(5, 1, 8, 8))])
+    >>> [len(batch) for batch in lipcomp.data.batches(images, batch_size=2)]
+    [2, 2, 1]
+    """
     order = torch.arange(len(images)) if indices is None else indices
     for part in order.split(batch_size):
         yield images.batch(part)

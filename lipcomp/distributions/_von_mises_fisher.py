@@ -5,11 +5,6 @@
 Densities are with respect to the sphere's surface measure, in nats. kappa = 0 is the uniform distribution. Everything
 that a subtraction would spoil is computed from what is left: the log density as its value at the mode less
 kappa |z - mu|^2 / 2, the divergences as in :mod:`lipcomp.distributions._divergence`.
-
->>> mu = torch.nn.functional.normalize(torch.randn(4, 128), dim=-1)
->>> e = VonMisesFisher(mu, torch.tensor(1024.0))
->>> e.batch_shape, e.event_shape, e.rsample((10,)).shape
-(torch.Size([4]), torch.Size([128]), torch.Size([10, 4, 128]))
 """
 
 from typing import Any, ClassVar
@@ -55,6 +50,15 @@ class VonMisesFisher(Distribution):
     ValueError
         If d < 2, a mean direction is not a unit vector, a concentration is negative or not finite, or the shapes do
         not broadcast.
+
+    Examples
+    --------
+    >>> import torch
+    >>> from lipcomp.distributions import VonMisesFisher
+    >>> mu = torch.nn.functional.normalize(torch.ones(4, 128), dim=-1)
+    >>> e = VonMisesFisher(mu, torch.tensor(1024.0))
+    >>> e.batch_shape, e.event_shape, e.rsample((10,)).shape
+    (torch.Size([4]), torch.Size([128]), torch.Size([10, 4, 128]))
     """
 
     arg_constraints: ClassVar[dict[str, constraints.Constraint]] = {

@@ -1,9 +1,4 @@
-"""Backbones by name: what an :class:`~lipcomp.encoders.EncoderSpec` builds, including timm's and your own.
-
->>> from lipcomp.encoders import EncoderSpec, build_encoder, register_backbone
->>> register_backbone("mine:net", my_network)  # doctest: +SKIP
->>> encoder = build_encoder(EncoderSpec("mine:net", (3, 96, 96)))  # doctest: +SKIP
-"""
+"""Backbones by name: what an :class:`~lipcomp.encoders.EncoderSpec` builds, including timm's and your own."""
 
 from collections.abc import Callable
 
@@ -41,10 +36,26 @@ def register_backbone(name: str, function: Callable[..., object]) -> None:
     averaged. The name is what checkpoints hold, so it must be registered again before one is loaded; no code is ever
     run because a file asks for it.
 
+    Parameters
+    ----------
+    name
+        With a colon, such as "mine:net"; :class:`EncoderSpec` takes it as ``backbone``.
+    function
+        Number of channels -> network.
+
     Raises
     ------
     ValueError
         If the name belongs to a backbone of lipcomp's.
+
+    Examples
+    --------
+    >>> import torch
+    >>> from lipcomp.encoders import EncoderSpec, build_encoder, register_backbone
+    >>> register_backbone("mine:conv", lambda channels: torch.nn.Conv2d(channels, 16, 3))
+    >>> encoder = build_encoder(EncoderSpec("mine:conv", (1, 8, 8), projector=None))
+    >>> encoder(torch.rand(2, 1, 8, 8)).shape
+    torch.Size([2, 16])
     """
     if ":" not in name:
         raise ValueError(f"the name of a backbone of your own needs a colon, as in 'mine:net'; got {name!r}")

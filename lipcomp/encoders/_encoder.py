@@ -12,12 +12,6 @@ projection    output of the projector: the latent's mean direction in SimCLR and
 prediction    output of the predictor: the latent's mean direction in BYOL and C-BYOL
 latent        whichever of the two carries e(z|x): prediction if there is a predictor
 ============  ==================================================================================
-
->>> import torch
->>> from lipcomp.encoders import EncoderSpec, build_encoder
->>> encoder = build_encoder(EncoderSpec("small_cnn", image_shape=(1, 28, 28)), seed=0).eval()
->>> encoder(torch.rand(2, 1, 28, 28)).norm(dim=1)
-tensor([1.0000, 1.0000], grad_fn=...)
 """
 
 from collections.abc import Mapping
@@ -61,6 +55,12 @@ class EncoderSpec:
     ------
     ValueError
         If a field does not fit; the message names it.
+
+    Examples
+    --------
+    >>> from lipcomp.encoders import EncoderSpec
+    >>> EncoderSpec("resnet18", (3, 32, 32), projector=None).backbone
+    'resnet18'
     """
 
     backbone: str
@@ -206,6 +206,22 @@ def build_encoder(spec: EncoderSpec, *, seed: int = 0) -> Encoder:
 
     Two specs that share a part therefore share that part's initial weights, whatever other parts they have: this
     is what makes a C-BYOL encoder start where its BYOL twin starts. The global random state is left alone.
+
+    Parameters
+    ----------
+    spec
+        What to build.
+    seed
+        Names the weights.
+
+    Examples
+    --------
+    >>> import torch
+    >>> from lipcomp.encoders import EncoderSpec, build_encoder
+    >>> encoder = build_encoder(EncoderSpec("small_cnn", image_shape=(1, 28, 28))).eval()
+    >>> with torch.no_grad():
+    ...     encoder(torch.rand(2, 1, 28, 28)).norm(dim=1)
+    tensor([1.0000, 1.0000])
     """
     shape, projector = spec.image_shape, spec.projector
     with torch.random.fork_rng(devices=[]):

@@ -6,13 +6,6 @@ The wrapper gives a foreign network the interface of :class:`~lipcomp.encoders.E
 measures one measures the other. It holds the network itself, not a copy, and sets it to evaluation mode: in
 training mode a batch norm makes each image's direction depend on the other images, and no Lipschitz constant
 is defined.
-
->>> import torch
->>> from lipcomp.encoders import wrap
->>> network = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(48, 8))
->>> encoder = wrap(network, mean=0.5, std=0.25, image_shape=(3, 4, 4))
->>> encoder(torch.rand(2, 3, 4, 4)).shape
-torch.Size([2, 8])
 """
 
 import difflib
@@ -54,7 +47,7 @@ class WrappedEncoder(Encoder):
         If ``mean``, ``std`` or ``image_shape`` do not fit, or a predictor has no projector before it.
     """
 
-    not_identity = ("_architecture",)  # what messages call it, of lipcomp.identity.hash_module
+    not_identity = ("_architecture",)  # what messages call it, of lipcomp._identity.hash_module
 
     def __init__(
         self,
@@ -163,11 +156,11 @@ class Tap(nn.Module):
 
 def wrap(
     module: nn.Module,
+    *,
     mean: float | int | Sequence[float | int] = 0.0,
     std: float | int | Sequence[float | int] = 1.0,
     layer: str | None = None,
     image_shape: Sequence[int] = (3, 224, 224),
-    *,
     pool: Pool | None = None,
     projector: nn.Module | None = None,
     predictor: nn.Module | None = None,
@@ -200,6 +193,15 @@ def wrap(
     ------
     ValueError
         If an argument does not fit, the layer does not exist, or a trial pass of one black image fails.
+
+    Examples
+    --------
+    >>> import torch
+    >>> from lipcomp.encoders import wrap
+    >>> network = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(48, 8))
+    >>> encoder = wrap(network, mean=0.5, std=0.25, image_shape=(3, 4, 4))
+    >>> encoder(torch.rand(2, 3, 4, 4)).shape
+    torch.Size([2, 8])
     """
     if not isinstance(module, nn.Module):
         raise ValueError(f"module must be a torch.nn.Module, got a {type(module).__name__}")  # noqa: TRY004

@@ -12,8 +12,11 @@ from collections.abc import Iterator, Sequence
 from typing import Any
 
 from lipcomp import _commands as commands
-from lipcomp.measure import Done, Frobenius, Map, Sigma
+from lipcomp.measure import Sigma
 from lipcomp.measure import _options as options
+from lipcomp.measure._local import Frobenius
+from lipcomp.measure._pairs import Map
+from lipcomp.measure._run import Done
 
 EXAMPLE = """example:
   python -m lipcomp.jacobian runs/simclr.safetensors runs/c-simclr.safetensors --data mnist5k --limit 500 \\

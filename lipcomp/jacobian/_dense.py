@@ -6,7 +6,7 @@ d products of one image each. The Gram matrix is small and its largest eigenvalu
 value decomposition of the d x pixels matrix itself is never taken.
 
 >>> import torch
->>> from lipcomp.jacobian import jacobian
+>>> from lipcomp.jacobian._dense import jacobian
 >>> jacobian(lambda x: x @ torch.diag(torch.tensor([2.0, 3.0])), torch.zeros(1, 2))
 tensor([[[2., 0.],
          [0., 3.]]])
@@ -24,7 +24,7 @@ from lipcomp.jacobian._products import Linearisation, Map
 
 def jacobian(fn: Map, images: Float[Tensor, "n ..."]) -> Float[Tensor, "n dim ..."]:
     """J at every image, by one reverse product per row; memory for n x d x pixels numbers."""
-    return _rows(Linearisation(fn, images, "forward"))  # without a second graph
+    return _rows(Linearisation(fn, images, method="forward"))  # without a second graph
 
 
 def _rows(at: Linearisation) -> Tensor:
@@ -40,7 +40,7 @@ def row_values(
     fn: Map, images: Float[Tensor, "n ..."], *, k: int, vectors: bool, directions: bool = False
 ) -> Part:
     """The k largest singular values of a batch from all rows of its Jacobians."""
-    at = Linearisation(fn, images, "forward")
+    at = Linearisation(fn, images, method="forward")
     usable, excluded = usable_outputs(at.output, directions)
     dim = at.output.shape[1]
     found = Part.empty(images, dim, k, vectors, excluded)

@@ -13,23 +13,19 @@ degrees, so that
 It is wide (a factor of 1.8 and 2.3 at 16 probes, for the norm the root of it) and exact at rank one only. The standard
 error belongs to means over many images; two of them on either side of one image's estimate are no interval.
 (Hutchinson 1989.) The Fisher information of e(z|x) in x has the trace kappa A ‖J‖_F²: :mod:`lipcomp.bound._fisher`.
-
->>> import torch
->>> from lipcomp.jacobian import frobenius_norm
->>> matrix = torch.diag(torch.tensor([3.0, 4.0]))
->>> frobenius_norm(lambda x: x @ matrix, torch.rand(1, 2)).squared
-tensor([25.], dtype=torch.float64)
 """
 
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import ClassVar
 
 import torch
 from jaxtyping import Float
 from scipy.stats import chi2
 from torch import Generator, Tensor
 
+from lipcomp._results import ResultMixin
 from lipcomp.jacobian._batching import fitting_batch_size
 from lipcomp.jacobian._checks import EXCLUSIONS, check_images, check_map, usable_outputs
 from lipcomp.jacobian._precision import power_of_two
@@ -38,7 +34,7 @@ from lipcomp.jacobian._spectral_norm import draw_seeds, normal
 
 
 @dataclass(frozen=True)
-class FrobeniusNorm:
+class FrobeniusNorm(ResultMixin):
     """‖J‖_F of every image, and how it was estimated; in float64, where squares of float32 numbers have room.
 
     Attributes
@@ -52,6 +48,9 @@ class FrobeniusNorm:
     excluded
         How many images were left out, by reason.
     """
+
+    picture: ClassVar[str] = "local_constants"
+    constants: ClassVar[dict[str, str]] = {"norm": "Frobenius norm"}
 
     norm: Float[Tensor, " n"]
     relative_error: Float[Tensor, " n"]
@@ -102,6 +101,14 @@ def frobenius_norm(
     ------
     ValueError
         As :func:`~lipcomp.jacobian.spectral_norm`, or if there are fewer than 2 probes.
+
+    Examples
+    --------
+    >>> import torch
+    >>> from lipcomp.jacobian import frobenius_norm
+    >>> matrix = torch.diag(torch.tensor([3.0, 4.0]))
+    >>> frobenius_norm(lambda x: x @ matrix, torch.rand(1, 2)).squared
+    tensor([25.], dtype=torch.float64)
     """
     if probes < 2:
         raise ValueError(f"probes must be at least 2, for a standard error; got {probes}")
@@ -113,7 +120,7 @@ def frobenius_norm(
     norms = torch.full((count, len(images)), math.nan, dtype=torch.float64)
     excluded = dict.fromkeys(EXCLUSIONS, 0)
     for index in torch.arange(len(images)).split(batch_size or fitting_batch_size(fn, images)):
-        at = Linearisation(fn, images[index], "forward")  # without a second graph
+        at = Linearisation(fn, images[index], method="forward")  # without a second graph
         usable, left_out = usable_outputs(at.output, directions)
         excluded = {reason: excluded[reason] + number for reason, number in left_out.items()}
         for probe in range(count):

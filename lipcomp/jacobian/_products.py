@@ -11,15 +11,6 @@ two convolutions, forward mode three; here it is one in either direction (:mod:`
 
 An operator without a second derivative (hard sigmoid and the like) falls back on forward mode, at three
 convolutions per layer; one that has neither is named in the error.
-
->>> import torch
->>> from lipcomp.jacobian._products import Linearisation
->>> matrix = torch.tensor([[3.0, 0.0, 4.0], [0.0, 2.0, 0.0]])
->>> at = Linearisation(lambda x: x @ matrix.T, torch.zeros(1, 3))
->>> at.transposed(torch.tensor([[1.0, 0.0]]))
-tensor([[3., 0., 4.]])
->>> at.forward(torch.tensor([[1.0, 1.0, 0.0]]))
-tensor([[3., 2.]])
 """
 
 import re
@@ -31,6 +22,7 @@ from torch import Tensor
 from torch.autograd import forward_ad
 
 from lipcomp.jacobian._frozen import frozen, math_attention
+from lipcomp.jacobian._operator import Operator
 from lipcomp.jacobian._precision import full_precision
 
 Map = Callable[[Tensor], Tensor]
@@ -51,8 +43,10 @@ def as_rows(output: Tensor, images: int) -> Tensor:
     return output.flatten(1) if output.dim() > 1 else output.unsqueeze(1)
 
 
-class Linearisation:
-    """The differential of ``fn`` at every image of a batch, ready for products on both sides.
+class Linearisation(Operator):
+    """The differential of ``fn`` at every image of a batch, as an operator: ``J @ v``, ``J.T @ u``, ``J.to_scipy()``.
+
+    Operators compose: ``J.T @ J``; ``Linearisation(g, f(x)) @ Linearisation(f, x)`` is the differential of g after f.
 
     Parameters
     ----------
@@ -69,9 +63,22 @@ class Linearisation:
     ValueError
         If the output does not depend differentiably on the images, does not have one row per image, or (while
         running) a layer mixes the images of a batch or draws random numbers.
+
+    Examples
+    --------
+    >>> import torch
+    >>> from lipcomp.jacobian import Linearisation
+    >>> matrix = torch.tensor([[3.0, 0.0, 4.0], [0.0, 2.0, 0.0]])
+    >>> J = Linearisation(lambda x: x @ matrix.T, torch.zeros(1, 3))
+    >>> J @ torch.tensor([[1.0, 1.0, 0.0]])
+    tensor([[3., 2.]])
+    >>> (J @ J.T) @ torch.tensor([[1.0, 0.0]])
+    tensor([[25.,  0.]])
+    >>> J.to_scipy().shape
+    (2, 3)
     """
 
-    def __init__(self, fn: Map, images: Float[Tensor, "batch ..."], method: str = "auto") -> None:
+    def __init__(self, fn: Map, images: Float[Tensor, "batch ..."], *, method: str = "auto") -> None:
         if method not in ("auto", "reverse", "forward"):
             raise ValueError(f'method must be "auto", "reverse" or "forward", got {method!r}')
         self._fn, self._method = fn, method
@@ -88,6 +95,8 @@ class Linearisation:
             )
         self._output = output
         self.output: Float[Tensor, "batch dim"] = self._output.detach()
+        self.out_shape, self.in_shape = tuple(output.shape), tuple(images.shape)
+        self.dtype, self.device = output.dtype, output.device
         self._cotangent: Tensor | None = None
         self._pullback: Tensor | None = None
         self._checked = False

@@ -4,22 +4,18 @@ The local constant of mu at x is the largest singular value of J = dmu/dx (theor
 Lanczos on J Jᵀ (:mod:`lipcomp.jacobian._lanczos`) with products at one forward pass each
 (:mod:`lipcomp.jacobian._products`): 7 to 27 products per image for encoders of dimension 64 to 128, where the row loop
 takes as many as there are outputs. Every value is a lower bound of sigma_max, converged or not.
-
->>> import torch
->>> from lipcomp.jacobian import spectral_norm
->>> matrix = torch.diag(torch.tensor([5.0, 2.0, 1.0]))
->>> spectral_norm(lambda x: x @ matrix, torch.rand(4, 3)).sigma
-tensor([5.0000, 5.0000, 5.0000, 5.0000])
 """
 
 import math
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
+from typing import ClassVar
 
 import torch
 from jaxtyping import Bool, Float, Int64
 from torch import Generator, Tensor
 
+from lipcomp._results import ResultMixin
 from lipcomp.jacobian._batching import fitting_batch_size
 from lipcomp.jacobian._checks import check_images, check_map
 from lipcomp.jacobian._dense import row_values
@@ -29,7 +25,7 @@ from lipcomp.jacobian._sharing import SharedStart, pilot_count
 
 
 @dataclass(frozen=True)
-class SpectralNorm:
+class SpectralNorm(ResultMixin):
     """The largest singular values of the Jacobian at every image.
 
     Attributes
@@ -59,13 +55,16 @@ class SpectralNorm:
         "lanczos" or "rows".
     """
 
+    picture: ClassVar[str] = "local_constants"
+    constants: ClassVar[dict[str, str]] = {"sigma": ""}
+
     sigma: Float[Tensor, " n"]
     residual: Float[Tensor, " n"]
     iterations: Int64[Tensor, " n"]
     converged: Bool[Tensor, " n"]
-    values: Float[Tensor, "n k"] = field(repr=False)
-    left_vectors: Float[Tensor, "n k dim"] | None = field(repr=False)
-    right_vectors: Float[Tensor, "n k ..."] | None = field(repr=False)
+    values: Float[Tensor, "n k"]
+    left_vectors: Float[Tensor, "n k dim"] | None
+    right_vectors: Float[Tensor, "n k ..."] | None
     excluded: dict[str, int]
     rtol: float
     method: str
@@ -145,6 +144,15 @@ def spectral_norm(
     ValueError
         If an argument does not fit, the images leave the domain, the map is in training mode, mixes images, keeps a
         state or is not deterministic, or an operator lacks a derivative; the message names it.
+
+    Examples
+    --------
+    >>> import torch
+    >>> from lipcomp.jacobian import spectral_norm
+    >>> matrix = torch.diag(torch.tensor([5.0, 2.0, 1.0]))
+    >>> found = spectral_norm(lambda x: x @ matrix, torch.rand(4, 3))
+    >>> found.sigma.round(decimals=3)
+    tensor([5., 5., 5., 5.])
     """
     if method not in ("auto", "lanczos", "rows"):
         raise ValueError(f'method must be "auto", "lanczos" or "rows", got {method!r}')

@@ -1,6 +1,6 @@
 """Jobs: one function, many arguments, results as they come; on this machine, on Slurm, or on a Ray cluster.
 
->>> from lipcomp.jobs import run_jobs
+>>> from lipcomp.jobs._engines import run_jobs
 >>> for outcome in run_jobs(measure, [(checkpoint,) for checkpoint in checkpoints]):  # doctest: +SKIP
 ...     print(outcome.number, outcome.error or outcome.value)
 
@@ -18,19 +18,4 @@ node) is repeated. Ctrl-C, or closing the generator, ends what runs. A job that 
 repeated at no risk, and two commands may work on one folder if each takes its part with :func:`lipcomp._claims.claim`.
 """
 
-from lipcomp.jobs._contract import EngineOptions, JobFailure, JobsError, Outcome, raise_failures
-from lipcomp.jobs._engines import ENGINES, run_jobs
-from lipcomp.jobs._options import add_engine_arguments, available_cores, engine_choice
-
-__all__ = [
-    "ENGINES",
-    "EngineOptions",
-    "JobFailure",
-    "JobsError",
-    "Outcome",
-    "add_engine_arguments",
-    "available_cores",
-    "engine_choice",
-    "raise_failures",
-    "run_jobs",
-]
+__all__: list[str] = []

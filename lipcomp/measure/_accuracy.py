@@ -13,8 +13,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from lipcomp.data import SETS, load_set
-from lipcomp.identity import digest, hash_files
+from lipcomp._identity import digest, hash_files
+from lipcomp.data import load_set
+from lipcomp.data._known import SETS
 from lipcomp.measure._bench import Advance, Bench, nothing
 from lipcomp.measure._conditions import (
     Condition,
@@ -56,7 +57,9 @@ from lipcomp.robustness._videos import (
     open_perturbations,
     sequences,
 )
-from lipcomp.robustness.corruptions import COMMON, SEVERITIES, VALIDATION, corruption_names, table_for
+from lipcomp.robustness.corruptions import corruption_names
+from lipcomp.robustness.corruptions._corrupt import SEVERITIES, table_for
+from lipcomp.robustness.corruptions._tables import COMMON, VALIDATION
 
 VERSION = 3
 ALL_NINETEEN = (*COMMON, *VALIDATION)
@@ -87,7 +90,13 @@ def right_of(bench: Bench, condition: Condition, advance: Advance = nothing) -> 
 
 @dataclass(frozen=True)
 class CleanAccuracy:
-    """Top-1 and, from ten classes on, top-5 accuracy on the plan's images, and calibration."""
+    """Top-1 and, from ten classes on, top-5 accuracy on the plan's images, and calibration.
+
+    Examples
+    --------
+    >>> from lipcomp.measure import CleanAccuracy, Images, Plan, Source
+    >>> plan = Plan((Source("model.safetensors"),), Images("mnist5k"), (CleanAccuracy(),))
+    """
 
     def units(self, bench: Bench) -> Iterator[Unit]:
         """One unit."""
@@ -197,6 +206,12 @@ class CorruptionAccuracy:
         Folder of the published frost photographs.
     limit
         Use only this many images of the plan, from the first.
+
+    Examples
+    --------
+    >>> from lipcomp.measure import CorruptionAccuracy
+    >>> CorruptionAccuracy(names=("fog", "motion_blur"), severities=(3,)).severities
+    (3,)
     """
 
     table: str | None = None
@@ -608,7 +623,12 @@ class RobustAccuracy:
                     batch = condition.batch(places, bench.device, bench.dtype)
                     labels = condition.labels()[places].to(bench.device)
                     found = run(
-                        classifier, batch, labels, norm=self.norm, radius=self.radius, seed=bench.plan.seed
+                        classifier,
+                        batch,
+                        labels,
+                        norm=self.norm,
+                        radius=self.radius,
+                        generator=torch.Generator().manual_seed(bench.plan.seed),
                     )
                     return {"right": found.right, "blind": found.blind & found.clean}
 

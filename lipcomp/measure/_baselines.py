@@ -7,9 +7,9 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from lipcomp.checkpoints import Checkpoint
-from lipcomp.checkpoints._native import Metadata
-from lipcomp.encoders import Encoder, EncoderSpec, build_encoder, wrap
+from lipcomp.checkpoints._native import Checkpoint, Metadata
+from lipcomp.encoders import EncoderSpec, build_encoder, wrap
+from lipcomp.encoders._encoder import Encoder
 
 
 class Pixels(nn.Module):

@@ -1,7 +1,7 @@
 """An encoder ready to be measured: on its device, in its precision, with its images, probe and results so far.
 
 Everything that several quantities need is computed once: features, the fitted probe, class scores of a condition.
-What is kept between runs is keyed by content (:mod:`lipcomp.identity`), and guarded: the encoder's output on fixed
+What is kept between runs is keyed by content (:mod:`lipcomp._identity`), and guarded: the encoder's output on fixed
 images must be what it was when the result was kept.
 """
 
@@ -15,10 +15,10 @@ import torch
 from jaxtyping import Float, Int64
 from torch import Tensor, nn
 
-from lipcomp.checkpoints import Checkpoint
-from lipcomp.data import ImageSet
+from lipcomp._identity import digest, hash_module
+from lipcomp.checkpoints._native import Checkpoint
 from lipcomp.data._opening import check_splits
-from lipcomp.identity import digest, hash_module
+from lipcomp.data._sets import ImageSet
 from lipcomp.jacobian._batching import forward_batch_size
 from lipcomp.jacobian._precision import full_precision
 from lipcomp.measure._cells import Arrays, Cells, IncompleteError
@@ -298,7 +298,13 @@ class Bench:
                 first = self.probe()
                 assert isinstance(first, LinearProbe)
                 chosen = {"penalties": (first.penalty,), "tolerance": PATH_TOLERANCE, "start": first}
-            found = fit_linear_probe(features[rows], labels[rows], classes=classes, seed=plan.seed, **chosen)
+            found = fit_linear_probe(
+                features[rows],
+                labels[rows],
+                classes=classes,
+                generator=torch.Generator().manual_seed(plan.seed),
+                **chosen,
+            )
             weight, bias = found.weight.numpy(), found.bias.numpy()
             return {"weight": weight, "bias": bias, "penalty": np.array(found.penalty)}
 

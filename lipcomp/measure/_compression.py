@@ -12,7 +12,7 @@ from typing import Any, ClassVar
 import numpy as np
 import torch
 
-from lipcomp.distributions import divergence_floor, vmf_divergence
+from lipcomp.distributions._divergence import divergence_floor, vmf_divergence
 from lipcomp.measure._bench import Advance, Bench
 from lipcomp.measure._conditions import images_identity
 from lipcomp.measure._pairs import block_generator, training_views

@@ -13,19 +13,12 @@ import torch
 from jaxtyping import Float, Int64
 from torch import Tensor
 
-from lipcomp.data import ImageSet
-from lipcomp.data._sets import check_unchanged
-from lipcomp.identity import digest
+from lipcomp._identity import digest
+from lipcomp.data._sets import ImageSet, check_unchanged
 from lipcomp.robustness._protocols import literature
 from lipcomp.robustness._sets import CorruptionSet
-from lipcomp.robustness.corruptions import (
-    SEVERITIES,
-    check_severity,
-    corrupt,
-    corruption_names,
-    find_corruption,
-    resave_jpeg,
-)
+from lipcomp.robustness.corruptions import corrupt, corruption_names
+from lipcomp.robustness.corruptions._corrupt import SEVERITIES, check_severity, find_corruption, resave_jpeg
 from lipcomp.robustness.corruptions._weather import Textures, read_frost
 
 CORRUPTIONS_VERSION = 3  # of what lipcomp.robustness.corruptions makes from the same settings
@@ -197,7 +190,7 @@ def _corrupted(
     jpeg: int | None,
     textures: Textures | None,
 ) -> Tensor:
-    made = corrupt(batch, name, severity, table, seed, indices, frost_textures=textures)
+    made = corrupt(batch, name, severity, table=table, seed=seed, indices=indices, frost_textures=textures)
     return made if jpeg is None else resave_jpeg(made, jpeg)
 
 

@@ -13,7 +13,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from lipcomp.bound import fisher_trace, measure_sandwich
+from lipcomp.bound import lipschitz
+from lipcomp.bound._fisher import fisher_trace
 from lipcomp.jacobian import frobenius_norm, spectral_norm
 from lipcomp.measure._bench import Advance, Bench
 from lipcomp.measure._conditions import images_identity
@@ -67,6 +68,12 @@ class Sigma:
         Use only this many images of the plan, from the first.
     rtol, method, max_iterations, k
         Of :func:`lipcomp.jacobian.spectral_norm`.
+
+    Examples
+    --------
+    >>> from lipcomp.measure import Sigma
+    >>> Sigma(limit=50, k=3).rtol
+    0.0001
     """
 
     map: Map = LATENT
@@ -243,7 +250,7 @@ class _BallJob:
         of, bench, radius = self.quantity.map, self.bench, float(self.told["radius"])
 
         def compute(places: Tensor) -> dict[str, np.ndarray]:
-            found = measure_sandwich(
+            found = lipschitz(
                 of.fn(bench),
                 bench.load(places),
                 radius=radius,

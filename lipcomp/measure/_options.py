@@ -11,10 +11,11 @@ from pathlib import Path
 from typing import Any
 
 from lipcomp import _commands as commands
-from lipcomp.checkpoints import FORMAT_NAMES, Checkpoint
-from lipcomp.data import SETS
+from lipcomp.checkpoints._formats import NAMES as FORMAT_NAMES
+from lipcomp.checkpoints._native import Checkpoint
+from lipcomp.data._known import SETS
 from lipcomp.data._preprocessing import INTERPOLATIONS
-from lipcomp.jobs import add_engine_arguments, engine_choice
+from lipcomp.jobs._options import add_engine_arguments, engine_choice
 from lipcomp.measure._parallel import run_parallel
 from lipcomp.measure._plan import DTYPES, Images, Plan, Probe, Source
 from lipcomp.measure._run import Done, Outputs, dry_run, run

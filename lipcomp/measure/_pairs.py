@@ -13,16 +13,20 @@ import numpy as np
 import torch
 from torch import Generator, Tensor
 
-from lipcomp.bound import LowerBounds, PairBlock, all_pairs, measure_pairs, nearest_neighbours
+from lipcomp._identity import digest
+from lipcomp.bound import all_pairs, measure_pairs
 from lipcomp.bound._lower import bounds_from_chords
+from lipcomp.bound._neighbours import nearest_neighbours
+from lipcomp.bound._pairs import PairBlock
+from lipcomp.bound._results import LowerBounds
 from lipcomp.bound._search import search_ball
-from lipcomp.data import DigitViews, PhotoViews, Views
-from lipcomp.identity import digest
+from lipcomp.data._views import DigitViews, PhotoViews, Views
 from lipcomp.jacobian._checks import check_layer
 from lipcomp.measure._bench import LOGITS, Advance, Bench
 from lipcomp.measure._conditions import generated_conditions, images_identity
 from lipcomp.measure._unit import Finding, Result, Unit
-from lipcomp.robustness.corruptions import corruption_names, table_for
+from lipcomp.robustness.corruptions import corruption_names
+from lipcomp.robustness.corruptions._corrupt import table_for
 
 SEARCH_BLOCK = 32
 Blocks = Iterator[PairBlock]
@@ -117,6 +121,12 @@ class Pairs:
     corruptions, severities, table
         Of "corruptions"; by default all of the table that fits the images, at severity 3. ``pooled`` joins them into
         one set of pairs.
+
+    Examples
+    --------
+    >>> from lipcomp.measure import Pairs
+    >>> Pairs("random", radius=0.25).norm
+    'l2'
     """
 
     source: str = "views"
@@ -225,12 +235,17 @@ class _Job:
         source, direction = self.quantity.source, self.quantity.map.is_direction
         if source == "all":
             bounds = all_pairs(
-                self._embeddings(fn), self._images, kappa, fn=fn, normalised=direction, advance=advance
+                self._embeddings(fn),
+                self._images,
+                concentration=kappa,
+                fn=fn,
+                normalised=direction,
+                advance=advance,
             )
             return self._told(bounds)
         if source == "search":
             return self._search(fn, kappa, advance)
-        bounds = measure_pairs(fn, self._blocks(), kappa, normalised=direction, advance=advance)
+        bounds = measure_pairs(fn, self._blocks(), concentration=kappa, normalised=direction, advance=advance)
         return self._told(bounds)
 
     def _images(self, places: Tensor) -> Tensor:

@@ -14,7 +14,9 @@ from typing import Any
 
 from lipcomp._claims import claim
 from lipcomp._commands import duration
-from lipcomp.jobs import available_cores, raise_failures, run_jobs
+from lipcomp.jobs._contract import raise_failures
+from lipcomp.jobs._engines import run_jobs
+from lipcomp.jobs._options import available_cores
 from lipcomp.measure._plan import Plan, Source
 from lipcomp.measure._run import Outputs, run
 

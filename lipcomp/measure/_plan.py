@@ -2,13 +2,6 @@
 
 A plan says everything that the engine needs and holds nothing that is open or loaded, so it can be compared, written
 down, and sent to a worker on another machine. Every default is named here once.
-
->>> from lipcomp.measure import Images, Plan, Sigma, Source
->>> plan = Plan(
-...     sources=(Source("model.safetensors"),),
-...     images=Images("mnist5k", limit=200),
-...     quantities=(Sigma(),),
-... )
 """
 
 from collections.abc import Mapping
@@ -19,8 +12,11 @@ from typing import Any, Literal, get_args
 import torch
 from torch import Tensor
 
-from lipcomp.checkpoints import Checkpoint, build_own, load_encoder, load_own
-from lipcomp.data import ImageSet, Preprocessing, load_set
+from lipcomp.checkpoints import load_encoder
+from lipcomp.checkpoints._native import Checkpoint
+from lipcomp.checkpoints._own import build_own, load_own
+from lipcomp.data import Preprocessing, load_set
+from lipcomp.data._sets import ImageSet
 
 Precision = Literal["float32", "float64", "bfloat16"]
 DTYPES: dict[str, torch.dtype] = {
@@ -51,6 +47,12 @@ class Source:
     options
         Of :func:`lipcomp.load_encoder`: ``arch``, ``format``, ``head``, ``branch``, ``mean``, ``std``,
         ``image_size``, as far as they were given.
+
+    Examples
+    --------
+    >>> from lipcomp.measure import Source
+    >>> Source("resnet50.pth", options={"arch": "resnet50"}).name is None
+    True
     """
 
     path: Path | str | None
@@ -101,6 +103,12 @@ class Images:
     options
         Further options of :func:`lipcomp.load_set`, such as ``preprocessing`` or ``labels``; and ``override``, what
         :meth:`lipcomp.data.Preprocessing.overridden` changes of the model's own preprocessing.
+
+    Examples
+    --------
+    >>> from lipcomp.measure import Images
+    >>> Images("mnist5k", limit=100).split
+    'test'
     """
 
     data: str
@@ -223,6 +231,17 @@ class Plan:
         Images per batch; None takes as many as fit in memory. It changes results only by rounding.
     seed
         Of every draw.
+
+    Examples
+    --------
+    >>> from lipcomp.measure import Images, Pairs, Plan, Sigma, Source
+    >>> plan = Plan(
+    ...     sources=(Source("simclr.safetensors"), Source("c-simclr.safetensors")),
+    ...     images=Images("mnist5k", limit=200),
+    ...     quantities=(Sigma(), Pairs("all")),
+    ... )
+    >>> len(plan.sources)
+    2
     """
 
     sources: tuple[Source, ...]

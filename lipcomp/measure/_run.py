@@ -19,15 +19,16 @@ import numpy as np
 import torch
 
 from lipcomp._commands import choose_device
-from lipcomp.data import file_of
-from lipcomp.identity import digest
+from lipcomp._identity import digest
+from lipcomp.data._sets import file_of
 from lipcomp.jacobian._precision import full_precision
 from lipcomp.measure._bench import Bench
 from lipcomp.measure._cells import Cells, IncompleteError
 from lipcomp.measure._outputs import ImageTable, Table, check_writable, save_witness, witness_path
 from lipcomp.measure._plan import Plan
 from lipcomp.measure._unit import Result, Unit
-from lipcomp.records import Record, append_records, provenance, read_records
+from lipcomp.records import Record, append_records, read_records
+from lipcomp.records._origin import provenance
 
 Progress = Callable[[int, str], AbstractContextManager[Callable[[int], object]]]
 
@@ -137,6 +138,18 @@ def run(
         If something of the plan does not fit; nothing has been measured then.
     OSError
         If an output cannot be written.
+
+    Examples
+    --------
+    >>> import tempfile
+    >>> from lipcomp.checkpoints import save_checkpoint
+    >>> from lipcomp.encoders import EncoderSpec, build_encoder
+    >>> from lipcomp.measure import Images, Plan, Sigma, Source, run
+    >>> folder = tempfile.mkdtemp()
+    >>> save_checkpoint(folder + "/mine.safetensors", build_encoder(EncoderSpec("small_cnn", (1, 28, 28))))
+    >>> plan = Plan((Source(folder + "/mine.safetensors"),), Images("mnist5k", limit=2), (Sigma(),))
+    >>> [record.n for done in run(plan) for record in done.records if record.quantity == "sigma_max.median"]
+    [2]
     """
     kept = outputs if isinstance(outputs, Outputs) else Outputs(None if outputs is None else Path(outputs))
     kept.check()

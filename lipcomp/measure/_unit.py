@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 import numpy as np
 from torch import Tensor
 
-from lipcomp.identity import digest
+from lipcomp._identity import digest
 from lipcomp.robustness._estimates import Estimate
 
 if TYPE_CHECKING:

@@ -21,7 +21,7 @@ from typing import ClassVar
 from jaxtyping import Float, Shaped
 from torch import Generator, Tensor
 
-from lipcomp.distributions import half_chord_squared
+from lipcomp.distributions._divergence import half_chord_squared
 from lipcomp.objectives._ceb import Draw, compress, draw_latents, pair_weights_of
 from lipcomp.objectives._objective import (
     Family,
@@ -57,6 +57,14 @@ class BYOL(Objective):
     ----------
     weight
         kappa_d / 2, of each direction; 5 in the 300-epoch runs, 2 in the 1000-epoch ones.
+
+    Examples
+    --------
+    >>> import torch
+    >>> from lipcomp.objectives import BYOL
+    >>> h = torch.eye(8)
+    >>> BYOL()(h, h, h, h).value  # predictions that equal their targets
+    tensor(0.)
     """
 
     weight: Number = 5.0
@@ -115,8 +123,14 @@ class CBYOL(Objective):
         kappa_d / 2, as in :class:`BYOL`.
     pairing
         Which view b(z|y) is made from: ``same`` as the official code does, ``cross`` as the objective is written.
-    sampling, closed_form, pair_normalized, beta_schedule
+    sampling, closed_form, pair_normalised, beta_schedule
         As in :class:`lipcomp.objectives.CSimCLR`.
+
+    Examples
+    --------
+    >>> from lipcomp.objectives import CBYOL
+    >>> CBYOL(beta=0.1).to_dict()["beta"]
+    0.1
     """
 
     kappa_e: Number = 16384.0
@@ -126,7 +140,7 @@ class CBYOL(Objective):
     pairing: str = "same"
     sampling: bool = True
     closed_form: bool = False
-    pair_normalized: bool = False
+    pair_normalised: bool = False
     beta_schedule: str = "constant"
     family: ClassVar[Family] = "byol"
 

@@ -66,7 +66,7 @@ class CSimCLR(Objective):
         Draw z from e(z|x); without, z is the mean direction, which inflates the sampled residual.
     closed_form
         Take the residual's expectation over z instead of its value at z.
-    pair_normalized
+    pair_normalised
         Weight each pair's residual by 1/Delta^2, mean one; calls then need ``distances``.
     beta_schedule
         How beta moves over training, see :meth:`at`.
@@ -86,7 +86,7 @@ class CSimCLR(Objective):
     double_batch: bool = True
     sampling: bool = True
     closed_form: bool = False
-    pair_normalized: bool = False
+    pair_normalised: bool = False
     beta_schedule: str = "constant"
     family: ClassVar[Family] = "simclr"
 
@@ -221,12 +221,12 @@ def draw_latents(
 def pair_weights_of(
     objective: Objective, distances: Tensor | None, rows: int, gather: Gather | None
 ) -> Float[Tensor, " batch"] | None:
-    """The weights that ``pair_normalized`` asks for; None without it."""
+    """The weights that ``pair_normalised`` asks for; None without it."""
     if not objective.needs_distances:
         return None
     if distances is None:
         raise ValueError(
-            "distances must be given with pair_normalized=True: the pixel L2 distance of the two views of each image, "
+            "distances must be given with pair_normalised=True: the pixel L2 distance of the two views of each image, "
             "shape (batch,)"
         )
     check_rows(distances, rows, "distances")

@@ -21,7 +21,7 @@ import torch
 from jaxtyping import Float
 from torch import Generator, Tensor
 
-from lipcomp.distributions import half_chord_squared
+from lipcomp.distributions._divergence import half_chord_squared
 from lipcomp.objectives._objective import (
     Family,
     Gather,

@@ -19,7 +19,7 @@ Every objective also takes, by keyword,
     loss of one process with the whole batch, and the mean of the replicas' gradients (what DistributedDataParallel
     computes) is its gradient.
 ``distances``
-    Pixel L2 distance of the two views of each image, (batch,); read where ``pair_normalized`` is set.
+    Pixel L2 distance of the two views of each image, (batch,); read where ``pair_normalised`` is set.
 
 The arithmetic is at least float32, autocast or not: a logit at kappa_b = 10 has three digits in bfloat16.
 """
@@ -55,6 +55,21 @@ class Loss:
     alignment                 mean cosine between the mean directions of the two views
     mean_resultant            length of the batch's mean direction; near 1 when the encoder has collapsed
     ========================  =====================================================================================
+
+    Parameters
+    ----------
+    value
+        What is minimised.
+    metrics
+        What is logged, by name.
+
+    Examples
+    --------
+    >>> import torch
+    >>> from lipcomp.objectives import CSimCLR
+    >>> loss = CSimCLR()(torch.randn(8, 16), torch.randn(8, 16))
+    >>> loss.value.ndim, "residual_information" in loss.metrics
+    (0, True)
     """
 
     value: Float[Tensor, ""]
@@ -62,14 +77,43 @@ class Loss:
 
 
 class Objective(ABC):
-    """What training minimises: hashable, comparable, written to a checkpoint by :meth:`to_dict`."""
+    """What training minimises: hashable, comparable, written to a checkpoint by :meth:`to_dict`.
+
+    Examples
+    --------
+    >>> from lipcomp.objectives import Objective, SimCLR
+    >>> Objective.from_dict(SimCLR(temperature=0.5).to_dict())
+    SimCLR(temperature=0.5, bidirectional=True, double_batch=True)
+    """
 
     family: ClassVar[Family]
+    known: ClassVar[dict[str, type["Objective"]]] = {}
     __call__: Callable[..., Loss]
 
+    def __init_subclass__(cls) -> None:
+        Objective.known[cls.__name__] = cls
+
     def to_dict(self) -> dict[str, Any]:
-        """Name and options, JSON-safe; :func:`lipcomp.objectives.objective_from_dict` goes back."""
+        """Name and options, JSON-safe; :meth:`from_dict` goes back."""
         return {"name": type(self).__name__, **dataclasses.asdict(self)}  # type: ignore[call-overload]
+
+    @staticmethod
+    def from_dict(description: dict[str, Any]) -> "Objective":
+        """The objective that :meth:`to_dict` described.
+
+        Raises
+        ------
+        ValueError
+            If the name or an option is unknown.
+        """
+        options = dict(description)
+        name = options.pop("name", None)
+        if name not in Objective.known:
+            raise ValueError(f"objective name must be one of {', '.join(Objective.known)}, got {name!r}")
+        try:
+            return Objective.known[name](**options)
+        except TypeError as error:
+            raise ValueError(f"the options of {name} do not fit: {error}") from None
 
     def at(self, step: int, total_steps: int, warmup_steps: int = 0) -> "Objective":
         """The objective of one step: beta scaled by its schedule. Without a schedule, the objective itself."""
@@ -82,7 +126,7 @@ class Objective(ABC):
     @property
     def needs_distances(self) -> bool:
         """Whether a call needs ``distances``."""
-        return bool(getattr(self, "pair_normalized", False))
+        return bool(getattr(self, "pair_normalised", False))
 
 
 def mean_directions(embedding: Float[Tensor, "..."], name: str = "embedding") -> Float[Tensor, "batch dim"]:

@@ -11,7 +11,7 @@ the same in the mean over z and without its noise. The floor (2.4) is what two c
 so what is above it, the excess, is what training can lower; it is in every log.
 
 *Weights by distance.* A pair's residual bounds how far the encoder moved relative to how far the images did only
-once it is divided by their squared distance: (3.1) is sqrt(KL)/Delta. With ``pair_normalized`` each pair's residual
+once it is divided by their squared distance: (3.1) is sqrt(KL)/Delta. With ``pair_normalised`` each pair's residual
 is weighted by 1/Delta^2, scaled to mean one over the batch of all replicas. A pair closer than a tenth of the batch's
 median distance counts as that far, so that two equal views cannot take the whole batch's weight.
 """
@@ -22,8 +22,8 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from lipcomp.distributions import constant_floor, divergence_floor, half_chord_squared, mean_resultant_length
-from lipcomp.distributions._bessel import scaled_log_normalizer
+from lipcomp.distributions._bessel import mean_resultant_length, scaled_log_normalizer
+from lipcomp.distributions._divergence import constant_floor, divergence_floor, half_chord_squared
 from lipcomp.objectives._objective import Gather
 
 Concentration = float | int | Tensor

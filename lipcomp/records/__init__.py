@@ -24,27 +24,13 @@ A file only grows, and nothing that is not ours is ever cut. Figures and reports
 A file with damaged lines is rescued by ``python -m lipcomp.records salvage FILE --out NEW``.
 """
 
-from lipcomp.records._files import (
-    append_records,
-    iterate_records,
-    merge_records,
-    read_records,
-    salvage_records,
-)
+from lipcomp.records._files import append_records, read_records
 from lipcomp.records._frames import to_frame
-from lipcomp.records._origin import provenance
-from lipcomp.records._record import SCHEMA, Record, RecordError, RecordWarning
+from lipcomp.records._record import Record
 
 __all__ = [
-    "SCHEMA",
     "Record",
-    "RecordError",
-    "RecordWarning",
     "append_records",
-    "iterate_records",
-    "merge_records",
-    "provenance",
     "read_records",
-    "salvage_records",
     "to_frame",
 ]

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from lipcomp._commands import Parser, run
-from lipcomp.records import salvage_records
+from lipcomp.records._files import salvage_records
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

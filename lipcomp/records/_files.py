@@ -36,7 +36,12 @@ _FULL = (errno.ENOSPC, getattr(errno, "EDQUOT", errno.ENOSPC))
 def append_records(path: Path | str, records: Iterable[Record]) -> None:
     """Append records to a file atomically and flush it to disk; several processes may append to one file.
 
-    Without records it is only seen whether the file can be appended to; it is made if there is none.
+    Parameters
+    ----------
+    path
+        The file of JSON lines; it is made if there is none.
+    records
+        What is added; without any it is only seen whether the file can be appended to.
 
     Raises
     ------
@@ -45,6 +50,15 @@ def append_records(path: Path | str, records: Iterable[Record]) -> None:
         the file is then untouched.
     OSError
         If the file cannot be written, or another process holds it for minutes.
+
+    Examples
+    --------
+    >>> import tempfile
+    >>> from lipcomp.records import Record, append_records, read_records
+    >>> path = tempfile.mkdtemp() + "/study.jsonl"
+    >>> append_records(path, [Record("accuracy.clean", 0.97, n=1000)])
+    >>> [record.value for record in read_records(path)]
+    [0.97]
     """
     lines = [record.to_json() + "\n" for record in records]
     text = ("".join(f" {line}" for line in lines[:-1]) + "".join(lines[-1:])).encode()
@@ -166,6 +180,11 @@ def read_records(paths: Path | str | Sequence[Path | str], *, skip_damaged: bool
     RecordError
         If a file is missing, or a line cannot be read or is of a schema this code does not know. What an append that
         was cut short has left at the end is left out with a :class:`RecordWarning`.
+
+    Examples
+    --------
+    >>> import lipcomp
+    >>> lipcomp.to_frame(lipcomp.read_records("study.jsonl"))  # doctest: +SKIP
     """
     if isinstance(paths, str | Path):
         paths = [paths]

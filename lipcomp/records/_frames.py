@@ -10,7 +10,20 @@ if TYPE_CHECKING:
 
 
 def to_frame(records: Iterable[Record]) -> "pd.DataFrame":
-    """A data frame, one row per record; nested fields become columns such as ``subject.seed``."""
+    """A data frame, one row per record; nested fields become columns such as ``subject.seed``.
+
+    Parameters
+    ----------
+    records
+        Any iterable of records.
+
+    Examples
+    --------
+    >>> from lipcomp.records import Record, to_frame
+    >>> frame = to_frame([Record("accuracy.clean", 0.97, n=1000, subject={"seed": 3})])
+    >>> frame.loc[0, ["quantity", "value", "subject.seed"]].tolist()
+    ['accuracy.clean', 0.97, 3]
+    """
     import pandas as pd
 
     records = list(records)

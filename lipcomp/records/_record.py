@@ -28,6 +28,18 @@ class Record:
 
     Parameters
     ----------
+    quantity
+        Dotted name.
+    value
+        A number, or None where it could not be estimated.
+    unit
+        "nats", "1/pixel L2"; "" for a ratio.
+    n
+        How many images, pairs or models it rests on.
+    interval
+        Its 95% interval.
+    subject, settings, provenance
+        What was measured, how, and by what code.
     identity
         Hash of all that can change the value. Empty: derived from quantity, subject and settings.
 
@@ -35,6 +47,12 @@ class Record:
     ------
     ValueError
         If the quantity has no name, a number is not finite, or a field cannot be written as JSON.
+
+    Examples
+    --------
+    >>> from lipcomp.records import Record
+    >>> Record("accuracy.clean", 0.97, n=1000, interval=(0.957, 0.98), subject={"run": "mine"}).value
+    0.97
     """
 
     quantity: str

@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from lipcomp.statistics import Estimate
+from lipcomp.statistics._estimate import Estimate
 
 COLUMNS = 8  # that fit side by side at 1,300 pixels
 

@@ -6,8 +6,8 @@ import pandas as pd
 import seaborn as sns
 from matplotlib.figure import Figure
 
+from lipcomp.plots._palette import styles
 from lipcomp.report._drawn import WIDTH
-from lipcomp.report._palette import styles
 
 SUBJECTS = 6  # that fit side by side; more become rows of a table, and share a colour by kind in a figure
 

@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from lipcomp.checkpoints._native import GENERIC_NAMES
+from lipcomp.plots._frames import labels
 from lipcomp.records import Record, read_records, to_frame
 from lipcomp.report._cells import Cell, Table, provenance_rows, split
 from lipcomp.report._drawn import Drawn, draw
@@ -73,6 +73,15 @@ def write_report(
         If a file cannot be read.
     ValueError
         If there is no record.
+
+    Examples
+    --------
+    >>> import tempfile
+    >>> from lipcomp.records import Record
+    >>> from lipcomp.report import write_report
+    >>> page = write_report([Record("accuracy.clean", 0.97, n=1000)], tempfile.mkdtemp() + "/page.html")
+    >>> page.name
+    'page.html'
     """
     given = [records] if isinstance(records, Path | str) else list(records)
     files = [Path(g) for g in given if not isinstance(g, Record)]
@@ -105,7 +114,7 @@ def tidy(frame: pd.DataFrame) -> pd.DataFrame:
 
     Only settings that vary within a subject distinguish values; of values with equal settings, the last one counts.
     """
-    table = frame.assign(subject=_labels(frame), group=frame["quantity"].str.split(".").str[0])
+    table = frame.assign(subject=labels(frame), group=frame["quantity"].str.split(".").str[0])
     named = [str(c) for c in frame if str(c).startswith("settings.")]
     settings = [c for c in named if c.removeprefix("settings.") not in NOT_TOLD]
     what = pd.Series("", index=table.index)
@@ -128,25 +137,6 @@ def tidy(frame: pd.DataFrame) -> pd.DataFrame:
         objective = frame["subject.objective"]
         table["kind"] = objective.where(objective.notna(), table["subject"]).astype(str)
     return table.drop_duplicates(["subject", "quantity", "what"], keep="last")
-
-
-def _labels(frame: pd.DataFrame) -> pd.Series:
-    """A short name per subject, with its hash where two share the name."""
-    nothing = pd.Series(index=frame.index, dtype=object)
-    run = frame.get("subject.run", nothing)
-    path = frame.get("subject.checkpoint", nothing).map(lambda p: _short(str(p)) if pd.notna(p) else p)
-    other = frame.get("subject.name", nothing)
-    label = run.where(run.notna(), path).where(lambda s: s.notna(), other).where(lambda s: s.notna(), "all")
-    label = label.astype(str)
-    digest = frame.get("subject.sha256", nothing).map(lambda h: str(h)[:6] if pd.notna(h) else "")
-    shared = digest.groupby(label).transform("nunique") > 1
-    return label.where(~shared | (digest == ""), label + " " + digest)
-
-
-def _short(path: str) -> str:
-    """As :attr:`lipcomp.checkpoints.Checkpoint.label`: the folder's name where every file is called the same."""
-    place = Path(path)
-    return place.parent.name if place.stem in GENERIC_NAMES and place.parent.name else place.stem
 
 
 def _text(value: object) -> str:

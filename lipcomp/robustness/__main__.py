@@ -10,30 +10,26 @@ from collections.abc import Iterator, Sequence
 from typing import Any
 
 from lipcomp import _commands as commands
-from lipcomp.measure import (
-    ClassAccuracy,
-    CleanAccuracy,
-    CorruptionAccuracy,
-    Done,
-    EmbeddingRobustness,
-    FlipRate,
-    LeaderboardRow,
-    OutOfDistribution,
-    Probe,
-    RobustAccuracy,
-    ShapeBias,
-    ShiftAccuracy,
-    StreamAccuracy,
-    VideoAccuracy,
-    WatermarkGap,
-)
+from lipcomp.measure import CleanAccuracy, CorruptionAccuracy
 from lipcomp.measure import (
     _options as options,
 )
-from lipcomp.measure._accuracy import VIDEOS
+from lipcomp.measure._accuracy import VIDEOS, FlipRate, RobustAccuracy, ShiftAccuracy, VideoAccuracy
+from lipcomp.measure._beyond import (
+    ClassAccuracy,
+    EmbeddingRobustness,
+    LeaderboardRow,
+    OutOfDistribution,
+    ShapeBias,
+    StreamAccuracy,
+    WatermarkGap,
+)
+from lipcomp.measure._plan import Probe
+from lipcomp.measure._run import Done
 from lipcomp.robustness._compare import SOURCE, place_among, published_rows
 from lipcomp.robustness._shifts import SHIFTS
-from lipcomp.robustness.corruptions import SEVERITIES, TABLES
+from lipcomp.robustness.corruptions._corrupt import SEVERITIES
+from lipcomp.robustness.corruptions._tables import TABLES
 
 EXAMPLE = """examples:
   python -m lipcomp.robustness runs/simclr.safetensors runs/c-simclr.safetensors --data mnist5k \\

@@ -14,16 +14,12 @@ ascended through it.
 
 :func:`auto_attack` runs AutoAttack (Croce & Hein 2020: two APGD, FAB, Square) through the package ``pyautoattack``;
 it is the number to report, since a weak attack flatters. :mod:`lipcomp.robustness._embedding_attack` needs no probe.
-
->>> classifier = probe.on(encoder)  # doctest: +SKIP
->>> pgd(classifier, images, labels, norm="linf", radius=8 / 255).accuracy  # doctest: +SKIP
-Estimate(value=0.31, interval=(0.28, 0.34), n=1000)
 """
 
 import logging
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -32,6 +28,7 @@ from jaxtyping import Bool, Float, Int64
 from torch import Tensor, nn
 
 from lipcomp._messages import needed
+from lipcomp._results import ResultMixin
 from lipcomp.robustness._estimates import Estimate, proportion
 from lipcomp.robustness._random_search import into_ball, length, random_search, random_start, steepest
 
@@ -39,7 +36,7 @@ TARGETS = 9
 
 
 @dataclass(frozen=True)
-class Attack:
+class Attack(ResultMixin):
     """What an attack found.
 
     Attributes
@@ -56,13 +53,13 @@ class Attack:
         Whether the loss has no gradient at the image, so that only random search could attack it.
     """
 
-    images: Float[Tensor, "n channels height width"] = field(repr=False)
-    clean: Bool[np.ndarray, " n"] = field(repr=False)
-    right: Bool[np.ndarray, " n"] = field(repr=False)
-    distance: Float[np.ndarray, " n"] = field(repr=False)
+    images: Float[Tensor, "n channels height width"]
+    clean: Bool[np.ndarray, " n"]
+    right: Bool[np.ndarray, " n"]
+    distance: Float[np.ndarray, " n"]
     norm: str
     radius: float | int
-    blind: Bool[np.ndarray, " n"] = field(repr=False)
+    blind: Bool[np.ndarray, " n"]
 
     @property
     def accuracy(self) -> Estimate:
@@ -81,7 +78,7 @@ def pgd(
     starts: int = 2,
     targets: int = TARGETS,
     queries: int = 500,
-    seed: int = 0,
+    generator: torch.Generator | None = None,
     batch_size: int = 128,
 ) -> Attack:
     """Projected gradient ascent from several starts (Madry et al. 2018), then against each near class.
@@ -104,8 +101,8 @@ def pgd(
         Number of near classes whose margin is then ascended, one after another.
     queries
         Of the random search on images without a gradient.
-    seed
-        Of the starts.
+    generator
+        Randomness of the starts (CPU); by default seeded with 0.
     batch_size
         Images per batch.
 
@@ -113,10 +110,20 @@ def pgd(
     ------
     ValueError
         If norm, radius, images (pixels in [0, 1]) or labels do not fit, or the classifier gives NaN.
+
+    Examples
+    --------
+    >>> import torch
+    >>> from lipcomp.robustness import pgd
+    >>> classifier = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(16, 2)).eval()
+    >>> images = torch.full((3, 1, 4, 4), 0.5)
+    >>> labels = classifier(images).argmax(1)
+    >>> pgd(classifier, images, labels, norm="linf", radius=0.0, steps=2).accuracy.value
+    1.0
     """
     norm = check_ball(images, norm, radius)
     _check_labels(classifier, images, labels)
-    generator = torch.Generator().manual_seed(seed)
+    generator = torch.Generator().manual_seed(0) if generator is None else generator
     scores = getattr(classifier, "surrogate", classifier)
     found, clean, right, blind = [], [], [], []
     with frozen(classifier):
@@ -195,7 +202,7 @@ def auto_attack(
     *,
     norm: str = "linf",
     radius: float | int,
-    seed: int = 0,
+    generator: torch.Generator | None = None,
     batch_size: int = 128,
     attacks: tuple[str, ...] = ("apgd-ce", "apgd-t", "fab-t", "square"),
 ) -> Attack:
@@ -205,12 +212,27 @@ def auto_attack(
     than four the untargeted FAB stands in for APGD-T, whose loss needs four. Square in L2 needs images of at least
     5 x 5 pixels.
 
+    Parameters
+    ----------
+    classifier, images, labels, norm, radius, batch_size
+        As for :func:`pgd`.
+    generator
+        Its seed is AutoAttack's; 0 by default.
+    attacks
+        Which attacks, one after the other.
+
     Raises
     ------
     ImportError
         If pyautoattack is not installed.
     ValueError
         As for :func:`pgd`.
+
+    Examples
+    --------
+    >>> from lipcomp.robustness import auto_attack
+    >>> auto_attack(classifier, images, labels, norm="linf", radius=8 / 255).accuracy  # doctest: +SKIP
+    Estimate(value=0.31, interval=(0.28, 0.34), n=1000)
     """
     norm = check_ball(images, norm, radius)
     classes = _check_labels(classifier, images, labels)
@@ -228,7 +250,7 @@ def auto_attack(
             version="custom",
             attacks=list(chosen),
             device=images.device,
-            seed=seed,
+            seed=0 if generator is None else generator.initial_seed(),
         )
         adversary.apgd_targeted.n_target_classes = min(TARGETS, classes - 1)
         adversary.fab.n_target_classes = min(TARGETS, classes - 1)

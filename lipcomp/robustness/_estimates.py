@@ -11,7 +11,7 @@ correlation.
 >>> import torch
 >>> from lipcomp.robustness._estimates import accuracy
 >>> accuracy(torch.tensor([0, 1, 1, 0]), torch.tensor([0, 1, 1, 0]))
-Estimate(value=1.0, interval=(0.397..., 1.0), n=4)
+Estimate(value=1, interval=(0.3976, 1), n=4)
 """
 
 from collections.abc import Callable, Sequence
@@ -22,12 +22,14 @@ from jaxtyping import Float, Int64, Shaped
 from scipy import stats
 from torch import Tensor
 
+from lipcomp._results import ResultMixin
+
 RESAMPLES = 1000
 LEVEL = 0.95
 
 
 @dataclass(frozen=True)
-class Estimate:
+class Estimate(ResultMixin):
     """A value, its 95% interval, and over how many images."""
 
     value: float

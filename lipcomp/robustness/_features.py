@@ -7,7 +7,7 @@ import torch
 from jaxtyping import Float, Int64
 from torch import Tensor, nn
 
-from lipcomp.data import ImageSet
+from lipcomp.data._sets import ImageSet
 
 Transform = Callable[[Tensor, Tensor], Tensor]
 
@@ -35,6 +35,15 @@ def extract_features(
         Images per batch.
     advance
         Progress callback, called with the number of finished images.
+
+    Examples
+    --------
+    >>> import torch, lipcomp
+    >>> from lipcomp.encoders import EncoderSpec, build_encoder
+    >>> from lipcomp.robustness import extract_features
+    >>> encoder = build_encoder(EncoderSpec("small_cnn", (1, 28, 28)))
+    >>> extract_features(encoder, lipcomp.load_set("mnist5k"), indices=torch.arange(4)).shape[0]
+    4
     """
     chosen = torch.arange(len(images)) if indices is None else indices
     device = next((p.device for p in encoder.parameters()), torch.device("cpu"))

@@ -22,9 +22,10 @@ from jaxtyping import Float
 from torch import Generator, Tensor, nn
 from torch.nn import functional
 
-from lipcomp.data import ImageSet, PhotoViews
 from lipcomp.data._crops import crop_and_resize, random_boxes
 from lipcomp.data._folders import FolderImages, read_crops
+from lipcomp.data._sets import ImageSet
+from lipcomp.data._views import PhotoViews
 from lipcomp.robustness._features import evaluation_mode, extract_features
 from lipcomp.robustness._probes import LinearProbe
 

@@ -8,13 +8,6 @@ This is convex with one minimum, which L-BFGS reaches to a tolerance, so that a 
 learning rate, no epochs, no augmentation. The penalty is chosen on held-out *training* images along a path (from
 strong to weak, each solution the start of the next, until two in a row do not improve), and the probe is fitted again
 on all of them.
-
->>> import torch
->>> from lipcomp.robustness._probes import fit_linear_probe
->>> features, labels = torch.randn(200, 16), torch.arange(200) % 4
->>> probe = fit_linear_probe(features, labels)
->>> probe.predict(features).shape, probe.accuracy(features, labels).n
-(torch.Size([200]), 200)
 """
 
 from collections.abc import Sequence
@@ -180,7 +173,7 @@ def fit_linear_probe(
     penalties: Sequence[float] = PENALTIES,
     held_out: float = 0.2,
     choose_by: Literal["loss", "accuracy"] = "loss",
-    seed: int = 0,
+    generator: torch.Generator | None = None,
     max_iterations: int = 500,
     tolerance: float = TOLERANCE,
     start: LinearProbe | None = None,
@@ -201,8 +194,8 @@ def fit_linear_probe(
     choose_by
         "loss" (cross-entropy: smooth in the penalty, so the choice is stable) or "accuracy" (ties go to the
         stronger penalty).
-    seed
-        Which images are held out.
+    generator
+        Randomness of which images are held out (CPU); by default seeded with 0.
     max_iterations
         Of L-BFGS, for each penalty.
     tolerance
@@ -216,6 +209,15 @@ def fit_linear_probe(
     ------
     ValueError
         If the arguments do not fit, or a class has no image left to train on.
+
+    Examples
+    --------
+    >>> import torch
+    >>> from lipcomp.robustness import fit_linear_probe
+    >>> features, labels = torch.randn(200, 16), torch.arange(200) % 4
+    >>> probe = fit_linear_probe(features, labels)
+    >>> probe.predict(features).shape, probe.accuracy(features, labels).n
+    (torch.Size([200]), 200)
     """
     classes = _check(features, labels, classes)
     if not penalties or min(penalties) < 0:
@@ -230,7 +232,7 @@ def fit_linear_probe(
     if start is not None:
         first = best_start = torch.cat([start.weight, start.bias[:, None]], 1).to(features)
     if len(ordered) > 1:
-        train, test = split_by_class(labels, held_out, seed)
+        train, test = split_by_class(labels, held_out, generator)
         held, targets = features[test], labels[test]
         for penalty in ordered:
             first, iterations = _minimise(
@@ -254,12 +256,12 @@ def fit_linear_probe(
 
 
 def split_by_class(
-    labels: Int64[Tensor, " n"], share: float, seed: int
+    labels: Int64[Tensor, " n"], share: float, generator: torch.Generator | None = None
 ) -> tuple[Int64[Tensor, " train"], Int64[Tensor, " test"]]:
-    """Split indices so that ``share`` of each class (at least one image, never all) is held out; seeded."""
+    """Split indices so that ``share`` of each class (at least one image, never all) is held out."""
     if not 0 < share < 1:
         raise ValueError(f"held_out must lie between 0 and 1, got {share}")
-    generator = torch.Generator().manual_seed(seed)
+    generator = torch.Generator().manual_seed(0) if generator is None else generator
     train, test = [], []
     for label in labels.unique().tolist():
         members = (labels == label).nonzero().squeeze(1).cpu()

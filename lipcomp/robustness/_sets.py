@@ -31,8 +31,8 @@ from pathlib import Path
 
 import torch
 
-from lipcomp.data import ImageSet
 from lipcomp.data._folders import FolderImages
+from lipcomp.data._sets import ImageSet
 from lipcomp.robustness._arrays import (
     MappedImages,
     check_images,

@@ -14,8 +14,8 @@ from PIL import Image
 from torch import Tensor
 from torchvision.transforms.v2 import functional as V
 
-from lipcomp.data import ImageSet
 from lipcomp.data._folders import FolderImages
+from lipcomp.data._sets import ImageSet
 
 ClassMap = tuple[tuple[int, ...], ...]
 

@@ -24,7 +24,7 @@ import torch
 from jaxtyping import Float, Int64
 from torch import Tensor
 
-from lipcomp.data import ImageSet
+from lipcomp.data._sets import ImageSet
 from lipcomp.robustness._arrays import list_classes
 from lipcomp.robustness._estimates import Estimate, proportion
 from lipcomp.robustness._shifted import WebImages, class_table

@@ -32,7 +32,7 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 
 from lipcomp._messages import needed
-from lipcomp.data import ImageSet
+from lipcomp.data._sets import ImageSet
 from lipcomp.robustness._arrays import read_array
 from lipcomp.robustness._estimates import Estimate, proportion
 from lipcomp.robustness._shifted import ClassMap, Shift, WebImages, project, read_json

@@ -12,12 +12,6 @@ one. Kendall's tau-b counts concordant minus discordant pairs over the geometric
 - **groups**: three seeds of one method are no three independent models. With ``groups`` whole groups are
   drawn and whole groups change places, and Fisher's interval takes the number of groups for n: wide, and
   never too short.
-
-Examples
---------
->>> result = correlation([1, 2, 3, 4, 5, 6], [2, 1, 4, 3, 6, 5])
->>> round(result.value, 3), round(result.p_value, 3)
-(0.829, 0.058)
 """
 
 import math
@@ -40,9 +34,9 @@ NAMES = {"spearman": "Spearman correlation", "kendall": "Kendall's tau-b", "pear
 def correlation(
     x: Values,
     y: Values,
+    *,
     method: Method = "spearman",
     groups: Values | None = None,
-    *,
     level: float = 0.95,
     interval: Literal["auto", "bca", "fisher"] = "auto",
     resamples: int = 9999,
@@ -77,6 +71,13 @@ def correlation(
     ------
     ValueError
         If the arguments differ in length, hold values that are not finite, or the method is unknown.
+
+    Examples
+    --------
+    >>> from lipcomp.statistics import correlation
+    >>> result = correlation([1, 2, 3, 4, 5, 6], [2, 1, 4, 3, 6, 5])
+    >>> round(result.value, 3), round(result.p_value, 3)
+    (0.829, 0.058)
     """
     return _correlate(x, y, [], method, groups, level, interval, resamples, rng)
 
@@ -85,9 +86,9 @@ def partial_correlation(
     x: Values,
     y: Values,
     control: Values | Sequence[Values],
+    *,
     method: Literal["spearman", "pearson"] = "spearman",
     groups: Values | None = None,
-    *,
     level: float = 0.95,
     interval: Literal["auto", "bca", "fisher"] = "auto",
     resamples: int = 9999,

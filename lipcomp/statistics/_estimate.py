@@ -15,13 +15,14 @@ import pandas as pd
 import torch
 from jaxtyping import Float, Int
 
+from lipcomp._results import ResultMixin
 from lipcomp.records import Record
 
 Values = Sequence[Any] | np.ndarray | pd.Series | torch.Tensor
 
 
 @dataclass(frozen=True)
-class Estimate:
+class Estimate(ResultMixin):
     """One estimated number with its uncertainty.
 
     Parameters
@@ -61,6 +62,9 @@ class Estimate:
     def estimable(self) -> bool:
         """Whether there is a value at all."""
         return self.value is not None
+
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}({self})"
 
     def __str__(self) -> str:
         if self.value is None:

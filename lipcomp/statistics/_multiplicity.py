@@ -12,9 +12,11 @@ from typing import Literal
 import numpy as np
 import scipy.stats
 
+from lipcomp._results import ResultMixin
+
 
 @dataclass(frozen=True)
-class Adjusted:
+class Adjusted(ResultMixin):
     """P-values of a family of tests, adjusted for its size.
 
     Parameters
@@ -41,11 +43,17 @@ class Adjusted:
     method: str
     alpha: float = 0.05
 
+    def columns(self) -> dict[str, np.ndarray]:
+        """A row per test."""
+        values = {"p_value": self.p_values, "adjusted": self.adjusted}
+        floats = {name: np.array(column, dtype=float) for name, column in values.items()}
+        return {"name": np.array(self.names), **floats, "rejected": np.array(self.rejected)}
+
 
 def adjust(
     p_values: Sequence[float | None] | Mapping[str, float | None] | np.ndarray,
-    method: Literal["holm", "bh"] = "holm",
     *,
+    method: Literal["holm", "bh"] = "holm",
     alpha: float = 0.05,
 ) -> Adjusted:
     """Adjust the p-values of a family of tests.

@@ -15,12 +15,6 @@ The interval is a studentized bootstrap from 10 pairs on: mean +- q s/sqrt(n), w
 at these sizes (three pairs: 73% where it claims 95%; ``python -m benchmarks.coverage`` prints the table), and
 below 10 pairs no bootstrap holds its level: there Student's t interval is given. ``interval`` chooses by
 hand.
-
-Examples
---------
->>> effect = paired_effect([0.91, 0.93, 0.90, 0.94, 0.92, 0.95], [0.90, 0.90, 0.88, 0.93, 0.90, 0.91])
->>> round(effect.value, 4), effect.p_value, effect.smallest_p
-(0.0217, 0.03125, 0.03125)
 """
 
 import math
@@ -95,6 +89,13 @@ def paired_effect(
     ------
     ValueError
         If the arguments differ in length or hold values that are not finite.
+
+    Examples
+    --------
+    >>> from lipcomp.statistics import paired_effect
+    >>> effect = paired_effect([0.91, 0.93, 0.90, 0.94, 0.92, 0.95], [0.90, 0.90, 0.88, 0.93, 0.90, 0.91])
+    >>> round(effect.value, 4), effect.p_value, effect.smallest_p
+    (0.0217, 0.03125, 0.03125)
     """
     check_level(level)
     if interval not in get_args(Interval):

@@ -20,6 +20,7 @@ import numpy as np
 import scipy.optimize
 import scipy.stats
 
+from lipcomp._results import ResultMixin
 from lipcomp.statistics._correlation import fisher_variance
 
 SIMULATE_UP_TO = 10
@@ -30,7 +31,7 @@ UNITS = {"paired": "standard deviations of the differences (d_z)", "auroc": "are
 
 
 @dataclass(frozen=True)
-class Detectable:
+class Detectable(ResultMixin):
     """The smallest detectable effect.
 
     Parameters
@@ -68,8 +69,8 @@ class Detectable:
 
 def smallest_detectable_effect(
     n: int,
-    test: Test = "paired",
     *,
+    test: Test = "paired",
     alpha: float = 0.05,
     power: float = 0.8,
     sd: float | None = None,

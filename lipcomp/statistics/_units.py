@@ -12,12 +12,6 @@ be noisier than the others: with a method of three times the noise a 97.5% inter
 (``python -m benchmarks.coverage``). Without ``pool`` it is Student's paired interval. ``shared`` is the variance v
 that all units have in common and that more units do not reduce (the test images are the same for all seeds): see
 :func:`shared_image_variance`. Degrees of freedom are Satterthwaite's (1946).
-
-Examples
---------
->>> effect = contrast([1.0, 2.0, 3.1, 0.0, 1.1, 2.0], [0, 1, 2, 0, 1, 2], list("tttccc"), "t", "c")
->>> round(effect.value, 3), effect.n, effect.freedom
-(1.0, 3, 2.0)
 """
 
 import math
@@ -99,6 +93,13 @@ def contrast(
     ------
     ValueError
         If lengths differ, values are not finite, or ``shared`` is negative.
+
+    Examples
+    --------
+    >>> from lipcomp.statistics import contrast
+    >>> effect = contrast([1.0, 2.0, 3.1, 0.0, 1.1, 2.0], [0, 1, 2, 0, 1, 2], list("tttccc"), "t", "c")
+    >>> round(effect.value, 3), effect.n, effect.freedom
+    (1.0, 3, 2.0)
     """
     check_level(level)
     if not 0 <= shared < math.inf:

@@ -45,15 +45,23 @@ class Zone:
         return self.low < interval[0] and interval[1] < self.high
 
 
-def decide(interval: tuple[float, float] | None, zone: Zone) -> Verdict:
-    """The verdict that an interval allows.
+def decide(interval: tuple[float, float] | None, zone: Zone | tuple[float, float]) -> Verdict:
+    """Say of an effect "yes", "no larger than" or "cannot tell".
+
+    Parameters
+    ----------
+    interval
+        The effect's confidence interval; None if there is none, then the verdict is "cannot tell".
+    zone
+        The effects that would make no difference, (low, high) around zero, fixed before the data.
 
     Examples
     --------
-    >>> zone = Zone(-1, 1)
-    >>> [str(decide(ends, zone)) for ends in ((0.2, 3), (0.2, 0.8), (-0.9, 2), None)]
+    >>> from lipcomp.statistics import decide
+    >>> [str(decide(ends, (-1.0, 1.0))) for ends in ((0.2, 3.0), (0.2, 0.8), (-0.9, 2.0), None)]
     ['yes', 'no larger than', 'cannot tell', 'cannot tell']
     """
+    zone = zone if isinstance(zone, Zone) else Zone(*zone)
     if interval is None:
         return Verdict.CANNOT_TELL
     if zone.holds(interval):

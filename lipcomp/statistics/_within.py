@@ -53,8 +53,8 @@ def within_pairs(
     x: Values,
     y: Values,
     pair: Values,
-    method: Literal["spearman", "pearson"] = "pearson",
     *,
+    method: Literal["spearman", "pearson"] = "pearson",
     level: float = 0.95,
     resamples: int = 9999,
     rng: np.random.Generator | int = 0,
@@ -77,6 +77,13 @@ def within_pairs(
     ------
     ValueError
         If the arguments differ in length or hold values that are not finite.
+
+    Examples
+    --------
+    >>> from lipcomp.statistics import within_pairs
+    >>> found = within_pairs([0.9, 0.5, 0.8, 0.4], [0.61, 0.66, 0.63, 0.65], [0, 0, 1, 1], resamples=99)
+    >>> found.concordance
+    0.0
     """
     check_level(level)
     if method not in ("pearson", "spearman"):
@@ -86,10 +93,10 @@ def within_pairs(
     codes, _ = group_codes("pair", pair, first.size)
     generator = np.random.default_rng(rng)
     options = {"level": level, "resamples": resamples, "rng": generator}
-    pooled = correlation(first, second, method, groups=codes, **options)  # type: ignore[arg-type]
+    pooled = correlation(first, second, method=method, groups=codes, **options)  # type: ignore[arg-type]
     sizes = np.bincount(codes)
     means = [np.bincount(codes, column) / sizes for column in (first, second)]
-    between = correlation(means[0], means[1], method, **options)  # type: ignore[arg-type]
+    between = correlation(means[0], means[1], method=method, **options)  # type: ignore[arg-type]
     within = _within(first, second, codes, method, level, resamples, generator)
     concordance, comparisons = _concordance(first, second, codes)
     reversal = within.value is not None and between.value is not None and within.value * between.value < 0

@@ -8,11 +8,13 @@ import torch
 from analyses.bound_study import measure as measuring
 from analyses.bound_study.report import load, make_page, ratios
 from lipcomp._commands import run
-from lipcomp.checkpoints import Metadata, save_checkpoint
-from lipcomp.distributions import mean_resultant_length
+from lipcomp.checkpoints import save_checkpoint
+from lipcomp.checkpoints._native import Metadata
+from lipcomp.distributions._bessel import mean_resultant_length
 from lipcomp.encoders import EncoderSpec, build_encoder
-from lipcomp.measure import Images, Outputs, Plan, Source
+from lipcomp.measure import Images, Plan, Source
 from lipcomp.measure import run as measure
+from lipcomp.measure._run import Outputs
 
 
 @pytest.fixture(scope="module")
@@ -25,7 +27,9 @@ def study(tmp_path_factory):
         for seed, name in enumerate(("SimCLR", "CSimCLR")):
             path = folder / "runs" / name / "model.safetensors"
             save_checkpoint(
-                path, build_encoder(spec, seed=seed).eval(), Metadata(objective={"name": name}, seed=0)
+                path,
+                build_encoder(spec, seed=seed).eval(),
+                metadata=Metadata(objective={"name": name}, seed=0),
             )
         list(measure(plan(folder), Outputs(folder / measuring.RECORDS)))
     return folder

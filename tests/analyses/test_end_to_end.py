@@ -14,11 +14,13 @@ from analyses.paired_study.report import make_report
 from analyses.paired_study.study import RECORDS, read_plan
 from analyses.runs import Run, find_runs
 from lipcomp._commands import run
-from lipcomp.checkpoints import Metadata, load_checkpoint, save_checkpoint
+from lipcomp.checkpoints import save_checkpoint
+from lipcomp.checkpoints._native import Metadata, load_checkpoint
 from lipcomp.data import load_set
 from lipcomp.encoders import EncoderSpec, build_encoder
-from lipcomp.measure import CorruptionAccuracy, Images, Outputs
+from lipcomp.measure import CorruptionAccuracy, Images
 from lipcomp.measure import run as measure
+from lipcomp.measure._run import Outputs
 from lipcomp.records import read_records, to_frame
 
 SPEC = EncoderSpec("small_cnn", (1, 28, 28), mean=(0.131,), std=(0.308,), projector=(32, 16))
@@ -33,7 +35,7 @@ def study(tmp_path_factory):
     for seed, (name, fields) in enumerate(OBJECTIVES.items()):
         encoder = build_encoder(dataclasses.replace(SPEC), seed=seed).eval()
         metadata = Metadata(objective={"name": name, **fields}, seed=0, data={"name": "mnist5k/train"})
-        save_checkpoint(folder / "runs" / f"{name}-0" / "model.safetensors", encoder, metadata)
+        save_checkpoint(folder / "runs" / f"{name}-0" / "model.safetensors", encoder, metadata=metadata)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(measuring, "SIGMA_IMAGES", 8)
         patch.setattr(measuring, "CORRUPTED_PAIR_IMAGES", 2)

@@ -17,7 +17,7 @@ from analyses.paired_study.study import CREDIT, PLAIN, models_table
 from analyses.paired_study.words import headline, value_text, verdict_rows
 from analyses.runs import find_runs
 from lipcomp.records import Record, append_records
-from lipcomp.statistics import Verdict
+from lipcomp.statistics._verdict import Verdict
 
 
 def answered(folder):

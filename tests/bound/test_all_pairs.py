@@ -18,7 +18,7 @@ def by_hand(images, mu, concentration, quantiles=(0.5,)):
     i, j = torch.triu_indices(len(mu), len(mu), 1)
     distance = (images[i].double() - images[j].double()).flatten(1).norm(dim=1)
     return lower_bounds(
-        mu[i], mu[j], distance, concentration, pairs=torch.stack([i, j], 1), quantiles=quantiles
+        mu[i], mu[j], distance, concentration=concentration, pairs=torch.stack([i, j], 1), quantiles=quantiles
     )
 
 
@@ -26,7 +26,9 @@ def by_hand(images, mu, concentration, quantiles=(0.5,)):
 @pytest.mark.parametrize("concentration", [None, 50.0])
 def test_blocks_agree_with_all_pairs_at_once(embedded, block_size, concentration):
     images, mu = embedded
-    found = all_pairs(mu, images, concentration, block_size=block_size, quantiles=(0.1, 0.5, 0.99))
+    found = all_pairs(
+        mu, images, concentration=concentration, block_size=block_size, quantiles=(0.1, 0.5, 0.99)
+    )
     truth = by_hand(images, mu, concentration, (0.1, 0.5, 0.99))
     assert set(found.bounds) == set(truth.bounds)
     for name, bound in found.bounds.items():

@@ -137,8 +137,8 @@ def test_nothing_that_comes_from_the_images_is_constant(fn, generator):
     rows = [torch.autograd.functional.jacobian(fn, x[None]).reshape(-1, 18) for x in images]
     truth = torch.linalg.matrix_norm(torch.stack(rows), 2)
     for method in ("product", "local", "least"):
-        assert (certified_bound(fn, images, 1e-3, method=method).bound >= truth).all(), method
-    assert (certified_bound(fn, images, 1e-6).bound <= truth * 1.001).all() or fn is clamped_by_itself
+        assert (certified_bound(fn, images, radius=1e-3, method=method).bound >= truth).all(), method
+    assert (certified_bound(fn, images, radius=1e-6).bound <= truth * 1.001).all() or fn is clamped_by_itself
 
 
 @pytest.mark.parametrize(
@@ -184,10 +184,10 @@ def test_the_local_certificate_holds_on_its_ball_and_is_sigma_at_the_image(name,
     fn = ON_A_BALL[name]
     images = 0.25 + 0.5 * torch.rand(2, 1, 6, 6, generator=generator, dtype=torch.float64)
     here = spectral_norm(fn, images, method="rows").sigma
-    at_image = certified_bound(fn, images, 1e-9, method="local").bound
+    at_image = certified_bound(fn, images, radius=1e-9, method="local").bound
     torch.testing.assert_close(at_image, here, rtol=1e-5, atol=0)
     for radius in (1e-2, 0.1):
-        bound = certified_bound(fn, images, radius, method="local").bound
+        bound = certified_bound(fn, images, radius=radius, method="local").bound
         step = F.normalize(torch.randn(2, 36, generator=generator).double(), dim=1).view_as(images) * radius
         assert (spectral_norm(fn, images + step, method="rows").sigma <= bound).all()
         assert (here <= bound).all()
@@ -204,7 +204,7 @@ def test_the_relaxation_is_above_every_choice_of_slopes_and_near_the_largest(gen
     """(5.4): all slopes of the units that may change state, drawn at random, against the certificate."""
     fn = relu_network(generator)
     images = 0.25 + 0.5 * torch.rand(1, 12, generator=generator, dtype=torch.float64)
-    found = certified_bound(fn, images, 0.1, method="local").bound
+    found = certified_bound(fn, images, radius=0.1, method="local").bound
     best = 0.0
     for _ in range(200):
         step = F.normalize(torch.randn(1, 12, generator=generator).double(), dim=1) * 0.1
@@ -215,6 +215,6 @@ def test_the_relaxation_is_above_every_choice_of_slopes_and_near_the_largest(gen
 def test_memory_that_does_not_suffice_leaves_the_product(generator):
     fn = relu_network(generator)
     images = torch.rand(1, 12, generator=generator, dtype=torch.float64)
-    few = certified_bound(fn, images, 0.1, memory=1e-6)
+    few = certified_bound(fn, images, radius=0.1, memory=1e-6)
     assert few.methods == ["product"]
-    assert "GiB" in certified_bound(fn, images, 0.1, memory=1e-6, method="local").reason
+    assert "GiB" in certified_bound(fn, images, radius=0.1, memory=1e-6, method="local").reason

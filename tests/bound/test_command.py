@@ -8,7 +8,8 @@ import torch
 
 from lipcomp._commands import run
 from lipcomp.bound.__main__ import main as bound
-from lipcomp.checkpoints import Metadata, save_checkpoint
+from lipcomp.checkpoints import save_checkpoint
+from lipcomp.checkpoints._native import Metadata
 from lipcomp.encoders import EncoderSpec, build_encoder
 from lipcomp.jacobian.__main__ import main as jacobian
 from lipcomp.records import read_records, to_frame
@@ -24,7 +25,9 @@ def checkpoints(tmp_path_factory):
     ):
         spec = EncoderSpec("small_cnn", (1, 28, 28), projector=(32, 16))
         path = folder / f"{name}.safetensors"
-        save_checkpoint(path, build_encoder(spec, seed=len(paths)).eval(), Metadata(objective=objective))
+        save_checkpoint(
+            path, build_encoder(spec, seed=len(paths)).eval(), metadata=Metadata(objective=objective)
+        )
         paths.append(str(path))
     return paths
 

@@ -10,19 +10,13 @@ from hypothesis import strategies as st
 from torch import nn
 from torch.nn import functional as F
 
-from lipcomp.bound import (
-    certified_bound,
-    lower_bounds,
-    measure_pairs,
-    measure_sandwich,
-    random_pairs,
-    sandwich,
-    search_ball,
-)
+from lipcomp.bound import certified_bound, lipschitz, lower_bounds, measure_pairs, random_pairs, search_ball
 from lipcomp.bound._ball import project
 from lipcomp.bound._layer_norms import convolution_norm, linear_norm
+from lipcomp.bound._sandwich import sandwich
 from lipcomp.encoders import EncoderSpec, build_encoder
-from lipcomp.jacobian import mean_value_check, spectral_norm
+from lipcomp.jacobian import spectral_norm
+from lipcomp.jacobian._mean_value import mean_value_check
 
 
 def orthogonal(n, generator):
@@ -59,7 +53,9 @@ def convolution(generator):
 def test_estimates_hold_the_truth_between_them(build, generator):
     fn, truth = build(generator)
     images = torch.rand(6, 20, generator=generator, dtype=torch.float64)
-    lower = measure_pairs(fn, random_pairs([images], 0.2, generator), normalised=False)["direction"].maximum
+    lower = measure_pairs(fn, random_pairs([images], 0.2, generator=generator), normalised=False)[
+        "direction"
+    ].maximum
     sigma = float(spectral_norm(fn, images).sigma.max())
     searched = float(search_ball(fn, images, 0.2, starts=1, steps=5).sigma.max())
     certificate = certified_bound(fn, images)
@@ -92,7 +88,7 @@ def test_no_lower_bound_of_a_1_lipschitz_network_exceeds_1(generator):
         warnings.simplefilter("ignore")
         network = torchlip_network()
     images = torch.rand(12, 1, 8, 8, generator=generator)
-    pairs = measure_pairs(network, random_pairs([images], 0.5, generator), normalised=False)
+    pairs = measure_pairs(network, random_pairs([images], 0.5, generator=generator), normalised=False)
     sigma = spectral_norm(network, images)
     found = search_ball(network, images[:4], 0.5, starts=2, steps=15)
     chord = search_ball(network, images[:4], 0.5, kind="chord", starts=1, steps=15)
@@ -101,7 +97,7 @@ def test_no_lower_bound_of_a_1_lipschitz_network_exceeds_1(generator):
     ):  # fmt: skip
         assert 0.05 < estimate <= 1 + 2e-4
     assert float(found.sigma.max()) >= float(sigma.sigma[:4].max())
-    certificate = certified_bound(network, images, 0.5)  # reached, but for the norm of the convolution
+    certificate = certified_bound(network, images, radius=0.5)  # reached, but for the norm of the convolution
     assert float(found.sigma.max()) <= float(certificate.bound.max()) <= 1.1
 
 
@@ -112,7 +108,7 @@ def encoder():
 
 
 def test_the_sandwich_of_an_encoder_is_in_order(encoder, generator):
-    found = measure_sandwich(encoder, torch.rand(3, 1, 12, 12, generator=generator), steps=8)
+    found = lipschitz(encoder, torch.rand(3, 1, 12, 12, generator=generator), steps=8)
     assert found.in_order
     assert found.radius > 0
     assert 0 <= found.gap_decades < 0.1  # on the product's own ball
@@ -180,7 +176,7 @@ def test_orders_over_random_encoders_and_pairs(seed, dim, log_kappa, log_distanc
     kappa = 10**log_kappa
     value = {
         name: bound.values
-        for name, bound in lower_bounds(fn(first), fn(second), distance, kappa).bounds.items()
+        for name, bound in lower_bounds(fn(first), fn(second), distance, concentration=kappa).bounds.items()
     }
     slack = 1 + 1e-9
     assert (value["published"] <= value["second_moment"] / 2**0.5 * slack).all()

@@ -19,7 +19,7 @@ def test_the_published_example_of_the_theory():
     mu = torch.zeros(1, 128, dtype=torch.float64)
     other = mu.clone()
     mu[0, 0], other[0, 0], other[0, 1] = 1, math.cos(ANGLE), math.sin(ANGLE)
-    found = lower_bounds(mu, other, torch.ones(1), 1024.0)
+    found = lower_bounds(mu, other, torch.ones(1), concentration=1024.0)
     expected = {"published": 29.9, "mean": 894, "second_moment": 895, "supremum": 1396}
     for name, value in expected.items():
         assert found[name].maximum == pytest.approx(value, rel=2e-3), name
@@ -34,7 +34,7 @@ def test_the_bounds_keep_their_order(dim, kappa, generator):
     step = 10.0 ** torch.linspace(-8, 1, 50, dtype=torch.float64)[:, None]
     other = F.normalize(mu + step * torch.randn(mu.shape, generator=generator, dtype=torch.float64), dim=1)
     bounds = lower_bounds(
-        mu, other, torch.rand(50, generator=generator, dtype=torch.float64) + 0.1, kappa
+        mu, other, torch.rand(50, generator=generator, dtype=torch.float64) + 0.1, concentration=kappa
     ).bounds
     value = {name: bound.values for name, bound in bounds.items()}
     slack = 1 + 1e-12
@@ -67,10 +67,10 @@ def test_tiny_pairs_are_measured_by_the_jacobian(generator):
     matrix = torch.randn(6, 9, generator=generator)
     fn = lambda x: F.normalize(x @ matrix.T, dim=1)  # noqa: E731
     images = torch.rand(5, 9, generator=generator) * 0.8 + 0.1
-    near = measure_pairs(fn, random_pairs([images], 1e-6, torch.Generator().manual_seed(1)))
+    near = measure_pairs(fn, random_pairs([images], 1e-6, generator=torch.Generator().manual_seed(1)))
     precise = measure_pairs(
         lambda x: F.normalize(x @ matrix.double().T, dim=1),
-        random_pairs([images.double()], 1e-3, torch.Generator().manual_seed(1)),
+        random_pairs([images.double()], 1e-3, generator=torch.Generator().manual_seed(1)),
     )
     assert near.jacobian == 5
     torch.testing.assert_close(near["direction"].values, precise["direction"].values, rtol=0.1, atol=0)
@@ -98,7 +98,7 @@ def test_no_maximum_exceeds_its_pair_in_float64_at_any_distance(kind, generator)
     fn = {"module": network, "function": lambda x: torch.sin(network(x)), "traced": traced}[kind]
     outer = torch.sin if kind == "function" else lambda y: y
     for exponent in range(-7, 1):
-        pairs = random_pairs([images], 10.0**exponent, torch.Generator().manual_seed(1))
+        pairs = random_pairs([images], 10.0**exponent, generator=torch.Generator().manual_seed(1))
         found = measure_pairs(fn, pairs, normalised=False)["direction"]
         first, second = (image[None].double() for image in found.witness.images)
         step = second - first

@@ -6,7 +6,8 @@ import torch
 from PIL import Image
 from torch.nn import functional as F
 
-from lipcomp.bound import PairBlock, all_pairs, lower_bounds, measure_pairs
+from lipcomp.bound import all_pairs, lower_bounds, measure_pairs
+from lipcomp.bound._pairs import PairBlock
 from lipcomp.measure._outputs import draw_pair
 
 
@@ -23,7 +24,7 @@ def test_streamed_pairs_bring_their_images(fn, generator):
     blocks = [
         PairBlock(first[part], second[part], torch.stack([part, part + 100], 1)) for part in at.split(5)
     ]
-    found = measure_pairs(fn, blocks, 64.0)
+    found = measure_pairs(fn, blocks, concentration=64.0)
     for name, bound in found.bounds.items():
         i = bound.witness.position
         assert bound.witness.pair == (i, i + 100), name
@@ -35,7 +36,7 @@ def test_streamed_pairs_bring_their_images(fn, generator):
 
 def test_all_pairs_bring_their_images(fn, generator):
     images = torch.rand(30, 3, 4, 4, generator=generator)
-    found = all_pairs(fn(images), images, 64.0, fn=fn, block_size=7)
+    found = all_pairs(fn(images), images, concentration=64.0, fn=fn, block_size=7)
     for bound in found.bounds.values():
         for place, image in zip(bound.witness.pair, bound.witness.images, strict=True):
             assert torch.equal(image, images[place])

@@ -8,8 +8,9 @@ import torchvision
 from safetensors.torch import load_file
 from torch import nn
 
-from lipcomp.checkpoints import CheckpointError, Metadata, load_encoder, save_checkpoint
+from lipcomp.checkpoints import load_encoder, save_checkpoint
 from lipcomp.checkpoints.__main__ import main
+from lipcomp.checkpoints._errors import CheckpointError
 from lipcomp.checkpoints._export import (
     to_safetensors,
     to_timm,
@@ -17,7 +18,9 @@ from lipcomp.checkpoints._export import (
     to_torchscript,
     to_torchvision,
 )
-from lipcomp.encoders import EncoderSpec, ResNet, build_encoder
+from lipcomp.checkpoints._native import Metadata
+from lipcomp.encoders import EncoderSpec, build_encoder
+from lipcomp.encoders._resnet import ResNet
 
 timm = pytest.importorskip("timm")
 
@@ -98,7 +101,9 @@ def test_safetensors_keeps_what_weights_do_not_show(tmp_path, shaken):
 def test_our_own_keep_their_metadata(tmp_path):
     spec = EncoderSpec("small_cnn", (1, 28, 28), projector=(8, 4), predictor=8)
     save_checkpoint(
-        tmp_path / "m.safetensors", build_encoder(spec), Metadata(objective={"kappa_e": 64.0}, seed=3)
+        tmp_path / "m.safetensors",
+        build_encoder(spec),
+        metadata=Metadata(objective={"kappa_e": 64.0}, seed=3),
     )
     ours = load_encoder(tmp_path / "m.safetensors")
     again = load_encoder(to_safetensors(ours, tmp_path / "card"))

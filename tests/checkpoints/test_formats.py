@@ -12,7 +12,8 @@ import torch
 import torchvision
 from torch import nn
 
-from lipcomp.checkpoints import CheckpointError, load_encoder
+from lipcomp.checkpoints import load_encoder
+from lipcomp.checkpoints._errors import CheckpointError
 from lipcomp.checkpoints._formats import FORMATS
 
 

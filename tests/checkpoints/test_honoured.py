@@ -8,7 +8,8 @@ import torchvision
 from safetensors.torch import save_file
 from torch import nn
 
-from lipcomp.checkpoints import CheckpointError, load_encoder
+from lipcomp.checkpoints import load_encoder
+from lipcomp.checkpoints._errors import CheckpointError
 
 timm = pytest.importorskip("timm")
 
@@ -71,7 +72,9 @@ def test_a_folder_that_says_another_width_is_refused(tmp_path, shaken):
 def test_fc_norm_means_the_mean_over_patches(arch, tmp_path, shaken, images, normalised):
     network = shaken(timm.create_model("vit_tiny_patch16_224", num_classes=0, global_pool="avg", img_size=64))
     torch.save(network.state_dict(), tmp_path / "vit.pth")
-    encoder = load_encoder(tmp_path / "vit.pth", arch, mean=(0.1,) * 3, std=(0.2,) * 3, image_size=64).encoder
+    encoder = load_encoder(
+        tmp_path / "vit.pth", arch=arch, mean=(0.1,) * 3, std=(0.2,) * 3, image_size=64
+    ).encoder
     agree(encoder.features(images), network(normalised(images, [0.1] * 3, [0.2] * 3)))
 
 
@@ -85,7 +88,7 @@ def test_the_formats_normalisation_outranks_timms_tag(tmp_path, shaken):
     )
     for name in ("dino", "moco"):
         for arch in (None, "timm/vit_tiny_patch16_224"):
-            checkpoint = load_encoder(tmp_path / f"{name}.pth", arch, head="none")
+            checkpoint = load_encoder(tmp_path / f"{name}.pth", arch=arch, head="none")
             assert checkpoint.preprocessing.mean == (0.485, 0.456, 0.406), (name, arch, checkpoint.format)
             heads = checkpoint.encoder.backbone.blocks[0].attn.num_heads
             assert heads == (12 if name == "moco" else 3), (name, arch)
@@ -94,7 +97,9 @@ def test_the_formats_normalisation_outranks_timms_tag(tmp_path, shaken):
         CheckpointError, match=r"ambiguous: .* mean 0.485,.* or mean 0.5,0.5,0.5.*pass --mean and --std"
     ):
         load_encoder(tmp_path / "bare.pth")
-    assert load_encoder(tmp_path / "bare.pth", "timm/vit_tiny_patch16_224").preprocessing.mean == (0.5,) * 3
+    assert (
+        load_encoder(tmp_path / "bare.pth", arch="timm/vit_tiny_patch16_224").preprocessing.mean == (0.5,) * 3
+    )
 
 
 def test_transform_input_is_part_of_the_normalisation(tmp_path, shaken):
@@ -117,7 +122,7 @@ def test_quickgelu_and_padding_are_asked_for(tmp_path, shaken):
     ):
         load_encoder(tmp_path / "net.safetensors")
     encoder = load_encoder(
-        tmp_path / "net.safetensors", "timm/tf_mobilenetv3_small_075", image_size=65
+        tmp_path / "net.safetensors", arch="timm/tf_mobilenetv3_small_075", image_size=65
     ).encoder
     images = torch.rand(1, 3, 65, 65, generator=torch.Generator().manual_seed(0))
     agree(encoder.features(images), network((images - encoder.mean) / encoder.std))

@@ -21,15 +21,19 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from lipcomp.checkpoints import CheckpointError, Metadata, load_encoder, save_checkpoint
+from lipcomp.checkpoints import load_encoder, save_checkpoint
+from lipcomp.checkpoints._errors import CheckpointError
+from lipcomp.checkpoints._native import Metadata
 from lipcomp.checkpoints._torch_files import read_torch
-from lipcomp.encoders import EncoderSpec, ResNet, build_encoder
+from lipcomp.encoders import EncoderSpec, build_encoder
+from lipcomp.encoders._resnet import ResNet
 
 # What a child process does: load every file of a folder, a line of JSON each.
 CHILD = """
 import json, signal, sys, time
 from pathlib import Path
-from lipcomp.checkpoints import Checkpoint, load_encoder
+from lipcomp.checkpoints import load_encoder
+from lipcomp.checkpoints._native import Checkpoint
 
 FORBIDDEN = ("os.system", "subprocess.Popen", "os.exec", "os.posix_spawn", "socket.connect", "pickle.find_class")
 
@@ -84,7 +88,7 @@ def write_sound_files(folder):
     torch.save({"model": tiny()}, folder / "legacy.pth", _use_new_zipfile_serialization=False)
     save_file(tiny(), folder / "bare.safetensors")
     spec = EncoderSpec("small_cnn", (1, 28, 28), projector=(8, 4))
-    save_checkpoint(folder / "native.safetensors", build_encoder(spec), Metadata())
+    save_checkpoint(folder / "native.safetensors", build_encoder(spec), metadata=Metadata())
 
 
 def write_mutants(sound, folder, draw):

@@ -11,7 +11,8 @@ import torch
 from safetensors.torch import save_file
 from torch import nn
 
-from lipcomp.checkpoints import CheckpointError, load_encoder
+from lipcomp.checkpoints import load_encoder
+from lipcomp.checkpoints._errors import CheckpointError
 
 timm = pytest.importorskip("timm")
 

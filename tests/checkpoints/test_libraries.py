@@ -12,7 +12,7 @@ from safetensors.torch import save_file
 from torch import nn
 
 from lipcomp.checkpoints import load_encoder
-from lipcomp.encoders import PreActResNet, WideResNet
+from lipcomp.encoders._preact import PreActResNet, WideResNet
 
 timm = pytest.importorskip("timm")
 
@@ -41,7 +41,7 @@ def test_torchvision_by_name(name, tmp_path, shaken, images, normalised, close):
     network = shaken(torchvision.models.get_model(name, weights=None))
     torch.save(network.state_dict(), tmp_path / "theirs.pth")
     arch = None if "resne" in name else name
-    checkpoint = load_encoder(tmp_path / "theirs.pth", arch, image_size=64)
+    checkpoint = load_encoder(tmp_path / "theirs.pth", arch=arch, image_size=64)
     *place, last = [child for child, module in network.named_modules() if isinstance(module, nn.Linear)][
         -1
     ].split(".")
@@ -57,7 +57,7 @@ def test_torchvision_by_name(name, tmp_path, shaken, images, normalised, close):
 def test_timm_by_name_with_its_preprocessing(name, tmp_path, shaken, normalised):
     network = shaken(timm.create_model(name, num_classes=7))
     save_file(network.state_dict(), tmp_path / "model.safetensors")
-    checkpoint = load_encoder(tmp_path / "model.safetensors", f"timm/{name}")
+    checkpoint = load_encoder(tmp_path / "model.safetensors", arch=f"timm/{name}")
     config = network.pretrained_cfg
     assert checkpoint.preprocessing.mean == config["mean"]
     assert checkpoint.preprocessing.pipeline.interpolation == config["interpolation"]
@@ -117,7 +117,7 @@ def test_a_timm_folder_says_its_preprocessing(tmp_path, shaken, images, normalis
 def test_dinos_vit(wrap, head, tmp_path, shaken, small_images, normalised):
     network = vit(shaken)
     mlp = shaken(nn.Sequential(nn.Linear(128, 64), nn.GELU(), nn.Linear(64, 16)))
-    torch.save(wrap(network.state_dict(), {f"head.mlp.{k}": v for k, v in mlp.state_dict().items()} | {
+    torch.save(wrap(network.state_dict(), mean={f"head.mlp.{k}": v for k, v in mlp.state_dict().items()} | {
         "head.last_layer.weight_v": torch.ones(3, 16)}), tmp_path / "dino.pth")  # fmt: skip
     encoder = load_encoder(tmp_path / "dino.pth", mean=IMAGENET[0], std=IMAGENET[1]).encoder
     expected = network(normalised(small_images))
@@ -130,7 +130,9 @@ def test_dinos_vit(wrap, head, tmp_path, shaken, small_images, normalised):
 def test_a_vit_at_another_size_has_its_positions_resampled(arch, tmp_path, shaken, images, normalised):
     network = shaken(timm.create_model("vit_tiny_patch16_224", num_classes=0, img_size=96))
     torch.save(network.state_dict(), tmp_path / "vit.pth")
-    checkpoint = load_encoder(tmp_path / "vit.pth", arch, image_size=64, mean=IMAGENET[0], std=IMAGENET[1])
+    checkpoint = load_encoder(
+        tmp_path / "vit.pth", arch=arch, image_size=64, mean=IMAGENET[0], std=IMAGENET[1]
+    )
     theirs = timm.create_model("vit_tiny_patch16_224", num_classes=0, img_size=64)
     state = network.state_dict()
     state["pos_embed"] = timm.layers.resample_abs_pos_embed(state["pos_embed"], [4, 4], num_prefix_tokens=1)
@@ -204,7 +206,7 @@ def test_robustbenchs_own_networks(tmp_path, shaken, small_images):
 
 def test_a_preactivation_network_by_name(tmp_path, shaken):
     torch.save(shaken(PreActResNet()).state_dict(), tmp_path / "p.pt")
-    assert load_encoder(tmp_path / "p.pt", "preact_resnet18").image_shape == (3, 32, 32)
+    assert load_encoder(tmp_path / "p.pt", arch="preact_resnet18").image_shape == (3, 32, 32)
 
 
 def test_lightlys_old_zoo_has_no_relu_in_its_stem(tmp_path, shaken, small_images):

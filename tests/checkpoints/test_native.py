@@ -7,8 +7,10 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from lipcomp.checkpoints import CheckpointError, Metadata, load_checkpoint, save_checkpoint
 from lipcomp.checkpoints import _native as native
+from lipcomp.checkpoints import save_checkpoint
+from lipcomp.checkpoints._errors import CheckpointError
+from lipcomp.checkpoints._native import Metadata, load_checkpoint
 from lipcomp.encoders import EncoderSpec, build_encoder
 
 SPEC = EncoderSpec("small_cnn", (1, 28, 28), projector=(32, 16))
@@ -26,7 +28,7 @@ METADATA = Metadata(
 @pytest.fixture
 def saved(tmp_path):
     path = tmp_path / "model.safetensors"
-    save_checkpoint(path, build_encoder(SPEC, seed=3), METADATA)
+    save_checkpoint(path, build_encoder(SPEC, seed=3), metadata=METADATA)
     return path
 
 
@@ -41,7 +43,7 @@ def test_round_trip(saved, generator):
 
 
 def test_the_same_weights_make_the_same_file(saved, tmp_path):
-    save_checkpoint(tmp_path / "again.safetensors", build_encoder(SPEC, seed=3), METADATA)
+    save_checkpoint(tmp_path / "again.safetensors", build_encoder(SPEC, seed=3), metadata=METADATA)
     assert saved.read_bytes() == (tmp_path / "again.safetensors").read_bytes()
 
 
@@ -126,7 +128,7 @@ def test_a_failed_write_leaves_the_old_file_and_nothing_else(saved, monkeypatch)
 
     monkeypatch.setattr(native.os, "fsync", full_disk)
     with pytest.raises(OSError, match="No space left"):
-        save_checkpoint(saved, build_encoder(SPEC, seed=4), METADATA)
+        save_checkpoint(saved, build_encoder(SPEC, seed=4), metadata=METADATA)
     assert saved.read_bytes() == before
     assert list(saved.parent.iterdir()) == [saved]
 
@@ -134,6 +136,6 @@ def test_a_failed_write_leaves_the_old_file_and_nothing_else(saved, monkeypatch)
 def test_metadata_that_json_cannot_hold_are_refused(tmp_path):
     with pytest.raises(ValueError, match="JSON compliant"):
         save_checkpoint(
-            tmp_path / "m.safetensors", build_encoder(SPEC), Metadata(metrics={"loss": float("nan")})
+            tmp_path / "m.safetensors", build_encoder(SPEC), metadata=Metadata(metrics={"loss": float("nan")})
         )
     assert not list(tmp_path.iterdir())

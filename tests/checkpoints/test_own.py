@@ -5,8 +5,12 @@ import torch
 from torch import nn
 
 from lipcomp import _commands as commands
-from lipcomp.checkpoints import CheckpointError, Metadata, build_own, load_own, save_checkpoint
-from lipcomp.encoders import ResNet, wrap
+from lipcomp.checkpoints import save_checkpoint
+from lipcomp.checkpoints._errors import CheckpointError
+from lipcomp.checkpoints._native import Metadata
+from lipcomp.checkpoints._own import build_own, load_own
+from lipcomp.encoders import wrap
+from lipcomp.encoders._resnet import ResNet
 from lipcomp.measure._options import add_encoder_arguments, load_listed
 
 FACTORY = """
@@ -139,5 +143,7 @@ def test_nothing_to_load_is_said():
 
 def test_a_wrapped_encoder_is_not_written_as_ours(tmp_path):
     with pytest.raises(CheckpointError, match="a wrapped Flatten has no spec"):
-        save_checkpoint(tmp_path / "m.safetensors", wrap(nn.Flatten(), image_shape=(1, 2, 2)), Metadata())
+        save_checkpoint(
+            tmp_path / "m.safetensors", wrap(nn.Flatten(), image_shape=(1, 2, 2)), metadata=Metadata()
+        )
     assert not list(tmp_path.iterdir())

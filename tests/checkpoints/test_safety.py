@@ -11,7 +11,8 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from lipcomp.checkpoints import CheckpointError, load_encoder
+from lipcomp.checkpoints import load_encoder
+from lipcomp.checkpoints._errors import CheckpointError
 from lipcomp.checkpoints._lean import Budget, lean
 
 # Loads every path in a process of its own; prints seconds and MiB beyond the start of each.

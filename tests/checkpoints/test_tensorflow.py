@@ -13,8 +13,9 @@ import torchvision
 from torch import nn
 from torch.nn import functional
 
-from lipcomp.checkpoints import CheckpointError, load_encoder
+from lipcomp.checkpoints import load_encoder
 from lipcomp.checkpoints._crc32c import crc32c, mask, unmask
+from lipcomp.checkpoints._errors import CheckpointError
 from lipcomp.checkpoints._tensorflow_bundle import Bundle
 
 # A writer, from the description of LevelDB's tables and of tensor_bundle.proto.

@@ -5,8 +5,11 @@ import torch
 from safetensors.torch import save_file
 from torch import nn
 
-from lipcomp.checkpoints import CheckpointError, Metadata, load_encoder, load_own, save_checkpoint
+from lipcomp.checkpoints import load_encoder, save_checkpoint
+from lipcomp.checkpoints._errors import CheckpointError
 from lipcomp.checkpoints._names import without_wrappers
+from lipcomp.checkpoints._native import Metadata
+from lipcomp.checkpoints._own import load_own
 from lipcomp.encoders import EncoderSpec, build_encoder
 
 
@@ -36,7 +39,7 @@ def inserted(state, part, depth):
 @pytest.mark.parametrize("arch", [None, "resnet18"])
 def test_wrappers_and_loose_numbers_hide_nothing(wrap, arch, tmp_path, resnet18):
     torch.save(wrap(resnet18.state_dict()), tmp_path / "wrapped.pth")
-    encoder = load_encoder(tmp_path / "wrapped.pth", arch, image_size=64).encoder
+    encoder = load_encoder(tmp_path / "wrapped.pth", arch=arch, image_size=64).encoder
     assert all(
         torch.equal(value, resnet18.state_dict()[name])
         for name, value in encoder.backbone.state_dict().items()
@@ -152,7 +155,7 @@ def test_i_jepas_branches(tmp_path, shaken):
 
 def test_options_on_our_own_checkpoints_are_refused(tmp_path):
     spec = EncoderSpec("small_cnn", (1, 28, 28), projector=(8, 4))
-    save_checkpoint(tmp_path / "native.safetensors", build_encoder(spec), Metadata())
+    save_checkpoint(tmp_path / "native.safetensors", build_encoder(spec), metadata=Metadata())
     for option in (
         {"branch": "online"},
         {"mean": (0.5,)},

@@ -7,7 +7,8 @@ import pytest
 from PIL import Image
 
 from lipcomp import _commands as commands
-from lipcomp.checkpoints import Metadata, save_checkpoint
+from lipcomp.checkpoints import save_checkpoint
+from lipcomp.checkpoints._native import Metadata
 from lipcomp.encoders import EncoderSpec, build_encoder
 from lipcomp.jacobian.__main__ import main as jacobian
 from lipcomp.records import read_records
@@ -18,7 +19,7 @@ from lipcomp.robustness.__main__ import main as robustness
 def checkpoint(tmp_path_factory):
     path = tmp_path_factory.mktemp("encoders") / "random.safetensors"
     save_checkpoint(
-        path, build_encoder(EncoderSpec("small_cnn", image_shape=(1, 16, 16)), seed=0), Metadata()
+        path, build_encoder(EncoderSpec("small_cnn", image_shape=(1, 16, 16)), seed=0), metadata=Metadata()
     )
     return path
 

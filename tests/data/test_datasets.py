@@ -10,9 +10,10 @@ from torch.utils.data import ConcatDataset, Dataset, Subset
 from torchvision.datasets import FakeData, ImageFolder
 from torchvision.transforms import v2
 
-from lipcomp.data import ImageSet, Preprocessing, TensorImages, file_of, from_dataset, load_set, load_splits
+from lipcomp.data import Preprocessing, from_dataset, load_set, load_splits
 from lipcomp.data._items import planes_of
 from lipcomp.data._opening import splits_of
+from lipcomp.data._sets import ImageSet, TensorImages, file_of
 
 RNG = np.random.default_rng(0)
 COLOURS = RNG.integers(0, 256, (6, 8, 9, 3), dtype=np.uint8)

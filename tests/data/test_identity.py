@@ -9,8 +9,9 @@ import pytest
 import torch
 from PIL import Image
 
-from lipcomp.data import Preprocessing, TensorImages, check_unchanged, from_dataset, load_set
-from lipcomp.identity import digest
+from lipcomp._identity import digest
+from lipcomp.data import Preprocessing, from_dataset, load_set
+from lipcomp.data._sets import TensorImages, check_unchanged
 
 SHAPE = (3, 8, 8)
 
@@ -142,9 +143,9 @@ def test_datasets_are_known_by_their_pictures():
 
 
 def test_the_second_look_at_a_folder_reads_no_file(root, monkeypatch):
-    monkeypatch.setattr("lipcomp.identity._RACY", -1)  # files changed just now are not remembered otherwise
+    monkeypatch.setattr("lipcomp._identity._RACY", -1)  # files changed just now are not remembered otherwise
     before = identity(root)
-    monkeypatch.setattr("lipcomp.identity._hash_file", lambda path: pytest.fail(f"{path} is read again"))
+    monkeypatch.setattr("lipcomp._identity._hash_file", lambda path: pytest.fail(f"{path} is read again"))
     assert identity(root) == before
 
 

@@ -7,10 +7,12 @@ import pytest
 import torch
 from PIL import Image
 
-from lipcomp.data import DigitViews, PhotoViews, TensorImages, load_set, view_batches
+from lipcomp.data import load_set
 from lipcomp.data._crops import crop_and_resize
 from lipcomp.data._folders import unreadable
-from lipcomp.data._loading import prefetch
+from lipcomp.data._loading import prefetch, view_batches
+from lipcomp.data._sets import TensorImages
+from lipcomp.data._views import DigitViews, PhotoViews
 
 CPU = torch.device("cpu")
 

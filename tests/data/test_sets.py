@@ -7,9 +7,9 @@ import pytest
 import torch
 from PIL import Image
 
-from lipcomp.data import file_of, load_set
+from lipcomp.data import load_set
 from lipcomp.data._digits import enlarge_digits, reduce_digits
-from lipcomp.data._sets import batches
+from lipcomp.data._sets import batches, file_of
 
 
 def test_mnist5k_is_split_stratified_and_seeded():
@@ -110,7 +110,7 @@ def test_an_imagenet_style_folder(tmp_path):
     test = load_set(str(tmp_path), "test", image_shape=(3, 32, 32))
     assert train.labels.tolist() == [0, 0, 0, 1, 1, 1]
     assert test.classes == ("n01", "n02")
-    assert [len(b) for b in batches(test, 4)] == [4, 2]
+    assert [len(b) for b in batches(test, batch_size=4)] == [4, 2]
     pixels = test.batch(torch.tensor([3]))
     assert pixels.shape == (1, 3, 32, 32)
     torch.testing.assert_close(pixels[0, :, 0, 0] * 255, torch.tensor([100.0, 0.0, 155.0]))

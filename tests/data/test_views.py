@@ -4,9 +4,8 @@ import pytest
 import torch
 from torchvision.transforms.v2 import functional as V
 
-from lipcomp.data import DigitViews, PhotoViews
 from lipcomp.data._colour import adjust_saturation, shift_hue, to_grey
-from lipcomp.data._views import gaussian_blur
+from lipcomp.data._views import DigitViews, PhotoViews, gaussian_blur
 
 
 @pytest.mark.parametrize(("views", "channels"), [(DigitViews(), 1), (PhotoViews(), 3)])

@@ -10,15 +10,16 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from lipcomp.distributions import (
+from lipcomp.distributions._bessel import (
+    growth,
     log_bessel_i,
     log_normalizer,
     log_sphere_area,
     mean_resultant_deficit,
     mean_resultant_length,
     mean_resultant_slope,
+    scaled_log_normalizer,
 )
-from lipcomp.distributions._bessel import growth, scaled_log_normalizer
 from lipcomp.distributions._olver import debye_polynomials
 
 FUNCTIONS = {

@@ -9,13 +9,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import stats
 
-from lipcomp.distributions import (
-    HypersphericalUniform,
-    VonMisesFisher,
-    mean_resultant_length,
-    mean_resultant_slope,
-)
+from lipcomp.distributions import VonMisesFisher
+from lipcomp.distributions._bessel import mean_resultant_length, mean_resultant_slope
 from lipcomp.distributions._sampling import quantile_slope, sample_mode_distance
+from lipcomp.distributions._von_mises_fisher import HypersphericalUniform
 
 DIMS = [2, 3, 4, 5, 8, 15, 16, 64, 128, 512, 2048]
 KAPPAS = [0.0, 1e-3, 0.7, 4.0, 30.0, 250.0, 1024.0, 16384.0, 1e6]

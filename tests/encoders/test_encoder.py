@@ -4,7 +4,11 @@ import pytest
 import torch
 import torchvision
 
-from lipcomp.encoders import BACKBONES, ConcentrationHead, EncoderSpec, ResNet, SmallCNN, build_encoder
+from lipcomp.encoders import EncoderSpec, build_encoder
+from lipcomp.encoders._backbones import BACKBONES
+from lipcomp.encoders._heads import ConcentrationHead
+from lipcomp.encoders._resnet import ResNet
+from lipcomp.encoders._small import SmallCNN
 
 DIGIT = EncoderSpec("small_cnn", (1, 28, 28), mean=(0.13,), std=(0.31,), projector=(32, 16))
 

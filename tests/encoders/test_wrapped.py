@@ -4,7 +4,9 @@ import pytest
 import torch
 from torch import nn
 
-from lipcomp.encoders import PreActResNet, WideResNet, WrappedEncoder, wrap
+from lipcomp.encoders import wrap
+from lipcomp.encoders._preact import PreActResNet, WideResNet
+from lipcomp.encoders._wrapped import WrappedEncoder
 
 
 def linear():

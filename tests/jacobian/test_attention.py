@@ -69,7 +69,7 @@ def test_attention_in_all_its_calls(kind, generator):
         torch.manual_seed(0)
         network = Tokens(kind).eval().double()
     images = torch.rand(3, 3, 8, 8, generator=generator, dtype=torch.float64)
-    at = Linearisation(network, images, "reverse")
+    at = Linearisation(network, images, method="reverse")
     u = torch.randn(at.output.shape, generator=generator, dtype=torch.float64)
     v = torch.randn(images.shape, generator=generator, dtype=torch.float64)
     torch.testing.assert_close(at.output, network(images).detach())

@@ -29,7 +29,7 @@ def test_images_survive_a_layer_that_works_in_place(dtype, generator):
     frobenius_norm(in_place, images)
     search_ball(in_place, images, 0.1, starts=1, steps=2)
     for radius in (1e-6, 0.1):
-        measure_pairs(in_place, random_pairs([images], radius, generator), normalised=False)
+        measure_pairs(in_place, random_pairs([images], radius, generator=generator), normalised=False)
     assert torch.equal(images, before)
 
 

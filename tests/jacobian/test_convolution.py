@@ -50,7 +50,7 @@ def test_batch_norms_are_folded_only_where_they_belong(generator):
     images = torch.rand(3, 3, 16, 16, generator=generator, dtype=torch.float64)
     for precision, rtol in ((torch.float64, 1e-7), (torch.float32, 1e-4)):
         network, images = network.to(precision), images.to(precision)
-        at = Linearisation(network, images, "reverse")
+        at = Linearisation(network, images, method="reverse")
         dense = torch.func.vmap(torch.func.jacrev(lambda x: network(x[None])[0]))(images).flatten(2)  # noqa: B023
         u = torch.randn(at.output.shape, generator=generator, dtype=precision)
         v = torch.randn(images.shape, generator=generator, dtype=precision)

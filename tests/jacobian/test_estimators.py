@@ -5,7 +5,9 @@ import torch
 from torch.nn import functional as F
 
 from lipcomp.encoders._heads import mean_direction
-from lipcomp.jacobian import frobenius_norm, jacobian, mean_value_check, spectral_norm
+from lipcomp.jacobian import frobenius_norm, spectral_norm
+from lipcomp.jacobian._dense import jacobian
+from lipcomp.jacobian._mean_value import mean_value_check
 
 
 @pytest.mark.parametrize("values", [[1.0] * 20, [2.0, 2.0, 2.0] + [1.0] * 17, [3.0] + [0.0] * 19, [0.0] * 20])

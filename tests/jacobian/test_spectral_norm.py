@@ -5,7 +5,8 @@ import torch
 from torch.nn import functional as F
 
 from lipcomp.encoders import EncoderSpec, build_encoder
-from lipcomp.jacobian import jacobian, spectral_norm
+from lipcomp.jacobian import spectral_norm
+from lipcomp.jacobian._dense import jacobian
 
 
 @pytest.fixture(scope="module")

@@ -6,10 +6,12 @@ import pytest
 import torch
 from torch import nn
 
-from lipcomp.checkpoints import Metadata, save_checkpoint
+from lipcomp._identity import hash_module
+from lipcomp.checkpoints import save_checkpoint
+from lipcomp.checkpoints._native import Metadata
 from lipcomp.encoders import EncoderSpec, build_encoder
-from lipcomp.identity import hash_module
-from lipcomp.measure import Bench, Images, Plan, Source
+from lipcomp.measure import Images, Plan, Source
+from lipcomp.measure._bench import Bench
 from lipcomp.measure._cells import Cells
 from lipcomp.measure._conditions import clean_condition
 from lipcomp.robustness._probes import Probe
@@ -54,7 +56,7 @@ def save_small():
     def save(path, seed=0, **metadata):
         spec = EncoderSpec("small_cnn", (1, 28, 28), mean=(0.131,), std=(0.308,), projector=(16, 8))
         told = {"objective": {"name": "SimCLR"}, "seed": seed, "data": {"name": "mnist5k/train"}} | metadata
-        save_checkpoint(path, build_encoder(spec, seed=seed).eval(), Metadata(**told))
+        save_checkpoint(path, build_encoder(spec, seed=seed).eval(), metadata=Metadata(**told))
         return str(path)
 
     return save

@@ -6,24 +6,19 @@ import torch
 from torch import nn
 
 from lipcomp.bound import lower_bounds
-from lipcomp.data import TensorImages
+from lipcomp.data._sets import TensorImages
 from lipcomp.jacobian import spectral_norm
-from lipcomp.measure import (
-    CleanAccuracy,
-    CorruptionAccuracy,
-    FlipRate,
-    RobustAccuracy,
-    ShiftAccuracy,
-    VideoAccuracy,
-)
+from lipcomp.measure import CleanAccuracy, CorruptionAccuracy
 from lipcomp.measure import _accuracy as engine
+from lipcomp.measure._accuracy import FlipRate, RobustAccuracy, ShiftAccuracy, VideoAccuracy
 from lipcomp.measure._conditions import Condition, clean_condition
 from lipcomp.robustness._effective import baseline_fit, read_baselines
 from lipcomp.robustness._metrics import mean_corruption_error
 from lipcomp.robustness._shifted import Shift, project
 from lipcomp.robustness._videos import FrameSet
 from lipcomp.robustness._zoo import ZooModel
-from lipcomp.robustness.corruptions import COMMON, corrupt
+from lipcomp.robustness.corruptions import corrupt
+from lipcomp.robustness.corruptions._tables import COMMON
 
 
 def findings_of(quantity, bench):
@@ -56,7 +51,7 @@ def test_mce_of_a_run_is_the_metric_of_its_cells(classifier_bench):
     assert by_name["mce"] == pytest.approx(mean_corruption_error(errors))
     assert by_name["accuracy.corruption.mean"] == pytest.approx(1 - np.mean(list(errors.values())))
     assert set(by_name) == {"accuracy.corruption.mean", "mce", "mce.relative"}
-    fogged = corrupt(images.batch(torch.arange(20)), "fog", 2, "imagenet")
+    fogged = corrupt(images.batch(torch.arange(20)), "fog", 2, table="imagenet")
     assert values["fog", 2] == pytest.approx(
         float((model(fogged).argmax(1) == images.labels).double().mean())
     )
@@ -170,7 +165,7 @@ def test_a_zoo_model_runs_through_bounds_jacobians_and_robustness(classifier_ben
         moved = images + 0.01 * torch.randn(images.shape, generator=torch.Generator().manual_seed(1))
         other = model(moved)
     distance = (images - moved).flatten(1).norm(dim=1)
-    bounds = lower_bounds(mu, other, distance, 10.0)
+    bounds = lower_bounds(mu, other, distance, concentration=10.0)
     sigma = spectral_norm(model, images)
     assert len(sigma.values) == 4
     direction = max(bound.maximum for bound in bounds.bounds.values() if bound.unit == "1/pixel L2")

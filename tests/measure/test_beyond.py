@@ -9,10 +9,13 @@ import torch
 from PIL import Image
 from torch import nn
 
-from lipcomp.data import TensorImages
+from lipcomp.data._sets import TensorImages
+from lipcomp.measure import CorruptionAccuracy
 from lipcomp.measure import (
+    _beyond as beyond,
+)
+from lipcomp.measure._beyond import (
     ClassAccuracy,
-    CorruptionAccuracy,
     EmbeddingRobustness,
     LeaderboardRow,
     OutOfDistribution,
@@ -20,11 +23,9 @@ from lipcomp.measure import (
     StreamAccuracy,
     WatermarkGap,
 )
-from lipcomp.measure import (
-    _beyond as beyond,
-)
 from lipcomp.robustness import _ood as ood
-from lipcomp.robustness.corruptions import corrupt, resave_jpeg
+from lipcomp.robustness.corruptions import corrupt
+from lipcomp.robustness.corruptions._corrupt import resave_jpeg
 
 
 def findings_of(quantity, bench):
@@ -124,7 +125,7 @@ def test_a_mean_says_its_protocol_and_jpeg_is_another_condition(small_bench):
     assert len(CorruptionAccuracy("imagenet", everything=True).conditions(bench)) == 95
     fog = next(c for c in made if c.settings["corruption"] == "fog")
     images = bench.images.batch(torch.arange(3))
-    expected = resave_jpeg(corrupt(images, "fog", 1, "imagenet"), 85)
+    expected = resave_jpeg(corrupt(images, "fog", 1, table="imagenet"), 85)
     torch.testing.assert_close(fog.batch(torch.arange(3), bench.device, bench.dtype), expected)
     twin = next(c for c in plain.conditions(bench) if c.settings["corruption"] == "fog")
     assert twin.identity != fog.identity

@@ -13,26 +13,17 @@ import pytest
 import torch
 
 from lipcomp.bound import all_pairs, certified_bound, measure_pairs, random_pairs, search_ball
-from lipcomp.data import DigitViews, PhotoViews
-from lipcomp.distributions import VonMisesFisher, vmf_divergence
+from lipcomp.data._views import DigitViews, PhotoViews
+from lipcomp.distributions import VonMisesFisher
+from lipcomp.distributions._divergence import vmf_divergence
 from lipcomp.encoders import EncoderSpec, build_encoder
 from lipcomp.jacobian import frobenius_norm, spectral_norm
 from lipcomp.jacobian._precision import full_precision
-from lipcomp.measure import (
-    CleanAccuracy,
-    Compression,
-    CorruptionAccuracy,
-    Frobenius,
-    Images,
-    KNNAccuracy,
-    Map,
-    Pairs,
-    Plan,
-    RobustAccuracy,
-    Sigma,
-    Source,
-    run,
-)
+from lipcomp.measure import CleanAccuracy, CorruptionAccuracy, Images, Pairs, Plan, Sigma, Source, run
+from lipcomp.measure._accuracy import KNNAccuracy, RobustAccuracy
+from lipcomp.measure._compression import Compression
+from lipcomp.measure._local import Frobenius
+from lipcomp.measure._pairs import Map
 from lipcomp.robustness.corruptions import corrupt, corruption_names
 
 pytestmark = [
@@ -71,11 +62,13 @@ def both(encoder, measure, n=8):
         lambda e, x: spectral_norm(e, x).sigma,
         lambda e, x: frobenius_norm(e, x, probes=4, generator=torch.Generator().manual_seed(0)).squared,
         lambda e, x: (
-            measure_pairs(e, random_pairs(x.split(4), 0.5, torch.Generator().manual_seed(0)), 10.0)[
-                "supremum"
-            ].values
+            measure_pairs(
+                e,
+                random_pairs(x.split(4), 0.5, generator=torch.Generator().manual_seed(0)),
+                concentration=10.0,
+            )["supremum"].values
         ),
-        lambda e, x: all_pairs(e(x), x, 10.0, fn=e)["direction"].values,
+        lambda e, x: all_pairs(e(x), x, concentration=10.0, fn=e)["direction"].values,
     ],
     ids=["direction", "sigma", "frobenius", "pairs", "all pairs"],
 )
@@ -88,8 +81,8 @@ def test_pair_bounds_do_not_depend_on_tf32(encoders):
     encoder, x = encoders["small"], images_of(encoders["small"])
 
     def bounds(where):
-        moved = random_pairs(x.to(where).split(4), 0.05, torch.Generator().manual_seed(0))
-        return measure_pairs(encoder.to(where), moved, 64.0)["published"]
+        moved = random_pairs(x.to(where).split(4), 0.05, generator=torch.Generator().manual_seed(0))
+        return measure_pairs(encoder.to(where), moved, concentration=64.0)["published"]
 
     here, there = bounds("cpu"), bounds(GPU)
     assert there.maximum == pytest.approx(here.maximum, rel=1e-3)
@@ -101,7 +94,7 @@ def test_pair_bounds_do_not_depend_on_tf32(encoders):
 def test_the_order_of_searched_and_certified_holds_there(encoders, name):
     encoder, x = encoders[name].to(GPU), images_of(encoders[name], 2).to(GPU)
     found = search_ball(encoder, x, 1e-3, starts=1, steps=5, generator=torch.Generator().manual_seed(0))
-    certified = certified_bound(encoder, x, 1e-3).bound.to(found.sigma)
+    certified = certified_bound(encoder, x, radius=1e-3).bound.to(found.sigma)
     assert (found.sigma <= certified * (1 + 1e-4)).all()
     encoder.cpu()
 
@@ -112,8 +105,8 @@ def test_corruptions_are_those_of_the_cpu(table):
     images = (torch.rand(6, *shape, generator=torch.Generator().manual_seed(0)) * 255).floor() / 255
     far = {}
     for name in corruption_names(table):
-        here = corrupt(images, name, 3, table)
-        there = corrupt(images.to(GPU), name, 3, table).cpu()
+        here = corrupt(images, name, 3, table=table)
+        there = corrupt(images.to(GPU), name, 3, table=table).cpu()
         far[name] = float(((here - there).abs() > 1.5 / 255).float().mean())
     assert {name: share for name, share in far.items() if share > 1e-3} == {}
 

@@ -8,26 +8,13 @@ import pytest
 import torch
 from PIL import Image
 
-from lipcomp.measure import (
-    Ball,
-    CleanAccuracy,
-    Compression,
-    CorruptionAccuracy,
-    FlipRate,
-    Frobenius,
-    Images,
-    KNNAccuracy,
-    Map,
-    Pairs,
-    Plan,
-    Probe,
-    RobustAccuracy,
-    ShiftAccuracy,
-    Sigma,
-    Source,
-    open_benches,
-)
-from lipcomp.measure._run import units_of
+from lipcomp.measure import CleanAccuracy, CorruptionAccuracy, Images, Pairs, Plan, Sigma, Source
+from lipcomp.measure._accuracy import FlipRate, KNNAccuracy, RobustAccuracy, ShiftAccuracy
+from lipcomp.measure._compression import Compression
+from lipcomp.measure._local import Ball, Frobenius
+from lipcomp.measure._pairs import Map
+from lipcomp.measure._plan import Probe
+from lipcomp.measure._run import open_benches, units_of
 
 BASE = (
     CleanAccuracy(),

@@ -15,23 +15,12 @@ import torch
 from PIL import Image
 
 from lipcomp.data._folders import FolderImages
-from lipcomp.jobs import JobsError
-from lipcomp.measure import (
-    CleanAccuracy,
-    CorruptionAccuracy,
-    Images,
-    Map,
-    Outputs,
-    Pairs,
-    Plan,
-    Sigma,
-    Source,
-    dry_run,
-    open_benches,
-    run,
-)
+from lipcomp.jobs._contract import JobsError
+from lipcomp.measure import CleanAccuracy, CorruptionAccuracy, Images, Pairs, Plan, Sigma, Source, run
 from lipcomp.measure import _bench as benching
+from lipcomp.measure._pairs import Map
 from lipcomp.measure._parallel import measure_source, run_parallel
+from lipcomp.measure._run import Outputs, dry_run, open_benches
 from lipcomp.records import read_records
 
 QUANTITIES = (
@@ -189,7 +178,7 @@ def test_workers_share_one_file_and_a_job_that_fails_is_named(plan, tmp_path, en
 
 LOOP = """
 import pathlib, pickle, sys
-from lipcomp.measure import Outputs
+from lipcomp.measure._run import Outputs
 from lipcomp.measure._parallel import measure_source
 plan = pickle.loads(pathlib.Path(sys.argv[2]).read_bytes())
 print("ready", flush=True)

@@ -8,13 +8,9 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from lipcomp.distributions import VonMisesFisher
-from lipcomp.objectives import (
-    CSimCLR,
-    NoisySimCLR,
-    SimCLR,
-    WeightedSimCLR,
-    info_nce,
-)
+from lipcomp.objectives import CSimCLR, SimCLR
+from lipcomp.objectives._ceb import NoisySimCLR
+from lipcomp.objectives._nt_xent import WeightedSimCLR, info_nce
 
 
 def seeded(seed=0):

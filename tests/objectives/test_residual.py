@@ -6,17 +6,13 @@ import math
 import pytest
 import torch
 
-from lipcomp.distributions import VonMisesFisher, mean_resultant_length, vmf_divergence
-from lipcomp.encoders import ConcentrationHead
-from lipcomp.objectives import (
-    CBYOL,
-    CSimCLR,
-    NoisySimCLR,
-    closed_residual,
-    pair_weights,
-    residual_floor,
-    sampled_residual,
-)
+from lipcomp.distributions import VonMisesFisher
+from lipcomp.distributions._bessel import mean_resultant_length
+from lipcomp.distributions._divergence import vmf_divergence
+from lipcomp.encoders._heads import ConcentrationHead
+from lipcomp.objectives import CBYOL, CSimCLR
+from lipcomp.objectives._ceb import NoisySimCLR
+from lipcomp.objectives._residual import closed_residual, pair_weights, residual_floor, sampled_residual
 
 
 def seeded(seed=0):
@@ -97,8 +93,8 @@ def test_pair_weights_are_one_over_the_squared_distance_with_mean_one():
 @pytest.mark.parametrize("make", [CSimCLR, CBYOL])
 def test_the_residual_of_each_pair_is_weighted(views, call, make, closed):
     at, distances = views(6), torch.tensor([1.0, 1.0, 2.0, 3.0, 5.0, 8.0], dtype=torch.float64)
-    weighted = make(1024.0, 10.0, 1.0, closed_form=closed, pair_normalized=True)
-    plain = dataclasses.replace(weighted, pair_normalized=False)
+    weighted = make(1024.0, 10.0, 1.0, closed_form=closed, pair_normalised=True)
+    plain = dataclasses.replace(weighted, pair_normalised=False)
     assert weighted.needs_distances
     assert not plain.needs_distances
     keywords = {"generator": seeded(), "distances": torch.full((6,), 2.0, dtype=torch.float64)}
@@ -112,7 +108,7 @@ def test_the_residual_of_each_pair_is_weighted(views, call, make, closed):
         change = 2 * ((pair_weights(distances) - 1) * residual).mean()
         want = call(plain, at, generator=seeded()).value + change
         assert got.item() == pytest.approx(want.item(), rel=1e-12)
-    with pytest.raises(ValueError, match="distances must be given with pair_normalized=True"):
+    with pytest.raises(ValueError, match="distances must be given with pair_normalised=True"):
         call(weighted, at)
     with pytest.raises(ValueError, match=r"distances must have one value per example, shape .6,., got .3,."):
         call(weighted, at, distances=distances[:3])

@@ -16,16 +16,7 @@ import warnings
 import pytest
 
 from lipcomp import _claims as claims
-from lipcomp.records import (
-    Record,
-    RecordError,
-    RecordWarning,
-    append_records,
-    iterate_records,
-    merge_records,
-    read_records,
-    salvage_records,
-)
+from lipcomp.records import Record, append_records, read_records
 from lipcomp.records import (
     _files as files,
 )
@@ -33,6 +24,8 @@ from lipcomp.records import (
     _record as record,
 )
 from lipcomp.records.__main__ import main
+from lipcomp.records._files import iterate_records, merge_records, salvage_records
+from lipcomp.records._record import RecordError, RecordWarning
 
 CLEAN = Record(
     "accuracy.clean",

@@ -10,9 +10,9 @@ import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from lipcomp.records import Record, RecordError, provenance, to_frame
-from lipcomp.records._origin import command_line
-from lipcomp.records._record import LineParser
+from lipcomp.records import Record, to_frame
+from lipcomp.records._origin import command_line, provenance
+from lipcomp.records._record import LineParser, RecordError
 
 TEXT = st.text(max_size=8) | st.sampled_from(['", "subject": {', "}", '{"', "provenance", '\\"', "\n ", "²"])
 PLAIN = st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False, allow_infinity=False) | TEXT

@@ -5,11 +5,13 @@ import re
 import pytest
 
 from lipcomp._commands import run
+from lipcomp.plots._palette import styles
 from lipcomp.records import Record, append_records, to_frame
-from lipcomp.report import interval_mark, styles, write_report
+from lipcomp.report import write_report
 from lipcomp.report.__main__ import main
 from lipcomp.report._cells import Cell, Table, split
 from lipcomp.report._general import tidy
+from lipcomp.report._marks import interval_mark
 
 
 def records():

@@ -23,7 +23,7 @@ pytest.importorskip("mlxtend")
 def checkpoint(tmp_path_factory):
     path = tmp_path_factory.mktemp("encoders") / "random.safetensors"
     save_checkpoint(
-        path, build_encoder(EncoderSpec("small_cnn", image_shape=(1, 28, 28)), seed=0), Metadata()
+        path, build_encoder(EncoderSpec("small_cnn", image_shape=(1, 28, 28)), seed=0), metadata=Metadata()
     )
     return path
 

@@ -8,15 +8,6 @@ from PIL import Image
 from scipy import ndimage, stats
 
 from lipcomp.robustness.corruptions import (
-    COMMON,
-    VALIDATION,
-    corrupt,
-    corruption_names,
-    published_severity,
-    resave_jpeg,
-    table_for,
-)
-from lipcomp.robustness.corruptions import (
     _blur as blur,
 )
 from lipcomp.robustness.corruptions import (
@@ -28,9 +19,11 @@ from lipcomp.robustness.corruptions import (
 from lipcomp.robustness.corruptions import (
     _weather as weather,
 )
+from lipcomp.robustness.corruptions import corrupt, corruption_names
+from lipcomp.robustness.corruptions._corrupt import published_severity, resave_jpeg, table_for
 from lipcomp.robustness.corruptions._draws import Draws
 from lipcomp.robustness.corruptions._filters import gaussian, zoom_matrix
-from lipcomp.robustness.corruptions._tables import TABLES
+from lipcomp.robustness.corruptions._tables import COMMON, TABLES, VALIDATION
 
 EVERY = [(table, name) for table in TABLES for name in corruption_names(table)]
 
@@ -50,9 +43,9 @@ def draws(n, stream="test", seed=0):
 def test_an_image_has_its_corruption_alone_in_any_batch_and_in_any_order(table, name):
     images = pictures(5, 1 if table == "mnist" else 3, 28 if table == "mnist" else 32)
     before, numpy_before = torch.get_rng_state(), np.random.get_state()[1].copy()
-    together = corrupt(images, name, 4, table, seed=3)
+    together = corrupt(images, name, 4, table=table, seed=3)
     order = torch.tensor([3, 0, 4])
-    apart = corrupt(images[order], name, 4, table, seed=3, indices=order)
+    apart = corrupt(images[order], name, 4, table=table, seed=3, indices=order)
     assert torch.equal(torch.get_rng_state(), before)
     assert (np.random.get_state()[1] == numpy_before).all()
     assert (apart - together[order]).abs().max() <= 1 / 255 + 1e-6
@@ -68,7 +61,7 @@ def test_random_corruptions_depend_on_seed_and_image_and_none_changes_its_argume
     image = pictures(1, 1 if table == "mnist" else 3, 28 if table == "mnist" else 32)
     images = image.repeat(6, 1, 1, 1)
     kept = images.clone()
-    one = corrupt(images, name, 5, table, seed=0)
+    one = corrupt(images, name, 5, table=table, seed=0)
     assert torch.equal(images, kept)
     deterministic = {
         "defocus_blur", "zoom_blur", "brightness", "contrast", "pixelate", "jpeg_compression", "gaussian_blur",
@@ -77,10 +70,10 @@ def test_random_corruptions_depend_on_seed_and_image_and_none_changes_its_argume
     different = len({row.numpy().tobytes() for row in one})
     if name in deterministic:
         assert different == 1
-        assert torch.equal(one, corrupt(images, name, 5, table, seed=1))
+        assert torch.equal(one, corrupt(images, name, 5, table=table, seed=1))
     else:
         assert different > 1
-        assert not torch.equal(one, corrupt(images, name, 5, table, seed=1))
+        assert not torch.equal(one, corrupt(images, name, 5, table=table, seed=1))
     if name != "translate":
         assert (one - images).abs().max() > 1 / 255
 
@@ -88,7 +81,7 @@ def test_random_corruptions_depend_on_seed_and_image_and_none_changes_its_argume
 def test_grey_images_keep_one_channel_in_the_photo_tables():
     images = pictures(2, 1, 32)
     for name in corruption_names("imagenet"):
-        assert corrupt(images, name, 3, "imagenet").shape == images.shape
+        assert corrupt(images, name, 3, table="imagenet").shape == images.shape
 
 
 @pytest.mark.parametrize("table", ["cifar", "cifar-bar", "imagenet-bar"])
@@ -96,14 +89,14 @@ def test_images_need_not_be_square(table):
     images = pictures(2, 3, 32)[..., :25]
     for turned in (images, images.mT.contiguous()):
         for name in corruption_names(table):
-            assert corrupt(turned, name, 2, table).shape == turned.shape
+            assert corrupt(turned, name, 2, table=table).shape == turned.shape
 
 
 def test_the_tables_are_the_published_ones_and_differ():
     """Severity 3 of Gaussian noise is 0.18 for ImageNet-C and 0.08 for CIFAR-10-C, by measurement."""
     grey = torch.full((20, 3, 32, 32), 0.5)
     for table, scale in (("imagenet", 0.18), ("tiny", 0.12), ("cifar", 0.08)):
-        noisy = corrupt(grey, "gaussian_noise", 3, table, to_bytes=False)
+        noisy = corrupt(grey, "gaussian_noise", 3, table=table, to_bytes=False)
         assert abs(float(noisy.std()) - scale) < 0.003
     assert len(COMMON) == 15
     assert len(VALIDATION) == 4
@@ -222,7 +215,7 @@ def test_plasma_is_scaled_to_the_unit_interval_and_rougher_for_slower_decay():
 def test_frost_adds_a_cut_of_the_texture_that_is_given():
     ramp = (torch.arange(64 * 80).view(1, 64, 80) / (64 * 80)).expand(3, -1, -1)
     images = pictures(5, 3, 32) * 0.2
-    out = corrupt(images, "frost", 1, "imagenet", frost_textures=[ramp], to_bytes=False)
+    out = corrupt(images, "frost", 1, table="imagenet", frost_textures=[ramp], to_bytes=False)
     cut = (out - images) / 0.4
     inside = out < 1
     steps = cut[:, 0].diff(dim=2)[inside[:, 0, :, 1:]]
@@ -277,19 +270,19 @@ def test_translation_and_stripes():
                 if np.abs(shifted - after.numpy()).max() < 1e-6:
                     ways.add((dy, dx))
     assert len(ways) >= 2
-    striped = corrupt(image, "stripe", 3, "mnist")
+    striped = corrupt(image, "stripe", 3, table="mnist")
     torch.testing.assert_close(striped[..., 7:21], image[..., 7:21], atol=1.1 / 255, rtol=0)
     torch.testing.assert_close(striped[..., :7], 1 - image[..., :7], atol=1.1 / 255, rtol=0)
 
 
 def test_strokes_are_white_on_their_line_and_fade_with_distance():
     black = torch.zeros(20, 1, 28, 28)
-    lines = corrupt(black, "dotted_line", 3, "mnist", to_bytes=False)
+    lines = corrupt(black, "dotted_line", 3, table="mnist", to_bytes=False)
     assert lines[..., [0, 1, 4, 5, 24, 25]].max() == 0
     assert lines[..., 2:4].amax((1, 2, 3)).min() > 0.6
-    zigzags = corrupt(black, "zigzag", 3, "mnist", to_bytes=False)
+    zigzags = corrupt(black, "zigzag", 3, table="mnist", to_bytes=False)
     assert zigzags.amax((1, 2, 3)).min() > 0.9
-    grey = corrupt(torch.full((1, 1, 28, 28), 0.5), "zigzag", 3, "mnist")
+    grey = corrupt(torch.full((1, 1, 28, 28), 0.5), "zigzag", 3, table="mnist")
     assert grey.median() == pytest.approx(127 / 255)  # what the stroke does not reach stays as it is
 
 
@@ -300,7 +293,7 @@ def test_strokes_are_white_on_their_line_and_fade_with_distance():
 def test_the_table_is_chosen_by_the_images(shape, table):
     assert table_for(shape) == table
     images = pictures(2, shape[0], 128)[..., : shape[1], : shape[2]]
-    assert torch.equal(corrupt(images, "brightness", 4), corrupt(images, "brightness", 4, table))
+    assert torch.equal(corrupt(images, "brightness", 4), corrupt(images, "brightness", 4, table=table))
 
 
 def test_frost_photographs_are_the_first_five_of_a_folder(tmp_path):
@@ -353,4 +346,4 @@ def test_bad_input_is_named(change, message):
 
 
 def test_an_empty_batch_stays_empty():
-    assert corrupt(torch.zeros(0, 3, 32, 32), "fog", 1, "cifar").shape == (0, 3, 32, 32)
+    assert corrupt(torch.zeros(0, 3, 32, 32), "fog", 1, table="cifar").shape == (0, 3, 32, 32)

@@ -171,7 +171,7 @@ def distribution_gap(table, name):
     images = torch.from_numpy(ramp).float().div(255).expand(1, channels, -1, -1)
     gaps = []
     for severity, (mean, std) in zip((1, 2, 3, 4, 5), ARRAYS[f"{table}/{name}"], strict=True):
-        levels = corrupt(images, name, severity, table)[0].mul(255).round().double()
+        levels = corrupt(images, name, severity, table=table)[0].mul(255).round().double()
         rows = levels.permute(1, 2, 0).reshape(5, -1).numpy()
         spread = np.maximum(std, rows.std(1))
         fourth = ((rows - rows.mean(1, keepdims=True)) ** 4).mean(1)

@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch import nn
 
-from lipcomp.data import TensorImages
+from lipcomp.data._sets import TensorImages
 from lipcomp.robustness._features import extract_features
 from lipcomp.robustness._linear_evaluation import LinearEvaluation, linear_evaluation
 from lipcomp.robustness._probes import NearestNeighbours, fit_linear_probe, split_by_class
@@ -60,7 +60,7 @@ def test_the_penalty_is_chosen_on_held_out_training_images():
     probe = fit_linear_probe(features, labels)
     losses = {point.penalty: point.loss for point in probe.path}
     assert probe.penalty == min(losses, key=losses.get)
-    train, test = split_by_class(labels, 0.2, 0)
+    train, test = split_by_class(labels, 0.2)
     assert not set(train.tolist()) & set(test.tolist())
     assert sorted(train.tolist() + test.tolist()) == list(range(400))
     refitted = fit_linear_probe(features, labels, penalties=[probe.penalty])

@@ -5,7 +5,8 @@ from dataclasses import replace
 import pytest
 
 from lipcomp.robustness._protocols import Protocol, literature
-from lipcomp.robustness.corruptions import COMMON, VALIDATION, corruption_names
+from lipcomp.robustness.corruptions import corruption_names
+from lipcomp.robustness.corruptions._tables import COMMON, VALIDATION
 
 PUBLISHED = Protocol("imagenet", COMMON, (1, 2, 3, 4, 5), "disk", None, None, 50_000, 1000)
 

@@ -9,7 +9,7 @@ import pytest
 import torch
 from PIL import Image
 
-from lipcomp.data import TensorImages
+from lipcomp.data._sets import TensorImages
 from lipcomp.measure._conditions import disk_conditions, generated_conditions
 from lipcomp.robustness._sets import MappedImages, open_corruption_set
 from lipcomp.robustness._shifted import imagenet_wnids, project

@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 import scipy.stats
 
-from lipcomp.statistics import correlation, partial_correlation
-from lipcomp.statistics._correlation import _kendall, _residual
+from lipcomp.statistics import correlation
+from lipcomp.statistics._correlation import _kendall, _residual, partial_correlation
 from lipcomp.statistics._resampling import bootstrap_interval
 
 SCIPY = {
@@ -28,7 +28,7 @@ def sample(n, ties, seed=0):
 @pytest.mark.parametrize("method", SCIPY)
 def test_value_is_scipys(method, ties):
     x, y = sample(40, ties)
-    assert correlation(x, y, method).value == pytest.approx(SCIPY[method](x, y), abs=1e-12)
+    assert correlation(x, y, method=method).value == pytest.approx(SCIPY[method](x, y), abs=1e-12)
 
 
 @pytest.mark.parametrize("ties", [False, True])
@@ -47,7 +47,7 @@ def test_small_samples_count_every_permutation(method):
     x, y = sample(6, False)
     observed = abs(SCIPY[method](x, y))
     every = [abs(SCIPY[method](x, y[list(order)])) for order in itertools.permutations(range(6))]
-    found = correlation(x, y, method)
+    found = correlation(x, y, method=method)
     assert found.p_value == pytest.approx(np.mean(np.array(every) >= observed - 1e-12))
     assert found.smallest_p == pytest.approx(np.mean(np.array(every) >= max(every) - 1e-12))
     assert "all 720" in found.method
@@ -59,20 +59,20 @@ def test_bca_agrees_with_scipys(method):
     reference = scipy.stats.bootstrap(
         (x, y), SCIPY[method], paired=True, vectorized=False, n_resamples=1500, method="BCa", random_state=0
     ).confidence_interval
-    found = correlation(x, y, method, interval="bca", resamples=1500).interval
+    found = correlation(x, y, method=method, interval="bca", resamples=1500).interval
     assert found == pytest.approx(tuple(reference), abs=0.07 * (reference.high - reference.low))
 
 
 def test_fisher_interval_is_scipys():
     x, y = sample(15, False)
     reference = scipy.stats.pearsonr(x, y).confidence_interval(0.9)
-    assert correlation(x, y, "pearson", level=0.9).interval == pytest.approx(tuple(reference))
+    assert correlation(x, y, method="pearson", level=0.9).interval == pytest.approx(tuple(reference))
 
 
 def test_monotone_maps_leave_rank_correlations_alone():
     x, y = sample(20, False)
     for method in ("spearman", "kendall"):
-        one, other = correlation(x, y, method), correlation(np.exp(x), y**3, method)
+        one, other = correlation(x, y, method=method), correlation(np.exp(x), y**3, method=method)
         assert one.value == pytest.approx(other.value)
         assert one.p_value == other.p_value
         assert one.interval == pytest.approx(other.interval)
@@ -83,7 +83,7 @@ def test_partial_pearson_is_the_textbook_formula():
     z = x + y + np.random.default_rng(2).normal(size=30)
     xy, xz, yz = (SCIPY["pearson"](*pair) for pair in ((x, y), (x, z), (y, z)))
     expected = (xy - xz * yz) / np.sqrt((1 - xz**2) * (1 - yz**2))
-    assert partial_correlation(x, y, z, "pearson").value == pytest.approx(expected, abs=1e-12)
+    assert partial_correlation(x, y, z, method="pearson").value == pytest.approx(expected, abs=1e-12)
 
 
 def test_partial_spearman_with_two_controls_is_the_correlation_of_rank_residuals():
@@ -124,12 +124,12 @@ def test_copies_of_a_model_are_no_new_models():
     """Three identical copies of six models, grouped: the p-value of six models, not of eighteen."""
     x, y = sample(6, False)
     label = np.repeat(np.arange(6), 3)
-    six = correlation(x, y, "pearson")
-    grouped = correlation(np.repeat(x, 3), np.repeat(y, 3), "pearson", label)
+    six = correlation(x, y, method="pearson")
+    grouped = correlation(np.repeat(x, 3), np.repeat(y, 3), method="pearson", groups=label)
     assert grouped.value == pytest.approx(six.value)
     assert grouped.p_value == six.p_value
     assert grouped.interval == pytest.approx(six.interval)
-    assert correlation(np.repeat(x, 3), np.repeat(y, 3), "pearson").p_value < six.p_value
+    assert correlation(np.repeat(x, 3), np.repeat(y, 3), method="pearson").p_value < six.p_value
 
 
 def test_the_order_of_the_rows_means_nothing_to_whole_groups():
@@ -154,7 +154,7 @@ def test_groups_of_different_sizes():
 def test_a_draw_without_spread_is_left_out_not_counted():
     x = np.r_[np.zeros(29), 1.0]  # a third of the draws leave the one out
     y = np.random.default_rng(6).normal(size=30)
-    found = correlation(x, y, "pearson", interval="bca")
+    found = correlation(x, y, method="pearson", interval="bca")
     assert found.value is not None
     assert found.interval is None
     assert "undefined" in found.note
@@ -166,7 +166,7 @@ def test_a_draw_without_spread_is_left_out_not_counted():
 )
 def test_constant_arguments_are_not_estimable(x, y, word):
     for method in SCIPY:
-        found = correlation(x, y, method)
+        found = correlation(x, y, method=method)
         assert found.value is None
         assert not found.estimable
         assert word in found.note
@@ -178,7 +178,7 @@ def test_too_few_models_are_not_estimable():
     assert "4 are needed" in partial_correlation([1, 2, 3], [2, 1, 3], [1, 3, 2]).note
     assert (
         "control determines x"
-        in partial_correlation([1, 2, 3, 5], [2, 1, 3, 9], [2, 4, 6, 10], "pearson").note
+        in partial_correlation([1, 2, 3, 5], [2, 1, 3, 9], [2, 4, 6, 10], method="pearson").note
     )
     assert "2 groups are too few" in correlation([1, 2, 3, 4], [2, 1, 4, 3], groups=[0, 0, 1, 1]).note
 
@@ -190,7 +190,7 @@ def test_many_observations_fit_in_memory_and_stay_exact_in_value():
     found = correlation(x, y, resamples=199)
     assert found.value == pytest.approx(SCIPY["spearman"](x, y), abs=1e-12)
     assert found.interval[0] < found.value < found.interval[1]
-    assert "take Spearman" in correlation(x, y, "kendall").note
+    assert "take Spearman" in correlation(x, y, method="kendall").note
 
 
 def test_the_generator_decides_and_is_repeatable():

@@ -4,14 +4,9 @@ import numpy as np
 import pytest
 
 from lipcomp.records import append_records, read_records
-from lipcomp.statistics import (
-    auroc,
-    clustered_logistic,
-    correlation,
-    paired_effect,
-    partial_correlation,
-    within_pairs,
-)
+from lipcomp.statistics import correlation, paired_effect, within_pairs
+from lipcomp.statistics._correlation import partial_correlation
+from lipcomp.statistics._per_image import auroc, clustered_logistic
 
 GOOD = [0.3, 0.1, 0.4, 0.15, 0.9, 0.26]
 LABEL = [0, 1, 0, 1, 0, 1]

@@ -4,13 +4,10 @@ import numpy as np
 import pytest
 import scipy.special
 
-from lipcomp.statistics import (
-    block_slope,
-    contrast,
-    hierarchical_effect,
-    mediation,
-    robustness_value,
-)
+from lipcomp.statistics import contrast
+from lipcomp.statistics._hierarchical import hierarchical_effect
+from lipcomp.statistics._mediation import mediation, robustness_value
+from lipcomp.statistics._slopes import block_slope
 
 CORRUPTION = np.repeat(["fog", "snow", "blur", "shot"], 2)
 

@@ -14,7 +14,7 @@ def test_agrees_with_statsmodels(ours, theirs, size):
     p = np.random.default_rng(size).uniform(size=size) ** 2
     p[: size // 3] = p[0]  # ties
     reject, expected, *_ = multitest.multipletests(p, 0.05, theirs)
-    found = adjust(p, ours)
+    found = adjust(p, method=ours)
     np.testing.assert_allclose(found.adjusted, expected, atol=1e-14)
     assert list(found.rejected) == list(reject)
 
@@ -46,7 +46,7 @@ def test_bh_bounds_the_share_of_false_findings():
     shares = []
     for _ in range(1000):
         p = np.r_[rng.uniform(size=12), rng.uniform(size=4) * 1e-4]  # four true effects
-        found = np.array(adjust(p, "bh").rejected)
+        found = np.array(adjust(p, method="bh").rejected)
         shares.append(found[:12].sum() / max(1, found.sum()))
     assert np.mean(shares) <= 0.05 * 12 / 16 + 0.01
 
@@ -59,4 +59,4 @@ def test_what_is_no_probability_is_refused(bad):
 
 def test_unknown_method_is_refused():
     with pytest.raises((ValueError, TypeError), match="method"):  # TypeError while the tests check types
-        adjust([0.1], "bonferroni")  # type: ignore[arg-type]
+        adjust([0.1], method="bonferroni")  # type: ignore[arg-type]

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import scipy.stats
 
-from lipcomp.statistics import auroc, clustered_logistic
+from lipcomp.statistics._per_image import auroc, clustered_logistic
 
 metrics = pytest.importorskip("sklearn.metrics")
 statsmodels = pytest.importorskip("statsmodels.discrete.discrete_model")

@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 import scipy.stats
 
-from lipcomp.statistics import auroc, correlation, paired_effect, smallest_detectable_effect
+from lipcomp.statistics import correlation, paired_effect, smallest_detectable_effect
+from lipcomp.statistics._per_image import auroc
 
 
 @pytest.mark.parametrize("n", [6, 8, 14])
@@ -37,7 +38,7 @@ def test_the_simulated_and_the_closed_form_meet():
 @pytest.mark.parametrize("test", ["spearman", "kendall", "pearson"])
 def test_correlation_power(test):
     n = 20
-    value = smallest_detectable_effect(n, test).value
+    value = smallest_detectable_effect(n, test=test).value
     r = {"pearson": value, "spearman": 2 * np.sin(np.pi * value / 6), "kendall": np.sin(np.pi * value / 2)}[
         test
     ]
@@ -46,14 +47,16 @@ def test_correlation_power(test):
     for _ in range(400):
         x = rng.normal(size=n)
         y = r * x + np.sqrt(1 - r**2) * rng.normal(size=n)
-        found.append(correlation(x, y, test, interval="fisher", resamples=199, rng=rng).p_value <= 0.05)
+        found.append(
+            correlation(x, y, method=test, interval="fisher", resamples=199, rng=rng).p_value <= 0.05
+        )
     # Fisher's z is an approximation at n = 20, and 199 permutations cost a little power
     assert np.mean(found) == pytest.approx(0.8, abs=0.08)
 
 
 def test_auroc_power():
     shift = np.sqrt(2) * scipy.stats.norm.ppf(
-        0.5 + smallest_detectable_effect(120, "auroc", positives=40).value
+        0.5 + smallest_detectable_effect(120, test="auroc", positives=40).value
     )
     rng = np.random.default_rng(1)
     label = np.arange(120) < 40

@@ -7,7 +7,8 @@ import statsmodels.formula.api as smf
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from lipcomp.statistics import contrast, shared_image_variance
+from lipcomp.statistics import contrast
+from lipcomp.statistics._units import shared_image_variance
 
 METHODS = ["t", "c", "d"]
 

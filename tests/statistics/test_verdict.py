@@ -6,16 +6,10 @@ import numpy as np
 import pytest
 from statsmodels.stats.weightstats import ttost_paired
 
-from lipcomp.statistics import (
-    Verdict,
-    Zone,
-    block_slope,
-    contrast,
-    decide,
-    equivalence_p,
-    sequential_errors,
-    units_needed,
-)
+from lipcomp.statistics import contrast, decide
+from lipcomp.statistics._sequential import sequential_errors
+from lipcomp.statistics._slopes import block_slope
+from lipcomp.statistics._verdict import Verdict, Zone, equivalence_p, units_needed
 
 ZONE = Zone(-1.0, 1.0)
 

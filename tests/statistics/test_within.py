@@ -71,7 +71,7 @@ def test_a_model_without_partner_counts_between_alone():
 def test_spearman_is_pearson_of_ranks():
     x, y, pair = opposed(noise=1.0)
     rank = lambda v: np.argsort(np.argsort(v)) + 1.0  # noqa: E731
-    assert within_pairs(x, y, pair, "spearman").within.value == pytest.approx(
+    assert within_pairs(x, y, pair, method="spearman").within.value == pytest.approx(
         within_pairs(rank(x), rank(y), pair).within.value
     )
 

@@ -13,7 +13,7 @@ from torch.nn import functional as F
 from lipcomp.data import load_set
 from lipcomp.distributions import VonMisesFisher
 from lipcomp.encoders._initialisation import variance_scaling_
-from lipcomp.objectives import CosineClassifier
+from lipcomp.objectives._supervised import CosineClassifier
 from train.data import order, stream, training_set
 from train.networks import Trainee, draw_rows
 from train.parallel import Ranks

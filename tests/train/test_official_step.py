@@ -16,10 +16,12 @@ import pytest
 import torch
 from torch import nn
 
-from lipcomp.data import TensorImages, ViewBatch
+from lipcomp.data._loading import ViewBatch
+from lipcomp.data._sets import TensorImages
 from lipcomp.distributions import VonMisesFisher
-from lipcomp.encoders import EncoderSpec, ResNet
+from lipcomp.encoders import EncoderSpec
 from lipcomp.encoders import _encoder as encoders
+from lipcomp.encoders._resnet import ResNet
 from train.imagenet import MEAN, STD, imagenet
 from train.parallel import Ranks
 from train.pretrain import Run

@@ -9,8 +9,8 @@ import torch
 from PIL import Image
 
 from lipcomp._commands import run
-from lipcomp.checkpoints import load_checkpoint
-from lipcomp.data import TensorImages
+from lipcomp.checkpoints._native import load_checkpoint
+from lipcomp.data._sets import TensorImages
 from train.command import main
 from train.monitor import Monitor, effective_rank, tensorboard_sink, uniformity, wandb_sink
 from train.pretrain import pretrain

@@ -8,7 +8,8 @@ import pytest
 import torch
 
 from lipcomp.encoders import EncoderSpec, build_encoder
-from lipcomp.objectives import BYOL, CBYOL, CosineClassifier, CSimCLR, SimCLR
+from lipcomp.objectives import BYOL, CBYOL, CSimCLR, SimCLR
+from lipcomp.objectives._supervised import CosineClassifier
 from train.imagenet import imagenet
 from train.networks import Trainee
 from train.optimizers import scale_rate, total_steps

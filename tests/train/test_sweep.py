@@ -13,8 +13,8 @@ import pytest
 
 from lipcomp._claims import claim
 from lipcomp._commands import run
-from lipcomp.checkpoints import load_checkpoint
-from lipcomp.jobs import JobFailure, Outcome
+from lipcomp.checkpoints._native import load_checkpoint
+from lipcomp.jobs._contract import JobFailure, Outcome
 from train import sweep as module
 from train.recipe import with_beta
 from train.settings import Settings

@@ -13,7 +13,7 @@ settings. Two things that give the same number have the same identity wherever t
 The size of a file, its time and the ``repr`` of a module are no identity: networks of equal ``repr`` differ in
 attributes that it does not show, and files of equal size differ in content.
 
->>> from lipcomp.identity import digest
+>>> from lipcomp._identity import digest
 >>> digest({"radius": 0.5, "norm": "l2"}) == digest({"norm": "l2", "radius": 0.5})
 True
 """

@@ -1,0 +1,176 @@
+"""One call for every corruption: find it in its table, check the images, draw each image's own numbers."""
+
+from collections.abc import Sequence
+
+import torch
+from jaxtyping import Float, Int64
+from torch import Tensor
+
+from lipcomp._messages import nearest
+from lipcomp.robustness.corruptions import _jpeg as jpeg
+from lipcomp.robustness.corruptions._draws import Draws
+from lipcomp.robustness.corruptions._tables import TABLES, Corruption
+from lipcomp.robustness.corruptions._weather import Textures
+
+SEVERITIES = (1, 2, 3, 4, 5)
+SMALLEST_SIDE = 16
+
+
+def corruption_names(table: str = "mnist") -> tuple[str, ...]:
+    """The corruptions of a table, in the published order.
+
+    Parameters
+    ----------
+    table
+        As for :func:`corrupt`.
+
+    Examples
+    --------
+    >>> from lipcomp.robustness.corruptions import corruption_names
+    >>> corruption_names("mnist")[:3]
+    ('shot_noise', 'impulse_noise', 'glass_blur')
+    """
+    return tuple(_table(table))
+
+
+def published_severity(name: str, table: str = "mnist") -> int | None:
+    """The severity of the published set, for a table whose set has one setting a corruption; else None."""
+    return find_corruption(name, table).published
+
+
+def corrupt(
+    images: Float[Tensor, "batch channels height width"],
+    name: str,
+    severity: int,
+    *,
+    table: str | None = None,
+    seed: int = 0,
+    indices: Int64[Tensor, " ids"] | None = None,
+    frost_textures: Textures | None = None,
+    to_bytes: bool = True,
+) -> Float[Tensor, "batch channels height width"]:
+    """Corrupt a batch.
+
+    Parameters
+    ----------
+    images
+        Pixels in [0, 1], as 8-bit images give them.
+    name
+        The corruption; :func:`corruption_names` lists a table's.
+    severity
+        1 to 5.
+    table
+        Whose severities: "imagenet", "cifar" (both sets), "tiny" (64 x 64), "mnist" (grey digits), "imagenet-bar" or
+        "cifar-bar"; by the images (:func:`table_for`) if not given.
+    seed
+        Seed of the whole corrupted set.
+    indices
+        The images' ids in their set; an image gets the same corruption in whatever batch it comes. 0, 1, ... if not
+        given.
+    frost_textures
+        Images of frost, (3, height, width) in [0, 1], for the corruption "frost": the published code's photographs,
+        say. Generated ones if not given.
+    to_bytes
+        Cut the result to 256 levels, as the published sets were (by truncation).
+
+    Returns
+    -------
+    The corrupted images, pixels in [0, 1], on the device of ``images``.
+
+    Raises
+    ------
+    ValueError
+        If table, name or severity does not exist, or the images do not fit.
+
+    Examples
+    --------
+    >>> import torch, lipcomp
+    >>> images = torch.rand(8, 1, 28, 28)
+    >>> noisy = lipcomp.corrupt(images, "shot_noise", 5, table="mnist")
+    >>> alone = lipcomp.corrupt(images[3:4], "shot_noise", 5, table="mnist", indices=torch.tensor([3]))
+    >>> torch.equal(alone, noisy[3:4])  # an image is corrupted in the same way in whatever batch it comes
+    True
+    """
+    check_severity(severity)
+    if images.ndim != 4 or images.shape[1] not in (1, 3) or not images.is_floating_point():
+        raise ValueError(
+            f"images must be floats of shape (batch, 1 or 3, height, width), got {images.dtype} {tuple(images.shape)}"
+        )
+    table = table_for(images.shape[1:]) if table is None else table
+    corruption = find_corruption(name, table)
+    if table == "mnist" and images.shape[1] != 1:
+        raise ValueError('table "mnist" corrupts grey digits, got images with 3 channels; take another table')
+    if table.endswith("-bar") and images.shape[1] != 3:
+        raise ValueError(
+            f"table {table!r} corrupts colour images, got images with 1 channel; take another table"
+        )
+    if min(images.shape[-2:]) < SMALLEST_SIDE:
+        raise ValueError(
+            f"images must be at least {SMALLEST_SIDE} pixels high and wide, got {tuple(images.shape[-2:])}"
+        )
+    if indices is None:
+        indices = torch.arange(len(images))
+    if indices.shape != (len(images),):
+        raise ValueError(
+            f"indices must hold one id per image ({len(images)}), got shape {tuple(indices.shape)}"
+        )
+    if not len(images):
+        return images.clone()
+    low, high = images.aminmax()
+    if not (low >= 0 and high <= 1):
+        raise ValueError(f"images must hold pixels in [0, 1], got values from {low:.4g} to {high:.4g}")
+    draws = Draws(seed, f"{table}/{name}/{severity}", indices, images.device)
+    with torch.no_grad():
+        extra = {"textures": frost_textures} if name == "frost" else {}
+        setting = corruption.settings[severity - 1]
+        result = corruption.transform(images.float(), draws, *setting, **extra).clamp(0, 1)
+        if to_bytes:
+            result = (result * 255 + 1e-3).floor_().div_(255)
+    return result.to(images.dtype)
+
+
+def resave_jpeg(
+    images: Float[Tensor, "batch channels height width"], quality: int = 85
+) -> Float[Tensor, "batch channels height width"]:
+    """Images as they come back from a JPEG file; the published ImageNet-C was saved so, at quality 85.
+
+    Raises
+    ------
+    ValueError
+        If the quality is not between 1 and 95.
+    """
+    if not 1 <= quality <= 95:
+        raise ValueError(f"quality must lie between 1 and 95, got {quality}; the published ImageNet-C has 85")
+    return jpeg.jpeg_compression(images, None, quality)
+
+
+def table_for(image_shape: Sequence[int]) -> str:
+    """The table made for images of a shape (channels, height, width).
+
+    Grey images: "mnist". Colour: "cifar" up to 48 pixels, "tiny" up to 112, "imagenet" above.
+    """
+    channels, side = image_shape[0], max(image_shape[1:])
+    if channels == 1:
+        return "mnist"
+    return "cifar" if side <= 48 else "tiny" if side <= 112 else "imagenet"
+
+
+def find_corruption(name: str, table: str) -> Corruption:
+    """The entry of a table, or a ValueError that names the nearest."""
+    known = _table(table)
+    if name not in known:
+        hint = nearest(name, known)
+        raise ValueError(f"corruption {name!r} is not in table {table!r}{hint} It has: {', '.join(known)}")
+    return known[name]
+
+
+def check_severity(severity: int) -> None:
+    """Refuse a severity that does not exist."""
+    if severity not in SEVERITIES:
+        raise ValueError(f"severity must be 1, 2, 3, 4 or 5, got {severity!r}")
+
+
+def _table(table: str) -> dict[str, Corruption]:
+    if table not in TABLES:
+        raise ValueError(f"table must be one of {', '.join(TABLES)}, got {table!r}")
+    return TABLES[table]
