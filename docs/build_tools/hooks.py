@@ -1,8 +1,7 @@
-"""Changes to the pages while the site is built: formulas as MathML, references of modules, tables of options.
+"""Changes to the pages while the site is built: formulas as MathML, tables of options.
 
-- ``<!-- modules: lipcomp.bound -->`` becomes the reference of every public module of that package.
 - ``<!-- commands -->`` becomes the options of every command, read from the parsers.
-- A reference page ends with the formulas that its modules cite, rendered.
+- A reference page ends with the formulas that it cites, rendered.
 - In theory.md every numbered formula gets an anchor and its rendering.
 - ``(3.4)`` anywhere in a reference page's text links to that formula.
 """
@@ -21,7 +20,6 @@ from formulas import FORMULAS
 
 ROOT = Path(__file__).parents[2]
 CITED = re.compile(r"\((\d\.\d)\)")
-MODULES = re.compile(r"<!-- modules: ([\w.]+) -->")
 
 
 def math(number: str) -> str:
@@ -37,48 +35,23 @@ def anchor(number: str) -> str:
     return "formula-" + number.replace(".", "-")
 
 
-def module_files(package: str) -> dict[str, Path]:
-    """Public modules of a package (or the one module) and their files."""
-    base = ROOT / Path(*package.split("."))
-    if base.with_suffix(".py").exists():
-        return {package: base.with_suffix(".py")}
-    found = {}
-    for file in sorted(base.rglob("*.py")):
-        parts = file.relative_to(ROOT).with_suffix("").parts
-        if any(part.startswith("_") for part in parts[1:]):
-            continue
-        found[".".join(parts)] = file
-    return found
-
-
 def on_page_markdown(markdown: str, page: Any, **_: Any) -> str:
-    """Expand module lists and render formulas."""
+    """Fill in the tables of options, render the formulas of the theory."""
     if page.file.src_uri == "theory.md":
         return _theory(markdown)
-    if page.file.src_uri == "commands.md":
-        return markdown.replace("<!-- commands -->", commands.page())
-    cited: set[str] = set()
-
-    def expand(match: re.Match[str]) -> str:
-        files = module_files(match[1])
-        for file in files.values():
-            cited.update(CITED.findall(file.read_text()))
-        return "\n\n".join(f"::: {name}" for name in files)
-
-    markdown = MODULES.sub(expand, markdown)
-    known = sorted(cited & FORMULAS.keys())
-    if known:
-        markdown += "\n\n## Formulas cited here\n\n"
-        markdown += "\n\n".join(f"[({n})](../theory.md#{anchor(n)})\n\n{math(n)}" for n in known)
-    return markdown
+    return (
+        markdown.replace("<!-- commands -->", commands.page())
+        if page.file.src_uri == "commands.md"
+        else markdown
+    )
 
 
 def on_page_content(html: str, page: Any, **_: Any) -> str:
-    """Link cited formulas in text, outside code and links."""
+    """Link cited formulas in text, outside code and links, and show them at the end."""
     if not page.file.src_uri.startswith("reference/"):
         return html
     parts = re.split(r"(<[^>]+>)", html)
-    closed = 0
+    closed, cited = 0, set()
     for i, part in enumerate(parts):
         if part.startswith("<"):
             if re.match(r"<(code|pre|a|math|h\d)\b", part):
@@ -86,12 +59,16 @@ def on_page_content(html: str, page: Any, **_: Any) -> str:
             elif re.match(r"</(code|pre|a|math|h\d)>", part):
                 closed -= 1
         elif closed == 0:
+            cited |= set(CITED.findall(part)) & FORMULAS.keys()
             parts[i] = CITED.sub(
                 lambda m: (
                     f'<a href="../../theory/#{anchor(m[1])}">({m[1]})</a>' if m[1] in FORMULAS else m[0]
                 ),
                 part,
             )
+    if cited:
+        parts.append("<h2>Formulas cited here</h2>")
+        parts += [f'<a href="../../theory/#{anchor(n)}">({n})</a>{math(n)}' for n in sorted(cited)]
     return "".join(parts)
 
 

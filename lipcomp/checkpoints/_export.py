@@ -16,7 +16,7 @@ inside. The state dicts hold weights only, and the folders say the normalisation
 
 import json
 import warnings
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import asdict
 from importlib.metadata import version
 from pathlib import Path
@@ -102,7 +102,7 @@ def to_timm(checkpoint: Checkpoint, folder: Path | str) -> Path:
     return _write_folder(Path(folder), weights, config, card(checkpoint, "timm"))
 
 
-def to_safetensors(checkpoint: Checkpoint, folder: Path | str) -> Path:
+def to_safetensors(checkpoint: Checkpoint, folder: Path | str, *, records: Iterable[Any] = ()) -> Path:
     """Write backbone and heads as a folder: ``model.safetensors``, ``config.json`` and a model card.
 
     Our own checkpoints keep their metadata, in the header of the safetensors file.
@@ -113,7 +113,7 @@ def to_safetensors(checkpoint: Checkpoint, folder: Path | str) -> Path:
         save_checkpoint(folder / "model.safetensors", encoder, metadata=checkpoint.metadata)
         config: dict[str, Any] = {"encoder": encoder.spec.to_dict(), "library_name": "lipcomp"}
         _write_text(folder / "config.json", json.dumps(config, indent=2))
-        _write_text(folder / "README.md", card(checkpoint, "safetensors"))
+        _write_text(folder / "README.md", card(checkpoint, "safetensors", records))
         return folder
     if checkpoint.preprocessing is None:
         raise CheckpointError(
@@ -128,7 +128,7 @@ def to_safetensors(checkpoint: Checkpoint, folder: Path | str) -> Path:
             "preprocessing": asdict(checkpoint.preprocessing),
         },
     }
-    return _write_folder(folder, _weights(encoder), config, card(checkpoint, "safetensors"))
+    return _write_folder(folder, _weights(encoder), config, card(checkpoint, "safetensors", records))
 
 
 class Program(nn.Module):
@@ -188,10 +188,11 @@ def preprocessing_of(checkpoint: Checkpoint) -> Inputs:
     return Inputs(mean, std, (height, width), pipeline, "the checkpoint")
 
 
-def card(checkpoint: Checkpoint, target: str) -> str:
-    """The model card: what it is, where it comes from, how it is loaded."""
+def card(checkpoint: Checkpoint, target: str, records: Iterable[Any] = ()) -> str:
+    """The model card: what it is, where it comes from, what was measured of it, how it is loaded."""
     encoder, ready = checkpoint.encoder, preprocessing_of(checkpoint)
     told = {key: value for key, value in checkpoint.subject().items() if key != "checkpoint"}
+    measured = [record for record in records if record.value is not None]
     layers = ", ".join(encoder.layers()) if target == "safetensors" else "backbone"
     lines = [
         "---",
@@ -210,6 +211,8 @@ def card(checkpoint: Checkpoint, target: str) -> str:
         f"| layers | {layers} |",
         f"| parameters | {sum(value.numel() for value in encoder.parameters()):,} |",
         *(f"| {key} | {value} |" for key, value in told.items()),
+        *(["", "| measured | value | 95% interval | n |", "|---|---|---|---|"] if measured else []),
+        *(_measured(record) for record in measured),
         "",
         "```python",
         "import lipcomp",
@@ -219,6 +222,16 @@ def card(checkpoint: Checkpoint, target: str) -> str:
         "```",
     ]
     return "\n".join(lines) + "\n"
+
+
+def _measured(record: Any) -> str:
+    """A record as a row of the card."""
+    settings = {
+        key: record.settings[key] for key in ("corruption", "severity", "radius") if key in record.settings
+    }
+    told = ", ".join([record.quantity, *(f"{key} {value}" for key, value in settings.items())])
+    ends = "" if record.interval is None else "{:.4g} to {:.4g}".format(*record.interval)
+    return f"| {told} | {record.value:.4g} {record.unit} | {ends} | {record.n or ''} |"
 
 
 def weights_out(backbone: nn.Module) -> int:

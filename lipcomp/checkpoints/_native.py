@@ -19,7 +19,7 @@ A file appears whole or not at all: it is written beside its place, flushed to d
 
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -91,6 +91,20 @@ class Checkpoint:
     def identity(self) -> str:
         """Hash of the encoder's content: weights, buffers, attributes (:func:`lipcomp._identity.hash_module`)."""
         return hash_module(self.encoder)
+
+    def save_pretrained(self, folder: Path | str, *, records: Iterable[Any] = ()) -> Path:
+        """Write weights, config and a model card as a folder for the Hub; :func:`lipcomp.load_encoder` reads it.
+
+        Parameters
+        ----------
+        folder
+            Is made if there is none.
+        records
+            What was measured of the encoder; the card shows it as a table.
+        """
+        from lipcomp.checkpoints._export import to_safetensors
+
+        return to_safetensors(self, folder, records=records)
 
     @property
     def label(self) -> str:
@@ -172,7 +186,7 @@ def save_checkpoint(path: Path | str, encoder: Encoder, *, metadata: Metadata | 
     if not hasattr(encoder, "spec"):
         raise CheckpointError(
             f"a wrapped {encoder.architecture} has no spec to be rebuilt from; write it with "
-            f"lipcomp.checkpoints._export.to_safetensors"
+            f"save_pretrained(folder) of the checkpoint that holds it"
         )
     header = {"format": FORMAT, "encoder": encoder.spec.to_dict(), **asdict(metadata or Metadata())}
     text = json.dumps(header, sort_keys=True, allow_nan=False)

@@ -5,6 +5,7 @@ import importlib
 import re
 import sys
 from pathlib import Path
+from unittest.mock import Mock
 
 import pytest
 import torch
@@ -33,6 +34,8 @@ def run_page(page: Path) -> dict:
 
 @pytest.mark.parametrize("page", RUN, ids=lambda p: p.stem)
 def test_blocks_run(page, capsys):
+    for library in NEEDS.get(page.stem, ()):
+        pytest.importorskip(library)
     from lipcomp.objectives import Objective
     from lipcomp.robustness.corruptions._tables import TABLES
 
@@ -93,7 +96,38 @@ def check_pair_source(names):
     assert names["result"]["direction"].maximum > 0
 
 
+def check_lightning(names):
+    logged = names["trainer"].callback_metrics
+    assert 0 < logged["lipschitz/lower"] <= logged["lipschitz/searched"] * 1.001
+    assert names["trainer"].model.encoder.training
+
+
+def check_hugging_face(names):
+    (entry,) = [e for e in names["trainer"].state.log_history if "lipschitz_local" in e]
+    assert 0 < entry["lipschitz_lower"] <= entry["lipschitz_searched"] * 1.001
+
+
+def check_share_results(names):
+    """A tracker gets every value under its name and step, W&B's through one call; the folder's encoder is the same."""
+    tracker, run = Mock(), Mock()
+    names["log_records"](tracker, names["records"], step=3)
+    names["log_records"](names["WandbTracker"](run), names["records"], step=3)
+    values = {r.quantity: r.value for r in names["records"] if r.value is not None}
+    assert {c.args[0]: c.args[1] for c in tracker.log_metric.call_args_list} == values
+    assert all(c.kwargs == {"step": 3} for c in tracker.log_metric.call_args_list)
+    assert {k: v for c in run.log.call_args_list for k, v in c.args[0].items()} == values
+    assert names["frame"]["sigma_max.median"] == values["sigma_max.median"]
+    images = torch.rand(2, 1, 28, 28)
+    assert torch.equal(names["again"].encoder(images), names["checkpoint"].encoder(images))
+    card = Path(names["folder"], "hub", "README.md").read_text()
+    assert f"| sigma_max.median | {values['sigma_max.median']:.4g} 1/pixel L2 |" in card
+
+
+NEEDS = {"lightning": ("pytorch_lightning",), "hugging-face-trainer": ("transformers", "accelerate")}
 CHECKS = {
+    "lightning": check_lightning,
+    "hugging-face-trainer": check_hugging_face,
+    "share-results": check_share_results,
     "objective": check_objective,
     "checkpoint-format": check_checkpoint_format,
     "pair-source": check_pair_source,
