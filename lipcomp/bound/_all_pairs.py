@@ -59,16 +59,16 @@ def all_pairs(
     mu
         Unit mean directions of all images, float32 or float64.
     images
-        The images, or a function from indices to a batch of them: then only blocks are ever in memory.
+        The images, or a function from indices to a batch; with a function, only blocks are in memory.
     concentration
-        kappa_e, or None: then (3.5) only.
+        kappa_e; None for the bound (3.5) only.
     fn
         The map, for close pairs, which are measured by its Jacobian, and for the pairs that are reported, which are
         computed again in float64; without it 1e-6 (for float32) is taken off every chord that is reported.
     normalised
         Whether ``mu`` are unit vectors; if not, only ‖h - h'‖ / Delta is meaningful, as "direction".
     quantiles
-        Which quantiles to report.
+        Quantiles to report.
     block_size
         Images per block; by default 1,024 or as many as fit in 128 MiB.
     advance
@@ -78,7 +78,7 @@ def all_pairs(
     -------
     LowerBounds
         ``maximum``, ``witness``, ``quantiles`` and ``n`` of every bound are over all pairs; ``pairs``, ``distance``,
-        ``chord`` and ``values`` hold one pair an image: that with the partner that gives it its largest (3.5).
+        ``chord`` and ``values`` hold one pair per image: the image and the partner with the largest (3.5).
 
     Raises
     ------

@@ -77,22 +77,22 @@ def certified_bound(
     fn
         A map of images to vectors, in evaluation mode.
     images
-        Pixels; the bound of a normalised map depends on ‖h(x)‖ at each of them. On their device, in float64.
+        Pixels in [0, 1]; computed on their device, in float64. The bound of a normalised map depends on ‖h(x)‖ at each.
     radius
-        L2 radius of the ball that the bound holds on; 0 bounds the local constant at the image.
+        L2 radius of the ball on which the bound holds; 0 bounds the local constant at the image.
     method
         "least", "local" or "product", see above.
     memory
-        GiB that the local certificate may use; what needs more has none.
+        Memory in GiB that the local certificate may use; images that need more have none.
     units
-        How many units may be uncertain in the ball; the local certificate's time grows with their number's cube.
+        Largest number of uncertain units in the ball; the time of the local certificate grows with its cube.
     advance
         Progress callback, called with the number of finished images.
 
     Raises
     ------
     ValueError
-        If the radius is negative, the method unknown, or images or map are not fit.
+        If the radius is negative, the method unknown, or images or map are not valid.
 
     Examples
     --------

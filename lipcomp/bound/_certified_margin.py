@@ -30,7 +30,7 @@ def certified_radius(
     units: int = UNITS,
     advance: Callable[[int], object] | None = None,
 ) -> Float[Tensor, " n"]:
-    """The L2 distance within which the predicted class of every image cannot change; 0 where nothing is certified.
+    """The L2 distance within which the predicted class of each image cannot change; 0 if nothing is certified.
 
     Parameters
     ----------
@@ -39,7 +39,7 @@ def certified_radius(
     images
         Pixels.
     radius
-        Of the ball that is examined: what is returned is at most this. A ball much larger than the result is loose.
+        Radius of the ball that is examined, an upper limit of the result. A ball much larger than the result is loose.
     memory, units, advance
         As for :func:`~lipcomp.bound.certified_bound`.
 

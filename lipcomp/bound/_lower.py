@@ -56,14 +56,14 @@ def lower_bounds(
     distance
         Delta, L2 over all raw pixels.
     concentration
-        kappa_e > 0, one for all or one per pair; None for a model that has none: then only (3.5).
+        kappa_e > 0, one for all or one per pair; None for a model without one, which gives only (3.5).
     pairs
         Image indices of every pair; by default (i, i).
     quantiles
-        Which quantiles of every bound to report.
+        Quantiles of each bound to report.
     rounding
-        How far a mean direction may be off: taken off every chord, so that the values stay lower bounds. By default
-        1e-6 for float32, what networks of ordinary depth were seen to lose, and 1e-14 for float64.
+        Largest error of a mean direction; it is subtracted from every chord, so that the values stay lower bounds. By
+        default 1e-6 for float32, as seen in networks of ordinary depth, and 1e-14 for float64.
 
     Raises
     ------

@@ -73,14 +73,14 @@ def measure_pairs(
         The pairs: batches ``(first, second)`` of the images on both sides, numbered in their order; or
         :class:`PairBlock`, which says their indices.
     concentration
-        kappa_e, or None: then (3.5) only.
+        kappa_e; None for the bound (3.5) only.
     quantiles
-        Which quantiles to report.
+        Quantiles to report.
     normalised
         Whether the map gives unit mean directions. If not, only ‖h - h'‖ / Delta is meaningful, under the name
         "direction"; a concentration is refused.
     domain
-        Where pixels must lie; None for inputs that are no pixels.
+        Range of valid pixels; None for inputs that are not pixels.
     advance
         Progress callback, called with the number of finished pairs.
 
@@ -263,9 +263,9 @@ def random_pairs(
     directions: int = 1,
     first_mu: Float[Tensor, "n dim"] | None = None,
 ) -> Iterator[PairBlock]:
-    """Every image, and itself moved by ``radius`` (L2) in random directions, then clipped to [0, 1].
+    """Pairs of each image and a copy moved by ``radius`` (L2) in a random direction, then clipped to [0, 1].
 
-    Clipping shortens the step; the distance that counts is the one that is left.
+    Clipping shortens the step; the remaining distance is used.
 
     Parameters
     ----------
@@ -276,9 +276,9 @@ def random_pairs(
     generator
         Randomness (CPU); by default seeded with 0.
     directions
-        How many steps per image.
+        Number of steps per image.
     first_mu
-        Mean directions of the images where they are known; saves a pass.
+        Mean directions of the images, if known; saves a pass.
 
     Examples
     --------

@@ -118,15 +118,15 @@ def lipschitz(
     normalised
         Whether the map gives mean directions (unit vectors); by default, if it does at the images.
     method
-        Of the certificate: "least", "local" or "product", see :func:`~lipcomp.bound.certified_bound`.
+        Method of the certificate: "least", "local" or "product", see :func:`~lipcomp.bound.certified_bound`.
     starts, steps
-        Of the search, see :func:`~lipcomp.bound.search_ball`.
+        Starts and steps of the search, see :func:`~lipcomp.bound.search_ball`.
     batch_size
-        Images at a time; by default what fits.
+        Images per batch; by default as many as fit in memory.
     generator
         Randomness (CPU); by default seeded with 0.
     advance
-        Called with the count of images done.
+        Progress callback, called with the number of finished images.
 
     Returns
     -------
@@ -136,9 +136,9 @@ def lipschitz(
     Raises
     ------
     TypeError
-        If the encoder is no callable.
+        If the encoder is not callable.
     ValueError
-        If images or map are not fit (see :func:`~lipcomp.jacobian.spectral_norm`).
+        If images or map are not valid (see :func:`~lipcomp.jacobian.spectral_norm`).
 
     Examples
     --------

@@ -98,9 +98,9 @@ def search_ball(
     images
         Pixels in [0, 1].
     radius
-        Of the ball: pixel L2, or the largest change of a pixel.
+        Radius of the ball: pixel L2, or the largest change of a pixel.
     norm
-        "l2" or "linf": the ball's norm. Ratios are per pixel L2 in either.
+        Norm of the ball, "l2" or "linf". Ratios are per pixel L2 in both cases.
     kind
         "pair" or "chord", see above.
     starts, steps
@@ -115,7 +115,7 @@ def search_ball(
     Raises
     ------
     ValueError
-        If an argument is out of range, or the images or the map are not fit (see
+        If an argument is out of range, or the images or the map are not valid (see
         :func:`~lipcomp.jacobian.spectral_norm`).
 
     Examples

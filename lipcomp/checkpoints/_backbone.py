@@ -19,7 +19,7 @@ class Backbone:
     Parameters
     ----------
     name
-        What messages and records call it.
+        Its name in messages and records.
     network
         Normalised images -> pooled features.
     classifier

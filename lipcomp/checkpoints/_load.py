@@ -59,16 +59,16 @@ def load_encoder(
     path
         A file, a Hugging Face folder, or a TensorFlow checkpoint (its prefix or ``.index``).
     arch
-        The backbone's name; read off the weights when not given.
+        Name of the backbone; recognised from the weights if not given.
     format
-        One of ``lipcomp.checkpoints._formats.NAMES``; recognised when not given.
+        One of ``lipcomp.checkpoints._formats.NAMES``; recognised if not given.
     head
-        "auto" takes the projection and prediction heads where there are any, "none" the backbone alone.
+        "auto" uses the projection and prediction heads if there are any, "none" the backbone only.
     branch
-        "online" or "momentum" (teacher, target, moving average), or the place or prefix of a network in the file; by
-        default what its authors evaluate, and a note names the others.
+        "online" or "momentum" (teacher, target, moving average), or the path or prefix of a network in the file; by
+        default the one that its authors evaluate; a note names the others.
     mean, std
-        The normalisation, where the file does not say it or says it wrongly.
+        The normalisation, if the file does not say it or says it wrongly.
     image_size
         Side, or (height, width), of the images to measure on.
 

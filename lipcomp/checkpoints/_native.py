@@ -165,14 +165,14 @@ def save_checkpoint(path: Path | str, encoder: Encoder, *, metadata: Metadata | 
     encoder
         An encoder of :func:`lipcomp.encoders.build_encoder`.
     metadata
-        How it was trained, if that is to be kept.
+        How the encoder was trained (optional).
 
     Raises
     ------
     CheckpointError
-        If the encoder is a wrapped one, which has no spec.
+        If the encoder is a wrapped network, which has no spec.
     OSError
-        If the folder cannot be written to. Nothing is left behind, and a file that was there stays as it was.
+        If the folder cannot be written to. No partial file is left, and an existing file is not changed.
 
     Examples
     --------

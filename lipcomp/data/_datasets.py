@@ -147,19 +147,19 @@ def from_dataset(
     dataset
         A torchvision or PyTorch map-style ``Dataset``, a Hugging Face ``Dataset``, or a sequence of items.
     name
-        For records (default: its class and split).
+        Name for records (default: its class and split).
     labels
-        Class of every item; by default the dataset's own (``targets``, ``labels``, a column), or read item by item.
+        Class of each item; by default the dataset's (``targets``, ``labels``, a column), or read item by item.
     classes
-        Names of the classes; by default the dataset's own, or the numbers.
+        Names of the classes; by default the dataset's, or the numbers.
     labelled
         False for a dataset without labels.
     image_shape
-        (channels, height, width) to bring the images to; the first image's own if not given.
+        (channels, height, width) to convert the images to; that of the first image if not given.
     preprocessing
-        How (default: not at all where every image has that shape, else :meth:`Preprocessing.default`).
+        How to convert them (default: not at all if every image has that shape, else :meth:`Preprocessing.default`).
     convert_channels
-        Whether grey may become three channels, and colour grey.
+        Whether to convert grey images to three channels, and colour images to grey.
     image_key, label_key
         Keys of an item that is a mapping, by default the usual ones (image, img; label, labels ...).
 

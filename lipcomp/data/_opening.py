@@ -56,7 +56,7 @@ def load_set(
     skip_unreadable: bool = False,
     advance: Callable[[], object] = lambda: None,
 ) -> ImageSet:
-    """Load a known set by name, a folder of images by its path, or take a dataset.
+    """Load a known set by name, a folder of images by its path, or a dataset.
 
     Parameters
     ----------
@@ -67,28 +67,27 @@ def load_set(
         "train", "test" or "val"; or "pretrain": the training split, or all images where there are no splits. A folder
         without splits has no "train", so that no probe is scored on the images it was fitted on.
     root
-        Folder of a set that lies on disk (CIFAR).
+        Dataset directory of a set such as CIFAR.
     image_shape
-        (channels, height, width) that the encoder takes. Images in folders are brought to it; of other sets that have
-        another shape only with a ``preprocessing``, or for channels alone with ``convert_channels``.
+        (channels, height, width) of the encoder. Images in folders are converted to it; those of other sets only with a
+        ``preprocessing``, or with ``convert_channels`` for the channels.
     seed
         Seed of the stratified split of MNIST-5k, and of ``holdout``.
     preprocessing
         How images are resized and cropped (for folders :meth:`Preprocessing.default` if not given).
     labels
-        A table of labels of a folder: see :mod:`lipcomp.data._labels`. ``metadata.csv`` and ``metadata.jsonl`` beside
-        the images are found without it.
+        A table of labels of a folder: see :mod:`lipcomp.data._labels`. ``metadata.csv`` and ``metadata.jsonl`` next
+        to the images are found automatically.
     label_column
         Its column of labels, if it has no common name such as label.
     classes
         Class names in the order of their indices, such as ``train.classes``; by default those of the training split.
     holdout
-        Fraction of each class that is the test split of a folder without one.
+        Fraction of each class to use as the test split of a folder without splits.
     convert_channels
         Convert grey sets to three channels and colour to grey; refused otherwise.
     skip_unreadable
-        Leave out files of a folder that cannot be read (all are decoded once); they are counted and named in the
-        set's ``notes``.
+        Skip files of a folder that cannot be read (all are decoded once); they are listed in the ``notes`` of the set.
     advance
         Progress callback, called for every file that ``skip_unreadable`` checks.
 
@@ -158,7 +157,7 @@ def load_set(
 
 
 def load_splits(name: Any, **options: Any) -> tuple[ImageSet, ImageSet]:
-    """The training and the test images of a set, for a probe that is fitted on the one and scored on the other.
+    """The training and the test images of a set, to fit and to score a probe.
 
     Classes of the test images are matched to those of the training images by name.
 

@@ -30,29 +30,29 @@ Size = tuple[int, int]
 
 @dataclass(frozen=True)
 class Preprocessing:
-    """How a picture becomes the input of a network.
+    """The steps from a picture to the input of a network.
 
     Attributes
     ----------
     resize
-        Length of the shorter side in pixels; or (height, width), which the picture just covers at its own aspect
-        ratio, or reaches exactly if ``squash``; or None.
+        Length of the shorter side in pixels; or (height, width), which the picture covers with its aspect ratio kept,
+        or matches exactly if ``squash``; or None.
     crop
-        (height, width) of the centre that is cut out, or None. Zeros are added where the picture is smaller.
+        (height, width) of the centre crop, or None. Smaller pictures are padded with zeros.
     interpolation
         "nearest", "bilinear", "bicubic", "lanczos", "box" or "hamming".
     antialias
         Widen the kernel when the picture shrinks (Pillow's way). False is torch's interpolation of tensors without it
         (nearest, bilinear and bicubic only).
     squash
-        Reach ``resize = (height, width)`` whatever the aspect ratio.
+        Resize to (height, width) exactly, changing the aspect ratio.
     border
         A colour, (grey,) or (red, green, blue) as bytes: the picture fits whole into ``resize = (height, width)`` and
         the rest up to the crop has this colour (timm's ``crop_mode="border"``).
     enlarge
-        Whether pictures smaller than the result are enlarged, as the libraries do; False refuses them.
+        Whether to enlarge pictures smaller than the result, as the libraries do; False raises an error.
     keep
-        Leave pictures as they are that have the size of the crop already.
+        Do not resize pictures that have the size of the crop already.
     background
         Colour behind transparent pixels, as bytes.
 

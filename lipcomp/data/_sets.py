@@ -79,16 +79,16 @@ class TensorImages:
 def batches(
     images: ImageSet, *, batch_size: int = 512, indices: Tensor | None = None
 ) -> Iterator[Float[Tensor, "batch channels height width"]]:
-    """Go once through a set (or the given indices of it), in order.
+    """Iterate once over a set (or the given indices), in order.
 
     Parameters
     ----------
     images
         The set.
     batch_size
-        Images at a time.
+        Images per batch.
     indices
-        Which images; all if not given.
+        Indices of the images; all if not given.
 
     Examples
     --------

@@ -41,9 +41,9 @@ class VonMisesFisher(Distribution):
     loc
         Mean direction mu, unit vectors, shape (*batch, d).
     concentration
-        kappa >= 0, one for all or one for each mean direction (shapes broadcast). A number will do.
+        kappa >= 0, one for all or one for each mean direction (shapes broadcast).
     validate_args
-        Whether to look at the values (torch's default: yes, unless Python runs with -O). Looking waits for the device.
+        Whether to check the values (torch's default: yes, unless Python runs with -O); this synchronises the device.
 
     Raises
     ------

@@ -37,24 +37,24 @@ class EncoderSpec:
     Parameters
     ----------
     backbone
-        A name in :data:`BACKBONES`, ``timm/NAME`` (a random one of timm's, without its classifier), or a name given to
+        A name in :data:`BACKBONES`, ``timm/NAME`` (a timm model with random weights and no classifier), or one given to
         :func:`register_backbone`.
     image_shape
         (channels, height, width) that the encoder is measured on.
     mean, std
-        Per-channel normalisation of pixels in [0, 1]; one number for all channels, or one each.
+        Normalisation of pixels in [0, 1]; one number for all channels, or one per channel.
     projector
         (hidden, out) features, or None for no projector.
     predictor
         Hidden features of BYOL's predictor (its output has the projection's width), or None.
     decoder
-        Whether C-BYOL's linear decoder follows the latent. It is trained with the encoder and kept with it, but no
-        measured layer lies behind it.
+        Whether C-BYOL's linear decoder follows the latent. It is trained and saved with the encoder, but is not part of
+        any measured layer.
 
     Raises
     ------
     ValueError
-        If a field does not fit; the message names it.
+        If a field is not valid; the message names it.
 
     Examples
     --------
@@ -204,15 +204,15 @@ class Encoder(nn.Module):
 def build_encoder(spec: EncoderSpec, *, seed: int = 0) -> Encoder:
     """Build an encoder with weights drawn from ``seed``, a separate stream for each part.
 
-    Two specs that share a part therefore share that part's initial weights, whatever other parts they have: this
-    is what makes a C-BYOL encoder start where its BYOL twin starts. The global random state is left alone.
+    Two specs that share a part therefore share that part's initial weights, whatever other parts they have: so
+    a C-BYOL encoder starts from the same weights as its BYOL twin. The global random state is not changed.
 
     Parameters
     ----------
     spec
         What to build.
     seed
-        Names the weights.
+        Random seed of the weights.
 
     Examples
     --------

@@ -33,7 +33,7 @@ class WrappedEncoder(Encoder):
     backbone
         Normalised images -> features (batch, d).
     mean, std
-        Per-channel normalisation of pixels in [0, 1]; one number for all channels, or one each.
+        Normalisation of pixels in [0, 1]; one number for all channels, or one per channel.
     image_shape
         (channels, height, width) of the images.
     projector, predictor
@@ -171,28 +171,28 @@ def wrap(
     Parameters
     ----------
     module
-        Normalised images (batch, channels, height, width) -> embedding. It is held, not copied, and set to
+        Normalised images (batch, channels, height, width) -> embedding. It is not copied, and is set to
         evaluation mode.
     mean, std
-        The normalisation it was trained with, for pixels in [0, 1]; one number for all channels, or one each.
-        The defaults leave pixels as they are.
+        The normalisation it was trained with, for pixels in [0, 1]; one number for all channels, or one per channel.
+        By default there is none.
     layer
         The submodule whose output is the embedding, as ``named_modules`` calls it (``"layer4"``); None takes
         the module's own output.
     image_shape
         (channels, height, width) of the images it takes.
     pool
-        How an output that is not (batch, features) becomes so: "mean" over positions or tokens, "token" the
-        first of the tokens, "flatten".
+        How to reduce an output that is not (batch, features): "mean" over positions or tokens, "token" (the first
+        token) or "flatten".
     projector, predictor
-        Heads that follow, each its own module; they become the layers "projection" and "prediction".
+        Heads after the embedding; they become the layers "projection" and "prediction".
     architecture
-        What messages and records call it.
+        Its name in messages and records.
 
     Raises
     ------
     ValueError
-        If an argument does not fit, the layer does not exist, or a trial pass of one black image fails.
+        If an argument is not valid, the layer does not exist, or a trial pass of one black image fails.
 
     Examples
     --------

@@ -51,7 +51,7 @@ class Linearisation(Operator):
     Parameters
     ----------
     fn
-        Any differentiable map of a batch, each image for itself; outputs are flattened to vectors.
+        Any differentiable map of a batch that treats images independently; outputs are flattened to vectors.
     images
         The batch, first axis the images.
     method

@@ -117,11 +117,11 @@ def spectral_norm(
     images
         Pixels in [0, 1], all on the device of ``fn``.
     k
-        How many singular values.
+        Number of singular values.
     rtol
         Relative tolerance of every value. Float32 adds its rounding, about 1e-6 times the condition of the network.
     max_iterations
-        Lanczos steps at most; by default the dimension, at most 200. Images that need more come back unconverged.
+        Maximum number of Lanczos steps; by default the dimension, at most 200. Images that need more are unconverged.
     batch_size
         Images per batch; by default as many as fit into a quarter of the free memory, at most 64.
     method
@@ -129,20 +129,20 @@ def spectral_norm(
     vectors
         Whether to return singular vectors.
     share
-        From 24 images on, let some of them, drawn at random, find a start for the others, where steps are many
+        From 24 images on, some random images may find a starting vector for the others, if that saves steps
         (:mod:`lipcomp.jacobian._sharing`). False gives every image a random start.
     domain
-        Where pixels must lie, None for inputs that are no pixels.
+        Range of valid pixels; None for inputs that are not pixels.
     generator
-        Randomness of the starting vectors (CPU), by default seeded with 0; or a seed for each image. However a set is
-        cut into batches, an image gets the same numbers.
+        Randomness of the starting vectors (CPU), by default seeded with 0; or one seed per image. The numbers of an
+        image do not depend on how the set is split into batches.
     advance
         Progress callback, called with the number of finished images.
 
     Raises
     ------
     ValueError
-        If an argument does not fit, the images leave the domain, the map is in training mode, mixes images, keeps a
+        If an argument is not valid, the images leave the domain, the map is in training mode, mixes images, keeps a
         state or is not deterministic, or an operator lacks a derivative; the message names it.
 
     Examples

@@ -193,15 +193,15 @@ class CorruptionAccuracy:
     Parameters
     ----------
     table
-        Whose severities are made: "mnist", "cifar", "imagenet" ...; None takes what fits the images.
+        Table of corruptions: "mnist", "cifar", "imagenet" ...; None chooses the one that fits the images.
     folder
-        A corrupted set on disk instead.
+        A corrupted set on disk, instead of generated corruptions.
     names, severities
-        Only these; by default the fifteen corruptions of the literature (all of a set that is none of ImageNet-C's).
+        Only these; by default the fifteen corruptions of the literature (all, for a set that is not ImageNet-C's).
     everything
         All nineteen of ImageNet-C's; the published lines of effective robustness on disk are of these.
     jpeg
-        Save made images as JPEG of this quality, as the published ImageNet-C (85).
+        Compress generated images as JPEG of this quality; the published ImageNet-C has 85.
     frost
         Folder of the published frost photographs.
     limit

@@ -204,7 +204,7 @@ class EmbeddingRobustness:
     Parameters
     ----------
     norm, radius
-        The ball, "linf" or "l2", in pixels.
+        Norm ("linf" or "l2") and radius of the ball, in pixels.
     layer
         Whose mean direction.
     limit

@@ -63,7 +63,7 @@ class Sigma:
     Parameters
     ----------
     map
-        What is measured.
+        The map to measure.
     limit
         Use only this many images of the plan, from the first.
     rtol, method, max_iterations, k
@@ -208,7 +208,7 @@ class Ball:
     Parameters
     ----------
     map
-        What is measured.
+        The map to measure.
     radii
         In pixel L2.
     starts, steps

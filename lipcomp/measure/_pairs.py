@@ -109,17 +109,17 @@ class Pairs:
         "views", "corruptions", "random", "neighbours", "shuffled" (two images of the set at random), "all" or
         "search".
     map
-        What is measured.
+        The map to measure.
     limit
         Use only this many images of the plan, from the first.
     radius, norm
-        Of "random" and "search": the ball, in pixels.
+        For "random" and "search": radius and norm of the ball, in pixels.
     neighbours
-        Of "neighbours": how many per image.
+        For "neighbours": their number per image.
     search, starts, steps
-        Of "search": what ascends ("pair" or "chord"), how many ascents per image, steps per ascent.
+        For "search": its kind ("pair" or "chord"), starts per image, and steps per start.
     corruptions, severities, table
-        Of "corruptions"; by default all of the table that fits the images, at severity 3. ``pooled`` joins them into
+        For "corruptions"; by default all of the table that fits the images, at severity 3. ``pooled`` joins them into
         one set of pairs.
 
     Examples

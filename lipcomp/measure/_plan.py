@@ -29,21 +29,21 @@ ProbeKind = Literal["linear", "knn", "augmented"]
 
 @dataclass(frozen=True)
 class Source:
-    """Where an encoder comes from, and how a foreign file is read.
+    """The source of an encoder, and how to read a file of another library.
 
     Parameters
     ----------
     path
         A checkpoint file or folder; None with a ``factory`` that needs no weights.
     name
-        What the encoder is called in a study ("c_simclr-seed0"); records then say it as ``subject.run``.
+        Name of the encoder in a study ("c_simclr-seed0"), ``subject.run`` in records.
     factory
         "MODULE:FUNCTION" that builds your own network.
     baseline
-        "random" takes the architecture of ``path`` with weights drawn from ``seed``; "pixels" takes its images
-        without any network. Both tell what a number is worth.
+        "random" is the architecture of ``path`` with random weights; "pixels" uses the pixels as features. Both are
+        references for the numbers of trained encoders.
     seed
-        Of the random baseline.
+        Seed of the random baseline.
     options
         Of :func:`lipcomp.load_encoder`: ``arch``, ``format``, ``head``, ``branch``, ``mean``, ``std``,
         ``image_size``, as far as they were given.
@@ -99,7 +99,7 @@ class Images:
     limit
         Use this many images, drawn at random by ``seed``; None takes all.
     seed
-        Of that draw.
+        Seed of this draw.
     options
         Further options of :func:`lipcomp.load_set`, such as ``preprocessing`` or ``labels``; and ``override``, what
         :meth:`lipcomp.data.Preprocessing.overridden` changes of the model's own preprocessing.
@@ -222,15 +222,15 @@ class Plan:
     images
         The images that quantities are measured on.
     quantities
-        What is measured, in order: the classes of :mod:`lipcomp.measure`.
+        The quantities to measure, in order: classes of :mod:`lipcomp.measure`.
     probe
         For quantities that need class scores; fitted on the training split of the same data.
     device, precision
-        Where and how networks run. Sigma, searches and certificates take float32 or float64.
+        Device and precision of the networks. Sigma, searches and certificates take float32 or float64.
     batch_size
         Images per batch; None takes as many as fit in memory. It changes results only by rounding.
     seed
-        Of every draw.
+        Seed of all draws.
 
     Examples
     --------

@@ -117,25 +117,25 @@ def run(
     benches: Sequence[Bench] | None = None,
     shard: tuple[int, int] | None = None,
 ) -> Iterator[Done]:
-    """Measure what is missing of a plan; yields every unit, measured now or found.
+    """Measure what is missing of a plan; yields every unit, measured now or before.
 
     Parameters
     ----------
     plan
         What to measure.
     outputs
-        Where results go; a path is a file of records.
+        Output files; a path means a file of records.
     progress
         Called as ``progress(total, label)`` for a context that yields ``advance(n)``.
     benches
-        The encoders, if they are open already (:func:`open_benches`).
+        The encoders, if they are loaded already (:func:`open_benches`).
     shard
         (i, n): compute the i-th of n shards of every block-wise quantity into the cells, and write no record.
 
     Raises
     ------
     ValueError
-        If something of the plan does not fit; nothing has been measured then.
+        If the plan is not valid; nothing is measured then.
     OSError
         If an output cannot be written.
 

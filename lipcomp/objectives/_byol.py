@@ -118,11 +118,11 @@ class CBYOL(Objective):
     kappa_e, kappa_b
         Concentrations of the forward and the backward encoder.
     beta
-        Compression, >= 0.
+        Strength of the compression, >= 0.
     weight
         kappa_d / 2, as in :class:`BYOL`.
     pairing
-        Which view b(z|y) is made from: ``same`` as the official code does, ``cross`` as the objective is written.
+        The view from which b(z|y) is computed: ``same`` (official code) or ``cross`` (the paper's equation).
     sampling, closed_form, pair_normalised, beta_schedule
         As in :class:`lipcomp.objectives.CSimCLR`.
 

@@ -59,17 +59,17 @@ class CSimCLR(Objective):
     kappa_e, kappa_b
         Concentrations of the forward and the backward encoder; 1/kappa_b is the temperature.
     beta
-        Compression, >= 0.
+        Strength of the compression, >= 0.
     bidirectional, double_batch
         As in :class:`lipcomp.objectives.SimCLR`.
     sampling
-        Draw z from e(z|x); without, z is the mean direction, which inflates the sampled residual.
+        Draw z from e(z|x); if False, z is the mean direction, which inflates the sampled residual.
     closed_form
-        Take the residual's expectation over z instead of its value at z.
+        Use the expectation of the residual over z instead of its value at z.
     pair_normalised
-        Weight each pair's residual by 1/Delta^2, mean one; calls then need ``distances``.
+        Weight the residual of each pair by 1/Delta^2, with mean one; calls then need ``distances``.
     beta_schedule
-        How beta moves over training, see :meth:`at`.
+        Schedule of beta over training, see :meth:`at`.
 
     Examples
     --------

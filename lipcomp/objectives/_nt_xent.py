@@ -116,7 +116,7 @@ class SimCLR(Objective):
     temperature
         1/kappa_b.
     bidirectional
-        Score view 1 against view 2 and view 2 against view 1, and add the two.
+        Add the losses of view 1 against view 2 and of view 2 against view 1.
     double_batch
         Take negatives from both views.
 
@@ -162,7 +162,7 @@ class WeightedSimCLR(Objective):
     temperature, bidirectional, double_batch
         As in :class:`SimCLR`.
     beta_schedule
-        How beta moves over training, see :meth:`at`.
+        Schedule of beta over training, see :meth:`at`.
     """
 
     beta: Number = 1.0

@@ -50,7 +50,7 @@ class Loss:
 
     ========================  =====================================================================================
     residual_information      estimate or closed form of E[log e(z|x) - log b(z|y)], nats (2.2)
-    excess_residual           what of it lies above the floor that kappa_e, kappa_b and d set (2.4), nats
+    excess_residual           the part above the floor of kappa_e, kappa_b and d (2.4), nats
     i_yz                      InfoNCE lower bound of I(Y;Z), nats (2.3)
     alignment                 mean cosine between the mean directions of the two views
     mean_resultant            length of the batch's mean direction; near 1 when the encoder has collapsed
@@ -59,9 +59,9 @@ class Loss:
     Parameters
     ----------
     value
-        What is minimised.
+        The loss to minimise.
     metrics
-        What is logged, by name.
+        The logged quantities, by name.
 
     Examples
     --------

@@ -70,7 +70,7 @@ class SupervisedCEB(Objective):
     kappa_e, kappa_b
         Concentrations of the forward encoder and of the class encoders.
     beta
-        Compression, >= 0.
+        Strength of the compression, >= 0.
     sampling, closed_form, beta_schedule
         As in :class:`lipcomp.objectives.CSimCLR`.
     """

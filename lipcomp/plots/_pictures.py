@@ -40,7 +40,7 @@ def local_constants(given: Values | Mapping[str, Values] | Records, *, ax: Axes 
         image, by the encoder's name; or records of ``sigma_max``, of which the median, the range from there to the 90%
         quantile and the maximum are drawn.
     ax
-        Where to draw; new axes if not given.
+        Axes to draw on; new axes if not given.
 
     Examples
     --------
@@ -91,17 +91,17 @@ def local_constants(given: Values | Mapping[str, Values] | Records, *, ax: Axes 
 
 
 def bounds_against_distance(given: Any, *, bound: str = "direction", ax: Axes | None = None) -> Axes:
-    """Draw what every pair proves against the distance of its images; stars mark the pairs that attain the bound.
+    """Draw the bound of each pair against the distance of its images; stars mark the pairs that attain the maximum.
 
     Parameters
     ----------
     given
         The result of ``lower_bounds``, ``measure_pairs`` or ``all_pairs``; or results by the name of the encoder or the
-        pairs; or records of ``bound``, of which only the stars are known.
+        pairs; or records of ``bound``, which contain only the stars.
     bound
-        Which of the bounds (3.1) to (3.5).
+        Name of one of the bounds (3.1) to (3.5).
     ax
-        Where to draw; new axes if not given.
+        Axes to draw on; new axes if not given.
 
     Examples
     --------
@@ -152,7 +152,7 @@ def certificate_against_radius(given: Any, *, ax: Axes | None = None) -> Axes:
         Results of ``lipschitz`` (or of ``certified_bound``), one per radius; or such lists by the encoder's name; or
         records of ``ball``.
     ax
-        Where to draw; new axes if not given.
+        Axes to draw on; new axes if not given.
 
     Examples
     --------
@@ -207,7 +207,7 @@ def accuracy_against_severity(records: Records, *, ax: Axes | None = None) -> Ax
     records
         Records of ``accuracy.corruption``; ``accuracy.clean`` is drawn at severity 0.
     ax
-        Where to draw; new axes if not given.
+        Axes to draw on; new axes if not given.
 
     Examples
     --------
@@ -251,7 +251,7 @@ def smoothness_against_robustness(
     smoothness, robustness
         Names of the two quantities.
     ax
-        Where to draw; new axes if not given.
+        Axes to draw on; new axes if not given.
 
     Examples
     --------

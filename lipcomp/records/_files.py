@@ -39,15 +39,15 @@ def append_records(path: Path | str, records: Iterable[Record]) -> None:
     Parameters
     ----------
     path
-        The file of JSON lines; it is made if there is none.
+        The file of JSON lines; it is created if it does not exist.
     records
-        What is added; without any it is only seen whether the file can be appended to.
+        The records to append; with none, only check that the file can be appended to.
 
     Raises
     ------
     ValueError
         If a record cannot be written as JSON, or the file holds anything but records, or records of a newer schema;
-        the file is then untouched.
+        the file is then not changed.
     OSError
         If the file cannot be written, or another process holds it for minutes.
 
@@ -173,13 +173,13 @@ def read_records(paths: Path | str | Sequence[Path | str], *, skip_damaged: bool
     paths
         The file or files.
     skip_damaged
-        Leave out damaged lines, with a :class:`RecordWarning` for each, instead of raising.
+        Skip damaged lines, with a :class:`RecordWarning` for each, instead of raising an error.
 
     Raises
     ------
     RecordError
-        If a file is missing, or a line cannot be read or is of a schema this code does not know. What an append that
-        was cut short has left at the end is left out with a :class:`RecordWarning`.
+        If a file is missing, or a line cannot be read or is of a schema this code does not know. An incomplete
+        batch at the end of a file is skipped with a :class:`RecordWarning`.
 
     Examples
     --------

@@ -31,17 +31,17 @@ class Record:
     quantity
         Dotted name.
     value
-        A number, or None where it could not be estimated.
+        A number, or None if it could not be estimated.
     unit
         "nats", "1/pixel L2"; "" for a ratio.
     n
-        How many images, pairs or models it rests on.
+        Number of images, pairs or models behind it.
     interval
         Its 95% interval.
     subject, settings, provenance
-        What was measured, how, and by what code.
+        What was measured, how, and by which code.
     identity
-        Hash of all that can change the value. Empty: derived from quantity, subject and settings.
+        Hash of everything that can change the value. If empty, it is derived from quantity, subject and settings.
 
     Raises
     ------

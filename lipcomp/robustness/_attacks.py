@@ -83,24 +83,24 @@ def pgd(
 ) -> Attack:
     """Projected gradient ascent from several starts (Madry et al. 2018), then against each near class.
 
-    Every point on the way counts, not the last alone; images that are fooled are left alone.
+    All points of the ascent count, not only the last one; images that are fooled are not attacked further.
 
     Parameters
     ----------
     classifier
         Pixels in [0, 1] -> logits. Its method ``surrogate``, if it has one, gives the scores whose gradient is used.
     images, labels
-        What to attack.
+        The images to attack, and their classes.
     norm, radius
-        The ball, "linf" or "l2", in pixels.
+        Norm ("linf" or "l2") and radius of the ball, in pixels.
     steps
         Gradient steps from each start; they shrink from 4 radius / steps to 0.
     starts
-        Untargeted starts; the first is the image itself, with the margin, the others random, with cross-entropy.
+        Untargeted starts: the first is the image itself, with the margin; the others are random, with cross-entropy.
     targets
         Number of near classes whose margin is then ascended, one after another.
     queries
-        Of the random search on images without a gradient.
+        Queries of the random search on images without a gradient.
     generator
         Randomness of the starts (CPU); by default seeded with 0.
     batch_size
@@ -109,7 +109,7 @@ def pgd(
     Raises
     ------
     ValueError
-        If norm, radius, images (pixels in [0, 1]) or labels do not fit, or the classifier gives NaN.
+        If norm, radius, images (pixels in [0, 1]) or labels are not valid, or the classifier returns NaN.
 
     Examples
     --------
@@ -206,7 +206,7 @@ def auto_attack(
     batch_size: int = 128,
     attacks: tuple[str, ...] = ("apgd-ce", "apgd-t", "fab-t", "square"),
 ) -> Attack:
-    """AutoAttack's standard version, through ``pyautoattack``; the global random state is left as it was.
+    """AutoAttack's standard version, through ``pyautoattack``; the global random state is not changed.
 
     With fewer than ten classes the targeted attacks aim at all others (the standard aims at nine), and with fewer
     than four the untargeted FAB stands in for APGD-T, whose loss needs four. Square in L2 needs images of at least
@@ -217,9 +217,9 @@ def auto_attack(
     classifier, images, labels, norm, radius, batch_size
         As for :func:`pgd`.
     generator
-        Its seed is AutoAttack's; 0 by default.
+        Its seed is used as AutoAttack's; 0 by default.
     attacks
-        Which attacks, one after the other.
+        The attacks, in this order.
 
     Raises
     ------

@@ -71,9 +71,9 @@ def embedding_attack(
     encode
         Pixels in [0, 1] -> embeddings (n, dim); they are normalised here. A module runs in evaluation mode.
     images
-        What to attack.
+        The images to attack, and their classes.
     norm, radius
-        The ball, "linf" or "l2", in pixels.
+        Norm ("linf" or "l2") and radius of the ball, in pixels.
     steps, starts
         Gradient steps from each start, and random starts.
     seed

@@ -26,11 +26,11 @@ def extract_features(
     Parameters
     ----------
     encoder
-        Anything with ``features(images)``; it is left in the mode it was in, and run in evaluation mode.
+        Any object with ``features(images)``; it is run in evaluation mode, and its mode is restored.
     images, indices
-        The set, and which of its images (all, in order, if not given).
+        The set, and the indices of its images (all, in order, if not given).
     transform
-        Applied to each batch as ``transform(images, indices)``; a corruption, say.
+        Applied to each batch as ``transform(images, indices)``, for example a corruption.
     batch_size
         Images per batch.
     advance

@@ -188,27 +188,27 @@ def fit_linear_probe(
     classes
         Count of classes; the largest label plus one if not given.
     penalties
-        The path. With one value nothing is held out.
+        Values to choose from. With one value nothing is held out.
     held_out
-        Share of the training images, of each class, that choose the penalty.
+        Share of the training images of each class that are used to choose the penalty.
     choose_by
         "loss" (cross-entropy: smooth in the penalty, so the choice is stable) or "accuracy" (ties go to the
         stronger penalty).
     generator
-        Randomness of which images are held out (CPU); by default seeded with 0.
+        Randomness of the held-out images (CPU); by default seeded with 0.
     max_iterations
-        Of L-BFGS, for each penalty.
+        Maximum number of L-BFGS iterations per penalty.
     tolerance
         Largest entry of the gradient at which the last fit stops. Fits on the path stop at 1e-5.
     start
-        A probe that the first fit starts from; it changes the time and not the minimum.
+        A probe from which the first fit starts; it changes the time, not the minimum.
     dtype
         Precision of the fit: float64 on the CPU, float32 elsewhere if not given.
 
     Raises
     ------
     ValueError
-        If the arguments do not fit, or a class has no image left to train on.
+        If the arguments are not valid, or a class has no image left to train on.
 
     Examples
     --------

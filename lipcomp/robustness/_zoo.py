@@ -18,7 +18,7 @@ class ZooModel(nn.Module):
     image_shape
         (channels, height, width) of its images.
     architecture
-        What messages and records call it.
+        Its name in messages and records.
 
     Raises
     ------

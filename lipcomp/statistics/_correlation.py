@@ -47,25 +47,25 @@ def correlation(
     Parameters
     ----------
     x, y
-        One value of each a model.
+        One value of each per model.
     method
         "spearman", "kendall" (tau-b) or "pearson".
     groups
-        What is independent, one label an observation: the method when seeds repeat it, the image when models
-        share it. None: every observation is.
+        What is independent, one label per observation: the method if seeds repeat it, the image if models share it.
+        None: every observation.
     level
         Nominal coverage of the interval.
     interval
         "auto" (see the module), "bca" or "fisher".
     resamples
-        Bootstrap draws; and permutations drawn when there are more than that.
+        Number of bootstrap draws, and of permutations if there are more.
     rng
-        Generator, or its seed.
+        Random generator, or its seed.
 
     Returns
     -------
     Estimate
-        Without value, and with the reason, for fewer than three observations or a constant argument.
+        Without value, but with the reason, for fewer than three observations or a constant argument.
 
     Raises
     ------
@@ -103,7 +103,7 @@ def partial_correlation(
     Parameters
     ----------
     x, y
-        One value of each a model.
+        One value of each per model.
     control
         One value per model (clean accuracy), or several such sequences.
     method, groups, level, interval, resamples, rng

@@ -61,7 +61,7 @@ def mediation(
     draws
         Monte-Carlo draws.
     rng
-        Generator, or its seed.
+        Random generator, or its seed.
 
     Returns
     -------

@@ -61,7 +61,7 @@ def adjust(
     Parameters
     ----------
     p_values
-        One a test, in [0, 1], or None where it was not estimable; a mapping names the tests.
+        One per test, in [0, 1], or None if it is not estimable; a mapping names the tests.
     method
         "holm" (any false finding) or "bh" (share of false findings).
     alpha
@@ -70,7 +70,7 @@ def adjust(
     Raises
     ------
     ValueError
-        If a p-value is no probability, or the method is unknown.
+        If a p-value is not in [0, 1], or the method is unknown.
 
     Examples
     --------

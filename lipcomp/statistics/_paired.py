@@ -81,9 +81,9 @@ def paired_effect(
     interval
         "auto" (Student's t below 10 pairs, "studentized" from there), "studentized", "bca" or "t".
     resamples
-        Bootstrap draws; and sign patterns drawn when there are more than 2^16.
+        Number of bootstrap draws, and of sign patterns if there are more than 2^16.
     rng
-        Generator, or its seed.
+        Random generator, or its seed.
 
     Raises
     ------

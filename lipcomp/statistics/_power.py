@@ -90,7 +90,7 @@ def smallest_detectable_effect(
     sd
         Standard deviation of the paired differences, to give the effect in their unit too.
     positives
-        For "auroc": how many of the n rows have label 1; half of them by default.
+        For "auroc": number of the n rows with label 1; by default half of them.
     rng
         Generator or seed of the simulation for few pairs.
 

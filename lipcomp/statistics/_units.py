@@ -70,15 +70,15 @@ def contrast(
     Parameters
     ----------
     values
-        One a run; several runs of one unit and condition are averaged.
+        One per run; several runs of one unit and condition are averaged.
     unit, condition
         What is independent (the seed), and what was done (the method), one per run.
     treated, control
         The two conditions compared.
     pool
-        Conditions whose noise has one spread; empty: that of the differences alone.
+        Conditions whose noise is pooled; empty: only that of the differences.
     shared
-        Variance of the value that units have in common.
+        Variance of the value that all units share.
     shared_freedom
         Degrees of freedom of ``shared``.
     level
@@ -87,7 +87,7 @@ def contrast(
     Returns
     -------
     Contrast
-        Without value where no unit holds both; without interval where one does.
+        Without value if no unit has both conditions; without interval if only one has.
 
     Raises
     ------

@@ -46,7 +46,7 @@ class Zone:
 
 
 def decide(interval: tuple[float, float] | None, zone: Zone | tuple[float, float]) -> Verdict:
-    """Say of an effect "yes", "no larger than" or "cannot tell".
+    """The verdict on an effect: "yes", "no larger than" or "cannot tell".
 
     Parameters
     ----------

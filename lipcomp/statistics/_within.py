@@ -59,12 +59,12 @@ def within_pairs(
     resamples: int = 9999,
     rng: np.random.Generator | int = 0,
 ) -> WithinBetween:
-    """The relation of x and y inside matched pairs, and between them.
+    """The correlation of x and y inside matched pairs, and between them.
 
     Parameters
     ----------
     x, y
-        One value of each a model.
+        One value of each per model.
     pair
         The pair (seed, or seed and family) that each model belongs to; pairs may have more than two members,
         and a model alone in its pair counts only for ``between`` and ``pooled``.

@@ -54,24 +54,23 @@ def corrupt(
     Parameters
     ----------
     images
-        Pixels in [0, 1], as 8-bit images give them.
+        Pixels in [0, 1], from 8-bit images.
     name
         The corruption; :func:`corruption_names` lists a table's.
     severity
         1 to 5.
     table
-        Whose severities: "imagenet", "cifar" (both sets), "tiny" (64 x 64), "mnist" (grey digits), "imagenet-bar" or
-        "cifar-bar"; by the images (:func:`table_for`) if not given.
+        Table of severities: "imagenet", "cifar" (both sets), "tiny" (64 x 64), "mnist" (grey digits), "imagenet-bar" or
+        "cifar-bar"; chosen by the images (:func:`table_for`) if not given.
     seed
         Seed of the whole corrupted set.
     indices
-        The images' ids in their set; an image gets the same corruption in whatever batch it comes. 0, 1, ... if not
-        given.
+        The images' ids in their set: the corruption of an image does not depend on its batch. 0, 1, ... if not given.
     frost_textures
-        Images of frost, (3, height, width) in [0, 1], for the corruption "frost": the published code's photographs,
-        say. Generated ones if not given.
+        Images of frost, (3, height, width) in [0, 1], for the corruption "frost", such as the photographs of
+        the published code. Generated ones if not given.
     to_bytes
-        Cut the result to 256 levels, as the published sets were (by truncation).
+        Truncate the result to 256 levels, as in the published sets.
 
     Returns
     -------
@@ -80,7 +79,7 @@ def corrupt(
     Raises
     ------
     ValueError
-        If table, name or severity does not exist, or the images do not fit.
+        If table, name or severity does not exist, or the images are not valid.
 
     Examples
     --------
