@@ -104,7 +104,12 @@ class _System:
         """gamma^2 and its gradient in the log weights; None where the weights prove nothing."""
         weight = log.exp()
         into = weight * self.halfwidth**2
-        middle = -(self.earlier.mT @ (self.earlier * into[:, None])) - self.out_gram
+        middle = -self.out_gram
+        for noise in self.noises:  # a unit is fed by earlier ones alone
+            start = noise.start - self.pixels
+            own, width = slice(start, start + len(noise)), (noise.rows is not None) * start
+            rows = self.earlier[own, :width] * into[own, None].sqrt()
+            middle[:width, :width].addmm_(rows.mT, rows, alpha=-1)
         middle.diagonal().add_(weight * (1 - SLACK))
         factor, info = torch.linalg.cholesky_ex(middle)
         if int(info):

@@ -12,15 +12,11 @@ The same map in float64 is the user's own function with every tensor that it tou
 is not possible (a scripted function, an operator without float64), maxima keep their float32 values, right to 0.1%.
 """
 
-import copy
-from typing import Any
-
 import torch
 from jaxtyping import Float
-from torch import Tensor, nn
-from torch.overrides import TorchFunctionMode
-from torch.utils._pytree import tree_map
+from torch import Tensor
 
+from lipcomp.jacobian._precision import doubled
 from lipcomp.jacobian._products import Linearisation, Map, as_rows
 
 RELATIVE = 1e-3  # error of a chord that is accepted
@@ -32,56 +28,23 @@ ASSUMED = {
 AT_ONCE = 32
 
 
-class _Float64(TorchFunctionMode):
-    """Makes every floating-point tensor that a function takes or gives float64."""
-
-    def __torch_function__(
-        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
-    ) -> Any:
-        return tree_map(_double, func(*tree_map(_double, args), **tree_map(_double, kwargs or {})))
-
-
-def _double(value: Any) -> Any:
-    if not isinstance(value, Tensor) or not value.is_floating_point():
-        return value
-    value = value.detach() if isinstance(value, nn.Parameter) else value
-    return value if value.dtype == torch.float64 else value.to(torch.float64)
-
-
 def in_float64(fn: Map, images: Float[Tensor, "n ..."], normalised: bool) -> tuple[Map | None, float]:
     """The same map in float64, if there is one; and eta, of directions (``normalised``) or of outputs.
 
     Eta is twice the largest error at the first of the images.
     """
-
-    def wide(batch: Tensor) -> Tensor:
-        with _Float64():
-            return fn(batch.double())
-
-    few, found = images[:SAMPLE], wide
+    few = images[:SAMPLE]
+    found, exact = doubled(fn, few)
     with torch.no_grad():
         outputs = as_rows(fn(few.clone()), len(few))
-        exact = _outputs(wide, few)
-        if exact is None and isinstance(fn, nn.Module):  # what is scripted or traced is not seen into
-            copied = copy.deepcopy(fn).double()
-            found = lambda batch: copied(batch.double())  # noqa: E731
-            exact = _outputs(found, few)
     size = 1.0 if normalised else float(outputs.double().norm(dim=1).nan_to_num(0, 0, 0).amax())
     if exact is None:
         return None, ASSUMED[outputs.dtype] * size
+    exact = as_rows(exact, len(few))
     if normalised:
         outputs, exact = unit(outputs), unit(exact)
     error = (outputs.double() - exact).norm(dim=1).nan_to_num(0, 0, 0).amax()
     return found, max(2 * float(error), 4 * torch.finfo(images.dtype).eps * size)
-
-
-def _outputs(fn: Map, images: Tensor) -> Tensor | None:
-    """What a map gives in float64; None if it does not."""
-    try:
-        outputs = as_rows(fn(images.clone()), len(images))
-    except (RuntimeError, TypeError, ValueError):
-        return None
-    return outputs if outputs.dtype == torch.float64 else None
 
 
 def unit(outputs: Float[Tensor, "n dim"]) -> Float[Tensor, "n dim"]:

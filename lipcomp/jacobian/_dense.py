@@ -43,7 +43,7 @@ def row_values(
     at = Linearisation(fn, images, method="forward")
     usable, excluded = usable_outputs(at.output, directions)
     dim = at.output.shape[1]
-    found = Part.empty(images, dim, k, vectors, excluded)
+    found = Part.empty(at, images, k, vectors, excluded)
     keep = usable.nonzero().squeeze(1)
     if not len(keep):
         return found

@@ -4,13 +4,16 @@ CUDA convolutions use TF32 unless told otherwise, three digits, and users allow 
 products by :func:`torch.set_float32_matmul_precision`. A spectral norm to 1e-4 needs the other digits.
 """
 
+import copy
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, ExitStack, contextmanager
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
+from torch.utils._pytree import tree_map
 
 _SETTINGS = ("cuda.matmul", "cudnn.conv", "mkldnn.matmul", "mkldnn.conv")
 
@@ -77,3 +80,46 @@ def power_of_two(largest: Tensor) -> Tensor:
     return torch.exp2(largest.log2().floor()).where(
         largest.isfinite() & (largest > 0), torch.ones_like(largest)
     )
+
+
+class _Float64(TorchFunctionMode):
+    """Makes every floating-point tensor that a function takes or gives float64."""
+
+    def __torch_function__(
+        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        return tree_map(_double, func(*tree_map(_double, args), **tree_map(_double, kwargs or {})))
+
+
+def _double(value: Any) -> Any:
+    if not isinstance(value, Tensor) or not value.is_floating_point():
+        return value
+    value = value.detach() if isinstance(value, nn.Parameter) else value
+    return value if value.dtype == torch.float64 else value.to(torch.float64)
+
+
+def doubled(
+    fn: Callable[[Tensor], Tensor], images: Tensor
+) -> tuple[Callable[[Tensor], Tensor] | None, Tensor | None]:
+    """The same map in float64 and its outputs at some images; None twice if it has no such version."""
+
+    def wide(batch: Tensor) -> Tensor:
+        with _Float64():
+            return fn(batch.double())
+
+    def copied(batch: Tensor) -> Tensor:  # what is scripted or traced is not seen into
+        return twin(batch.double())
+
+    with torch.no_grad():
+        for found in (wide, copied):
+            try:
+                if found is copied:
+                    if not isinstance(fn, nn.Module):
+                        break
+                    twin = copy.deepcopy(fn).double()
+                outputs = found(images.clone())
+            except (RuntimeError, TypeError, ValueError):
+                continue
+            if outputs.dtype == torch.float64:
+                return found, outputs
+    return None, None

@@ -136,13 +136,14 @@ class Linearisation(Operator):
             self._fall_back(error)
             return self._dual(v)
         recorded = self._cotangent.detach(), self._pullback.detach()
-        if not self._checked and not _adjoint(product, v, *recorded, self._floor()):
+        if not self._checked and not _adjoint(product, v, *recorded, self.scale()):
             self._fall_back(RuntimeError(f"derivative for {self._broken_node()} is not implemented"))
             return self._dual(v)
         self._checked = True
         return product
 
-    def _floor(self) -> Tensor:
+    def scale(self) -> Float[Tensor, " batch"]:
+        """The map's own scale at every image, ‖fn(x)‖ / ‖x‖: rounding of a derivative is a small part of it."""
         size = self._images.detach().flatten(1).norm(dim=1)
         return self.output.norm(dim=1) / size.where(size > 0, torch.ones_like(size))
 
@@ -193,9 +194,7 @@ class Linearisation(Operator):
                 )
         except (RuntimeError, NotImplementedError) as error:
             raise _named(error, "forward mode") from error
-        if not self._checked and not _adjoint(
-            product, v, u := self._random(), self._pulled(u), self._floor()
-        ):
+        if not self._checked and not _adjoint(product, v, u := self._random(), self._pulled(u), self.scale()):
             raise ValueError(
                 f"an operator of fn has no second derivative and a wrong one in forward mode, so J v cannot be "
                 f"computed; {ROWS}"

@@ -6,6 +6,7 @@ from torch.nn import functional as F
 
 from lipcomp.bound import certified_radius
 from lipcomp.bound._certified_margin import certified_accuracy
+from lipcomp.robustness import auto_attack
 
 
 def test_a_linear_probe_has_its_exact_distance_to_the_nearest_boundary(generator):
@@ -49,3 +50,27 @@ def test_certified_accuracy_is_below_what_an_attack_leaves(generator):
         assert share <= left
     with pytest.raises(ValueError, match="radius"):
         certified_radius(fn, images, 0.0)
+
+
+def test_certified_accuracy_is_at_most_what_autoattack_leaves(generator):
+    pytest.importorskip("pyautoattack")
+    classifier = torch.nn.Sequential(
+        torch.nn.Conv2d(1, 6, 3, stride=2, padding=1),
+        torch.nn.ReLU(),
+        torch.nn.Flatten(),
+        torch.nn.Linear(96, 4),
+    )
+    for weight in classifier.parameters():
+        weight.data = torch.randn(weight.shape, generator=generator) * 1.5 / weight[0].numel() ** 0.5
+    classifier.eval().requires_grad_(False)
+    images = 0.1 + 0.8 * torch.rand(16, 1, 8, 8, generator=generator)
+    labels = classifier(images).argmax(1)
+    labels[:3] = (labels[:3] + 1) % 4
+    radii = (0.02, 0.1, 0.3)
+    certified = certified_accuracy(classifier, images, labels, radii)
+    left = [auto_attack(classifier, images, labels, norm="l2", radius=radius).right for radius in radii]
+    for radius, share, right in zip(radii, certified.tolist(), left, strict=True):
+        assert share <= right.mean(), radius
+        held = certified_radius(classifier, images, radius) >= radius * (1 - 1e-6)
+        assert not (held.numpy() & ~right & (classifier(images).argmax(1) == labels).numpy()).any()
+    assert 0 < certified[1] < 13 / 16

@@ -254,3 +254,15 @@ def test_a_search_does_not_depend_on_the_scale_of_the_map(kind, generator):
     torch.testing.assert_close(small.sigma * 1e12, one.sigma, rtol=1e-3, atol=0)
     torch.testing.assert_close(small.chord_ratio * 1e12, one.chord_ratio, rtol=1e-3, atol=0)
     assert (one.chord_ratio > 0).all()
+
+
+@pytest.mark.parametrize("radius", [0.01, 0.1, 0.3])
+def test_the_sandwich_of_a_curved_map_holds_the_truth_at_every_radius(radius):
+    """x |-> x^2 on one pixel: the constant of a ball is 2 (x + r); a search stays among pixels, so at most 2."""
+    images = torch.tensor([[0.2], [0.5], [0.9]], dtype=torch.float64)
+    found = lipschitz(torch.square, images, radius=radius, normalised=False)
+    truth = 2 * (images.squeeze(1) + radius)
+    assert (found.lower <= truth.clamp(max=2) * (1 + 1e-9)).all()
+    assert (found.searched <= truth.clamp(max=2) * (1 + 1e-9)).all()
+    torch.testing.assert_close(found.searched, truth.clamp(max=2), rtol=3e-2, atol=0)
+    torch.testing.assert_close(found.certified, truth, rtol=1e-6, atol=0)

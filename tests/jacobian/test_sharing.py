@@ -5,6 +5,7 @@ import torch
 
 from lipcomp.jacobian import spectral_norm
 from lipcomp.jacobian._lanczos import Part
+from lipcomp.jacobian._products import Linearisation
 from lipcomp.jacobian._sharing import FACTOR, FEWEST, SharedStart, pilot_count
 
 DIM, PIXELS = 48, 64
@@ -103,7 +104,8 @@ def test_how_many_pilots(images, pilots):
 
 def pilots(left, steps):
     n, dim = left.shape
-    part = Part.empty(torch.zeros(n, 3), dim, 1, True, {})
+    at = Linearisation(lambda x: x @ torch.ones(3, dim), torch.ones(n, 3))
+    part = Part.empty(at, torch.ones(n, 3), 1, True, {})
     part.left, part.steps = left[:, None], torch.full((n,), steps)
     part.converged = torch.ones(n, dtype=torch.bool)
     return part

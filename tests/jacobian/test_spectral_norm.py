@@ -97,3 +97,22 @@ def test_a_scaling_of_the_map_scales_sigma_whatever_its_size(factor, generator):
         assert found.converged.all()
         torch.testing.assert_close(found.sigma.double(), truth.expand(3), rtol=1e-4, atol=0)
     assert spectral_norm(lambda x: 0 * (x @ matrix), images, method="lanczos").sigma.eq(0).all()
+
+
+@pytest.mark.parametrize("method", ["lanczos", "rows"])
+@pytest.mark.parametrize("wide", [True, False])
+def test_what_is_rounding_alone_is_no_evidence(method, wide, generator, monkeypatch):
+    """Instance norms of constant maps: float32 gave 1e-4 for a map that is constant."""
+    weight = torch.randn(4, 30, generator=generator)
+
+    def constant(x):
+        pooled = x.mean((2, 3), keepdim=True).expand_as(x).tanh()
+        return torch.nn.functional.normalize(
+            torch.nn.functional.instance_norm(pooled).flatten(2)[..., 0] @ weight + 1
+        )
+
+    images = torch.rand(3, 4, 6, 6, generator=generator)
+    if not wide:
+        monkeypatch.setattr("lipcomp.jacobian._spectral_norm.doubled", lambda fn, images: (None, None))
+    found = spectral_norm(constant, images, method=method)
+    assert (found.sigma < 1e-9).all() if wide else not (found.converged & (found.sigma > 0)).any()
