@@ -14,15 +14,20 @@ import shutil
 import subprocess
 import sys
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
+import torch
 from PIL import Image
 
+from analyses.paired_study.answer import answer_study
 from analyses.paired_study.design import write_design
+from analyses.paired_study.frames import load_study
 from analyses.paired_study.report import make_report
 from analyses.paired_study.study import RECORDS
+from analyses.paired_study.words import headline, shown_value
 from lipcomp._commands import Parser, run
 from lipcomp.data import load_set
 
@@ -101,18 +106,12 @@ def make_fashion(root: Path, out: Path) -> None:
         for split, count in FASHION_IMAGES.items():
             images = load_set("fashion_mnist", split, root=root)
             for index in range(count):
-                pixels = (255 * images.batch(_one(index))[0, 0]).round().byte().numpy()
+                pixels = (255 * images.batch(torch.tensor([index]))[0, 0]).round().byte().numpy()
                 name = images.classes[int(images.labels[index])].replace("/", "-")
                 place = part / split / name / f"{index:05d}.png"
                 place.parent.mkdir(parents=True, exist_ok=True)
                 Image.fromarray(pixels).save(place)
         part.rename(out)
-
-
-def _one(index: int):  # type: ignore[no-untyped-def]
-    import torch
-
-    return torch.tensor([index])
 
 
 def design(name: str) -> Path:
@@ -156,19 +155,49 @@ def publish(name: str) -> None:
         for file in sorted((made / kind).glob(ending)):
             shutil.copy(file, out / kind / file.name)
     redraw(out, out)
+    write_summary(name, PUBLISHED / "index.md")
 
 
-def redraw(published: Path, out: Path) -> str:
-    """Draw a published study's page and figures from what is committed; returns its headline."""
+@contextmanager
+def unpacked(published: Path) -> Iterator[Path]:
+    """A temporary folder that holds a published study as it was measured."""
     with tempfile.TemporaryDirectory() as temporary:
         folder = Path(temporary) / published.name
         shutil.copytree(published, folder, ignore=shutil.ignore_patterns("figures", "report.*"))
         (folder / RECORDS).write_bytes(gzip.decompress((folder / f"{RECORDS}.gz").read_bytes()))
-        _, page = make_report(folder, downloads=False)
+        yield folder
+
+
+def redraw(published: Path, out: Path) -> None:
+    """Draw a published study's page and figures from what is committed."""
+    with unpacked(published) as folder:
+        make_report(folder, downloads=False)
         shutil.copytree(folder / "figures", out / "figures", dirs_exist_ok=True)
         for file in ("report.html", "report.md"):
             shutil.copy(folder / file, out / file)
-    return page.headline
+
+
+def summary(published: Path) -> str:
+    """The headline of a published study and a table of its verdicts, as Markdown."""
+    with unpacked(published) as folder:
+        study = load_study(folder)
+        answered = answer_study(study)
+    lines = [headline(answered, study.design), ""]
+    lines += ["| | outcome | verdict | estimate | seeds |", "|---|---|---|---|---|"]
+    for row in answered.verdicts.rows:
+        against = f"{row.contrast.treated} against {row.contrast.control}"
+        what = f"**{row.outcome.label}** (primary)" if row.primary else row.outcome.label
+        said = f"{row.verdict.value}: {row.word}" if row.word else row.verdict.value
+        lines.append(f"| {against} | {what} | {said} | {shown_value(row)} | {row.effect.n} |")
+    return "\n".join(lines)
+
+
+def write_summary(name: str, page: Path) -> None:
+    """Put a study's summary between its marks on a page: ``<!-- NAME -->`` and ``<!-- /NAME -->``."""
+    before, start, rest = page.read_text().partition(f"<!-- {name} -->\n")
+    _, end, after = rest.partition(f"<!-- /{name} -->")
+    if start and end:
+        page.write_text(f"{before}{start}{summary(PUBLISHED / name)}\n{end}{after}")
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
