@@ -1,6 +1,7 @@
 # Two commands: `make study` runs the main job, `make test` passes the tests. Both set themselves up.
 #
 #   make study                 15 runs, report in studies/default          (PRESET=quick | default | full, SEEDS=+4 adds seeds)
+#   make results               the published studies of docs/results, trained and measured again   (STUDIES="mnist fashion")
 #   make bounds                how tight the bounds are, on the encoders of a study   (PRESET as above)
 #   make test                  the tests, one process per core
 #   make test-all              all of them, also those that take minutes or need Slurm or Ray
@@ -21,7 +22,9 @@ PY := $(VENV)/bin/python
 # Two contending threads make small operations many times slower; work is spread over processes instead.
 export OMP_NUM_THREADS = 1
 
-.PHONY: study bounds test test-all gpu check setup clean
+STUDIES ?=
+
+.PHONY: study results bounds test test-all gpu check setup clean
 .DELETE_ON_ERROR:
 
 study: $(VENV)/.study
@@ -29,6 +32,9 @@ study: $(VENV)/.study
 	@$(PY) -m train.sweep $(PRESET) --out $(OUT) --workers $(WORKERS) $(if $(SEEDS),--seeds $(SEEDS))
 	@$(PY) -m analyses.paired_study.measure $(OUT) --workers $(WORKERS)
 	@$(PY) -m analyses.paired_study.report $(OUT)
+
+results: $(VENV)/.study
+	@$(PY) -m analyses.results run $(STUDIES) --workers $(WORKERS)
 
 bounds: $(VENV)/.study
 	@$(PY) -m analyses.bound_study.measure $(OUT) --workers $(WORKERS)
