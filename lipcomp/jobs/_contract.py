@@ -119,8 +119,10 @@ def pack(
         raise JobFailure(reason, kind="engine") from error
 
 
-def answer(data: bytes) -> bytes:
-    """Run a packed job where it was sent to: what it raises becomes a reason."""
+def answer(data: bytes, threads: int | None = None) -> bytes:
+    """Run a packed job where it was sent to, held to so many threads: what it raises becomes a reason."""
+    if threads is not None:
+        limit_threads(threads)
     started = time.monotonic()
     kind: Kind = "engine"
     value = failure = None

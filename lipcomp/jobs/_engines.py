@@ -1,13 +1,20 @@
 """Choose an engine and run jobs on it."""
 
-import importlib
+import importlib.util
+import shutil
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any, TypeVar
 
 from lipcomp.jobs._contract import EngineOptions, Outcome
 
 Result = TypeVar("Result")
-ENGINES = ("local", "slurm", "ray")
+# Each engine's package and programs.
+NEEDS: dict[str, tuple[str | None, tuple[str, ...]]] = {
+    "local": (None, ()),
+    "slurm": ("submitit", ("sbatch", "srun", "squeue", "scancel")),
+    "ray": ("ray", ()),
+}
+ENGINES = tuple(NEEDS)
 
 
 def run_jobs(
@@ -47,6 +54,12 @@ def run_jobs(
         raise ValueError(f"workers must be at least 1, got {workers}")
     if retries < 0:
         raise ValueError(f"retries must be at least 0, got {retries}")
+    package, programs = NEEDS[engine]
+    if package and importlib.util.find_spec(package) is None:
+        raise ValueError(f"the engine {engine} needs {package}: pip install 'lipcomp[{engine}]'")
+    missing = [name for name in programs if shutil.which(name) is None]
+    if missing:
+        raise ValueError(f"the engine {engine} needs {', '.join(missing)}: run it on a machine that has them")
     module = importlib.import_module(f"lipcomp.jobs._{engine}")
     outcomes: Iterator[Outcome[Result]] = module.run(
         function, list(jobs), workers, options or EngineOptions(), retries

@@ -3,7 +3,6 @@
 A task whose worker was killed, was out of memory or lost its node is sent again. The nodes need the same lipcomp.
 """
 
-import importlib.util
 import os
 import socket
 import warnings
@@ -17,7 +16,6 @@ from lipcomp.jobs._contract import (
     Outcome,
     answer,
     describe,
-    limit_threads,
     pack,
     received,
 )
@@ -32,18 +30,6 @@ def run(
     retries: int,
 ) -> Iterator[Outcome[Any]]:
     """Run jobs; see :func:`lipcomp.jobs.run_jobs`."""
-    if importlib.util.find_spec("ray") is None:
-        raise ValueError("the engine ray needs Ray: pip install 'lipcomp[ray]'")
-    return _run(function, jobs, workers, options, retries)
-
-
-def _run(
-    function: Callable[..., Any],
-    jobs: list[tuple[Any, ...]],
-    workers: int | None,
-    options: EngineOptions,
-    retries: int,
-) -> Iterator[Outcome[Any]]:
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     import ray
 
@@ -53,7 +39,7 @@ def _run(
     needs: dict[str, Any] = {"num_cpus": options.cores, "num_gpus": options.gpus or 0, "max_retries": 0}
     if options.memory is not None:
         needs["memory"] = int(options.memory * 1e9)
-    task = ray.remote(**needs)(_task)
+    task: Any = ray.remote(**needs)(answer)
     queue, attempts = deque(range(len(jobs))), [0] * len(jobs)
     running: dict[Any, int] = {}
     try:
@@ -115,8 +101,3 @@ def _knock(address: str) -> None:
     host, _, port = address.removeprefix("ray://").rpartition(":")
     if port.isdigit():
         socket.create_connection((host, int(port)), timeout=10).close()
-
-
-def _task(data: bytes, cores: int) -> bytes:
-    limit_threads(cores)
-    return answer(data)

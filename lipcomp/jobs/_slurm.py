@@ -7,7 +7,6 @@ the next run. Ctrl-C cancels them.
 """
 
 import contextlib
-import importlib.util
 import os
 import pickle
 import secrets
@@ -20,15 +19,7 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any
 
-from lipcomp.jobs._contract import (
-    EngineOptions,
-    JobFailure,
-    Outcome,
-    answer,
-    limit_threads,
-    pack,
-    received,
-)
+from lipcomp.jobs._contract import EngineOptions, JobFailure, Outcome, answer, pack, received
 
 ARRAY = 1000  # jobs of one array at most; Slurm's default limit is 1001
 MINUTES = 240  # time limit of a job where none is given
@@ -49,8 +40,7 @@ class Task:
 
     def __call__(self) -> bytes:
         """Run it, on a node."""
-        limit_threads(self.cores)
-        return answer(self.data)
+        return answer(self.data, self.cores)
 
     def checkpoint(self) -> Any:
         """What submitit queues again."""
@@ -67,23 +57,6 @@ def run(
     retries: int,
 ) -> Iterator[Outcome[Any]]:
     """Run jobs; see :func:`lipcomp.jobs.run_jobs`."""
-    if importlib.util.find_spec("submitit") is None:
-        raise ValueError("the engine slurm needs submitit: pip install 'lipcomp[slurm]'")
-    missing = [name for name in ("sbatch", "srun", "squeue", "scancel") if shutil.which(name) is None]
-    if missing:
-        raise ValueError(
-            f"the engine slurm needs {', '.join(missing)}: run it on a machine that submits to Slurm"
-        )
-    return _run(function, jobs, workers, options, retries)
-
-
-def _run(
-    function: Callable[..., Any],
-    jobs: list[tuple[Any, ...]],
-    workers: int | None,
-    options: EngineOptions,
-    retries: int,
-) -> Iterator[Outcome[Any]]:
     import cloudpickle
 
     tasks: dict[int, Task] = {}

@@ -33,11 +33,9 @@ from lipcomp.objectives._objective import (
     direction_metrics,
     full_precision,
     mean_directions,
-    not_negative,
     positive,
 )
 from lipcomp.objectives._residual import Concentration
-from lipcomp.objectives._schedules import check_schedule
 
 Map = Callable[[Tensor], Tensor]
 
@@ -145,9 +143,7 @@ class CBYOL(Objective):
     family: ClassVar[Family] = "byol"
 
     def __post_init__(self) -> None:
-        positive(self, "kappa_e kappa_b weight")
-        not_negative(self, "beta")
-        check_schedule(self.beta_schedule)
+        positive(self, "kappa_e kappa_b weight beta")
         if self.pairing not in ("same", "cross"):
             raise ValueError(f"pairing must be same or cross, got {self.pairing!r}")
 

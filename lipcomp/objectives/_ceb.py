@@ -35,7 +35,6 @@ from lipcomp.objectives._objective import (
     direction_metrics,
     full_precision,
     mean_directions,
-    not_negative,
     positive,
 )
 from lipcomp.objectives._residual import (
@@ -45,7 +44,6 @@ from lipcomp.objectives._residual import (
     residual_floor,
     sampled_residual,
 )
-from lipcomp.objectives._schedules import check_schedule
 
 Draw = Callable[[VonMisesFisher], Tensor]
 
@@ -91,9 +89,7 @@ class CSimCLR(Objective):
     family: ClassVar[Family] = "simclr"
 
     def __post_init__(self) -> None:
-        positive(self, "kappa_e kappa_b")
-        not_negative(self, "beta")
-        check_schedule(self.beta_schedule)
+        positive(self, "kappa_e kappa_b beta")
 
     def __call__(
         self,
@@ -127,21 +123,14 @@ class CSimCLR(Objective):
             mu = mean_directions(embedding_1), mean_directions(embedding_2)
             kappas: tuple[Concentration, Concentration] = kappa_e or (self.kappa_e, self.kappa_e)
             z = draw_latents(mu, kappas, sampling=self.sampling, draw=draw, generator=generator)
-            bounds, _ = contrast(
-                z,
-                mu,
-                self.kappa_b,
-                bidirectional=self.bidirectional,
-                double_batch=self.double_batch,
-                gather=gather,
-                rank=rank,
-            )
+            bounds, _ = contrast(self, z, mu, self.kappa_b, gather, rank)
             sides = ((0, 1), (1, 0))[: len(bounds)]
             pairs = [(z[x], mu[x], kappas[x], mu[y]) for x, y in sides]
             weights = pair_weights_of(self, distances, len(mu[0]), gather)
             compression, metrics = compress(pairs, self.kappa_b, self.closed_form, weights)
             i_yz = torch.stack([bound.mean() for bound in bounds])
-            value = self.beta * compression.sum() - i_yz.sum() if self.beta else -i_yz.sum()
+            beta = getattr(self, "beta", 0.0)  # NoisySimCLR has none
+            value = beta * compression.sum() - i_yz.sum() if beta else -i_yz.sum()
             return Loss(value, {**metrics, "i_yz": i_yz.detach().mean(), **direction_metrics(*mu)})
 
 
@@ -160,39 +149,13 @@ class NoisySimCLR(Objective):
     bidirectional: bool = True
     double_batch: bool = True
     family: ClassVar[Family] = "simclr"
+    sampling: ClassVar[bool] = True
+    closed_form: ClassVar[bool] = False
 
     def __post_init__(self) -> None:
         positive(self, "kappa_e kappa_b")
 
-    def __call__(
-        self,
-        embedding_1: Float[Tensor, "batch dim"],
-        embedding_2: Float[Tensor, "batch_2 dim_2"],
-        *,
-        generator: Generator | None = None,
-        gather: Gather | None = None,
-        rank: int = 0,
-        distances: Float[Tensor, " pairs"] | None = None,
-        kappa_e: tuple[Shaped[Tensor, "..."], Shaped[Tensor, "..."]] | None = None,
-        draw: Draw | None = None,
-    ) -> Loss:
-        """The loss of one batch of view pairs; the keywords are those of :class:`CSimCLR`."""
-        twin = CSimCLR(
-            self.kappa_e,
-            self.kappa_b,
-            beta=0.0,
-            bidirectional=self.bidirectional,
-            double_batch=self.double_batch,
-        )
-        return twin(
-            embedding_1,
-            embedding_2,
-            generator=generator,
-            gather=gather,
-            rank=rank,
-            kappa_e=kappa_e,
-            draw=draw,
-        )
+    __call__ = CSimCLR.__call__
 
 
 def draw_latents(

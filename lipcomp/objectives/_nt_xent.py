@@ -15,7 +15,7 @@ gradient is exactly this (at its noisy z): what compression adds beyond vMF nois
 
 import math
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import torch
 from jaxtyping import Float
@@ -32,10 +32,8 @@ from lipcomp.objectives._objective import (
     direction_metrics,
     full_precision,
     mean_directions,
-    not_negative,
     positive,
 )
-from lipcomp.objectives._schedules import check_schedule
 
 
 def info_nce(
@@ -87,24 +85,22 @@ def info_nce(
 
 
 def contrast(
+    objective: Any,
     z: tuple[Tensor, Tensor],
     mu: tuple[Tensor, Tensor],
     concentration: Number,
-    *,
-    bidirectional: bool,
-    double_batch: bool,
     gather: Gather | None,
     rank: int,
 ) -> tuple[list[Float[Tensor, " batch"]], float]:
     """The bound of each example, for one direction or both, and the most it can be, log K or log(2K - 1)."""
     every = mu if gather is None else (gather(mu[0]), gather(mu[1]))
     first = rank * mu[0].shape[0] if gather is not None else 0
-    directions = ((0, 1), (1, 0)) if bidirectional else ((0, 1),)
+    directions = ((0, 1), (1, 0)) if objective.bidirectional else ((0, 1),)
+    double = objective.double_batch
     bounds = [
-        info_nce(z[x], every[y], every[x] if double_batch else None, concentration, first)
-        for x, y in directions
+        info_nce(z[x], every[y], every[x] if double else None, concentration, first) for x, y in directions
     ]
-    return bounds, math.log(2 * len(every[0]) - 1 if double_batch else len(every[0]))
+    return bounds, math.log(2 * len(every[0]) - 1 if double else len(every[0]))
 
 
 @dataclass(frozen=True)
@@ -146,7 +142,16 @@ class SimCLR(Objective):
         distances: Float[Tensor, " pairs"] | None = None,
     ) -> Loss:
         """The loss of one batch of view pairs. ``generator`` is ignored: nothing is drawn."""
-        return _nt_xent(self, 0.0, embedding_1, embedding_2, gather, rank)
+        check_views(embedding_1, embedding_2)
+        with full_precision(embedding_1):
+            mu = mean_directions(embedding_1), mean_directions(embedding_2)
+            bounds, most = contrast(self, mu, mu, 1 / self.temperature, gather, rank)
+            value = sum(most - bound.mean() for bound in bounds)
+            if beta := getattr(self, "beta", 0.0):
+                value = value + len(bounds) * beta / self.temperature * half_chord_squared(*mu).mean()
+            assert isinstance(value, Tensor)
+            i_yz = torch.stack(bounds).detach().mean()
+            return Loss(value, {"i_yz": i_yz, **direction_metrics(*mu)})
 
 
 @dataclass(frozen=True)
@@ -173,47 +178,6 @@ class WeightedSimCLR(Objective):
     family: ClassVar[Family] = "simclr"
 
     def __post_init__(self) -> None:
-        positive(self, "temperature")
-        not_negative(self, "beta")
-        check_schedule(self.beta_schedule)
+        positive(self, "temperature beta")
 
-    def __call__(
-        self,
-        embedding_1: Float[Tensor, "batch dim"],
-        embedding_2: Float[Tensor, "batch_2 dim_2"],
-        *,
-        generator: Generator | None = None,
-        gather: Gather | None = None,
-        rank: int = 0,
-        distances: Float[Tensor, " pairs"] | None = None,
-    ) -> Loss:
-        """The loss of one batch of view pairs. ``generator`` is ignored: nothing is drawn."""
-        return _nt_xent(self, self.beta, embedding_1, embedding_2, gather, rank)
-
-
-def _nt_xent(
-    objective: SimCLR | WeightedSimCLR,
-    beta: float,
-    embedding_1: Tensor,
-    embedding_2: Tensor,
-    gather: Gather | None,
-    rank: int,
-) -> Loss:
-    check_views(embedding_1, embedding_2)
-    with full_precision(embedding_1):
-        mu = mean_directions(embedding_1), mean_directions(embedding_2)
-        bounds, most = contrast(
-            mu,
-            mu,
-            1 / objective.temperature,
-            bidirectional=objective.bidirectional,
-            double_batch=objective.double_batch,
-            gather=gather,
-            rank=rank,
-        )
-        value = sum(most - bound.mean() for bound in bounds)
-        if beta:
-            value = value + len(bounds) * beta / objective.temperature * half_chord_squared(*mu).mean()
-        assert isinstance(value, Tensor)
-        i_yz = torch.stack(bounds).detach().mean()
-        return Loss(value, {"i_yz": i_yz, **direction_metrics(*mu)})
+    __call__ = SimCLR.__call__

@@ -37,7 +37,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from lipcomp.distributions._bessel import check_concentration
-from lipcomp.objectives._schedules import beta_factor
+from lipcomp.objectives._schedules import beta_factor, check_schedule
 
 Number = float | int  # a float, as a user may write it; kept as a float
 Gather = Callable[[Tensor], Tensor]
@@ -161,28 +161,19 @@ def full_precision(tensor: Tensor) -> torch.autocast:
     return torch.autocast(tensor.device.type, enabled=False)
 
 
-def keep_floats(objective: Objective, names: str) -> None:
-    """Make floats of the named fields, so that 1024 and 1024.0 are one objective with one description."""
-    for name in names.split():
-        object.__setattr__(objective, name, float(getattr(objective, name)))
-
-
 def positive(objective: Objective, names: str) -> None:
-    """Refuse fields that are not positive and finite."""
-    keep_floats(objective, names)
+    """Refuse fields that are not positive and finite (beta: not negative), an unknown schedule of beta too.
+
+    Numbers become floats, so that 1024 and 1024.0 are one objective with one description.
+    """
     for name in names.split():
-        value = getattr(objective, name)
-        if not 0 < value < math.inf:
+        value = float(getattr(objective, name))
+        object.__setattr__(objective, name, value)
+        if name == "beta" and not 0 <= value < math.inf:
+            raise ValueError(f"beta must be finite and not negative, got {value}")
+        if name != "beta" and not 0 < value < math.inf:
             raise ValueError(f"{name} must be positive and finite, got {value}")
-
-
-def not_negative(objective: Objective, names: str) -> None:
-    """Refuse fields that are negative or not finite."""
-    keep_floats(objective, names)
-    for name in names.split():
-        value = getattr(objective, name)
-        if not 0 <= value < math.inf:
-            raise ValueError(f"{name} must be finite and not negative, got {value}")
+    check_schedule(getattr(objective, "beta_schedule", "constant"))
 
 
 def direction_metrics(

@@ -34,11 +34,9 @@ from lipcomp.objectives._objective import (
     check_rows,
     full_precision,
     mean_directions,
-    not_negative,
     positive,
 )
 from lipcomp.objectives._residual import Concentration
-from lipcomp.objectives._schedules import check_schedule
 
 
 class ClassEncoder(nn.Module):
@@ -84,9 +82,7 @@ class SupervisedCEB(Objective):
     family: ClassVar[Family] = "supervised"
 
     def __post_init__(self) -> None:
-        positive(self, "kappa_e kappa_b")
-        not_negative(self, "beta")
-        check_schedule(self.beta_schedule)
+        positive(self, "kappa_e kappa_b beta")
 
     def __call__(
         self,
