@@ -17,9 +17,9 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from google_crc32c import value as crc32c
 from torch import Tensor
 
-from lipcomp.checkpoints._crc32c import crc32c, unmask
 from lipcomp.checkpoints._errors import CheckpointError
 
 MAGIC = 0xDB4775248B80FB57
@@ -112,12 +112,12 @@ class Bundle:
             )
         with shard.open("rb") as file:
             file.seek(entry.offset)
-            data = bytearray(file.read(entry.size))
+            data = file.read(entry.size)
         if entry.checksum is not None and crc32c(data) != unmask(entry.checksum):
             raise CheckpointError(
                 f"{self.what}: {name} does not have the checksum it was written with; it is damaged"
             )
-        array = np.frombuffer(data, dtype).reshape(entry.shape)
+        array = np.frombuffer(bytearray(data), dtype).reshape(entry.shape)
         if entry.dtype == 14:
             array = (array.astype("<u4") << 16).view("<f4")
         return torch.from_numpy(array)
@@ -262,3 +262,9 @@ def _entry(message: bytes) -> Entry:
         _number(fields, 5, 0),
         checksum,
     )
+
+
+def unmask(masked: int) -> int:
+    """TensorFlow stores checksums rotated and shifted, so that a checksum of checksums stays meaningful."""
+    rotated = (masked - 0xA282EAD8) & 0xFFFFFFFF
+    return ((rotated >> 17) | (rotated << 15)) & 0xFFFFFFFF

@@ -10,15 +10,19 @@ import struct
 import pytest
 import torch
 import torchvision
+from google_crc32c import value as crc32c
 from torch import nn
 from torch.nn import functional
 
 from lipcomp.checkpoints import load_encoder
-from lipcomp.checkpoints._crc32c import crc32c, mask, unmask
 from lipcomp.checkpoints._errors import CheckpointError
-from lipcomp.checkpoints._tensorflow_bundle import Bundle
+from lipcomp.checkpoints._tensorflow_bundle import Bundle, unmask
 
 # A writer, from the description of LevelDB's tables and of tensor_bundle.proto.
+
+
+def mask(crc):
+    return ((crc >> 15 | crc << 17) + 0xA282EAD8) & 0xFFFFFFFF
 
 
 def varint(number):
@@ -256,14 +260,6 @@ def test_simclr_of_tensorflow_1_by_the_order_of_building(tmp_path, official, gen
 def test_crc32c():
     assert crc32c(b"123456789") == 0xE3069283  # the check value of the catalogue of CRCs
     assert unmask(mask(0x12345678)) == 0x12345678
-    data = bytes(torch.randint(0, 256, (70_000,), generator=torch.Generator().manual_seed(0)).tolist())
-    for length in (0, 1, 3, 4, 5, 63, 64, 65, 1000, 70_000):
-        slow = 0xFFFFFFFF
-        for byte in data[:length]:
-            slow ^= byte
-            for _ in range(8):
-                slow = (slow >> 1) ^ (0x82F63B78 if slow & 1 else 0)
-        assert crc32c(data[:length]) == slow ^ 0xFFFFFFFF, length
 
 
 SMALL = {"model/a": torch.arange(6.0).view(2, 3), "model/b": torch.tensor(7), "model/ba": torch.ones(0, 2)}
