@@ -13,13 +13,13 @@
 # %% [markdown]
 # # A tour of the bound
 #
-# How fast can an encoder change its mind? This notebook takes one trained encoder through the whole chain of
-# lipcomp: a pair of images, the bounds that one pair proves, all pairs of a set, the local constant that pairs
-# cannot exceed, and a search. Formula numbers are those of `docs/theory.md`. About a minute on a CPU.
+# How fast can the output of an encoder change with its input? This notebook measures one trained encoder: the bounds
+# that a pair of images proves, all pairs of a set, the local constant that no pair can exceed, and a search. Formula
+# numbers refer to `docs/theory.md`. It takes about a minute on a CPU.
 
 # %% [markdown]
-# Train what is missing, from the root of the clone: the command is the one you would type. A finished run is
-# found and left alone, and the other notebooks find it too.
+# First train the encoders, with the command that you would type in the root of the clone. A finished run is not
+# trained again, and the notebooks share their runs.
 
 # %%
 import os
@@ -61,8 +61,8 @@ print(f"kappa_e = {kappa:g}, images {tuple(images.shape)}, pixels in [{images.mi
 # %% [markdown]
 # ## One pair
 #
-# Two images at distance Delta, whose mean directions are a chord delta apart, prove five lower bounds. They differ
-# in what they bound: the published one (3.1) is far below what the same pair proves about the same density (3.4).
+# Two images at distance Delta, whose mean directions are a chord delta apart, prove five lower bounds of different
+# constants. The published bound (3.1) is far below what the same pair proves about the same density (3.4).
 
 # %%
 with torch.no_grad():
@@ -77,8 +77,8 @@ print(
 )
 
 # %% [markdown]
-# That ratio is sqrt(2 kappa / A) at every angle: it belongs to the concentration, not to the pair, and kappa is a
-# hyperparameter. So **models are compared by (3.5)**, delta / Delta, which no kappa enters.
+# That ratio is sqrt(2 kappa / A) at every angle: it depends on the concentration, not on the pair, and kappa is a
+# hyperparameter. So **compare models by (3.5)**, delta / Delta, which does not contain kappa.
 
 # %%
 from lipcomp.distributions._bessel import mean_resultant_length
@@ -90,8 +90,8 @@ assert abs((2 * kappa / A) ** 0.5 / (pair["supremum"].maximum / pair["published"
 # %% [markdown]
 # ## All pairs, and pairs that are close
 #
-# The largest over all pairs of a set is a better lower bound. Pairs made by a small random step are much closer,
-# and what they prove is larger: images that are far apart average the constant over the whole way between them.
+# The maximum over all pairs of a set is a better lower bound. Pairs made by a small random step are much closer and
+# prove more: for distant images, the constant is averaged over the whole segment between them.
 
 # %%
 every = all_pairs(mu, images, concentration=kappa)
@@ -116,8 +116,8 @@ for name, result in (("all pairs", every), ("random steps of 0.5", steps)):
 # ## What no pair can exceed
 #
 # At distance zero the ratio becomes the largest singular value of the Jacobian, the **local constant** (4.4). By the
-# mean value inequality a pair never exceeds the largest local constant on the segment between its images. The check
-# tests both sides at once.
+# mean value inequality, a pair never exceeds the largest local constant on the segment between its images. This check
+# tests both computations.
 
 # %%
 local = lipcomp.spectral_norm(encoder, images)
@@ -151,8 +151,8 @@ plt.show()
 # %% [markdown]
 # ## Searching a ball
 #
-# How large does the local constant become near an image? Ascend a pair of points in the ball and finish with sigma
-# at the best of them (4.5). What is found is again a lower bound, of the constant over the ball.
+# How large is the local constant near an image? A search moves a pair of points in the ball uphill and returns sigma
+# at the best point (4.5). The result is again a lower bound, of the constant over the ball.
 
 # %%
 found = search_ball(encoder, images[:8], radius=0.5, starts=2, steps=15)
@@ -161,9 +161,9 @@ print(f"sigma in the ball of radius 0.5 is {gain.median():.2f} times that at its
 assert (found.sigma >= found.sigma_at_image * (1 - 1e-4)).all()
 
 # %% [markdown]
-# ## To take along
+# ## Summary
 #
 # - Every number here is a **lower** bound of a Lipschitz constant, and comes with the pair or point that attains it.
-# - Pixels are raw, in [0, 1]: normalisation and batch norm belong to the encoder. Otherwise two models are measured
+# - Pixels are raw, in [0, 1]: normalisation and batch norm are part of the encoder. Otherwise two models are measured
 #   in different units.
 # - (3.1) to (3.4) contain kappa. Compare models by (3.5) or by sigma_max.

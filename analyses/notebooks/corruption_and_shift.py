@@ -13,13 +13,13 @@
 # %% [markdown]
 # # Corruption and shift
 #
-# Does smoothness make robust? A pair of models is probed, its images are corrupted and the writers exchanged; then
-# each image's local constant is asked whether it predicts what a corruption does to that image. About a minute and a
-# half on a CPU; with three epochs and one seed it shows the method, not the finding.
+# Does smoothness make an encoder robust? This notebook fits a probe on a pair of models, corrupts the images, tests a
+# shift to other writers, and checks whether the local constant of an image predicts the effect of a corruption. It
+# takes about a minute and a half on a CPU. Three epochs and one seed show how to do it, but give no result.
 
 # %% [markdown]
-# Train what is missing, from the root of the clone: the command is the one you would type. A finished run is
-# found and left alone, and the other notebooks find it too.
+# First train the encoders, with the command that you would type in the root of the clone. A finished run is not
+# trained again, and the notebooks share their runs.
 
 # %%
 import os
@@ -61,11 +61,11 @@ train, test = lipcomp.load_set("mnist5k", "train"), lipcomp.load_set("mnist5k", 
 # %% [markdown]
 # ## A probe that adds no noise
 #
-# The linear probe is a convex problem solved to its minimum: no learning rate, no epochs, no luck of its own.
+# The linear probe is a convex problem that is solved to its minimum, without learning rate, epochs or randomness.
 
 # %%
 probes = {}
-some = torch.arange(0, len(train), 2)  # half of the training images: the notebook is to be quick
+some = torch.arange(0, len(train), 2)  # half of the training images, to save time
 for name, encoder in encoders.items():
     features = extract_features(encoder, train, indices=some)
     probes[name] = fit_linear_probe(features, train.labels[some], penalties=[1e-2])
@@ -77,8 +77,8 @@ for name, encoder in encoders.items():
 # %% [markdown]
 # ## Corruptions
 #
-# The corruptions of MNIST-C, each at severity 3, the same draws for both models: an image gets the same noise in
-# whatever batch it comes.
+# The corruptions of MNIST-C, each at severity 3. Both models see the same draws: the noise of an image does not depend
+# on its batch.
 
 # %%
 chosen = [c for c in corruption_names("mnist") if c != "identity"]
@@ -107,8 +107,8 @@ plt.show()
 # %% [markdown]
 # ## Many corruptions are many tests
 #
-# Image by image the two models can be compared on each corruption, and Holm's correction keeps the chance of any
-# false finding at 5%. These p-values speak of images under *these two networks*; for the methods, seeds are needed.
+# The two models can be compared per image on each corruption, and Holm's correction keeps the chance of any false
+# finding at 5%. These p-values are about images under *these two networks*; a comparison of methods needs seeds.
 
 # %%
 p_values = {}
@@ -124,8 +124,8 @@ print(f"{family.method}: {len(found)} of {family.tests} differ after correction"
 # %% [markdown]
 # ## A natural shift, and its control
 #
-# Other writers, another scanner: the UCI digits, eight pixels wide. Part of the loss is resolution; the MNIST digits
-# taken to 8 x 8 and back say how much.
+# The UCI digits have other writers, another scanner, and are eight pixels wide. Part of the loss in accuracy comes from
+# the resolution: MNIST digits reduced to 8 x 8 and enlarged again show how much.
 
 # %%
 for data in ("mnist5k", "mnist5k_8x8", "uci_digits"):
@@ -137,11 +137,12 @@ for data in ("mnist5k", "mnist5k_8x8", "uci_digits"):
     print(f"{data:12s}" + "".join(f"{r.value:8.1%} [{r.interval[0]:.1%}, {r.interval[1]:.1%}]" for r in row))
 
 # %% [markdown]
-# ## Image by image: does a larger local constant predict a flip?
+# ## Per image: does a larger local constant predict a changed prediction?
 #
-# A row is an image under a model: the score is its local constant at the clean image, the label whether the
-# corruption changed the prediction. Rows of one image depend on each other, rows of one model too; both are given as
-# groups. Inside a model only images are compared (`within`), so a rougher model cannot pass for rougher images.
+# One row is one image under one model: the score is the local constant at the clean image, and the label says whether
+# the corruption changed the prediction. Rows of the same image are dependent, and so are rows of the same model; both
+# are passed as groups. Images are compared only within a model (`within`), so that differences between models do not
+# count.
 
 # %%
 subset = torch.arange(100)
@@ -166,7 +167,7 @@ print(auroc(score, label, [image, model], within=model))
 print(clustered_logistic(score, label, image, within=model))
 
 # %% [markdown]
-# ## To take along
+# ## Summary
 #
-# - A null result is a result: it is read against what the n at hand could have found.
-# - Corruptions are many tests; images, models and seeds are different units. Say which n a p-value has.
+# - A null result is a result: compare it with what this n could have found.
+# - Many corruptions are many tests. Images, models and seeds are different units: say which n a p-value has.

@@ -15,11 +15,11 @@
 #
 # Does compression make an encoder smoother? C-SimCLR is compared with the SimCLR that has the same seed: equal
 # initial weights, equal data order, equal augmentations, one field of the recipe replaced. About a minute on a CPU;
-# with three epochs it shows the method, not the finding (`make study` does that).
+# three epochs show how to do it, but give no result (`make study` does).
 
 # %% [markdown]
-# Train what is missing, from the root of the clone: the command is the one you would type. A finished run is
-# found and left alone, and the other notebooks find it too.
+# First train the encoders, with the command that you would type in the root of the clone. A finished run is not
+# trained again, and the notebooks share their runs.
 
 # %%
 import os
@@ -65,9 +65,9 @@ for name, model in models.items():
 # %% [markdown]
 # ## Did it compress?
 #
-# The residual information (2.2) is what the latent keeps of one view that the other does not predict, in nats. Its
-# floor (2.4) is set by the two concentrations and the dimension alone, so the **excess** is what training moves. Both
-# models are measured at the concentrations of C-SimCLR: an uncompressed model has none of its own.
+# The residual information (2.2) is what the latent contains about one view that the other view does not predict, in
+# nats. Its floor (2.4) depends only on the two concentrations and the dimension, so the **excess** is what training
+# changes. Both models are measured at the concentrations of C-SimCLR, since an uncompressed model has none.
 
 # %%
 objective = models["C-SimCLR"].metadata.objective
@@ -84,8 +84,8 @@ for name, model in models.items():
 # %% [markdown]
 # ## Is it smoother?
 #
-# Three answers from the same images: pairs of views (3.5), the local constant at every image, and both as ratios
-# inside the pair of models. An image is measured by both models, so images are compared with themselves.
+# The same images answer this in two ways: by pairs of views (3.5) and by the local constant at each image. Both models
+# measure the same images, so the comparison is per image.
 
 # %%
 sigma, views = {}, {}
@@ -108,14 +108,14 @@ for axis, (values, label) in zip(axes, ((sigma, "sigma_max"), (views, "pairs of 
     axis.loglog(values["SimCLR"], values["C-SimCLR"], ".", ms=3)
     ends = [min(map(np.min, values.values())), max(map(np.max, values.values()))]
     axis.loglog(ends, ends, color="grey", lw=1)
-    axis.set(xlabel="SimCLR", ylabel="C-SimCLR", title=f"{label}, an image a point")
+    axis.set(xlabel="SimCLR", ylabel="C-SimCLR", title=f"{label}, one point per image")
 plt.show()
 
 # %% [markdown]
 # ## What does one pair of models prove?
 #
-# Over **images** the difference is estimated well. That is an answer about these two networks. Over **seeds** there is
-# one pair, and one pair shows no spread: no interval, no p-value. The unit of replication is the training run.
+# Over **images**, the difference between these two networks is estimated well. Over **seeds** there is only one pair,
+# and one pair has no spread: no interval and no p-value. The unit of replication is the training run.
 
 # %%
 images_effect = paired_effect(np.log(sigma["C-SimCLR"]), np.log(sigma["SimCLR"]), resamples=1999)
@@ -129,14 +129,14 @@ for n in (1, 3, 5, 6, 10):
 # %% [markdown]
 # ## Do the measures agree?
 #
-# If pairs of views and the local constant measure one thing, they should rank images alike.
+# If pairs of views and the local constant measure the same property, they should rank the images in the same order.
 
 # %%
 for name in models:
     print(f"{name:9s}", correlation(sigma[name], views[name], resamples=999))
 
 # %% [markdown]
-# ## To take along
+# ## Summary
 #
 # - The gradient of the compression term is that of a positive pair with weight 1 + beta, plus vMF noise. So
 #   `mnist_weighted_simclr` and `mnist_noisy_simclr` are the controls, and the default study trains the first.

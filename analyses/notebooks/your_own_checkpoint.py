@@ -13,9 +13,8 @@
 # %% [markdown]
 # # Your own checkpoint
 #
-# From a file that somebody else's code wrote to bounds, local constants and records. Nothing in a checkpoint is
-# executed, whatever its format. Here the file is made on the spot, with random weights in MoCo's layout; put your own
-# path in its place. Under a minute on a CPU.
+# From a checkpoint of another library to bounds, local constants and records. No code in a checkpoint is executed. This
+# notebook makes a file with random weights in MoCo's layout; use your own path instead. Less than a minute on a CPU.
 
 # %%
 import os
@@ -32,9 +31,9 @@ torch.manual_seed(0)
 folder = Path(tempfile.mkdtemp())
 
 # %% [markdown]
-# ## A file as MoCo writes it
+# ## A file in MoCo's layout
 #
-# Query and key encoder, a queue, an optimiser. The prefix `module.encoder_q.` is what most loaders trip over.
+# It holds a query and a key encoder, a queue and an optimiser. Most loaders fail on the prefix `module.encoder_q.`.
 
 # %%
 query, key = (torchvision.models.resnet18(num_classes=128) for _ in range(2))
@@ -49,8 +48,9 @@ torch.save(
 # %% [markdown]
 # ## Load it
 #
-# `load_encoder` recognises the layout, accounts for **every** key and says what it assumed. Where the file does not
-# say how images are normalised, the family's convention is taken, and named; `mean=`, `std=`, `image_size=` override.
+# `load_encoder` recognises the layout, accounts for **every** key and prints its assumptions. If the file does not say
+# how images are normalised, the convention of the format is used, with a note; `mean=`, `std=` and `image_size=`
+# override it.
 
 # %%
 checkpoint = lipcomp.load_encoder(folder / "moco.pth.tar", image_size=64)
@@ -59,7 +59,7 @@ print(checkpoint.describe())
 print("layers:", encoder.layers())
 
 # %% [markdown]
-# The same weights give the same output as the network they came from: loading changes nothing.
+# The loaded encoder gives the same output as the original network.
 
 # %%
 images = torch.rand(8, 3, 64, 64)
@@ -75,7 +75,7 @@ with torch.no_grad():
 # %% [markdown]
 # ## Images from a folder
 #
-# Any folder of images is a data set: `root/class/*`, or loose files. Yours goes here; these are made up.
+# Any folder of images can be used, with one folder per class or without. These images are random; use your own folder.
 
 # %%
 from PIL import Image
@@ -96,7 +96,7 @@ print(len(photos), "images,", photos.classes, tuple(batch.shape))
 # %% [markdown]
 # ## Measure
 #
-# An encoder without a concentration is measured by the kappa-free form (3.5) and by its local constant.
+# An encoder without a concentration is measured by the bound without kappa (3.5) and by its local constant.
 
 # %%
 with torch.no_grad():
@@ -108,9 +108,9 @@ local = lipcomp.spectral_norm(encoder, batch[:6])
 print(f"local constant: median {local.sigma.median():.4f}, largest {local.sigma.max():.4f}")
 
 # %% [markdown]
-# ## A network that is in no file
+# ## A network in memory
 #
-# `wrap` gives any module the same interface. It takes the network's own normalisation, and the layer to measure.
+# `wrap` gives any module the same interface. Pass the mean and std of the network, and the layer to measure.
 
 # %%
 own = lipcomp.wrap(
@@ -119,9 +119,10 @@ own = lipcomp.wrap(
 print(f"wrapped: sigma_max {lipcomp.spectral_norm(own, batch[:4]).sigma.median():.4f}")
 
 # %% [markdown]
-# ## Keep it
+# ## Save the results
 #
-# A record is one value with what was measured, how, and by what code. Files only grow; `to_frame` reads them.
+# A record is one value, with what was measured, how, and by which code. Records are appended to a file; `to_frame`
+# makes a data frame of them.
 
 # %%
 from lipcomp.records import Record, append_records, read_records

@@ -3,7 +3,8 @@
     python docs/build_tools/notebooks.py notebooks [NAME...]   docs/notebooks/NAME.md from analyses/notebooks/NAME.py
     python docs/build_tools/notebooks.py figures PAGE FOLDER   the pictures of a page, from the code below each picture
 
-The code of a page runs in FOLDER, where the files are that it reads.
+The code of a page runs in FOLDER, which holds the files that it reads. A notebook whose code has not changed is not run
+again; only its text is taken over.
 """
 
 import contextlib
@@ -11,6 +12,7 @@ import io
 import os
 import re
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 from unittest.mock import patch
 
@@ -23,6 +25,7 @@ import matplotlib.pyplot as plt
 ROOT = Path(__file__).parents[2]
 SOURCES = {p.stem: p for p in sorted((ROOT / "analyses" / "notebooks").glob("*.py"))}
 PAGES = ROOT / "docs" / "notebooks"
+OUTPUT = re.compile(r"(```python\n.*?\n```)\n\n<!-- output -->\n(.*?)<!-- end of output -->", re.DOTALL)
 PICTURE = re.compile(
     r"(?:^!\[[^\]]*\]\((?P<file>[^)]+)\)\n\n)?^```python\n(?P<code>.*?)^```$", re.MULTILINE | re.DOTALL
 )
@@ -35,24 +38,31 @@ def cells(source: Path) -> list[str]:
 
 
 def render(name: str) -> None:
-    """Run a notebook from top to bottom; write its page and figures."""
-    parts, figures, names = [], [], {"__name__": "__main__"}
+    """Write the page of a notebook; run it from top to bottom if its code has changed."""
+    page, found = PAGES / f"{name}.md", cells(SOURCES[name])
+    code = [cell for cell in found if cell.startswith("```python\n")]
+    outputs = OUTPUT.findall(page.read_text()) if page.exists() else []
+    if [cell for cell, _ in outputs] != code:
+        outputs = list(zip(code, run(name, code), strict=True))
+    told = {cell: f"{cell}\n\n<!-- output -->\n{output}<!-- end of output -->" for cell, output in outputs}
+    page.write_text("\n\n".join(told.get(cell, cell) for cell in found) + "\n")
+
+
+def run(name: str, code: list[str]) -> Iterator[str]:
+    """What each block of code prints and draws, as Markdown."""
+    names, figures = {"__name__": "__main__"}, []
 
     def show() -> None:
         figures.append(f"{name}-{len(figures) + 1}.png")
         _save(PAGES / figures[-1])
 
-    for cell in cells(SOURCES[name]):
-        parts.append(cell)
-        if not cell.startswith("```python\n"):
-            continue
+    for block in code:
         shown, printed = len(figures), io.StringIO()
         with contextlib.redirect_stdout(printed), patch.object(plt, "show", show):
-            exec(compile(cell[10:-3], name, "exec"), names)
-        if printed.getvalue():
-            parts.append(f"```text\n{printed.getvalue().rstrip()}\n```")
-        parts += [f"![Figure made by the code above]({file})" for file in figures[shown:]]
-    (PAGES / f"{name}.md").write_text("\n\n".join(parts) + "\n")
+            exec(compile(block[10:-3], name, "exec"), names)
+        text = re.sub(r"/tmp/tmp\w+", "/tmp/folder", printed.getvalue()).rstrip()
+        pictures = [f"![Figure made by the code above]({file})\n" for file in figures[shown:]]
+        yield "\n".join([f"```text\n{text}\n```\n"] * bool(text) + pictures)
 
 
 def draw(page: Path, folder: Path) -> None:
