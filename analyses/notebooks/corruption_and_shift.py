@@ -48,8 +48,7 @@ import matplotlib.pyplot as plt
 import numpy as np
 
 import lipcomp
-from lipcomp.robustness import fit_linear_probe
-from lipcomp.robustness._features import extract_features
+from lipcomp.robustness import extract_features, fit_linear_probe
 from lipcomp.robustness.corruptions import corruption_names
 from lipcomp.statistics import adjust, paired_effect
 from lipcomp.statistics._per_image import auroc, clustered_logistic

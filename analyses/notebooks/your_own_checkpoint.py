@@ -126,15 +126,14 @@ print(f"wrapped: sigma_max {lipcomp.spectral_norm(own, batch[:4]).sigma.median()
 
 # %%
 from lipcomp.records import Record, append_records, read_records
-from lipcomp.records._origin import provenance
 
 append_records(
     folder / "mine.jsonl",
     [
         Record("bound.direction.max", bounds["direction"].maximum, bounds["direction"].unit, n=bounds["direction"].n,
-               subject=checkpoint.subject(), provenance=provenance(device="cpu")),
+               subject=checkpoint.subject()),
         Record("sigma_max.max", float(local.sigma.max()), "1/pixel L2", n=6,
-               subject=checkpoint.subject(), provenance=provenance(device="cpu")),
+               subject=checkpoint.subject()),
     ],
 )  # fmt: skip
 print(lipcomp.to_frame(read_records(folder / "mine.jsonl"))[["quantity", "value", "unit", "n"]])

@@ -70,12 +70,12 @@ def local_constants(given: Values | Mapping[str, Values] | Records, *, ax: Axes 
     else:
         rows = rows_of(cast(Records, given), *(f"sigma_max.{q}" for q in ("median", "q90", "max")))
         wide = rows.pivot_table("value", "name", "quantity", aggfunc="last", sort=False)
-        median, high, largest = (
+        median, upper, largest = (
             wide.reindex(columns=[f"sigma_max.{q}"]).to_numpy(float)[:, 0] for q in ("median", "q90", "max")
         )
         ax = _axes(ax, height=0.6 * len(wide) + 1.0)
         for y, (colour, marker) in enumerate(styles(map(str, wide.index)).values()):
-            ax.plot([median[y], high[y]], [y, y], color=colour, lw=4, alpha=0.4)
+            ax.plot([median[y], upper[y]], [y, y], color=colour, lw=4, alpha=0.4)
             ax.plot([median[y]], [y], marker, color=colour)
             ax.plot([largest[y]], [y], "|", color=colour, ms=12)
         ax.set(
@@ -86,7 +86,8 @@ def local_constants(given: Values | Mapping[str, Values] | Records, *, ax: Axes 
     if 1 < len(ticks) < 9:
         ax.set_xticks(ticks, [f"{t:g}" for t in ticks])
         ax.minorticks_off()
-    ax.set(xlabel=CONSTANT, ylabel="")
+    records = not isinstance(given, Drawable | Mapping)
+    ax.set(xlabel=f"{CONSTANT}{': median, to 90%, maximum' if records else ''}", ylabel="")
     return _done(ax, left=True)
 
 
@@ -123,11 +124,8 @@ def bounds_against_distance(given: Any, *, bound: str = "direction", ax: Axes | 
         unit = next(iter(points.values()))[bound].unit
     else:
         rows = rows_of(given, f"bound.{bound}.max")
-        rows = rows.assign(
-            name=rows["name"] + rows.get("settings.pairs", pd.Series("", rows.index)).map(lambda s: f" {s}")
-        )
         stars = {
-            str(name): [*zip(part["settings.witness_distance"], part["value"], strict=True)]
+            str(name): [*zip(part["provenance.witness_distance"], part["value"], strict=True)]
             for name, part in rows.groupby("name", sort=False)
         }
         points, unit = {}, rows["unit"].iloc[0]

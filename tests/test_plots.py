@@ -1,0 +1,122 @@
+"""Pictures show the numbers they were given, of results and of records as they are measured."""
+
+import numpy as np
+import pytest
+import torch
+
+import lipcomp
+from lipcomp.records import Record, to_frame
+
+pytest.importorskip("seaborn")
+from lipcomp import plots
+
+SUBJECTS = [{"run": f"{name}-0", "objective": name, "seed": 0} for name in ("SimCLR", "C-SimCLR")]
+
+
+@pytest.fixture(autouse=True)
+def closed():
+    yield
+    import matplotlib.pyplot as plt
+
+    plt.close("all")
+
+
+@pytest.fixture(scope="module")
+def measured(tmp_path_factory):
+    """Records of two small encoders, as the engine writes them."""
+    from lipcomp.checkpoints import save_checkpoint
+    from lipcomp.encoders import EncoderSpec, build_encoder
+    from lipcomp.measure import Images, Pairs, Plan, Sigma, Source, run
+    from lipcomp.measure._local import Ball
+
+    folder = tmp_path_factory.mktemp("encoders")
+    for seed, name in enumerate(("a", "b")):
+        spec = EncoderSpec("small_cnn", (1, 28, 28), projector=None)
+        save_checkpoint(folder / f"{name}.safetensors", build_encoder(spec, seed=seed))
+    sources = tuple(Source(folder / f"{name}.safetensors") for name in ("a", "b"))
+    quantities = (Sigma(), Pairs("all"), Ball(radii=(1e-4, 1e-3), starts=1, steps=1))
+    plan = Plan(sources, Images("mnist5k", limit=3), quantities)
+    return [record for done in run(plan) for record in done.records]
+
+
+def value(records, name, quantity, **settings):
+    frame = to_frame(records)
+    chosen = frame[(plots._frames.labels(frame) == name) & (frame["quantity"] == quantity)]
+    for key, wanted in settings.items():
+        chosen = chosen[chosen[f"settings.{key}"] == wanted]
+    return float(chosen["value"].iloc[0])
+
+
+def test_measured_records_become_pictures(measured):
+    ax = plots.local_constants(measured)
+    assert [label.get_text() for label in ax.get_yticklabels()] == ["a", "b"]
+    medians = [line.get_xdata()[0] for line in ax.lines if line.get_marker() not in ("None", "|")]
+    assert medians == [value(measured, name, "sigma_max.median") for name in "ab"]
+    stars = plots.bounds_against_distance(to_frame(measured)).collections
+    assert [s.get_offsets()[0][1] for s in stars] == [value(measured, n, "bound.direction.max") for n in "ab"]
+    lines = {line.get_label(): line for line in plots.certificate_against_radius(measured).lines}
+    assert lines["a, searched"].get_xdata().tolist() == [1e-4, 1e-3]
+    assert lines["b, certified"].get_ydata()[1] == value(measured, "b", "ball.certified.median", radius=1e-3)
+    both = plots.smoothness_against_robustness(
+        measured, smoothness="sigma_max.median", robustness="bound.direction.max"
+    )
+    points = np.concatenate([np.asarray(part.get_offsets()) for part in both.collections])
+    assert points[:, 0].tolist() == medians
+
+
+def test_accuracy_against_severity_is_the_mean_over_corruptions():
+    records = [
+        Record(
+            "accuracy.corruption",
+            0.9 - k / 10,
+            subject=SUBJECTS[0],
+            settings={"corruption": c, "severity": s},
+        )
+        for k, (c, s) in enumerate([("fog", 1), ("snow", 1), ("fog", 5), ("snow", 5)])
+    ]
+    records.append(Record("accuracy.clean", 0.97, subject=SUBJECTS[0]))
+    (line,) = plots.accuracy_against_severity(records).lines
+    assert line.get_xdata().tolist() == [0, 1, 5]
+    assert line.get_ydata() == pytest.approx([97, 85, 65])
+
+
+def test_smoothness_against_robustness_has_intervals_and_a_colour_per_objective():
+    records = [
+        Record(quantity, x, interval=(x - 0.1, x + 0.1), subject=subject)
+        for subject, pair in zip(SUBJECTS, ((0.5, 0.6), (0.3, 0.8)), strict=True)
+        for quantity, x in zip(("sigma_max.median", "accuracy.corruption.mean"), pair, strict=True)
+    ]
+    ax = plots.smoothness_against_robustness(records)
+    assert [text.get_text() for text in ax.get_legend().get_texts()] == ["SimCLR", "C-SimCLR"]
+    assert ax.lines[0].get_xdata() == pytest.approx([0.4, 0.6])
+    with pytest.raises(ValueError, match=r"only .* is there"):
+        plots.smoothness_against_robustness(records[:1])
+
+
+def test_results_by_name_become_violins_from_a_dozen_images_on():
+    values = {"SimCLR": np.linspace(1, 2, 30), "C-SimCLR": np.linspace(0.5, 1, 30)}
+    ax = plots.local_constants(values)
+    assert [label.get_text() for label in ax.get_yticklabels()] == list(values)
+    assert len(ax.collections) == 2
+    assert (
+        plots.local_constants(lipcomp.spectral_norm(lambda x: 2 * x, torch.rand(3, 2))).get_xscale() == "log"
+    )
+
+
+def test_what_is_not_there_is_named():
+    with pytest.raises(
+        ValueError, match=r"no record of sigma_max.median .* the quantities here are: accuracy.clean"
+    ):
+        plots.local_constants([Record("accuracy.clean", 0.9)])
+    with pytest.raises(ValueError, match="records must be records"):
+        plots.accuracy_against_severity(to_frame([Record("accuracy.clean", 0.9)]).drop(columns="quantity"))
+
+
+def test_without_seaborn_the_error_says_what_to_install(monkeypatch):
+    import sys
+
+    for name in [n for n in sys.modules if n.startswith("lipcomp.plots")]:
+        monkeypatch.delitem(sys.modules, name)
+    monkeypatch.setitem(sys.modules, "seaborn", None)
+    with pytest.raises(ImportError, match=r"lipcomp\.plots needs seaborn.*pip install 'lipcomp\[plots\]'"):
+        lipcomp.plots
