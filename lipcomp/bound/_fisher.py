@@ -23,14 +23,5 @@ def fisher_trace(
     ValueError
         If the concentration is not positive and finite.
     """
-    return _factor(dim, concentration) * frobenius_squared
-
-
-def fisher_largest(sigma: Float[Tensor, " n"], dim: int, concentration: float) -> Float[Tensor, " n"]:
-    """Largest eigenvalue of F at every image, from sigma_max(J). Raises as :func:`fisher_trace`."""
-    return _factor(dim, concentration) * sigma.square()
-
-
-def _factor(dim: int, concentration: float) -> float:
     kappa = check_concentration(concentration, 1)
-    return float(kappa * mean_resultant_length(dim, kappa))
+    return float(kappa * mean_resultant_length(dim, kappa)) * frobenius_squared

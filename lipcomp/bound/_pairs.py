@@ -302,19 +302,5 @@ def random_pairs(
         start += len(images)
 
 
-def indexed_pairs(
-    images: Callable[[Tensor], Tensor],
-    pairs: Int64[Tensor, "pairs 2"],
-    batch_size: int,
-    mu: Float[Tensor, "n dim"] | None = None,
-) -> Iterator[PairBlock]:
-    """Listed pairs of a set's images, such as nearest neighbours; known mean directions are not computed again."""
-    for part in pairs.split(batch_size):
-        i, j = part.unbind(1)
-        yield PairBlock(
-            images(i), images(j), part, None if mu is None else mu[i], None if mu is None else mu[j]
-        )
-
-
 def _numbered(start: int, n: int) -> Tensor:
     return torch.arange(start, start + n).unsqueeze(1).expand(-1, 2)

@@ -91,7 +91,7 @@ def sandwich(lower: float, searched: float, certified: float) -> str:
 
 
 def lipschitz(
-    encoder: Map,
+    encoder: Map | Any,
     images: Float[Tensor, "n ..."],
     *,
     radius: float | None = None,

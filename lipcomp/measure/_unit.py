@@ -5,10 +5,10 @@ write, and its identity says whether that was done before. Two quantities that y
 command or study, give one record.
 """
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
-from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from torch import Tensor
@@ -17,7 +17,7 @@ from lipcomp._identity import digest
 from lipcomp.robustness._estimates import Estimate
 
 if TYPE_CHECKING:
-    from lipcomp.measure._bench import Advance, Bench
+    from lipcomp.measure._bench import Advance
 
 
 @dataclass(frozen=True)
@@ -102,11 +102,3 @@ class Unit:
     def identity(self) -> str:
         """A hash of everything that can change its numbers."""
         return digest("unit", self.kind, self.version, self.content)
-
-
-@runtime_checkable
-class Quantity(Protocol):
-    """What a plan can ask for: a frozen dataclass whose fields are its settings."""
-
-    def units(self, bench: "Bench") -> Iterator[Unit]:
-        """The work, checked as far as it can be before any of it is done."""

@@ -8,6 +8,7 @@ import numpy as np
 import pandas as pd
 import seaborn as sns
 from matplotlib.axes import Axes
+from matplotlib.ticker import LogFormatter
 
 from lipcomp.plots._frames import rows_of
 from lipcomp.plots._palette import styles
@@ -81,11 +82,6 @@ def local_constants(given: Values | Mapping[str, Values] | Records, *, ax: Axes 
         ax.set(
             xscale="log", yticks=range(len(wide)), yticklabels=list(wide.index), ylim=(len(wide) - 0.5, -0.5)
         )
-    low, high = ax.get_xlim()
-    ticks = [t for power in range(-9, 9) for t in (10.0**power, 3 * 10.0**power) if low <= t <= high]
-    if 1 < len(ticks) < 9:
-        ax.set_xticks(ticks, [f"{t:g}" for t in ticks])
-        ax.minorticks_off()
     records = not isinstance(given, Drawable | Mapping)
     ax.set(xlabel=f"{CONSTANT}{': median, to 90%, maximum' if records else ''}", ylabel="")
     return _done(ax, left=True)
@@ -171,11 +167,10 @@ def certificate_against_radius(given: Any, *, ax: Axes | None = None) -> Axes:
             rows = table[
                 (table["name"] == name) & (table["what"] == what) & np.isfinite(table["value"])
             ].sort_values("radius")
-            if len(rows):
+            if len(rows):  # what is found in a ball is in every larger one as well
+                values = rows["value"] if what == "certified" else rows["value"].cummax()
                 label = what if len(names) == 1 else f"{name}, {what}"
-                ax.plot(
-                    rows["radius"], rows["value"], ls=dash, marker=marker, ms=5, color=colour, label=label
-                )
+                ax.plot(rows["radius"], values, ls=dash, marker=marker, ms=5, color=colour, label=label)
     ax.set(xscale="log", yscale="log", xlabel="radius of the ball, pixel L2", ylabel=CONSTANT)
     return _done(ax, legend=True)
 
@@ -310,5 +305,9 @@ def _axes(ax: Axes | None, *, height: float = 3.6) -> Axes:
 def _done(ax: Axes, *, legend: bool = False, left: bool = False) -> Axes:
     if legend and len(ax.get_legend_handles_labels()[1]):
         ax.legend(frameon=False, fontsize=8.5)
+    for axis, scale in ((ax.xaxis, ax.get_xscale()), (ax.yaxis, ax.get_yscale())):
+        if scale == "log":
+            axis.set_major_formatter(LogFormatter(labelOnlyBase=False))
+            axis.set_minor_formatter(LogFormatter(labelOnlyBase=False, minor_thresholds=(2, 0.4)))
     sns.despine(ax=ax, left=left)
     return ax
