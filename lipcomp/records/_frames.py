@@ -21,8 +21,9 @@ def to_frame(records: Iterable[Record]) -> "pd.DataFrame":
     --------
     >>> from lipcomp.records import Record, to_frame
     >>> frame = to_frame([Record("accuracy.clean", 0.97, n=1000, subject={"seed": 3})])
-    >>> frame.loc[0, ["quantity", "value", "subject.seed"]].tolist()
-    ['accuracy.clean', 0.97, 3]
+    >>> print(frame[["quantity", "value", "subject.seed"]])
+             quantity  value  subject.seed
+    0  accuracy.clean   0.97             3
     """
     import pandas as pd
 

@@ -6,8 +6,8 @@ accuracy and, for corruptions, the mean over the fifteen corruptions and five se
 ImageNet-C (RobustBench's 5,000 images), as :func:`~lipcomp.robustness._robustbench.run_benchmark` gives it.
 
 >>> rows = published_rows("cifar10", "corruptions")
->>> rows.iloc[0][["model", "shifted"]].tolist()
-['Diffenderfer2021Winning_LRR_CARD_Deck', 0.9278]
+>>> rows["model"][0], round(float(rows["shifted"][0]), 4)
+('Diffenderfer2021Winning_LRR_CARD_Deck', 0.9278)
 >>> place_among(rows, "ours", clean=0.95, shifted=0.80).attrs["rank"]
 21
 """
