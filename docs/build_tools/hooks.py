@@ -35,6 +35,11 @@ def anchor(number: str) -> str:
     return "formula-" + number.replace(".", "-")
 
 
+def on_startup(**_: Any) -> None:
+    """Find train and analyses, which are not installed, while pages are built: mkdocs undoes the hooks' own paths."""
+    sys.path.insert(0, str(ROOT))
+
+
 def on_page_markdown(markdown: str, page: Any, **_: Any) -> str:
     """Fill in the tables of options, render the formulas of the theory."""
     if page.file.src_uri == "theory.md":
