@@ -1,24 +1,28 @@
 """What a pickle would build, read without building it.
 
-A pickle is a program for a small stack machine, and two of its instructions import and call anything. Here the
-program is read as data: containers and numbers become themselves, a name stays a name, a call of a known
-constructor becomes a description of what it was given, and everything else is refused. Nothing is imported,
-looked up or called.
+A pickle is a program for a small stack machine, and two of its instructions import and call anything. Python's own
+unpickler runs it here with every name replaced by a stand-in of this module (:meth:`_Reader.find_class`), after a look
+at its instructions: containers and numbers become themselves, a call of a known constructor becomes a description of
+what it was given, a harmless name becomes a label that ignores what it is given, and everything else is refused.
+Nothing is imported, looked up or called but these stand-ins.
 
-What comes out is enough to check a checkpoint before torch sees it: which names it asks for, and for every tensor
-its storage, type, offset, size and stride, so that no claim goes beyond the bytes that are there.
+What comes out is enough to check a checkpoint before torch sees it: for every tensor its storage, type, offset, size
+and stride, so that no claim goes beyond the bytes that are there.
 """
 
+import io
 import math
+import pickle
 import pickletools
 import re
-from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 from lipcomp.checkpoints._errors import CheckpointError
 
 LONGEST = 64 << 20  # bytes of a pickle; those of real checkpoints are below one MiB
 MOST = 1_000_000  # instructions; a checkpoint of 5000 weights with Adam's state has so many
+TUPLES = 100_000  # of these instructions; deeper nests of tuples break Python's own hash
+NAMES = 10_000  # different ones
 NUMBER, AXES = 1 << 62, 32  # beyond these nothing is a size
 
 # Names that describe weights. torch.load(weights_only=True) knows how to build them.
@@ -35,9 +39,12 @@ ITEM_SIZES = {
     "Double": 8, "Float": 4, "Half": 2, "BFloat16": 2, "Long": 8, "Int": 4, "Short": 2, "Char": 1, "Byte": 1, "Bool": 1,
     "ComplexFloat": 8, "ComplexDouble": 16, "Untyped": 1,
 }  # fmt: skip
-LITERALS = {
-    "BININT", "BININT1", "BININT2", "LONG1", "BINFLOAT", "BINUNICODE", "SHORT_BINSTRING",
-    "SHORT_BINUNICODE", "BINUNICODE8", "SHORT_BINBYTES", "BINBYTES",
+INSTRUCTIONS = {
+    "PROTO", "FRAME", "STOP", "MARK", "NONE", "NEWTRUE", "NEWFALSE", "EMPTY_DICT", "EMPTY_LIST", "EMPTY_TUPLE",
+    "EMPTY_SET", "FROZENSET", "TUPLE", "TUPLE1", "TUPLE2", "TUPLE3", "APPEND", "APPENDS", "ADDITEMS", "SETITEM",
+    "SETITEMS", "BINGET", "LONG_BINGET", "BINPUT", "LONG_BINPUT", "MEMOIZE", "GLOBAL", "STACK_GLOBAL", "REDUCE",
+    "NEWOBJ", "NEWOBJ_EX", "BUILD", "BINPERSID", "BININT", "BININT1", "BININT2", "LONG1", "BINFLOAT", "BINUNICODE",
+    "SHORT_BINSTRING", "SHORT_BINUNICODE", "BINUNICODE8", "SHORT_BINBYTES", "BINBYTES",
 }  # fmt: skip
 # Names that describe tensors that are no plain weights -> what they are.
 OTHERS = {
@@ -47,9 +54,9 @@ OTHERS = {
     "torch._utils._rebuild_nested_tensor": "nested tensors",
     "torch._tensor._rebuild_from_type_v2": "tensors of a class of their own",
     "torch.distributed.tensor.DTensor": "parts of tensors of a distributed run; save the full state dict",
-    "torch.distributed._shard.sharded_tensor.api.ShardedTensor": "parts of tensors of a distributed run; "
-    "save the full "
-    "state dict",
+    "torch.distributed._shard.sharded_tensor.api.ShardedTensor": (
+        "parts of tensors of a distributed run; save the full state dict"
+    ),
 }
 STORAGE = re.compile(r"torch\.(?:storage\.)?(?:cuda\.)?(\w+)Storage")
 DTYPE = re.compile(r"torch\.(?:float|bfloat|int|uint|complex|bool|half|double|long|short)\w*")
@@ -68,36 +75,35 @@ HARMLESS = re.compile(
 )
 
 
-@dataclass(frozen=True)
-class Name:
-    """A name that the pickle asks for; it is not looked up."""
-
-    path: str
-
-
-@dataclass(frozen=True, eq=False, slots=True)
 class Made:
-    """The result of a call that is not made."""
+    """The result of a call that is not made; it ignores whatever it is given."""
 
-    name: str
+    name = ""
+
+    def __new__(cls, *given: Any, **named: Any) -> Any:
+        """Nothing of what was given is kept."""
+        return object.__new__(cls)
+
+    def _ignore(self, *given: Any) -> None:
+        """Neither a state nor items."""
+
+    __setstate__ = __setitem__ = append = extend = add = _ignore
 
 
-@dataclass(frozen=True, eq=False)
-class Storage:
+class Storage(NamedTuple):
     """Bytes of the file that a tensor lies in: so many numbers of a type."""
 
     key: str
     kind: str
-    count: int
+    length: int
 
     @property
     def size(self) -> int:
         """Its bytes."""
-        return self.count * ITEM_SIZES[self.kind]
+        return self.length * ITEM_SIZES[self.kind]
 
 
-@dataclass(frozen=True, eq=False)
-class Claim:
+class Claim(NamedTuple):
     """A tensor as the pickle describes it; it lies within its storage."""
 
     storage: Storage
@@ -106,10 +112,88 @@ class Claim:
     stride: tuple[int, ...]
 
 
-SET = Made("set")  # all sets: nothing in them is needed
+class _Refusal(Exception):  # noqa: N818 - what a message says of the file
+    """Why a pickle is not read on."""
 
 
-def read_inert(data: bytes, what: str) -> tuple[Any, set[str], dict[str, Storage], int]:
+class _Dict(dict[Any, Any]):
+    """An ordered dictionary, without the attributes that its state would set."""
+
+    __setstate__ = Made._ignore
+
+
+class _Parameter(Made):
+    def __new__(cls, tensor: Any, *given: Any) -> Any:
+        """The tensor within."""
+        return tensor
+
+
+class _Tensor(Made):
+    def __new__(cls, storage: Any, offset: Any, size: Any, stride: Any, *given: Any) -> Any:
+        """The claim, if it lies within its storage."""
+        if not (isinstance(size, tuple) and isinstance(stride, tuple) and len(size) == len(stride) <= AXES):
+            raise _Refusal(f"describes a tensor of {type(size).__name__} axes; it is made to harm")
+        numbers = (offset, *size, *stride)
+        if not isinstance(storage, Storage) or not all(type(n) is int and 0 <= n < NUMBER for n in numbers):
+            raise _Refusal("describes a tensor of impossible size or stride")
+        last = offset + sum((n - 1) * step for n, step in zip(size, stride, strict=True))
+        if math.prod(size) > 0 and max(last + 1, math.prod(size)) > storage.length:
+            raise _Refusal(
+                f"claims a tensor of size {tuple(size)} in a storage of {storage.length} numbers; it is damaged or "
+                f"made to harm"
+            )
+        return Claim(storage, offset, tuple(size), tuple(stride))
+
+
+STAND_INS: dict[str, type] = {
+    **dict.fromkeys(TENSORS, _Tensor),
+    **dict.fromkeys(PARAMETERS, _Parameter),
+    "collections.OrderedDict": _Dict,
+}
+
+
+class _Reader(pickle.Unpickler):
+    """Python's unpickler, for which every name is one of our stand-ins."""
+
+    def __init__(self, data: bytes) -> None:
+        super().__init__(io.BytesIO(data), fix_imports=False, encoding="latin-1")
+        self.storages: dict[str, Storage] = {}
+        self.names: dict[str, type] = dict(STAND_INS)
+
+    def find_class(self, module: str, name: str) -> type:
+        """The stand-in of a name; it is not looked up."""
+        path = f"{module}.{name}"
+        if path in OTHERS:
+            raise _Refusal(f"holds {OTHERS[path]}; it has no weights that can be read")
+        known = path in self.names or path in PLAIN or STORAGE.fullmatch(path) or DTYPE.fullmatch(path)
+        if not known and not HARMLESS.fullmatch(path):
+            raise _Refusal(
+                f"asks for {path}, which is code and not weights: loading it could run anything, so it is not loaded, "
+                f"and no option changes that. If you trust the file, load it where it was written and save the weights "
+                f"alone: torch.save(model.state_dict(), ...) or safetensors"
+            )
+        if len(self.names) > NAMES:
+            raise _Refusal(f"asks for more than {NAMES} names; that is no checkpoint")
+        if path not in self.names:
+            self.names[path] = type("Label", (Made,), {"name": path})
+        return self.names[path]
+
+    def persistent_load(self, given: Any) -> Storage:
+        """A storage, as torch refers to it."""
+        kind = str(getattr(given[1], "name", "")) if len(given) >= 5 else ""
+        match = STORAGE.fullmatch(kind)
+        if given[0] != "storage" or match is None or match[1] not in ITEM_SIZES:
+            raise _Refusal(f"refers to storage of an unknown type {kind or given!r}")
+        key, count = str(given[2]), given[4]
+        if type(count) is not int or not 0 <= count < NUMBER:
+            raise _Refusal("claims a storage of an impossible size")
+        storage = Storage(key, match[1], count)
+        if self.storages.setdefault(key, storage).size != storage.size:
+            raise _Refusal(f"claims two sizes for storage {key!r}")
+        return storage
+
+
+def read_inert(data: bytes, what: str) -> tuple[Any, dict[str, Storage], int]:
     """Read one pickle.
 
     Parameters
@@ -122,7 +206,7 @@ def read_inert(data: bytes, what: str) -> tuple[Any, set[str], dict[str, Storage
     Returns
     -------
     tuple
-        The description, the names it asks for, its storages by key, and the length of the pickle.
+        The description, its storages by key, and the length of the pickle.
 
     Raises
     ------
@@ -130,189 +214,30 @@ def read_inert(data: bytes, what: str) -> tuple[Any, set[str], dict[str, Storage
         If it is damaged, asks for a name that is neither a tensor's nor known to be harmless, or claims a tensor
         beyond its storage.
     """
-    machine = _Machine(what)
     try:
-        for number, (operation, argument, place) in enumerate(pickletools.genops(data[: LONGEST + 1])):
-            if number > MOST:
-                raise CheckpointError(
-                    f"{what} has a pickle of more than {MOST} instructions; this is not a checkpoint"
-                )
-            if place is None or place >= LONGEST:
-                raise CheckpointError(
-                    f"{what} has a pickle of more than {LONGEST >> 20} MiB; this is not a checkpoint"
-                )
-            if operation.name == "STOP":
-                return machine.pop(), machine.names, machine.storages, place + 1
-            machine.step(operation.name, argument)
-    except CheckpointError:
-        raise
-    except (
-        ValueError,
-        IndexError,
-        KeyError,
-        TypeError,
-        AttributeError,
-        RecursionError,
-        OverflowError,
-    ) as error:
+        length = _length(data)
+        reader = _Reader(data[:length])
+        return reader.load(), reader.storages, length
+    except _Refusal as refusal:
+        raise CheckpointError(f"{what} {refusal}") from None
+    except Exception as error:  # whatever an unpickler makes of a damaged program
         raise CheckpointError(f"{what} has a damaged pickle ({error!r})") from error
-    raise CheckpointError(f"{what} has a pickle without an end; the file is cut off")
 
 
-class _Machine:
-    """The stack, the memo, and one method that follows an instruction."""
-
-    def __init__(self, what: str) -> None:
-        self.what = what
-        self.stack: list[Any] = []
-        self.marks: list[list[Any]] = []
-        self.memo: dict[int, Any] = {}
-        self.names: set[str] = set()
-        self.storages: dict[str, Storage] = {}
-
-    def pop(self) -> Any:
-        return self.stack.pop()
-
-    def since_mark(self) -> list[Any]:
-        items, self.stack = self.stack, self.marks.pop()
-        return items
-
-    def step(self, name: str, argument: Any) -> None:
-        stack = self.stack
-        match name:
-            case "PROTO" | "FRAME":
-                return
-            case "MARK":
-                self.marks.append(stack)
-                self.stack = []
-            case "NONE" | "NEWTRUE" | "NEWFALSE":
-                stack.append({"NONE": None, "NEWTRUE": True, "NEWFALSE": False}[name])
-            case "EMPTY_DICT" | "EMPTY_LIST" | "EMPTY_TUPLE":
-                stack.append({"EMPTY_DICT": dict, "EMPTY_LIST": list, "EMPTY_TUPLE": tuple}[name]())
-            case "EMPTY_SET":
-                stack.append(SET)
-            case "FROZENSET":
-                self.since_mark()
-                self.stack.append(SET)
-            case "TUPLE":
-                items = self.since_mark()
-                self.stack.append(tuple(items))
-            case "TUPLE1" | "TUPLE2" | "TUPLE3":
-                count = int(name[-1])
-                items = [stack.pop() for _ in range(count)][::-1]
-                stack.append(tuple(items))
-            case "APPEND":
-                self._extend(stack[-2], [stack.pop()])
-            case "APPENDS" | "ADDITEMS":
-                items = self.since_mark()
-                self._extend(self.stack[-1], items)
-            case "SETITEM":
-                value, key = stack.pop(), stack.pop()
-                self._set(stack[-1], key, value)
-            case "SETITEMS":
-                items = self.since_mark()
-                for key, value in zip(items[::2], items[1::2], strict=True):
-                    self._set(self.stack[-1], key, value)
-            case "BINGET" | "LONG_BINGET":
-                stack.append(self.memo[argument])
-            case "BINPUT" | "LONG_BINPUT":
-                self.memo[argument] = stack[-1]
-            case "MEMOIZE":
-                self.memo[len(self.memo)] = stack[-1]
-            case "GLOBAL":
-                self._name(".".join(argument.split(" ", 1)))
-            case "STACK_GLOBAL":
-                attribute, module = stack.pop(), stack.pop()
-                self._name(f"{module}.{attribute}")
-            case "REDUCE" | "NEWOBJ":
-                given, function = stack.pop(), stack.pop()
-                stack.append(self._call(function, given))
-            case "NEWOBJ_EX":
-                _, given, function = stack.pop(), stack.pop(), stack.pop()
-                stack.append(self._call(function, given))
-            case "BUILD":
-                stack.pop()
-                if not isinstance(stack[-1], Made | dict):
-                    raise CheckpointError(f"{self.what} sets the state of a {type(stack[-1]).__name__}")
-            case "BINPERSID":
-                stack.append(self._storage(stack.pop()))
-            case _ if name in LITERALS:
-                stack.append(argument)
-            case _:
-                raise CheckpointError(
-                    f"{self.what} uses the pickle instruction {name}, which no file of torch.save has; it "
-                    f"is not loaded"
-                )
-
-    def _set(self, target: Any, key: Any, value: Any) -> None:
-        if isinstance(target, dict):
-            target[key] = value
-        elif not isinstance(target, Made):
-            raise CheckpointError(f"{self.what} sets an item of a {type(target).__name__}")
-
-    def _extend(self, target: Any, items: list[Any]) -> None:
-        if isinstance(target, list):
-            target.extend(items)
-        elif not isinstance(target, Made):
-            raise CheckpointError(f"{self.what} adds to a {type(target).__name__}")
-
-    def _name(self, path: str) -> None:
-        known = path in TENSORS | PARAMETERS | PLAIN or STORAGE.fullmatch(path) or DTYPE.fullmatch(path)
-        if path in OTHERS:
-            raise CheckpointError(f"{self.what} holds {OTHERS[path]}; it has no weights that can be read")
-        if not known and not HARMLESS.fullmatch(path):
-            raise CheckpointError(
-                f"{self.what} asks for {path}, which is code and not weights: loading it could run "
-                f"anything, so it is "
-                f"not loaded, and no option changes that. If you trust the file, load it where it was "
-                f"written and save "
-                f"the weights alone: torch.save(model.state_dict(), ...) or safetensors"
+def _length(data: bytes) -> int:
+    """Where the program ends; it has no instruction that ``torch.save`` does not write, and asks for little memory."""
+    tuples = 0
+    for number, (operation, argument, place) in enumerate(pickletools.genops(data[: LONGEST + 1])):
+        tuples += operation.name.startswith("TUPLE")
+        memo = argument if operation.name in ("BINPUT", "LONG_BINPUT") else 0
+        if tuples > TUPLES or max(number, memo or 0) > MOST:
+            raise _Refusal(f"has a pickle of more than {MOST} instructions; that is no checkpoint")
+        if place is None or place >= LONGEST:
+            raise _Refusal(f"has a pickle of more than {LONGEST >> 20} MiB; that is no checkpoint")
+        if operation.name not in INSTRUCTIONS:
+            raise _Refusal(
+                f"uses the pickle instruction {operation.name}, which no file of torch.save has; it is not loaded"
             )
-        self.names.add(path)
-        self.stack.append(Name(path))
-
-    def _call(self, function: Any, given: Any) -> Any:
-        if not isinstance(function, Name):
-            raise CheckpointError(f"{self.what} calls something that is not a name")
-        path = function.path
-        if path in TENSORS:
-            return self._tensor(given)
-        if path in PARAMETERS:
-            return given[0]
-        if path == "collections.OrderedDict":
-            return {}
-        return Made(path)
-
-    def _storage(self, given: Any) -> Storage:
-        kind = (
-            given[1].path
-            if isinstance(given, tuple) and len(given) >= 5 and isinstance(given[1], Name)
-            else ""
-        )
-        match = STORAGE.fullmatch(kind)
-        if given[0] != "storage" or match is None or match[1] not in ITEM_SIZES:
-            raise CheckpointError(f"{self.what} refers to storage of an unknown type {kind or given!r}")
-        key, count = str(given[2]), given[4]
-        if type(count) is not int or not 0 <= count < NUMBER:
-            raise CheckpointError(f"{self.what} claims a storage of an impossible size")
-        storage = Storage(key, match[1], count)
-        if self.storages.setdefault(key, storage).size != storage.size:
-            raise CheckpointError(f"{self.what} claims two sizes for storage {key!r}")
-        return storage
-
-    def _tensor(self, given: Any) -> Claim:
-        storage, offset, size, stride = given[:4]
-        if not (isinstance(size, tuple) and isinstance(stride, tuple) and len(size) == len(stride) <= AXES):
-            raise CheckpointError(
-                f"{self.what} describes a tensor of {type(size).__name__} axes; it looks malicious"
-            )
-        numbers = (offset, *size, *stride)
-        if not isinstance(storage, Storage) or not all(type(n) is int and 0 <= n < NUMBER for n in numbers):
-            raise CheckpointError(f"{self.what} describes a tensor of impossible size or stride")
-        last = offset + sum((n - 1) * step for n, step in zip(size, stride, strict=True))
-        if math.prod(size) > 0 and max(last + 1, math.prod(size)) > storage.count:
-            raise CheckpointError(
-                f"{self.what} claims a tensor of size {tuple(size)} in a storage of {storage.count} numbers; it is "
-                f"damaged or made to harm"
-            )
-        return Claim(storage, offset, tuple(size), tuple(stride))
+        if operation.name == "STOP":
+            return place + 1
+    raise _Refusal("has a pickle without an end; the file is cut off")

@@ -98,7 +98,7 @@ def _build(described: Described, what: str) -> dict[str, Any]:
                     {
                         key: below(value, depth + 1)
                         for key, value in node.items()
-                        if not isinstance(value, Made)
+                        if not isinstance(value, Made | type | set | frozenset)
                     }
                 )
             return built[id(node)]
@@ -144,7 +144,7 @@ def _check_archive(path: Path, what: str, opened: ExitStack) -> Described:
             )
         if f"{root}byteorder" in names and archive.read(f"{root}byteorder") == b"big":
             raise CheckpointError(f"{what} was written on a big-endian machine; save it again on another")
-        tree, _, storages, _ = read_inert(archive.read(main[0]), what)
+        tree, storages, _ = read_inert(archive.read(main[0]), what)
         sizes = {member.filename: member.file_size for member in members}
         _check_storages(storages, sizes, f"{root}data/", what)
     except Exception as error:  # whatever a hostile archive makes of zipfile
@@ -184,7 +184,7 @@ def _check_legacy(path: Path, file: BinaryIO, what: str) -> Described:
     for part in ("magic", "protocol", "system", "tree", "keys"):
         file.seek(position)
         try:
-            told, _, found, length = read_inert(file.read(LONGEST), what)
+            told, found, length = read_inert(file.read(LONGEST), what)
         except CheckpointError as error:
             if part != "magic":
                 raise
