@@ -41,7 +41,6 @@ from lipcomp.robustness._metrics import (
     estimate_relative_mce,
     flip_rate,
     mean_flip_rate,
-    means_with_interval,
     read_flip_reference,
     top5_distances,
 )
@@ -255,7 +254,7 @@ class CorruptionAccuracy:
         for condition in made:
 
             def measure(advance: Advance, condition: Condition = condition) -> Result:
-                (found,) = means_with_interval(right_of(bench, condition, advance))
+                found = proportion(right_of(bench, condition, advance))
                 return Result([Finding.of("accuracy.corruption", found)])
 
             told = {k: v for k, v in condition.settings.items() if k != "data"}

@@ -312,16 +312,6 @@ class Bench:
         weight, bias = torch.from_numpy(held["weight"]), torch.from_numpy(held["bias"])
         return LinearProbe(weight, bias, float(held["penalty"]))
 
-    def probe_settings(self) -> dict[str, Any]:
-        """What records say of the probe."""
-        told = {
-            **self.plan.probe.settings(),
-            "train": self.train.images.name,
-            "train_hash": self.train.identity,
-        }
-        found = self.probe()
-        return told | ({"penalty": found.penalty} if isinstance(found, LinearProbe) else {})
-
     def classifier(self) -> nn.Module:
         """Pixels to class scores: the probe on the encoder's features."""
         return self.probe().on(self.encoder).to(self.device, self.dtype).eval().requires_grad_(False)

@@ -22,7 +22,7 @@ from lipcomp.robustness import _ood as ood
 from lipcomp.robustness import _watermark as watermark
 from lipcomp.robustness._ccc import accuracy_over_time, open_ccc
 from lipcomp.robustness._compare import published_rows
-from lipcomp.robustness._embedding_attack import embedding_attack
+from lipcomp.robustness._embedding_attack import embedding_attack, found_again
 from lipcomp.robustness._estimates import bootstrap, per_class_accuracy, proportion
 from lipcomp.robustness._robustbench import SHAPES, run_benchmark
 from lipcomp.robustness._texture import load_cue_conflict
@@ -250,11 +250,10 @@ class EmbeddingRobustness:
         def measure(advance: Advance) -> Result:
             key = ("embedding attack", VERSION, bench.probe_identity(), condition.identity, told)
             held = bench.by_blocks(key, len(condition), compute, advance, size=self.block)
-            nearest = (held["moved"] @ held["clean"].T).argmax(1)
             return Result(
                 [
                     Finding.of("attack.chord", bootstrap(held["chord"][None])),
-                    Finding.of("attack.found_again", proportion(nearest == np.arange(len(nearest)))),
+                    Finding.of("attack.found_again", found_again(held["clean"], held["moved"])),
                     Finding.of("accuracy.robust", proportion(held["right"])),
                 ]
             )

@@ -20,7 +20,7 @@ True
 
 import numpy as np
 import torch
-from jaxtyping import Bool, Float, Int64
+from jaxtyping import Float, Int64
 from torch import Tensor
 
 from lipcomp.robustness._estimates import RESAMPLES, Estimate, bootstrap
@@ -34,39 +34,25 @@ def calibration_error(
     logits: Float[Tensor, "n classes"],
     labels: Int64[Tensor, " n"],
     *,
-    bins: int = BINS,
     resamples: int = RESAMPLES,
-    seed: int = 0,
 ) -> Estimate:
-    """Expected calibration error of the largest softmax value, in ``bins`` bins of equal width.
+    """Expected calibration error of the largest softmax value, in bins of equal width.
 
     Raises
     ------
     ValueError
         If there is no image.
     """
-    confidence, predicted = torch.softmax(logits.cpu().double(), 1).max(1)
-    right = (predicted == labels.cpu()).numpy()
-    return confidence_calibration_error(confidence.numpy(), right, bins=bins, resamples=resamples, seed=seed)
-
-
-def confidence_calibration_error(
-    confidence: Float[np.ndarray, " n"],
-    right: Bool[np.ndarray, " n"],
-    *,
-    bins: int = BINS,
-    resamples: int = RESAMPLES,
-    seed: int = 0,
-) -> Estimate:
-    """The same from each image's confidence and whether it is right."""
-    n = len(confidence)
+    n = len(labels)
     if n == 0:
         raise ValueError("calibration needs at least one image, got none")
-    rng = np.random.default_rng(seed)
-    which = np.clip(np.ceil(confidence * bins).astype(int) - 1, 0, bins - 1)
+    highest, predicted = torch.softmax(logits.cpu().double(), 1).max(1)
+    confidence, right = highest.numpy(), (predicted == labels.cpu()).numpy()
+    rng = np.random.default_rng(0)
+    which = np.clip(np.ceil(confidence * BINS).astype(int) - 1, 0, BINS - 1)
 
     def by_bin(values: np.ndarray, chosen: np.ndarray | slice = slice(None)) -> np.ndarray:
-        return np.bincount(which[chosen], values[chosen], minlength=bins) / n
+        return np.bincount(which[chosen], values[chosen], minlength=BINS) / n
 
     gap = right - confidence
     signed = by_bin(gap)
@@ -83,18 +69,14 @@ def confidence_calibration_error(
     return Estimate(float(np.clip(value, low, high)), (low, high), n)
 
 
-def brier_score(
-    logits: Float[Tensor, "n classes"], labels: Int64[Tensor, " n"], *, seed: int = 0
-) -> Estimate:
+def brier_score(logits: Float[Tensor, "n classes"], labels: Int64[Tensor, " n"]) -> Estimate:
     """Mean of sum_k (p_k - [k = label])^2, from 0 to 2 (Brier 1950)."""
     p = torch.softmax(logits.cpu().double(), 1)
     p[torch.arange(len(p)), labels.cpu()] -= 1
-    return bootstrap(p.square().sum(1).numpy()[None], seed=seed)
+    return bootstrap(p.square().sum(1).numpy()[None])
 
 
-def negative_log_likelihood(
-    logits: Float[Tensor, "n classes"], labels: Int64[Tensor, " n"], *, seed: int = 0
-) -> Estimate:
+def negative_log_likelihood(logits: Float[Tensor, "n classes"], labels: Int64[Tensor, " n"]) -> Estimate:
     """Mean of -log p of the label, in nats."""
     log_p = torch.log_softmax(logits.cpu().double(), 1)
-    return bootstrap(-log_p.gather(1, labels.cpu()[:, None]).numpy().T, seed=seed)
+    return bootstrap(-log_p.gather(1, labels.cpu()[:, None]).numpy().T)

@@ -43,9 +43,7 @@ def published_rows(dataset: str, threat: str = "corruptions") -> pd.DataFrame:
     return rows
 
 
-def place_among(
-    rows: pd.DataFrame, model: str, *, clean: float, shifted: float, mce: float | None = None
-) -> pd.DataFrame:
+def place_among(rows: pd.DataFrame, model: str, *, clean: float, shifted: float) -> pd.DataFrame:
     """The published rows and yours, sorted by shifted accuracy; the rank of yours, from 1, is in ``attrs["rank"]``.
 
     Raises
@@ -56,7 +54,7 @@ def place_among(
     for name, value in (("clean", clean), ("shifted", shifted)):
         if not 0 <= value <= 1:
             raise ValueError(f"{name} accuracy must lie in [0, 1], got {value}; divide percent by 100")
-    own = pd.DataFrame([{"model": model, "clean": clean, "shifted": shifted, "mce": mce}])
+    own = pd.DataFrame([{"model": model, "clean": clean, "shifted": shifted}])
     rank = int((rows["shifted"] > shifted).sum()) + 1
     placed = pd.concat([rows[: rank - 1], own, rows[rank - 1 :]], ignore_index=True)
     placed.attrs |= {**rows.attrs, "rank": rank}

@@ -85,8 +85,6 @@ def fit_baselines(
     shifted: Shaped[np.ndarray, " others"],
     *,
     scale: Scale = "logit",
-    resamples: int = RESAMPLES,
-    seed: int = 0,
 ) -> BaselineFit:
     """Fit the line by least squares on models' clean and shifted accuracies, in [0, 1].
 
@@ -111,9 +109,8 @@ def fit_baselines(
     n = len(x)
     if n < 3 or np.ptp(x) == 0:
         raise ValueError(f"a line needs at least three baseline models of different accuracy, got {n}")
-    rng = np.random.default_rng(seed)
     slopes, intercepts = _lines(x[None], y[None])
-    drawn = rng.integers(0, n, (resamples, n))
+    drawn = np.random.default_rng(0).integers(0, n, (RESAMPLES, n))
     many = [values[np.isfinite(values)] for values in _lines(x[drawn], y[drawn])]
     ends = [np.quantile(values, [0.025, 0.975]) for values in many]
     return BaselineFit(
@@ -145,8 +142,8 @@ def published_accuracies() -> pd.DataFrame:
     return frame.assign(standard=frame.index.isin(standard))
 
 
-def baseline_fit(shift: str, *, scale: Scale = "logit", standard: bool = True) -> BaselineFit:
-    """The line of the table that ships, for one of its shifts.
+def baseline_fit(shift: str, *, scale: Scale = "logit") -> BaselineFit:
+    """The line of the table that ships, on its models of standard training, for one of its shifts.
 
     Parameters
     ----------
@@ -154,8 +151,6 @@ def baseline_fit(shift: str, *, scale: Scale = "logit", standard: bool = True) -
         A key of :data:`CLEAN_COLUMN`.
     scale
         "logit" or "probit".
-    standard
-        Only models of standard training; with False all.
     """
     if shift not in CLEAN_COLUMN:
         hint = nearest(shift, CLEAN_COLUMN)
@@ -164,13 +159,13 @@ def baseline_fit(shift: str, *, scale: Scale = "logit", standard: bool = True) -
             f"for another shift give a table of your own"
         )
     frame = published_accuracies()
-    frame = frame[frame.standard] if standard else frame
+    frame = frame[frame.standard]
     return fit_baselines(
         frame[CLEAN_COLUMN[shift]].to_numpy() / 100, frame[shift].to_numpy() / 100, scale=scale
     )
 
 
-def read_baselines(path: Path | str, clean: str, shifted: str, *, scale: Scale = "logit") -> BaselineFit:
+def read_baselines(path: Path | str, clean: str, shifted: str) -> BaselineFit:
     """Fit on a CSV table of your own, by the names of its two columns (accuracies in [0, 1]).
 
     Raises
@@ -188,16 +183,13 @@ def read_baselines(path: Path | str, clean: str, shifted: str, *, scale: Scale =
         raise ValueError(
             f"baselines {str(path)!r} have no column {missing[0]!r}, only: {', '.join(map(str, frame))}"
         )
-    return fit_baselines(frame[clean].to_numpy(float), frame[shifted].to_numpy(float), scale=scale)
+    return fit_baselines(frame[clean].to_numpy(float), frame[shifted].to_numpy(float))
 
 
 def effective_robustness(
     clean: Shaped[np.ndarray, " n"],
     shifted: Shaped[np.ndarray, " m"],
     fit: BaselineFit,
-    *,
-    resamples: int = RESAMPLES,
-    seed: int = 0,
 ) -> Estimate:
     """Shifted accuracy minus the line's prediction from clean accuracy, with its interval over images of both sets.
 
@@ -210,7 +202,7 @@ def effective_robustness(
     """
     clean, shifted = np.asarray(clean, dtype=float), np.asarray(shifted, dtype=float)
     value = shifted.mean() - fit.predict(clean.mean())
-    before = resampled_means(clean, resamples, seed)[:, 0]
-    after = resampled_means(shifted, resamples, seed + 1)[:, 0]
+    before = resampled_means(clean)[:, 0]
+    after = resampled_means(shifted, seed=1)[:, 0]
     low, high = np.quantile(after - fit.predict(before), [0.025, 0.975])
     return Estimate(float(value), (float(low), float(high)), len(shifted))

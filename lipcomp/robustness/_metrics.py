@@ -6,22 +6,23 @@ With E_{s,c} the top-1 error at severity s of corruption c, and E^ref that of a 
     relative CE_c = sum_s (E_{s,c} - E_clean) / sum_s (E^ref_{s,c} - E^ref_clean)
     mean corruption accuracy = 1 - mean over c and s of E_{s,c}
 
-Each function takes either errors (a number a severity) or per-image results (a row a severity, true where the image
-is *right*), and in the second case gives an interval over images.
+Each function takes per-image results, a row a severity, true where the image is *right*, and gives an interval over
+images. Published errors, of which no image is known, are rows of one image that is right to 1 - E:
 
->>> from lipcomp.robustness._metrics import ALEXNET, mean_corruption_error
->>> round(mean_corruption_error({name: [error] * 5 for name, error in ALEXNET.items()}), 6)
+>>> import numpy as np
+>>> from lipcomp.robustness._metrics import ALEXNET, estimate_mce
+>>> round(estimate_mce({name: np.full((5, 1), 1 - error) for name, error in ALEXNET.items()}).value, 6)
 1.0
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 from jaxtyping import Float, Shaped
 
-from lipcomp.robustness._estimates import RESAMPLES, Estimate, bootstrap, proportion
+from lipcomp.robustness._estimates import Estimate, bootstrap
 
 # Mean error of AlexNet over the five severities, and its clean error (Hendrycks & Dietterich 2019, in the digits of
 # google-research/augmix).
@@ -44,102 +45,35 @@ ALEXNET: dict[str, float] = {
 }
 ALEXNET_CLEAN = 0.4348
 
-Errors = Mapping[str, Sequence[float]]
 Right = Mapping[str, np.ndarray]
 
 
-def corruption_errors(errors: Errors, reference: Mapping[str, float] = ALEXNET) -> dict[str, float]:
-    """CE of every corruption; ``reference`` holds the reference model's mean error for each.
-
-    Raises
-    ------
-    ValueError
-        If the reference lacks a corruption, or an error is not in [0, 1].
-    """
-    _check(errors, reference)
-    return {name: float(np.mean(errors[name])) / reference[name] for name in errors}
-
-
-def mean_corruption_error(errors: Errors, reference: Mapping[str, float] = ALEXNET) -> float:
-    """mCE, as a ratio (1 is the reference model's; papers print it in percent)."""
-    return float(np.mean(list(corruption_errors(errors, reference).values())))
-
-
-def relative_corruption_errors(
-    errors: Errors,
-    clean: float,
-    reference: Mapping[str, float] = ALEXNET,
-    reference_clean: float = ALEXNET_CLEAN,
-) -> dict[str, float]:
-    """Relative CE of every corruption: the loss of accuracy against the reference model's loss."""
-    _check(errors, reference)
-    return {
-        name: (float(np.mean(errors[name])) - clean) / (reference[name] - reference_clean) for name in errors
-    }
-
-
-def relative_mean_corruption_error(
-    errors: Errors,
-    clean: float,
-    reference: Mapping[str, float] = ALEXNET,
-    reference_clean: float = ALEXNET_CLEAN,
-) -> float:
-    """Relative mCE, as a ratio."""
-    return float(
-        np.mean(list(relative_corruption_errors(errors, clean, reference, reference_clean).values()))
-    )
-
-
-def estimate_corruption_accuracy(right: Right, *, resamples: int = RESAMPLES, seed: int = 0) -> Estimate:
+def estimate_corruption_accuracy(right: Right) -> Estimate:
     """Mean accuracy over corruptions and severities (every corruption counts alike), with its interval."""
     weights = np.concatenate([np.full(len(rows), 1 / len(rows) / len(right)) for rows in right.values()])
-    return bootstrap(_stack(right), lambda means: means @ weights, resamples=resamples, seed=seed)
+    return bootstrap(_stack(right), lambda means: means @ weights)
 
 
-def estimate_mce(
-    right: Right,
-    reference: Mapping[str, float] = ALEXNET,
-    *,
-    resamples: int = RESAMPLES,
-    seed: int = 0,
-) -> Estimate:
+def estimate_mce(right: Right, reference: Mapping[str, float] = ALEXNET) -> Estimate:
     """MCE with its interval over images (the same images in every condition, as these sets are built)."""
-    _check({name: [0.0] for name in right}, reference)
+    _check(right, reference)
     weights = np.concatenate(
         [np.full(len(rows), 1 / len(rows) / reference[name] / len(right)) for name, rows in right.items()]
     )
-    return bootstrap(_stack(right), lambda means: (1 - means) @ weights, resamples=resamples, seed=seed)
+    return bootstrap(_stack(right), lambda means: (1 - means) @ weights)
 
 
-def estimate_relative_mce(
-    right: Right,
-    clean: Shaped[np.ndarray, " n"],
-    reference: Mapping[str, float] = ALEXNET,
-    reference_clean: float = ALEXNET_CLEAN,
-    *,
-    resamples: int = RESAMPLES,
-    seed: int = 0,
-) -> Estimate:
+def estimate_relative_mce(right: Right, clean: Shaped[np.ndarray, " n"]) -> Estimate:
     """Relative mCE with its interval; ``clean`` says which of the same images are right without corruption."""
-    _check({name: [0.0] for name in right}, reference)
+    _check(right, ALEXNET)
     rows = np.concatenate([_stack(right), np.asarray(clean)[None]])
-    gains = {name: 1 / (reference[name] - reference_clean) / len(right) for name in right}
+    gains = {name: 1 / (ALEXNET[name] - ALEXNET_CLEAN) / len(right) for name in right}
     weights = np.concatenate([np.full(len(cell), gains[name] / len(cell)) for name, cell in right.items()])
 
-    def statistic(means: np.ndarray) -> np.ndarray:
-        return (means[:, -1:] - means[:, :-1]) @ weights
-
-    return bootstrap(rows, statistic, resamples=resamples, seed=seed)
+    return bootstrap(rows, lambda means: (means[:, -1:] - means[:, :-1]) @ weights)
 
 
-def flip_rate(
-    predictions: np.ndarray,
-    *,
-    noise: bool = False,
-    stride: int = 1,
-    resamples: int = RESAMPLES,
-    seed: int = 0,
-) -> Estimate:
+def flip_rate(predictions: np.ndarray, *, noise: bool = False, stride: int = 1) -> Estimate:
     """How often the prediction changes along a perturbation sequence (ImageNet-P), with its interval over sequences.
 
     Parameters
@@ -158,20 +92,7 @@ def flip_rate(
         )
     before = predictions[:, :1] if noise else predictions[:, :-stride]
     flips = predictions[:, 1 if noise else stride :] != before
-    return bootstrap(flips.mean(1)[None], resamples=resamples, seed=seed)
-
-
-def top5_distance(
-    logits: Float[np.ndarray, "sequences frames classes"],
-    *,
-    noise: bool = False,
-    stride: int = 1,
-    resamples: int = RESAMPLES,
-    seed: int = 0,
-) -> Estimate:
-    """T5D of ImageNet-P: the mean of :func:`top5_distances`, with its interval over sequences."""
-    distances = top5_distances(logits, noise=noise, stride=stride)
-    return bootstrap(distances[None], resamples=resamples, seed=seed)
+    return bootstrap(flips.mean(1)[None])
 
 
 def top5_distances(
@@ -236,24 +157,6 @@ def mean_flip_rate(rates: Mapping[str, float], reference: Mapping[str, float]) -
     return float(np.mean([rate / reference[name] for name, rate in rates.items()]))
 
 
-def pm_k_accuracy(
-    right: Shaped[np.ndarray, " frames"],
-    anchors: Sequence[tuple[int, Sequence[int]]],
-) -> Estimate:
-    """A video frame counts only if it and every frame within +-k are right; interval over anchor frames.
-
-    Parameters
-    ----------
-    right
-        Whether each frame is right, under its anchor's label.
-    anchors
-        For each anchor its own index and those of its neighbours within k.
-    """
-    right = np.asarray(right, dtype=bool)
-    held = [bool(right[anchor] and right[list(near)].all()) for anchor, near in anchors]
-    return proportion(np.array(held))
-
-
 def _stack(right: Right) -> np.ndarray:
     rows = [np.atleast_2d(np.asarray(cell)) for cell in right.values()]
     lengths = {name: np.atleast_2d(cell).shape[1] for name, cell in right.items()}
@@ -262,21 +165,14 @@ def _stack(right: Right) -> np.ndarray:
     return np.concatenate(rows)
 
 
-def _check(errors: Errors, reference: Mapping[str, float]) -> None:
-    if not errors:
-        raise ValueError("errors must hold at least one corruption, got none")
-    missing = [name for name in errors if name not in reference]
+def _check(right: Right, reference: Mapping[str, float]) -> None:
+    if not right:
+        raise ValueError("right must hold at least one corruption, got none")
+    missing = [name for name in right if name not in reference]
     if missing:
         raise ValueError(
             f"the reference errors lack {', '.join(missing)}; give a reference that has them, or leave them out"
         )
-    for name, values in errors.items():
+    for name, values in right.items():
         if not (np.min(values) >= 0 and np.max(values) <= 1):
-            raise ValueError(
-                f"errors must lie in [0, 1], got {list(values)} for {name}; divide percent by 100"
-            )
-
-
-def means_with_interval(right: np.ndarray) -> list[Estimate]:
-    """Accuracy of every row with its exact interval."""
-    return [proportion(row) for row in np.atleast_2d(right)]
+            raise ValueError(f"rows must lie in [0, 1], got {np.min(values)} to {np.max(values)} for {name}")

@@ -75,11 +75,9 @@ def fpr95(
     inside: Float[np.ndarray, " n"],
     outside: Float[np.ndarray, " m"],
     *,
-    recall: float = 0.95,
     resamples: int = RESAMPLES,
-    seed: int = 0,
 ) -> Estimate:
-    """Share of in images flagged at the threshold that flags ``recall`` of the out images; bootstrap over both sets.
+    """Share of in images flagged at the threshold that flags 95% of the out images; bootstrap over both sets.
 
     Raises
     ------
@@ -87,22 +85,21 @@ def fpr95(
         If a set is empty or a score is not finite.
     """
     _check(inside, outside)
-    rng = np.random.default_rng(seed)
+    rng = np.random.default_rng(0)
     samples = [
-        _fpr(rng.choice(inside, len(inside)), rng.choice(outside, len(outside)), recall)
-        for _ in range(resamples)
+        _fpr(rng.choice(inside, len(inside)), rng.choice(outside, len(outside))) for _ in range(resamples)
     ]
     low, high = np.quantile(samples, [(1 - LEVEL) / 2, (1 + LEVEL) / 2])
-    value = _fpr(inside, outside, recall)
+    value = _fpr(inside, outside)
     exact = proportion(np.arange(len(inside)) < round(value * len(inside))).interval  # near 0 and 1
     assert exact is not None
     interval = (min(float(low), exact[0]), max(float(high), exact[1]))
     return Estimate(value, interval, len(inside) + len(outside))
 
 
-def _fpr(inside: np.ndarray, outside: np.ndarray, recall: float) -> float:
+def _fpr(inside: np.ndarray, outside: np.ndarray) -> float:
     """Images with a score of at most the threshold are flagged."""
-    needed = int(np.ceil(recall * len(outside) - 1e-9))
+    needed = int(np.ceil(0.95 * len(outside) - 1e-9))
     threshold = np.partition(outside, needed - 1)[needed - 1]
     return float((inside <= threshold).mean())
 

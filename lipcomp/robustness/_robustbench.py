@@ -162,7 +162,6 @@ def run_benchmark(
     batch_size: int = 128,
     device: torch.device | str = "cpu",
     corruptions: Sequence[str] | None = None,
-    preprocessing: str | None = "Res256Crop224",
 ) -> BenchmarkResult:
     """RobustBench's own ``benchmark()`` on any classifier (a probe on our encoder, say).
 
@@ -180,8 +179,6 @@ def run_benchmark(
         In pixels, for "Linf" and "L2".
     corruptions
         Only these, of the fifteen.
-    preprocessing
-        For clean ImageNet, by RobustBench's name for it.
 
     Raises
     ------
@@ -215,7 +212,7 @@ def run_benchmark(
             device=torch.device(device),
             batch_size=batch_size,
             eps=radius,
-            preprocessing=preprocessing if dataset == "imagenet" else None,
+            preprocessing="Res256Crop224" if dataset == "imagenet" else None,
         )
     known = dataset == "imagenet" and all(name in ALEXNET for name in names)
     return BenchmarkResult(float(clean), float(accuracy), captured.get("mce") if known else None)

@@ -1,7 +1,6 @@
 """Shifted sets: images with classes of their own, and the map from a model's classes to them."""
 
 import json
-from concurrent.futures import Executor, ThreadPoolExecutor
 from dataclasses import dataclass, field
 from importlib.resources import files
 from pathlib import Path
@@ -119,17 +118,8 @@ class WebImages(FolderImages):
 
     frame: int = 0
 
-    def batch(
-        self, indices: Int64[Tensor, " batch"], pool: Executor | None = None
-    ) -> Float[Tensor, "batch channels height width"]:
-        """The images at ``indices``, pixels in [0, 1]."""
-        chosen = [self.files[i] for i in indices.tolist()]
-        if pool is None:
-            with ThreadPoolExecutor() as own:
-                return torch.stack(list(own.map(self._read, chosen)))
-        return torch.stack(list(pool.map(self._read, chosen)))
-
-    def _read(self, file: Path) -> Float[Tensor, "channels height width"]:
+    def read(self, file: Path) -> Float[Tensor, "channels height width"]:
+        """Decode one of the files as they do, pixels in [0, 1]."""
         channels, height, width = self.image_shape
         try:
             with Image.open(file) as source:

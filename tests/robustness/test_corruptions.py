@@ -20,7 +20,7 @@ from lipcomp.robustness.corruptions import (
     _weather as weather,
 )
 from lipcomp.robustness.corruptions import corrupt, corruption_names
-from lipcomp.robustness.corruptions._corrupt import published_severity, resave_jpeg, table_for
+from lipcomp.robustness.corruptions._corrupt import find_corruption, resave_jpeg, table_for
 from lipcomp.robustness.corruptions._draws import Draws
 from lipcomp.robustness.corruptions._filters import gaussian, zoom_matrix
 from lipcomp.robustness.corruptions._tables import COMMON, TABLES, VALIDATION
@@ -101,8 +101,8 @@ def test_the_tables_are_the_published_ones_and_differ():
     assert len(COMMON) == 15
     assert len(VALIDATION) == 4
     assert len(corruption_names("mnist")) == 15
-    assert published_severity("translate", "mnist") == 3
-    assert published_severity("fog", "cifar") is None
+    assert find_corruption("translate", "mnist").published == 3
+    assert find_corruption("fog", "cifar").published is None
 
 
 def test_normal_and_uniform_draws_are_what_they_say():

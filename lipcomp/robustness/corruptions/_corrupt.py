@@ -33,11 +33,6 @@ def corruption_names(table: str = "mnist") -> tuple[str, ...]:
     return tuple(_table(table))
 
 
-def published_severity(name: str, table: str = "mnist") -> int | None:
-    """The severity of the published set, for a table whose set has one setting a corruption; else None."""
-    return find_corruption(name, table).published
-
-
 def corrupt(
     images: Float[Tensor, "batch channels height width"],
     name: str,
