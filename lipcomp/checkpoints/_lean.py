@@ -7,6 +7,7 @@ network grows past what the file holds. Buffers stay real: masks and tables that
 """
 
 import math
+import re
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -22,6 +23,9 @@ from lipcomp.checkpoints._errors import CheckpointError
 
 SPARE_NUMBERS = 16 << 20  # what a network may hold besides its weights: masks, position tables (64 MiB)
 SPARE_PARTS = 4096  # and modules, parameters, buffers beyond the file's
+DRAWS = re.compile(
+    r"(normal|uniform|clamp|erfinv|mul|add|fill|zeros?|ones|copy|constant|(trunc|kaiming|xavier)_.*)_"
+)
 FACTORIES = ("empty", "zeros", "ones", "full", "rand", "randn", "arange", "linspace", "eye", "tril", "triu")
 
 
@@ -41,7 +45,7 @@ class Budget:
 
 
 class _Allocations(TorchFunctionMode):
-    """Refuses a single tensor that is larger than the budget before it is allocated."""
+    """Refuses a single tensor that is larger than the budget before it is allocated, and draws no ``meta`` tensor."""
 
     def __init__(self, budget: Budget) -> None:
         super().__init__()
@@ -50,6 +54,9 @@ class _Allocations(TorchFunctionMode):
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
+        first = args[0] if args else kwargs.get("tensor")
+        if isinstance(first, Tensor) and first.is_meta and DRAWS.fullmatch(getattr(func, "__name__", "")):
+            return first
         if func in self.factories:
             sizes = kwargs.get("size", args[0] if args and not isinstance(args[0], int) else args)
             sizes = [size for size in _flat(sizes) if isinstance(size, int)]
