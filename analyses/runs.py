@@ -1,21 +1,17 @@
-"""The encoders of a study's folder: its finished runs, or the checkpoint files of a plain folder."""
+"""The encoders of a study's folder: its finished runs, or the checkpoint files of a plain folder; its options."""
 
-from dataclasses import dataclass
+import argparse
 from pathlib import Path
+
+from lipcomp.checkpoints._native import Metadata
+from lipcomp.measure import Images, Source
+from lipcomp.measure import _options as measure_options
 
 CHECKPOINTS = (".safetensors", ".ckpt", ".pth", ".pt", ".tar")
 
 
-@dataclass(frozen=True)
-class Run:
-    """A checkpoint of a study."""
-
-    name: str
-    checkpoint: Path
-
-
-def find_runs(study: Path) -> list[Run]:
-    """The finished runs of a study, or the checkpoint files of a plain folder.
+def find_runs(study: Path) -> dict[str, Path]:
+    """The checkpoints of a study's finished runs, or those in a plain folder, by name.
 
     Raises
     ------
@@ -26,13 +22,33 @@ def find_runs(study: Path) -> list[Run]:
         raise FileNotFoundError(
             f"study folder {str(study)!r} does not exist; train one with: make study, or give a folder of checkpoints"
         )
-    runs = [Run(file.parent.name, file) for file in sorted(study.glob("runs/*/model.safetensors"))]
+    runs = {file.parent.name: file for file in sorted(study.glob("runs/*/model.safetensors"))}
     if not runs:
         files = sorted(f for f in study.iterdir() if f.is_file() and f.suffix in CHECKPOINTS)
-        runs = [Run(file.stem, file) for file in files]
+        runs = {file.stem: file for file in files}
     if not runs:
         raise FileNotFoundError(
             f"study folder {str(study)!r} holds no checkpoint: neither runs/*/model.safetensors nor files ending in "
             f"{', '.join(CHECKPOINTS)}; train one with: make study"
         )
     return runs
+
+
+def add_study_arguments(parser: argparse.ArgumentParser) -> None:
+    """How checkpoints, images and machines are chosen: the options of the ``lipcomp`` commands."""
+    measure_options.add_foreign_arguments(parser)
+    measure_options.add_data_arguments(parser)
+    measure_options.add_machine_arguments(parser)
+
+
+def read_study(
+    options: argparse.Namespace,
+) -> tuple[list[Source], list[Metadata], list[tuple[str, ...]], Images]:
+    """The encoders of ``options.study``, their metadata and layers, and the images of :func:`add_study_arguments`."""
+    sources, metadata, layers = [], [], []
+    for name, path in find_runs(options.study).items():
+        sources.append(measure_options.source(options, str(path), name))
+        checkpoint = sources[-1].load()
+        metadata.append(checkpoint.metadata)
+        layers.append(tuple(checkpoint.encoder.layers()))
+    return sources, metadata, layers, measure_options.images(options, metadata)

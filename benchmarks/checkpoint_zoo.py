@@ -328,8 +328,8 @@ def judge(
     except (CheckpointError, ImportError) as error:
         said = str(error)
         if (
-            library == "transformers" and path.is_file()
-        ):  # as the message says: the folder with its config.json
+            library == "transformers" and path.is_file() and "--mean" not in said
+        ):  # as it says: with its config.json
             path, choice = write(reference, dict, path.parent, "folder") or path, {}
         try:
             helped = right(load_encoder(path, **choice))

@@ -21,16 +21,16 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from analyses.runs import find_runs
+from analyses.runs import add_study_arguments, read_study
 from lipcomp._commands import Parser, run
-from lipcomp.checkpoints import load_encoder
-from lipcomp.jobs._options import add_engine_arguments, engine_choice
-from lipcomp.measure import Images, Pairs, Plan, Sigma, Source
+from lipcomp.jobs._options import engine_choice
+from lipcomp.measure import Pairs, Plan, Sigma, Source
 from lipcomp.measure._local import Ball
-from lipcomp.measure._options import positive
+from lipcomp.measure._options import positive, tell_plan
 from lipcomp.measure._outputs import ImageTable
 from lipcomp.measure._pairs import Map
 from lipcomp.measure._parallel import run_parallel
+from lipcomp.measure._plan import Probe
 from lipcomp.measure._run import Outputs
 
 RECORDS = "bounds.jsonl"
@@ -55,18 +55,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser = Parser(prog="python -m analyses.bound_study.measure", description=__doc__)
     # fmt: off
     parser.add_argument("study", type=Path, help="folder of a study, or a folder of checkpoints")
-    parser.add_argument("--data", default="mnist5k", help="images to measure on: a known set or a folder")
-    parser.add_argument("--data-root", help="dataset directory of a known set such as CIFAR")
     parser.add_argument("--ball-images", type=positive(int), default=BALL_IMAGES,
         help="number of images to search and certify")
-    parser.add_argument("--device", default="auto", help="auto, cpu, cuda, cuda:1 or mps")
-    parser.add_argument("--precision", default="float32", choices=("float32", "float64"),
-        help="floating-point precision")
     # fmt: on
-    add_engine_arguments(parser)
+    add_study_arguments(parser)
     options = parser.parse_args(arguments)
-    runs = find_runs(options.study)
-    images = Images(options.data, root=options.data_root)
+    sources, _, layers, images = read_study(options)
     engine = engine_choice(options, options.study / "cache" / "jobs")
     outputs = Outputs(
         options.study / RECORDS,
@@ -74,13 +68,16 @@ def main(arguments: Sequence[str] | None = None) -> int:
         table=ImageTable(options.study / "bounds.csv"),
     )
     plans: dict[tuple[str, ...], list[Source]] = {}
-    for one in runs:  # encoders with a predictor have one layer more
-        present: tuple[str, ...] = load_encoder(one.checkpoint).encoder.layers()
-        plans.setdefault(present, []).append(Source(str(one.checkpoint), one.name))
-    for layers, sources in plans.items():
-        asked = tuple(quantities(layers, options.ball_images))
-        plan = Plan(tuple(sources), images, asked, device=options.device, precision=options.precision)
-        run_parallel(plan, lambda source: replace(outputs), **engine)
+    for source, present in zip(sources, layers, strict=True):  # with a predictor, one layer more
+        plans.setdefault(present, []).append(source)
+    for present, alike in plans.items():
+        asked = tuple(quantities(present, options.ball_images))
+        machine = (options.device, options.precision, options.batch_size)
+        plan = Plan(tuple(alike), images, asked, Probe(), *machine, options.seed)
+        if options.dry_run:
+            tell_plan(plan, outputs)
+        else:
+            run_parallel(plan, lambda source: replace(outputs), **engine)
     return 0
 
 

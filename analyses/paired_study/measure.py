@@ -7,13 +7,12 @@ twice: after an interruption, run the same command again to continue. Two termin
 your own checkpoints works too; name the images with --data.
 """
 
-import dataclasses
 import json
 import math
 import sys
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -21,12 +20,12 @@ import numpy as np
 import pandas as pd
 
 from analyses.paired_study.study import RECORDS, read_plan
-from analyses.runs import Run, find_runs
+from analyses.runs import add_study_arguments, read_study
 from lipcomp._atomic import atomic_file
 from lipcomp._commands import Parser, run
-from lipcomp.checkpoints import load_encoder
+from lipcomp.checkpoints._native import Metadata
 from lipcomp.jobs._engines import run_jobs
-from lipcomp.jobs._options import add_engine_arguments, engine_choice
+from lipcomp.jobs._options import engine_choice
 from lipcomp.measure import CleanAccuracy, CorruptionAccuracy, Images, Pairs, Plan, Sigma, Source
 from lipcomp.measure._accuracy import KNNAccuracy, ProbeRefits, ShiftAccuracy, correctness_bits
 from lipcomp.measure._bench import Bench
@@ -120,9 +119,7 @@ class StudyTable:
             return {}
 
 
-def study_plan(
-    runs: Sequence[Run], images: Images, corrupted: int, device: str = "auto", precision: Any = "float32"
-) -> Plan:
+def study_plan(sources: Sequence[Source], images: Images, corrupted: int, **machine: Any) -> Plan:
     """Everything that is measured of a study, its baselines included."""
     corruptions = CorruptionAccuracy(limit=corrupted)
     shifts = tuple(ShiftAccuracy(name, quantity=q) for name, q in SHIFTS.get(images.data, {}).items())
@@ -146,27 +143,20 @@ def study_plan(
         *pairs,
         *(Sigma(Map(layer), SIGMA_IMAGES) for layer in ("latent", "backbone", "logits")),
     )
-    probe = Probe(refits=REFITS)
-    return Plan(sources(runs), images, quantities, probe, device, precision)
+    return Plan(tuple(sources), images, quantities, Probe(refits=REFITS), **machine)
 
 
-def sources(runs: Sequence[Run]) -> tuple[Source, ...]:
-    """The runs, and the baselines that say what their numbers are worth: untrained encoders, and raw pixels."""
-    found = [Source(str(one.checkpoint), one.name) for one in runs]
-    native = [one for one in runs if one.checkpoint.suffix == ".safetensors"]
-    seeds: dict[int, Run] = {}
-    for one in native:
-        metadata = load_encoder(one.checkpoint).metadata
-        if metadata.recipe and metadata.seed is not None:
-            seeds.setdefault(metadata.seed, one)
-    if seeds:
-        pixels = next(iter(seeds.values()))
-        found.append(Source(str(pixels.checkpoint), "raw_pixels", baseline="pixels"))
-        found += [
-            Source(str(one.checkpoint), f"random-seed{seed}", baseline="random", seed=seed)
-            for seed, one in sorted(seeds.items())
-        ]
-    return tuple(found)
+def baselines(sources: Sequence[Source], metadata: Sequence[Metadata]) -> list[Source]:
+    """What says what the numbers of our own runs are worth: untrained encoders, and raw pixels."""
+    seeds: dict[int, Source] = {}
+    for source, told in zip(sources, metadata, strict=True):
+        if told.recipe and told.seed is not None:
+            seeds.setdefault(told.seed, source)
+    pixels = [replace(source, name="raw_pixels", baseline="pixels") for source in [*seeds.values()][:1]]
+    return pixels + [
+        replace(source, name=f"random-seed{seed}", baseline="random", seed=seed)
+        for seed, source in sorted(seeds.items())
+    ]
 
 
 def make_corrupted(plan: Plan, folder: Path, corruptions: CorruptionAccuracy, part: int, parts: int) -> None:
@@ -183,7 +173,7 @@ def measure(study: Path, plan: Plan, corruptions: CorruptionAccuracy, engine: di
     """Measure every run of a study that is not measured yet; returns how many units were measured."""
     started = time.monotonic()
     made = study / "cache"
-    first = dataclasses.replace(plan.of(plan.sources[0]), quantities=(), batch_size=256)
+    first = replace(plan.of(plan.sources[0]), quantities=(), batch_size=256)
     if not made.exists():
         print("measure: making the corrupted images, once for all encoders", flush=True)
         parts = 15
@@ -224,7 +214,7 @@ def corrupted_images(study: Path, asked: int | None, plan: Plan) -> int:
     """How many test images are corrupted: as asked, by the preset, or what 1 GiB holds."""
     if asked is None:
         asked = CORRUPTED_IMAGES.get(str(read_plan(study).get("preset")))
-    (bench,) = open_benches(dataclasses.replace(plan.of(plan.sources[0]), quantities=()))
+    (bench,) = open_benches(replace(plan.of(plan.sources[0]), quantities=()))
     conditions = len(CorruptionAccuracy(limit=1).conditions(bench))
     fitting = max(16, CACHE_BYTES // (conditions * math.prod(bench.checkpoint.image_shape)))
     return min(asked or min(1000, fitting), len(bench.indices))
@@ -235,22 +225,17 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser = Parser(prog="python -m analyses.paired_study.measure", description=__doc__)
     # fmt: off
     parser.add_argument("study", type=Path, help="folder of the study, or a folder of checkpoints")
-    parser.add_argument("--data", default="mnist5k", help="images to probe and measure on: a known set or a folder")
-    parser.add_argument("--data-root", help="dataset directory of a known set such as CIFAR")
     parser.add_argument("--corrupted-images", type=positive(int),
         help="number of test images to corrupt (default: 1000, or as many as fit in 1 GiB; preset quick: 300)")
-    parser.add_argument("--device", default="auto", help="auto, cpu, cuda, cuda:1 or mps")
-    parser.add_argument("--precision", default="float32", choices=("float32", "float64"),
-        help="floating-point precision")
-    parser.add_argument("--dry-run", action="store_true",
-        help="print what would be measured and how long it takes, then stop")
     # fmt: on
-    add_engine_arguments(parser)
+    add_study_arguments(parser)
     options = parser.parse_args(arguments)
-    runs, images = find_runs(options.study), Images(options.data, root=options.data_root)
-    plan = study_plan(runs, images, 1, options.device, options.precision)
+    sources, metadata, _, images = read_study(options)
+    sources += baselines(sources, metadata)
+    machine = {name: getattr(options, name) for name in ("device", "precision", "batch_size", "seed")}
+    plan = study_plan(sources, images, 1, **machine)
     count = corrupted_images(options.study, options.corrupted_images, plan)
-    plan = study_plan(runs, images, count, options.device, options.precision)
+    plan = study_plan(sources, images, count, **machine)
     if options.dry_run:
         return tell_plan(
             plan, Outputs(options.study / RECORDS, made=options.study / "cache", keep_cells=False)

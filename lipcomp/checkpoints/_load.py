@@ -28,7 +28,7 @@ from lipcomp.checkpoints._recognise import Recognised, recognise
 from lipcomp.checkpoints._report import KeyReport
 from lipcomp.checkpoints._shapes import infer_backbone
 from lipcomp.checkpoints._sources import Source, State, open_source
-from lipcomp.checkpoints._transformers_models import from_folder
+from lipcomp.checkpoints._transformers_models import from_bare, from_folder
 from lipcomp.checkpoints._vits import heads_of, prepare_vit, resize_positions
 from lipcomp.encoders._wrapped import WrappedEncoder
 
@@ -144,6 +144,9 @@ def _assemble(
                     f"folder {str(source.path)!r} says its architecture in config.json; leave --{option} {value} out"
                 )
         return from_folder(source, head, size, mean, std)
+    bare = arch is None and format in (None, "huggingface") and source.container in ("torch", "safetensors")
+    if bare and (found := from_bare(source, branch, head, size, mean, std)) is not None:
+        return found
     named = arch or source.arch
     if arch is None and source.container == "exported" and "/" not in (source.arch or ""):
         named = None  # a network that was read off its weights is read off them again

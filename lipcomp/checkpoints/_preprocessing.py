@@ -166,7 +166,9 @@ def from_transformers(config: Mapping[str, Any], origin: str) -> Inputs | None:
     if abs(unit - 1) > 1e-6:  # in units of [0, 1]: (unit x - mean) / std
         mean, std = tuple(m / unit for m in mean), tuple(s / unit for s in std)
         origin = f"{origin}; white is {unit:g} there"
-    pipeline = Preprocessing(resize, size, filtered, squash=isinstance(resize, tuple))
+    if not (isinstance(resize, tuple) or config.get("do_center_crop") or config.get("crop_pct")):
+        origin = f"{origin}; it gives images of any shape, of which the centre is taken"
+    pipeline = Preprocessing(resize, size, filtered, squash=isinstance(resize, tuple), processor=True)
     return Inputs(mean, std, size, pipeline, origin)
 
 

@@ -1,7 +1,8 @@
-"""A transformers folder whose network transformers itself builds (the extra ``transformers``).
+"""A transformers folder, or bare weights, whose network transformers itself builds (the extra ``transformers``).
 
-Only classes of the installed library are built, from the folder's ``config.json``; code in a folder is never run, and
-its weights are read as data before they are handed over. The pooled feature is what the library's own evaluation uses:
+Only classes of the installed library are built, from the folder's ``config.json`` or from what the weights show
+(:mod:`lipcomp.checkpoints._transformers_bare`); code in a folder is never run, and weights are read as data before
+they are handed over. The pooled feature is what the library's own evaluation uses:
 
 =====================================  ===========================================================================
 ViT, DeiT                              the class token after the last layer norm
@@ -13,7 +14,7 @@ anything else that classifies images   what its classifier would read
 
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import takewhile
 from typing import Any
 
@@ -24,12 +25,17 @@ from torch import Tensor, nn
 from lipcomp.checkpoints._errors import CheckpointError
 from lipcomp.checkpoints._index import is_loose
 from lipcomp.checkpoints._lean import Budget, check_numbers, lean
-from lipcomp.checkpoints._names import without_wrappers
+from lipcomp.checkpoints._names import below, without_wrappers
 from lipcomp.checkpoints._native import Checkpoint, Metadata
 from lipcomp.checkpoints._preprocessing import convention
+from lipcomp.checkpoints._recognise import all_tensors, branch_of, choose, unwrap
 from lipcomp.checkpoints._report import KeyReport
 from lipcomp.checkpoints._sources import Source
+from lipcomp.checkpoints._transformers_bare import bare_config, find_kinds
 from lipcomp.encoders._wrapped import WrappedEncoder
+
+Numbers = Sequence[float | int]
+Size = tuple[int, int]
 
 TOKEN = ("vit", "deit")
 SPARE = re.compile(
@@ -83,11 +89,7 @@ class Pooled(nn.Module):
 
 
 def from_folder(
-    source: Source,
-    head: str,
-    size: tuple[int, int] | None,
-    mean: Sequence[float | int] | None,
-    std: Sequence[float | int] | None,
+    source: Source, head: str, size: Size | None, mean: Numbers | None, std: Numbers | None
 ) -> Checkpoint:
     """An encoder of a folder whose network transformers builds."""
     weights = {name: value for name, value in source.tree.items() if isinstance(value, Tensor)}
@@ -105,12 +107,61 @@ def from_folder(
         origin = {name.removeprefix(outer): key for name, key in origin.items()}
         weights = {name.removeprefix(outer): value for name, value in weights.items()}
         tower = build_tower(source.conventions["config"], weights)
+    used = {
+        key: f"backbone.{name}"
+        for name, key in origin.items()
+        if name in weights and name not in tower.unused
+    }
+    ignored = dict.fromkeys(origin.values() - used.keys(), "classifier, head or counter")
+    return _checkpoint(source, tower, KeyReport(used, ignored), head, size, mean, std)
+
+
+def from_bare(
+    source: Source,
+    branch: str | None,
+    head: str,
+    size: Size | None,
+    mean: Numbers | None,
+    std: Numbers | None,
+) -> Checkpoint | None:
+    """An encoder of a bare state dict whose network transformers builds; None if it is of none of these."""
+    found = [
+        (".".join((*place, prefix)).strip("."), kind, prefix, state, origin)
+        for place, wrapped in source.states()
+        for state, origin in [unwrap(wrapped)]
+        for kind, prefix in find_kinds(state)
+    ]
+    if not found:
+        return None
+    labels = [entry[0] for entry in found]
+    number, notes = choose(labels, [branch_of(label) for label in labels], branch, source.path)
+    label, kind, prefix, state, origin = found[number]
+    weights = below(state, prefix)
+    check_numbers(weights, source.path)
+    config, assumed = bare_config(kind, weights)
+    tower = build_tower(config, weights)
+    used = {origin[prefix + name]: f"backbone.{name}" for name in weights if name not in tower.unused}
+    mine = {id(weights[name]) for name in weights if name not in tower.unused}
+    ignored = {name: why for name, value, why in all_tensors(source.tree) if id(value) not in mine}
+    report = KeyReport(used, ignored, (), (*notes, *assumed))
+    checkpoint = _checkpoint(source, tower, report, head, size, mean, std)
+    return replace(checkpoint, branch=branch_of(label), place=label)
+
+
+def _checkpoint(
+    source: Source,
+    tower: Tower,
+    report: KeyReport,
+    head: str,
+    size: Size | None,
+    mean: Numbers | None,
+    std: Numbers | None,
+) -> Checkpoint:
     channels, *native = tower.image_shape
     known = source.preprocessing
     if known is None and (mean is None or std is None):
         raise CheckpointError(
-            f"ambiguous: folder {str(source.path)!r} has no preprocessor_config.json, which would say its "
-            f"normalisation; "
+            f"ambiguous: {str(source.path)!r} has no preprocessor_config.json, which would say its normalisation; "
             f"pass --mean and --std"
         )
     known = known or convention(channels, (native[0], native[1]), (0.0,), (1.0,), "")
@@ -124,25 +175,9 @@ def from_folder(
         architecture=f"transformers/{tower.name}",
         projector=projector,
     ).eval()
-    latent = (
-        "the backbone's features; no projector was found"
-        if projector is None
-        else "the output of the projection"
-    )
-    report = KeyReport(
-        {
-            key: f"backbone.{name}"
-            for name, key in origin.items()
-            if name in weights and name not in tower.unused
-        },
-        {
-            key: "classifier, head or counter"
-            for name, key in origin.items()
-            if name not in weights or name in tower.unused
-        },
-        (),
-        (tower.note, f"latent: {latent}"),
-    )
+    none = "the backbone's features; no projector was found"
+    latent = f"latent: {none if projector is None else 'the output of the projection'}"
+    report = replace(report, notes=(*report.notes, tower.note, latent))
     return Checkpoint(encoder, Metadata(), source.sha256, source.path, "huggingface", report, ready)
 
 

@@ -25,6 +25,11 @@ from torchvision.transforms.v2 import functional as V
 from lipcomp.data._pictures import with_channels
 
 INTERPOLATIONS = ("nearest", "bilinear", "bicubic", "lanczos", "box", "hamming")
+PROCESSORS = (
+    "bilinear",
+    "bicubic",
+    "lanczos",
+)  # whose kernels for bytes torchvision has; Pillow's nearest is its nearest-exact
 Size = tuple[int, int]
 
 
@@ -55,6 +60,9 @@ class Preprocessing:
         Do not resize pictures that have the size of the crop already.
     background
         Colour behind transparent pixels, as bytes.
+    processor
+        As Hugging Face's image processors do it: torchvision's kernels for bytes, which differ from Pillow's by up to
+        four grey levels, and a corner of the crop that is rounded down.
 
     Examples
     --------
@@ -76,6 +84,7 @@ class Preprocessing:
     enlarge: bool = True
     keep: bool = False
     background: tuple[int, int, int] = (255, 255, 255)
+    processor: bool = False
 
     def __post_init__(self) -> None:
         if self.interpolation not in INTERPOLATIONS:
@@ -156,11 +165,11 @@ class Preprocessing:
         size = self._target(picture.height, picture.width)
         if size is None or size == (picture.height, picture.width):
             return picture
-        if self.antialias:
+        if self.antialias and not (self.processor and self.interpolation in PROCESSORS):
             return picture.resize((size[1], size[0]), getattr(Image.Resampling, self.interpolation.upper()))
         pixels = V.pil_to_tensor(picture)
         mode = InterpolationMode(self.interpolation)
-        return V.to_pil_image(V.resize(pixels, list(size), mode, antialias=False), mode=picture.mode)
+        return V.to_pil_image(V.resize(pixels, list(size), mode, antialias=self.antialias), mode=picture.mode)
 
     def _target(self, height: int, width: int) -> Size | None:
         """The size a picture is brought to before the crop; roundings are torchvision's and timm's."""
@@ -179,9 +188,8 @@ class Preprocessing:
     def _cropped(self, picture: Image.Image) -> Image.Image:
         if self.crop is None or self.crop == (picture.height, picture.width):
             return picture
-        left, top = (
-            _offset(a, b) for a, b in ((picture.width, self.crop[1]), (picture.height, self.crop[0]))
-        )
+        extents = (picture.width, self.crop[1]), (picture.height, self.crop[0])
+        left, top = (_offset(extent, crop, self.processor) for extent, crop in extents)
         box = (left, top, left + self.crop[1], top + self.crop[0])
         if self.border is None:
             return picture.crop(box)  # zeros beyond the picture
@@ -193,6 +201,7 @@ class Preprocessing:
         steps = []
         if self.resize is not None:
             by, x = self.interpolation + (", antialias" if self.antialias else ", no antialias"), self.resize
+            by += " as torchvision's" if self.processor else ""
             if isinstance(x, int):
                 steps.append(f"shorter side to {x} ({by})")
             else:
@@ -208,9 +217,11 @@ class Preprocessing:
         return ", ".join(steps) or "as stored"
 
 
-def _offset(extent: int, crop: int) -> int:
-    """Where the centre starts, in torchvision's rounding; negative where it is padded."""
-    return round((extent - crop) / 2) if extent >= crop else -((crop - extent) // 2)
+def _offset(extent: int, crop: int, down: bool) -> int:
+    """Where the centre starts, in torchvision's rounding or rounded down; negative where it is padded."""
+    if extent < crop:
+        return -((crop - extent) // 2)
+    return (extent - crop) // 2 if down else round((extent - crop) / 2)
 
 
 def _fill(colour: tuple[int, ...], mode: str) -> Any:

@@ -12,7 +12,7 @@ from typing import Any
 
 from lipcomp import _commands as commands
 from lipcomp.checkpoints._formats import NAMES as FORMAT_NAMES
-from lipcomp.checkpoints._native import Checkpoint
+from lipcomp.checkpoints._native import Checkpoint, Metadata
 from lipcomp.data._known import SETS
 from lipcomp.data._preprocessing import INTERPOLATIONS
 from lipcomp.jobs._options import add_engine_arguments, engine_choice
@@ -83,7 +83,13 @@ def add_encoder_arguments(parser: argparse.ArgumentParser) -> None:
     # fmt: off
     parser.add_argument("checkpoints", nargs="*", metavar="CHECKPOINT",
         help="checkpoint file, Hugging Face folder, or prefix of a TensorFlow checkpoint")
+    parser.add_argument("--list", action="store_true", help="print how each key of the file was read, then stop")
     # fmt: on
+    add_foreign_arguments(parser)
+
+
+def add_foreign_arguments(parser: argparse.ArgumentParser) -> None:
+    """The options for checkpoints of other libraries."""
     foreign = parser.add_argument_group(
         "checkpoints of other libraries (recognised automatically; set these to override)"
     )
@@ -103,7 +109,6 @@ def add_encoder_arguments(parser: argparse.ArgumentParser) -> None:
         help="standard deviation by which the encoder divides, like --mean (default: the checkpoint's)")
     foreign.add_argument("--image-size", type=_sizes, metavar="SIZE",
         help="image size in pixels: SIDE, HxW or CxHxW (default: the network's)")
-    foreign.add_argument("--list", action="store_true", help="print how each key of the file was read, then stop")
     # fmt: on
 
 
@@ -117,19 +122,14 @@ def sources(options: argparse.Namespace) -> tuple[Source, ...]:
     """
     if not options.checkpoints and not options.factory:
         raise commands.UsageError("no CHECKPOINT given; name a file or folder, or a function with --factory")
-    named = {
-        "arch": options.arch,
-        "format": options.format,
-        "head": options.head,
-        "branch": options.branch,
-        "mean": options.mean,
-        "std": options.std,
-        "image_size": options.image_size,
-    }
-    given = {name: value for name, value in named.items() if value is not None}
-    return tuple(
-        Source(path, factory=options.factory, options=given) for path in options.checkpoints or [None]
-    )
+    return tuple(source(options, path) for path in options.checkpoints or [None])
+
+
+def source(options: argparse.Namespace, path: str | None, name: str | None = None) -> Source:
+    """One encoder, read as :func:`add_foreign_arguments` asked for."""
+    names = ("arch", "format", "head", "branch", "mean", "std", "image_size")
+    given = {key: value for key in names if (value := getattr(options, key)) is not None}
+    return Source(path, name, options.factory, options=given)
 
 
 def load_listed(options: argparse.Namespace) -> list[Checkpoint]:
@@ -185,12 +185,9 @@ def _side(text: str) -> int | tuple[int, int]:
 
 
 def add_run_arguments(parser: argparse.ArgumentParser) -> None:
-    """Device, precision and outputs."""
-    group = parser.add_argument_group("device and output")
+    """Device, precision, workers and outputs."""
+    group = add_machine_arguments(parser)
     # fmt: off
-    group.add_argument("--device", default="auto", help="auto, cpu, cuda, cuda:1 or mps")
-    group.add_argument("--precision", default="float32", choices=tuple(DTYPES), help="floating-point precision")
-    group.add_argument("--batch-size", type=positive(int), help="images per batch (default: as many as fit in memory)")
     group.add_argument("--out", type=Path, metavar="FILE",
         help="append the results to this file, one JSON line per record")
     group.add_argument("--cache", type=Path, metavar="FOLDER",
@@ -200,14 +197,25 @@ def add_run_arguments(parser: argparse.ArgumentParser) -> None:
     group.add_argument("--json", action="store_true", help="print the results as JSON lines instead of a table")
     group.add_argument("--shards", type=positive(int), default=1,
         help="split the images of each encoder over this many jobs")
+    # fmt: on
+
+
+def add_machine_arguments(parser: argparse.ArgumentParser) -> Any:
+    """Device, precision, workers and the engine; the group, for more."""
+    group = parser.add_argument_group("device and output")
+    # fmt: off
+    group.add_argument("--device", default="auto", help="auto, cpu, cuda, cuda:1 or mps")
+    group.add_argument("--precision", default="float32", choices=tuple(DTYPES), help="floating-point precision")
+    group.add_argument("--batch-size", type=positive(int), help="images per batch (default: as many as fit in memory)")
     group.add_argument("--dry-run", action="store_true",
         help="print what would be measured, what exists already and how long it takes, then stop")
     # fmt: on
     add_engine_arguments(parser)
+    return group
 
 
-def images(options: argparse.Namespace, loaded: Sequence[Checkpoint]) -> Images:
-    """The images that :func:`add_data_arguments` asked for.
+def images(options: argparse.Namespace, metadata: Sequence[Metadata]) -> Images:
+    """The images that :func:`add_data_arguments` asked for, for encoders with these metadata.
 
     Raises
     ------
@@ -216,7 +224,7 @@ def images(options: argparse.Namespace, loaded: Sequence[Checkpoint]) -> Images:
     """
     data = options.data
     if data is None:
-        trained = {str(checkpoint.metadata.data.get("name", "")).split("/")[0] for checkpoint in loaded}
+        trained = {str(told.data.get("name", "")).split("/")[0] for told in metadata}
         if trained != {DEFAULT_DATA}:
             raise commands.UsageError(
                 f"no --data given; name the images to measure on: a folder, or one of {', '.join(SETS)}"
@@ -258,7 +266,7 @@ def run_command(
     loaded = load_listed(options)
     plan = Plan(
         sources(options),
-        images(options, loaded),
+        images(options, [checkpoint.metadata for checkpoint in loaded]),
         tuple(quantities),
         probe or Probe(),
         options.device,

@@ -7,6 +7,7 @@ import torch
 
 from analyses.bound_study import measure as measuring
 from analyses.bound_study.report import load, make_page, ratios
+from analyses.runs import find_runs
 from lipcomp._commands import run
 from lipcomp.checkpoints import save_checkpoint
 from lipcomp.checkpoints._native import Metadata
@@ -36,7 +37,7 @@ def study(tmp_path_factory):
 
 
 def plan(folder):
-    sources = tuple(Source(str(one.checkpoint), one.name) for one in measuring.find_runs(folder))
+    sources = tuple(Source(str(path), name) for name, path in find_runs(folder).items())
     asked = tuple(measuring.quantities(("backbone", "latent"), ball_images=2))
     return Plan(sources, Images("mnist5k"), asked, device="cpu")
 

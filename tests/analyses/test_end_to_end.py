@@ -1,24 +1,28 @@
 """The study from checkpoints to report on real digits: stages, resumption, and what a command says of bad input."""
 
+import argparse
 import dataclasses
 import json
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
 import pytest
 import torch
+from PIL import Image
 
+from analyses.bound_study import measure as bounds
 from analyses.paired_study import measure as measuring
 from analyses.paired_study.frames import load_study
 from analyses.paired_study.report import make_report
 from analyses.paired_study.study import RECORDS, read_plan
-from analyses.runs import Run, find_runs
+from analyses.runs import add_study_arguments, find_runs, read_study
 from lipcomp._commands import run
 from lipcomp.checkpoints import save_checkpoint
 from lipcomp.checkpoints._native import Metadata, load_checkpoint
 from lipcomp.data import load_set
 from lipcomp.encoders import EncoderSpec, build_encoder
-from lipcomp.measure import CorruptionAccuracy, Images
+from lipcomp.measure import CorruptionAccuracy, Images, Source
 from lipcomp.measure import run as measure
 from lipcomp.measure._run import Outputs
 from lipcomp.records import read_records, to_frame
@@ -46,8 +50,8 @@ def study(tmp_path_factory):
 
 def measured(folder):
     images = Images("mnist5k")
-    plan = measuring.study_plan(find_runs(folder), images, CORRUPTED, "cpu")
-    plan = dataclasses.replace(plan, sources=plan.sources[:2])
+    sources = [Source(str(path), name) for name, path in find_runs(folder).items()]
+    plan = measuring.study_plan(sources, images, CORRUPTED, device="cpu")
     table = measuring.StudyTable(folder, CorruptionAccuracy(limit=CORRUPTED))
     return list(measure(plan, Outputs(folder / RECORDS, table=table, keep_cells=False)))
 
@@ -161,7 +165,30 @@ def test_bad_input_is_one_paragraph_and_exit_1(study, tmp_path, capsys, argument
 def test_a_folder_of_checkpoints_is_a_study_too(study, tmp_path):
     source = study / "runs" / "SimCLR-0" / "model.safetensors"
     (tmp_path / "theirs.safetensors").write_bytes(source.read_bytes())
-    assert find_runs(tmp_path) == [Run("theirs", tmp_path / "theirs.safetensors")]
+    assert find_runs(tmp_path) == {"theirs": tmp_path / "theirs.safetensors"}
+
+
+@pytest.mark.parametrize("command", [measuring.main, bounds.main])
+def test_the_studies_take_images_as_the_commands_do(study, tmp_path, capsys, command):
+    """A flat folder with a table of labels, a file that cannot be read, and a preprocessing of one's own."""
+    rows = ["file,label"]
+    for number in range(40):
+        Image.fromarray(np.full((40, 30), 6 * number, np.uint8)).save(tmp_path / f"{number}.png")
+        rows.append(f"{number}.png,{'even' if number % 2 else 'odd'}")
+    (tmp_path / "labels.csv").write_text("\n".join(rows))
+    (tmp_path / "7.png").write_bytes(b"no image")
+    told = [str(study), "--data", str(tmp_path), "--labels", str(tmp_path / "labels.csv"), "--holdout", "0.5"]
+    told += ["--skip-unreadable", "--resize", "32", "--crop", "28", "--interpolation", "bicubic", "--dry-run"]
+    assert run(command, told) == 0
+    assert "to measure" in capsys.readouterr().out
+    parser = argparse.ArgumentParser()
+    add_study_arguments(parser)
+    parser.add_argument("study", type=Path)
+    sources, _, _, images = read_study(parser.parse_args(told))
+    found = images.open(sources[0].load())
+    assert len(found) in (19, 20)
+    assert found.classes == ("even", "odd")
+    assert "bicubic" in str(images.options["override"])
 
 
 def test_study_json_that_is_damaged_is_named(tmp_path):

@@ -1,5 +1,6 @@
 """Preprocessing equals the pipelines of timm and torchvision, whatever the picture's size and aspect ratio."""
 
+import json
 import math
 
 import numpy as np
@@ -7,6 +8,7 @@ import pytest
 import torch
 from PIL import Image
 
+from lipcomp.checkpoints._preprocessing import from_transformers
 from lipcomp.data._preprocessing import Preprocessing
 
 # Twenty of timm's, with every interpolation, crop mode and crop percentage that its configurations hold.
@@ -105,6 +107,47 @@ def test_torchvisions_own_evaluation(name):
     )
     for picture in pictures():
         assert (ours(picture) - theirs(picture)).abs().max() <= 1e-6
+
+
+SIDES = {"height": 96, "width": 64}
+PROCESSORS = [
+    ("ViT", {}),
+    ("ViT", {"size": SIDES, "resample": 3}),
+    ("ViT", {"size": SIDES, "resample": 1}),
+    ("ViT", {"rescale_factor": 1 / 127.5, "image_mean": [1.0] * 3, "image_std": [1.0] * 3}),
+    ("ViT", {"do_rescale": False, "image_mean": [127.5] * 3, "image_std": [127.5] * 3}),
+    ("ViT", {"do_normalize": False, "resample": 0}),
+    ("DeiT", {}),
+    ("DeiT", {"do_center_crop": False}),
+    ("Bit", {}),  # DINOv2's
+    ("Bit", {"size": {"shortest_edge": 256}}),
+    ("CLIP", {}),
+    ("CLIP", {"size": {"shortest_edge": 336}, "crop_size": {"height": 336, "width": 336}}),
+    ("CLIP", {"crop_size": {"height": 300, "width": 300}}),  # larger than the picture
+    ("Siglip", {}),
+    ("Siglip", {"size": {"height": 384, "width": 384}}),
+    ("ConvNext", {}),
+    ("ConvNext", {"size": {"shortest_edge": 224}, "crop_pct": 0.95}),
+    ("DINOv3ViT", {}),
+]
+
+
+@pytest.mark.parametrize(("name", "options"), PROCESSORS)
+def test_transformers_own_processors(name, options):
+    """From the configuration that a processor writes, its own numbers to one level of 255; most to rounding."""
+    transformers = pytest.importorskip("transformers")
+    theirs = getattr(transformers, f"{name}ImageProcessor")(**options)
+    ours = from_transformers(json.loads(theirs.to_json_string()), "")
+    mean, std = (torch.tensor(numbers).view(-1, 1, 1) for numbers in ours.normalisation)
+    for picture in pictures():
+        expected = theirs(picture, return_tensors="pt")["pixel_values"][0] * std + mean
+        assert (ours.pipeline(picture) - expected).abs().max() <= (1.001 / 255 if "DINOv3" in name else 1e-6)
+
+
+def test_a_processor_of_images_of_any_shape_says_so():
+    told = from_transformers({"size": {"shortest_edge": 120}}, "theirs")
+    assert told.size == (120, 120)
+    assert "of which the centre is taken" in told.origin
 
 
 def test_a_rectangle_is_covered_as_timm_covers_it():
