@@ -41,7 +41,7 @@ from torch import Tensor, nn
 from lipcomp.checkpoints import load_encoder
 from lipcomp.checkpoints._architectures import build_backbone
 from lipcomp.checkpoints._errors import CheckpointError
-from lipcomp.checkpoints._lean import Budget, lean
+from lipcomp.checkpoints._lean import Budget, build_lean
 
 State = dict[str, Tensor]
 TOLERANCE = 1e-5  # of the largest feature
@@ -112,15 +112,18 @@ def shake(network: nn.Module) -> nn.Module:
     return network.eval().requires_grad_(False)
 
 
-def count(library: str, name: str) -> int:
-    """A network's parameters, counted without making them; 0 where it cannot be built, which its sweep will say."""
+def count(library: str, name: str, largest: int) -> int:
+    """A network's parameters, counted without making them, as far as ``largest``; 0 where it cannot be built."""
     try:
-        if library != "transformers":
-            return sum(value.numel() for value in build_backbone(f"{library}/{name}").network.parameters())
-        body, settings = transformers_kind(name)
-        with lean(Budget()):
-            return sum(value.numel() for value in body(settings).parameters())
-    except Exception:
+        if library == "transformers":
+            body, settings = transformers_kind(name)
+            network = build_lean(lambda: body(settings), Budget(largest))
+        else:
+            network = build_backbone(f"{library}/{name}", budget=Budget(largest)).network
+        return sum(value.numel() for value in network.parameters())
+    except CheckpointError:
+        return largest + 1
+    except Exception:  # its sweep will say why
         return 0
 
 
@@ -398,7 +401,7 @@ def main() -> None:
             done[case["library"], case["name"]] += (
                 len(WRAPPINGS) if whole else case.get("container") == "file"
             )
-    sized = sorted((count(*chosen), *chosen) for chosen in chosen[number - 1 :: total])
+    sized = sorted((count(*one, options.largest), *one) for one in chosen[number - 1 :: total])
     for turn in range(len(WRAPPINGS)):
         for place, (numbers, library, name) in enumerate(sized):
             if done[library, name] > turn:

@@ -12,13 +12,14 @@ from pathlib import Path
 from typing import get_args, get_type_hints
 
 from lipcomp._commands import Parser, choose_device
+from lipcomp._functions import load_function
 from lipcomp.data import load_set
 from lipcomp.data._known import SETS
 from lipcomp.encoders import register_backbone
 from train.data import Report, fit_to_data
 from train.pretrain import pretrain
 from train.recipe import Recipe, change
-from train.recipes import FAMILIES, METHODS, family_for, find_recipe, load_function, with_method
+from train.recipes import FAMILIES, METHODS, family_for, find_recipe, with_method
 from train.settings import Settings
 
 EPILOG = """

@@ -6,14 +6,11 @@ decoder behind its latent, in that one layer. ``find_recipe("cifar10_c_byol")`` 
 recipes, on ImageNet, are in :mod:`train.imagenet`; yours can be in a file: ``find_recipe("my_recipes.py:fashion")``.
 """
 
-import importlib
-import importlib.util
 import re
-import sys
 from collections.abc import Callable
 from dataclasses import replace
-from pathlib import Path
 
+from lipcomp._functions import load_function
 from lipcomp._messages import nearest
 from lipcomp.data._views import DigitViews, PhotoViews
 from lipcomp.encoders import EncoderSpec
@@ -211,47 +208,3 @@ def find_recipe(name: str) -> Recipe:
             f"{families} and a method of {', '.join(METHODS)}; {', '.join(IMAGENET_RECIPES)}; or FILE.py:FUNCTION"
         )
     return RECIPES[name]()
-
-
-def load_function(place: str) -> Callable[..., object]:
-    """A function of a file (``FILE.py:NAME``) or of an importable module (``MODULE:NAME``).
-
-    Raises
-    ------
-    ImportError
-        If it is not there or does not import; the message says why.
-    """
-    source, _, name = place.rpartition(":")
-    try:
-        module = import_file(Path(source)) if source.endswith(".py") else importlib.import_module(source)
-    except Exception as error:
-        raise ImportError(f"{source!r} cannot be imported ({type(error).__name__}: {error})") from error
-    function = getattr(module, name, None)
-    if not callable(function):
-        known = [n for n, value in vars(module).items() if callable(value) and not n.startswith("_")]
-        raise ImportError(f"{source!r} has no function {name!r}{nearest(name, known)}")  # noqa: TRY004
-    found: Callable[..., object] = function
-    return found
-
-
-def import_file(path: Path) -> object:
-    """Import a file as a module of its stem, once; classes of it can then be pickled and found again."""
-    path = path.resolve()
-    known = sys.modules.get(path.stem)
-    if known is not None and getattr(known, "__file__", None) == str(path):
-        return known
-    if known is not None:
-        raise ImportError(f"a module {path.stem!r} is loaded already ({known}); rename {path.name}")
-    if not path.is_file():
-        raise FileNotFoundError(f"{str(path)!r} does not exist")
-    spec = importlib.util.spec_from_file_location(path.stem, path)
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[path.stem] = module
-    try:
-        spec.loader.exec_module(module)
-    except BaseException:
-        del sys.modules[path.stem]
-        raise
-    return module

@@ -26,6 +26,7 @@ from typing import Any
 from lipcomp._atomic import atomic_file
 from lipcomp._claims import claim
 from lipcomp._commands import Parser, run
+from lipcomp._functions import import_file, load_function
 from lipcomp.encoders import register_backbone
 from lipcomp.encoders._backbones import BACKBONES
 from lipcomp.jobs._contract import JobFailure, Outcome, raise_failures
@@ -43,7 +44,7 @@ from train.command import (
 from train.folder import CHECKPOINT, DIVERGED, BusyError, check_same, flat
 from train.pretrain import pretrain
 from train.recipe import Recipe, with_beta
-from train.recipes import METHODS, find_recipe, import_file, load_function
+from train.recipes import METHODS, find_recipe
 from train.settings import Settings
 
 BETAS = (0.1, 0.3, 1.0, 3.0, 10.0)

@@ -20,7 +20,7 @@ from torch import nn
 from lipcomp._messages import nearest
 from lipcomp.checkpoints._backbone import Backbone, import_timm
 from lipcomp.checkpoints._errors import CheckpointError
-from lipcomp.checkpoints._lean import Budget, lean
+from lipcomp.checkpoints._lean import Budget, build_lean
 from lipcomp.checkpoints._preprocessing import from_timm, from_torchvision
 from lipcomp.encoders._backbones import BACKBONES
 from lipcomp.encoders._preact import PreActResNet, WideResNet
@@ -59,15 +59,7 @@ def build_backbone(
     ImportError
         If only timm could know it, and timm is not installed.
     """
-    told = conventions or {}
-    try:
-        with lean(budget or Budget()):
-            return _build(name, channels, told)
-    except CheckpointError as error:
-        if "meta" not in str(error.__cause__):
-            raise
-        with lean(budget or Budget(), empty=False):  # a constructor that runs a part of the network
-            return _build(name, channels, told)
+    return build_lean(lambda: _build(name, channels, conventions or {}), budget or Budget())
 
 
 def _build(name: str, channels: int, told: Mapping[str, Any]) -> Backbone:

@@ -8,11 +8,11 @@ network grows past what the file holds. Buffers stay real: masks and tables that
 
 import math
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -20,6 +20,8 @@ from torch.nn.modules import module as hooks
 from torch.overrides import TorchFunctionMode
 
 from lipcomp.checkpoints._errors import CheckpointError
+
+T = TypeVar("T")
 
 SPARE_NUMBERS = 16 << 20  # what a network may hold besides its weights: masks, position tables (64 MiB)
 SPARE_PARTS = 4096  # and modules, parameters, buffers beyond the file's
@@ -123,6 +125,24 @@ def lean(budget: Budget, *, empty: bool = True) -> Iterator[None]:
     finally:
         for handle in handles:
             handle.remove()
+
+
+def build_lean(build: Callable[[], T], budget: Budget) -> T:
+    """What a constructor gives without memory for its weights, or with it where it runs a part of the network.
+
+    Raises
+    ------
+    CheckpointError
+        If it is larger than the budget.
+    """
+    try:
+        with lean(budget):
+            return build()
+    except Exception as error:
+        if "meta" not in f"{error} {error.__cause__}":
+            raise
+    with lean(budget, empty=False):
+        return build()
 
 
 def fill(network: nn.Module, weights: Mapping[str, Tensor]) -> None:

@@ -31,7 +31,7 @@ from safetensors.torch import save as to_safetensors
 from lipcomp._atomic import atomic_file
 from lipcomp._identity import hash_module
 from lipcomp.checkpoints._errors import CheckpointError
-from lipcomp.checkpoints._lean import Budget, check_numbers, fill, lean
+from lipcomp.checkpoints._lean import Budget, build_lean, check_numbers, fill
 from lipcomp.checkpoints._preprocessing import Inputs
 from lipcomp.checkpoints._report import KeyReport
 from lipcomp.encoders import EncoderSpec, build_encoder
@@ -223,8 +223,7 @@ def load_checkpoint(path: Path | str) -> Checkpoint:
             f"rebuilt from it; give a checkpoint that lipcomp's training wrote"
         )
     spec, metadata = _parse(header, path)
-    with lean(Budget.of(weights)):
-        encoder = build_encoder(spec)
+    encoder = build_lean(lambda: build_encoder(spec), Budget.of(weights))
     expected = encoder.state_dict()
     for name in sorted(expected.keys() | weights.keys()):
         have = tuple(weights[name].shape) if name in weights else "nothing"
@@ -236,6 +235,16 @@ def load_checkpoint(path: Path | str) -> Checkpoint:
     check_numbers(weights, path)
     fill(encoder, weights)
     return Checkpoint(encoder.eval(), metadata, digest_of(path), path)
+
+
+def own_backbone(path: Path | str) -> str:
+    """The name of the user's function that built a checkpoint's backbone (``FILE.py:FUNCTION``); "" for any other."""
+    try:
+        with safe_open(path, framework="pt") as file:
+            name = json.loads((file.metadata() or {})[HEADER_KEY])["encoder"]["backbone"]
+    except (SafetensorError, OSError, ValueError, KeyError, TypeError):
+        return ""
+    return name if isinstance(name, str) and ":" in name else ""
 
 
 def digest_of(path: Path) -> str:

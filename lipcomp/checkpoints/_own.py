@@ -1,15 +1,12 @@
 """Your own network: built by a function that you name, with its weights read from a checkpoint.
 
-The function is named ``package.module:function`` on the command line. It takes no arguments and returns a module
-(normalised images -> embedding) or an encoder of :func:`lipcomp.encoders.wrap`. It is the caller's code and is
+The function is named ``FILE.py:NAME`` or ``package.module:NAME`` on the command line. It takes no arguments and returns
+a module (normalised images -> embedding) or an encoder of :func:`lipcomp.encoders.wrap`. It is the caller's code and is
 imported as any other; the checkpoint beside it is still only read as data.
 """
 
 import hashlib
-import importlib
-import os
 import re
-import sys
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -17,6 +14,7 @@ from pathlib import Path
 import torch
 from torch import nn
 
+from lipcomp._functions import load_function
 from lipcomp.checkpoints._errors import CheckpointError
 from lipcomp.checkpoints._lean import check_numbers
 from lipcomp.checkpoints._names import without_wrappers
@@ -32,31 +30,19 @@ SHOWN = 5  # disagreements named in an error
 
 
 def build_own(factory: str) -> nn.Module:
-    """What the function ``package.module:function`` returns.
+    """What the function ``FILE.py:NAME`` or ``package.module:NAME`` returns.
 
     Raises
     ------
     CheckpointError
         If it is not found, fails, or does not return a module.
     """
-    module_name, _, function = factory.partition(":")
-    if not module_name or not function:
-        raise CheckpointError(f"factory must be package.module:function, got {factory!r}")
-    here = os.getcwd()  # noqa: PTH109  (as an entry of sys.path)
-    added = here not in sys.path and "" not in sys.path
-    if added:
-        sys.path.insert(0, here)
     try:
-        found = getattr(importlib.import_module(module_name), function)
-        network = found()
+        network = load_function(factory)()
     except (ImportError, AttributeError, TypeError) as error:
         raise CheckpointError(
-            f"factory {factory!r} cannot be used: {error}. It is imported from the current folder or an "
-            f"installed package and called without arguments"
+            f"factory {factory!r} cannot be used, called without arguments: {error}"
         ) from error
-    finally:
-        if added:
-            sys.path.remove(here)
     if not isinstance(network, nn.Module):
         raise CheckpointError(
             f"factory {factory!r} returned a {type(network).__name__}, not a torch.nn.Module"

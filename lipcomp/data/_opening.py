@@ -19,10 +19,6 @@ any dataset      its own                      :mod:`lipcomp.data._datasets`; by 
 Whatever the source, an :class:`ImageSet` gives pixels in [0, 1] by ``batch(indices)`` and labels as one tensor.
 """
 
-import importlib
-import os
-import re
-import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -30,6 +26,7 @@ from typing import Any
 
 import torch
 
+from lipcomp._functions import FUNCTION, load_function
 from lipcomp._messages import nearest
 from lipcomp.data._datasets import DatasetImages, from_dataset
 from lipcomp.data._folders import load_folder
@@ -113,7 +110,7 @@ def load_set(
         "holdout": holdout,
         "skip_unreadable": skip_unreadable,
     }
-    if isinstance(name, str) and _FUNCTION.fullmatch(name) and not Path(name).exists():
+    if isinstance(name, str) and FUNCTION.fullmatch(name) and not Path(name).exists():
         name = _called(name, "train" if split == "pretrain" else split)
     if isinstance(name, Mapping):
         name = _of_mapping(name, split)
@@ -264,26 +261,12 @@ class _Items:
         return self.images.content_hash()
 
 
-_FUNCTION = re.compile(r"[A-Za-z_][\w.]*:[A-Za-z_]\w*")
-
-
 def _called(name: str, split: str) -> Any:
     """The dataset that a function of the user's returns for a split."""
-    module, _, function = name.partition(":")
-    here = os.getcwd()  # noqa: PTH109 (as an entry of sys.path)
-    added = here not in sys.path and "" not in sys.path
-    if added:
-        sys.path.insert(0, here)
     try:
-        dataset = getattr(importlib.import_module(module), function)(split)
+        dataset = load_function(name)(split)
     except (ImportError, AttributeError, TypeError) as error:
-        raise ValueError(
-            f"data {name!r} cannot be used: {error}. It is imported from the current folder or an installed package "
-            f"and called with the split ({split!r})"
-        ) from error
-    finally:
-        if added:
-            sys.path.remove(here)
+        raise ValueError(f"data {name!r} cannot be used with the split {split!r}: {error}") from error
     if dataset is None or isinstance(dataset, str | Path):
         raise ValueError(f"data {name!r} returned {dataset!r}, not a dataset of (image, label)")
     return dataset
@@ -304,7 +287,7 @@ def splits_of(name: str) -> tuple[str, ...]:
     """The splits that :func:`load_set` finds of a known set, a function or a folder; none if a folder has none."""
     if name in SETS:
         return tuple(SETS[name][1])
-    if _FUNCTION.fullmatch(name) and not Path(name).exists():
+    if FUNCTION.fullmatch(name) and not Path(name).exists():
         return ("train", "test")
     found = split_folders(Path(name))
     return tuple(found) + (("test",) if "val" in found and "test" not in found else ())

@@ -76,7 +76,8 @@ class EncoderSpec:
             hint = nearest(self.backbone, BACKBONES)
             if ":" in self.backbone:
                 hint = (
-                    "; register your own network first: lipcomp.encoders.register_backbone(name, function)."
+                    "; name the function of your own that builds it: --factory FILE.py:FUNCTION, or in Python "
+                    "lipcomp.encoders.register_backbone(name, function)."
                 )
             raise ValueError(
                 f"backbone {self.backbone!r} is unknown{hint} Known: {', '.join(BACKBONES)}, timm/NAME"

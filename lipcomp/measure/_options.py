@@ -98,7 +98,8 @@ def add_foreign_arguments(parser: argparse.ArgumentParser) -> None:
         help="architecture: resnet50, timm/NAME or torchvision/NAME (default: recognised by names and shapes)")
     foreign.add_argument("--format", metavar="NAME",
         help=f"checkpoint format: {', '.join(FORMAT_NAMES)} (default: recognised by the keys)")
-    foreign.add_argument("--factory", metavar="MODULE:FUNCTION", help="function that returns your network")
+    foreign.add_argument("--factory", metavar="FILE.py:FUNCTION",
+        help="function that returns your network, or MODULE:FUNCTION; after training with --backbone, the same one")
     foreign.add_argument("--head", choices=("auto", "none"),
         help="none: use the backbone without its heads (default: auto)")
     foreign.add_argument("--branch", metavar="NAME", help="which network of the file: online, momentum, or its path "
@@ -150,7 +151,7 @@ def add_data_arguments(parser: argparse.ArgumentParser) -> None:
     group = parser.add_argument_group("images")
     # fmt: off
     group.add_argument("--data",
-        help=f"images to measure on: {', '.join(SETS)}, a folder of images, or MODULE:FUNCTION that returns a "
+        help=f"images to measure on: {', '.join(SETS)}, a folder of images, or FILE.py:FUNCTION that returns a "
         f"dataset (default: {DEFAULT_DATA} for encoders trained on it, otherwise required)")
     group.add_argument("--data-root", metavar="FOLDER", help="dataset directory of a known set such as CIFAR")
     group.add_argument("--split", default="test", choices=("train", "test", "val"), help="split to measure on")

@@ -12,11 +12,13 @@ from typing import Any, Literal, get_args
 import torch
 from torch import Tensor
 
+from lipcomp._functions import load_function
 from lipcomp.checkpoints import load_encoder
-from lipcomp.checkpoints._native import Checkpoint
+from lipcomp.checkpoints._native import Checkpoint, own_backbone
 from lipcomp.checkpoints._own import build_own, load_own
 from lipcomp.data import Preprocessing, load_set
 from lipcomp.data._sets import ImageSet
+from lipcomp.encoders import register_backbone
 
 Precision = Literal["float32", "float64", "bfloat16"]
 DTYPES: dict[str, torch.dtype] = {
@@ -38,7 +40,8 @@ class Source:
     name
         Name of the encoder in a study ("c_simclr-seed0"), ``subject.run`` in records.
     factory
-        "MODULE:FUNCTION" that builds your own network.
+        "FILE.py:FUNCTION" or "MODULE:FUNCTION" that builds your own network; for a checkpoint that was trained with
+        ``--backbone``, that function.
     baseline
         "random" is the architecture of ``path`` with random weights; "pixels" uses the pixels as features. Both are
         references for the numbers of trained encoders.
@@ -70,12 +73,14 @@ class Source:
         ValueError
             If the file cannot be read safely, or an option does not fit it.
         """
-        if self.factory is not None:
+        if self.factory is not None and (self.path is None or not (own := own_backbone(self.path))):
             known = ("mean", "std", "image_size", "branch")
             given = {name: value for name, value in self.options.items() if name in known}
             return load_own(build_own(self.factory), self.path, **given, name=self.factory)
         if self.path is None:
             raise ValueError("path must name a checkpoint, or factory a function that builds the network")
+        if self.factory is not None:
+            register_backbone(own, load_function(self.factory))
         checkpoint = load_encoder(self.path, **self.options)
         if self.baseline is not None:
             from lipcomp.measure._baselines import baseline
