@@ -131,12 +131,12 @@ def _convnext(stages: str, block: str, stem: str) -> Callable[[State], dict[str,
         depths = [sum(key.startswith(f"{stages}{number}.") for key in found) for number in numbers]
         widths = [state[f"{stages}{number}.layers.0.{block}"].shape[0] for number in numbers]
         scaled = any(key.endswith(("layer_scale_parameter", "gamma")) for key in state)
+        more = {"patch_size": state[stem].shape[2], "num_stages": len(depths)} if stem == STEM else {}
         return {
             "depths": depths,
             "hidden_sizes": widths,
-            "num_stages": len(depths),
             "num_channels": state[stem].shape[1],
-            **({"patch_size": state[stem].shape[2]} if stages == "encoder.stages." else {}),
+            **more,
             **({} if scaled else {"layer_scale_init_value": 0}),
         }
 

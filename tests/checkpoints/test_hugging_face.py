@@ -8,7 +8,7 @@ import json
 
 import pytest
 import torch
-from safetensors.torch import save_file
+from safetensors.torch import load_file, save_file
 from torch import nn
 
 from lipcomp.checkpoints import load_encoder
@@ -178,3 +178,64 @@ def test_an_empty_folder_is_named(tmp_path):
     (tmp_path / "config.json").write_text("{}")
     with pytest.raises(CheckpointError, match=r"has neither model\.safetensors nor pytorch_model\.bin"):
         load_encoder(tmp_path)
+
+
+SMALL = {"num_hidden_layers": 2, "intermediate_size": 96, "image_size": 32, "patch_size": 8}
+VIT = {"hidden_size": 384, "num_attention_heads": 6, **SMALL}
+CONVNEXT = {"depths": [1, 2, 1, 1], "hidden_sizes": [8, 12, 16, 24]}
+BARE = [
+    ("deit", VIT),
+    ("siglip_vision_model", {"hidden_size": 768, "num_attention_heads": 12, **SMALL}),
+    ("dinov3_vit", VIT | {"num_register_tokens": 4}),
+    ("dinov3_vit", VIT | {"use_gated_mlp": True, "hidden_act": "silu"}),
+    ("convnext", CONVNEXT),
+    ("convnextv2", CONVNEXT),
+    ("dinov3_convnext", CONVNEXT),
+    ("vit", VIT),
+    ("dinov2", VIT),
+]
+
+
+@pytest.mark.parametrize(("kind", "options"), BARE)
+def test_bare_weights_of_transformers(kind, options, tmp_path, shaken, images, close):
+    """As a module has them and as save_pretrained writes them; alone, and behind a prefix beside a classifier."""
+    pytest.importorskip("transformers")
+    from transformers.models.auto import configuration_auto, modeling_auto
+
+    settings = configuration_auto.CONFIG_MAPPING[kind](**options)
+    network = shaken(modeling_auto.MODEL_MAPPING[type(settings)](settings))
+    images = images[:, :, :32, :32]
+    out = network(pixel_values=(images - 0.4) / 0.3)
+    pooled = (
+        out.last_hidden_state[:, 0] if kind in ("deit", "vit", "dinov2") else out.pooler_output.flatten(1)
+    )
+    network.save_pretrained(tmp_path)
+    written = load_file(tmp_path / "model.safetensors")
+    states = (
+        network.state_dict(),
+        {"module.net." + key: value for key, value in written.items()}
+        | {"module.classifier.weight": torch.ones(2, 3)},
+    )
+    for state in states:
+        torch.save({"model": state, "best_acc1": torch.tensor(71.5)}, tmp_path / "bare.pth")
+        if kind not in ("vit", "dinov2"):
+            with pytest.raises(CheckpointError, match=r"ambiguous: .* pass --mean and --std"):
+                load_encoder(tmp_path / "bare.pth")
+        size = 32 if "conv" in kind or kind == "dinov3_vit" else None
+        checkpoint = load_encoder(tmp_path / "bare.pth", mean=(0.4,), std=(0.3,), image_size=size)
+        assert checkpoint.image_shape == (3, 32, 32)
+        if kind not in ("vit", "dinov2"):  # their epsilon is noted, and another one than timm's
+            close(checkpoint.encoder.features(images), pooled)
+        notes = " ".join(checkpoint.report.notes)
+        assert "conv" in kind or "6 heads" in notes or "12 heads" in notes
+        everything = checkpoint.report.used.keys() | checkpoint.report.ignored.keys()
+        assert {key.rpartition("best_acc1")[0] or key for key in everything} >= state.keys()
+
+
+def test_bare_weights_of_a_width_that_nobody_published_are_refused(tmp_path):
+    state = {"embeddings.distillation_token": torch.zeros(1, 1, 60)}
+    state["embeddings.position_embeddings"] = torch.zeros(1, 18, 60)
+    state["embeddings.patch_embeddings.projection.weight"] = torch.zeros(60, 3, 8, 8)
+    torch.save(state, tmp_path / "bare.pth")
+    with pytest.raises(CheckpointError, match=r"ambiguous: a deit of width 60 .* give the folder"):
+        load_encoder(tmp_path / "bare.pth")

@@ -5,11 +5,13 @@ import torch
 from torch import nn
 
 from lipcomp import _commands as commands
+from lipcomp._functions import load_function
 from lipcomp.checkpoints import save_checkpoint
 from lipcomp.checkpoints._errors import CheckpointError
 from lipcomp.checkpoints._native import Metadata
 from lipcomp.checkpoints._own import build_own, load_own
-from lipcomp.encoders import wrap
+from lipcomp.encoders import EncoderSpec, build_encoder, register_backbone, wrap
+from lipcomp.encoders._backbones import BACKBONES
 from lipcomp.encoders._resnet import ResNet
 from lipcomp.measure._options import add_encoder_arguments, load_listed
 
@@ -28,6 +30,15 @@ def broken(argument):
 
 def nothing():
     return 3
+"""
+BACKBONE = """
+from torch import nn
+
+def net(channels, width=6):
+    return nn.Sequential(nn.Conv2d(channels, width, 3), nn.BatchNorm2d(width), nn.ReLU())
+
+def wider(channels):
+    return net(channels, 7)
 """
 
 
@@ -92,8 +103,9 @@ def test_a_factory_without_a_checkpoint(here):
 @pytest.mark.parametrize(
     ("factory", "message"),
     [
-        ("their_network", "must be package.module:function"),
-        ("their_network:absent", "has no attribute 'absent'"),
+        ("their_network", r"write FILE\.py:FUNCTION or package\.module:FUNCTION"),
+        ("their_network:absent", "has no function 'absent'"),
+        ("absent.py:f", r"'absent\.py' cannot be imported"),
         ("absent_module:f", "No module named 'absent_module'"),
         ("their_network:broken", "missing 1 required positional argument"),
         ("their_network:nothing", "returned a int, not a torch.nn.Module"),
@@ -102,6 +114,42 @@ def test_a_factory_without_a_checkpoint(here):
 def test_a_factory_that_does_not_work_is_named(here, factory, message):
     with pytest.raises(CheckpointError, match=message):
         build_own(factory)
+
+
+def test_a_checkpoint_trained_with_a_backbone_of_ones_own_takes_its_function(here):
+    """Nothing is run because a file asks for it: the file names ``nets_of_mine.py:net``, the caller has to as well."""
+    name = "nets_of_mine.py:net"
+    (here / "nets_of_mine.py").write_text(BACKBONE)
+    register_backbone(name, load_function(name))
+    try:
+        spec = EncoderSpec(name, (3, 16, 16), projector=(8, 4))
+        encoder = build_encoder(spec, seed=1).eval()
+        save_checkpoint(here / "mine.safetensors", encoder, Metadata(seed=1, objective={"name": "SimCLR"}))
+    finally:
+        del BACKBONES[name]
+    with pytest.raises(
+        CheckpointError, match=r"is unknown; name the function .* --factory FILE\.py:FUNCTION"
+    ):
+        load_listed(options("mine.safetensors"))
+    images = torch.rand(2, 3, 16, 16, generator=torch.Generator().manual_seed(0))
+    for factory in (name, f"{here / 'nets_of_mine.py'}:net"):  # the same file by another path
+        (checkpoint,) = load_listed(options("mine.safetensors", "--factory", factory))
+        assert checkpoint.metadata.seed == 1
+        assert torch.equal(checkpoint.encoder(images), encoder(images))
+        del BACKBONES[name]
+    with pytest.raises(CheckpointError, match="does not fit its own metadata"):
+        load_listed(options("mine.safetensors", "--factory", "nets_of_mine.py:wider"))
+    del BACKBONES[name]
+
+
+@pytest.mark.parametrize("backbone", ["small_cnn", "timm/mobilenetv3_small_050"])
+def test_a_native_checkpoint_of_any_named_backbone(tmp_path, backbone):
+    if "timm" in backbone:
+        pytest.importorskip("timm")
+    encoder = build_encoder(EncoderSpec(backbone, (3, 32, 32), projector=None), seed=0).eval()
+    save_checkpoint(tmp_path / "m.safetensors", encoder, Metadata())
+    images = torch.rand(2, 3, 32, 32, generator=torch.Generator().manual_seed(0))
+    assert torch.equal(load_listed(options(tmp_path / "m.safetensors"))[0].encoder(images), encoder(images))
 
 
 def test_weights_that_do_not_fit_are_named(here):

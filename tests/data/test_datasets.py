@@ -312,7 +312,11 @@ def test_a_function_by_name_gives_a_dataset_to_every_command(tmp_path, monkeypat
     assert (test.batch(torch.tensor([1])) * 255).round().unique().tolist() == [21]
     assert torch.equal(load_set("my_photos:build", "pretrain").labels, train.labels)
     assert splits_of("my_photos:build") == ("train", "test")
-    for name, message in (("nothing", "returned None"), ("bare", "cannot be used"), ("none", "no attribute")):
+    for name, message in (
+        ("nothing", "returned None"),
+        ("bare", "cannot be used"),
+        ("none", "has no function"),
+    ):
         with pytest.raises(ValueError, match=message):
             load_set(f"my_photos:{name}")
     with pytest.raises(ValueError, match="No module named"):

@@ -1,5 +1,6 @@
 """Quantities beyond corruptions, against their functions on the same arrays; what does not fit is named first."""
 
+import importlib
 import io
 import tarfile
 
@@ -24,6 +25,7 @@ from lipcomp.measure._beyond import (
     WatermarkGap,
 )
 from lipcomp.robustness import _ood as ood
+from lipcomp.robustness._robustbench import robustbench
 from lipcomp.robustness.corruptions import corrupt
 from lipcomp.robustness.corruptions._corrupt import resave_jpeg
 
@@ -101,6 +103,39 @@ def test_a_stream_gives_its_mean_and_its_blocks(small_bench, tmp_path):
     assert found[0].value == pytest.approx(np.average([b.value for b in blocks], weights=[4, 2]))
     with pytest.raises(ValueError, match="probe of 1000 classes"):
         findings_of(StreamAccuracy(str(tmp_path)), small_bench(5))
+
+
+def test_the_leaderboard_row_is_what_robustbench_itself_gives(small_bench, tmp_path, monkeypatch):
+    """All fifteen corruptions at five severities of a stand-in in memory, through its own benchmark()."""
+    pytest.importorskip("robustbench")
+    try:
+        robustbench()
+    except ImportError as error:
+        pytest.skip(str(error))
+    evaluation, data = (importlib.import_module(f"robustbench.{name}") for name in ("eval", "data"))
+    key = evaluation.BenchmarkDataset("cifar10"), evaluation.ThreatModel("corruptions")
+    labels, seen = torch.arange(30) % 3, {}
+
+    def stand_in(n, severity=0, data_dir=None, shuffle=False, corruptions=("clean",)):
+        (name,) = corruptions
+        generator = torch.Generator().manual_seed(len(seen))
+        seen[name, severity] = torch.rand(n, 3, 32, 32, generator=generator)
+        return seen[name, severity], labels[:n]
+
+    for folder in ("cifar-10-batches-py", "CIFAR-10-C"):
+        (tmp_path / folder).mkdir()
+    monkeypatch.setitem(evaluation.CORRUPTION_DATASET_LOADERS, key[0], {key[1]: stand_in})
+    monkeypatch.setitem(data._clean_dataset_loaders, key[0], lambda n, folder, prepr: stand_in(n))
+    bench = small_bench(10, 30)
+    found = {one.quantity: one for one in findings_of(LeaderboardRow(str(tmp_path), images=30), bench)}
+    clean, *others = (
+        float((bench.encoder(images).argmax(1) == labels).double().mean()) for images in seen.values()
+    )
+    assert len(others) == 75
+    assert len({name for name, _ in seen}) == 16
+    assert found["robustbench.clean"].value == pytest.approx(clean, abs=1e-6)
+    assert found["robustbench.corruptions"].value == pytest.approx(np.mean(others), abs=1e-6)
+    assert "robustbench.mce" not in found
 
 
 @pytest.mark.parametrize(

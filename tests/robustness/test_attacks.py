@@ -6,9 +6,10 @@ import pytest
 import torch
 from torch import nn
 
+from lipcomp.data import load_set
 from lipcomp.robustness._attacks import auto_attack, pgd
 from lipcomp.robustness._embedding_attack import embedding_attack, found_again
-from lipcomp.robustness._probes import Classifier, NearestNeighbours
+from lipcomp.robustness._probes import Classifier, NearestNeighbours, fit_linear_probe
 
 SURROGATE = Classifier.surrogate
 
@@ -200,3 +201,24 @@ def test_bad_input_is_named(change, message, attack):
         model[1].bias += given.pop("bias")
     with pytest.raises((ValueError, TypeError), match=message):
         attack(model, given.pop("images"), given.pop("labels"), **given)
+
+
+def linear_probe_on_pixels():
+    """The linear probe of raw digits as one linear layer, with the first 200 test images and their labels."""
+    train, test = load_set("mnist5k", "train"), load_set("mnist5k", "test")
+    pixels = train.batch(torch.arange(len(train))).flatten(1)
+    probe = fit_linear_probe(pixels, train.labels)
+    model = nn.Sequential(nn.Flatten(), nn.Linear(pixels.shape[1], 10)).requires_grad_(False)
+    start = torch.zeros(1, pixels.shape[1], dtype=pixels.dtype)
+    model[1].bias.copy_(probe(start)[0])
+    model[1].weight.copy_((probe(torch.eye(pixels.shape[1])) - model[1].bias).T)
+    return model, test.batch(torch.arange(200)), test.labels[:200]
+
+
+if __name__ == "__main__":
+    model, images, labels = linear_probe_on_pixels()
+    print("| norm | radius | exact | PGD | AutoAttack |\n|---|---|---|---|---|")
+    for norm, radius in [("linf", r) for r in (0.01, 0.03, 0.06)] + [("l2", r) for r in (0.1, 0.3, 0.6)]:
+        exact = float((exact_distance(model, images, labels, norm) > radius).double().mean())
+        found = [f(model, images, labels, norm=norm, radius=radius).right.mean() for f in (pgd, auto_attack)]
+        print(f"| {norm} | {radius} | {exact:.3f} | {found[0]:.3f} | {found[1]:.3f} |", flush=True)

@@ -62,16 +62,24 @@ def jpeg_compression(images: Images, draws: Draws | None, quality: int) -> Image
 
 
 def _by_pillow(images: Images, quality: int) -> Images:
-    pixels = (images * 255).round().to(torch.uint8).permute(0, 2, 3, 1).cpu().numpy()
-    decoded = np.empty_like(pixels)
-    for out, image in zip(decoded, pixels, strict=True):
+    decoded = np.empty(images.shape, np.uint8)
+    for out, planes in zip(decoded, to_bytes(images), strict=True):
         buffer = io.BytesIO()
-        Image.fromarray(image.squeeze(2) if image.shape[2] == 1 else image).save(
-            buffer, "JPEG", quality=quality
-        )
+        bands = [Image.fromarray(plane) for plane in planes]
+        picture = (
+            bands[0] if len(bands) == 1 else Image.merge("RGB", bands)
+        )  # faster than moving the channels
+        picture.save(buffer, "JPEG", quality=quality)
         with Image.open(buffer, formats=("JPEG",)) as read:
-            out[:] = np.asarray(read).reshape(out.shape)
-    return torch.from_numpy(decoded).to(images.device).permute(0, 3, 1, 2).to(images.dtype).div_(255)
+            for plane, band in zip(out, read.split(), strict=True):
+                plane[:] = np.asarray(band)
+    return torch.from_numpy(decoded).to(images.device).to(images.dtype).div_(255)
+
+
+def to_bytes(images: Images) -> np.ndarray:
+    """Pixels as whole numbers of 255, for Pillow."""
+    half = images.new_tensor(0.5)
+    return torch.add(half, images, alpha=255).to(torch.uint8).cpu().numpy()
 
 
 def _subsampled(planes: tuple[Plane, Plane, Plane], quality: int) -> tuple[Plane, Plane, Plane]:

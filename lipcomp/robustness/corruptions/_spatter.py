@@ -8,7 +8,10 @@ edges -> chamfer distance (1, 1.4, 2.1969 for a step, a diagonal, a knight's mov
 histogram equalisation -> emboss -> mean of 3 x 3.
 """
 
+from functools import lru_cache
+
 import torch
+from jaxtyping import Float
 from torch import Tensor
 from torch.nn import functional
 
@@ -17,12 +20,7 @@ from lipcomp.robustness.corruptions._filters import LUMA, Images, Real, correlat
 
 MUD = (63 / 255, 42 / 255, 20 / 255)
 WATER = (175 / 255, 238 / 255, 238 / 255)
-FARTHEST = 20.0
-_STEPS = (
-    (1.0, ((0, 1), (1, 0), (0, -1), (-1, 0))),
-    (1.4, ((1, 1), (1, -1), (-1, 1), (-1, -1))),
-    (2.1969, tuple((dy, dx) for a in (1, -1) for b in (2, -2) for dy, dx in ((a, b), (b, a)))),
-)
+FARTHEST = 20
 
 
 def spatter(
@@ -92,24 +90,36 @@ def _edges(grey: Images, low: Real = 50, high: Real = 150) -> Tensor:
 
 
 def _chamfer(edges: Tensor) -> Images:
-    """Chamfer distance to the nearest edge, at most 20: relaxed until nothing changes."""
-    height, width = edges.shape[-2:]
-    padded = torch.full((*edges.shape[:-2], height + 4, width + 4), FARTHEST, device=edges.device)
-    distance = padded[..., 2:-2, 2:-2]
-    distance[edges] = 0.0
-    nearest = torch.empty_like(distance, memory_format=torch.contiguous_format)
-    for _ in range(int(FARTHEST) + 1):
-        nearer = distance.clone()
-        for cost, places in _STEPS:
-            around = [padded[..., 2 + dy : 2 + dy + height, 2 + dx : 2 + dx + width] for dy, dx in places]
-            torch.minimum(around[0], around[1], out=nearest)
-            for other in around[2:]:
-                torch.minimum(nearest, other, out=nearest)
-            torch.minimum(nearer, nearest.add_(cost), out=nearer)
-        if torch.equal(nearer, distance):
+    """Chamfer distance to the nearest edge, at most 20: the least over rows of the cost to that row's nearest edge."""
+    height, table = edges.shape[-2], _costs().to(edges.device)
+    left = torch.where(edges, 0, table.shape[1] - 1).int()
+    right = left.clone()
+    for step in (1, 2, 4, 8, 16):
+        torch.minimum(left[..., step:], left[..., :-step] + step, out=left[..., step:])
+        torch.minimum(right[..., :-step], right[..., step:] + step, out=right[..., :-step])
+    aside = torch.minimum(left, right).clamp_(max=table.shape[1] - 1)  # columns to the row's nearest edge
+    distance = torch.full(edges.shape, float(FARTHEST), device=edges.device)
+    for rows, costs in enumerate(table[:height]):
+        if rows >= float(distance.max()):
             break
-        distance.copy_(nearer)
-    return distance.clone()
+        there = costs.index_select(0, aside.flatten()).view_as(distance)
+        above, below = distance[..., : height - rows, :], distance[..., rows:, :]
+        torch.minimum(above, there[..., rows:, :], out=above)
+        torch.minimum(below, there[..., : height - rows, :], out=below)
+    return distance
+
+
+@lru_cache(maxsize=1)
+def _costs() -> Float[Tensor, "rows columns"]:
+    """What the least path of steps, diagonals and knight's moves costs, by how many rows and columns it goes."""
+    straight, diagonal, knight = 1.0, 1.4, 2.1969
+    rows, columns = torch.meshgrid(
+        *(torch.arange(FARTHEST + size).double() for size in (0, 1)), indexing="ij"
+    )
+    long, short = torch.maximum(rows, columns), torch.minimum(rows, columns)
+    flat = (long - 2 * short) * straight + short * knight
+    steep = (2 * short - long) * diagonal + (long - short) * knight
+    return torch.where(long >= 2 * short, flat, steep).float().clamp_(max=FARTHEST)
 
 
 def _equalise(levels: Images) -> Images:
