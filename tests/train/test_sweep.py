@@ -131,6 +131,21 @@ def test_warnings_reach_the_end_of_the_sweep(short, tmp_path, here):
     assert any(line.startswith("  c_simclr-seed0: note: accumulating over 2 parts") for line in said[-2:])
 
 
+@pytest.mark.slow
+def test_two_ranks_of_torchrun_within_a_job_train_what_one_process_does(short, tmp_path, here, monkeypatch):
+    monkeypatch.chdir(ROOT)
+    trained = []
+    for ranks in (1, 2):
+        out = tmp_path / str(ranks)
+        assert sweep(short[1:], 1, out, ranks=ranks, report=lambda line: None) == {}
+        trained.append(load_checkpoint(out / "runs" / "c_simclr-seed0" / "model.safetensors"))
+    one, two = (checkpoint.encoder.state_dict() for checkpoint in trained)
+    for name, value in one.items():
+        if value.is_floating_point():
+            assert (two[name] - value).abs().max() <= 1e-4 * value.abs().max(), name
+    assert [checkpoint.metadata.seed for checkpoint in trained] == [0, 0]
+
+
 def test_a_run_that_another_command_trains_is_waited_for(short, tmp_path, here, monkeypatch):
     monkeypatch.setattr(module, "POLL", 0.2)
     said = []
