@@ -12,7 +12,7 @@ from jaxtyping import Float, Int64
 from torch import Tensor
 
 from lipcomp.robustness.corruptions._draws import Draws
-from lipcomp.robustness.corruptions._filters import Images, Real, gaussian, sample
+from lipcomp.robustness.corruptions._filters import CACHED, Images, Real, gaussian, sample
 
 
 def brightness(images: Images, draws: Draws, amount: Real) -> Images:
@@ -47,26 +47,28 @@ def contrast(images: Images, draws: Draws, factor: Real) -> Images:
 def pixelate(images: Images, draws: Draws, factor: Real) -> Images:
     """Reduce to ``factor`` of the size by box means, and enlarge again (PIL's box filter, 8 bits after each pass)."""
     height, width = images.shape[-2:]
-    small = (int(height * factor), int(width * factor))
-    return _box_resize(_box_resize(images, *small), height, width)
+    small = int(height * factor), int(width * factor)
+    rows, columns = (
+        _boxes(a, b)[0][0].to(images.device) for a, b in zip(small, (height, width), strict=True)
+    )
+    enlarged = torch.empty_like(images)
+    for part, out in zip(
+        images.split(2), enlarged.split(2), strict=True
+    ):  # few fit into the processor's cache
+        reduced = _means(_means(part.mT, small[1]).mT, small[0])
+        wide = reduced.mT.contiguous().index_select(2, columns).mT.contiguous()
+        out.copy_(wide.index_select(2, rows))
+    return enlarged
 
 
-def _box_resize(images: Tensor, height: int, width: int) -> Tensor:
-    return _means(_means(images, width, 3), height, 2)
-
-
-def _means(images: Tensor, out: int, axis: int) -> Tensor:
-    """Box means along an axis: as many reads of the whole as the widest box has pixels."""
-    places, weights = (table.to(images.device) for table in _boxes(images.shape[axis], out))
-    weights = weights if axis == 3 else weights[..., None]
-    total = images.index_select(axis, places[0]).mul_(weights[0])
+def _means(images: Tensor, out: int) -> Tensor:
+    """Box means along the rows, each of which is read whole, rounded to bytes."""
+    places, weights = (table.to(images.device) for table in _boxes(images.shape[2], out))
+    images = images.contiguous()
+    total = images.index_select(2, places[0]).mul_(weights[0][:, None])
     for place, weight in zip(places[1:], weights[1:], strict=True):
-        total.addcmul_(images.index_select(axis, place), weight)
-    return _round_to_bytes(total)
-
-
-def _round_to_bytes(images: Tensor) -> Tensor:
-    return (images * 255 + 0.5).floor_().div_(255)
+        total.addcmul_(images.index_select(2, place), weight[:, None])
+    return total.mul_(255).add_(0.5).floor_().div_(255)
 
 
 @lru_cache(maxsize=64)

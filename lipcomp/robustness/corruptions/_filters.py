@@ -25,6 +25,7 @@ from torch import Tensor
 from torch.nn import functional
 
 Images = Float[Tensor, "batch channels height width"]
+CACHED = 1 << 17  # numbers that stay in a processor's cache
 LARGE_KERNEL = 50  # numbers, from which on the Fourier transform is faster
 LUMA = (0.299, 0.587, 0.114)
 Real = float | int  # a setting of the tables

@@ -19,11 +19,10 @@ from torch import Tensor
 from torch.nn import functional
 
 from lipcomp.robustness.corruptions._draws import Draws
-from lipcomp.robustness.corruptions._filters import Images
+from lipcomp.robustness.corruptions._filters import CACHED, Images
 
 Plane = Float[Tensor, "_ _ _"]  # images, rows, columns
 BITS, PASS = 13, 2
-CACHED = 1 << 17  # numbers
 LARGEST = 96  # side of the images up to which a batch at once is faster than Pillow, one by one
 # Annex K of the standard: quantisation at quality 50, for brightness and for chroma.
 _LUMA = (
@@ -63,7 +62,10 @@ def jpeg_compression(images: Images, draws: Draws | None, quality: int) -> Image
 
 def _by_pillow(images: Images, quality: int) -> Images:
     decoded = np.empty(images.shape, np.uint8)
-    for out, planes in zip(decoded, to_bytes(images), strict=True):
+    pixels = (images.float().cpu().numpy() * np.float32(255) + np.float32(0.5)).astype(
+        np.uint8
+    )  # half torch's time
+    for out, planes in zip(decoded, pixels, strict=True):
         buffer = io.BytesIO()
         bands = [Image.fromarray(plane) for plane in planes]
         picture = (
@@ -74,12 +76,6 @@ def _by_pillow(images: Images, quality: int) -> Images:
             for plane, band in zip(out, read.split(), strict=True):
                 plane[:] = np.asarray(band)
     return torch.from_numpy(decoded).to(images.device).to(images.dtype).div_(255)
-
-
-def to_bytes(images: Images) -> np.ndarray:
-    """Pixels as whole numbers of 255, for Pillow."""
-    half = images.new_tensor(0.5)
-    return torch.add(half, images, alpha=255).to(torch.uint8).cpu().numpy()
 
 
 def _subsampled(planes: tuple[Plane, Plane, Plane], quality: int) -> tuple[Plane, Plane, Plane]:
