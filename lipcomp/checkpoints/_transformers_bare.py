@@ -15,6 +15,7 @@ models of that width; of another width, the file alone is refused. What is left 
 """
 
 import math
+from collections import Counter
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -70,82 +71,70 @@ def find_kinds(state: State) -> list[tuple[Kind, str]]:
     ]
 
 
-def _vit(patch: str, hidden: str) -> Callable[[State], dict[str, Any]]:
-    """A reader of a vision transformer's sizes, given two of its keys."""
-
-    def settings(state: State) -> dict[str, Any]:
-        kernel = state[patch]
-        inner = next((value for key, value in state.items() if key.endswith(hidden)), kernel)
-        return {
-            "hidden_size": kernel.shape[0],
-            "num_channels": kernel.shape[1],
-            "patch_size": kernel.shape[2],
-            "num_hidden_layers": _count(state, hidden),
-            "intermediate_size": inner.shape[0],
-        }
-
-    return settings
-
-
-def _count(state: State, ending: str) -> int:
-    return sum(key.endswith(ending) for key in state)
+def _vit(state: State, patch: str, hidden: str, positions: str = "", tokens: int = 0) -> dict[str, Any]:
+    """The sizes of a vision transformer, from the keys of its patches, its MLP's first layer and its positions."""
+    width, channels, side, _ = state[patch].shape
+    inner = [value for key, value in state.items() if key.endswith(hidden) and not key.startswith("head.")]
+    places = state[positions].shape[-2] - tokens if positions else 0
+    return {
+        "hidden_size": width,
+        "num_channels": channels,
+        "patch_size": side,
+        "num_hidden_layers": len(inner),
+        "intermediate_size": inner[0].shape[0],
+        **({"image_size": math.isqrt(places) * side} if positions else {}),
+    }
 
 
 def _deit(state: State) -> dict[str, Any]:
-    found = _vit(
-        "embeddings.patch_embeddings.projection.weight",
-        "mlp.fc1.weight" if _count(state, "mlp.fc1.weight") else "intermediate.dense.weight",
-    )(state)
-    positions = state["embeddings.position_embeddings"].shape[1] - 2
-    return {**found, "image_size": math.isqrt(positions) * found["patch_size"]}
+    hidden = "mlp.fc1.weight" if _has(state, "mlp.fc1.weight") else "intermediate.dense.weight"
+    patch, positions = "embeddings.patch_embeddings.projection.weight", "embeddings.position_embeddings"
+    return _vit(state, patch, hidden, positions, 2)
 
 
 def _siglip(state: State) -> dict[str, Any]:
-    inside = {key: value for key, value in state.items() if not key.startswith("head.")}
-    found = _vit("embeddings.patch_embedding.weight", "mlp.fc1.weight")(inside)
-    positions = state["embeddings.position_embedding.weight"].shape[0]
-    return {**found, "image_size": math.isqrt(positions) * found["patch_size"]}
+    return _vit(
+        state, "embeddings.patch_embedding.weight", "mlp.fc1.weight", "embeddings.position_embedding.weight"
+    )
 
 
 def _dinov3(state: State) -> dict[str, Any]:
-    gated = _count(state, "mlp.gate_proj.weight") > 0
-    biases = {
-        f"{name}_bias": _count(state, f"attention.{name[0]}_proj.bias") > 0
-        for name in ("key", "query", "value")
-    }
+    gated = _has(state, "mlp.gate_proj.weight")
     return {
-        **_vit("embeddings.patch_embeddings.weight", "mlp.up_proj.weight")(state),
-        **biases,
+        **_vit(state, STEM, "mlp.up_proj.weight"),
+        **{
+            f"{part}_bias": _has(state, f"attention.{part[0]}_proj.bias")
+            for part in ("key", "query", "value")
+        },
         "num_register_tokens": state["embeddings.register_tokens"].shape[1],
         "use_gated_mlp": gated,
         "hidden_act": "silu" if gated else "gelu",
     }
 
 
-def _convnext(stages: str, block: str, stem: str) -> Callable[[State], dict[str, Any]]:
-    """A reader of a ConvNeXt's sizes: where its stages, a block's convolution and the stem stand."""
+def _has(state: State, ending: str) -> bool:
+    return any(key.endswith(ending) for key in state)
 
-    def settings(state: State) -> dict[str, Any]:
-        found = [key for key in state if key.startswith(stages) and key.endswith(block)]
-        numbers = sorted({int(key.removeprefix(stages).split(".")[0]) for key in found})
-        depths = [sum(key.startswith(f"{stages}{number}.") for key in found) for number in numbers]
-        widths = [state[f"{stages}{number}.layers.0.{block}"].shape[0] for number in numbers]
-        scaled = any(key.endswith(("layer_scale_parameter", "gamma")) for key in state)
-        more = {"patch_size": state[stem].shape[2], "num_stages": len(depths)} if stem == STEM else {}
-        return {
-            "depths": depths,
-            "hidden_sizes": widths,
-            "num_channels": state[stem].shape[1],
-            **more,
-            **({} if scaled else {"layer_scale_init_value": 0}),
-        }
 
-    return settings
+def _convnext(state: State, stages: str = "encoder.stages.", block: str = "dwconv.weight") -> dict[str, Any]:
+    """The sizes of a ConvNeXt, from where its stages and a block's first convolution stand."""
+    stem = STEM if STEM in state else f"{stages}0.downsample_layers.0.weight"
+    depths = Counter(int(key.removeprefix(stages).split(".")[0]) for key in state if key.endswith(block))
+    return {
+        "depths": [depths[number] for number in sorted(depths)],
+        "hidden_sizes": [state[f"{stages}{number}.layers.0.{block}"].shape[0] for number in sorted(depths)],
+        "num_channels": state[stem].shape[1],
+        **({"patch_size": state[stem].shape[2], "num_stages": len(depths)} if stem == STEM else {}),
+    }
+
+
+def _dinov3_convnext(stages: str) -> Kind:
+    signs = f"{stages}0.downsample_layers.0.weight", f"{stages}0.layers.0.gamma", "layer_norm.weight"
+    return Kind("dinov3_convnext", signs, lambda state: _convnext(state, stages, "depthwise_conv.weight"))
 
 
 STEM, BLOCK = "embeddings.patch_embeddings.weight", "encoder.stages.0.layers.0."
-OURS = _convnext("encoder.stages.", "dwconv.weight", STEM)
-DINO = {384: 6, 768: 12, 1024: 16, 1280: 20, 4096: 32}
+CONVNEXT = (STEM, BLOCK + "dwconv.weight")
 KINDS = (
     Kind("deit", ("embeddings.distillation_token",), _deit, {192: 3, 384: 6, 768: 12}),
     Kind(
@@ -154,15 +143,14 @@ KINDS = (
         _siglip,
         {768: 12, 1024: 16, 1152: 16},
     ),
-    Kind("dinov3_vit", (STEM, "embeddings.register_tokens"), _dinov3, DINO),
-    Kind("convnextv2", (STEM, BLOCK + "dwconv.weight", BLOCK + "grn.weight"), OURS),
-    Kind("convnext", (STEM, BLOCK + "dwconv.weight", BLOCK + "layer_scale_parameter"), OURS),
-    *(
-        Kind(
-            "dinov3_convnext",
-            (f"{stages}0.downsample_layers.0.weight", f"{stages}0.layers.0.gamma", "layer_norm.weight"),
-            _convnext(stages, "depthwise_conv.weight", f"{stages}0.downsample_layers.0.weight"),
-        )
-        for stages in ("model.stages.", "stages.")
+    Kind(
+        "dinov3_vit",
+        (STEM, "embeddings.register_tokens"),
+        _dinov3,
+        {384: 6, 768: 12, 1024: 16, 1280: 20, 4096: 32},
     ),
+    Kind("convnextv2", (*CONVNEXT, BLOCK + "grn.weight"), _convnext),
+    Kind("convnext", (*CONVNEXT, BLOCK + "layer_scale_parameter"), _convnext),
+    _dinov3_convnext("model.stages."),
+    _dinov3_convnext("stages."),
 )

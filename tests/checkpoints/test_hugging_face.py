@@ -236,6 +236,7 @@ def test_bare_weights_of_a_width_that_nobody_published_are_refused(tmp_path):
     state = {"embeddings.distillation_token": torch.zeros(1, 1, 60)}
     state["embeddings.position_embeddings"] = torch.zeros(1, 18, 60)
     state["embeddings.patch_embeddings.projection.weight"] = torch.zeros(60, 3, 8, 8)
+    state["layers.0.mlp.fc1.weight"] = torch.zeros(120, 60)
     torch.save(state, tmp_path / "bare.pth")
     with pytest.raises(CheckpointError, match=r"ambiguous: a deit of width 60 .* give the folder"):
         load_encoder(tmp_path / "bare.pth")
