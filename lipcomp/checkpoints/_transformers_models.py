@@ -23,12 +23,13 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from lipcomp.checkpoints._errors import CheckpointError
+from lipcomp.checkpoints._formats import reason
 from lipcomp.checkpoints._index import is_loose
 from lipcomp.checkpoints._lean import Budget, check_numbers, lean
 from lipcomp.checkpoints._names import below, without_wrappers
 from lipcomp.checkpoints._native import Checkpoint, Metadata
 from lipcomp.checkpoints._preprocessing import convention
-from lipcomp.checkpoints._recognise import all_tensors, branch_of, choose, unwrap
+from lipcomp.checkpoints._recognise import all_tensors, branch_of, choose, id_of, unwrap
 from lipcomp.checkpoints._report import KeyReport
 from lipcomp.checkpoints._sources import Source
 from lipcomp.checkpoints._transformers_bare import bare_config, find_kinds
@@ -141,8 +142,9 @@ def from_bare(
     config, assumed = bare_config(kind, weights)
     tower = build_tower(config, weights)
     used = {origin[prefix + name]: f"backbone.{name}" for name in weights if name not in tower.unused}
-    mine = {id(weights[name]) for name in weights if name not in tower.unused}
-    ignored = {name: why for name, value, why in all_tensors(source.tree) if id(value) not in mine}
+    ignored = {old: reason(key, branch_of(label)) for key, old in origin.items() if old not in used}
+    here = id_of(state)
+    ignored |= {name: why for name, value, why in all_tensors(source.tree) if id(value) not in here}
     report = KeyReport(used, ignored, (), (*notes, *assumed))
     checkpoint = _checkpoint(source, tower, report, head, size, mean, std)
     return replace(checkpoint, branch=branch_of(label), place=label)

@@ -124,7 +124,7 @@ def test_a_checkpoint_trained_with_a_backbone_of_ones_own_takes_its_function(her
     try:
         spec = EncoderSpec(name, (3, 16, 16), projector=(8, 4))
         encoder = build_encoder(spec, seed=1).eval()
-        save_checkpoint(here / "mine.safetensors", encoder, Metadata(seed=1, objective={"name": "SimCLR"}))
+        save_checkpoint(here / "mine.safetensors", encoder, metadata=Metadata(seed=1))
     finally:
         del BACKBONES[name]
     with pytest.raises(
@@ -147,7 +147,7 @@ def test_a_native_checkpoint_of_any_named_backbone(tmp_path, backbone):
     if "timm" in backbone:
         pytest.importorskip("timm")
     encoder = build_encoder(EncoderSpec(backbone, (3, 32, 32), projector=None), seed=0).eval()
-    save_checkpoint(tmp_path / "m.safetensors", encoder, Metadata())
+    save_checkpoint(tmp_path / "m.safetensors", encoder, metadata=Metadata())
     images = torch.rand(2, 3, 32, 32, generator=torch.Generator().manual_seed(0))
     assert torch.equal(load_listed(options(tmp_path / "m.safetensors"))[0].encoder(images), encoder(images))
 
