@@ -50,7 +50,7 @@ def test_the_code_below_each_picture_draws_it(tool, tmp_path, monkeypatch):
     from lipcomp.records import Record, append_records
 
     spec = EncoderSpec("small_cnn", (1, 28, 28), mean=(0.131,), std=(0.308,), projector=(32, 16))
-    for name in ("simclr", "c_simclr"):
+    for name in ("SimCLR", "C-SimCLR"):
         save_checkpoint(tmp_path / f"{name}.safetensors", build_encoder(spec, seed=0))
     subject = {"run": "mine", "objective": "SimCLR", "seed": 0}
     settings = [{"corruption": "fog", "severity": s} for s in (1, 5)]
