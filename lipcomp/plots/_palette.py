@@ -1,5 +1,6 @@
 """One colour and one marker per method, the same on every page and in every figure."""
 
+import itertools
 from collections.abc import Iterable
 
 # Okabe-Ito colours, which colour-blind readers can distinguish, on white and on near-black.
@@ -21,19 +22,15 @@ MARKERS = ("o", "s", "D", "^", "v", "P", "X", "*")
 
 
 def styles(names: Iterable[str]) -> dict[str, tuple[str, str]]:
-    """Colour and marker of each name: fixed for the methods known here, in the order given for others.
+    """Colour and marker of each name: fixed for the methods known here, free ones in order for others.
 
     Examples
     --------
     >>> styles(["mine", "C-SimCLR"])
     {'mine': ('#0072B2', 'o'), 'C-SimCLR': ('#D55E00', 's')}
     """
-    found: dict[str, tuple[str, str]] = {}
-    count = 0
-    for name in dict.fromkeys(names):
-        if name not in METHODS:
-            found[name] = (OTHERS[count % len(OTHERS)], MARKERS[count % len(MARKERS)])
-            count += 1
-        else:
-            found[name] = METHODS[name]
-    return found
+    wanted = list(dict.fromkeys(names))
+    taken = {METHODS[name][0] for name in wanted if name in METHODS}
+    pairs = [*zip(OTHERS, MARKERS, strict=True)]
+    free = itertools.cycle([pair for pair in pairs if pair[0] not in taken] or pairs)
+    return {name: METHODS[name] if name in METHODS else next(free) for name in wanted}
