@@ -25,6 +25,7 @@ import matplotlib.pyplot as plt
 ROOT = Path(__file__).parents[2]
 SOURCES = {p.stem: p for p in sorted((ROOT / "analyses" / "notebooks").glob("*.py"))}
 PAGES = ROOT / "docs" / "notebooks"
+RUNS = os.environ.get("LIPCOMP_NOTEBOOK_RUNS", str(ROOT / "runs" / "notebooks"))
 OUTPUT = re.compile(r"(```python\n.*?\n```)\n\n<!-- output -->\n(.*?)<!-- end of output -->", re.DOTALL)
 PICTURE = re.compile(
     r"(?:^!\[[^\]]*\]\((?P<file>[^)]+)\)\n\n)?^```python\n(?P<code>.*?)^```$", re.MULTILINE | re.DOTALL
@@ -61,6 +62,7 @@ def run(name: str, code: list[str]) -> Iterator[str]:
         with contextlib.redirect_stdout(printed), patch.object(plt, "show", show):
             exec(compile(block[10:-3], name, "exec"), names)
         text = re.sub(r"/tmp/tmp\w+", "/tmp/folder", printed.getvalue()).rstrip()
+        text = text.replace(RUNS, "runs/notebooks")
         pictures = [f"![Figure made by the code above]({file})\n" for file in figures[shown:]]
         yield "\n".join([f"```text\n{text}\n```\n"] * bool(text) + pictures)
 
