@@ -145,8 +145,8 @@ def _assemble(
                 )
         return from_folder(source, head, size, mean, std)
     bare = arch is None and format in (None, "huggingface") and source.container in ("torch", "safetensors")
-    if bare and (found := from_bare(source, branch, head, size, mean, std)) is not None:
-        return found
+    if bare and (checkpoint := from_bare(source, branch, head, size, mean, std)) is not None:
+        return checkpoint
     named = arch or source.arch
     if arch is None and source.container == "exported" and "/" not in (source.arch or ""):
         named = None  # a network that was read off its weights is read off them again

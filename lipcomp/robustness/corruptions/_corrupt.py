@@ -119,7 +119,7 @@ def corrupt(
         setting = corruption.settings[severity - 1]
         result = corruption.transform(images.float(), draws, *setting, **extra).clamp(0, 1)
         if to_bytes:
-            result = (result * 255 + 1e-3).floor_().div_(255)
+            result.mul_(255).add_(1e-3).floor_().div_(255)
     return result.to(images.dtype)
 
 
