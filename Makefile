@@ -3,8 +3,9 @@
 #   make study                 15 runs, report in studies/default          (PRESET=quick | default | full, SEEDS=+4 adds seeds)
 #   make results               the published studies of docs/results, trained and measured again   (STUDIES="mnist fashion")
 #   make bounds                how tight the bounds are, on the encoders of a study   (PRESET as above)
-#   make test                  the tests, one process per core
+#   make test                  the tests, one process per core; a few minutes
 #   make test-all              all of them, also those that take minutes or need Slurm or Ray
+#   make coverage              the tests with the share of lines and branches that they reach
 #   make gpu                   the checks that need a CUDA device
 #   make check                 lint, format and types
 #   make clean                 remove the environment; studies are kept
@@ -21,10 +22,15 @@ PY := $(VENV)/bin/python
 
 # Two contending threads make small operations many times slower; work is spread over processes instead.
 export OMP_NUM_THREADS = 1
+# Without compiled files every worker of the tests compiles, and checks the types of, the whole library anew.
+unexport PYTHONDONTWRITEBYTECODE
+
+# Whole files to one worker, in the order of tests/conftest.py: what a file's tests share is made once.
+PYTEST = $(PY) -m pytest -q -n $(WORKERS) --dist loadfile --no-loadscope-reorder
 
 STUDIES ?=
 
-.PHONY: study results bounds test test-all gpu check setup clean
+.PHONY: study results bounds test test-all coverage gpu check setup clean
 .DELETE_ON_ERROR:
 
 study: $(VENV)/.study
@@ -41,10 +47,13 @@ bounds: $(VENV)/.study
 	@$(PY) -m analyses.bound_study.report $(OUT)
 
 test: $(VENV)/.dev
-	$(PY) -m pytest -q -n $(WORKERS) -m "not slow and not cuda" $(ARGS)
+	$(PYTEST) -m "not slow and not cuda" $(ARGS)
 
 test-all: $(VENV)/.dev
-	$(PY) -m pytest -q -n $(WORKERS) -m "not cuda" $(ARGS)
+	$(PYTEST) -m "not cuda" $(ARGS)
+
+coverage: $(VENV)/.dev
+	$(PYTEST) -m "not slow and not cuda" --cov=lipcomp --cov-branch --cov-report=term:skip-covered $(ARGS)
 
 gpu: $(VENV)/.dev
 	$(PY) -m pytest -q -m cuda $(ARGS)

@@ -59,4 +59,4 @@ def test_completion_of_an_unknown_shell_is_refused(capsys):
 
 def test_the_version_is_cheap():
     code = "import lipcomp, sys; assert lipcomp.__version__; assert 'torch' not in sys.modules"
-    subprocess.run([sys.executable, "-c", code], check=True)
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0

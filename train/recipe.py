@@ -208,9 +208,12 @@ def change(recipe: Recipe, path: str, text: str) -> Recipe:
     """
     try:
         value = ast.literal_eval(text)
-    except (ValueError, SyntaxError):
+    except (ValueError, SyntaxError, TypeError):
         value = text
-    return _replaced(recipe, path, path.split("."), value)
+    try:
+        return _replaced(recipe, path, path.split("."), value)
+    except TypeError as error:  # None, or words inside a tuple, where numbers are compared
+        raise ValueError(f"{path} cannot be {value!r} ({error})") from error
 
 
 def _replaced(part: Any, path: str, names: list[str], value: Any) -> Any:

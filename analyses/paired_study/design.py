@@ -91,18 +91,30 @@ def read_design(plan: dict[str, Any]) -> Design:
     Raises
     ------
     ValueError
-        If it holds a field that is not known here.
+        If it holds a field that is not known here, or a value of another kind.
     """
-    told = dict(plan.get("design") or {})
-    known = {f.name for f in fields(Design)}
-    if unknown := sorted(set(told) - known):
+    told = plan.get("design") or {}
+    try:
+        told = {name: tuple(value) if isinstance(value, list) else value for name, value in told.items()}
+    except AttributeError as error:
+        raise ValueError(f"study.json: the design must be an object, got {told!r}") from error
+    known = {f.name: f.default for f in fields(Design)}
+    if unknown := sorted(told.keys() - known.keys()):
         raise ValueError(
             f"study.json: the design has unknown fields {', '.join(unknown)}; known are {', '.join(sorted(known))}"
         )
-    for name in ("primary", "clean_slope"):
-        if name in told:
-            told[name] = tuple(told[name])
-    return Design(**told)
+    for name, value in told.items():
+        kind = type(known[name]) if isinstance(known[name], (str, tuple)) else (int, float, type(known[name]))
+        if not isinstance(value, kind):
+            raise ValueError(  # noqa: TRY004
+                f"study.json: the design's {name} is {value!r}; it must be like {known[name]!r}"
+            )
+    design = Design(**told)
+    try:
+        design.sigma, design.accuracy  # noqa: B018
+    except ValueError as error:
+        raise ValueError(f"study.json: {error}") from error
+    return design
 
 
 def write_design(folder: Path) -> Design:

@@ -83,10 +83,9 @@ def read_plan(study: Path) -> dict[str, Any]:
     if not file.exists():
         return {}
     try:
-        plan = json.loads(file.read_text())
-    except ValueError as error:
+        return dict(json.loads(file.read_text()))
+    except (TypeError, ValueError) as error:  # no JSON, or no object
         raise ValueError(f"{file} is damaged ({error}); restore it or train the study again") from error
-    return dict(plan)
 
 
 def models_table(frame: pd.DataFrame) -> pd.DataFrame:

@@ -76,7 +76,8 @@ def _start(ray: Any, workers: int | None, options: EngineOptions) -> None:
     told = {"logging_level": "error", "log_to_driver": True}
     if options.address is None:
         cores = max((workers or available_cores() // options.cores) * options.cores, options.cores)
-        ray.init(num_cpus=cores, include_dashboard=False, **told)
+        # "local": otherwise Ray joins whatever cluster RAY_ADDRESS names or this machine last started
+        ray.init(address="local", num_cpus=cores, include_dashboard=False, **told)
         return
     try:
         _knock(options.address)

@@ -33,7 +33,7 @@ def positive(kind: Callable[[str], Any]) -> Callable[[str], Any]:
             number = kind(text)
         except ValueError as error:
             raise argparse.ArgumentTypeError(f"must be a number, got {text!r}") from error
-        if not number > 0:
+        if not 0 < number < float("inf"):
             raise argparse.ArgumentTypeError(f"must be positive, got {text}")
         return number
 
@@ -61,10 +61,10 @@ def numbers(text: str) -> tuple[float, ...]:
 
 def severities(text: str) -> tuple[int, ...]:
     """An argparse type: a comma-separated list of severities."""
-    found = tuple(int(number) for number in numbers(text))
-    if any(not 1 <= severity <= 5 for severity in found):
+    found = numbers(text)
+    if not {*found} <= {1, 2, 3, 4, 5}:
         raise argparse.ArgumentTypeError(f"severities are integers from 1 to 5, got {text!r}")
-    return found
+    return tuple(map(int, found))
 
 
 def _sizes(text: str) -> tuple[int, ...]:

@@ -19,12 +19,12 @@ from lipcomp.measure._run import Outputs
 
 
 @pytest.fixture(scope="module")
-def study(tmp_path_factory):
+def study(tmp_path_factory, small_digits):
     folder = tmp_path_factory.mktemp("bounds")
-    spec = EncoderSpec("small_cnn", (1, 28, 28), mean=(0.131,), std=(0.308,), projector=(32, 16))
+    spec = EncoderSpec("small_cnn", (1, 10, 10), mean=(0.131,), std=(0.308,), projector=(32, 16))
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(measuring, "IMAGES", 40)
-        patch.setattr(measuring, "SIGMA_IMAGES", 12)
+        patch.setattr(measuring, "IMAGES", 20)
+        patch.setattr(measuring, "SIGMA_IMAGES", 6)
         for seed, name in enumerate(("SimCLR", "CSimCLR")):
             path = folder / "runs" / name / "model.safetensors"
             save_checkpoint(
@@ -32,14 +32,14 @@ def study(tmp_path_factory):
                 build_encoder(spec, seed=seed).eval(),
                 metadata=Metadata(objective={"name": name}, seed=0),
             )
-        list(measure(plan(folder), Outputs(folder / measuring.RECORDS)))
+        list(measure(plan(folder, small_digits(10)), Outputs(folder / measuring.RECORDS)))
     return folder
 
 
-def plan(folder):
+def plan(folder, images):
     sources = tuple(Source(str(path), name) for name, path in find_runs(folder).items())
     asked = tuple(measuring.quantities(("backbone", "latent"), ball_images=2))
-    return Plan(sources, Images("mnist5k"), asked, device="cpu")
+    return Plan(sources, Images(images), asked, device="cpu")
 
 
 def test_the_gaps_hold_the_orders_of_the_theory(study):

@@ -32,6 +32,14 @@ CORRUPTED = 12
 OBJECTIVES = {"SimCLR": {}, "CSimCLR": {"kappa_e": 64.0, "kappa_b": 10.0, "beta": 1.0}}
 
 
+@pytest.fixture(scope="module", autouse=True)
+def _quick(few_digits):
+    """A fifth of the digits and one refit instead of four: every stage is there."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(measuring, "REFITS", 1)
+        yield
+
+
 @pytest.fixture(scope="module")
 def study(tmp_path_factory):
     """Two untrained encoders, measured in this process with few images."""

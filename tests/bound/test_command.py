@@ -23,7 +23,7 @@ def checkpoints(tmp_path_factory):
         ("simclr", {"name": "simclr"}),
         ("c_simclr", {"name": "c_simclr", "kappa_e": 1024.0}),
     ):
-        spec = EncoderSpec("small_cnn", (1, 28, 28), projector=(32, 16))
+        spec = EncoderSpec("small_cnn", (1, 16, 16), projector=(32, 16))
         path = folder / f"{name}.safetensors"
         save_checkpoint(
             path, build_encoder(spec, seed=len(paths)).eval(), metadata=Metadata(objective=objective)
@@ -37,18 +37,18 @@ def folder_of_images(tmp_path_factory):
     from PIL import Image
 
     folder = tmp_path_factory.mktemp("images")
-    pixels = torch.randint(0, 256, (6, 28, 28), generator=torch.Generator().manual_seed(0), dtype=torch.uint8)
+    pixels = torch.randint(0, 256, (6, 16, 16), generator=torch.Generator().manual_seed(0), dtype=torch.uint8)
     pixels[5] = pixels[2]
     for i, image in enumerate(pixels):
         Image.fromarray(image.numpy()).save(folder / f"{i}.png")
     return str(folder)
 
 
-def test_every_source_of_pairs_is_recorded_for_every_encoder(checkpoints, tmp_path, capsys):
+def test_every_source_of_pairs_is_recorded_for_every_encoder(checkpoints, small_digits, tmp_path, capsys):
     out, table = tmp_path / "bounds.jsonl", tmp_path / "images.csv"
     sources = "views,corruptions,random,neighbours,shuffled,all,search,certified"
     words = [
-        *checkpoints, "--data", "mnist5k", "--limit", "6", "--pairs", sources, "--corruptions", "fog,shot_noise",
+        *checkpoints, "--data", small_digits(16), "--limit", "6", "--pairs", sources, "--corruptions", "fog,shot_noise",
         "--starts", "1", "--steps", "2", "--radii", "1e-4",
         "--out", str(out), "--table", str(table), "--device", "cpu",
         "--witnesses", str(tmp_path / "pairs"),
@@ -94,12 +94,12 @@ def test_every_source_of_pairs_is_recorded_for_every_encoder(checkpoints, tmp_pa
     assert out.read_bytes() == before
 
 
-def test_a_common_concentration_makes_models_comparable(checkpoints, tmp_path):
+def test_a_common_concentration_makes_models_comparable(checkpoints, small_digits, tmp_path):
     out = tmp_path / "bounds.jsonl"
     words = [
         *checkpoints,
         "--data",
-        "mnist5k",
+        small_digits(16),
         "--limit",
         "4",
         "--pairs",
@@ -139,10 +139,10 @@ def test_a_folder_of_images_with_a_duplicate(checkpoints, folder_of_images, tmp_
     assert "left out 1 pairs (zero distance)" in capsys.readouterr().err
 
 
-def test_the_jacobian_command(checkpoints, tmp_path, capsys):
+def test_the_jacobian_command(checkpoints, small_digits, tmp_path, capsys):
     out, table = tmp_path / "jacobian.jsonl", tmp_path / "images.csv"
     words = [
-        *checkpoints, "--data", "mnist5k", "--limit", "5", "--k", "2", "--frobenius", "16",
+        *checkpoints, "--data", small_digits(16), "--limit", "5", "--k", "2", "--frobenius", "16",
         "--out", str(out), "--table", str(table),
     ]  # fmt: skip
     assert run(jacobian, words) == 0
@@ -190,8 +190,8 @@ def test_the_jacobian_command(checkpoints, tmp_path, capsys):
         (jacobian, ["--data", "nowhere"], "neither a known set nor an existing folder", 1),
     ],
 )
-def test_bad_input_is_one_paragraph(checkpoints, command, more, message, code, capsys):
-    words = [checkpoints[0], "--data", "mnist5k", "--limit", "4", *more]
+def test_bad_input_is_one_paragraph(checkpoints, small_digits, command, more, message, code, capsys):
+    words = [checkpoints[0], "--data", small_digits(16), "--limit", "4", *more]
     try:
         found = run(command, words)
     except SystemExit as end:

@@ -266,3 +266,14 @@ def test_the_sandwich_of_a_curved_map_holds_the_truth_at_every_radius(radius):
     assert (found.searched <= truth.clamp(max=2) * (1 + 1e-9)).all()
     torch.testing.assert_close(found.searched, truth.clamp(max=2), rtol=3e-2, atol=0)
     torch.testing.assert_close(found.certified, truth, rtol=1e-6, atol=0)
+
+
+@pytest.mark.parametrize("dims", [1, 2])
+def test_the_factor_of_the_grid_is_pfister_and_breslers(dims):
+    """A positive kernel's symbol peaks at frequency 0, a point of every grid: what is above it is the factor alone."""
+    line = torch.tensor([1.0, 2.0, 1.0], dtype=torch.float64)
+    kernel = line if dims == 1 else line[:, None] * line
+    for channels, grid in ((1, 128), (64, 128 if dims == 1 else 64)):
+        weight = torch.eye(channels).double().view(channels, channels, *[1] * dims) * kernel
+        found = convolution_norm(weight, (1,) * dims, (1,) * dims, 1)
+        assert found == pytest.approx(4**dims / (1 - 2 / grid) ** (dims / 2), rel=1e-8)

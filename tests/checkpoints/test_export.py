@@ -120,8 +120,9 @@ def test_programs_without_lipcomp(tmp_path, simsiam, images):
         exported = torch.export.load(to_torch_export(simsiam, tmp_path / f"{layer}.pt2", layer)).module()
         for batch in (images, images[:1], images.repeat(3, 1, 1, 1)):
             expected = simsiam.encoder(batch, layer)
-            torch.testing.assert_close(traced(batch), expected, rtol=0, atol=1e-6)
-            torch.testing.assert_close(exported(batch), expected, rtol=0, atol=1e-6)
+            scale = float(expected.abs().max())
+            torch.testing.assert_close(traced(batch), expected, rtol=0, atol=1e-6 * scale)
+            torch.testing.assert_close(exported(batch), expected, rtol=0, atol=1e-6 * scale)
 
 
 def test_what_has_no_counterpart_is_refused(tmp_path, shaken):

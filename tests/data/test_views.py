@@ -1,5 +1,7 @@
 """Views: draws of each image's own, decided by the generator alone; colour against torchvision's one-image code."""
 
+import math
+
 import pytest
 import torch
 from torchvision.transforms.v2 import functional as V
@@ -133,3 +135,58 @@ def test_the_order_of_the_colour_changes_is_each_images_own(generator):
 def test_photo_views_need_colour(generator):
     with pytest.raises(ValueError, match="needs 3 colour channels, got 1"):
         PhotoViews()(torch.rand(2, 1, 28, 28), generator)
+
+
+def test_digit_views_are_one_affine_map_within_the_stated_bounds(generator):
+    """A ramp shows where each pixel was read: diag(1/s) R(angle) shear x + shift, each number from end to end."""
+    views = DigitViews()
+    numbers = torch.rand(40, 7, generator=generator)
+    numbers[0], numbers[1], numbers[2] = 0.0, 1.0, 0.5
+    side = (torch.arange(28) + 0.5) / 14 - 1
+    ramps = [0.3 + 0.1 * side.expand(28, 28), 0.3 + 0.1 * side[:, None].expand(28, 28)]
+    found = [views.transform(ramp.expand(40, 1, 28, 28).clone(), numbers)[:, 0].double() for ramp in ramps]
+    at = torch.stack([side.expand(28, 28), side[:, None].expand(28, 28)]).double()
+    for i, u in enumerate(numbers.double().tolist()):
+        angle, shear = (2 * u[0] - 1) * math.radians(25), (2 * u[3] - 1) * 0.3
+        scale = [0.7 * (1.3 / 0.7) ** v for v in u[1:3]]
+        turn = torch.tensor([[math.cos(angle), math.sin(angle)], [-math.sin(angle), math.cos(angle)]])
+        inverse = torch.diag(1 / torch.tensor(scale)) @ turn @ torch.tensor([[1.0, shear], [0.0, 1.0]])
+        shift = torch.tensor(
+            [(2 * v - 1) * 0.12 * 2 for v in u[4:6]], dtype=torch.float64
+        )  # the grid is 2 wide
+        expected = torch.einsum("ij,jab->iab", inverse.double(), at) + shift[:, None, None]
+        inside = (expected.abs() < 1 - 2 / 28).all(0)
+        assert inside.sum() > 100
+        for ours, coordinate in zip(found, expected, strict=True):
+            pixels = (0.3 + 0.1 * coordinate[inside]) * (0.5 + u[6])
+            torch.testing.assert_close(ours[i][inside], pixels, rtol=0, atol=1e-5)
+
+
+def test_each_change_happens_as_often_as_it_should(generator):
+    """Grey, flip, jitter, blur and solarisation come below their probability, in the view that they belong to."""
+    views = PhotoViews()
+    images = torch.rand(1, 3, 24, 24, generator=generator)
+    never = torch.full((1, 36), 0.999)
+    columns = {"flip": views._FLIP, "jitter": views._JITTER, "grey": views._GREY, "blur": views._BLUR,
+               "solarise": views._SOLARISE}  # fmt: skip
+    plain = [
+        gaussian_blur(images, torch.tensor([0.1 + 1.9 * 0.999])),
+        images,
+    ]  # the first view is always blurred
+    for view in (0, 1):
+        torch.testing.assert_close(views.finish(images, never, view), plain[view])
+    for name, column in columns.items():
+        chances = getattr(views, name)
+        for view, chance in enumerate(chances if isinstance(chances, tuple) else (chances, chances)):
+            for u, happens in ((chance - 1e-3, True), (chance + 1e-3, False)):
+                if not 0 <= u < 0.998:
+                    continue
+                numbers = never.clone()
+                numbers[:, view * 18 + column] = u
+                if name == "flip":
+                    assert bool(views.mirrored(numbers.chunk(2, 1)[view])) == happens
+                else:
+                    changed = not torch.equal(
+                        views.finish(images, numbers, view), views.finish(images, never, view)
+                    )
+                    assert changed == happens, (name, view, u)

@@ -16,7 +16,7 @@ def test_equal_and_zero_singular_values(values, generator):
     scale = torch.tensor(values, dtype=torch.float64)
     fn = lambda x: (x @ matrix) * scale  # noqa: E731
     found = spectral_norm(fn, torch.rand(3, 20, generator=generator, dtype=torch.float64), k=3)
-    torch.testing.assert_close(found.values, scale[:3].expand(3, 3), rtol=1e-6, atol=1e-6)
+    torch.testing.assert_close(found.values, scale[:3].expand(3, 3), rtol=0, atol=1e-6 * max(values))
     assert found.converged.all()
     vectors = found.left_vectors
     if min(values[:3]) > 0:

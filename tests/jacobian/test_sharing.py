@@ -132,3 +132,23 @@ def test_where_sharing_has_no_use(generator):
     random = torch.nn.functional.normalize(torch.randn(20, 40, generator=generator), dim=1)
     assert SharedStart.of([pilots(random, 12)]) is None
     assert SharedStart.of([pilots(direction[:, :31], 12)]) is None  # few dimensions
+
+
+def test_the_factor_of_a_shared_start_is_the_theorys():
+    """sqrt(1 + EPS^2) / (EPS sqrt(1 - LIKE)) with EPS = 1 and LIKE = 1/4; and the formula holds in the worst case."""
+    assert pytest.approx((8 / 3) ** 0.5) == FACTOR
+    generator = torch.Generator().manual_seed(0)
+    dim, draws = 64, 200_000
+    random = torch.nn.functional.normalize(torch.randn(draws, dim, generator=generator), dim=1)
+    direction = torch.eye(dim)[0]
+    shared = torch.nn.functional.normalize(SharedStart(direction, 0.1).starts(random), dim=1)
+    for like, small in (
+        (0.0, 0.01),
+        (0.0, 0.03),
+        (0.2, 0.03),
+    ):  # an unlike image's weight on the pilots' direction
+        aim = torch.zeros(dim)
+        aim[0], aim[1] = like**0.5, (1 - like) ** 0.5
+        missed = float(((shared @ aim).abs() < small).double().mean())
+        alone = float(((random @ aim).abs() < small).double().mean())
+        assert missed <= alone * FACTOR

@@ -27,6 +27,7 @@ def test_there_are_four():
     ]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("notebook", NOTEBOOKS, ids=lambda n: n.stem)
 def test_runs_top_to_bottom(notebook, runs, tmp_path):
     """As a script: a py:percent notebook without magics is one, cell by cell in order."""

@@ -157,7 +157,8 @@ def test_c_simclr(size):
         by_metrics = directions * (
             objective.beta * loss.metrics["residual_information"] - loss.metrics["i_yz"]
         )
-        torch.testing.assert_close(by_metrics, loss.value.detach(), rtol=1e-5, atol=1e-5)
+        scale = max(1.0, *(float(value.abs()) for value in loss.metrics.values()))
+        torch.testing.assert_close(by_metrics, loss.value.detach(), rtol=0, atol=1e-5 * scale)
     assert folders
 
 

@@ -208,3 +208,11 @@ def test_bootstrap_of_a_linear_statistic_is_the_normal_interval():
     )  # fmt: skip
     half = 1.96 * values.std() / np.sqrt(2000)
     assert ends == pytest.approx((values.mean() - half, values.mean() + half), abs=0.1 * half)
+
+
+def test_random_arrangements_count_the_observed_one():
+    """Two rising sequences of 20: none of 99 drawn arrangements is as extreme, and p is 1 / (1 + draws)."""
+    found = correlation(
+        np.arange(20.0), np.arange(20.0) ** 2, method="spearman", resamples=99, interval="fisher"
+    )
+    assert found.p_value == found.smallest_p == 1 / 100

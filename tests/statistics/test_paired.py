@@ -129,3 +129,12 @@ def test_one_pair_shows_a_difference_and_nothing_else():
 
 def test_three_pairs_say_that_no_small_p_is_possible():
     assert "cannot give a p-value below 0.25" in str(paired_effect([3, 2, 4], [1, 1, 1]))
+
+
+def test_random_sign_patterns_count_the_observed_one():
+    """Twenty differences of one sign: no drawn pattern reaches them (but 2 in 2^20), and p is 1 / (1 + draws)."""
+    found = paired_effect(np.arange(20) + 1.0, np.zeros(20), resamples=99)
+    assert found.p_value == found.smallest_p == 1 / 100
+    # and one in which every pattern is as extreme: all are counted, the observed one too
+    zero = paired_effect(np.r_[1.0, -1.0, np.zeros(18)], np.zeros(20), resamples=99)
+    assert zero.p_value == 1.0

@@ -2,6 +2,7 @@
 
 import numpy as np
 import pytest
+import scipy.special
 import scipy.stats
 
 from lipcomp.statistics._per_image import auroc, clustered_logistic
@@ -157,3 +158,33 @@ def test_labels_other_than_zero_and_one_are_refused(function):
         function([0.1, 0.2], [0, 2])
     with pytest.raises(ValueError, match="one or two"):
         function([0.1, 0.2], [0, 1], [[0, 1], [0, 1], [0, 1]])
+
+
+def test_strata_of_unequal_sizes_by_loops():
+    """Area and error with the module's definition written out: a row's wins, its opponents, its stratum's own area."""
+    rng = np.random.default_rng(5)
+    model = np.repeat([0, 1, 2], [12, 30, 19])
+    score = rng.normal(size=61) + 0.3 * model
+    label = rng.uniform(size=61) < np.array([0.3, 0.5, 0.8])[model]
+    score[label] += 0.8 * model[label]
+    wins, opponents, own = np.zeros(61), np.zeros(61), np.zeros(61)
+    for i in range(61):
+        for j in range(61):
+            if model[i] == model[j] and label[i] != label[j]:
+                opponents[i] += 1
+                wins[i] += (score[i] > score[j]) if label[i] else (score[j] > score[i])
+    for i in range(61):
+        positive = (model == model[i]) & label
+        own[i] = wins[positive].sum() / opponents[positive].sum()
+    total = opponents[label].sum()
+    area = wins[label].sum() / total
+    influence = (wins - (own + area) / 2 * opponents) / total
+    error = np.sqrt(61 / 60 * (influence**2).sum()) / (area * (1 - area))
+    freedom = min(label.sum(), (~label).sum()) - 1
+    reach = scipy.stats.t.ppf(0.95, freedom) * error
+    ends = scipy.special.expit(scipy.special.logit(area) + np.array([-reach, reach]))
+    found = auroc(score, label, within=model, level=0.9)
+    assert found.value == pytest.approx(area, rel=1e-12)
+    assert found.interval == pytest.approx(tuple(ends), rel=1e-9)
+    p_value = 2 * scipy.stats.t.sf(abs(scipy.special.logit(area)) / error, freedom)
+    assert found.p_value == pytest.approx(p_value, rel=1e-9)

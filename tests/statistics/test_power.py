@@ -89,3 +89,30 @@ def test_the_unit_is_given_where_the_spread_is_known():
 def test_arguments_out_of_range_are_refused(options):
     with pytest.raises(ValueError, match=r"n must|alpha and power|sd must"):
         smallest_detectable_effect(**options)
+
+
+@pytest.mark.parametrize(("n", "positives"), [(120, 40), (60, None), (31, None)])
+def test_auroc_is_found_as_hanley_and_mcneil_say(n, positives):
+    """Their standard error (1982, formula 1) at 1/2 and at the area found, for half of the rows where none is given."""
+    one = n // 2 if positives is None else positives
+    zero = n - one
+
+    def error(area):
+        q1, q2 = area / (2 - area), 2 * area**2 / (1 + area)
+        within = area * (1 - area) + (one - 1) * (q1 - area**2) + (zero - 1) * (q2 - area**2)
+        return np.sqrt(within / (one * zero))
+
+    found = smallest_detectable_effect(n, test="auroc", positives=positives).value
+    half = scipy.stats.norm.ppf(0.975) * error(0.5) + scipy.stats.norm.ppf(0.8) * error(0.5 + found)
+    assert found == pytest.approx(half, rel=1e-8)
+
+
+def test_the_fewest_that_a_correlation_can_be_found_with():
+    """A permutation test of n observations goes down to 2/n!; Fisher's z needs one more than it takes off."""
+    for test, fewest in (("pearson", 5), ("spearman", 5), ("kendall", 5)):
+        assert smallest_detectable_effect(fewest - 1, test=test).value is None
+        assert smallest_detectable_effect(fewest, test=test).value is not None
+    assert "below 0.083" in smallest_detectable_effect(4, test="pearson").note
+    assert "needs more than 4" in smallest_detectable_effect(4, test="kendall", alpha=0.2).note
+    assert smallest_detectable_effect(3, test="auroc").note == "1 positive and 2 negative rows are too few"
+    assert smallest_detectable_effect(4, test="auroc").note == "2 positive and 2 negative rows are too few"

@@ -49,6 +49,7 @@ def tiny(tmp_path):
     return tmp_path
 
 
+@pytest.mark.slow
 def test_the_script_trains_and_evaluates_a_tiny_imagenet(tiny):
     """The real script and commands: training, clean accuracy, ImageNet-C; sets that are missing are named.
 

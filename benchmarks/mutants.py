@@ -1,0 +1,334 @@
+"""Mutation testing: how many random mutants of the arithmetic the tests catch.
+
+    python -m benchmarks.mutants --count 300 [--seed 0] [--only statistics,bound/_pairs] [--out mutants.jsonl]
+
+A mutant differs from the code in one place: a number (3 becomes 4, .5 becomes 1), an operator (+ and -, * and /), a
+comparison, an index, a sign, `and` and `or`, a minimum and a maximum, a mean and a sum. It is caught if a test fails,
+raises or takes ten times as long. Only files of tests that take seconds run, of those that speak of something the
+mutated module defines, until one fails.
+
+Every mutant runs in a fork of a process that has imported everything, as another code of one function, so that most
+take a second or two. What is no arithmetic is left alone: annotations, messages of errors, decorators, versions,
+numbers below 1e-6 (guards against rounding). `a < b` becomes `a >= b`, and `a <= b` only beside a whole number: the
+border of two floats is not tested by anybody.
+"""
+
+import argparse
+import ast
+import copy
+import importlib
+import importlib.abc
+import importlib.machinery
+import importlib.util
+import inspect
+import json
+import os
+import random
+import re
+import resource
+import sys
+import time
+from collections import Counter
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import asdict, dataclass
+from functools import cache
+from pathlib import Path
+from types import CodeType, FunctionType
+from typing import Any
+
+ROOT = Path(__file__).parents[1]
+PACKAGES = ("distributions", "objectives", "bound", "jacobian", "statistics", "robustness")
+VIEWS = ("data/_views", "data/_crops", "data/_colour", "data/_preprocessing", "data/_digits")
+LEFT_OUT = re.compile(  # files, commands, other people's programs: no arithmetic
+    r"__init__|__main__|_capture|_checks|_arrays|_sets|_robustbench|_zoo|_videos|_watermark|_texture|_protocols|_shifted"
+)
+HEAVY = (
+    "torch",
+    "torchvision",
+    "scipy.stats",
+    "scipy.optimize",
+    "pandas",
+    "hypothesis",
+    "mpmath",
+    "PIL.Image",
+    "pytest",
+)
+BROKEN = 99  # exit code of a mutant that could not be made
+LIMIT = 15.0  # CPU seconds that a file of tests may take to be among the fast ones
+OPERATORS: dict[type, type] = {
+    ast.Add: ast.Sub, ast.Sub: ast.Add, ast.Mult: ast.Div, ast.Div: ast.Mult, ast.Pow: ast.Mult, ast.FloorDiv: ast.Mult,
+    ast.Mod: ast.Mult, ast.Lt: ast.GtE, ast.GtE: ast.Lt, ast.Gt: ast.LtE, ast.LtE: ast.Gt, ast.Eq: ast.NotEq,
+    ast.NotEq: ast.Eq, ast.And: ast.Or, ast.Or: ast.And,
+}  # fmt: skip
+BORDERS: dict[type, type] = {ast.Lt: ast.LtE, ast.LtE: ast.Lt, ast.Gt: ast.GtE, ast.GtE: ast.Gt}
+NAMES = {"min": "max", "max": "min", "amin": "amax", "amax": "amin", "minimum": "maximum", "maximum": "minimum",
+         "mean": "sum", "sum": "mean", "sin": "cos", "cos": "sin"}  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Mutant:
+    """One change: the number of its place in the module's tree, and what it makes of it."""
+
+    module: str
+    place: int
+    line: int
+    before: str
+    after: str
+    verdict: str = ""
+    by: str = ""
+
+
+def places(tree: ast.AST) -> Iterator[ast.AST]:
+    """The nodes that compute something."""
+    fields = [
+        field
+        for name, field in ast.iter_fields(tree)
+        if name not in ("annotation", "returns", "decorator_list")
+    ]
+    if isinstance(tree, (ast.Raise, ast.Assert, ast.JoinedStr)):
+        return
+    if isinstance(tree, (ast.Assign, ast.AnnAssign)) and "version" in ast.unparse(tree).partition("=")[0]:
+        return
+    yield tree
+    for field in fields:
+        for child in field if isinstance(field, list) else [field]:
+            if isinstance(child, ast.AST):
+                yield from places(child)
+
+
+def changes(node: ast.AST) -> Iterator[ast.AST]:
+    """What a node may become."""
+    new = copy.deepcopy(node)
+    match new:
+        case ast.Constant(value=bool() | str() | bytes() | None):
+            return
+        case ast.Constant(value=int() | float() as value) if value == 0 or abs(value) >= 1e-6:
+            for other in (
+                (value + 1, value - 1) if isinstance(value, int) else (value * 2 or 1.0, value / 2 or -1.0)
+            ):
+                yield ast.copy_location(ast.Constant(other), node)
+        case ast.BinOp(op=op) | ast.BoolOp(op=op) if type(op) in OPERATORS:
+            new.op = OPERATORS[type(op)]()
+            yield new
+        case ast.Compare(ops=[op]) if type(op) in OPERATORS:
+            new.ops = [OPERATORS[type(op)]()]
+            yield new
+            if type(op) in BORDERS and getattr(new.comparators[0], "value", 0.0) in range(1, 1000):
+                new = copy.deepcopy(new)
+                new.ops = [BORDERS[type(op)]()]
+                yield new
+        case ast.UnaryOp(op=ast.USub() | ast.Not()) if not isinstance(new.operand, ast.Constant):
+            yield new.operand
+        case ast.Call(func=ast.Name(id=name)) if name in NAMES:
+            new.func.id = NAMES[name]
+            yield new
+        case ast.Call(func=ast.Attribute(attr=name)) if name in NAMES:
+            new.func.attr = NAMES[name]
+            yield new
+
+
+def mutants(file: Path) -> list[Mutant]:
+    """All of a module's."""
+    tree = ast.parse(file.read_text())
+    statements = [n for n in ast.walk(tree) if isinstance(n, ast.stmt) and not hasattr(n, "body")]
+    found = []
+    for place, node in enumerate(places(tree)):
+        for new in changes(node):
+            line = getattr(node, "lineno", 0)
+            around = [s for s in statements if s.lineno <= line <= (s.end_lineno or 0)]
+            where = f"{ast.unparse(around[-1])[:110]}: " if around else ""
+            module = ".".join(file.relative_to(ROOT).with_suffix("").parts)
+            found.append(Mutant(module, place, line, where + ast.unparse(node), ast.unparse(new)))
+    return found
+
+
+def changed(mutant: Mutant) -> tuple[CodeType, list[str]]:
+    """The module's code with the change, and the names down to the function that holds it (none if none does)."""
+    path = ROOT / (mutant.module.replace(".", "/") + ".py")
+    tree = ast.parse(path.read_text())
+    node = list(places(tree))[mutant.place]
+    new = ast.copy_location(next(n for n in changes(node) if ast.unparse(n) == mutant.after), node)
+
+    class Exchange(ast.NodeTransformer):
+        def visit(self, seen: ast.AST) -> ast.AST:
+            return new if seen is node else self.generic_visit(seen)
+
+    names, inside = [], tree
+    while isinstance(inside, (ast.Module, ast.ClassDef)):
+        inside = next((n for n in inside.body if any(part is node for part in ast.walk(n))), node)
+        names.append(getattr(inside, "name", ""))
+    body = [part for n in getattr(inside, "body", []) if isinstance(n, ast.AST) for part in ast.walk(n)]
+    code = compile(ast.fix_missing_locations(Exchange().visit(tree)), str(path), "exec")
+    return code, names if any(part is node for part in body) else []
+
+
+def install(mutant: Mutant) -> None:
+    """Exchange the code of one function that is imported already; or else forget lipcomp, to import it changed."""
+    code, names = changed(mutant)
+    here: Any = sys.modules[mutant.module]
+    for name in names:
+        here = vars(here).get(name)
+        code = next((c for c in code.co_consts if isinstance(c, CodeType) and c.co_name == name), code)
+    here = getattr(here, "fget", None) or getattr(here, "func", None) or getattr(here, "__func__", here)
+    here = inspect.unwrap(here) if callable(here) else here
+    if names and isinstance(here, FunctionType) and here.__code__.co_freevars == code.co_freevars:
+        here.__code__ = code
+        return
+    for name in [n for n in sys.modules if n.partition(".")[0] in ("lipcomp", "train", "analyses")]:
+        del sys.modules[name]
+    code, _ = changed(mutant)
+
+    class Loader(importlib.machinery.SourceFileLoader):
+        def get_code(self, fullname: str) -> CodeType:
+            return code
+
+    class Finder(importlib.abc.MetaPathFinder):
+        def find_spec(self, name: str, path: object = None, target: object = None) -> object:
+            place = str(ROOT / (name.replace(".", "/") + ".py"))
+            return (
+                importlib.util.spec_from_loader(name, Loader(name, place)) if name == mutant.module else None
+            )
+
+    sys.meta_path.insert(0, Finder())
+
+
+def run_tests(files: tuple[str, ...], mutant: Mutant | None, seconds: float) -> tuple[int, float, str]:
+    """Pytest in a fork, with a limit of CPU time: (exit code, CPU seconds, the test that failed)."""
+    read, write = os.pipe()
+    child = os.fork()
+    if child == 0:
+        os.setsid()
+        os.close(read)
+        resource.setrlimit(resource.RLIMIT_CPU, (int(seconds) + 1, int(seconds) + 5))
+        nowhere = os.open(os.devnull, os.O_RDWR)
+        for stream in (0, 1, 2):
+            os.dup2(nowhere, stream)
+        if mutant is not None:
+            try:
+                install(mutant)
+            except BaseException:
+                os._exit(BROKEN)
+        import pytest
+
+        class First:
+            def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
+                if report.failed:
+                    os.write(write, report.nodeid.encode()[:500])
+
+        words = ["-x", "-q", "-p", "no:cacheprovider", "-m", "not slow and not cuda"]
+        words += ["-o", "addopts=--import-mode=importlib --strict-markers", *files]
+        code = 1
+        try:
+            code = int(pytest.main(words, plugins=[First()]))
+        finally:
+            os._exit(code)
+    os.close(write)
+    _, status, used = os.wait4(child, 0)
+    by = os.read(read, 500).decode()
+    os.close(read)
+    return os.waitstatus_to_exitcode(status), used.ru_utime + used.ru_stime, by
+
+
+@cache
+def seconds_of(file: str) -> float:
+    """CPU seconds of a file of tests that pass, infinite if it takes too long or fails."""
+    code, seconds, by = run_tests((file,), None, LIMIT)
+    print(f"  {file}: {seconds:.0f} s" + (f", not used: exit {code} {by}" if code else ""), flush=True)
+    return seconds if code == 0 else float("inf")
+
+
+@cache
+def tests_of(module: str) -> tuple[str, ...]:
+    """Files of tests: those that speak most of what the module defines, or all of the package if none does."""
+    tree = ast.parse((ROOT / (module.replace(".", "/") + ".py")).read_text())
+    defined = {n.name for n in tree.body if isinstance(n, (ast.FunctionDef, ast.ClassDef))} | {
+        module.split(".")[-1]
+    }
+    words = re.compile(rf"\b({'|'.join(map(re.escape, defined))})\b")
+    files = [
+        f
+        for folder in (module.split(".")[1], "data", "")
+        for f in (ROOT / "tests" / folder).glob("test_*.py")
+    ]
+    told = {str(f.relative_to(ROOT)): len(words.findall(f.read_text())) for f in files}
+    told = {f: n for f, n in told.items() if n} or {f: 0 for f in told if module.split(".")[1] in f}
+    return tuple(sorted(told, key=lambda f: (-told[f], f)))
+
+
+def judge(mutant: Mutant) -> Mutant:
+    """Run the tests of a mutant's module, file by file until one fails."""
+    for file in tests_of(mutant.module):
+        if seconds_of(file) < LIMIT:
+            code, _, by = run_tests((file,), mutant, 10 * seconds_of(file) + 10)
+            if code == BROKEN:
+                raise RuntimeError(f"no such mutant: {mutant}; did the code change meanwhile?")
+            if code:
+                verdict = "caught" if code > 0 else "caught: takes for ever"
+                return Mutant(**asdict(mutant) | {"verdict": verdict, "by": by or f"{file} (exit {code})"})
+    return Mutant(**asdict(mutant) | {"verdict": "survived"})
+
+
+def chosen(only: str) -> list[Path]:
+    """The modules whose arithmetic is in question."""
+    files = [
+        f
+        for p in PACKAGES
+        for f in sorted((ROOT / "lipcomp" / p).rglob("*.py"))
+        if not LEFT_OUT.search(f.name)
+    ]
+    files += [ROOT / "lipcomp" / f"{name}.py" for name in VIEWS]
+    return [f for f in files if not only or any(word in str(f.relative_to(ROOT)) for word in only.split(","))]
+
+
+def main() -> int:
+    """Make mutants, test them, print the survivors."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--count", type=int, default=300, help="mutants (default 300)")
+    parser.add_argument("--seed", type=int, default=0, help="which ones (default 0)")
+    parser.add_argument("--only", default="", help="parts of module paths, comma-separated")
+    parser.add_argument("--again", type=Path, help="judge the survivors of an earlier --out again")
+    parser.add_argument("--workers", type=int, default=2, help="at the same time (default 2)")
+    parser.add_argument("--out", type=Path, help="write every verdict as a line of JSON")
+    options = parser.parse_args()
+    for name in HEAVY:
+        importlib.import_module(name)
+    sys.modules["torch"].set_num_threads(1)
+    os.environ["PYTEST_DISABLE_PLUGIN_AUTOLOAD"] = "1"
+    for file in chosen(""):
+        importlib.import_module(".".join(file.relative_to(ROOT).with_suffix("").parts))
+    every = [m for file in chosen(options.only) for m in mutants(file)]
+    if options.again:
+        lines = [json.loads(line) for line in options.again.read_text().splitlines()]
+        lost = {(m["module"], m["before"], m["after"]) for m in lines if m["verdict"] == "survived"}
+        drawn = [m for m in every if (m.module, m.before, m.after) in lost]
+    else:
+        drawn = random.Random(options.seed).sample(every, min(options.count, len(every)))
+    print(f"{len(drawn)} of {len(every)} mutants", flush=True)
+    started, done = time.monotonic(), []
+    with ThreadPoolExecutor(options.workers) as pool:
+        for mutant in pool.map(judge, drawn):
+            done.append(mutant)
+            if options.out:
+                with options.out.open("a") as file:
+                    file.write(json.dumps(asdict(mutant)) + "\n")
+            if mutant.verdict == "survived":
+                print(
+                    f"SURVIVED {mutant.module}:{mutant.line}  {mutant.before}  ->  {mutant.after}", flush=True
+                )
+    caught, whole = Counter(), Counter()
+    for mutant in done:
+        whole[mutant.module.split(".")[1]] += 1
+        caught[mutant.module.split(".")[1]] += mutant.verdict != "survived"
+    for package, count in sorted(whole.items()):
+        print(f"{package:15} {caught[package]:4} of {count:4} caught")
+    total = sum(caught.values())
+    print(f"{'all':15} {total:4} of {len(done):4} caught, {100 * total / max(1, len(done)):.1f}%, "
+          f"{time.monotonic() - started:.0f} s")  # fmt: skip
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
