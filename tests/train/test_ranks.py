@@ -77,14 +77,13 @@ def test_two_processes_give_the_losses_and_weights_of_one(both, method):
     assert len(one) == len(two) == 36 * 3 // 2 // 8 + 1
     for a, b in zip(one, two, strict=True):
         for name in set(a) - {"effective_rank", "uniformity", "mean_resultant"}:  # of a rank's own rows
-            slack = 1e-5 * (10 if name == "i_yz" else 1)  # a difference of two numbers near 10
+            slack = 1e-4 if name == "i_yz" else 1e-5  # a difference of two numbers near 10
             assert a[name] == pytest.approx(b[name], rel=1e-5, abs=slack), (a["step"], name)
     weights = [final_weights(both / side / method) for side in ("one", "two")]
     start = weights[0].keys()
     assert start == weights[1].keys()
     for name in start:
-        scale = max(1.0, float(weights[0][name].abs().max()))
-        torch.testing.assert_close(weights[0][name], weights[1][name], rtol=0, atol=1e-5 * scale)
+        torch.testing.assert_close(weights[0][name], weights[1][name], rtol=1e-5, atol=1e-5)
 
 
 def check_layers(rank, size, port, inputs, expected):
