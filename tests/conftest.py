@@ -28,7 +28,7 @@ def generator() -> torch.Generator:
 def small_digits(tmp_path_factory):
     """The function small_digits(side), which gives a folder of 40 real digits without classes.
 
-    A certificate takes a tenth of the time at 16 x 16 that it does at 28 x 28, a fiftieth at 10 x 10.
+    A certificate takes a tenth of the time at 16 x 16 that it does at 28 x 28.
     """
     from PIL import Image
 

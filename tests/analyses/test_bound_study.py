@@ -21,10 +21,10 @@ from lipcomp.measure._run import Outputs
 @pytest.fixture(scope="module")
 def study(tmp_path_factory, small_digits):
     folder = tmp_path_factory.mktemp("bounds")
-    spec = EncoderSpec("small_cnn", (1, 10, 10), mean=(0.131,), std=(0.308,), projector=(32, 16))
+    spec = EncoderSpec("small_cnn", (1, 12, 12), mean=(0.131,), std=(0.308,), projector=(32, 16))
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(measuring, "IMAGES", 20)
-        patch.setattr(measuring, "SIGMA_IMAGES", 6)
+        patch.setattr(measuring, "IMAGES", 40)
+        patch.setattr(measuring, "SIGMA_IMAGES", 12)
         for seed, name in enumerate(("SimCLR", "CSimCLR")):
             path = folder / "runs" / name / "model.safetensors"
             save_checkpoint(
@@ -32,7 +32,7 @@ def study(tmp_path_factory, small_digits):
                 build_encoder(spec, seed=seed).eval(),
                 metadata=Metadata(objective={"name": name}, seed=0),
             )
-        list(measure(plan(folder, small_digits(10)), Outputs(folder / measuring.RECORDS)))
+        list(measure(plan(folder, small_digits(12)), Outputs(folder / measuring.RECORDS)))
     return folder
 
 
