@@ -26,10 +26,7 @@ def generator() -> torch.Generator:
 
 @pytest.fixture(scope="session")
 def small_digits(tmp_path_factory):
-    """The function small_digits(side), which gives a folder of 40 real digits without classes.
-
-    A certificate takes a tenth of the time at 16 x 16 that it does at 28 x 28.
-    """
+    """The function small_digits(side), which gives a folder of 40 real digits without classes, quickly certified."""
     from PIL import Image
 
     from lipcomp.data import load_set

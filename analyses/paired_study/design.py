@@ -104,10 +104,11 @@ def read_design(plan: dict[str, Any]) -> Design:
             f"study.json: the design has unknown fields {', '.join(unknown)}; known are {', '.join(sorted(known))}"
         )
     for name, value in told.items():
-        kind = type(known[name]) if isinstance(known[name], (str, tuple)) else (int, float, type(known[name]))
+        like = known[name]
+        kind: Any = type(like) if isinstance(like, (str, tuple)) else (int, float, type(like))
         if not isinstance(value, kind):
             raise ValueError(  # noqa: TRY004
-                f"study.json: the design's {name} is {value!r}; it must be like {known[name]!r}"
+                f"study.json: the design's {name} is {value!r}; it must be like {like!r}"
             )
     design = Design(**told)
     try:
