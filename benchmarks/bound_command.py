@@ -1,18 +1,20 @@
 """What `python -m lipcomp.bound` costs beside the encoder's own forward passes on the same images; one thread.
 
-    python benchmarks/bound_command.py [CHECKPOINT] [--data mnist5k] [--limit 1000] [--repeats 5]
+    python -m benchmarks.bound_command [CHECKPOINT] [--data mnist5k] [--limit 1000] [--repeats 5]
 
 The command runs on positive views: two forward passes an image. What is compared is its measuring part (views, passes,
 bounds, records), without starting Python and loading the set, against two passes of the encoder over as many images.
 """
 
-import argparse
+import sys
 import tempfile
 import time
+from collections.abc import Sequence
 from pathlib import Path
 
 import torch
 
+from lipcomp._commands import Parser, run
 from lipcomp.checkpoints import save_checkpoint
 from lipcomp.checkpoints._native import Metadata, load_checkpoint
 from lipcomp.encoders import EncoderSpec, build_encoder
@@ -21,8 +23,14 @@ from lipcomp.measure._bench import nothing
 from lipcomp.measure._run import open_benches, to_records, units_of
 
 
-def main() -> None:
-    options = _own_parser().parse_args()
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Print the ratio of each repeat."""
+    parser = Parser(prog="python -m benchmarks.bound_command", description=__doc__)
+    parser.add_argument("checkpoint", nargs="?", type=Path)
+    parser.add_argument("--data", default="mnist5k")
+    parser.add_argument("--limit", type=int, default=1000)
+    parser.add_argument("--repeats", type=int, default=5)
+    options = parser.parse_args(arguments)
     torch.set_num_threads(1)
     with tempfile.TemporaryDirectory() as folder:
         path = options.checkpoint or Path(folder) / "encoder.safetensors"
@@ -47,6 +55,7 @@ def main() -> None:
             ratios.append(taken / forward)
             print(f"command {taken:.3f} s, forward passes {forward:.3f} s: {ratios[-1]:.2f}")
         print(f"least ratio {min(ratios):.2f}, median {sorted(ratios)[len(ratios) // 2]:.2f} (goal 1.1)")
+    return 0
 
 
 def passes(encoder: torch.nn.Module, images: torch.Tensor, size: int) -> float:
@@ -58,16 +67,5 @@ def passes(encoder: torch.nn.Module, images: torch.Tensor, size: int) -> float:
     return time.process_time() - started
 
 
-def _own_parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("checkpoint", nargs="?", type=Path)
-    parser.add_argument("--data", default="mnist5k")
-    parser.add_argument("--limit", type=int, default=1000)
-    parser.add_argument("--repeats", type=int, default=5)
-    return parser
-
-
 if __name__ == "__main__":
-    main()
+    sys.exit(run(main))

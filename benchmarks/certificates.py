@@ -7,15 +7,18 @@ For every encoder of a study (``STUDY/runs/*/model.safetensors``), image and L2 
 least certificate, which method gave it, and seconds. ``--resnet`` measures an untrained ResNet-18 at 32 x 32 instead.
 """
 
-import argparse
 import json
 import math
 import statistics
+import sys
 import time
+from collections.abc import Sequence
 from pathlib import Path
 
 import torch
 
+from benchmarks._harness import add_part, append_lines, awaken, read_lines
+from lipcomp._commands import Parser, run
 from lipcomp.bound import certified_bound, search_ball
 from lipcomp.checkpoints._native import load_checkpoint
 from lipcomp.data._digits import load_mnist5k
@@ -25,33 +28,29 @@ from lipcomp.encoders import EncoderSpec, build_encoder
 def resnet() -> torch.nn.Module:
     """An untrained ResNet-18 whose branches count (a new one's last batch norms are 0)."""
     encoder = build_encoder(EncoderSpec("resnet18_cifar", (3, 32, 32), projector=(128, 64)), seed=0)
-    for module in encoder.modules():
-        if isinstance(module, torch.nn.BatchNorm2d):
-            torch.nn.init.ones_(module.weight)
+    awaken(encoder, 1.0, 1.0)
     with torch.no_grad():  # statistics of some images
         encoder.train()(torch.rand(64, 3, 32, 32, generator=torch.Generator().manual_seed(0)))
     return encoder.eval()
 
 
-def main() -> None:
+def main(arguments: Sequence[str] | None = None) -> int:
     """Measure a shard, or summarise what shards wrote."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = Parser(prog="python -m benchmarks.certificates", description=__doc__)
     parser.add_argument("paths", nargs="*", type=Path, help="a study, or files of rows with --summary")
     parser.add_argument("--images", type=int, default=20, help="test images (default 20)")
     parser.add_argument("--radii", default="1e-4,5e-4,1e-3,1e-2,0.05,0.1", help="L2 radii")
     parser.add_argument("--units", type=int, default=3000, help="uncertain units at most (default 3000)")
     parser.add_argument("--memory", type=float, default=4.0, help="GiB (default 4)")
     parser.add_argument("--device", default="cpu", help="where the certificate is computed (default cpu)")
-    parser.add_argument("--shard", default="0/1", help="which part of the work, i/n (default 0/1)")
+    add_part(parser)
     parser.add_argument("--resnet", action="store_true", help="an untrained ResNet-18 at 32 x 32")
     parser.add_argument("--summary", action="store_true", help="print the table of the rows given")
     parser.add_argument("--out", type=Path, help="append rows to this file, JSON lines")
-    options = parser.parse_args()
+    options = parser.parse_args(arguments)
     if options.summary:
         summarise(options.paths)
-        return
+        return 0
     radii = [float(part) for part in options.radii.split(",")]
     if options.resnet:
         encoders = {"resnet18": resnet()}
@@ -61,8 +60,7 @@ def main() -> None:
         encoders = {file.parent.name: load_checkpoint(file).encoder.eval() for file in files}
         images = load_mnist5k("test")[0][: options.images].float() / 255
     work = [(name, i, radius) for radius in radii for i in range(len(images)) for name in encoders]
-    shard, shards = (int(part) for part in options.shard.split("/"))
-    for name, i, radius in work[shard::shards]:
+    for name, i, radius in work[options.shard]:
         encoder = encoders[name].to(options.device)
         image = images[i : i + 1].to(options.device)
         searched = float(search_ball(encoder, image, radius, starts=2, steps=30).sigma[0])
@@ -75,14 +73,13 @@ def main() -> None:
             "method": found.methods[0], "reason": found.reason, "seconds": round(ended - started, 2),
         }  # fmt: skip
         print(json.dumps(row), flush=True)
-        if options.out:
-            with options.out.open("a") as file:
-                file.write(json.dumps(row) + "\n")
+        append_lines(options.out, [row])
+    return 0
 
 
 def summarise(files: list[Path]) -> None:
     """One line per radius: how many have a certificate, its ratio to the searched constant, seconds."""
-    rows = [json.loads(line) for file in files for line in file.read_text().splitlines()]
+    rows = read_lines(files)
     print("| radius | n | certified | median ratio | 90th percentile | at most 10 | seconds per image |")
     print("|---|---|---|---|---|---|---|")
     for radius in sorted({row["radius"] for row in rows}):
@@ -101,4 +98,4 @@ def summarise(files: list[Path]) -> None:
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(run(main))

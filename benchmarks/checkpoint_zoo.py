@@ -21,7 +21,6 @@ STUCK          refused, and no choice of ``--arch``, ``--mean`` and ``--std`` he
 =============  =========================================================================================================
 """
 
-import argparse
 import json
 import sys
 import tempfile
@@ -38,6 +37,8 @@ import torchvision
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
+from benchmarks._harness import add_part, append_lines, read_lines
+from lipcomp._commands import Parser, run
 from lipcomp.checkpoints import load_encoder
 from lipcomp.checkpoints._architectures import build_backbone
 from lipcomp.checkpoints._errors import CheckpointError
@@ -350,7 +351,7 @@ def judge(
 
 def summarise(files: list[Path]) -> str:
     """The table, and every case that is an error."""
-    cases = [json.loads(line) for file in files for line in file.read_text().splitlines()]
+    cases = read_lines(files)
     counts = Counter((case["library"], case.get("container", "-"), case["outcome"]) for case in cases)
     rows = sorted({(library, container) for library, container, _ in counts})
     shown = [outcome for outcome in OUTCOMES if any(case["outcome"] == outcome for case in cases)]
@@ -371,22 +372,19 @@ def summarise(files: list[Path]) -> str:
     return "\n".join([*lines, "", f"{len(cases)} cases, the slowest {slow} s"])
 
 
-def main() -> None:
+def main(arguments: Sequence[str] | None = None) -> int:
     """Run a shard, or summarise."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("--shard", default="1/1", help="i/n: every n-th architecture, from the i-th")
+    parser = Parser(prog="python -m benchmarks.checkpoint_zoo", description=__doc__)
+    add_part(parser)
     parser.add_argument("--out", type=Path, help="file of JSON lines; architectures in it are skipped")
     parser.add_argument("--largest", type=int, default=150_000_000, help="parameters (default 150 million)")
     parser.add_argument("--only", help="library, or library/name with * at the end")
     parser.add_argument("--summarise", nargs="+", type=Path, metavar="FILE", help="print the table and stop")
-    options = parser.parse_args()
+    options = parser.parse_args(arguments)
     if options.summarise:
         print(summarise(options.summarise))
-        return
+        return 0
     warnings.simplefilter("ignore")
-    number, total = map(int, options.shard.split("/"))
     chosen = architectures()
     if options.only:
         chosen = [
@@ -395,13 +393,10 @@ def main() -> None:
             if Path(f"{a}/{b}").match(options.only if "/" in options.only else f"{options.only}/*")
         ]
     done: Counter[tuple[str, str]] = Counter()
-    if options.out and options.out.exists():
-        for case in map(json.loads, options.out.read_text().splitlines()):
-            whole = "wrapping" not in case  # too large, or without a reference: not tried again
-            done[case["library"], case["name"]] += (
-                len(WRAPPINGS) if whole else case.get("container") == "file"
-            )
-    sized = sorted((count(*one, options.largest), *one) for one in chosen[number - 1 :: total])
+    for case in read_lines([options.out] if options.out and options.out.exists() else []):
+        whole = "wrapping" not in case  # too large, or without a reference: not tried again
+        done[case["library"], case["name"]] += len(WRAPPINGS) if whole else case.get("container") == "file"
+    sized = sorted((count(*one, options.largest), *one) for one in chosen[options.shard])
     for turn in range(len(WRAPPINGS)):
         for place, (numbers, library, name) in enumerate(sized):
             if done[library, name] > turn:
@@ -412,12 +407,11 @@ def main() -> None:
             else:
                 cases = list(sweep(library, name, [wrapping]))
             done[library, name] += 1 if "wrapping" in cases[0] else len(WRAPPINGS)
-            if options.out:
-                with options.out.open("a") as file:
-                    file.writelines(json.dumps(case) + "\n" for case in cases)
+            append_lines(options.out, cases)
             told = ", ".join(f"{case.get('container', '')} {case['outcome']}".strip() for case in cases)
             print(f"{library}/{name}, {wrapping}: {told}", file=sys.stderr)
+    return 0
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(run(main))

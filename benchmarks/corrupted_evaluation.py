@@ -10,13 +10,13 @@ the forward passes from disk, 1.3 times with made corruptions.
 
 import sys
 import tempfile
-import time
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 
 import numpy as np
 import torch
 
+from benchmarks._harness import seconds
 from lipcomp._commands import Parser, choose_device, run, table
 from lipcomp.encoders import EncoderSpec, build_encoder
 from lipcomp.robustness._sets import open_corruption_set
@@ -34,7 +34,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--device", default="cpu")
     options = parser.parse_args(arguments)
     device = choose_device(options.device)
-    clock = time.process_time if device.type == "cpu" else time.perf_counter
     if device.type == "cpu":
         torch.set_num_threads(1)
     encoder = build_encoder(EncoderSpec("resnet18_cifar", (3, 32, 32)), seed=0).eval().to(device)
@@ -42,13 +41,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     clean = torch.from_numpy(pixels).permute(0, 3, 1, 2).float().div(255).to(device)
 
     @torch.no_grad()
-    def seconds(batches: Callable[[], Iterable[torch.Tensor]]) -> float:
-        started = clock()
+    def evaluate(batches: Callable[[], Iterable[torch.Tensor]]) -> None:
         for batch in batches():
             encoder.features(batch.to(device))
-        if device.type == "cuda":
-            torch.cuda.synchronize()
-        return clock() - started
 
     def places() -> Sequence[torch.Tensor]:
         return torch.arange(options.images).split(options.batch_size)
@@ -67,8 +62,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
                 corrupt(clean[i], n, SEVERITY, table="cifar", indices=i) for n in COMMON for i in places()
             ),
         }
-        seconds(lambda: [clean[: options.batch_size]])
-        taken = {name: seconds(batches) for name, batches in ways.items()}
+        taken = {
+            name: seconds(lambda batches=batches: evaluate(batches), 1, device=device.type)
+            for name, batches in ways.items()
+        }
     first = taken["forward passes"]
     rows = [(name, f"{value:.2f}", f"{value / first:.3f}") for name, value in taken.items()]
     print(table((f"{15 * options.images} images on {device}", "seconds", "forward passes"), rows))

@@ -20,6 +20,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
+from benchmarks._harness import smooth_images
 from lipcomp._commands import Parser, run, table
 from lipcomp.robustness.corruptions import corrupt, corruption_names
 from lipcomp.robustness.corruptions._tables import COMMON
@@ -48,13 +49,6 @@ def compare(name: str, images: np.ndarray, theirs: int, severity: int, rounds: i
     return max(ours), max(others)
 
 
-def pictures(count: int, side: int) -> np.ndarray:
-    """Smooth random colour images, bytes (count, side, side, 3)."""
-    coarse = torch.rand(count, 3, side // 8 + 2, side // 8 + 2, generator=torch.Generator().manual_seed(0))
-    smooth = torch.nn.functional.interpolate(coarse, (side, side), mode="bicubic").clamp(0, 1)
-    return (smooth * 255).byte().permute(0, 2, 3, 1).contiguous().numpy()
-
-
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run, print the table, write the JSON."""
     parser = Parser(prog="python -m benchmarks.corruptions", description=__doc__)
@@ -70,7 +64,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     import cv2
 
     cv2.setNumThreads(1)
-    images = pictures(options.images, options.side)
+    side = options.side
+    smooth = smooth_images(options.images, (3, side // 8 + 2, side // 8 + 2), (side, side))
+    images = smooth.permute(0, 2, 3, 1).contiguous().numpy()
     names = options.only.split(",") if options.only else corruption_names("imagenet")
     ratios, rows = {}, []
     for name in names:

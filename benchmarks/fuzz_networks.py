@@ -15,21 +15,23 @@ A network may be refused with a ValueError; refusals are counted by their messag
 with the seed that repeats them (``--first SEED --count 1``).
 """
 
-import argparse
 import collections
 import inspect
 import json
 import math
+import sys
 import time
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import torch
 from torch import Tensor
 
+from benchmarks._harness import add_part, append_lines
 from benchmarks.random_networks import Case, dense, random_case
+from lipcomp._commands import Parser, run
 from lipcomp.bound import all_pairs, certified_bound, measure_pairs, random_pairs, search_ball
 from lipcomp.jacobian import spectral_norm
 
@@ -195,13 +197,21 @@ def examine(seed: int, only: tuple[str, ...] = tuple(CHECKS)) -> tuple[list[Viol
     return violations, refusals
 
 
-def main() -> None:
+def main(arguments: Sequence[str] | None = None) -> int:
     """Examine a shard, print what was found."""
-    options = _parser().parse_args()
+    parser = Parser(prog="python -m benchmarks.fuzz_networks", description=__doc__)
+    parser.add_argument("--count", type=int, default=10_000, help="networks (default 10000)")
+    parser.add_argument("--first", type=int, default=0, help="seed of the first network (default 0)")
+    add_part(parser)
+    parser.add_argument("--only", default=",".join(CHECKS), help="list of checks (default all)")
+    parser.add_argument(
+        "--progress", type=int, default=100, help="a line every so many networks (default 100)"
+    )
+    parser.add_argument("--out", type=Path, help="violations and counts to this file, JSON lines")
+    options = parser.parse_args(arguments)
     torch.set_num_threads(1)
     warnings.filterwarnings("ignore", category=FutureWarning)
-    shard, shards = (int(part) for part in options.shard.split("/"))
-    seeds = range(options.first + shard, options.first + options.count, shards)
+    seeds = range(options.first, options.first + options.count)[options.shard]
     started, total, refused, violations = time.monotonic(), 0, collections.Counter[str](), []
     for seed in seeds:
         found, refusals = examine(seed, tuple(options.only.split(",")))
@@ -214,29 +224,15 @@ def main() -> None:
             print(f"{total}/{len(seeds)} networks, {time.monotonic() - started:.0f} s", flush=True)
     counts = collections.Counter(one.check for one in violations)
     summary = {
-        "shard": options.shard, "networks": total, "violations": dict(counts), "refused": dict(refused),
-        "seconds": round(time.monotonic() - started, 1),
+        "shard": f"{options.shard.start + 1}/{options.shard.step}", "networks": total, "violations": dict(counts),
+        "refused": dict(refused), "seconds": round(time.monotonic() - started, 1),
     }  # fmt: skip
     print(json.dumps(summary, indent=1))
     if options.out:
-        lines = [json.dumps(asdict(one)) for one in violations] + [json.dumps(summary)]
-        options.out.write_text("\n".join(lines) + "\n")
-
-
-def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("--count", type=int, default=10_000, help="networks (default 10000)")
-    parser.add_argument("--first", type=int, default=0, help="seed of the first network (default 0)")
-    parser.add_argument("--shard", default="0/1", help="which part of them, i/n (default 0/1)")
-    parser.add_argument("--only", default=",".join(CHECKS), help="list of checks (default all)")
-    parser.add_argument(
-        "--progress", type=int, default=100, help="a line every so many networks (default 100)"
-    )
-    parser.add_argument("--out", type=Path, help="violations and counts to this file, JSON lines")
-    return parser
+        options.out.unlink(missing_ok=True)
+    append_lines(options.out, [*map(asdict, violations), summary])
+    return 0
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(run(main))

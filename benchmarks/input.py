@@ -14,11 +14,10 @@ seconds, the median of the repeats, all in one process.
 What a node needs and gets follows from the rate of a core: images/s of the GPUs / (images/s of a core) = cores.
 """
 
-import argparse
 import statistics
+import sys
 import tempfile
-import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -27,6 +26,8 @@ from PIL import Image
 from torchvision.io import decode_jpeg, read_file
 from torchvision.transforms import v2
 
+from benchmarks._harness import times
+from lipcomp._commands import Parser, run
 from lipcomp.data._crops import crop_and_resize
 from lipcomp.data._folders import load_folder, read_crops
 from lipcomp.data._views import PhotoViews
@@ -50,24 +51,15 @@ def make_pictures(folder: Path, count: int) -> list[Path]:
 
 def rate(path: Callable[[int], object], count: int, repeats: int) -> float:
     """Images per CPU second: the median of the repeats, after one round to warm up."""
-    seconds = []
-    for repeat in range(repeats + 1):
-        started = time.process_time()
-        for number in range(count):
-            path(number)
-        if repeat:
-            seconds.append(time.process_time() - started)
-    return count / statistics.median(seconds)
+    return count / statistics.median(times(lambda: [path(number) for number in range(count)], repeats))
 
 
-def main() -> None:
+def main(arguments: Sequence[str] | None = None) -> int:
     """Print the table."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = Parser(prog="python -m benchmarks.input", description=__doc__)
     parser.add_argument("--images", type=int, default=48)
     parser.add_argument("--repeats", type=int, default=5)
-    options = parser.parse_args()
+    options = parser.parse_args(arguments)
     torch.set_num_threads(1)
     with tempfile.TemporaryDirectory() as folder:
         files = make_pictures(Path(folder), options.images)
@@ -120,7 +112,8 @@ def main() -> None:
         print(f"ours and the matrices differ by {worst:.1e} at most")
         for name, path in paths.items():
             print(f"{name:28s} {rate(path, len(files), options.repeats):7.0f} images/s")
+    return 0
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(run(main))

@@ -1,6 +1,6 @@
 """Maps whose Lipschitz constant is known: what every estimate says of it, as a table.
 
-    python benchmarks/known_truths.py
+    python -m benchmarks.known_truths
 
 The truth is in closed form, or the largest singular value of dense float64 Jacobians at the measured points, where the
 constant over the ball is not known; a search, which looks around, may then lie above it. Pairs and searches of 4 to 8
@@ -14,29 +14,20 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from benchmarks._harness import dense_sigma
 from lipcomp._commands import table
 from lipcomp.bound import certified_bound, measure_pairs, random_pairs, search_ball
 from lipcomp.encoders import EncoderSpec, build_encoder
 from lipcomp.jacobian import spectral_norm
 
-Case = tuple[
-    Callable[[Tensor], Tensor], Tensor, float | None
-]  # map, images, the constant if it has a closed form
+# Map, images, the constant if it has a closed form.
+Case = tuple[Callable[[Tensor], Tensor], Tensor, float | None]
 RADIUS = 0.2
 
 
 def main() -> None:
     torch.set_num_threads(1)
-    head = (
-        "map",
-        "true",
-        "pairs",
-        "Lanczos",
-        "rows",
-        "pair search",
-        "chord search",
-        "certified at the image",
-    )
+    head = "map", "true", "pairs", "Lanczos", "rows", "pair search", "chord search", "certified at the image"
     print(table(head, [row(name, *build(torch.Generator().manual_seed(0))) for name, build in CASES.items()]))
 
 
@@ -50,19 +41,19 @@ def row(name: str, fn: Callable[[Tensor], Tensor], images: Tensor, closed: float
         for kind in ("pair", "chord")
     ]
     certificate = certified_bound(fn, images)
-    values = [dense(fn, images) if closed is None else closed, lower, lanczos, rows, *searched]
+    values = [
+        float(dense_sigma(fn, images).max()) if closed is None else closed,
+        lower,
+        lanczos,
+        rows,
+        *searched,
+    ]
     bound = float(certificate.bound.max())
     return (
         name,
         *(f"{float(value):.6g}" for value in values),
         f"{bound:.6g}" if math.isfinite(bound) else f"none: {certificate.reason[:40]}",
     )
-
-
-def dense(fn: Callable[[Tensor], Tensor], images: Tensor) -> float:
-    """The largest singular value of the Jacobians, from autograd alone."""
-    one = torch.func.jacrev(lambda image: fn(image.unsqueeze(0)).squeeze(0))
-    return float(torch.linalg.svdvals(torch.func.vmap(one)(images).flatten(2)).max())
 
 
 def layer(weight: Tensor) -> nn.Linear:

@@ -8,7 +8,6 @@ B x B x d tensor, with torch's own autograd through the normaliser. Ours takes t
 is the objective, forward and backward, on embeddings. Processor time of one thread, the least of several runs.
 """
 
-import json
 import math
 import sys
 from collections.abc import Callable, Sequence
@@ -20,7 +19,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from benchmarks.vmf import seconds, show
+from benchmarks._harness import seconds, show
 from lipcomp._commands import Parser, run
 from lipcomp.distributions import VonMisesFisher
 from lipcomp.distributions._bessel import log_normalizer
@@ -116,10 +115,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = parser.parse_args(arguments)
     torch.set_num_threads(1)
     parts = {"steps": steps(options.repeats), "variances": variances(options.draws)}
-    for rows in parts.values():
-        print(show(rows), end="\n\n")
-    if options.json:
-        options.json.write_text(json.dumps(parts, indent=1))
+    show(parts, options.json)
     return 0
 
 

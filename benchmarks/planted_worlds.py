@@ -31,6 +31,7 @@ from analyses.paired_study.answer import Answered, answer_study
 from analyses.paired_study.design import Design, write_design
 from analyses.paired_study.frames import load_study
 from analyses.paired_study.study import CREDIT, METHODS
+from benchmarks._harness import add_part, append_lines, read_lines
 from lipcomp._commands import Parser, run, table
 from lipcomp.records import Record, append_records
 from lipcomp.statistics._verdict import Verdict
@@ -331,10 +332,10 @@ def senseless(answered: Answered) -> int:
     return count
 
 
-def outcomes(worlds: Sequence[World], draws: int, shard: tuple[int, int] = (1, 1)) -> Iterator[Outcome]:
+def outcomes(worlds: Sequence[World], draws: int, shard: slice = slice(None)) -> Iterator[Outcome]:
     """Every draw of every world that belongs to a shard."""
     jobs = [(world, draw) for world in worlds for draw in range(draws)]
-    for world, draw in jobs[shard[0] - 1 :: shard[1]]:
+    for world, draw in jobs[shard]:
         yield judge_draw(world, draw)
 
 
@@ -367,32 +368,27 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser = Parser(prog="python -m benchmarks.planted_worlds", description=__doc__)
     parser.add_argument("--draws", type=int, default=200, help="draws of each world (default 200)")
     parser.add_argument("--only", default="", help="only worlds whose name contains this")
-    parser.add_argument("--shard", default="1/1", metavar="I/N", help="this part of the draws (default 1/1)")
+    add_part(parser)
     parser.add_argument("--out", type=Path, help="append every draw to this file as JSON lines")
     parser.add_argument("--join", type=Path, nargs="+", metavar="FILE", help="print the table of these files")
     options = parser.parse_args(arguments)
     if options.join:
-        lines = [json.loads(line) for file in options.join for line in file.read_text().splitlines()]
+        lines = read_lines(options.join)
         print(
             summary(
                 [Outcome(**{k: tuple(v) if isinstance(v, list) else v for k, v in o.items()}) for o in lines]
             )
         )
         return 0
-    part, _, parts = options.shard.partition("/")
-    if not (part.isdigit() and parts.isdigit() and 1 <= int(part) <= int(parts)):
-        raise ValueError(f"--shard must be I/N with 1 <= I <= N, got {options.shard!r}")
     worlds = [world for world in WORLDS if options.only in world.name]
     if options.draws < 1 or not worlds:
         raise ValueError(
             f"--draws must be at least 1 and --only match a world, got {options.draws}, {options.only!r}"
         )
     found = []
-    for outcome in outcomes(worlds, options.draws, (int(part), int(parts))):
+    for outcome in outcomes(worlds, options.draws, options.shard):
         found.append(outcome)
-        if options.out is not None:
-            with options.out.open("a") as file:
-                file.write(json.dumps(outcome.__dict__) + "\n")
+        append_lines(options.out, [outcome.__dict__])
         if outcome.error:
             print(f"{outcome.world}, draw {outcome.draw}: {outcome.error}", file=sys.stderr, flush=True)
     print(summary(found))

@@ -9,11 +9,11 @@ one device; jobs are independent, so N devices need 1/N of it.
 """
 
 import sys
-import time
 from collections.abc import Callable, Sequence
 
 import torch
 
+from benchmarks._harness import seconds
 from lipcomp._commands import Parser, choose_device, run, table
 from lipcomp.data._views import PhotoViews
 from lipcomp.encoders import EncoderSpec, build_encoder
@@ -32,14 +32,7 @@ def unit_costs(device: torch.device, count: int, sigma_images: int) -> dict[str,
     images = torch.rand(count, 3, 224, 224, device=device)
 
     def per_image(work: Callable[[], object], n: int) -> float:
-        work()  # the first call allocates and chooses algorithms
-        if device.type == "cuda":
-            torch.cuda.synchronize()
-        started = time.perf_counter() if device.type == "cuda" else time.process_time()
-        work()
-        if device.type == "cuda":
-            torch.cuda.synchronize()
-        return ((time.perf_counter() if device.type == "cuda" else time.process_time()) - started) / n
+        return seconds(work, 1, device=device.type) / n
 
     def forward() -> None:
         with torch.no_grad():
@@ -67,7 +60,7 @@ def unit_costs(device: torch.device, count: int, sigma_images: int) -> dict[str,
 def jobs(costs: dict[str, float]) -> dict[str, float]:
     """Hours of one device for each whole job."""
     forward = costs["forward pass"]
-    seconds = {
+    taken = {
         f"clean accuracy, {VALIDATION:,} images": VALIDATION * forward,
         f"ImageNet-C from disk, {CONDITIONS} conditions": CONDITIONS * VALIDATION * forward,
         f"ImageNet-C made on the way, {CONDITIONS} conditions": CONDITIONS
@@ -82,8 +75,8 @@ def jobs(costs: dict[str, float]) -> dict[str, float]:
         epochs = find_recipe(name).epochs
         twice = 2 if "byol" in name else 0  # the target's forward passes
         each = 2 * costs["forward and backward pass"] + twice * forward + costs["two augmented views"]
-        seconds[f"training {name}, {epochs} epochs"] = epochs * TRAINING * each
-    return {name: value / 3600 for name, value in seconds.items()}
+        taken[f"training {name}, {epochs} epochs"] = epochs * TRAINING * each
+    return {name: value / 3600 for name, value in taken.items()}
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

@@ -1,6 +1,6 @@
 """What sigma_max costs, in forward passes of the same batch, against its peers; ratios in one process, one thread.
 
-    python benchmarks/spectral_norm.py [--only resnet18,narrow,vit] [--checkpoint TRAINED.safetensors] [--peers]
+    python -m benchmarks.spectral_norm [--only resnet18,narrow,vit] [--checkpoint TRAINED.safetensors] [--peers]
 
 A forward-equivalent (fwd-eq) is the time of one forward pass without gradients on the same batch: the median of five
 before and five after each run. ``--train-steps`` trains the ResNet-18 on coloured MNIST-5k first (about six fwd-eq an
@@ -11,10 +11,10 @@ peers' images.
 import argparse
 import multiprocessing
 import statistics
+import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from concurrent.futures import ProcessPoolExecutor
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -22,7 +22,8 @@ import torchvision
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from lipcomp._commands import table
+from benchmarks._harness import awaken, dense_sigma, peak_memory, reset_peak, times
+from lipcomp._commands import Parser, run, table
 from lipcomp.checkpoints._native import load_checkpoint
 from lipcomp.data import load_set
 from lipcomp.data._views import DigitViews
@@ -33,14 +34,25 @@ from lipcomp.jacobian import spectral_norm
 SPEC = EncoderSpec("resnet18_cifar", (3, 32, 32), projector=(512, 128))
 
 
-def main() -> None:
-    options = _parser().parse_args()
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Print the table."""
+    parser = Parser(prog="python -m benchmarks.spectral_norm", description=__doc__)
+    parser.add_argument("--only", default="resnet18,narrow,vit,resnet50")
+    parser.add_argument("--images", type=int, default=32)
+    parser.add_argument("--repeats", type=int, default=2)
+    parser.add_argument("--peers", action="store_true", help="run the peers too (slow)")
+    parser.add_argument("--peer-images", type=int, default=4)
+    parser.add_argument("--truth", action="store_true", help="compare with all rows of the Jacobian")
+    parser.add_argument("--checkpoint", help="a trained encoder of lipcomp")
+    parser.add_argument("--train-steps", type=int, default=40)
+    options = parser.parse_args(arguments)
     torch.set_num_threads(1)
     rows = []
     for name, build, goal in CASES:
         if name.split()[0].strip(",") in options.only.split(","):
             rows += measure(name, *build(options), goal, options)
     print(table(("network", "method", "fwd-eq an image", "goal", "steps", "peak MiB", "worst error"), rows))
+    return 0
 
 
 def measure(
@@ -97,46 +109,13 @@ def _peak(name: str, peer: str, options: argparse.Namespace) -> float:
     return peak_memory() - rest
 
 
-def forward_times(fn: Callable[[Tensor], Tensor], images: Tensor, repeats: int = 5) -> list[float]:
-    times = []
+def forward_times(fn: Callable[[Tensor], Tensor], images: Tensor) -> list[float]:
     with torch.no_grad():
-        fn(images)
-        for _ in range(repeats):
-            started = time.process_time()
-            fn(images)
-            times.append(time.process_time() - started)
-    return times
-
-
-def reset_peak() -> float:
-    """Forget the peak so far; the memory in use now, MiB."""
-    try:
-        Path("/proc/self/clear_refs").write_text("5")
-    except OSError:
-        return float("nan")
-    return _status("VmRSS")
-
-
-def peak_memory() -> float:
-    return _status("VmHWM")
-
-
-def _status(key: str) -> float:
-    try:
-        lines = Path("/proc/self/status").read_text().splitlines()
-    except OSError:
-        return float("nan")
-    return next(int(line.split()[1]) / 1024 for line in lines if line.startswith(key + ":"))
+        return times(lambda: fn(images), 5)
 
 
 def dense_truth(fn: Callable[[Tensor], Tensor], images: Tensor) -> Tensor:
     return spectral_norm(fn, images, method="rows").sigma
-
-
-def vmap_jacrev(fn: Callable[[Tensor], Tensor], images: Tensor) -> Tensor:
-    """All Jacobians by torch.func, and their singular values."""
-    one = torch.func.jacrev(lambda image: fn(image.unsqueeze(0)).squeeze(0))
-    return torch.linalg.svdvals(torch.func.vmap(one)(images).flatten(2))[:, 0]
 
 
 class Wrapped(nn.Module):
@@ -165,9 +144,7 @@ def resnet18(options: argparse.Namespace, trained: bool) -> tuple[Callable[[Tens
     else:
         encoder = build_encoder(SPEC, seed=0)
         torch.manual_seed(0)
-        for module in encoder.modules():  # batch norms of weight 0 would switch the blocks off
-            if isinstance(module, nn.BatchNorm2d):
-                nn.init.uniform_(module.weight, 0.5, 1.0)
+        awaken(encoder)
         if trained:
             train(encoder, options.train_steps)
     encoder.eval().requires_grad_(False)
@@ -179,10 +156,7 @@ def narrow(options: argparse.Namespace) -> tuple[Callable[[Tensor], Tensor], Ten
     torch.manual_seed(0)
     backbone = ResNet(18, "cifar", 0.5, 3)
     head = nn.Sequential(nn.Linear(256, 512), nn.BatchNorm1d(512), nn.ReLU(), nn.Linear(512, 128))
-    for module in backbone.modules():
-        if isinstance(module, nn.BatchNorm2d):
-            nn.init.uniform_(module.weight, 0.5, 1.0)
-    network = nn.Sequential(backbone, head).eval().requires_grad_(False)
+    network = nn.Sequential(awaken(backbone), head).eval().requires_grad_(False)
     return lambda x: F.normalize(network(x), dim=-1), digits(options.images)
 
 
@@ -223,16 +197,13 @@ def vit(options: argparse.Namespace, noise: bool) -> tuple[Callable[[Tensor], Te
 def resnet50(options: argparse.Namespace) -> tuple[Callable[[Tensor], Tensor], Tensor]:
     encoder = build_encoder(EncoderSpec("resnet50", (3, 224, 224), projector=(512, 256)), seed=0)
     torch.manual_seed(0)
-    for module in encoder.modules():
-        if isinstance(module, nn.BatchNorm2d):
-            nn.init.uniform_(module.weight, 0.5, 1.0)
-    encoder.eval().requires_grad_(False)
+    awaken(encoder).eval().requires_grad_(False)
     return encoder, torch.rand(2, 3, 224, 224, generator=torch.Generator().manual_seed(0))
 
 
 PEERS: dict[str, Callable[[Callable[[Tensor], Tensor], Tensor], Tensor]] = {
     "lipcomp": lambda fn, images: spectral_norm(fn, images).sigma,
-    "vmap(jacrev) + svdvals": vmap_jacrev,
+    "vmap(jacrev) + svdvals": dense_sigma,
     "lipcomp rows": dense_truth,
     "deel-torchlip evaluate_lip_const": torchlip,
 }
@@ -246,20 +217,5 @@ CASES = (
 )
 
 
-def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("--only", default="resnet18,narrow,vit,resnet50")
-    parser.add_argument("--images", type=int, default=32)
-    parser.add_argument("--repeats", type=int, default=2)
-    parser.add_argument("--peers", action="store_true", help="run the peers too (slow)")
-    parser.add_argument("--peer-images", type=int, default=4)
-    parser.add_argument("--truth", action="store_true", help="compare with all rows of the Jacobian")
-    parser.add_argument("--checkpoint", help="a trained encoder of lipcomp")
-    parser.add_argument("--train-steps", type=int, default=40)
-    return parser
-
-
 if __name__ == "__main__":
-    main()
+    sys.exit(run(main))

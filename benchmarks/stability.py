@@ -24,6 +24,7 @@ from analyses.paired_study.answer import answer_study
 from analyses.paired_study.frames import load_study
 from analyses.paired_study.study import RECORDS
 from analyses.paired_study.verdicts import Row
+from benchmarks._harness import add_part
 from lipcomp._commands import Parser, run, table
 
 PERTURBATION = 1e-7
@@ -106,15 +107,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
         "preset", nargs="?", help="preset of train.sweep; without one only the table is printed"
     )
     parser.add_argument("--reruns", type=int, default=10, help="how many (default 10)")
-    parser.add_argument("--shard", default="1/1", metavar="I/N", help="this part of the reruns (default 1/1)")
+    add_part(parser)
     parser.add_argument("--out", type=Path, required=True, help="folder of the reruns")
     parser.add_argument("--workers", type=int, default=1, help="processes (default 1)")
     options = parser.parse_args(arguments)
-    part, _, parts = options.shard.partition("/")
-    if not (part.isdigit() and parts.isdigit() and 1 <= int(part) <= int(parts)):
-        raise ValueError(f"--shard must be I/N with 1 <= I <= N, got {options.shard!r}")
     if options.preset:
-        for number in range(options.reruns)[int(part) - 1 :: int(parts)]:
+        for number in range(options.reruns)[options.shard]:
             rerun(options.preset, options.out / f"rerun-{number}", number, options.workers)
     print(report(options.out))
     return 0

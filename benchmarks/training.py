@@ -13,14 +13,13 @@ The colour augmentation is of the same kinds on both sides (crop, flip, jitter, 
 digits, lightly makes the same and this project its affine views.
 """
 
-import argparse
 import json
 import os
 import resource
 import statistics
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -30,7 +29,8 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from lipcomp._commands import table
+from benchmarks._harness import smooth_images
+from lipcomp._commands import Parser, run, table
 from lipcomp.data._loading import view_batches
 from lipcomp.data._sets import TensorImages
 from train.data import order, stream
@@ -45,13 +45,9 @@ Stepper = Callable[[], dict[str, float]]
 
 
 def generated(shape: tuple[int, int, int], count: int = 2048) -> TensorImages:
-    """Smooth random images: what they show does not matter to speed."""
-    generator = torch.Generator().manual_seed(0)
-    channels, height, width = shape
-    small = torch.rand(count, channels, 7, 7, generator=generator)
-    pixels = torch.nn.functional.interpolate(small, (height, width), mode="bicubic").clamp(0, 1)
-    labels = torch.arange(count) % 10
-    return TensorImages("generated", (pixels * 255).to(torch.uint8), labels, tuple(map(str, range(10))))
+    """Smooth images of ten classes."""
+    pixels = smooth_images(count, (shape[0], 7, 7), shape[1:])
+    return TensorImages("generated", pixels, torch.arange(count) % 10, tuple(map(str, range(10))))
 
 
 def timed(
@@ -190,14 +186,13 @@ def compare(recipe: Recipe, blocks: int, steps: int) -> dict[str, dict[str, floa
     return result
 
 
-def main() -> int:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Print both tables."""
+    parser = Parser(prog="python -m benchmarks.training", description=__doc__)
     parser.add_argument("--blocks", type=int, default=5, help="blocks a side (default 5)")
     parser.add_argument("--steps", type=int, default=8, help="steps a block (default 8)")
     parser.add_argument("--out", type=Path, help="write the figures as JSON")
-    options = parser.parse_args()
+    options = parser.parse_args(arguments)
     torch.set_num_threads(1)
     cases = {
         "small CNN, 28 x 28": replace(mnist_simclr(), batch_size=BATCH),
@@ -217,12 +212,7 @@ def main() -> int:
             for side, r in found[name].items()
         ]
         print(f"\n{name}, batch {BATCH} x 2 views, CPU ms a step")
-        print(
-            table(
-                ["", "data", "forward+backward", "optimiser", "all", "images/s", "peak MiB"],
-                rows,
-            )
-        )
+        print(table(["", "data", "forward+backward", "optimiser", "all", "images/s", "peak MiB"], rows))
         ratio = found[name]["lipcomp"]["images/s"] / found[name]["lightly"]["images/s"]
         print(f"images a second, lipcomp : lightly = {ratio:.2f}", flush=True)
     if options.out:
@@ -231,4 +221,4 @@ def main() -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(run(main))

@@ -8,10 +8,8 @@ Processor time of one thread, the least of several runs: ratios hold where absol
 installed is left out; one that is not finite somewhere says where.
 """
 
-import json
 import math
 import sys
-import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -21,22 +19,12 @@ import scipy.special
 import scipy.stats
 import torch
 
-from lipcomp._commands import Parser, run, table
+from benchmarks._harness import seconds, show
+from lipcomp._commands import Parser, run
 from lipcomp.distributions import VonMisesFisher
 from lipcomp.distributions._bessel import log_normalizer, mean_resultant_length, mean_resultant_slope
 
 REFERENCE = Path(__file__).parents[1] / "tests" / "reference" / "vmf_functions.npz"
-
-
-def seconds(work: Callable[[], Any], repeats: int) -> float:
-    """The least processor time of several runs."""
-    work()
-    best = math.inf
-    for _ in range(repeats):
-        started = time.process_time()
-        work()
-        best = min(best, time.process_time() - started)
-    return best
 
 
 def scipy_log_c(d: int, kappa: np.ndarray) -> np.ndarray:
@@ -155,16 +143,6 @@ def errors() -> list[dict[str, Any]]:
     return rows
 
 
-def show(rows: Sequence[dict[str, Any]]) -> str:
-    """A table with the union of the columns."""
-    columns = list(dict.fromkeys(name for row in rows for name in row))
-    cells = [
-        [f"{row[c]:.3g}" if isinstance(row.get(c), float) else str(row.get(c, "-")) for c in columns]
-        for row in rows
-    ]
-    return table(columns, cells)
-
-
 def main(arguments: Sequence[str] | None = None) -> int:
     """Print the ratios."""
     parser = Parser(prog="python -m benchmarks.vmf", description=__doc__)
@@ -176,10 +154,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parts = {"functions": functions(options.repeats), "sampling": sampling(options.repeats)}
     if options.errors:
         parts["errors"] = errors()
-    for rows in parts.values():
-        print(show(rows), end="\n\n")
-    if options.json:
-        options.json.write_text(json.dumps(parts, indent=1))
+    show(parts, options.json)
     return 0
 
 

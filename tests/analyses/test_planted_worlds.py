@@ -5,6 +5,7 @@ import re
 
 import pytest
 
+from benchmarks._harness import part
 from benchmarks.planted_worlds import WORLDS, judge_draw, outcomes
 from benchmarks.stability import report
 
@@ -27,7 +28,7 @@ def test_the_report_says_what_is_true(world):
 
 def test_shards_draw_each_draw_once_and_their_table_counts_all():
     worlds = WORLDS[:2]
-    jobs = [[(o.world, o.draw) for o in outcomes(worlds, 2, (i, 3))] for i in (1, 2, 3)]
+    jobs = [[(o.world, o.draw) for o in outcomes(worlds, 2, part(f"{i}/3"))] for i in (1, 2, 3)]
     assert sorted(job for part in jobs for job in part) == sorted((w.name, d) for w in worlds for d in (0, 1))
 
 
