@@ -27,23 +27,19 @@ def measured(tmp_path_factory):
     from lipcomp.checkpoints import save_checkpoint
     from lipcomp.encoders import EncoderSpec, build_encoder
     from lipcomp.measure import Images, Pairs, Plan, Sigma, Source, run
-    from lipcomp.measure._local import Ball
 
     folder = tmp_path_factory.mktemp("encoders")
     for seed, name in enumerate(("a", "b")):
         spec = EncoderSpec("small_cnn", (1, 28, 28), projector=None)
         save_checkpoint(folder / f"{name}.safetensors", build_encoder(spec, seed=seed))
     sources = tuple(Source(folder / f"{name}.safetensors") for name in ("a", "b"))
-    quantities = (Sigma(), Pairs("all"), Ball(radii=(1e-4, 1e-3), starts=1, steps=1))
-    plan = Plan(sources, Images("mnist5k", limit=3), quantities)
+    plan = Plan(sources, Images("mnist5k", limit=3), (Sigma(), Pairs("all")))
     return [record for done in run(plan) for record in done.records]
 
 
-def value(records, name, quantity, **settings):
+def value(records, name, quantity):
     frame = to_frame(records)
     chosen = frame[(plots._frames.labels(frame) == name) & (frame["quantity"] == quantity)]
-    for key, wanted in settings.items():
-        chosen = chosen[chosen[f"settings.{key}"] == wanted]
     return float(chosen["value"].iloc[0])
 
 
@@ -54,14 +50,25 @@ def test_measured_records_become_pictures(measured):
     assert medians == [value(measured, name, "sigma_max.median") for name in "ab"]
     stars = plots.bounds_against_distance(to_frame(measured)).collections
     assert [s.get_offsets()[0][1] for s in stars] == [value(measured, n, "bound.direction.max") for n in "ab"]
-    lines = {line.get_label(): line for line in plots.certificate_against_radius(measured).lines}
-    assert lines["a, searched"].get_xdata().tolist() == [1e-4, 1e-3]
-    assert lines["b, certified"].get_ydata()[1] == value(measured, "b", "ball.certified.median", radius=1e-3)
     both = plots.smoothness_against_robustness(
         measured, smoothness="sigma_max.median", robustness="bound.direction.max"
     )
     points = np.concatenate([np.asarray(part.get_offsets()) for part in both.collections])
     assert points[:, 0].tolist() == medians
+
+
+def test_certificates_grow_with_the_radius_and_what_was_found_stays_found():
+    values = {"lower": (0.3, 0.2), "searched": (0.4, 0.5), "certified": (0.5, 0.9)}
+    records = [
+        Record(f"ball.{what}.median", value, subject=SUBJECTS[0], settings={"radius": radius})
+        for what, pair in values.items()
+        for radius, value in zip((1e-3, 1e-2), pair, strict=True)
+    ]
+    lines = {line.get_label(): line for line in plots.certificate_against_radius(records).lines}
+    assert lines["lower"].get_ydata().tolist() == [0.3, 0.3]
+    assert lines["searched"].get_ydata().tolist() == [0.4, 0.5]
+    assert lines["certified"].get_xdata().tolist() == [1e-3, 1e-2]
+    assert lines["certified"].get_ydata().tolist() == [0.5, 0.9]
 
 
 def test_accuracy_against_severity_is_the_mean_over_corruptions():

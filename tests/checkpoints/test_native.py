@@ -126,7 +126,7 @@ def test_a_failed_write_leaves_the_old_file_and_nothing_else(saved, monkeypatch)
     def full_disk(*arguments):
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(native.os, "fsync", full_disk)
+    monkeypatch.setattr("lipcomp._atomic.os.fsync", full_disk)
     with pytest.raises(OSError, match="No space left"):
         save_checkpoint(saved, build_encoder(SPEC, seed=4), metadata=METADATA)
     assert saved.read_bytes() == before
