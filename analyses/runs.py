@@ -1,11 +1,14 @@
-"""The encoders of a study's folder: its finished runs, or the checkpoint files of a plain folder; its options."""
+"""A study's folder: its encoders (finished runs, or the checkpoint files of a plain folder), options and records."""
 
 import argparse
 from pathlib import Path
 
+import pandas as pd
+
 from lipcomp.checkpoints._native import Metadata
 from lipcomp.measure import Images, Source
 from lipcomp.measure import _options as measure_options
+from lipcomp.records import read_records, to_frame
 
 CHECKPOINTS = (".safetensors", ".ckpt", ".pth", ".pt", ".tar")
 
@@ -52,3 +55,26 @@ def read_study(
         metadata.append(checkpoint.metadata)
         layers.append(tuple(checkpoint.encoder.layers()))
     return sources, metadata, layers, measure_options.images(options, metadata)
+
+
+def read_frame(file: Path, command: str) -> pd.DataFrame:
+    """The records that a command wrote about a study's runs; of a run that was trained anew, its last.
+
+    Raises
+    ------
+    FileNotFoundError
+        If nothing has been measured.
+    ValueError
+        If the records are not of a study.
+    """
+    if not file.exists():
+        raise FileNotFoundError(
+            f"{file.parent} holds no {file.name}: measure it first with: python -m {command} {file.parent}"
+        )
+    frame = to_frame(read_records(file))
+    if frame.empty or "subject.run" not in frame:
+        raise ValueError(f"{file} holds no record of a study's run; measure the study again")
+    if "subject.sha256" not in frame:
+        return frame
+    last = frame.groupby("subject.run")["subject.sha256"].transform("last")
+    return frame[frame["subject.sha256"].isna() | (frame["subject.sha256"] == last)].copy()

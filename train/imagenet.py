@@ -83,26 +83,10 @@ def imagenet(method: Method, epochs: int = 300, depth: int = 50, width: int = 1)
     return replace(twin, learning_rate=0.25 if long else 0.35) if byol else twin
 
 
-def imagenet100_simclr() -> Recipe:
-    """SimCLR on a hundred classes of ImageNet (a folder): ResNet-50, 200 epochs, batch 512, LARS."""
-    return replace(
-        imagenet("simclr", 300),
-        name="imagenet100_simclr",
-        epochs=200,
-        batch_size=512,
-        views=PhotoViews(),
-    )
-
-
-def imagenet100_byol() -> Recipe:
-    """BYOL on a hundred classes of ImageNet."""
-    return replace(
-        imagenet("byol", 300),
-        name="imagenet100_byol",
-        epochs=200,
-        batch_size=512,
-        views=PhotoViews(),
-    )
+def imagenet100(method: Method) -> Recipe:
+    """A method on a hundred classes of ImageNet (a folder): ResNet-50, 200 epochs, batch 512, LARS."""
+    name = f"imagenet100_{method}"
+    return replace(imagenet(method, 300), name=name, epochs=200, batch_size=512, views=PhotoViews())
 
 
 # Published top-1 of a linear classifier (the official README): simclr_1000 70.8, c_simclr_1000 71.7, byol_1000 74.3,

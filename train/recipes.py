@@ -18,7 +18,7 @@ from lipcomp.objectives import BYOL, SimCLR
 from lipcomp.objectives._ceb import NoisySimCLR
 from lipcomp.objectives._nt_xent import WeightedSimCLR
 from lipcomp.objectives._supervised import CosineClassifier
-from train.imagenet import IMAGENET_RECIPES, imagenet, imagenet100_byol, imagenet100_simclr
+from train.imagenet import IMAGENET_RECIPES, imagenet, imagenet100
 from train.recipe import Recipe, compress
 
 METHODS = ("simclr", "c_simclr", "weighted_simclr", "noisy_simclr", "byol", "c_byol", "supervised", "ceb")
@@ -119,7 +119,7 @@ FAMILIES: dict[str, tuple[Callable[[], Recipe], Callable[[], Recipe]]] = {
     "cifar100": (lambda: on(cifar10_simclr(), *CIFAR100), lambda: on(cifar10_byol(), *CIFAR100)),
     "svhn": (lambda: _digits(on(cifar10_simclr(), *SVHN)), lambda: _digits(on(cifar10_byol(), *SVHN))),
     "stl10": (lambda: on(cifar10_simclr(), *STL10), lambda: on(cifar10_byol(), *STL10)),
-    "imagenet100": (imagenet100_simclr, imagenet100_byol),
+    "imagenet100": (lambda: imagenet100("simclr"), lambda: imagenet100("byol")),
 }
 
 

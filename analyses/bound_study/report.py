@@ -16,14 +16,14 @@ import seaborn as sns
 from matplotlib.figure import Figure
 
 from analyses.bound_study.measure import KAPPAS, RADIUS, RECORDS
+from analyses.paired_study.figures import dots
 from analyses.paired_study.study import METHODS
+from analyses.runs import read_frame
 from lipcomp._commands import Parser, run
 from lipcomp.bound._results import LABELS
 from lipcomp.measure._local import Ball
-from lipcomp.records import read_records, to_frame
 from lipcomp.report._cells import Cell, Table, number, provenance_rows
 from lipcomp.report._drawn import WIDTH, Drawn, draw
-from lipcomp.report._figures import dots as report_dots
 from lipcomp.report._page import Page, write_page
 
 BALL = {
@@ -42,21 +42,8 @@ RADII = Ball.radii
 
 
 def load(folder: Path) -> pd.DataFrame:
-    """The records, with each run's method.
-
-    Raises
-    ------
-    FileNotFoundError
-        If nothing has been measured.
-    """
-    file = folder / RECORDS
-    if not file.exists():
-        raise FileNotFoundError(
-            f"{folder} holds no {RECORDS}: measure first with: python -m analyses.bound_study.measure {folder}"
-        )
-    frame = to_frame(read_records(file))
-    last = frame.groupby("subject.run")["subject.sha256"].transform("last")
-    frame = frame[frame["subject.sha256"] == last].copy()
+    """The records, with each run's method."""
+    frame = read_frame(folder / RECORDS, "analyses.bound_study.measure")
     objective = frame.get("subject.objective", pd.Series(index=frame.index, dtype=object))
     frame["method"] = [
         METHODS.get(str(o), str(o) if o == o else str(r))
@@ -170,17 +157,6 @@ def figures(frame: pd.DataFrame) -> list[Drawn]:
             lambda: ball_lines(ball),
         ),
     ]
-
-
-def dots(frame: pd.DataFrame, row: str, label: str) -> Figure:
-    """A row per category, a dot per model, on a logarithmic axis where values span decades."""
-    nothing = pd.Series(float("nan"), index=frame.index)
-    rows = frame.assign(
-        subject=frame["subject.run"], kind=frame["method"], name=frame[row], low=nothing, high=nothing
-    )
-    order = [m for m in METHODS.values() if (rows["kind"] == m).any()]
-    rank = rows["kind"].map(lambda m: order.index(m) if m in order else len(order))
-    return report_dots(rows.iloc[rank.argsort(kind="stable")], label)
 
 
 def kappa_lines(frame: pd.DataFrame) -> Figure:

@@ -63,7 +63,7 @@ def build_figures(study: Study, answered: Answered) -> list[Drawn]:
                 + "; ".join(
                     f"{b} {v:.3g}" for b, v in bounds.groupby("bound", sort=False)["value"].median().items()
                 ),
-                partial(figures.bound_sandwich, bounds),
+                partial(figures.dots, bounds, "bound", "lower bound of Lip(log e(z|x)), nats per pixel L2"),
             )
         )
     return drawn + _image_figures(study, answered)

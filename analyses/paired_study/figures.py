@@ -16,6 +16,7 @@ from lipcomp.plots import local_constants
 from lipcomp.plots._palette import styles
 from lipcomp.plots._pictures import scatter
 from lipcomp.report._drawn import WIDTH, ZONE
+from lipcomp.report._figures import dots as report_dots
 
 
 def _present(frame: pd.DataFrame) -> list[str]:
@@ -24,10 +25,13 @@ def _present(frame: pd.DataFrame) -> list[str]:
     return [*(m for m in METHODS.values() if m in found), *(m for m in found if m not in METHODS.values())]
 
 
-def _legend(figure: Figure, axis: Axes) -> None:
-    """A legend below the figure, where it takes no width."""
+def _finished(figure: Figure, axis: Axes) -> Figure:
+    """The figure with its legend below, where it takes no width."""
+    figure.tight_layout()
     handles, labels = axis.get_legend_handles_labels()
     figure.legend(handles, labels, loc="upper center", bbox_to_anchor=(0.5, 0.0), ncols=2, columnspacing=1.2)
+    sns.despine(figure)
+    return figure
 
 
 def forest(rows: Sequence[Row], axis_label: str) -> Figure:
@@ -126,10 +130,7 @@ def scatter_with_pairs(models: pd.DataFrame, x: str, y: str, x_label: str, y_lab
     scatter(axis, models[x].to_numpy(), 100 * models[y].to_numpy(), list(models["method"]))
     axis.set_xlabel(x_label)
     axis.set_ylabel(y_label)
-    figure.tight_layout()
-    _legend(figure, axis)
-    sns.despine(figure)
-    return figure
+    return _finished(figure, axis)
 
 
 def corruption_differences(table: pd.DataFrame, dull: Sequence[str]) -> Figure:
@@ -167,34 +168,22 @@ def corruption_differences(table: pd.DataFrame, dull: Sequence[str]) -> Figure:
     return figure
 
 
-def bound_sandwich(bounds: pd.DataFrame) -> Figure:
-    """Every lower bound of one constant on one logarithmic axis.
+def dots(frame: pd.DataFrame, row: str, label: str) -> Figure:
+    """A row per category, a dot per run in its method's colour, on a logarithmic axis where values span decades.
 
     Parameters
     ----------
-    bounds
-        Columns method, bound, value: lower bounds of the Lipschitz constant of the log density at one common
-        concentration, in nats per pixel L2.
+    frame
+        Columns method, value, the one of the categories, and subject.run if there are runs to tell apart.
+    row
+        Column of the categories.
+    label
+        What the axis shows.
     """
-    order = list(dict.fromkeys(bounds["bound"]))
-    figure, axis = plt.subplots(figsize=(WIDTH, 0.62 * len(order) + 1.1))
-    methods = _present(bounds)
-    look = styles(methods)
-    for shift, method in zip(np.linspace(-0.12, 0.3, len(methods)), methods, strict=True):
-        rows = bounds[bounds["method"] == method]
-        colour, marker = look[method]
-        y = [order.index(b) + shift for b in rows["bound"]]
-        axis.scatter(rows["value"], y, color=colour, marker=marker, s=26, label=method)
-    for row, name in enumerate(order):
-        axis.annotate(name, (0, row - 0.2), xycoords=("axes fraction", "data"), fontsize=8.5, va="bottom")
-    axis.set_xscale("log")
-    axis.set_yticks([])
-    axis.set_ylim(len(order) - 0.5, -0.7)
-    axis.set_xlabel("lower bound of Lip(log e(z|x)), nats per pixel L2")
-    figure.tight_layout()
-    _legend(figure, axis)
-    sns.despine(figure, left=True)
-    return figure
+    order = {method: rank for rank, method in enumerate(_present(frame))}
+    frame = frame.iloc[frame["method"].map(order).argsort(kind="stable")]
+    told = {"kind": frame["method"], "name": frame[row], "low": np.nan, "high": np.nan}
+    return report_dots(frame.assign(subject=frame.get("subject.run", frame["method"]), **told), label)
 
 
 def distributions(images: pd.DataFrame, column: str) -> Figure:
@@ -226,10 +215,7 @@ def dose_response(models: pd.DataFrame, column: str, label: str, factor: float) 
         )
     axis.set_xscale("log")
     axis.set(xlabel="β", ylabel=label)
-    figure.tight_layout()
-    _legend(figure, axis)
-    sns.despine(figure)
-    return figure
+    return _finished(figure, axis)
 
 
 def flips_by_smoothness(images: pd.DataFrame, column: str) -> Figure:
@@ -247,7 +233,4 @@ def flips_by_smoothness(images: pd.DataFrame, column: str) -> Figure:
     axis.set_xlabel("decile of σ_max(J) among images of one class and model")
     axis.set_ylabel("corruptions that flip it, %")
     axis.set_xticks(range(1, 11))
-    figure.tight_layout()
-    _legend(figure, axis)
-    sns.despine(figure)
-    return figure
+    return _finished(figure, axis)

@@ -10,7 +10,7 @@ from jaxtyping import Bool, Float, Shaped
 
 from analyses.paired_study.design import Design, read_design
 from analyses.paired_study.study import BASELINES, COMMON_KAPPA, RECORDS, models_table, read_plan
-from lipcomp.records import read_records, to_frame
+from analyses.runs import read_frame
 
 BOUND_ROWS = (
     ("published", "(3.1) published, √KL"),
@@ -85,17 +85,7 @@ def load_study(folder: Path) -> Study:
     ValueError
         If the records are not of a study.
     """
-    file = folder / RECORDS
-    if not file.exists():
-        raise FileNotFoundError(
-            f"{folder} holds no {RECORDS}: measure it first with: python -m analyses.paired_study.measure {folder}"
-        )
-    frame = to_frame(read_records(file))
-    if frame.empty or "subject.run" not in frame:
-        raise ValueError(f"{file} holds no record of a study's run; measure the study again")
-    if "subject.sha256" in frame:  # a run that was trained anew: its last measurement counts
-        last = frame.groupby("subject.run")["subject.sha256"].transform("last")
-        frame = frame[frame["subject.sha256"].isna() | (frame["subject.sha256"] == last)].copy()
+    frame = read_frame(folder / RECORDS, "analyses.paired_study.measure")
     plan = read_plan(folder)
     design = read_design(plan)
     models = models_table(frame[frame["subject.run"].notna()])
