@@ -6,12 +6,11 @@ The official code's variant. With w a tensor, g its gradient, gamma the learning
 
     g'    = g + lambda w                                     the decay comes before the trust ratio
     trust = eta |w| / |g'|,  1 if either norm is 0           no epsilon
-    v     = m v + gamma trust g'                             "classic": the rate is inside the momentum
+    v     = m v + gamma trust g'                             the rate is inside the momentum
     w     = w - v                                            (Nesterov: w - (m v + gamma trust g'))
 
-``classic=False`` is the popular variant, v = m v + g' with the trust ratio taken on the update. A parameter group with
-``adapt=False`` has trust 1: biases, batch norm and the concurrent linear head; the official code names them by a
-regular expression, :func:`parameter_groups` by kind. This differs from the LARS of lightly and
+A parameter group with ``adapt=False`` has trust 1: biases, batch norm and the concurrent linear head; the official code
+names them by a regular expression, :func:`parameter_groups` by kind. This differs from the LARS of lightly and
 solo-learn, which do not adapt where the decay is 0 and divide by |g| + lambda |w|.
 
 The schedules are plain functions of the step, the official code's (tests/train/test_schedules.py). Steps count from 0,
@@ -44,8 +43,8 @@ class LARS(torch.optim.Optimizer):
         m and lambda.
     trust
         The trust coefficient eta.
-    nesterov, classic
-        The variants above.
+    nesterov
+        The variant above.
     adapt
         Whether the trust ratio applies.
     """
@@ -58,7 +57,6 @@ class LARS(torch.optim.Optimizer):
         weight_decay: float = 0.0,
         trust: float = 1e-3,
         nesterov: bool = False,
-        classic: bool = True,
         adapt: bool = True,
     ) -> None:
         for name, value in {"lr": lr, "weight_decay": weight_decay, "trust": trust}.items():
@@ -72,7 +70,6 @@ class LARS(torch.optim.Optimizer):
             "weight_decay": weight_decay,
             "trust": trust,
             "nesterov": nesterov,
-            "classic": classic,
             "adapt": adapt,
         }
         super().__init__(params, defaults)
@@ -93,28 +90,14 @@ class LARS(torch.optim.Optimizer):
                     self.state[weight]["momentum"] = torch.zeros_like(weight)
             velocities = [self.state[w]["momentum"] for w in weights]
             gradients = torch._foreach_add([w.grad for w in weights], weights, alpha=group["weight_decay"])
-            move = _classic if group["classic"] else _popular
-            updates = move(group, weights, gradients, velocities)
-            torch._foreach_sub_(weights, updates)
+            torch._foreach_mul_(velocities, group["momentum"])
+            steps = torch._foreach_mul(gradients, _rates(group, weights, gradients))
+            torch._foreach_add_(velocities, steps)
+            if group["nesterov"]:
+                torch._foreach_sub_(weights, torch._foreach_add(steps, velocities, alpha=group["momentum"]))
+            else:
+                torch._foreach_sub_(weights, velocities)
         return loss
-
-
-def _classic(group: dict[str, Any], weights: Tensors, gradients: Tensors, velocities: Tensors) -> Tensors:
-    steps = torch._foreach_mul(gradients, _rates(group, weights, gradients))
-    torch._foreach_mul_(velocities, group["momentum"])
-    torch._foreach_add_(velocities, steps)
-    if group["nesterov"]:
-        return torch._foreach_add(steps, velocities, alpha=group["momentum"])
-    return velocities
-
-
-def _popular(group: dict[str, Any], weights: Tensors, gradients: Tensors, velocities: Tensors) -> Tensors:
-    torch._foreach_mul_(velocities, group["momentum"])
-    torch._foreach_add_(velocities, gradients)
-    updates = velocities
-    if group["nesterov"]:
-        updates = torch._foreach_add(gradients, velocities, alpha=group["momentum"])
-    return torch._foreach_mul(updates, _rates(group, weights, updates))
 
 
 def _rates(group: dict[str, Any], weights: Tensors, updates: Tensors) -> Tensors:

@@ -182,8 +182,9 @@ def dots(frame: pd.DataFrame, row: str, label: str) -> Figure:
     """
     order = {method: rank for rank, method in enumerate(_present(frame))}
     frame = frame.iloc[frame["method"].map(order).argsort(kind="stable")]
-    told = {"kind": frame["method"], "name": frame[row], "low": np.nan, "high": np.nan}
-    return report_dots(frame.assign(subject=frame.get("subject.run", frame["method"]), **told), label)
+    subject = frame.get("subject.run", frame["method"])
+    told = frame.assign(subject=subject, kind=frame["method"], name=frame[row], low=np.nan, high=np.nan)
+    return report_dots(told, label)
 
 
 def distributions(images: pd.DataFrame, column: str) -> Figure:
