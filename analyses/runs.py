@@ -48,7 +48,9 @@ def read_study(
     options: argparse.Namespace,
 ) -> tuple[list[Source], list[Metadata], list[tuple[str, ...]], Images]:
     """The encoders of ``options.study``, their metadata and layers, and the images of :func:`add_study_arguments`."""
-    sources, metadata, layers = [], [], []
+    sources: list[Source] = []
+    metadata: list[Metadata] = []
+    layers: list[tuple[str, ...]] = []
     for name, path in find_runs(options.study).items():
         sources.append(measure_options.source(options, str(path), name))
         checkpoint = sources[-1].load()
