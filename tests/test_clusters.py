@@ -29,8 +29,9 @@ SQUARE = "__import__('time').sleep(0.1) or ({x} ** 2, __import__('torch').get_nu
 FAIL = "[].index('job')"
 DIE = "__import__('os').kill(__import__('os').getpid(), 9)"
 WRITE = (
-    "__import__('lipcomp.records').records.append_records({path!r}, [__import__('lipcomp.records').records.Record("
-    "'q', {x}.0, provenance=__import__('lipcomp.records').records.provenance(), identity=str(i)) for i in range(50)])"
+    "(lambda r, told: r.append_records({path!r}, [r.Record('q', {x}.0, provenance=told, identity=str(i)) "
+    "for i in range(50)]))(__import__('lipcomp.records').records, "
+    "__import__('importlib').import_module('lipcomp.records._origin').provenance())"
 )
 
 
