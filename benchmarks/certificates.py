@@ -40,7 +40,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("paths", nargs="*", type=Path, help="a study, or files of rows with --summary")
     parser.add_argument("--images", type=int, default=20, help="test images (default 20)")
     parser.add_argument("--radii", default="1e-4,5e-4,1e-3,1e-2,0.05,0.1", help="L2 radii")
-    parser.add_argument("--units", type=int, default=3000, help="uncertain units at most (default 3000)")
+    parser.add_argument("--units", type=int, default=7000, help="uncertain units at most (default 7000)")
     parser.add_argument("--memory", type=float, default=4.0, help="GiB (default 4)")
     parser.add_argument("--device", default="cpu", help="where the certificate is computed (default cpu)")
     add_part(parser)
