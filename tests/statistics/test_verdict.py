@@ -1,9 +1,11 @@
 """Verdicts: equivalence against statsmodels, planned seeds and repeated looks against simulation."""
 
+import dataclasses
 import math
 
 import numpy as np
 import pytest
+import scipy.stats
 from statsmodels.stats.weightstats import ttost_paired
 
 from lipcomp.statistics import contrast, decide
@@ -58,6 +60,24 @@ def test_the_units_that_are_said_to_decide_do(effect, spread):
 
     assert 0.68 < share(needed) < 0.95
     assert share(max(3, needed // 2)) < share(needed)
+
+
+def test_degrees_of_freedom_that_a_family_lends_grow_with_the_seeds():
+    """Two methods beside the pair double them: n seeds then have 2 (n - 1), and fewer seeds are needed."""
+    x = np.random.default_rng(3).normal(2.0, 1.6, 4)
+    alone = paired(x)
+    lent = dataclasses.replace(alone, freedom=2 * alone.freedom)
+
+    def decided(n, freedom):
+        half = scipy.stats.t.ppf(0.975, freedom) * alone.spread / math.sqrt(n)
+        z = scipy.stats.norm(alone.value, alone.spread / math.sqrt(n)).cdf
+        return 1 - z(half) + z(-half) + max(0.0, z(min(half, 1.0 - half)) - z(max(-half, half - 1.0)))
+
+    for effect, lends in ((alone, 1), (lent, 2)):
+        found = units_needed(effect, ZONE)
+        assert decided(found, lends * (found - 1)) >= 0.8
+        assert found == 5 or decided(found - 1, lends * (found - 2)) < 0.8
+    assert units_needed(lent, ZONE) < units_needed(alone, ZONE)
 
 
 def test_what_no_number_of_units_decides_is_not_promised():
