@@ -22,7 +22,7 @@ import pandas as pd
 
 from analyses.paired_study.answer import answer_study
 from analyses.paired_study.frames import load_study
-from analyses.paired_study.study import RECORDS
+from analyses.paired_study.study import BASELINES, RECORDS
 from analyses.paired_study.verdicts import Row
 from benchmarks._harness import add_part
 from lipcomp._commands import Parser, run, table
@@ -55,7 +55,7 @@ def flips(rows: Sequence[Row]) -> tuple[int, int]:
 def spreads(studies: dict[str, pd.DataFrame], column: str) -> tuple[float, float]:
     """Standard deviation over reruns of one seed and method, and over seeds of one method in one rerun."""
     whole = pd.concat([models.assign(rerun=name) for name, models in studies.items()])
-    whole = whole.dropna(subset=[column, "seed"])
+    whole = whole[~whole["method"].isin(BASELINES)].dropna(subset=[column, "seed"])  # those are not trained
     value = np.log(whole[column]) if column in ("features", "latent", "logits") else 100 * whole[column]
     kind = [whole["method"], whole["beta"].fillna(0.0), whole["seed"]]
     again = value.groupby(kind).var(ddof=1).mean()

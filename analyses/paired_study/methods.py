@@ -41,11 +41,11 @@ def methods_text(study: Study) -> list[str]:
         f"family is pooled, "
         "which supposes that its spread is the same. What the test images have in common for all seeds is added to the "
         "variance.",
-        "The same seeds on another processor are another draw: rounding is amplified by training, so "
-        "seeds share little "
-        "more than their name, and the spread between seeds holds this draw as well. The probe's refits "
-        "and the sampling "
-        "of test images are part of it too.",
+        "The same seeds on another processor are another draw, because training amplifies rounding. On the "
+        "default recipe, 30 runs trained twice with first weights 1e-7 apart differed by 8% in σ of the features "
+        "and 0.8 points in corruption accuracy (standard deviations), about half of what other seeds do. The "
+        "spread between seeds, which the intervals are made of, holds this draw, the probe's refits and the "
+        "sampling of test images.",
         f"At equal clean accuracy. Nothing is regressed on a clean accuracy that is itself measured with "
         f"error: the effect "
         f"must hold for every slope from {low:g} to {high:g} points of corruption accuracy per point of "
