@@ -6,6 +6,9 @@ from pathlib import Path
 import pytest
 import torch
 
+# Scripts, which --doctest-modules would import.
+collect_ignore_glob = ["data/corpus/*.py", "*/make_*.py"]
+
 # Small operations are many times slower when two threads contend for two cores.
 torch.set_num_threads(1)
 

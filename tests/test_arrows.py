@@ -10,6 +10,7 @@ ROOT = Path(__file__).parents[1]
 # Who may import whom inside lipcomp. `__main__` modules join everything and are imported by nobody.
 LEAVES = {
     "_atomic",
+    "_functions",
     "_messages",
     "_results",
 }  # small helpers that import nothing of the house; everyone may use them

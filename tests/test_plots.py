@@ -124,6 +124,7 @@ def test_without_seaborn_the_error_says_what_to_install(monkeypatch):
 
     for name in [n for n in sys.modules if n.startswith("lipcomp.plots")]:
         monkeypatch.delitem(sys.modules, name)
+    monkeypatch.delattr(lipcomp, "plots", raising=False)  # importing it has set the attribute
     monkeypatch.setitem(sys.modules, "seaborn", None)
     with pytest.raises(ImportError, match=r"lipcomp\.plots needs seaborn.*pip install 'lipcomp\[plots\]'"):
         lipcomp.plots

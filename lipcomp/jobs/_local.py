@@ -31,15 +31,14 @@ GRACE = 20.0  # seconds a worker has to save its state after SIGTERM
 
 
 class _Worker:
-    """A process that runs one job after the other."""
+    """A process that runs one job after the other; started within :func:`_interrupt_later`."""
 
     def __init__(self, cores: int, devices: str | None) -> None:
         context = multiprocessing.get_context("spawn")
         self.devices = devices
         self.connection, theirs = context.Pipe()
         self.process = context.Process(target=_serve, args=(theirs, cores, devices))
-        with _interrupt_later():
-            self.process.start()
+        self.process.start()
         theirs.close()
 
     def give(self, job: bytes) -> None:
@@ -84,10 +83,10 @@ def run(
     atexit.register(stop)
     try:
         while queue or busy:
-            while len(idle) < min(
-                len(queue), limit - len(busy)
-            ):  # all start at once, before any waits for its job
-                idle.append(_Worker(options.cores, devices.pop()))
+            # all start at once, before any waits for its job; Ctrl-C waits until one that was started is on the list
+            while len(idle) < min(len(queue), limit - len(busy)):
+                with _interrupt_later():
+                    idle.append(_Worker(options.cores, devices.pop()))
             while queue and idle:
                 worker, number = idle.pop(), queue.popleft()
                 busy[worker] = number

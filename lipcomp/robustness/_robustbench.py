@@ -118,7 +118,7 @@ def load_zoo_model(
         If RobustBench is not installed.
     """
     _check(dataset, threat)
-    package = robustbench()
+    robustbench()
     enums = importlib.import_module("robustbench.model_zoo.enums")
     zoo = importlib.import_module("robustbench.model_zoo").model_dicts
     kind = threat.removesuffix("_3d")
@@ -138,7 +138,7 @@ def load_zoo_model(
         )
     own = str(place / files[0]) if parts is None else ""  # a model of timm takes its file by another way
     try:
-        network = package.utils.load_model(
+        network = importlib.import_module("robustbench.utils").load_model(
             name, model_dir=folder, dataset=dataset, threat_model=kind, custom_checkpoint=own
         )
     except pickle.UnpicklingError as error:

@@ -219,7 +219,7 @@ def test_sinks_that_are_not_installed_are_named(monkeypatch, tmp_path):
     import sys
 
     monkeypatch.setitem(sys.modules, "wandb", None)
-    with pytest.raises(ImportError, match=r"--wandb needs the package wandb.*lipcomp\[wandb\]"):
+    with pytest.raises(ImportError, match=r"--wandb needs wandb.*lipcomp\[wandb\]"):
         wandb_sink("project", "name", {}, tmp_path)
     monkeypatch.setitem(sys.modules, "torch.utils.tensorboard", None)
     with pytest.raises(ImportError, match=r"--tensorboard needs.*lipcomp\[train\]"):
