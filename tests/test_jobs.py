@@ -109,6 +109,8 @@ list(run_jobs(eval, jobs, workers=1))
 
 def test_an_interrupt_of_the_group_ends_all_without_a_word_from_the_workers():
     code = f"""
+import signal
+signal.signal(signal.SIGINT, signal.default_int_handler)  # it is ignored where the tests run in the background
 from lipcomp.jobs._engines import run_jobs
 try:
     list(run_jobs(eval, [("print('ready', flush=True)",), ({SLEEP!r},), ({SLEEP!r},)], workers=2))
