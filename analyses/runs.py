@@ -6,8 +6,7 @@ from pathlib import Path
 import pandas as pd
 
 from lipcomp.checkpoints._native import Metadata
-from lipcomp.measure import Images, Source
-from lipcomp.measure import _options as measure_options
+from lipcomp.measure import Images, Source, _options as measure_options
 from lipcomp.records import read_records, to_frame
 
 CHECKPOINTS = (".safetensors", ".ckpt", ".pth", ".pt", ".tar")

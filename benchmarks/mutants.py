@@ -13,7 +13,6 @@ numbers below 1e-6 (guards against rounding). `a < b` becomes `a >= b`, and `a <
 border of two floats is not tested by anybody.
 """
 
-import argparse
 import ast
 import copy
 import importlib
@@ -21,7 +20,6 @@ import importlib.abc
 import importlib.machinery
 import importlib.util
 import inspect
-import json
 import os
 import random
 import re
@@ -29,13 +27,16 @@ import resource
 import sys
 import time
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
 from functools import cache
 from pathlib import Path
 from types import CodeType, FunctionType
 from typing import Any
+
+from benchmarks._harness import append_lines, read_lines
+from lipcomp._commands import Parser, run
 
 ROOT = Path(__file__).parents[1]
 PACKAGES = ("distributions", "objectives", "bound", "jacobian", "statistics", "robustness")
@@ -281,18 +282,16 @@ def chosen(only: str) -> list[Path]:
     return [f for f in files if not only or any(word in str(f.relative_to(ROOT)) for word in only.split(","))]
 
 
-def main() -> int:
+def main(arguments: Sequence[str] | None = None) -> int:
     """Make mutants, test them, print the survivors."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = Parser(prog="python -m benchmarks.mutants", description=__doc__)
     parser.add_argument("--count", type=int, default=300, help="mutants (default 300)")
     parser.add_argument("--seed", type=int, default=0, help="which ones (default 0)")
     parser.add_argument("--only", default="", help="parts of module paths, comma-separated")
     parser.add_argument("--again", type=Path, help="judge the survivors of an earlier --out again")
     parser.add_argument("--workers", type=int, default=2, help="at the same time (default 2)")
     parser.add_argument("--out", type=Path, help="write every verdict as a line of JSON")
-    options = parser.parse_args()
+    options = parser.parse_args(arguments)
     for name in HEAVY:
         importlib.import_module(name)
     sys.modules["torch"].set_num_threads(1)
@@ -301,7 +300,7 @@ def main() -> int:
         importlib.import_module(".".join(file.relative_to(ROOT).with_suffix("").parts))
     every = [m for file in chosen(options.only) for m in mutants(file)]
     if options.again:
-        lines = [json.loads(line) for line in options.again.read_text().splitlines()]
+        lines = read_lines([options.again])
         lost = {(m["module"], m["before"], m["after"]) for m in lines if m["verdict"] == "survived"}
         drawn = [m for m in every if (m.module, m.before, m.after) in lost]
     else:
@@ -311,9 +310,7 @@ def main() -> int:
     with ThreadPoolExecutor(options.workers) as pool:
         for mutant in pool.map(judge, drawn):
             done.append(mutant)
-            if options.out:
-                with options.out.open("a") as file:
-                    file.write(json.dumps(asdict(mutant)) + "\n")
+            append_lines(options.out, [asdict(mutant)])
             if mutant.verdict == "survived":
                 print(
                     f"SURVIVED {mutant.module}:{mutant.line}  {mutant.before}  ->  {mutant.after}", flush=True
@@ -331,4 +328,4 @@ def main() -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(run(main))

@@ -11,8 +11,8 @@ from pathlib import Path
 
 import pytest
 
-from lipcomp.jobs import _local
 from lipcomp.jobs import (
+    _local,
     _options as options,
 )
 from lipcomp.jobs._contract import EngineOptions, JobFailure, JobsError, raise_failures

@@ -11,8 +11,7 @@ from analyses.paired_study.frames import CLEAN, Study
 from analyses.paired_study.pairs import WITHIN
 from analyses.paired_study.study import Contrast
 from lipcomp.statistics import contrast
-from lipcomp.statistics._units import Contrast as Effect
-from lipcomp.statistics._units import shared_image_variance
+from lipcomp.statistics._units import Contrast as Effect, shared_image_variance
 
 RATIOS = ("features", "logits", "latent", "stretch")  # compared as ratios, all else in points
 

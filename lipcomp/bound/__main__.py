@@ -14,8 +14,7 @@ from typing import Any
 
 from lipcomp import _commands as commands
 from lipcomp.bound._results import LABELS
-from lipcomp.measure import Pairs
-from lipcomp.measure import _options as options
+from lipcomp.measure import Pairs, _options as options
 from lipcomp.measure._local import Ball
 from lipcomp.measure._pairs import Map
 from lipcomp.measure._run import Done

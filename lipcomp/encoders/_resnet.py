@@ -18,8 +18,7 @@ from typing import Literal
 from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn import functional
-from torchvision.models.resnet import BasicBlock, Bottleneck
-from torchvision.models.resnet import ResNet as TorchvisionResNet
+from torchvision.models.resnet import BasicBlock, Bottleneck, ResNet as TorchvisionResNet
 
 Stem = Literal["imagenet", "cifar"]
 PoolPadding = Literal["torchvision", "tensorflow", "same"]

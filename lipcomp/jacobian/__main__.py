@@ -12,8 +12,7 @@ from collections.abc import Iterator, Sequence
 from typing import Any
 
 from lipcomp import _commands as commands
-from lipcomp.measure import Sigma
-from lipcomp.measure import _options as options
+from lipcomp.measure import Sigma, _options as options
 from lipcomp.measure._local import Frobenius
 from lipcomp.measure._pairs import Map
 from lipcomp.measure._run import Done

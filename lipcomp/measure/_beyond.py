@@ -18,8 +18,7 @@ from lipcomp.measure._accuracy import VERSION, check_fit, probe_unit, right_of
 from lipcomp.measure._bench import Advance, Bench
 from lipcomp.measure._conditions import Condition, clean_condition
 from lipcomp.measure._unit import Finding, Result, Unit
-from lipcomp.robustness import _ood as ood
-from lipcomp.robustness import _watermark as watermark
+from lipcomp.robustness import _ood as ood, _watermark as watermark
 from lipcomp.robustness._ccc import accuracy_over_time, open_ccc
 from lipcomp.robustness._compare import published_rows
 from lipcomp.robustness._embedding_attack import embedding_attack, found_again

@@ -10,8 +10,9 @@ from collections.abc import Iterator, Sequence
 from typing import Any
 
 from lipcomp import _commands as commands
-from lipcomp.measure import CleanAccuracy, CorruptionAccuracy
 from lipcomp.measure import (
+    CleanAccuracy,
+    CorruptionAccuracy,
     _options as options,
 )
 from lipcomp.measure._accuracy import VIDEOS, FlipRate, RobustAccuracy, ShiftAccuracy, VideoAccuracy
@@ -190,7 +191,7 @@ def build_parser() -> commands.Parser:
     sets.add_argument("--all-corruptions", action="store_true",
         help="all 19 corruptions of ImageNet-C (without it, the 15 that the literature averages)")
     sets.add_argument("--jpeg", type=count, metavar="QUALITY", help="compress generated corruptions as JPEG of this "
-        "quality, 1 to 100; the published ImageNet-C has 85 (default: no compression)")
+        "quality, 1 to 95; the published ImageNet-C has 85 (default: no compression)")
     sets.add_argument("--frost", metavar="FOLDER",
         help="folder with the published photographs frost1 to frost5 (default: generated textures)")
     sets.add_argument("--per-class", action="store_true",

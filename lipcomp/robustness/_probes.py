@@ -22,10 +22,8 @@ from lipcomp.robustness._estimates import Estimate, accuracy
 
 PENALTIES = tuple(10.0 ** (-k / 2) for k in range(0, 13))  # 1 .. 1e-6, two a decade
 PATIENCE = 2
-TOLERANCE, PATH_TOLERANCE = (
-    1e-7,
-    1e-5,
-)  # of the gradient: held-out losses are then right to 1e-4, at half the time
+# Largest entry of the gradient: of the last fit, and of fits on the path, whose held-out losses are then right to 1e-4.
+TOLERANCE, PATH_TOLERANCE = 1e-7, 1e-5
 ROWS_AT_ONCE = 65536
 
 

@@ -13,8 +13,7 @@ from lipcomp.checkpoints import save_checkpoint
 from lipcomp.checkpoints._native import Metadata
 from lipcomp.distributions._bessel import mean_resultant_length
 from lipcomp.encoders import EncoderSpec, build_encoder
-from lipcomp.measure import Images, Plan, Source
-from lipcomp.measure import run as measure
+from lipcomp.measure import Images, Plan, Source, run as measure
 from lipcomp.measure._run import Outputs
 
 

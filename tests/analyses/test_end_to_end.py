@@ -22,8 +22,7 @@ from lipcomp.checkpoints import save_checkpoint
 from lipcomp.checkpoints._native import Metadata, load_checkpoint
 from lipcomp.data import load_set
 from lipcomp.encoders import EncoderSpec, build_encoder
-from lipcomp.measure import CorruptionAccuracy, Images, Source
-from lipcomp.measure import run as measure
+from lipcomp.measure import CorruptionAccuracy, Images, Source, run as measure
 from lipcomp.measure._run import Outputs
 from lipcomp.records import read_records, to_frame
 

@@ -7,8 +7,7 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from lipcomp.checkpoints import _native as native
-from lipcomp.checkpoints import save_checkpoint
+from lipcomp.checkpoints import _native as native, save_checkpoint
 from lipcomp.checkpoints._errors import CheckpointError
 from lipcomp.checkpoints._native import Metadata, load_checkpoint
 from lipcomp.encoders import EncoderSpec, build_encoder

@@ -8,8 +8,7 @@ from torch import nn
 from lipcomp.bound import lower_bounds
 from lipcomp.data._sets import TensorImages
 from lipcomp.jacobian import spectral_norm
-from lipcomp.measure import CleanAccuracy, CorruptionAccuracy
-from lipcomp.measure import _accuracy as engine
+from lipcomp.measure import CleanAccuracy, CorruptionAccuracy, _accuracy as engine
 from lipcomp.measure._accuracy import FlipRate, RobustAccuracy, ShiftAccuracy, VideoAccuracy
 from lipcomp.measure._conditions import Condition, clean_condition
 from lipcomp.robustness._effective import baseline_fit, read_baselines

@@ -11,8 +11,8 @@ from PIL import Image
 from torch import nn
 
 from lipcomp.data._sets import TensorImages
-from lipcomp.measure import CorruptionAccuracy
 from lipcomp.measure import (
+    CorruptionAccuracy,
     _beyond as beyond,
 )
 from lipcomp.measure._beyond import (

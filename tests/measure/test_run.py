@@ -16,8 +16,17 @@ from PIL import Image
 
 from lipcomp.data._folders import FolderImages
 from lipcomp.jobs._contract import JobsError
-from lipcomp.measure import CleanAccuracy, CorruptionAccuracy, Images, Pairs, Plan, Sigma, Source, run
-from lipcomp.measure import _bench as benching
+from lipcomp.measure import (
+    CleanAccuracy,
+    CorruptionAccuracy,
+    Images,
+    Pairs,
+    Plan,
+    Sigma,
+    Source,
+    _bench as benching,
+    run,
+)
 from lipcomp.measure._pairs import Map
 from lipcomp.measure._parallel import measure_source, run_parallel
 from lipcomp.measure._run import Outputs, dry_run, open_benches

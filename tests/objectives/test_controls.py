@@ -4,8 +4,7 @@ import math
 
 import pytest
 import torch
-from hypothesis import HealthCheck, given, settings
-from hypothesis import strategies as st
+from hypothesis import HealthCheck, given, settings, strategies as st
 
 from lipcomp.distributions import VonMisesFisher
 from lipcomp.objectives import CSimCLR, SimCLR

@@ -16,12 +16,12 @@ import warnings
 import pytest
 
 from lipcomp import _claims as claims
-from lipcomp.records import Record, append_records, read_records
 from lipcomp.records import (
+    Record,
     _files as files,
-)
-from lipcomp.records import (
     _record as record,
+    append_records,
+    read_records,
 )
 from lipcomp.records.__main__ import main
 from lipcomp.records._files import iterate_records, merge_records, salvage_records

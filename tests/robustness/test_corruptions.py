@@ -9,17 +9,12 @@ from scipy import ndimage, stats
 
 from lipcomp.robustness.corruptions import (
     _blur as blur,
-)
-from lipcomp.robustness.corruptions import (
     _digits as digits,
-)
-from lipcomp.robustness.corruptions import (
     _noise as noise,
-)
-from lipcomp.robustness.corruptions import (
     _weather as weather,
+    corrupt,
+    corruption_names,
 )
-from lipcomp.robustness.corruptions import corrupt, corruption_names
 from lipcomp.robustness.corruptions._corrupt import find_corruption, resave_jpeg, table_for
 from lipcomp.robustness.corruptions._draws import Draws
 from lipcomp.robustness.corruptions._filters import gaussian, zoom_matrix

@@ -4,8 +4,7 @@ import numpy as np
 import pytest
 import scipy.stats
 import statsmodels.formula.api as smf
-from hypothesis import given, settings
-from hypothesis import strategies as st
+from hypothesis import given, settings, strategies as st
 
 from lipcomp.statistics import contrast
 from lipcomp.statistics._units import shared_image_variance

@@ -19,8 +19,7 @@ from torch import nn
 from lipcomp.data._loading import ViewBatch
 from lipcomp.data._sets import TensorImages
 from lipcomp.distributions import VonMisesFisher
-from lipcomp.encoders import EncoderSpec
-from lipcomp.encoders import _encoder as encoders
+from lipcomp.encoders import EncoderSpec, _encoder as encoders
 from lipcomp.encoders._resnet import ResNet
 from train.imagenet import MEAN, STD, imagenet
 from train.parallel import Ranks

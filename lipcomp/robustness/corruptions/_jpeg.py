@@ -62,15 +62,12 @@ def jpeg_compression(images: Images, draws: Draws | None, quality: int) -> Image
 
 def _by_pillow(images: Images, quality: int) -> Images:
     decoded = np.empty(images.shape, np.uint8)
-    pixels = (images.float().cpu().numpy() * np.float32(255) + np.float32(0.5)).astype(
-        np.uint8
-    )  # half torch's time
+    # rounded by numpy, in half of torch's time; channels stay apart, which is faster than moving them
+    pixels = (images.float().cpu().numpy() * np.float32(255) + np.float32(0.5)).astype(np.uint8)
     for out, planes in zip(decoded, pixels, strict=True):
         buffer = io.BytesIO()
         bands = [Image.fromarray(plane) for plane in planes]
-        picture = (
-            bands[0] if len(bands) == 1 else Image.merge("RGB", bands)
-        )  # faster than moving the channels
+        picture = bands[0] if len(bands) == 1 else Image.merge("RGB", bands)
         picture.save(buffer, "JPEG", quality=quality)
         with Image.open(buffer, formats=("JPEG",)) as read:
             for plane, band in zip(out, read.split(), strict=True):

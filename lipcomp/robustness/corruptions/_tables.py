@@ -21,29 +21,13 @@ from typing import Any
 
 from lipcomp.robustness.corruptions import (
     _bar_patterns as bar_patterns,
-)
-from lipcomp.robustness.corruptions import (
     _bar_warps as bar_warps,
-)
-from lipcomp.robustness.corruptions import (
     _blur as blur,
-)
-from lipcomp.robustness.corruptions import (
     _digital as digital,
-)
-from lipcomp.robustness.corruptions import (
     _digits as digits,
-)
-from lipcomp.robustness.corruptions import (
     _jpeg as jpeg,
-)
-from lipcomp.robustness.corruptions import (
     _noise as noise,
-)
-from lipcomp.robustness.corruptions import (
     _spatter as spatter,
-)
-from lipcomp.robustness.corruptions import (
     _weather as weather,
 )
 from lipcomp.robustness.corruptions._bar_warps import OneImage
