@@ -24,6 +24,7 @@ import os
 import random
 import re
 import resource
+import signal
 import sys
 import time
 from collections import Counter
@@ -202,6 +203,7 @@ def run_tests(files: tuple[str, ...], mutant: Mutant | None, seconds: float) -> 
         os.setsid()
         os.close(read)
         resource.setrlimit(resource.RLIMIT_CPU, (int(seconds) + 1, int(seconds) + 5))
+        signal.alarm(5 * int(seconds) + 30)  # ends one that waits, which uses no CPU time
         nowhere = os.open(os.devnull, os.O_RDWR)
         for stream in (0, 1, 2):
             os.dup2(nowhere, stream)
