@@ -30,6 +30,7 @@ import time
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from dataclasses import asdict, dataclass
 from functools import cache
 from pathlib import Path
@@ -57,6 +58,7 @@ HEAVY = (
     "pytest",
 )
 BROKEN = 99  # exit code of a mutant that could not be made
+WAITS = 300.0  # seconds without any CPU time that end a test
 LIMIT = 15.0  # CPU seconds that a file of tests may take to be among the fast ones
 OPERATORS: dict[type, type] = {
     ast.Add: ast.Sub, ast.Sub: ast.Add, ast.Mult: ast.Div, ast.Div: ast.Mult, ast.Pow: ast.Mult, ast.FloorDiv: ast.Mult,
@@ -195,6 +197,25 @@ def install(mutant: Mutant) -> None:
     sys.meta_path.insert(0, Finder())
 
 
+def end_if_it_waits(seconds: float) -> None:
+    """End this process once it, and what it waited for, used no CPU time for so long: the clock also runs while
+    a process only gets no turn, on a busy machine."""
+
+    def used() -> float:
+        return sum(os.times()[:4])
+
+    before = used()
+
+    def look(*_: object) -> None:
+        nonlocal before
+        if used() - before < seconds / 1000:
+            os.killpg(0, signal.SIGKILL)
+        before = used()
+
+    signal.signal(signal.SIGALRM, look)
+    signal.setitimer(signal.ITIMER_REAL, seconds, seconds)
+
+
 def run_tests(files: tuple[str, ...], mutant: Mutant | None, seconds: float) -> tuple[int, float, str]:
     """Pytest in a fork, with a limit of CPU time: (exit code, CPU seconds, the test that failed)."""
     read, write = os.pipe()
@@ -203,7 +224,7 @@ def run_tests(files: tuple[str, ...], mutant: Mutant | None, seconds: float) -> 
         os.setsid()
         os.close(read)
         resource.setrlimit(resource.RLIMIT_CPU, (int(seconds) + 1, int(seconds) + 5))
-        signal.alarm(5 * int(seconds) + 30)  # ends one that waits, which uses no CPU time
+        end_if_it_waits(WAITS)
         nowhere = os.open(os.devnull, os.O_RDWR)
         for stream in (0, 1, 2):
             os.dup2(nowhere, stream)
@@ -228,6 +249,8 @@ def run_tests(files: tuple[str, ...], mutant: Mutant | None, seconds: float) -> 
             os._exit(code)
     os.close(write)
     _, status, used = os.wait4(child, 0)
+    with suppress(ProcessLookupError):
+        os.killpg(child, signal.SIGKILL)  # processes that its tests started and left hold the pipe open
     by = os.read(read, 500).decode()
     os.close(read)
     return os.waitstatus_to_exitcode(status), used.ru_utime + used.ru_stime, by
