@@ -199,7 +199,8 @@ def install(mutant: Mutant) -> None:
 
 def end_if_it_waits(seconds: float) -> None:
     """End this process once it, and what it waited for, used no CPU time for so long: the clock also runs while
-    a process only gets no turn, on a busy machine."""
+    a process only gets no turn, on a busy machine.
+    """
 
     def used() -> float:
         return sum(os.times()[:4])

@@ -27,15 +27,17 @@ from lipcomp.checkpoints._native import Metadata
 from lipcomp.jobs._engines import run_jobs
 from lipcomp.jobs._options import engine_choice
 from lipcomp.measure import CleanAccuracy, CorruptionAccuracy, Images, Pairs, Plan, Sigma, Source
-from lipcomp.measure._accuracy import KNNAccuracy, ProbeRefits, ShiftAccuracy, correctness_bits
+from lipcomp.measure._accuracy import KNNAccuracy
 from lipcomp.measure._bench import Bench
 from lipcomp.measure._cells import Cells, load_arrays, save_arrays
 from lipcomp.measure._compression import COMMON_KAPPA, Compression, EffectiveRank
+from lipcomp.measure._corrupted import ProbeRefits, correctness_bits
 from lipcomp.measure._options import positive, tell_plan
 from lipcomp.measure._pairs import Map
 from lipcomp.measure._parallel import run_parallel
 from lipcomp.measure._plan import Probe
 from lipcomp.measure._run import Outputs, open_benches
+from lipcomp.measure._shifted import ShiftAccuracy
 from lipcomp.measure._unit import Unit
 from lipcomp.records import Record, append_records, read_records
 from lipcomp.records._origin import provenance

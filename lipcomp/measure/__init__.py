@@ -12,7 +12,8 @@ that was measured by one command is found by the other.
 ...     print(done.unit.label, [record.value for record in done.records])
 """
 
-from lipcomp.measure._accuracy import CleanAccuracy, CorruptionAccuracy
+from lipcomp.measure._accuracy import CleanAccuracy
+from lipcomp.measure._corrupted import CorruptionAccuracy
 from lipcomp.measure._local import Sigma
 from lipcomp.measure._pairs import Pairs
 from lipcomp.measure._plan import Images, Plan, Source

@@ -15,7 +15,7 @@ from lipcomp.measure import (
     CorruptionAccuracy,
     _options as options,
 )
-from lipcomp.measure._accuracy import VIDEOS, FlipRate, RobustAccuracy, ShiftAccuracy, VideoAccuracy
+from lipcomp.measure._accuracy import RobustAccuracy
 from lipcomp.measure._beyond import (
     ClassAccuracy,
     EmbeddingRobustness,
@@ -27,6 +27,7 @@ from lipcomp.measure._beyond import (
 )
 from lipcomp.measure._plan import Probe
 from lipcomp.measure._run import Done
+from lipcomp.measure._shifted import VIDEOS, FlipRate, ShiftAccuracy, VideoAccuracy
 from lipcomp.robustness._compare import SOURCE, place_among, published_rows
 from lipcomp.robustness._shifts import SHIFTS
 from lipcomp.robustness.corruptions._corrupt import SEVERITIES

@@ -8,9 +8,10 @@ from torch import nn
 from lipcomp.bound import lower_bounds
 from lipcomp.data._sets import TensorImages
 from lipcomp.jacobian import spectral_norm
-from lipcomp.measure import CleanAccuracy, CorruptionAccuracy, _accuracy as engine
-from lipcomp.measure._accuracy import FlipRate, RobustAccuracy, ShiftAccuracy, VideoAccuracy
+from lipcomp.measure import CleanAccuracy, CorruptionAccuracy, _corrupted, _shifted
+from lipcomp.measure._accuracy import RobustAccuracy
 from lipcomp.measure._conditions import Condition, clean_condition
+from lipcomp.measure._shifted import FlipRate, ShiftAccuracy, VideoAccuracy
 from lipcomp.robustness._effective import baseline_fit, read_baselines
 from lipcomp.robustness._metrics import ALEXNET
 from lipcomp.robustness._shifted import Shift, project
@@ -64,11 +65,11 @@ def test_all_nineteen_on_disk_have_their_effective_robustness(classifier_bench):
         model[3].bias[0] += 1
     conditions = [
         Condition(images, torch.arange(12), {"data": "d", "corruption": name, "severity": s, "table": "disk"})
-        for name in engine.ALL_NINETEEN
+        for name in _corrupted.ALL_NINETEEN
         for s in (1, 5)
     ]
     bench = classifier_bench(model, images)
-    result = engine._summary(bench, conditions, clean_condition(images), lambda n: None)
+    result = _corrupted._summary(bench, conditions, clean_condition(images), lambda n: None)
     found = {one.quantity: one.value for one in result.findings}
     accuracy = found["accuracy.corruption.mean"]  # of unchanged images: the clean accuracy
     fit = baseline_fit("imagenet_c_disk")
@@ -85,12 +86,12 @@ def test_mce_needs_imagenets_classes_and_all_fifteen(classifier_bench):
 def test_bits_are_the_answers_of_each_condition(classifier_bench):
     bench = classifier_bench(network(3), image_set(21, 3))
     quantity = CorruptionAccuracy("cifar", names=("fog", "contrast"), severities=(1, 5), limit=13)
-    bits = engine.correctness_bits(bench, quantity)
+    bits = _corrupted.correctness_bits(bench, quantity)
     right = np.unpackbits(bits["right"], axis=-1, count=int(bits["n"])).astype(bool)
     assert right.shape == (5, 13)
     assert bits["corruption"].tolist() == ["clean", "fog", "fog", "contrast", "contrast"]
     for row, condition in zip(right[1:], quantity.conditions(bench), strict=True):
-        assert (row == engine.right_of(bench, condition)).all()
+        assert (row == _corrupted.right_of(bench, condition)).all()
     clean = bench.encoder(bench.images.batch(torch.arange(13))).argmax(1)
     assert (right[0] == (clean == bench.images.labels[:13]).numpy()).all()
 
@@ -100,7 +101,7 @@ def test_a_shift_with_baselines_has_its_effective_robustness(classifier_bench, t
     model, x = network(3), np.linspace(0.2, 0.9, 9)
     rows = "\n".join(f"{one},{0.9 * one}" for one in x)
     (tmp_path / "mine.csv").write_text(f"clean,shifted\n{rows}\n")
-    monkeypatch.setattr(engine, "load_shift", lambda *a, **k: Shift("mine", shifted, None, 3))
+    monkeypatch.setattr(_shifted, "load_shift", lambda *a, **k: Shift("mine", shifted, None, 3))
     found = findings_of(
         ShiftAccuracy("mine", baselines=f"{tmp_path}/mine.csv"), classifier_bench(model, clean)
     )
@@ -121,7 +122,7 @@ def test_videos_say_pm_k_and_effective_robustness_where_baselines_exist(classifi
     class_map = ((0, 5), (1,), (2,))
     anchors = ((0, {-1: 1, 2: 2, 7: 3}), (4, {1: 5}), (8, {}))
     video = FrameSet("vid-robust", frames, anchors, tuple(frozenset({k}) for k in (0, 1, 2)), class_map)
-    monkeypatch.setitem(engine.VIDEOS, "vid-robust", lambda *a, **k: video)
+    monkeypatch.setitem(_shifted.VIDEOS, "vid-robust", lambda *a, **k: video)
     found = findings_of(VideoAccuracy("vid-robust", "nowhere", (0, 2, 10)), classifier_bench(model, clean))
     scores = project(model(frames.batch(torch.arange(9))), class_map).argmax(1).tolist()
     members = {0: ([0], [4], [8]), 2: ([0, 1, 2], [4, 5], [8]), 10: ([0, 1, 2, 3], [4, 5], [8])}

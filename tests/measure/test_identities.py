@@ -9,12 +9,13 @@ import torch
 from PIL import Image
 
 from lipcomp.measure import CleanAccuracy, CorruptionAccuracy, Images, Pairs, Plan, Sigma, Source
-from lipcomp.measure._accuracy import FlipRate, KNNAccuracy, RobustAccuracy, ShiftAccuracy
+from lipcomp.measure._accuracy import KNNAccuracy, RobustAccuracy
 from lipcomp.measure._compression import Compression
 from lipcomp.measure._local import Ball, Frobenius
 from lipcomp.measure._pairs import Map
 from lipcomp.measure._plan import Probe
 from lipcomp.measure._run import open_benches, units_of
+from lipcomp.measure._shifted import FlipRate, ShiftAccuracy
 
 BASE = (
     CleanAccuracy(),
