@@ -14,7 +14,7 @@ import shutil
 import subprocess
 import sys
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -34,7 +34,11 @@ from lipcomp.data import load_set
 PUBLISHED = Path("docs/results")
 MADE = Path("studies/results")
 FASHION = Path("studies/fashion5k")
-FASHION_IMAGES = {"train": 5000, "test": 1000}
+CIFAR = Path("studies/cifar10k")
+FIRST_IMAGES = {
+    FASHION: ("fashion_mnist", {"train": 5000, "test": 1000}),
+    CIFAR: ("cifar10", {"train": 10_000, "test": 2000}),
+}
 FASHION_ROOT = Path("/usr/share/datasets/fashion-mnist")  # of Debian's package dataset-fashion-mnist
 TRIPLE = "simclr,weighted_simclr,c_simclr"
 DOSES = "simclr,noisy_simclr,weighted_simclr,c_simclr,byol,c_byol,supervised,ceb"
@@ -50,17 +54,20 @@ class Published:
     methods
         With commas between.
     data
-        "mnist5k", or the folder of Fashion-MNIST's first images.
+        "mnist5k", or the folder of the first images of Fashion-MNIST or CIFAR-10.
     seeds
         Paired seeds.
     options
         Further options of train.sweep.
+    measured
+        Further options of analyses.paired_study.measure.
     """
 
     methods: str
     data: str
     seeds: int
     options: tuple[str, ...] = ()
+    measured: tuple[str, ...] = ()
 
     def sweep(self) -> list[str]:
         """The options of train.sweep."""
@@ -79,38 +86,53 @@ STUDIES = {
     "fashion-again": Published(TRIPLE, str(FASHION), 10, ("--perturb", "1e-7")),
     "mnist-doses": Published(DOSES, "mnist5k", 3, ("--betas", BETAS)),
     "fashion-doses": Published(DOSES, str(FASHION), 3, ("--betas", BETAS)),
+    # Colour, a ResNet-18 and a GPU: minutes there, a day without one.
+    "cifar": Published(
+        TRIPLE,
+        str(CIFAR),
+        4,
+        ("--set", "epochs=30", "--set", "warmup_epochs=3", "--precision", "bf16"),
+        ("--sigma-images", "100"),
+    ),
 }
 
 
-def make_fashion(root: Path, out: Path) -> None:
-    """The first images of Fashion-MNIST's two splits as a folder of PNG files, one sub-folder per class.
+def make_images(root: Path | None, out: Path) -> None:
+    """The first images of a known set's two splits as a folder of PNG files, one sub-folder per class.
 
     Parameters
     ----------
     root
-        The folder of the four published files, or one that holds FashionMNIST/raw.
+        The folder in which torchvision finds the set; for Fashion-MNIST also that of its four published files.
     out
-        The folder to make; nothing is done where it exists.
+        The folder to make, one of :data:`FIRST_IMAGES`; nothing is done where it exists.
     """
     if out.exists():
         return
+    known, counts = FIRST_IMAGES[out]
+    if root is None:
+        raise ValueError(
+            f"{str(out)!r} is made from {known}: name the folder that holds it, --cifar-root FOLDER"
+        )
     with tempfile.TemporaryDirectory() as temporary:
-        if not (root / "FashionMNIST").exists():
+        if files := list(root.glob("*-ubyte.gz")):
             raw = Path(temporary) / "FashionMNIST" / "raw"
             raw.mkdir(parents=True)
-            for file in root.glob("*-ubyte.gz"):
+            for file in files:
                 (raw / file.name.removesuffix(".gz")).write_bytes(gzip.decompress(file.read_bytes()))
             root = Path(temporary)
         part = out.with_name(out.name + ".part")
         shutil.rmtree(part, ignore_errors=True)
-        for split, count in FASHION_IMAGES.items():
-            images = load_set("fashion_mnist", split, root=root)
+        for split, count in counts.items():
+            images = load_set(known, split, root=root)
             for index in range(count):
-                pixels = (255 * images.batch(torch.tensor([index]))[0, 0]).round().byte().numpy()
+                pixels = (
+                    (255 * images.batch(torch.tensor([index]))[0]).round().byte().movedim(0, -1).squeeze(-1)
+                )
                 name = images.classes[int(images.labels[index])].replace("/", "-")
                 place = part / split / name / f"{index:05d}.png"
                 place.parent.mkdir(parents=True, exist_ok=True)
-                Image.fromarray(pixels).save(place)
+                Image.fromarray(pixels.numpy()).save(place)
         part.rename(out)
 
 
@@ -127,17 +149,25 @@ def design(name: str) -> Path:
     return file
 
 
-def make(name: str, workers: int, fashion_root: Path) -> None:
+def make(name: str, workers: int, roots: Mapping[Path, Path | None]) -> None:
     """Train and measure a study by its committed design; goes on where it was stopped."""
     study, folder = STUDIES[name], MADE / name
-    if study.data != "mnist5k":
-        make_fashion(fashion_root, FASHION)
+    if (images := Path(study.data)) in FIRST_IMAGES:
+        make_images(roots[images], images)
     folder.mkdir(parents=True, exist_ok=True)
     if not (folder / "study.json").exists():
         shutil.copy(design(name), folder / "study.json")
     for command in (
         ["train.sweep", *study.sweep(), "--out", folder, "--workers", workers],
-        ["analyses.paired_study.measure", folder, "--data", study.data, "--workers", workers],
+        [
+            "analyses.paired_study.measure",
+            folder,
+            "--data",
+            study.data,
+            *study.measured,
+            "--workers",
+            workers,
+        ],
     ):
         subprocess.run([sys.executable, "-m", *map(str, command)], check=True)
 
@@ -212,7 +242,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
         default=FASHION_ROOT,
         help=f"folder of Fashion-MNIST's four files (default {FASHION_ROOT})",
     )
+    parser.add_argument(
+        "--cifar-root", type=Path, help="folder in which torchvision finds CIFAR-10 (default none)"
+    )
     options = parser.parse_args(arguments)
+    roots = {FASHION: options.fashion_root, CIFAR: options.cifar_root}
     for name in options.studies or STUDIES:
         if name not in STUDIES:
             raise ValueError(f"study {name!r} is unknown; known: {', '.join(STUDIES)}")
@@ -220,7 +254,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             print(design(name))
             continue
         if options.step == "run":
-            make(name, options.workers, options.fashion_root)
+            make(name, options.workers, roots)
         publish(name)
         print(PUBLISHED / name / "report.md")
     return 0

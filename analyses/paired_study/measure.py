@@ -121,7 +121,13 @@ class StudyTable:
             return {}
 
 
-def study_plan(sources: Sequence[Source], images: Images, corrupted: int, **machine: Any) -> Plan:
+def study_plan(
+    sources: Sequence[Source],
+    images: Images,
+    corrupted: int,
+    sigma_images: int = SIGMA_IMAGES,
+    **machine: Any,
+) -> Plan:
     """Everything that is measured of a study, its baselines included."""
     corruptions = CorruptionAccuracy(limit=corrupted)
     shifts = tuple(ShiftAccuracy(name, quantity=q) for name, q in SHIFTS.get(images.data, {}).items())
@@ -143,7 +149,7 @@ def study_plan(sources: Sequence[Source], images: Images, corrupted: int, **mach
         ProbeRefits(REFITS, corruptions),
         Compression(),
         *pairs,
-        *(Sigma(Map(layer), SIGMA_IMAGES) for layer in ("latent", "backbone", "logits")),
+        *(Sigma(Map(layer), sigma_images) for layer in ("latent", "backbone", "logits")),
     )
     return Plan(tuple(sources), images, quantities, Probe(refits=REFITS), **machine)
 
@@ -229,15 +235,18 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("study", type=Path, help="folder of the study, or a folder of checkpoints")
     parser.add_argument("--corrupted-images", type=positive(int),
         help="number of test images to corrupt (default: 1000, or as many as fit in 1 GiB; preset quick: 300)")
+    parser.add_argument("--sigma-images", type=positive(int), default=SIGMA_IMAGES,
+        help=f"number of test images at which sigma_max is computed (default: {SIGMA_IMAGES})")
     # fmt: on
     add_study_arguments(parser)
     options = parser.parse_args(arguments)
     sources, metadata, _, images = read_study(options)
     sources += baselines(sources, metadata)
-    machine = {name: getattr(options, name) for name in ("device", "precision", "batch_size", "seed")}
-    plan = study_plan(sources, images, 1, **machine)
+    settings = {name: getattr(options, name) for name in ("device", "precision", "batch_size", "seed")}
+    settings["sigma_images"] = options.sigma_images
+    plan = study_plan(sources, images, 1, **settings)
     count = corrupted_images(options.study, options.corrupted_images, plan)
-    plan = study_plan(sources, images, count, **machine)
+    plan = study_plan(sources, images, count, **settings)
     if options.dry_run:
         return tell_plan(
             plan, Outputs(options.study / RECORDS, made=options.study / "cache", keep_cells=False)
