@@ -4,8 +4,8 @@
 
 A mutant differs from the code in one place: a number (3 becomes 4, .5 becomes 1), an operator (+ and -, * and /), a
 comparison, an index, a sign, `and` and `or`, a minimum and a maximum, a mean and a sum. It is caught if a test fails,
-raises or takes ten times as long. Only files of tests that take seconds run, of those that speak of something the
-mutated module defines, until one fails.
+raises or takes ten times as long. Only tests that reach its line run, in files that take seconds and speak of something
+the mutated module defines, until one fails.
 
 Every mutant runs in a fork of a process that has imported everything, as another code of one function, so that most
 take a second or two. What is no arithmetic is left alone: annotations, messages of errors, decorators, versions,
@@ -20,12 +20,14 @@ import importlib.abc
 import importlib.machinery
 import importlib.util
 import inspect
+import json
 import os
 import random
 import re
 import resource
 import signal
 import sys
+import tempfile
 import time
 from collections import Counter
 from collections.abc import Iterator, Sequence
@@ -36,6 +38,9 @@ from functools import cache
 from pathlib import Path
 from types import CodeType, FunctionType
 from typing import Any
+
+import coverage
+import pytest
 
 from benchmarks._harness import append_lines, read_lines
 from lipcomp._commands import Parser, run
@@ -55,11 +60,10 @@ HEAVY = (
     "hypothesis",
     "mpmath",
     "PIL.Image",
-    "pytest",
 )
 BROKEN = 99  # exit code of a mutant that could not be made
 WAITS = 300.0  # seconds without any CPU time that end a test
-LIMIT = 15.0  # CPU seconds that a file of tests may take to be among the fast ones
+LIMIT = 40.0  # CPU seconds that a file of tests may take, every line noted, to be among the fast ones
 OPERATORS: dict[type, type] = {
     ast.Add: ast.Sub, ast.Sub: ast.Add, ast.Mult: ast.Div, ast.Div: ast.Mult, ast.Pow: ast.Mult, ast.FloorDiv: ast.Mult,
     ast.Mod: ast.Mult, ast.Lt: ast.GtE, ast.GtE: ast.Lt, ast.Gt: ast.LtE, ast.LtE: ast.Gt, ast.Eq: ast.NotEq,
@@ -217,8 +221,13 @@ def end_if_it_waits(seconds: float) -> None:
     signal.setitimer(signal.ITIMER_REAL, seconds, seconds)
 
 
-def run_tests(files: tuple[str, ...], mutant: Mutant | None, seconds: float) -> tuple[int, float, str]:
-    """Pytest in a fork, with a limit of CPU time: (exit code, CPU seconds, the test that failed)."""
+def run_tests(
+    tests: Sequence[str], mutant: Mutant | None, seconds: float, reached: Path | None = None
+) -> tuple[int, float, str]:
+    """Pytest in a fork, with a limit of CPU time: (exit code, CPU seconds, the test that failed).
+
+    ``reached`` is a file for what :class:`Reach` found.
+    """
     read, write = os.pipe()
     child = os.fork()
     if child == 0:
@@ -234,18 +243,11 @@ def run_tests(files: tuple[str, ...], mutant: Mutant | None, seconds: float) -> 
                 install(mutant)
             except BaseException:
                 os._exit(BROKEN)
-        import pytest
-
-        class First:
-            def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
-                if report.failed:
-                    os.write(write, report.nodeid.encode()[:500])
-
         words = ["-x", "-q", "-p", "no:cacheprovider", "-m", "not slow and not cuda"]
-        words += ["-o", "addopts=--import-mode=importlib --strict-markers", *files]
+        words += ["-o", "addopts=--import-mode=importlib --strict-markers", *tests]
         code = 1
         try:
-            code = int(pytest.main(words, plugins=[First()]))
+            code = int(pytest.main(words, plugins=[First(write) if reached is None else Reach(reached)]))
         finally:
             os._exit(code)
     os.close(write)
@@ -257,12 +259,48 @@ def run_tests(files: tuple[str, ...], mutant: Mutant | None, seconds: float) -> 
     return os.waitstatus_to_exitcode(status), used.ru_utime + used.ru_stime, by
 
 
+class First:
+    """Says which test failed."""
+
+    def __init__(self, write: int) -> None:
+        self.write = write
+
+    def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
+        """Called by pytest after each phase of each test."""
+        if report.failed:
+            os.write(self.write, report.nodeid.encode()[:500])
+
+
+class Reach:
+    """Writes which tests ran which lines of lipcomp; what a fixture ran is every test's, under the name ""."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.coverage = coverage.Coverage(None, include=[str(ROOT / "lipcomp" / "*")], config_file=False)
+        self.coverage.start()
+
+    @pytest.hookimpl(wrapper=True)
+    def pytest_runtest_call(self, item: pytest.Item) -> Iterator[None]:
+        """Called by pytest around each test, without its fixtures."""
+        self.coverage.switch_context(item.nodeid)
+        yield
+        self.coverage.switch_context("")
+
+    def pytest_unconfigure(self) -> None:
+        """Called by pytest at the end."""
+        self.coverage.stop()
+        data = self.coverage.get_data()
+        self.path.write_text(json.dumps({f: data.contexts_by_lineno(f) for f in data.measured_files()}))
+
+
 @cache
-def seconds_of(file: str) -> float:
-    """CPU seconds of a file of tests that pass, infinite if it takes too long or fails."""
-    code, seconds, by = run_tests((file,), None, LIMIT)
-    print(f"  {file}: {seconds:.0f} s" + (f", not used: exit {code} {by}" if code else ""), flush=True)
-    return seconds if code == 0 else float("inf")
+def told_by(file: str) -> tuple[float, dict[str, dict[str, list[str]]]]:
+    """CPU seconds of a file of tests (infinite: too slow, or fails), and the tests that ran each line of a module."""
+    with tempfile.TemporaryDirectory() as folder:
+        reached = Path(folder) / "reached.json"
+        code, seconds, by = run_tests((file,), None, LIMIT, reached)
+        print(f"  {file}: {seconds:.0f} s" + (f", not used: exit {code} {by}" if code else ""), flush=True)
+        return (float("inf"), {}) if code else (seconds, json.loads(reached.read_text()))
 
 
 @cache
@@ -283,16 +321,36 @@ def tests_of(module: str) -> tuple[str, ...]:
     return tuple(sorted(told, key=lambda f: (-told[f], f)))
 
 
+def lines_of(mutant: Mutant) -> list[str]:
+    """The lines of the statement that holds the mutant, none where no function does: it ran on import."""
+    path = ROOT / (mutant.module.replace(".", "/") + ".py")
+    tree = ast.parse(path.read_text())
+    if not changed(mutant)[1]:
+        return []
+    around = [
+        n
+        for n in ast.walk(tree)
+        if isinstance(n, ast.stmt) and n.lineno <= mutant.line <= (n.end_lineno or 0)
+    ]
+    inner = max(around, key=lambda n: n.lineno)
+    return [str(line) for line in range(inner.lineno, max(mutant.line, inner.lineno) + 1)]
+
+
 def judge(mutant: Mutant) -> Mutant:
-    """Run the tests of a mutant's module, file by file until one fails."""
+    """Run the tests that reach a mutant, file by file until one fails."""
+    path, lines = str(ROOT / (mutant.module.replace(".", "/") + ".py")), lines_of(mutant)
     for file in tests_of(mutant.module):
-        if seconds_of(file) < LIMIT:
-            code, _, by = run_tests((file,), mutant, 10 * seconds_of(file) + 10)
-            if code == BROKEN:
-                raise RuntimeError(f"no such mutant: {mutant}; did the code change meanwhile?")
-            if code:
-                verdict = "caught" if code > 0 else "caught: takes for ever"
-                return Mutant(**asdict(mutant) | {"verdict": verdict, "by": by or f"{file} (exit {code})"})
+        seconds, reached = told_by(file)
+        tests = {test for line in lines for test in reached.get(path, {}).get(line, [])}
+        if seconds == float("inf") or (lines and not tests):
+            continue
+        asked = sorted(tests) if lines and "" not in tests else [file]
+        code, _, by = run_tests(asked, mutant, 10 * seconds + 10)
+        if code == BROKEN:
+            raise RuntimeError(f"no such mutant: {mutant}; did the code change meanwhile?")
+        if code:
+            verdict = "caught" if code > 0 else "caught: takes for ever"
+            return Mutant(**asdict(mutant) | {"verdict": verdict, "by": by or f"{file} (exit {code})"})
     return Mutant(**asdict(mutant) | {"verdict": "survived"})
 
 
