@@ -167,7 +167,8 @@ def synchronise_batch_norm(network: nn.Module, device: torch.device) -> nn.Modul
 class Interruption:
     """Ctrl-C and SIGTERM (a cluster's notice) end a run after the step it is in, with its state written.
 
-    A context in which the first SIGINT or SIGTERM only sets ``requested``; the second acts as it always does.
+    A context in which the first SIGINT or SIGTERM only sets ``requested``; the second acts as it always does. A signal
+    that was ignored before stays so: Ctrl-C reaches a worker beside its parent, which asks for the end by SIGTERM.
     """
 
     def __init__(self) -> None:
@@ -177,7 +178,8 @@ class Interruption:
     def __enter__(self) -> "Interruption":
         if threading.current_thread() is threading.main_thread():
             for number in (signal.SIGINT, signal.SIGTERM):
-                self._before[number] = signal.signal(number, self._take)
+                if signal.getsignal(number) is not signal.SIG_IGN:
+                    self._before[number] = signal.signal(number, self._take)
         return self
 
     def __exit__(

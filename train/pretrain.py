@@ -28,7 +28,8 @@ from torch import Tensor
 from torch.nn.parallel import DistributedDataParallel
 
 from lipcomp._atomic import atomic_file
-from lipcomp.data._loading import ViewBatch, view_batches
+from lipcomp._commands import progress
+from lipcomp.data._loading import ViewBatch, in_memory, view_batches
 from lipcomp.data._sets import ImageSet
 from lipcomp.jobs._options import available_cores
 from train.data import check_split, held_out_set, order, stream, training_set
@@ -134,7 +135,10 @@ class Run:
         keeper: Keeper | None = None,
     ) -> None:
         self.recipe, self.seed, self.out, self.settings = recipe, seed, out, settings
-        self.ranks, self.images, self.report = ranks, images, report
+        self.ranks, self.report = ranks, report
+        self.keeper = keeper or Keeper(recipe, seed, out, settings, images, images.content_hash(), ranks.size)
+        with progress(len(images), "reading the images") as advance:
+            self.images = images = in_memory(images, recipe.views, advance)
         count, batch = len(images), recipe.batch_size
         self.total = total_steps(count, batch, recipe.epochs)
         self.warmup = warmup_steps(count, batch, recipe.warmup_epochs)
@@ -153,7 +157,6 @@ class Run:
         held_out = held_out_set(recipe, settings, images) if self.evaluate_steps else None
         self.held_out = None if held_out is None else HeldOut(images, held_out)
         self.monitor = Monitor(out / "metrics.jsonl", report, self._sinks())
-        self.keeper = keeper or Keeper(recipe, seed, out, settings, images, images.content_hash(), ranks.size)
 
     def _sinks(self) -> list[Any]:
         sinks: list[Any] = []

@@ -1,11 +1,13 @@
 """Batches of views, prepared ahead so that the training step need not wait.
 
-A set in memory is indexed, brought to the device, augmented there. Images on disk are decoded and cropped by a pool of
+A set in memory is indexed, brought to the device, augmented there; small images on disk are read into memory once
+(:func:`in_memory`). Other images on disk are decoded and cropped by a pool of
 threads some batches ahead (Pillow and PyTorch release the interpreter's lock), each crop from the file's own
 resolution, so that a random crop sees the pixels that a resized image would have lost; what follows the crop is done in
 batches on the device.
 """
 
+import math
 import queue
 import threading
 from collections.abc import Callable, Iterable, Iterator
@@ -14,13 +16,16 @@ from dataclasses import dataclass
 from typing import TypeVar
 
 import torch
+from PIL import Image
 from torch import Tensor
 
+from lipcomp.data._datasets import DatasetImages
 from lipcomp.data._folders import FolderImages, read_crops
-from lipcomp.data._sets import ImageSet, TensorImages
+from lipcomp.data._sets import ImageSet, TensorImages, batches
 from lipcomp.data._views import PhotoViews, Views
 
 T = TypeVar("T")
+IN_MEMORY = 2**30  # bytes of pixels that are held at most
 
 
 @dataclass(frozen=True)
@@ -30,6 +35,31 @@ class ViewBatch:
     step: int
     views: tuple[Tensor, Tensor]
     labels: Tensor
+
+
+def in_memory(images: ImageSet, views: Views, advance: Callable[[int], object] = lambda n: None) -> ImageSet:
+    """The same images with their pixels held as bytes, where that changes no view; else the set itself.
+
+    That is so for a folder or dataset of at most 1 GiB whose pixels are whole bytes after its preprocessing. Random
+    crops are cut from a picture's own pixels, so for :class:`PhotoViews` every picture must have the set's size too.
+    ``advance(n)`` is called as images are read.
+    """
+    small = len(images) * math.prod(images.image_shape) <= IN_MEMORY
+    if not small or not isinstance(images, FolderImages | DatasetImages):
+        return images
+    if isinstance(images, FolderImages) and isinstance(views, PhotoViews):
+        for file in images.files:
+            with Image.open(file) as picture:
+                if picture.size[::-1] != images.image_shape[1:]:
+                    return images
+    held = []
+    for batch in batches(images, batch_size=256):
+        levels = batch * 255
+        if (levels - levels.round()).abs().max() > 1e-3:
+            return images
+        held.append(levels.round().byte())
+        advance(len(batch))
+    return TensorImages(images.name, torch.cat(held), images.labels, images.classes)
 
 
 def view_batches(

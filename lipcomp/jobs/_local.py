@@ -180,7 +180,10 @@ def _serve(connection: Connection, threads: int, devices: str | None) -> None:
             data = connection.recv_bytes()
         except (EOFError, OSError):
             return
-        connection.send_bytes(answer(data))
+        try:
+            connection.send_bytes(answer(data))
+        except KeyboardInterrupt:  # the job heeded SIGTERM; its parent reports
+            return
 
 
 def _follow_parent() -> None:

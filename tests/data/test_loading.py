@@ -10,7 +10,7 @@ from PIL import Image
 from lipcomp.data import load_set
 from lipcomp.data._crops import crop_and_resize
 from lipcomp.data._folders import unreadable
-from lipcomp.data._loading import prefetch, view_batches
+from lipcomp.data._loading import in_memory, prefetch, view_batches
 from lipcomp.data._sets import TensorImages
 from lipcomp.data._views import DigitViews, PhotoViews
 
@@ -47,6 +47,40 @@ def test_a_set_in_memory_gives_its_views_in_the_plans_order(generator):
         assert torch.equal(batch.labels, indices)
         for ours, expected in zip(batch.views, views.apply(images.batch(indices), numbers), strict=True):
             assert torch.equal(ours, expected)
+
+
+def written(root, pixels):
+    """A folder with these pictures in two classes."""
+    for i, each in enumerate(pixels):
+        (root / "train" / str(i % 2)).mkdir(parents=True, exist_ok=True)
+        Image.fromarray(each).save(root / "train" / str(i % 2) / f"{i}.png")
+    return root
+
+
+@pytest.mark.parametrize("views", [PhotoViews(), DigitViews()])
+def test_small_pictures_of_one_size_are_held_in_memory_and_give_the_same_views(views, tmp_path):
+    colour = isinstance(views, PhotoViews)
+    rng = np.random.default_rng(0)
+    pixels = rng.integers(0, 256, (8, 20, 24, 3)[: 4 if colour else 3], dtype=np.uint8)
+    images = load_set(str(written(tmp_path, pixels)), "train")
+    held = in_memory(images, views)
+    assert isinstance(held, TensorImages)
+    assert torch.equal(held.labels, images.labels)
+    steps = list(plan(views, 2, torch.Generator().manual_seed(1)))
+    for ours, theirs in zip(
+        view_batches(held, views, steps, CPU), view_batches(images, views, steps, CPU), strict=True
+    ):
+        assert torch.equal(ours.labels, theirs.labels)
+        for a, b in zip(ours.views, theirs.views, strict=True):
+            assert torch.allclose(a, b, atol=1e-5)
+
+
+def test_pictures_that_would_give_other_views_stay_on_disk(folder, tmp_path):
+    sizes = load_set(str(folder), "train", image_shape=(3, 16, 16))
+    assert in_memory(sizes, PhotoViews()) is sizes  # crops come from each picture's own pixels
+    deep = np.random.default_rng(0).integers(0, 2**16, (4, 9, 9), dtype=np.uint16)
+    sixteen = load_set(str(written(tmp_path / "deep", deep)), "train")
+    assert in_memory(sixteen, DigitViews()) is sixteen
 
 
 def test_crops_of_files_come_from_their_own_pixels(folder):

@@ -127,6 +127,36 @@ def test_the_command_killed_and_called_again_goes_on(long_runs, tmp_path, capsys
     assert len(lines) == 36 * 30 // 8 + 1
 
 
+@pytest.mark.slow
+def test_ctrl_c_in_a_terminal_keeps_the_states_of_a_sweeps_runs(long_runs, tmp_path):
+    """There it reaches the whole group: the workers must wait for their parent's word, then save, and say nothing."""
+    code = (
+        "import signal, sys; from lipcomp._commands import run; from train.sweep import main;"
+        "signal.signal(signal.SIGINT, signal.default_int_handler); sys.exit(run(main))"
+    )
+    options = ["--recipes", "mnist_simclr", "--data", long_runs[0].data, "--seeds", "2", "--epochs", "3000"]
+    options += ["--batch-size", "8", "--workers", "2", "--device", "cpu", "--save-steps", "1000000"]
+    process = subprocess.Popen(
+        [sys.executable, "-c", code, *options, "--out", str(tmp_path)],
+        cwd=ROOT,
+        env={**os.environ, "OMP_NUM_THREADS": "1"},
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+    )
+    runs = [tmp_path / "runs" / f"mnist_simclr-seed{seed}" for seed in (0, 1)]
+    while not all((run / "metrics.jsonl").exists() for run in runs):
+        assert process.poll() is None, process.stderr.read()
+        time.sleep(0.05)
+    os.killpg(process.pid, signal.SIGINT)
+    said = process.communicate()[1]
+    assert process.returncode == 130
+    assert "Traceback" not in said
+    assert "Error" not in said
+    assert all(find_states(run) for run in runs)
+
+
 def test_a_corrupt_last_state_costs_some_steps_and_nothing_else(long_runs, tmp_path):
     recipe = replace(long_runs[0], epochs=3)
     pretrain(recipe, 0, tmp_path / "whole", SETTINGS, report=quiet)
@@ -141,7 +171,7 @@ def test_a_corrupt_last_state_costs_some_steps_and_nothing_else(long_runs, tmp_p
 
 
 def interrupt_at(step):
-    """Ask for the end, as Ctrl-C does, once the run is under way; :func:`pretrain` reports at least its last step."""
+    """Ask for the end, as a scheduler does, once the run is under way; :func:`pretrain` reports at least its last step."""
     import train.pretrain as module
 
     before = module.Run.step
@@ -149,7 +179,7 @@ def interrupt_at(step):
     def stepping(self, network, batch):
         if batch.step == step:
             module.Run.step = before
-            os.kill(os.getpid(), signal.SIGINT)
+            os.kill(os.getpid(), signal.SIGTERM)
         return before(self, network, batch)
 
     module.Run.step = stepping
