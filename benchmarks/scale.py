@@ -43,7 +43,7 @@ def unit_costs(device: torch.device, count: int, sigma_images: int) -> dict[str,
         encoder.zero_grad(set_to_none=True)
         encoder.eval()
 
-    views, generator = PhotoViews(), torch.Generator(device.type).manual_seed(0)
+    views, generator = PhotoViews(), torch.Generator().manual_seed(0)
     costs = {
         "forward pass": per_image(forward, count),
         "forward and backward pass": per_image(step, count),
