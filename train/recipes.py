@@ -15,8 +15,7 @@ from lipcomp._messages import nearest
 from lipcomp.data._views import DigitViews, PhotoViews
 from lipcomp.encoders import EncoderSpec
 from lipcomp.objectives import BYOL, SimCLR
-from lipcomp.objectives._ceb import NoisySimCLR
-from lipcomp.objectives._nt_xent import WeightedSimCLR
+from lipcomp.objectives._simclr import NoisySimCLR, WeightedSimCLR
 from lipcomp.objectives._supervised import CosineClassifier
 from train.imagenet import IMAGENET_RECIPES, imagenet, imagenet100
 from train.recipe import Recipe, compress

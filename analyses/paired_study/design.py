@@ -39,7 +39,7 @@ class Design:
         The same of an accuracy, in points.
     primary_level
         Level of the primary intervals at every look: with two outcomes and one look 95% for both together; over
-        ``looks`` looks 95% for each (``lipcomp.statistics.sequential_errors``).
+        ``looks`` looks 95% for each (simulated in ``tests/statistics/test_verdict.py``).
     level
         Level of all other intervals, which are exploratory.
     beta

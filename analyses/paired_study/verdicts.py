@@ -56,7 +56,6 @@ OUTCOMES = (
     Outcome("latent", "σ of the latent", "latent", -1, "less smooth", "smoother"),
     Outcome("stretch", "‖Δμ‖/‖Δx‖ over corruptions", "‖Δμ‖/‖Δx‖", -1, "less smooth", "smoother"),
 )
-BY_KEY = {outcome.key: outcome for outcome in OUTCOMES}
 
 
 @dataclass(frozen=True)

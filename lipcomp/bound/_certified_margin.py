@@ -1,4 +1,4 @@
-"""Certified radius and accuracy of a probe's logits: no perturbation within the radius changes the class (5.8).
+"""Certified radius of a probe's logits: no perturbation within the radius changes the class (5.8).
 
 With c the predicted class, m_j = f_c - f_j its lead over class j at the image, and L_j a bound of how fast that lead
 can change along any chord from the image in the ball of radius r, no point nearer than min(r, min_j m_j / L_j) has
@@ -6,10 +6,10 @@ another class. Chords are all that is needed here, and are about half as uncerta
 """
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Float
 from torch import Tensor, fx
 
 from lipcomp.bound._capture import NoRule, capture
@@ -94,26 +94,3 @@ def _radius(graph: fx.GraphModule, image: Tensor, radius: float, memory: float, 
             bound = min(bound, relaxed_norm(column[None], ball.noises, ball.pixels))
         least = min(least, m / bound if bound > 0 else math.inf)
     return least * (1 - 1e-9)
-
-
-def certified_accuracy(
-    fn: Map,
-    images: Float[Tensor, "n ..."],
-    labels: Int[Tensor, " n"],
-    radii: Sequence[float],
-    **settings: object,
-) -> Float[Tensor, " radii"]:
-    """The share of images classified correctly at the image and everywhere in the ball, for each L2 radius.
-
-    A lower bound of the robust accuracy, as an attack's is an upper one. Radii and ``settings`` as for
-    :func:`certified_radius`.
-    """
-    with torch.no_grad():
-        right = (fn(images.clone()).flatten(1).argmax(1) == labels).cpu()
-    held = torch.stack(
-        [certified_radius(fn, images, r, **settings) >= r * (1 - 1e-6) for r in radii]  # type: ignore[arg-type]
-    )
-    for k in reversed(range(len(radii))):  # what holds in a ball holds in every smaller one
-        wider = [j for j in range(len(radii)) if radii[j] >= radii[k]]
-        held[k] = held[wider].any(0)
-    return (held & right).double().mean(1)

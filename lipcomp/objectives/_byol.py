@@ -16,26 +16,25 @@ default because every published C-BYOL number was trained with it.
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import ClassVar
 
 from jaxtyping import Float, Shaped
 from torch import Generator, Tensor
 
 from lipcomp.distributions._divergence import half_chord_squared
-from lipcomp.objectives._ceb import Draw, compress, draw_latents, pair_weights_of
 from lipcomp.objectives._objective import (
-    Family,
+    Draw,
     Gather,
     Loss,
     Number,
     Objective,
     check_views,
     direction_metrics,
+    draw_latents,
     full_precision,
     mean_directions,
     positive,
 )
-from lipcomp.objectives._residual import Concentration
+from lipcomp.objectives._residual import compress, pair_weights_of
 
 Map = Callable[[Tensor], Tensor]
 
@@ -47,8 +46,64 @@ def regression(
     return 2 * half_chord_squared(mean_directions(prediction), mean_directions(target)).mean()
 
 
+class Regression(Objective, family="byol"):
+    """Objectives whose prediction of one view regresses the slow target's projection of the other."""
+
+    weight: Number
+
+    def __call__(
+        self,
+        online_1: Float[Tensor, "batch dim"],
+        online_2: Float[Tensor, "batch_2 dim_2"],
+        target_1: Float[Tensor, "target_batch target_dim"],
+        target_2: Float[Tensor, "target_batch_2 target_dim_2"],
+        *,
+        decoder: Map | None = None,
+        backward_head: Map | None = None,
+        generator: Generator | None = None,
+        gather: Gather | None = None,
+        rank: int = 0,
+        distances: Float[Tensor, " pairs"] | None = None,
+        kappa_e: tuple[Shaped[Tensor, "..."], Shaped[Tensor, "..."]] | None = None,
+        draw: Draw | None = None,
+    ) -> Loss:
+        """The loss of one batch of view pairs.
+
+        Parameters
+        ----------
+        online_1, online_2
+            The predictor's outputs h with mu = h/|h|, not normalised.
+        target_1, target_2
+            The target network's projections; treated as constants.
+        decoder
+            Map from z (BYOL: h) to a prediction of the target's projection, linear in C-BYOL; none for z itself.
+        backward_head
+            Map from the target's *normalised* projection to the mean direction of b(z|y); none for the projection
+            itself. BYOL ignores it.
+        generator, gather, rank, distances, kappa_e, draw
+            See :mod:`lipcomp.objectives._objective`.
+        """
+        check_views(online_1, online_2, target_1, target_2)
+        with full_precision(online_1):
+            mu = mean_directions(online_1), mean_directions(online_2)
+            targets = target_1.detach(), target_2.detach()
+            z, kappas = draw_latents(self, mu, kappa_e, draw, generator)
+            decode = decoder or _identity
+            one, two = z if kappas else (online_1, online_2)
+            byol = regression(decode(one), targets[1]) + regression(decode(two), targets[0])
+            value = self.weight * byol
+            metrics: dict[str, Tensor] = {}
+            if isinstance(self, CBYOL):
+                b = self.backward(targets, backward_head or _identity)
+                pairs = [(z[view], mu[view], kappas[view], b[view]) for view in (0, 1)]
+                weights = pair_weights_of(self, distances, len(mu[0]), gather)
+                compression, metrics = compress(self, pairs, weights)
+                value = value + self.beta * compression.sum()
+            return Loss(value, {**metrics, "byol": byol.detach() / 2, **direction_metrics(*mu)})
+
+
 @dataclass(frozen=True)
-class BYOL(Objective):
+class BYOL(Regression):
     """BYOL's regression.
 
     Parameters
@@ -66,49 +121,13 @@ class BYOL(Objective):
     """
 
     weight: Number = 5.0
-    family: ClassVar[Family] = "byol"
 
     def __post_init__(self) -> None:
         positive(self, "weight")
 
-    def __call__(
-        self,
-        online_1: Float[Tensor, "batch dim"],
-        online_2: Float[Tensor, "batch_2 dim_2"],
-        target_1: Float[Tensor, "target_batch target_dim"],
-        target_2: Float[Tensor, "target_batch_2 target_dim_2"],
-        *,
-        decoder: Map | None = None,
-        backward_head: Map | None = None,
-        generator: Generator | None = None,
-        gather: Gather | None = None,
-        rank: int = 0,
-        distances: Float[Tensor, " pairs"] | None = None,
-    ) -> Loss:
-        """The loss of one batch of view pairs.
-
-        Parameters
-        ----------
-        online_1, online_2
-            The predictor's outputs, not normalised.
-        target_1, target_2
-            The target network's projections; treated as constants.
-        decoder
-            What follows the prediction, if anything does.
-        backward_head, generator, gather, rank, distances
-            Ignored; C-BYOL uses them.
-        """
-        check_views(online_1, online_2, target_1, target_2)
-        with full_precision(online_1):
-            decode = decoder or _identity
-            byol = regression(decode(online_1), target_2.detach())
-            byol = byol + regression(decode(online_2), target_1.detach())
-            mu = mean_directions(online_1), mean_directions(online_2)
-            return Loss(self.weight * byol, {"byol": byol.detach() / 2, **direction_metrics(*mu)})
-
 
 @dataclass(frozen=True)
-class CBYOL(Objective):
+class CBYOL(Regression):
     """C-BYOL: BYOL's regression from a compressed latent.
 
     Parameters
@@ -140,65 +159,20 @@ class CBYOL(Objective):
     closed_form: bool = False
     pair_normalised: bool = False
     beta_schedule: str = "constant"
-    family: ClassVar[Family] = "byol"
 
     def __post_init__(self) -> None:
         positive(self, "kappa_e kappa_b weight beta")
         if self.pairing not in ("same", "cross"):
             raise ValueError(f"pairing must be same or cross, got {self.pairing!r}")
 
-    def __call__(
-        self,
-        online_1: Float[Tensor, "batch dim"],
-        online_2: Float[Tensor, "batch_2 dim_2"],
-        target_1: Float[Tensor, "target_batch target_dim"],
-        target_2: Float[Tensor, "target_batch_2 target_dim_2"],
-        *,
-        decoder: Map | None = None,
-        backward_head: Map | None = None,
-        generator: Generator | None = None,
-        gather: Gather | None = None,
-        rank: int = 0,
-        distances: Float[Tensor, " pairs"] | None = None,
-        kappa_e: tuple[Shaped[Tensor, "..."], Shaped[Tensor, "..."]] | None = None,
-        draw: Draw | None = None,
-    ) -> Loss:
-        """The loss of one batch of view pairs.
-
-        Parameters
-        ----------
-        online_1, online_2
-            The predictor's outputs h with mu = h/|h|, not normalised.
-        target_1, target_2
-            The target network's projections; treated as constants.
-        decoder
-            Linear map from z to a prediction of the target's projection; none for z itself.
-        backward_head
-            Map from the target's *normalised* projection to the mean direction of b(z|y); none for the projection
-            itself.
-        generator, gather, rank, distances, kappa_e, draw
-            As in :class:`lipcomp.objectives.CSimCLR`.
-        """
-        check_views(online_1, online_2, target_1, target_2)
-        with full_precision(online_1):
-            mu = mean_directions(online_1), mean_directions(online_2)
-            targets = target_1.detach(), target_2.detach()
-            kappas: tuple[Concentration, Concentration] = kappa_e or (self.kappa_e, self.kappa_e)
-            z = draw_latents(mu, kappas, sampling=self.sampling, draw=draw, generator=generator)
-            decode, head = decoder or _identity, backward_head or _identity
-            byol = regression(decode(z[0]), targets[1]) + regression(decode(z[1]), targets[0])
-
-            # The official order: view 2 passes first, which the head's running statistics remember.
-            b_2, b_1 = (
-                mean_directions(head(mean_directions(target)), "backward_head's output")
-                for target in reversed(targets)
-            )
-            b = [b_1, b_2] if self.pairing == "same" else [b_2, b_1]
-            pairs = [(z[view], mu[view], kappas[view], b[view]) for view in (0, 1)]
-            weights = pair_weights_of(self, distances, len(mu[0]), gather)
-            compression, metrics = compress(pairs, self.kappa_b, self.closed_form, weights)
-            value = self.weight * byol + self.beta * compression.sum()
-            return Loss(value, {**metrics, "byol": byol.detach() / 2, **direction_metrics(*mu)})
+    def backward(self, targets: tuple[Tensor, Tensor], head: Map) -> tuple[Tensor, Tensor]:
+        """Mean directions of b(z|y) for both views' z."""
+        # The official order: view 2 passes first, which the head's running statistics remember.
+        b_2, b_1 = (
+            mean_directions(head(mean_directions(target)), "backward_head's output")
+            for target in reversed(targets)
+        )
+        return (b_1, b_2) if self.pairing == "same" else (b_2, b_1)
 
 
 def _identity(x: Tensor) -> Tensor:

@@ -8,8 +8,10 @@ byol        ``objective(online1, online2, target1, target2, decoder=..., backwar
 supervised  ``objective(h, labels, class_directions, generator=...)``
 ==========  =====================================================================================================
 
-Every objective also takes, by keyword,
+A family's call is written once, in its base class. Every objective also takes, by keyword,
 
+``generator``
+    Source of the draws of z; ignored where nothing is drawn.
 ``gather``, ``rank``
     Training on several replicas. ``gather`` maps this replica's rows (b, ...) to the rows of all replicas
     (ranks * b, ...), concatenated in rank order, *with gradients* (a gradient that arrives at another replica's
@@ -20,6 +22,12 @@ Every objective also takes, by keyword,
     computes) is its gradient.
 ``distances``
     Pixel L2 distance of the two views of each image, (batch,); read where ``pair_normalised`` is set.
+``kappa_e``
+    Concentrations of e(z|x), one per example, instead of the objective's constant: a tensor for each view.
+``draw``
+    How z is drawn from e(z|x), called view after view; the default is ``rsample``.
+
+The last two are for objectives that draw.
 
 The arithmetic is at least float32, autocast or not: a logit at kappa_b = 10 has three digits in bfloat16.
 """
@@ -27,20 +35,23 @@ The arithmetic is at least float32, autocast or not: a logit at kappa_b = 10 has
 import dataclasses
 import math
 from abc import ABC
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any, ClassVar, Literal
 
 import torch
 from jaxtyping import Float
-from torch import Tensor
+from torch import Generator, Tensor
 from torch.nn import functional as F
 
+from lipcomp.distributions import VonMisesFisher
 from lipcomp.distributions._bessel import check_concentration
 from lipcomp.objectives._schedules import beta_factor, check_schedule
 
 Number = float | int  # a float, as a user may write it; kept as a float
 Gather = Callable[[Tensor], Tensor]
+Draw = Callable[[VonMisesFisher], Tensor]
+Concentration = float | Tensor
 Family = Literal["simclr", "byol", "supervised"]
 
 
@@ -90,8 +101,11 @@ class Objective(ABC):
     known: ClassVar[dict[str, type["Objective"]]] = {}
     __call__: Callable[..., Loss]
 
-    def __init_subclass__(cls) -> None:
-        Objective.known[cls.__name__] = cls
+    def __init_subclass__(cls, family: Family | None = None) -> None:
+        if family is not None:
+            cls.family = family  # the base class of a family
+        else:
+            Objective.known[cls.__name__] = cls
 
     def to_dict(self) -> dict[str, Any]:
         """Name and options, JSON-safe; :meth:`from_dict` goes back."""
@@ -154,6 +168,34 @@ def check_rows(tensor: Tensor, rows: int, name: str) -> None:
             f"{name} must have one value per example, shape ({rows},), got {tuple(tensor.shape)}"
         )
     check_concentration(tensor, name)
+
+
+def inverse_temperature(objective: Any) -> float:
+    """kappa_b, of an uncompressed objective 1/temperature."""
+    return float(objective.kappa_b if hasattr(objective, "kappa_b") else 1 / objective.temperature)
+
+
+def draw_latents(
+    objective: Any,
+    mu: Sequence[Tensor],
+    kappa_e: Sequence[Tensor] | None,
+    draw: Draw | None,
+    generator: Generator | None,
+) -> tuple[Sequence[Tensor], Sequence[Concentration]]:
+    """Latents of each view and the concentrations they were drawn with: of an objective without noise mu, and none."""
+    if not hasattr(objective, "kappa_e"):
+        if kappa_e is not None or draw is not None:
+            raise TypeError(f"{type(objective).__name__} draws no latents: leave out kappa_e and draw")
+        return mu, ()
+    kappas: Sequence[Concentration] = kappa_e or [objective.kappa_e] * len(mu)
+    for view, (direction, kappa) in enumerate(zip(mu, kappas, strict=True), 1):
+        if isinstance(kappa, Tensor):
+            check_rows(kappa, len(direction), f"kappa_e of view {view}" if len(mu) > 1 else "kappa_e")
+    if not objective.sampling:
+        return mu, kappas
+    drawn = draw or (lambda density: density.rsample(generator=generator))
+    densities = [VonMisesFisher(m, k, validate_args=False) for m, k in zip(mu, kappas, strict=True)]
+    return [drawn(density) for density in densities], kappas
 
 
 def full_precision(tensor: Tensor) -> torch.autocast:

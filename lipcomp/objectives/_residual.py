@@ -17,6 +17,7 @@ median distance counts as that far, so that two equal views cannot take the whol
 """
 
 import functools
+from typing import Any
 
 import torch
 from jaxtyping import Float
@@ -24,9 +25,7 @@ from torch import Tensor
 
 from lipcomp.distributions._bessel import mean_resultant_length, scaled_log_normalizer
 from lipcomp.distributions._divergence import constant_floor, divergence_floor, half_chord_squared
-from lipcomp.objectives._objective import Gather
-
-Concentration = float | int | Tensor
+from lipcomp.objectives._objective import Concentration, Gather, Objective, check_rows
 
 
 def log_density(
@@ -98,3 +97,44 @@ def _constant_top(dim: int, kappa: float) -> float:
 @functools.lru_cache(maxsize=4096)
 def _constant_length(dim: int, kappa: float) -> float:
     return mean_resultant_length(dim, torch.tensor(kappa, dtype=torch.float64)).item()
+
+
+def pair_weights_of(
+    objective: Objective, distances: Tensor | None, rows: int, gather: Gather | None
+) -> Float[Tensor, " batch"] | None:
+    """The weights that ``pair_normalised`` asks for; None without it."""
+    if not objective.needs_distances:
+        return None
+    if distances is None:
+        raise ValueError(
+            "distances must be given with pair_normalised=True: the pixel L2 distance of the two views of each image, "
+            "shape (batch,)"
+        )
+    check_rows(distances, rows, "distances")
+    return pair_weights(distances, gather)
+
+
+def compress(
+    objective: Any, pairs: list[tuple[Tensor, Tensor, Concentration, Tensor]], weights: Tensor | None
+) -> tuple[Float[Tensor, " directions"], dict[str, Tensor]]:
+    """The (weighted) residual information of each direction, and its log without the weights.
+
+    ``pairs`` holds (z, mu_e, kappa_e, mu_b) of each direction.
+    """
+    residuals, excess, kappa_b = [], [], objective.kappa_b
+    for z, mu_e, kappa_e, mu_b in pairs:
+        floor = residual_floor(mu_e.shape[1], kappa_e, kappa_b)
+        if objective.closed_form:
+            above = closed_excess(mu_e, kappa_e, mu_b, kappa_b)
+            residuals.append(floor + above)
+        else:
+            residuals.append(sampled_residual(z, mu_e, kappa_e, mu_b, kappa_b))
+            above = residuals[-1].detach() - floor
+        excess.append(above.detach().mean())
+    metrics = {
+        "residual_information": torch.stack([residual.detach().mean() for residual in residuals]).mean(),
+        "excess_residual": torch.stack(excess).mean().detach(),
+    }
+    if weights is not None:
+        residuals = [weights * residual for residual in residuals]
+    return torch.stack([residual.mean() for residual in residuals]), metrics

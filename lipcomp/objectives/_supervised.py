@@ -16,27 +16,25 @@ with a free-standing classifier). :class:`CosineClassifier` is the uncompressed 
 
 import math
 from dataclasses import dataclass
-from typing import ClassVar
 
 import torch
 from jaxtyping import Float, Int, Shaped
 from torch import Generator, Tensor, nn
 from torch.nn import functional as F
 
-from lipcomp.distributions import VonMisesFisher
-from lipcomp.objectives._ceb import Draw, compress
 from lipcomp.objectives._objective import (
-    Family,
+    Draw,
     Gather,
     Loss,
     Number,
     Objective,
-    check_rows,
+    draw_latents,
     full_precision,
+    inverse_temperature,
     mean_directions,
     positive,
 )
-from lipcomp.objectives._residual import Concentration
+from lipcomp.objectives._residual import compress
 
 
 class ClassEncoder(nn.Module):
@@ -59,30 +57,8 @@ class ClassEncoder(nn.Module):
         return F.normalize(self.directions, dim=1)[labels]
 
 
-@dataclass(frozen=True)
-class SupervisedCEB(Objective):
-    """The conditional entropy bottleneck against class encoders.
-
-    Parameters
-    ----------
-    kappa_e, kappa_b
-        Concentrations of the forward encoder and of the class encoders.
-    beta
-        Strength of the compression, >= 0.
-    sampling, closed_form, beta_schedule
-        As in :class:`lipcomp.objectives.CSimCLR`.
-    """
-
-    kappa_e: Number = 1024.0
-    kappa_b: Number = 10.0
-    beta: Number = 1.0
-    sampling: bool = True
-    closed_form: bool = False
-    beta_schedule: str = "constant"
-    family: ClassVar[Family] = "supervised"
-
-    def __post_init__(self) -> None:
-        positive(self, "kappa_e kappa_b beta")
+class Classification(Objective, family="supervised"):
+    """Objectives of labels and class directions."""
 
     def __call__(
         self,
@@ -108,30 +84,50 @@ class SupervisedCEB(Objective):
         class_directions
             m_y, not necessarily normalised.
         generator, kappa_e, draw
-            As in :class:`lipcomp.objectives.CSimCLR`.
+            See :mod:`lipcomp.objectives._objective`.
         gather, rank, distances
             Unused: the classes are on every replica, and there is no second view.
         """
         check_classes(embedding, labels, class_directions)
         with full_precision(embedding):
             mu, classes = mean_directions(embedding), mean_directions(class_directions, "class_directions")
-            kappa: Concentration = self.kappa_e if kappa_e is None else kappa_e
-            if isinstance(kappa, Tensor):
-                check_rows(kappa, len(mu), "kappa_e")
-            z = mu
-            if self.sampling:
-                e = VonMisesFisher(mu, kappa, validate_args=False)
-                z = draw(e) if draw is not None else e.rsample(generator=generator)
-            entropy = F.cross_entropy(self.kappa_b * z @ classes.T, labels)
-            compression, metrics = compress(
-                [(z, mu, kappa, classes[labels])], self.kappa_b, self.closed_form, None
-            )
-            value = entropy + self.beta * compression.sum()
+            (z,), kappas = draw_latents(self, (mu,), None if kappa_e is None else (kappa_e,), draw, generator)
+            value = entropy = F.cross_entropy(inverse_temperature(self) * z @ classes.T, labels)
+            metrics: dict[str, Tensor] = {}
+            if isinstance(self, SupervisedCEB):
+                pairs = [(z, mu, kappas[0], classes[labels])]
+                compression, metrics = compress(self, pairs, None)
+                value = entropy + self.beta * compression.sum()
             return Loss(value, {**metrics, **_classifier_metrics(entropy, z, classes, labels)})
 
 
 @dataclass(frozen=True)
-class CosineClassifier(Objective):
+class SupervisedCEB(Classification):
+    """The conditional entropy bottleneck against class encoders.
+
+    Parameters
+    ----------
+    kappa_e, kappa_b
+        Concentrations of the forward encoder and of the class encoders.
+    beta
+        Strength of the compression, >= 0.
+    sampling, closed_form, beta_schedule
+        As in :class:`lipcomp.objectives.CSimCLR`.
+    """
+
+    kappa_e: Number = 1024.0
+    kappa_b: Number = 10.0
+    beta: Number = 1.0
+    sampling: bool = True
+    closed_form: bool = False
+    beta_schedule: str = "constant"
+
+    def __post_init__(self) -> None:
+        positive(self, "kappa_e kappa_b beta")
+
+
+@dataclass(frozen=True)
+class CosineClassifier(Classification):
     """The uncompressed twin of :class:`SupervisedCEB`: a cosine softmax on the mean direction.
 
     Parameters
@@ -141,28 +137,9 @@ class CosineClassifier(Objective):
     """
 
     temperature: Number = 0.1
-    family: ClassVar[Family] = "supervised"
 
     def __post_init__(self) -> None:
         positive(self, "temperature")
-
-    def __call__(
-        self,
-        embedding: Float[Tensor, "batch dim"],
-        labels: Int[Tensor, " labels"],
-        class_directions: Float[Tensor, "classes class_dim"],
-        *,
-        generator: Generator | None = None,
-        gather: Gather | None = None,
-        rank: int = 0,
-        distances: Float[Tensor, " pairs"] | None = None,
-    ) -> Loss:
-        """The loss of one batch; the other keywords are ignored."""
-        check_classes(embedding, labels, class_directions)
-        with full_precision(embedding):
-            mu, classes = mean_directions(embedding), mean_directions(class_directions, "class_directions")
-            entropy = F.cross_entropy(mu @ classes.T / self.temperature, labels)
-            return Loss(entropy, _classifier_metrics(entropy, mu, classes, labels))
 
 
 def check_classes(embedding: Tensor, labels: Tensor, class_directions: Tensor) -> None:

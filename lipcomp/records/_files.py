@@ -21,7 +21,7 @@ import re
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import IO, Literal
+from typing import IO
 
 from lipcomp._claims import claim
 from lipcomp.records._record import SCHEMA, LineParser, Record, RecordError, RecordWarning, SchemaError
@@ -301,44 +301,3 @@ def _new_file(out: Path | str) -> Path:
     if out.exists():
         raise ValueError(f"{out} exists already; give the path of a new file")
     return out
-
-
-def merge_records(
-    paths: Sequence[Path | str], out: Path | str, *, on_conflict: Literal["error", "first", "last"] = "error"
-) -> int:
-    """Merge files of records (two studies) into a new one; returns how many records it holds.
-
-    What was measured twice with the same value is kept once.
-
-    Parameters
-    ----------
-    paths
-        The files to merge, in order.
-    out
-        The new file.
-    on_conflict
-        What to do with two records of one quantity and identity whose values differ: refuse, or keep the first or
-        the last.
-
-    Raises
-    ------
-    ValueError
-        If two records disagree and ``on_conflict`` is "error", or ``out`` exists already.
-    """
-    if on_conflict not in ("error", "first", "last"):
-        raise ValueError(f'on_conflict must be "error", "first" or "last", got {on_conflict!r}')
-    out = _new_file(out)
-    merged: dict[tuple[str, str], Record] = {}
-    for record in read_records(paths):
-        key = record.quantity, record.identity
-        known = merged.setdefault(key, record)
-        if known.value != record.value:
-            if on_conflict == "error":
-                raise ValueError(
-                    f"{record.quantity} of {record.subject} was measured as {known.value} and as "
-                    f'{record.value}; decide with on_conflict="first" or "last"'
-                )
-            if on_conflict == "last":
-                merged[key] = record
-    append_records(out, merged.values())
-    return len(merged)

@@ -1,4 +1,4 @@
-"""RobustBench, when asked for: its model zoo, its own evaluation, its result files. The extra ``robustbench``.
+"""RobustBench, when asked for: its model zoo and its own evaluation. The extra ``robustbench``.
 
 RobustBench 1.1.1 does not run as installed. The obstacles, and how they are removed here, for as long as a
 call lasts:
@@ -24,7 +24,6 @@ import contextlib
 import importlib
 import importlib.util
 import io
-import json
 import pickle
 import sys
 import tempfile
@@ -216,40 +215,6 @@ def run_benchmark(
         )
     known = dataset == "imagenet" and all(name in ALEXNET for name in names)
     return BenchmarkResult(float(clean), float(accuracy), captured.get("mce") if known else None)
-
-
-def read_results(folder: Path | str, dataset: str = "cifar10", threat: str = "corruptions") -> pd.DataFrame:
-    """The accuracies in RobustBench's result files, ``<folder>/<dataset>/<threat>/*.json``, in [0, 1].
-
-    Returns
-    -------
-    One row per model: ``clean``, ``shifted`` (robust or corrupted accuracy); see
-    :func:`~lipcomp.robustness._effective.fit_baselines`.
-    """
-    _check(dataset, threat)
-    place = Path(folder) / dataset / threat.removesuffix("_3d")
-    found = sorted(place.glob("*.json"))
-    if not found:
-        raise FileNotFoundError(
-            f"{str(place)!r} holds no result files; they are in the folder model_info of RobustBench's repository"
-        )
-    field = {"corruptions": "corruptions_acc", "corruptions_3d": "corruptions_acc_3d"}.get(
-        threat, "autoattack_acc"
-    )
-    rows = {}
-    for path in found:
-        try:
-            content = json.loads(path.read_text())
-            shifted = content.get(field, content.get("external"))
-            rows[path.stem] = {
-                "clean": float(content["clean_acc"]) / 100,
-                "shifted": float(shifted) / 100 if shifted not in (None, "") else np.nan,
-            }
-        except (ValueError, KeyError, TypeError, AttributeError) as error:
-            raise ValueError(
-                f"{str(path)!r} is not a result file ({error!r}); remove it or get it again"
-            ) from error
-    return pd.DataFrame.from_dict(rows, orient="index")
 
 
 def _check(dataset: str, threat: str) -> None:

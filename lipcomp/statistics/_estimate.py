@@ -58,11 +58,6 @@ class Estimate(ResultMixin):
     smallest_p: float | None = None
     note: str = ""
 
-    @property
-    def estimable(self) -> bool:
-        """Whether there is a value at all."""
-        return self.value is not None
-
     def __repr__(self) -> str:
         return f"{type(self).__name__}({self})"
 

@@ -137,9 +137,9 @@ def _paired(n: int, alpha: float, power: float, rng: np.random.Generator) -> tup
             found = scipy.stats.nct.sf(critical, n - 1, shift) + scipy.stats.nct.cdf(-critical, n - 1, shift)
             return float(found) - power
 
-        high = (scipy.stats.norm.ppf(1 - alpha / 2) + scipy.stats.norm.ppf(power)) / math.sqrt(n)
+        high = 1.0
         while lack(high) < 0:
-            high *= 1.2
+            high *= 2
         return float(scipy.optimize.brentq(lack, 0.0, high)), "sign-flip test, power by the noncentral t", ""
     noise = rng.standard_normal((SIMULATIONS, n))
     half = np.ones((1, 1))
@@ -163,7 +163,7 @@ def _paired(n: int, alpha: float, power: float, rng: np.random.Generator) -> tup
 def _correlation(n: int, test: str, alpha: float, power: float) -> tuple[float | None, str, str]:
     method = f"permutation test of {test}, power by Fisher's z"
     smallest = 2 / math.factorial(min(n, 20))
-    if n < 3 or smallest > alpha:
+    if smallest > alpha:
         return (
             None,
             method,

@@ -20,7 +20,7 @@ from lipcomp.measure._run import Outputs
 @pytest.fixture(scope="module")
 def study(tmp_path_factory, small_digits):
     folder = tmp_path_factory.mktemp("bounds")
-    spec = EncoderSpec("small_cnn", (1, 12, 12), mean=(0.131,), std=(0.308,), projector=(32, 16))
+    spec = EncoderSpec("small_cnn", (1, 8, 8), mean=(0.131,), std=(0.308,), projector=(32, 16))
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(measuring, "IMAGES", 40)
         patch.setattr(measuring, "SIGMA_IMAGES", 12)
@@ -31,13 +31,13 @@ def study(tmp_path_factory, small_digits):
                 build_encoder(spec, seed=seed).eval(),
                 metadata=Metadata(objective={"name": name}, seed=0),
             )
-        list(measure(plan(folder, small_digits(12)), Outputs(folder / measuring.RECORDS)))
+        list(measure(plan(folder, small_digits(8)), Outputs(folder / measuring.RECORDS)))
     return folder
 
 
 def plan(folder, images):
     sources = tuple(Source(str(path), name) for name, path in find_runs(folder).items())
-    asked = tuple(measuring.quantities(("backbone", "latent"), ball_images=2))
+    asked = tuple(measuring.quantities(("backbone", "latent"), ball_images=1))
     return Plan(sources, Images(images), asked, device="cpu")
 
 

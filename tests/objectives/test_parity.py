@@ -14,8 +14,8 @@ import torch
 from lipcomp.distributions._bessel import log_normalizer
 from lipcomp.objectives import BYOL, CBYOL, CSimCLR, SimCLR
 from lipcomp.objectives._byol import regression
-from lipcomp.objectives._nt_xent import info_nce
 from lipcomp.objectives._residual import log_density, sampled_residual
+from lipcomp.objectives._simclr import info_nce
 
 FILE = Path(__file__).parents[1] / "reference" / "objectives.npz"
 TOLERANCE = {"f64": 1e-9, "f32": 1e-4}

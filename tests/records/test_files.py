@@ -24,7 +24,7 @@ from lipcomp.records import (
     read_records,
 )
 from lipcomp.records.__main__ import main
-from lipcomp.records._files import iterate_records, merge_records, salvage_records
+from lipcomp.records._files import iterate_records, salvage_records
 from lipcomp.records._record import RecordError, RecordWarning
 
 CLEAN = Record(
@@ -316,31 +316,6 @@ def test_large_batches_are_whole_whoever_is_killed_and_when(tmp_path):
         torn += kill_while_they_write(tmp_path / f"{kill}.jsonl", 20_000, 2, rng.random() * 0.02)
         (tmp_path / f"{kill}.jsonl").unlink()
     assert torn  # some kills fell into a write
-
-
-def test_two_studies_merge(tmp_path):
-    one, two, out = tmp_path / "1", tmp_path / "2", tmp_path / "out"
-    append_records(one, [CLEAN, BOUND])
-    again = Record(
-        "bound.supremum.max", 3.5, "1/pixel L2²", subject=BOUND.subject, provenance={"time": "later"}
-    )
-    append_records(two, [again, Record("other", 1.0)])
-    assert merge_records([one, two], out) == 3
-    assert read_records(out) == [CLEAN, BOUND, Record("other", 1.0)]
-    with pytest.raises(ValueError, match="exists already"):
-        merge_records([one, two], out)
-
-
-def test_two_studies_that_disagree_are_refused_or_decided(tmp_path):
-    one, two = tmp_path / "1", tmp_path / "2"
-    append_records(one, [Record("q", 1.0)])
-    append_records(two, [Record("q", 2.0)])
-    with pytest.raises(ValueError, match=r"measured as 1\.0 and as 2\.0"):
-        merge_records([one, two], tmp_path / "out")
-    assert not (tmp_path / "out").exists()
-    for choice, value in (("first", 1.0), ("last", 2.0)):
-        merge_records([one, two], tmp_path / choice, on_conflict=choice)
-        assert [r.value for r in read_records(tmp_path / choice)] == [value]
 
 
 def test_lines_are_found_from_the_end_whatever_the_chunk(tmp_path, monkeypatch):

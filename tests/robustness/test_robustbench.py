@@ -1,7 +1,6 @@
 """RobustBench's own evaluation against ours, and that it leaves nothing behind."""
 
 import hashlib
-import json
 import pickle
 import subprocess
 import sys
@@ -145,21 +144,6 @@ def test_a_zoo_checkpoint_comes_from_its_usual_place(bench, tmp_path):
     (place / f"{name}.pt").write_bytes(b"half")
     with pytest.raises(ValueError, match=r"Wong2020Fast's checkpoint|more than weights"):
         bench.load_zoo_model(name, "cifar10", "Linf", folder=tmp_path)
-
-
-def test_result_files_become_baselines(bench, tmp_path):
-    place = tmp_path / "cifar10" / "corruptions"
-    place.mkdir(parents=True)
-    (place / "A.json").write_text(json.dumps({"clean_acc": "95.0", "corruptions_acc": "81.5"}))
-    (place / "B.json").write_text(json.dumps({"clean_acc": 90, "corruptions_acc": ""}))
-    frame = bench.read_results(tmp_path, "cifar10", "corruptions")
-    assert frame.loc["A"].tolist() == [0.95, 0.815]
-    assert np.isnan(frame.loc["B", "shifted"])
-    (place / "C.json").write_text("{")
-    with pytest.raises(ValueError, match=r"C\.json' is not a result file"):
-        bench.read_results(tmp_path)
-    with pytest.raises(FileNotFoundError, match="model_info"):
-        bench.read_results(tmp_path, "cifar100")
 
 
 def test_nothing_is_imported_unless_asked():
