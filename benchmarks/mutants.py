@@ -247,7 +247,7 @@ def run_tests(
         words += ["-o", "addopts=--import-mode=importlib --strict-markers", *tests]
         code = 1
         try:
-            code = int(pytest.main(words, plugins=[First(write) if reached is None else Reach(reached)]))
+            code = int(pytest.main(words, plugins=[First(write), *([Reach(reached)] if reached else [])]))
         finally:
             os._exit(code)
     os.close(write)

@@ -5,12 +5,17 @@ from pathlib import Path
 
 import pytest
 import torch
+from hypothesis import HealthCheck, settings
 
 # Scripts, which --doctest-modules would import.
 collect_ignore_glob = ["data/corpus/*.py", "*/make_*.py"]
 
 # Small operations are many times slower when two threads contend for two cores.
 torch.set_num_threads(1)
+
+# No clocks: a busy machine is no fault of the code.
+settings.register_profile("lipcomp", deadline=None, suppress_health_check=list(HealthCheck))
+settings.load_profile("lipcomp")
 
 REFERENCE = Path(__file__).parent / "reference"
 

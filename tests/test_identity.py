@@ -178,13 +178,13 @@ def plain(value):
     return (type(value).__name__, repr(value))
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(values, values)
 def test_digests_are_equal_exactly_for_equal_values(one, other):
     assert (digest(one) == digest(other)) == (plain(one) == plain(other))
 
 
-@settings(max_examples=20, deadline=None)
+@settings(max_examples=20)
 @given(values)
 def test_a_digest_is_stable_and_mixes_nothing_up(value):
     assert digest(value) == digest(value)

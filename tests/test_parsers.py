@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from hypothesis import HealthCheck, example, given, settings, strategies as st
+from hypothesis import example, given, settings, strategies as st
 
 from analyses.paired_study.design import Design, read_design
 from analyses.paired_study.study import read_plan
@@ -21,8 +21,8 @@ from lipcomp.measure import _options as options
 from train.recipe import Recipe, change
 from train.recipes import find_recipe, mnist_byol
 
-FEW = settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
-MANY = settings(max_examples=300, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+FEW = settings(max_examples=60)
+MANY = settings(max_examples=300)
 DIGITS = st.text(alphabet="0123456789.,xX-+eEinfa N_", max_size=12)
 TEXTS = st.one_of(DIGITS, st.text(max_size=12))
 JSON = st.recursive(

@@ -10,8 +10,11 @@ Singular values come from a full decomposition, not from power iteration, whose 
 take a coarser grid: a looser factor, still certified. The widest (above 256 channels) take the norm of the reshaped
 weight times the root of the kernel's size, which is certified too, and up to that root too large. Measured on 32 x 32
 maps, 3 x 3 kernels, random weights: 2% above the true norm up to 32 channels, 3% at 64, 7 to 14% at 128.
+
+A layer's norm is computed once per process: every ball and every image of a certificate asks for it again.
 """
 
+import hashlib
 import math
 
 import torch
@@ -21,6 +24,7 @@ from torch.nn import functional as F
 
 BUDGET = 6e8  # frequencies x channels³ for one layer's singular values
 GRIDS = (128, 64, 32, 16, 8)
+_NORMS: dict[tuple[object, ...], float] = {}  # of convolutions, by their weights' content
 
 
 def linear_norm(weight: Float[Tensor, "outputs inputs"]) -> float:
@@ -42,11 +46,12 @@ def convolution_norm(
     dims = kernel.dim() - 2
     if any(s > 1 for s in stride) and any(d > 1 for d in dilation):
         stride = (1,) * dims  # dilated and strided: the stride only drops outputs
-    out = kernel.shape[0] // groups
-    norms = []
-    for group in kernel.split(out):
-        norms.append(_symbol_norm(_polyphase(group, stride)))
-    return _up(max(norms))
+    content = hashlib.blake2b(kernel.numpy().tobytes()).digest()
+    key = (content, tuple(kernel.shape), tuple(stride), groups)
+    if key not in _NORMS:
+        parts = kernel.split(kernel.shape[0] // groups)
+        _NORMS[key] = _up(max(_symbol_norm(_polyphase(part, stride)) for part in parts))
+    return _NORMS[key]
 
 
 def _polyphase(kernel: Tensor, stride: tuple[int, ...]) -> Tensor:

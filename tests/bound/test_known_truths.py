@@ -149,7 +149,7 @@ def test_pair_ascent_beats_random_points(encoder, generator):
     assert float((pair.sigma / pair.sigma_at_image).mean()) > 1.15
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 @given(
     seed=st.integers(0, 2**31),
     dim=st.integers(2, 24),

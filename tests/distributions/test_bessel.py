@@ -122,7 +122,7 @@ def test_the_values_of_the_reference_file(reference):
             )
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 @given(DIMS, KAPPAS)
 def test_properties_over_the_whole_domain(d, k):
     kappa = wide(k)
@@ -145,7 +145,7 @@ def test_properties_over_the_whole_domain(d, k):
     assert abs(mean_resultant_deficit(d, kappa) + a - 1) <= 2e-15
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(DIMS, st.floats(-6, 7).map(lambda e: 10.0**e))
 def test_the_area_under_the_normaliser(d, k):
     """C_{d+2} = C_d kappa / (2 pi A_d): two normalisers and a ratio, from three different evaluations."""

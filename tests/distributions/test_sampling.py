@@ -96,7 +96,7 @@ def test_length_one_at_the_poles_too(d, dtype):
         assert abs(w.mean() - a) < 5 * spread + 2 * torch.finfo(dtype).eps
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(
     st.integers(2, 4096), st.one_of(st.just(0.0), st.floats(-6, 7).map(lambda e: 10.0**e)), st.integers(0, 99)
 )

@@ -6,7 +6,7 @@ import mpmath
 import numpy as np
 import pytest
 import torch
-from hypothesis import HealthCheck, given, settings, strategies as st
+from hypothesis import given, settings, strategies as st
 from scipy import stats
 from torch.distributions import kl_divergence
 
@@ -115,7 +115,7 @@ def test_gradients_of_the_density_on_the_sphere():
 # Divergences.
 
 
-@settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=25)
 @given(st.integers(2, 4096), st.floats(-3, 6), st.floats(-3, 6))
 def test_the_floor_against_sixty_digits(exact_floor, d, e1, e2):
     k1, k2 = 10.0**e1, 10.0**e2

@@ -4,7 +4,7 @@ import math
 
 import pytest
 import torch
-from hypothesis import HealthCheck, given, settings, strategies as st
+from hypothesis import given, settings, strategies as st
 
 from lipcomp.distributions import VonMisesFisher
 from lipcomp.objectives import CSimCLR, SimCLR
@@ -84,7 +84,7 @@ def test_simclr_is_twice_the_usual_loss(views):
     assert SimCLR(0.2)(one, two).value.item() == pytest.approx(2 * usual.item(), rel=1e-13)
 
 
-@settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=40)
 @given(st.integers(2, 20), st.integers(2, 40), st.floats(-1, 3), st.booleans())
 def test_the_bound_never_exceeds_the_log_of_the_candidates(views, rows, dim, exponent, double):
     one, two = (unit(h.detach()) for h in views(rows, dim, closeness=0.1))

@@ -7,7 +7,7 @@ import sys
 import numpy as np
 import pytest
 import torch
-from hypothesis import HealthCheck, given, settings, strategies as st
+from hypothesis import given, settings, strategies as st
 
 from lipcomp.records import Record, to_frame
 from lipcomp.records._origin import command_line, provenance
@@ -21,7 +21,7 @@ VALUES = st.recursive(
 KEYS = TEXT | st.sampled_from(["subject", "settings", "provenance", "schema"])
 FIELDS = st.dictionaries(KEYS, VALUES, max_size=3)
 FINITE = st.floats(allow_nan=False, allow_infinity=False)
-QUIET = settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+QUIET = settings(max_examples=60)
 RECORDS = st.builds(
     Record,
     TEXT.filter(bool),

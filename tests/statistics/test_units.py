@@ -47,7 +47,7 @@ def test_the_pooled_spread_is_that_of_the_two_way_layout_or_the_pairs_own(seed):
     assert ours.freedom == fit.df_resid == 8
 
 
-@settings(deadline=None, max_examples=20)
+@settings(max_examples=20)
 @given(shift=st.floats(-1e6, 1e6), scale=st.floats(1e-3, 1e3), seed=st.integers(0, 100))
 def test_shift_and_scale_carry_through(shift, scale, seed):
     values, unit, condition = layout(seed=seed)
