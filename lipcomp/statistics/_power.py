@@ -137,9 +137,9 @@ def _paired(n: int, alpha: float, power: float, rng: np.random.Generator) -> tup
             found = scipy.stats.nct.sf(critical, n - 1, shift) + scipy.stats.nct.cdf(-critical, n - 1, shift)
             return float(found) - power
 
-        high = 1.0
+        high = 2 / math.sqrt(n)  # far beyond, the noncentral t is not computed to any digit
         while lack(high) < 0:
-            high *= 2
+            high *= 1.2
         return float(scipy.optimize.brentq(lack, 0.0, high)), "sign-flip test, power by the noncentral t", ""
     noise = rng.standard_normal((SIMULATIONS, n))
     half = np.ones((1, 1))

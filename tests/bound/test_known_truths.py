@@ -9,7 +9,15 @@ from hypothesis import given, settings, strategies as st
 from torch import nn
 from torch.nn import functional as F
 
-from lipcomp.bound import certified_bound, lipschitz, lower_bounds, measure_pairs, random_pairs, search_ball
+from lipcomp.bound import (
+    _layer_norms,
+    certified_bound,
+    lipschitz,
+    lower_bounds,
+    measure_pairs,
+    random_pairs,
+    search_ball,
+)
 from lipcomp.bound._ball import project
 from lipcomp.bound._layer_norms import convolution_norm, linear_norm
 from lipcomp.bound._sandwich import sandwich
@@ -265,6 +273,17 @@ def test_the_sandwich_of_a_curved_map_holds_the_truth_at_every_radius(radius):
     assert (found.searched <= truth.clamp(max=2) * (1 + 1e-9)).all()
     torch.testing.assert_close(found.searched, truth.clamp(max=2), rtol=3e-2, atol=0)
     torch.testing.assert_close(found.certified, truth, rtol=1e-6, atol=0)
+
+
+def test_a_norm_is_computed_once_for_a_weight_and_anew_for_a_changed_one(generator, monkeypatch):
+    weight = torch.randn(3, 2, 3, 3, generator=generator)
+    options = (1, 1), (1, 1), 1
+    first = convolution_norm(weight, *options)
+    with monkeypatch.context() as patch:
+        patch.setattr(_layer_norms, "_symbol_norm", None)
+        assert convolution_norm(weight.clone(), *options) == first
+    assert convolution_norm(weight.mul_(2), *options) == pytest.approx(2 * first)
+    assert convolution_norm(weight, (2, 2), (1, 1), 1) != convolution_norm(weight, *options)
 
 
 @pytest.mark.parametrize("dims", [1, 2])

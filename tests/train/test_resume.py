@@ -171,7 +171,7 @@ def test_a_corrupt_last_state_costs_some_steps_and_nothing_else(long_runs, tmp_p
 
 
 def interrupt_at(step):
-    """Ask for the end, as a scheduler does, once the run is under way; :func:`pretrain` reports at least its last step."""
+    """Ask for the end, as a scheduler does, once the run is under way; :func:`pretrain` reports its last step."""
     import train.pretrain as module
 
     before = module.Run.step
