@@ -11,7 +11,7 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
-# Share of the pixels in a patch, from which share of the queries on (the published schedule, for 10,000 queries).
+# Share of the pixels in a patch, from which share of the queries on: the published schedule without its last two steps.
 _SHARES = (
     (0.0, 0.8),
     (0.001, 0.4),

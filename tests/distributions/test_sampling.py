@@ -10,7 +10,12 @@ from scipy import stats
 
 from lipcomp.distributions import VonMisesFisher
 from lipcomp.distributions._bessel import mean_resultant_length, mean_resultant_slope
-from lipcomp.distributions._sampling import quantile_slope, sample_mode_distance
+from lipcomp.distributions._sampling import (
+    _propose_gamma,
+    _propose_wood,
+    quantile_slope,
+    sample_mode_distance,
+)
 from lipcomp.distributions._von_mises_fisher import HypersphericalUniform
 
 DIMS = [2, 3, 4, 5, 8, 15, 16, 64, 128, 512, 2048]
@@ -190,3 +195,16 @@ def test_the_uniform_distribution():
     assert z.shape == (20_000, 3, 5)
     assert (z.norm(dim=-1) - 1).abs().max() < 1e-6
     assert stats.kstest((1 + z[:, 0, 0].numpy()) / 2, stats.beta(2, 2).cdf).pvalue > 1e-4
+
+
+@pytest.mark.parametrize("d", [4, 64, 2048])
+def test_most_proposals_are_accepted_and_none_more_than_surely(d):
+    """A worse envelope gives the same distribution, later; one that is not above the density another one."""
+    for propose, ratio, least in (
+        (_propose_gamma, 0.5, 0.9),
+        (_propose_wood, 0.5, 0.9),
+        (_propose_wood, 50.0, 0.69),
+    ):
+        _, level = propose(d, torch.full((4000,), ratio * d, dtype=torch.float64), seeded())
+        assert level.max() <= 1e-12
+        assert level.exp().mean() > least
