@@ -36,6 +36,7 @@ import torch
 import torchvision
 from safetensors.torch import save_file
 from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
 
 from benchmarks._harness import add_part, append_lines, read_lines
 from lipcomp._commands import Parser, run
@@ -97,6 +98,18 @@ class Reference:
     processor: dict[str, Any] | None = None
 
 
+class Undrawn(TorchFunctionMode):
+    """Initial weights are not drawn: :func:`shake` replaces them."""
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        kwargs = kwargs or {}
+        name, value = getattr(func, "__name__", ""), args[0] if args else kwargs.get("tensor")
+        skipped = name in (
+            *("uniform_", "normal_", "erfinv_", "kaiming_uniform_", "kaiming_normal_", "xavier_uniform_"),
+        )
+        return value if skipped else func(*args, **kwargs)
+
+
 def shake(network: nn.Module) -> nn.Module:
     """Random weights and statistics in evaluation mode: nothing at its initial value."""
     draw, kept = torch.Generator().manual_seed(0), network.state_dict().keys()
@@ -128,12 +141,24 @@ def count(library: str, name: str, largest: int) -> int:
         return 0
 
 
+def counts(chosen: Sequence[tuple[str, str]], options: Any) -> Iterator[tuple[tuple[str, str], int]]:
+    """Each network's parameters; they are kept beside the results, since counting all takes minutes."""
+    kept = options.out and options.out.with_suffix(".counts")
+    known = {(a, b): numbers for a, b, numbers in read_lines([kept] if kept and kept.exists() else [])}
+    for one in chosen:
+        if one not in known:
+            known[one] = count(*one, options.largest)
+            append_lines(kept, [[*one, known[one]]])
+        yield one, known[one]
+
+
 def of_timm(name: str) -> Reference:
     """Timm's network; its evaluation path is the network without its classifier, on its own normalisation."""
     import timm
 
-    network = shake(timm.create_model(name))
-    headless = timm.create_model(name, num_classes=0).eval()
+    with Undrawn():
+        network, headless = timm.create_model(name), timm.create_model(name, num_classes=0).eval()
+    shake(network)
     told = headless.load_state_dict(network.state_dict(), strict=False)
     if told.missing_keys:
         raise RuntimeError(f"its own headless form lacks {told.missing_keys[0]}")
@@ -158,7 +183,9 @@ def of_timm(name: str) -> Reference:
 
 def of_torchvision(name: str) -> Reference:
     """Torchvision's network without its last linear layer."""
-    network = shake(torchvision.models.get_model(name, weights=None))
+    with Undrawn():
+        network = torchvision.models.get_model(name, weights=None)
+    shake(network)
     state = dict(network.state_dict())
     linears = [place for place, module in network.named_modules() if isinstance(module, nn.Linear)]
     if name in ("googlenet", "inception_v3"):
@@ -230,6 +257,7 @@ def of_transformers(kind: str) -> Reference:
     mean, std = (0.3, 0.4, 0.5), (0.2, 0.25, 0.3)
     processor = {
         "size": {"height": size[0], "width": size[1]},
+        "resample": 2,
         "image_mean": mean,
         "image_std": std,
         "rescale_factor": 1 / 255,
@@ -396,7 +424,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     for case in read_lines([options.out] if options.out and options.out.exists() else []):
         whole = "wrapping" not in case  # too large, or without a reference: not tried again
         done[case["library"], case["name"]] += len(WRAPPINGS) if whole else case.get("container") == "file"
-    sized = sorted((count(*one, options.largest), *one) for one in chosen[options.shard])
+    sized = sorted((numbers, *one) for one, numbers in counts(chosen[options.shard], options))
     for turn in range(len(WRAPPINGS)):
         for place, (numbers, library, name) in enumerate(sized):
             if done[library, name] > turn:

@@ -10,6 +10,7 @@ anything of timm                   without its classifier (needs the extra ``tim
 =================================  =====================================================================
 """
 
+import inspect
 import re
 from collections.abc import Mapping
 from typing import Any
@@ -134,9 +135,18 @@ def _timm(name: str, channels: int, told: Mapping[str, Any]) -> Backbone:
             f"--factory package.module:function"
         )
     options = {"num_classes": 0, "in_chans": channels, **told.get("model_args", {})}
+    builders = (timm.create_model, timm.models.build_model_with_cfg)
+    own = {"features_only", "out_indices"}.union(*(inspect.signature(one).parameters for one in builders))
+    if strange := sorted(
+        own & options.keys()
+    ):  # such as checkpoint_path: files, and not a network's settings
+        raise CheckpointError(
+            f"the model_args of config.json hold {strange[0]!r}, which is no setting of a network; leave it out"
+        )
     size, tagged = told.get("image_size"), timm.get_pretrained_cfg(name)
     usual = tuple(tagged.input_size[1:]) if tagged else None
-    if size and usual and tuple(size) != usual and (tagged.fixed_input_size or name.startswith(SIZED)):
+    sized = "img_size" in options or (tagged and (tagged.fixed_input_size or name.startswith(SIZED)))
+    if size and usual and sized and ("img_size" in options or tuple(size) != usual):
         options["img_size"] = size
     try:
         network = _create(name, options, told.get("global_pool"))

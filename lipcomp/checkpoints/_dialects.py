@@ -23,6 +23,7 @@ import torch
 from torch import Tensor
 
 from lipcomp.checkpoints._errors import CheckpointError
+from lipcomp.checkpoints._preprocessing import CLIP_NORMALISATION
 
 Rules = tuple[tuple[str, str], ...]
 
@@ -101,7 +102,7 @@ CLIP = Dialect(
         (r"post_layernorm\.(\w+)", r"norm.\1"),
     ),
     "visual_projection.weight",
-    {"layer_norm_eps": 1e-5, "configured": True},
+    {"layer_norm_eps": 1e-5, "configured": True, "normalisation": CLIP_NORMALISATION, "hidden_act": None},
 )
 OPENCLIP = Dialect(
     "OpenCLIP",
@@ -120,7 +121,7 @@ OPENCLIP = Dialect(
         (r"ln_post\.(\w+)", r"norm.\1"),
     ),
     "proj",
-    {"layer_norm_eps": 1e-5},
+    {"layer_norm_eps": 1e-5, "normalisation": CLIP_NORMALISATION},
     "openclip",
 )
 MMPRETRAIN = Dialect(

@@ -275,7 +275,7 @@ TENSORFLOW = _row(
     ("momentum_backbone.", ("momentum_projector.",), ("momentum_predictor.",)),
     conventions={"pool_padding": "tensorflow"},
 )
-HUGGINGFACE = _row("huggingface", "transformers, save_pretrained", (), "")
+HUGGINGFACE = _row("huggingface", "transformers, save_pretrained", (), "", small=IMAGENET)
 EXPORTED = _row(
     "exported", "lipcomp's export to safetensors", (), "backbone.", ("projector.",), ("predictor.",)
 )

@@ -43,6 +43,15 @@ def read_json(path: Path) -> dict[str, Any]:
     return value
 
 
+def read_processor(folder: Path) -> tuple[dict[str, Any], str]:
+    """The configuration of a folder's image processor, {} if it has none, and the file it is from, as transformers."""
+    name = "processor_config.json"
+    if isinstance(nested := read_json(folder / name).get("image_processor"), dict):
+        return nested, name
+    name = "preprocessor_config.json"
+    return read_json(folder / name), name
+
+
 def weight_files(folder: Path) -> list[Path]:
     """The files of weights in a folder: one, or the shards that an index names.
 
@@ -70,6 +79,18 @@ def weight_files(folder: Path) -> list[Path]:
     )
 
 
+def is_plain(config: Mapping[str, Any]) -> bool:
+    """Whether a model is one that translates into timm's or torchvision's; transformers builds the others."""
+    kind = config["model_type"]
+    if kind == "resnet":
+        odd = config.get("downsample_in_bottleneck") or config.get("downsample_in_first_stage")
+        return not odd and config.get("hidden_act", "relu") == "relu"
+    plain = config.get("hidden_act", "gelu") == "gelu" and not config.get("use_swiglu_ffn")
+    if kind == "vit_mae" and not plain:
+        raise CheckpointError("a transformers vit_mae with another MLP than GELU's is not supported")
+    return kind in TRANSLATED and plain
+
+
 def translate(
     state: Mapping[str, Tensor], config: Mapping[str, Any]
 ) -> tuple[dict[str, Tensor], dict[str, tuple[str, ...]], dict[str, Any]]:
@@ -83,22 +104,9 @@ def translate(
     Raises
     ------
     CheckpointError
-        If the kind of model is not known, or has an option that the translation does not have.
+        If the weights are not those of the model that the configuration describes.
     """
     kind = str(config["model_type"])
-    if kind == "resnet":
-        if config.get("downsample_in_bottleneck") or config.get("downsample_in_first_stage"):
-            raise CheckpointError(
-                "a transformers ResNet with downsample_in_bottleneck or _first_stage is not supported"
-            )
-        if config.get("hidden_act", "relu") != "relu":
-            raise CheckpointError(
-                f"a transformers ResNet with activation {config['hidden_act']!r} is not supported"
-            )
-    elif config.get("hidden_act", "gelu") != "gelu" or config.get("use_swiglu_ffn"):
-        raise CheckpointError(
-            f"a transformers {kind} with another MLP than GELU's is not supported; load it with timm"
-        )
     dialect = RESNET if kind == "resnet" else TRANSFORMERS
     prefix = next((prefix for found, prefix in prefixes_of(state) if found is dialect), None)
     if prefix is None:
@@ -106,14 +114,61 @@ def translate(
             f"the folder says it is a transformers {kind}, and has no key that ends in {dialect.sign!r}"
         )
     done = translate_names(state, dialect, prefix)
-    keys = {name: (name,) for name in state if not name.startswith(prefix)} | done.keys
-    weights = {name: state[name] for name in state if not name.startswith(prefix)} | done.weights
-    told = (
-        {}
-        if kind == "resnet"
-        else {
-            "heads": config.get("num_attention_heads"),
-            "layer_norm_eps": config.get("layer_norm_eps", 1e-12 if kind.startswith("vit") else 1e-6),
-        }
-    )
-    return weights, keys, told
+    for key, have in (_resnet_facts if kind == "resnet" else _vit_facts)(done.weights).items():
+        said = config.get(key)
+        if said is not None and said != have:
+            raise CheckpointError(
+                f"the config.json of the folder says {key} {said}, its weights have {have}; one of them is another "
+                f"model's"
+            )
+    if kind == "resnet":
+        return done.weights, done.keys, {}
+    epsilon = config.get("layer_norm_eps", 1e-12 if kind.startswith("vit") else 1e-6)
+    if not isinstance(epsilon, float) or not 0 < epsilon < 1:
+        raise CheckpointError(f"the config.json of the folder says layer_norm_eps {epsilon}, which is none")
+    told = {"heads": config.get("num_attention_heads"), "layer_norm_eps": epsilon}
+    if config.get("image_size"):
+        told["native_size"] = _pair(config["image_size"])
+    if kind == "vit":  # Google's have another normalisation than DINO's
+        told["normalisation"] = None
+    return done.weights, done.keys, told
+
+
+def _vit_facts(weights: Mapping[str, Tensor]) -> dict[str, Any]:
+    """What a vision transformer's weights say of its configuration."""
+    width, channels, *patch = weights["patch_embed.proj.weight"].shape
+    facts: dict[str, Any] = {
+        "hidden_size": width,
+        "num_channels": channels,
+        "patch_size": patch[0] if patch[0] == patch[1] else patch,
+        "num_hidden_layers": len({name.split(".")[1] for name in weights if name.startswith("blocks.")}),
+        "qkv_bias": "blocks.0.attn.qkv.bias" in weights,
+    }
+    if "blocks.0.mlp.fc1.weight" in weights:
+        hidden = int(weights["blocks.0.mlp.fc1.weight"].shape[0])
+        facts |= {"intermediate_size": hidden, "mlp_ratio": hidden / width}
+    if "register_tokens" in weights:
+        facts["num_register_tokens"] = int(weights["register_tokens"].shape[1])
+    return facts
+
+
+def _resnet_facts(weights: Mapping[str, Tensor]) -> dict[str, Any]:
+    """What a ResNet's weights say of its configuration."""
+    bottleneck = "layer1.0.conv3.weight" in weights
+    blocks = [
+        {name.split(".")[1] for name in weights if name.startswith(f"layer{stage}.")} for stage in range(1, 5)
+    ]
+    last = f"0.conv{3 if bottleneck else 2}.weight"
+    ends = [weights.get(f"layer{stage}.{last}") for stage in range(1, 5)]
+    return {
+        "depths": [len(numbers) for numbers in blocks],
+        "hidden_sizes": [0 if end is None else int(end.shape[0]) for end in ends],
+        "embedding_size": int(weights["conv1.weight"].shape[0]),
+        "num_channels": int(weights["conv1.weight"].shape[1]),
+        "layer_type": "bottleneck" if bottleneck else "basic",
+    }
+
+
+def _pair(size: Any) -> tuple[int, int]:
+    sides = size if isinstance(size, list) else [size, size]
+    return int(sides[0]), int(sides[-1])

@@ -31,6 +31,7 @@ from lipcomp.checkpoints._backbone import import_timm
 from lipcomp.checkpoints._lean import Budget, lean
 
 TABLE = Path(__file__).with_name("index.txt")
+LARGEST = 10_000  # weights of an architecture
 Shapes = Mapping[str, tuple[int, ...]]
 
 # Attributes that do not change what a network computes in evaluation mode.
@@ -116,6 +117,8 @@ def entries() -> tuple[Mapping[str, list[Entry]], tuple[tuple[str, ...], ...]]:
 def lookup(state: Mapping[str, Tensor]) -> list[Entry]:
     """The architectures whose names and shapes, classifier aside, these are; [] if none is known."""
     table, places = entries()
+    if len(state) > LARGEST:
+        return []
     shapes = {name: tuple(value.shape) for name, value in state.items() if not is_loose(name, value)}
     found: dict[str, Entry] = {}
     for place in ((), *places):

@@ -1,8 +1,14 @@
 """The images of an encoder whose file may not say them: source, then format, then library, or a refusal."""
 
+import math
 import re
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import replace
+from typing import Any
+
+import torch
+from torch import Tensor, nn
 
 from lipcomp.checkpoints._backbone import Backbone
 from lipcomp.checkpoints._errors import CheckpointError
@@ -11,6 +17,9 @@ from lipcomp.checkpoints._recognise import Recognised
 from lipcomp.checkpoints._sources import Source, State
 
 Numbers = Sequence[float | int]
+LARGEST_TRIAL = (
+    3 * 512 * 512
+)  # numbers of an image that a network is tried on, where the meta device does not do
 STEM = re.compile(
     r"(.*\.)?(conv1|conv0|conv_stem|conv_proj|stem|patch_embed|features\.0|init_conv)\b.*weight"
 )
@@ -58,14 +67,62 @@ def inputs_of(
                 f"--std, or --arch with one of these names"
             )
     if known is None:
-        usual = found.format.small if max(native) < 96 else found.format.normalisation
+        family = found.format.small if max(native) < 96 else found.format.normalisation
+        usual: tuple[Numbers, Numbers] | None = found.conventions.get("normalisation", family)
+        if usual is None and (mean is None or std is None):
+            raise CheckpointError(
+                f"ambiguous: nothing says how the images of {backbone.name} are normalised, with mean and std 0.5 as "
+                f"Google's vision transformers or with ImageNet's as DINO's; pass --mean and --std"
+            )
         origin = f"assumed, the convention of {found.format.name}: the file does not say; --mean and --std overrule"
-        known = convention(channels_of(weights), size or native, *usual, origin)
+        known = convention(
+            channels_of(weights), size or native, (usual or family)[0], (usual or family)[1], origin
+        )
         if backbone.preprocessing and size is None:
             known = replace(known, size=backbone.preprocessing.size, pipeline=backbone.preprocessing.pipeline)
     if source.preprocessing is None and (stored := _stored_normalisation(found, source)):
         known = replace(known, mean=stored[0], std=stored[1], origin=stored[2])
     return known.with_given(size, mean, std)
+
+
+def run_once(network: nn.Module, shape: tuple[int, ...], name: str | None = None) -> Any:
+    """What a network gives for one image: on the meta device, which costs nothing, where it runs there.
+
+    None where it runs only on a real device and the image is large. ``name`` is that of its argument, if it needs one.
+    """
+    weights = {
+        key: value.to("meta") for key, value in [*network.named_parameters(), *network.named_buffers()]
+    }
+
+    def given(device: str) -> tuple[tuple[Tensor, ...], dict[str, Tensor]]:
+        image = torch.zeros(1, *shape, device=device)
+        return ((), {name: image}) if name else ((image,), {})
+
+    with torch.no_grad():
+        with suppress(Exception):
+            return torch.func.functional_call(network.eval(), weights, *given("meta"))
+        if math.prod(shape) > LARGEST_TRIAL:
+            return None
+        images, named = given("cpu")
+        return network(*images, **named)
+
+
+def check_images(network: nn.Module, shape: tuple[int, ...], name: str, native: Sequence[int] | None) -> None:
+    """Check that a network takes images of a shape.
+
+    Raises
+    ------
+    CheckpointError
+        If it does not.
+    """
+    try:
+        run_once(network, shape)
+    except Exception as error:  # whatever a network of another library raises
+        reason = (str(error).strip() or repr(error)).splitlines()[0]
+        hint = f" {native[0]}" if native and tuple(native) != shape[1:] else ""
+        raise CheckpointError(
+            f"{name} does not take images of {shape[1]} x {shape[2]} ({reason}); pass --image-size{hint}"
+        ) from error
 
 
 def _short(numbers: Sequence[float]) -> str:

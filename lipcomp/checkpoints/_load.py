@@ -21,7 +21,7 @@ from lipcomp.checkpoints._errors import CheckpointError
 from lipcomp.checkpoints._formats import NAMES
 from lipcomp.checkpoints._heads import build_head
 from lipcomp.checkpoints._index import classifier_of
-from lipcomp.checkpoints._inputs import channels_of, inputs_of
+from lipcomp.checkpoints._inputs import channels_of, check_images, inputs_of
 from lipcomp.checkpoints._lean import Budget, check_numbers, fill
 from lipcomp.checkpoints._native import HEADER_KEY, Checkpoint, Metadata, load_checkpoint
 from lipcomp.checkpoints._recognise import Recognised, recognise
@@ -34,6 +34,7 @@ from lipcomp.encoders._wrapped import WrappedEncoder
 
 Head = Literal["auto", "none"]
 Numbers = Sequence[float | int]
+TENSORS = 50_000  # of a checkpoint
 SHOWN = 5  # disagreements named in an error
 EXTRA = re.compile(  # whole names beside a backbone that belong to something else
     r"mask_token|masked_embed|normalize\.(mean|std)|(model\.)?(mu|sigma)|sub_block1\..*|n_averaged"
@@ -100,6 +101,10 @@ def load_encoder(
     options = {"arch": arch, "branch": branch, "mean": mean, "std": std, "image_size": image_size}
     try:
         source = open_source(path)
+        if (count := sum(len(state) for _, state in source.states())) > TENSORS:
+            raise CheckpointError(
+                f"checkpoint {str(path)!r} holds {count} tensors, more than a vision encoder has"
+            )
         if HEADER_KEY in source.metadata and format in (None, "lipcomp"):
             _refuse_options({**options, "head": None if head == "auto" else head}, source)
             return load_checkpoint(source.path)
@@ -176,6 +181,7 @@ def _assemble(
     for part, names in (("projector", found.projector), ("predictor", found.predictor)):
         used |= {key: f"{part}.{name}" for name, key in names.items() if part in heads}
     ready = inputs_of(source, found, backbone, weights, size, mean, std)
+    check_images(backbone.network, (channels_of(weights), *ready.size), backbone.name, backbone.image_size)
     encoder = WrappedEncoder(
         backbone.network,
         ready.mean,

@@ -18,7 +18,7 @@ from typing import Any
 
 from torch import Tensor
 
-from lipcomp.checkpoints._index import lookup
+from lipcomp.checkpoints._index import LARGEST, lookup
 
 Renamed = dict[str, str]  # key in the file -> name in our dialect
 
@@ -143,7 +143,7 @@ def find_prefixes(state: Mapping[str, Tensor]) -> list[str]:
         for key in state:
             parts = key.split(".")
             counts.update(".".join(parts[:depth]) + "." for depth in range(1, min(len(parts), DEEPEST)))
-        tried = [prefix for prefix, count in counts.items() if count >= FEWEST]
+        tried = [prefix for prefix, count in counts.items() if FEWEST <= count <= LARGEST]
         for prefix in sorted(tried, key=lambda prefix: (prefix.count("."), prefix))[:MOST]:
             inside = any(prefix.startswith(known) for known in found)
             if not inside and lookup(below(state, prefix)):

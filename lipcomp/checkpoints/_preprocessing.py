@@ -12,15 +12,13 @@ from typing import Any
 
 import torchvision
 
-from lipcomp.data._preprocessing import Preprocessing
+from lipcomp.data._preprocessing import INTERPOLATIONS, Preprocessing
 
 IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
+CLIP_NORMALISATION = (0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711)
 CIFAR_MEAN, CIFAR_STD = (0.4914, 0.4822, 0.4465), (0.2470, 0.2435, 0.2616)
 
 LARGEST = 4096  # pixels a side; a configuration that claims more would fill the memory
-
-# PIL's numbers for filters, as transformers writes them.
-RESAMPLE = {0: "nearest", 1: "lanczos", 2: "bilinear", 3: "bicubic", 4: "box", 5: "hamming"}
 
 
 @dataclass(frozen=True)
@@ -77,8 +75,8 @@ class Inputs:
         if mean is not None or std is not None:
             changed = replace(
                 changed,
-                mean=changed.mean if mean is None else _floats(mean),
-                std=changed.std if std is None else _floats(std),
+                mean=changed.mean if mean is None else floats(mean),
+                std=changed.std if std is None else floats(std),
                 origin=f"{changed.origin}; mean, std as given".removeprefix("; "),
             )
         return changed
@@ -103,17 +101,16 @@ def convention(
 
 def from_timm(config: Mapping[str, Any], origin: str) -> Inputs | None:
     """Of timm's configuration, as its hub folders and its models carry it; None where it says nothing."""
+    built = (config.get("model_args") or {}).get("img_size")  # outranks the size of the weights it began from
     config = config.get("pretrained_cfg") or config
     if not isinstance(config, Mapping) or not {"mean", "std", "input_size"} <= config.keys():
         return None
     _, height, width = (int(number) for number in config["input_size"])
     share = float(config.get("crop_pct") or 0.875)  # timm's default
-    mean, mode = _floats(config["mean"]), str(config.get("crop_mode") or "center")
+    mean, mode = floats(config["mean"]), str(config.get("crop_mode") or "center")
     scaled = (math.floor(height / share), math.floor(width / share))
     filtered = str(config.get("interpolation") or "bilinear")
-    if (
-        filtered not in RESAMPLE.values() or not 0 < share <= 2
-    ):  # "random", "bicubic,bilinear": as in training
+    if filtered not in INTERPOLATIONS or not 0 < share <= 2:  # "random", "bicubic,bilinear": as in training
         raise ValueError(
             f"interpolation {filtered!r} and crop_pct {share} are not an evaluation preprocessing"
         )
@@ -124,7 +121,11 @@ def from_timm(config: Mapping[str, Any], origin: str) -> Inputs | None:
         squash=mode == "squash",
         border=tuple(round(255 * number) for number in mean) if mode == "border" else None,
     )
-    return Inputs(mean, _floats(config["std"]), (height, width), pipeline, origin)
+    found = Inputs(mean, floats(config["std"]), (height, width), pipeline, origin)
+    if not built:
+        return found
+    sides = built if isinstance(built, list) else [built]
+    return found.with_given((int(sides[0]), int(sides[-1])))
 
 
 def from_torchvision(name: str, origin: str) -> Inputs | None:
@@ -137,52 +138,9 @@ def from_torchvision(name: str, origin: str) -> Inputs | None:
     pipeline = Preprocessing(
         int(told.resize_size[0]), size, str(told.interpolation.value), bool(told.antialias)
     )
-    return Inputs(_floats(told.mean), _floats(told.std), size, pipeline, origin)
+    return Inputs(floats(told.mean), floats(told.std), size, pipeline, origin)
 
 
-def from_transformers(config: Mapping[str, Any], origin: str) -> Inputs | None:
-    """Of a Hugging Face ``preprocessor_config.json``; None where it says nothing of the size."""
-    config = config.get("image_processor") or config  # processor_config.json of newer versions
-    size, crop = _side(config.get("size")), _side(config.get("crop_size"))
-    filtered = config.get("resample", 2)
-    filtered = RESAMPLE.get(filtered, "bilinear") if isinstance(filtered, int) else str(filtered)
-    resize, seen = size, size
-    if not config.get("do_resize", True):
-        resize = None
-    if config.get("do_center_crop") and crop is not None:
-        seen = crop
-    elif isinstance(size, int) and config.get(
-        "crop_pct"
-    ):  # ConvNeXt: crops below 384, squashes from there on
-        resize, seen = (int(size / float(config["crop_pct"])) if size < 384 else (size, size)), size
-    if seen is None:
-        return None
-    size = (seen, seen) if isinstance(seen, int) else seen
-    scale = float(config.get("rescale_factor") or 1 / 255) if config.get("do_rescale", True) else 1.0
-    normalises = config.get("do_normalize", True)
-    mean, std = config.get("image_mean") or (0.5,) * 3, config.get("image_std") or (0.5,) * 3
-    mean, std = (_floats(mean), _floats(std)) if normalises else ((0.0,) * 3, (1.0,) * 3)
-    unit = 255 * scale  # the processor's value of a white pixel
-    if abs(unit - 1) > 1e-6:  # in units of [0, 1]: (unit x - mean) / std
-        mean, std = tuple(m / unit for m in mean), tuple(s / unit for s in std)
-        origin = f"{origin}; white is {unit:g} there"
-    if not (isinstance(resize, tuple) or config.get("do_center_crop") or config.get("crop_pct")):
-        origin = f"{origin}; it gives images of any shape, of which the centre is taken"
-    pipeline = Preprocessing(resize, size, filtered, squash=isinstance(resize, tuple), processor=True)
-    return Inputs(mean, std, size, pipeline, origin)
-
-
-def _side(value: Any) -> int | tuple[int, int] | None:
-    if isinstance(value, Mapping):
-        if "shortest_edge" in value:
-            return int(value["shortest_edge"])
-        if {"height", "width"} <= value.keys():
-            return (int(value["height"]), int(value["width"]))
-        return None
-    if isinstance(value, list | tuple) and len(value) == 2:
-        return (int(value[0]), int(value[1]))
-    return int(value) if isinstance(value, int | float) else None
-
-
-def _floats(values: Sequence[Any]) -> tuple[float, ...]:
+def floats(values: Sequence[Any]) -> tuple[float, ...]:
+    """Numbers of a configuration."""
     return tuple(float(value) for value in values)

@@ -34,7 +34,7 @@ from lipcomp.checkpoints._sources import Source, State
 FOLLOWERS = re.compile(
     r"(.*[._])?(momentum|teacher|target|ema|avg|averaged|swa|shadow|key|encoder_k)([._].*)?"
 )
-EVALUATED = re.compile(r"(.*\.)?(teacher|target_encoder)")
+EVALUATED = re.compile(r"(.*\.)?(teacher|target_encoder)(\..*)?")
 BRANCHES = ("online", "momentum")
 
 
@@ -176,11 +176,11 @@ def _options(
             yield found
     if row.name != "plain":
         return
-    for dialect, prefix in dialects.prefixes_of(state):
+    translated = dialects.prefixes_of(state)
+    for dialect, prefix in translated:
         yield _translated(dialect, prefix, state, origin, place)
-    for prefix in (
-        matching_prefixes(state, wanted) or find_prefixes(state) or ([""] if forced or wanted else [])
-    ):
+    last = [""] if (forced or wanted) and not translated else []
+    for prefix in matching_prefixes(state, wanted) or find_prefixes(state) or last:
         found = split(replace(row, branches={"online": (re.escape(prefix), (), ())}), state, origin, None)
         if found is not None:
             found.place, found.label = place, ".".join((*place, prefix.removesuffix(".")))
@@ -220,6 +220,9 @@ def _translated(
     for key in state:
         if not key.startswith(prefix) and key not in everything:
             everything[key], sources[key] = state[key], origin[key]
+    conventions = {"activation": "relu", **dialect.conventions}
+    if dialect is dialects.TRANSFORMERS and "blocks.0.ls1.gamma" not in weights:  # not DINOv2
+        conventions |= {"normalisation": None, "layer_norm_eps": 1e-12}
     label = ".".join((*place, prefix.removesuffix("."))).strip(".")
     return Recognised(
         replace(HUGGINGFACE, name=dialect.format),
@@ -229,7 +232,7 @@ def _translated(
         sources,
         weights,
         project,
-        conventions={"activation": "relu", **dialect.conventions},
+        conventions=conventions,
         label=label,
         notes=dialect.notes,
     )

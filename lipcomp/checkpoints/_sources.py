@@ -25,7 +25,8 @@ from torch import Tensor
 from lipcomp.checkpoints import _hugging_face as hugging_face, _tensorflow_names as tensorflow_names
 from lipcomp.checkpoints._errors import CheckpointError
 from lipcomp.checkpoints._native import HEADER_KEY, digest_of
-from lipcomp.checkpoints._preprocessing import Inputs, from_timm, from_transformers
+from lipcomp.checkpoints._preprocessing import Inputs, from_timm
+from lipcomp.checkpoints._processors import from_transformers
 from lipcomp.checkpoints._tensorflow_bundle import Bundle
 from lipcomp.checkpoints._torch_files import read_torch
 from lipcomp.data._preprocessing import Preprocessing
@@ -123,6 +124,17 @@ def open_source(path: Path | str) -> Source:
             )
         if any((path / name).exists() for name in ("config.json", *hugging_face.WEIGHTS)):
             return _folder(path)
+        if (path / "adapter_config.json").is_file():
+            raise CheckpointError(
+                f"folder {str(path)!r} holds an adapter of PEFT and not the network that it changes; save the merged one: "
+                f"model.merge_and_unload().save_pretrained(...)"
+            )
+        if not any(path.glob("*.index")):
+            names = ", ".join(sorted(file.name for file in path.iterdir())[:4])
+            raise CheckpointError(
+                f"folder {str(path)!r} holds no checkpoint of its own: neither a config.json with weights beside it nor "
+                f"TensorFlow's .index file, {f'but {names}; give one file' if names else 'it is empty'}"
+            )
         return _tensorflow(path)
     if path.suffix == ".index" or ".data-" in path.name or path.with_name(path.name + ".index").is_file():
         return _tensorflow(path)
@@ -181,25 +193,25 @@ def _folder(path: Path) -> Source:
         with file.open("rb") as handle:
             digest.update(hashlib.file_digest(handle, "sha256").digest())
     try:
-        ready = from_transformers(
-            hugging_face.read_json(path / "preprocessor_config.json"), "preprocessor_config.json"
-        )
+        ready = from_transformers(*hugging_face.read_processor(path))
         ready = ready or from_timm(config, "pretrained_cfg of config.json")
-    except (ValueError, TypeError, KeyError, ZeroDivisionError) as error:
+    except (ValueError, TypeError, KeyError, ArithmeticError, AttributeError) as error:
         raise CheckpointError(f"folder {str(path)!r}: its preprocessing cannot be read ({error})") from error
-    if "model_type" in config and config["model_type"] not in hugging_face.TRANSLATED:
+    if "model_type" in config and not hugging_face.is_plain(config):
         told = {"config": config}
         return Source(
             path, "transformers", weights, digest.hexdigest(), conventions=told, preprocessing=ready
         )
     if "model_type" in config:
         translated, keys, told = hugging_face.translate(weights, config)
+        used = {key for names in keys.values() for key in names}
         return Source(
             path,
             "huggingface",
             translated,
             digest.hexdigest(),
             keys=keys,
+            left_out=dict.fromkeys(weights.keys() - used, "another part of the model: classifier, decoder"),
             conventions=told,
             preprocessing=ready,
         )

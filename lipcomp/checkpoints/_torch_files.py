@@ -23,7 +23,7 @@ from torch import Tensor
 from lipcomp.checkpoints._errors import CheckpointError
 from lipcomp.checkpoints._inert import LONGEST, Claim, Made, Storage, read_inert
 
-MEMBERS = 100_000  # entries of an archive; a tensor has one
+MEMBERS = 60_000  # entries of an archive; a tensor has one
 DEEPEST = 40  # nested dictionaries
 LEGACY_MAGIC = 0x1950A86A20F9469CFC6C
 

@@ -25,6 +25,7 @@ from torch import Tensor, nn
 from lipcomp.checkpoints._errors import CheckpointError
 from lipcomp.checkpoints._formats import reason
 from lipcomp.checkpoints._index import is_loose
+from lipcomp.checkpoints._inputs import check_images, run_once
 from lipcomp.checkpoints._lean import Budget, check_numbers, lean
 from lipcomp.checkpoints._names import below, without_wrappers
 from lipcomp.checkpoints._native import Checkpoint, Metadata
@@ -168,6 +169,7 @@ def _checkpoint(
         )
     known = known or convention(channels, (native[0], native[1]), (0.0,), (1.0,), "")
     ready = known.with_given(size, mean, std)
+    check_images(tower.network, (channels, *ready.size), tower.name, (native[0], native[1]))
     projector = tower.projector if head == "auto" else None
     encoder = WrappedEncoder(
         tower.network,
@@ -210,7 +212,7 @@ def build_tower(config: Mapping[str, Any], weights: Mapping[str, Tensor]) -> Tow
     vision = getattr(settings, "vision_config", None) or settings
     shape = _image_shape(vision)
     if vision is not settings or kind.endswith("_vision_model"):
-        return _pair(kind, vision, weights, shape, modeling_auto, transformers)
+        return _pair(kind, settings, vision, weights, shape, transformers)
     body = modeling_auto.MODEL_MAPPING.get(type(settings), None)
     classifier = modeling_auto.MODEL_FOR_IMAGE_CLASSIFICATION_MAPPING.get(type(settings), None)
     classes = ((body, "last_hidden_state" if kind in TOKEN else "pooler_output"), (classifier, "logits"))
@@ -242,13 +244,15 @@ def build_tower(config: Mapping[str, Any], weights: Mapping[str, Tensor]) -> Tow
 
 def _pair(
     kind: str,
+    pair: Any,
     vision: Any,
     weights: Mapping[str, Tensor],
     shape: tuple[int, int, int],
-    auto: Any,
     transformers: Any,
 ) -> Tower:
     """The vision tower of a pair, with its projection where there is one."""
+    if hasattr(vision, "projection_dim") and getattr(pair, "projection_dim", None):
+        vision.projection_dim = pair.projection_dim  # the pair's own outranks its tower's
     name = type(vision).__name__.removesuffix("VisionConfig")
     model = getattr(transformers, f"{name}VisionModelWithProjection", None) or getattr(
         transformers, f"{name}VisionModel", None
@@ -322,11 +326,12 @@ def _load(
 def _trial(model: nn.Module, field: str, shape: tuple[int, int, int]) -> str:
     """Why the model does not give features of an image; "" if it does."""
     try:
-        with torch.no_grad():
-            out = model(pixel_values=torch.zeros(1, *shape))
-        value = getattr(out, field, None)
-    except (RuntimeError, TypeError, ValueError, AttributeError, IndexError) as error:
+        out = run_once(model, shape, "pixel_values")
+    except Exception as error:  # whatever a model raises
         return (str(error).strip() or repr(error)).splitlines()[0]
+    value = getattr(out, field, None)
+    if out is None:
+        return ""
     if not isinstance(value, Tensor):
         return f"its output has no {field}"
     if field != "last_hidden_state" and value.flatten(1).shape[1] != value.shape[1]:

@@ -67,16 +67,23 @@ def read_vit(state: State, conventions: Mapping[str, Any]) -> Backbone | None:
     class_token = "cls_token" in state
     prefix = 0 if registers else int(class_token)
     side = math.isqrt(max(positions.shape[1] - prefix, 0))
-    if side * side + prefix != positions.shape[1]:
+    native = conventions.get("native_size") or (side * int(patch.shape[2]), side * int(patch.shape[3]))
+    if (native[0] // patch.shape[2]) * (native[1] // patch.shape[3]) + prefix != positions.shape[1]:
         raise CheckpointError(
-            f"the ViT has {positions.shape[1]} positions, which make up no square image (a distilled one "
-            f"has a token more); "
-            f"name its architecture with --arch, or give the folder with its config.json"
+            f"the ViT has {positions.shape[1]} positions, which make up no square image (a distilled one has a token "
+            f"more) nor what its config.json says; name its architecture with --arch, or give the folder with its "
+            f"config.json"
         )
-    size = conventions.get("image_size") or (side * int(patch.shape[2]), side * int(patch.shape[3]))
+    size = conventions.get("image_size") or native
     if size[0] % patch.shape[2] or size[1] % patch.shape[3]:
         raise CheckpointError(
             f"images of {size} do not divide into the ViT's patches of {tuple(patch.shape[2:])}"
+        )
+    if conventions.get("hidden_act", "gelu") is None:
+        raise CheckpointError(
+            "ambiguous: the weights are of a CLIP with QuickGELU, as OpenAI's, or with GELU, as LAION's, which its "
+            "config.json says; give the folder in which both lie, or pass --arch (timm/vit_base_patch32_clip_224, "
+            "timm/vit_base_patch32_clip_quickgelu_224 or the like)"
         )
     heads = heads_of(conventions, state)
     known = heads is not None

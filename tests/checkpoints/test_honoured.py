@@ -10,6 +10,7 @@ from torch import nn
 
 from lipcomp.checkpoints import load_encoder
 from lipcomp.checkpoints._errors import CheckpointError
+from lipcomp.checkpoints._inputs import check_images
 
 timm = pytest.importorskip("timm")
 
@@ -50,6 +51,40 @@ def test_a_timm_folders_settings(arguments, said, tmp_path, shaken, small_images
     checkpoint = load_encoder(folder(tmp_path, network, architecture="vit_tiny_patch16_224", **more))
     assert checkpoint.encoder.architecture == "timm/vit_tiny_patch16_224"
     agree(checkpoint.encoder.features(small_images), network(normalised(small_images, [0.4] * 3, [0.3] * 3)))
+
+
+@pytest.mark.parametrize("side", [32, [32, 48]])
+def test_the_size_that_a_network_was_built_with_outranks_its_weights_first_one(side, tmp_path, shaken):
+    """timm keeps the size of the pretrained weights in ``pretrained_cfg`` when a network is built for another."""
+    network = shaken(timm.create_model("vit_tiny_patch16_224", num_classes=0, **SMALL | {"img_size": side}))
+    config = {
+        "pretrained_cfg": GREY | {"input_size": [3, 224, 224]},
+        "model_args": SMALL | {"img_size": side},
+    }
+    checkpoint = load_encoder(folder(tmp_path, network, architecture="vit_tiny_patch16_224", **config))
+    images = torch.rand(1, 3, *((32, 32) if side == 32 else side))
+    agree(checkpoint.encoder.features(images), network((images - 0.4) / 0.3))
+
+
+@pytest.mark.parametrize(
+    "name", ["checkpoint_path", "pretrained", "pretrained_cfg", "features_only", "scriptable"]
+)
+def test_a_folder_reaches_nothing_outside_it(name, tmp_path, shaken):
+    network = shaken(timm.create_model("resnet10t", num_classes=0))
+    path = folder(
+        tmp_path, network, architecture="resnet10t", model_args={name: str(tmp_path / "another.pth")}
+    )
+    with pytest.raises(CheckpointError, match=f"hold '{name}', which is no setting of a network"):
+        load_encoder(path)
+
+
+def test_images_that_a_network_does_not_take_are_refused():
+    network = nn.Sequential(nn.Flatten(), nn.Linear(3 * 32 * 32, 4))
+    check_images(network, (3, 32, 32), "mine", (32, 32))
+    with pytest.raises(
+        CheckpointError, match=r"mine does not take images of 16 x 16 .* pass --image-size 32"
+    ):
+        check_images(network, (3, 16, 16), "mine", (32, 32))
 
 
 @pytest.mark.parametrize("pool", ["max", "catavgmax"])

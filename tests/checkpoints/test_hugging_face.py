@@ -139,6 +139,7 @@ def test_a_transformers_resnet_in_shards(tmp_path, resnet18, images, normalised,
     (tmp_path / "config.json").write_text(json.dumps({"model_type": "resnet", "hidden_act": "relu"}))
     ready = {
         "size": {"shortest_edge": 224},
+        "image_processor_type": "ConvNextImageProcessor",
         "crop_pct": 0.875,
         "image_mean": IMAGENET[0],
         "image_std": IMAGENET[1],
@@ -175,7 +176,13 @@ def test_a_bad_configuration_is_named(config, message, tmp_path, resnet18):
 
 
 def test_an_empty_folder_is_named(tmp_path):
-    with pytest.raises(CheckpointError, match="holds 0 TensorFlow checkpoints"):
+    with pytest.raises(CheckpointError, match=r"holds no checkpoint of its own: .* it is empty"):
+        load_encoder(tmp_path)
+    (tmp_path / "epoch_3.pth").write_bytes(b"1")
+    with pytest.raises(CheckpointError, match=r"but epoch_3\.pth; give one file"):
+        load_encoder(tmp_path)
+    (tmp_path / "adapter_config.json").write_text("{}")
+    with pytest.raises(CheckpointError, match=r"adapter of PEFT .* merge_and_unload"):
         load_encoder(tmp_path)
     (tmp_path / "config.json").write_text("{}")
     with pytest.raises(CheckpointError, match=r"has neither model\.safetensors nor pytorch_model\.bin"):
@@ -226,14 +233,13 @@ def test_bare_weights_of_transformers(kind, options, tmp_path, shaken, images, c
     )
     for state in states:
         torch.save({"model": state, "best_acc1": torch.tensor(71.5)}, tmp_path / "bare.pth")
-        if kind not in ("vit", "dinov2"):
+        if kind != "dinov2":
             with pytest.raises(CheckpointError, match=r"ambiguous: .* pass --mean and --std"):
                 load_encoder(tmp_path / "bare.pth")
         size = 32 if "conv" in kind or kind == "dinov3_vit" else None
         checkpoint = load_encoder(tmp_path / "bare.pth", mean=(0.4,), std=(0.3,), image_size=size)
         assert checkpoint.image_shape == (3, 32, 32)
-        if kind not in ("vit", "dinov2"):  # their epsilon is noted, and another one than timm's
-            close(checkpoint.encoder.features(images), pooled)
+        close(checkpoint.encoder.features(images), pooled)
         notes = " ".join(checkpoint.report.notes)
         assert "conv" in kind or "6 heads" in notes or "12 heads" in notes
         everything = checkpoint.report.used.keys() | checkpoint.report.ignored.keys()

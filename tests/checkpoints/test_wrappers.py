@@ -86,6 +86,12 @@ def test_which_network_was_taken_does_not_hang_on_the_order_of_keys(order, tmp_p
     assert default.report.notes[0].startswith("took teacher (momentum); the file also holds student")
 
 
+def test_a_teacher_is_one_wherever_the_word_stands(tmp_path, resnet18):
+    torch.save(two(resnet18, "student.backbone.", "net.teacher.module.backbone."), tmp_path / "both.pth")
+    note = load_encoder(tmp_path / "both.pth").report.notes[0]
+    assert note.startswith("took net.teacher.backbone (momentum); the file also holds student.backbone")
+
+
 def test_two_networks_of_equal_right_are_ambiguous(tmp_path, resnet18):
     torch.save(two(resnet18, "left.", "right."), tmp_path / "both.pth")
     with pytest.raises(

@@ -1,4 +1,4 @@
-"""Preprocessing equals the pipelines of timm and torchvision, whatever the picture's size and aspect ratio."""
+"""Preprocessing equals the pipelines of timm, torchvision and transformers, whatever a picture's size and shape."""
 
 import json
 import math
@@ -8,7 +8,7 @@ import pytest
 import torch
 from PIL import Image
 
-from lipcomp.checkpoints._preprocessing import from_transformers
+from lipcomp.checkpoints._processors import PROCESSORS, from_transformers
 from lipcomp.data._preprocessing import Preprocessing
 
 # Twenty of timm's, with every interpolation, crop mode and crop percentage that its configurations hold.
@@ -110,44 +110,116 @@ def test_torchvisions_own_evaluation(name):
 
 
 SIDES = {"height": 96, "width": 64}
-PROCESSORS = [
-    ("ViT", {}),
+WRITTEN = [  # processors as they are made, and as they write themselves
     ("ViT", {"size": SIDES, "resample": 3}),
     ("ViT", {"size": SIDES, "resample": 1}),
     ("ViT", {"rescale_factor": 1 / 127.5, "image_mean": [1.0] * 3, "image_std": [1.0] * 3}),
     ("ViT", {"do_rescale": False, "image_mean": [127.5] * 3, "image_std": [127.5] * 3}),
     ("ViT", {"do_normalize": False, "resample": 0}),
-    ("DeiT", {}),
+    ("ViT", {"do_normalize": False, "do_rescale": False}),
     ("DeiT", {"do_center_crop": False}),
-    ("Bit", {}),  # DINOv2's
-    ("Bit", {"size": {"shortest_edge": 256}}),
-    ("CLIP", {}),
+    ("Bit", {"size": {"shortest_edge": 256}}),  # DINOv2's
     ("CLIP", {"size": {"shortest_edge": 336}, "crop_size": {"height": 336, "width": 336}}),
     ("CLIP", {"crop_size": {"height": 300, "width": 300}}),  # larger than the picture
-    ("Siglip", {}),
     ("Siglip", {"size": {"height": 384, "width": 384}}),
-    ("ConvNext", {}),
     ("ConvNext", {"size": {"shortest_edge": 224}, "crop_pct": 0.95}),
-    ("DINOv3ViT", {}),
+    ("PoolFormer", {"size": {"height": 80, "width": 80}, "crop_pct": 0.7}),
+    ("PoolFormer", {"size": {"height": 80, "width": 90}}),
+    ("Levit", {"size": {"height": 230, "width": 250}}),
+    ("EfficientNet", {"rescale_offset": True, "rescale_factor": 1 / 127.5}),
+    ("EfficientNet", {"rescale_offset": True, "include_top": False}),
+    ("EfficientNet", {"include_top": False, "do_center_crop": True}),
+    ("EfficientNet", {"do_normalize": False, "rescale_offset": True}),
+    *((name, {}) for name in PROCESSORS),
+]
+LEFT_OUT = [  # configurations of older versions: numbers for sizes, and the class's own values for what is not there
+    *((name, {"size": 144}) for name in PROCESSORS),
+    *((name, {"do_center_crop": None, "crop_size": 100}) for name in ("ViT", "Beit", "CLIP", "DeiT")),
+    ("Beit", {"size": 200, "do_center_crop": True, "crop_size": 100}),
+    ("ViT", {"size": [80, 120], "image_mean": 0.4}),
+    ("CLIP", {"do_center_crop": False, "size": {"height": 120, "width": 100}}),
 ]
 
 
-@pytest.mark.parametrize(("name", "options"), PROCESSORS)
-def test_transformers_own_processors(name, options):
-    """From the configuration that a processor writes, its own numbers to one level of 255; most to rounding."""
+def loaded(name, options):
+    """transformers' processor of a configuration, and our reading of it."""
     transformers = pytest.importorskip("transformers")
-    theirs = getattr(transformers, f"{name}ImageProcessor")(**options)
-    ours = from_transformers(json.loads(theirs.to_json_string()), "")
+    config = {"image_processor_type": f"{name}ImageProcessor", **options}
+    theirs = getattr(transformers, f"{name}ImageProcessor").from_dict(dict(config))
+    return theirs, from_transformers(config, "")
+
+
+def check(theirs, ours, tolerance):
     mean, std = (torch.tensor(numbers).view(-1, 1, 1) for numbers in ours.normalisation)
     for picture in pictures():
         expected = theirs(picture, return_tensors="pt")["pixel_values"][0] * std + mean
-        assert (ours.pipeline(picture) - expected).abs().max() <= (1.001 / 255 if "DINOv3" in name else 1e-6)
+        found = ours.pipeline(picture)
+        assert found.shape == expected.shape
+        assert (found - expected).abs().max() <= tolerance
+
+
+@pytest.mark.parametrize(("name", "options"), WRITTEN)
+def test_what_a_processor_writes(name, options):
+    """Its own numbers to rounding; DINOv3's, which rounds later, to one level of 255."""
+    transformers = pytest.importorskip("transformers")
+    theirs = getattr(transformers, f"{name}ImageProcessor")(**options)
+    ours = from_transformers(json.loads(theirs.to_json_string()), "")
+    check(theirs, ours, 1.001 / 255 if "DINOv3" in name else 2e-6)
+
+
+@pytest.mark.parametrize(("name", "options"), LEFT_OUT)
+def test_what_is_left_out_is_the_classs_own(name, options):
+    theirs, ours = loaded(name, options)
+    if "any shape" in ours.origin:
+        pytest.skip("images of any shape, of which we take the centre")
+    check(theirs, ours, 1.001 / 255 if "DINOv3" in name else 2e-6)
 
 
 def test_a_processor_of_images_of_any_shape_says_so():
-    told = from_transformers({"size": {"shortest_edge": 120}}, "theirs")
+    _, told = loaded("Siglip", {"size": 120})
     assert told.size == (120, 120)
     assert "of which the centre is taken" in told.origin
+
+
+@pytest.mark.parametrize(
+    ("config", "message"),
+    [
+        ({"image_processor_type": "MobileViTImageProcessor"}, "type 'MobileViT', whose steps"),
+        (
+            {"image_processor_type": "ViTImageProcessorFast", "do_flip_channel_order": True},
+            "do_flip_channel_order",
+        ),
+        ({"image_processor_type": "PerceiverImageProcessor"}, "type 'Perceiver', whose steps"),
+        ({"image_processor_type": "LlavaNextImageProcessor", "size": {"shortest_edge": 9}}, "whose steps"),
+        ({"feature_extractor_type": "VideoMAEFeatureExtractor"}, "'VideoMAE'"),
+        ({"image_processor_type": ["ViT"], "size": 5}, "whose steps"),
+        ({"image_processor_type": "ViTImageProcessor", "do_pad": True}, "asks for do_pad"),
+        ({"image_processor_type": "ViTImageProcessor", "rescale_offset": True}, "asks for rescale_offset"),
+        (
+            {"image_processor_type": "CLIPImageProcessor", "size": {"longest_edge": 224}},
+            "neither shortest_edge",
+        ),
+        (
+            {"image_processor_type": "CLIPImageProcessor", "size": {"shortest_edge": 2, "longest_edge": 3}},
+            "neither",
+        ),
+        ({"image_processor_type": "ViTImageProcessor", "do_center_crop": True}, "no crop_size"),
+        ({"image_processor_type": "ConvNextImageProcessor", "crop_pct": 1.5}, "crop_pct 1.5"),
+        (
+            {"size": 224, "image_mean": [0.5], "image_std": [0.5], "resample": 2},
+            "names no image_processor_type",
+        ),
+        ({"image_mean": [0.5] * 3}, "names no image_processor_type"),
+        ({"image_processor_type": "ViTImageProcessor", "image_std": [0.0] * 3}, "std positive"),
+        (
+            {"image_processor_type": "ViTImageProcessor", "size": {"height": 9**9, "width": 3}},
+            "between 1 and",
+        ),
+    ],
+)
+def test_a_step_that_is_not_known_is_refused(config, message):
+    with pytest.raises(ValueError, match=message):
+        from_transformers(config, "")
 
 
 def test_a_rectangle_is_covered_as_timm_covers_it():
