@@ -126,13 +126,13 @@ def open_source(path: Path | str) -> Source:
             return _folder(path)
         if (path / "adapter_config.json").is_file():
             raise CheckpointError(
-                f"folder {str(path)!r} holds an adapter of PEFT and not the network that it changes; save the merged one: "
+                f"folder {str(path)!r} holds an adapter of PEFT, not the network that it changes; save the merged one: "
                 f"model.merge_and_unload().save_pretrained(...)"
             )
         if not any(path.glob("*.index")):
             names = ", ".join(sorted(file.name for file in path.iterdir())[:4])
             raise CheckpointError(
-                f"folder {str(path)!r} holds no checkpoint of its own: neither a config.json with weights beside it nor "
+                f"folder {str(path)!r} holds no checkpoint of its own: neither config.json with weights beside it nor "
                 f"TensorFlow's .index file, {f'but {names}; give one file' if names else 'it is empty'}"
             )
         return _tensorflow(path)
