@@ -213,6 +213,8 @@ def transformers_kind(kind: str) -> tuple[Any, Any]:
     settings = configuration_auto.CONFIG_MAPPING[kind]()
     if all(isinstance(getattr(settings, name, None), int) for name in SMALL):
         settings = type(settings)(**SMALL)
+    if kind == "vit_mae":
+        settings.mask_ratio = 0.0  # its features are those of all patches
     return modeling_auto.MODEL_MAPPING[type(settings)], settings
 
 

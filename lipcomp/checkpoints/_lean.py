@@ -8,6 +8,7 @@ network grows past what the file holds. Buffers stay real: masks and tables that
 
 import math
 import re
+from collections import OrderedDict
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -166,6 +167,8 @@ def fill(network: nn.Module, weights: Mapping[str, Tensor]) -> None:
             raise CheckpointError(
                 f"{name} holds {kind} codes, not weights; save the network before it is quantised"
             )
+    given = OrderedDict(given)
+    given._metadata = wanted._metadata  # type: ignore[attr-defined]  # its shapes are this version's
     network.load_state_dict(given, strict=False, assign=True)
     with torch.no_grad():
         for name, value in network.named_buffers():

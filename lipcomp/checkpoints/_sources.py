@@ -24,6 +24,7 @@ from torch import Tensor
 
 from lipcomp.checkpoints import _hugging_face as hugging_face, _tensorflow_names as tensorflow_names
 from lipcomp.checkpoints._errors import CheckpointError
+from lipcomp.checkpoints._names import without_wrappers
 from lipcomp.checkpoints._native import HEADER_KEY, digest_of
 from lipcomp.checkpoints._preprocessing import Inputs, from_timm
 from lipcomp.checkpoints._processors import from_transformers
@@ -203,8 +204,11 @@ def _folder(path: Path) -> Source:
             path, "transformers", weights, digest.hexdigest(), conventions=told, preprocessing=ready
         )
     if "model_type" in config:
-        translated, keys, told = hugging_face.translate(weights, config)
-        used = {key for names in keys.values() for key in names}
+        origin = without_wrappers(weights)
+        plain = {name: weights[key] for name, key in origin.items()}
+        translated, keys, told = hugging_face.translate(plain, config)
+        keys = {name: tuple(origin[key] for key in behind) for name, behind in keys.items()}
+        used = {key for behind in keys.values() for key in behind}
         return Source(
             path,
             "huggingface",

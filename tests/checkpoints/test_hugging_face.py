@@ -182,7 +182,7 @@ def test_an_empty_folder_is_named(tmp_path):
     with pytest.raises(CheckpointError, match=r"but epoch_3\.pth; give one file"):
         load_encoder(tmp_path)
     (tmp_path / "adapter_config.json").write_text("{}")
-    with pytest.raises(CheckpointError, match=r"adapter of PEFT .* merge_and_unload"):
+    with pytest.raises(CheckpointError, match=r"adapter of PEFT, .*merge_and_unload"):
         load_encoder(tmp_path)
     (tmp_path / "config.json").write_text("{}")
     with pytest.raises(CheckpointError, match=r"has neither model\.safetensors nor pytorch_model\.bin"):

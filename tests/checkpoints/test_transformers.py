@@ -4,7 +4,7 @@ import json
 
 import pytest
 import torch
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 from torch import nn
 
 from lipcomp.checkpoints import load_encoder
@@ -77,6 +77,20 @@ def test_what_a_configuration_says_is_honoured(name, settings, tmp_path, shaken,
     images = images[:, :, :height, :width]
     encoder = load_encoder(write(tmp_path, network, processor)).encoder
     close(encoder.features(images), features(network, images))
+
+
+def test_a_folder_of_a_wrapped_model(tmp_path, shaken, images, close):
+    network = shaken(of("ViT", SMALL))
+    write(tmp_path, network)
+    weights = load_file(tmp_path / "model.safetensors")
+    weights = {
+        f"_fsdp_wrapped_module.net.{key}".replace(".layer.", ".layer._orig_mod."): weights[key]
+        for key in weights
+    }
+    save_file(weights, tmp_path / "model.safetensors")
+    checkpoint = load_encoder(tmp_path)
+    close(checkpoint.encoder.features(images[:, :, :32, :32]), features(network, images[:, :, :32, :32]))
+    assert checkpoint.report.used.keys() | checkpoint.report.ignored.keys() == weights.keys()
 
 
 @pytest.mark.parametrize("head", ["ForImageClassification", "ForMaskedImageModeling"])
