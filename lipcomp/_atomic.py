@@ -1,10 +1,13 @@
 """Files that appear whole or not at all."""
 
+import errno
 import os
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+
+FULL = (errno.ENOSPC, getattr(errno, "EDQUOT", errno.ENOSPC))  # a full disk, or one's share of it
 
 
 @contextmanager
@@ -22,6 +25,9 @@ def atomic_file(path: Path) -> Iterator[Path]:
         os.umask(umask)
         temporary.chmod(0o666 & ~umask)  # mkstemp is private; a result is as readable as any other file
         temporary.replace(path)
-    except BaseException:
+    except BaseException as error:
         temporary.unlink(missing_ok=True)
+        if isinstance(error, OSError) and error.errno in FULL:
+            remedy = f"{path} is as it was before; make room and run the same again"
+            raise OSError(error.errno, f"{error.strerror}: {remedy}") from error
         raise

@@ -52,6 +52,17 @@ class Parser(argparse.ArgumentParser):
         options.setdefault("formatter_class", HelpFormatter)
         super().__init__(allow_abbrev=False, **options)
 
+    def parse_known_args(self, args: Any = None, namespace: Any = None) -> tuple[Any, list[str]]:
+        """Parse; an empty argument is refused, since an unset variable of a shell gives one."""
+        given = list(sys.argv[1:] if args is None else args)
+        for before, argument in zip(["the first", *given], given, strict=False):
+            if argument == "" or (argument.startswith("--") and argument.endswith("=")):
+                place = argument or (
+                    f"argument {before}" if before.startswith("-") else f"the one after {before!r}"
+                )
+                self.error(f"{place}: an argument is empty; is a variable of the shell not set?")
+        return super().parse_known_args(given, namespace)
+
     def error(self, message: str) -> NoReturn:
         """Print usage and the nearest option, exit with 2."""
         known = [option for action in self._actions for option in action.option_strings]
@@ -74,7 +85,8 @@ def run(main: Callable[[Sequence[str] | None], int | None], arguments: Sequence[
     """
     try:
         code = main(arguments) or 0
-        sys.stdout.flush()
+        if sys.stdout is not None:  # None where a shell has closed it
+            sys.stdout.flush()
     except KeyboardInterrupt:
         print("\ninterrupted; finished work is kept. Run the same command again to continue", file=sys.stderr)
         return 130
@@ -149,7 +161,7 @@ def choose_device(name: str) -> torch.device:
         return torch.device("mps" if torch.backends.mps.is_available() else "cpu")
     try:
         device = torch.device(name)
-        torch.empty(0, device=device)
+        torch.ones(1, device=device).item()  # also where no values are held, as on "meta"
     except (RuntimeError, AssertionError) as error:
         reason = str(error).splitlines()[0]
         raise ValueError(f'device {name!r} cannot be used ({reason}); use "auto" or "cpu"') from error

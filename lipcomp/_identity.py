@@ -7,7 +7,6 @@ settings. Two things that give the same number have the same identity wherever t
 =====================  ============================================================================================
 :func:`digest`         of any values: settings, arrays, tensors, functions, dataclasses, modules, nested as you like
 :func:`hash_module`    of a network: classes, attributes, weights, all buffers, forward hooks
-:func:`hash_files`     of files by their bytes; unchanged files are not read twice
 =====================  ============================================================================================
 
 The size of a file, its time and the ``repr`` of a module are no identity: networks of equal ``repr`` differ in
@@ -18,28 +17,21 @@ attributes that it does not show, and files of equal size differ in content.
 True
 """
 
-import ast
-import contextlib
 import enum
 import functools
 import hashlib
-import inspect
-import os
-import sqlite3
-import sys
-import sysconfig
-import textwrap
-import time
+import threading
 import types
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence, Set
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Mapping, Set
 from dataclasses import fields, is_dataclass
-from pathlib import Path, PurePath
+from pathlib import PurePath
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor, nn
+
+from lipcomp._identity_code import is_installed, reached
 
 LENGTH = 32  # hex digits of an identity: 128 bits
 
@@ -55,7 +47,7 @@ _SKIPPED = {
 # Where a Hugging Face configuration was read from.
 _PLACES = {"_name_or_path", "name_or_path", "_commit_hash", "transformers_version"}
 _HOOKS = {"_forward_hooks", "_forward_pre_hooks"}
-_RACY = 2_000_000_000  # ns: a file changed this recently may change again without a new time
+_DURING = threading.local()  # what user code reaches, for as long as a digest is being made
 
 
 def digest(*parts: Any) -> str:
@@ -75,8 +67,14 @@ def digest(*parts: Any) -> str:
     TypeError
         If a value has no content that could be hashed; the message names its type.
     """
-    sha = hashlib.sha256()
-    _feed(sha, parts, frozenset())
+    sha, outermost = hashlib.sha256(), not hasattr(_DURING, "memory")
+    if outermost:
+        _DURING.memory = {}
+    try:
+        _feed(sha, parts, frozenset())
+    finally:
+        if outermost:
+            del _DURING.memory
     return sha.hexdigest()[:LENGTH]
 
 
@@ -268,36 +266,11 @@ def _is_content(value: Any) -> bool:
 
 
 def _feed_function(sha: Any, function: types.FunctionType, seen: frozenset[int]) -> None:
-    if _is_installed(function.__module__):
+    if is_installed(function.__module__):
         cells = [_cell(cell) for cell in function.__closure__ or ()]
         _tell(sha, seen, "F", function.__module__, function.__qualname__, cells)
-        return
-    cells = [_cell(cell) for cell in function.__closure__ or ()]
-    used = {
-        name: function.__globals__[name]
-        for name in _global_names(function.__code__)
-        if name in function.__globals__
-    }
-    mine = {k: v for k, v in used.items() if _counts(v, function.__module__)}
-    _tell(
-        sha,
-        seen,
-        "f",
-        _code(function),
-        list(function.__defaults__ or ()),
-        dict(function.__kwdefaults__ or {}),
-        cells,
-        mine,
-    )
-
-
-def _counts(value: Any, module: str) -> bool:
-    """Whether a global that a function uses is content: a constant, or a function or class beside it."""
-    if isinstance(value, types.FunctionType | type):
-        return value.__module__ == module
-    return value is None or isinstance(
-        value, bool | int | float | str | bytes | list | tuple | dict | Tensor | np.ndarray
-    )
+    else:
+        _tell(sha, seen, "f", _own_code(function))
 
 
 def _cell(cell: Any) -> Any:
@@ -307,185 +280,21 @@ def _cell(cell: Any) -> Any:
         return None
 
 
-def _global_names(code: types.CodeType) -> set[str]:
-    inner = (c for c in code.co_consts if isinstance(c, types.CodeType))
-    return set(code.co_names).union(*(_global_names(c) for c in inner))
-
-
 def _name(cls: type) -> str:
     return f"{cls.__module__}.{cls.__qualname__}"
 
 
-@functools.cache
-def _installed_folders() -> tuple[str, ...]:
-    names = ("stdlib", "platstdlib", "purelib", "platlib")
-    return tuple({str(Path(sysconfig.get_path(name)).resolve()) for name in names})
-
-
-@functools.cache
-def _is_installed(module: str | None) -> bool:
-    """Whether a module belongs to an installed package (whose version is in the records) or to lipcomp itself."""
-    if module is None or module.split(".")[0] in ("lipcomp", "builtins"):
-        return True
-    file = getattr(sys.modules.get(module), "__file__", None)
-    if file is None:
-        return module != "__main__" and module in sys.builtin_module_names
-    return str(Path(file).resolve()).startswith(_installed_folders())
-
-
 def _class_code(cls: type) -> str:
-    """The code of a class and of its bases, as far as they are not installed."""
-    return _code_of_bases(cls)
+    """A hash of what a class runs, as far as it is not installed; empty if all of it is."""
+    return "" if all(is_installed(base.__module__) for base in cls.__mro__) else _own_code(cls)
 
 
-@functools.cache
-def _code_of_bases(cls: Any) -> str:
-    return "".join(_code(base) for base in cls.__mro__ if not _is_installed(base.__module__))
-
-
-def _code(thing: Any) -> str:
-    """Source without comments, layout and docstrings; bytecode where there is no source."""
-    try:
-        tree = ast.parse(textwrap.dedent(inspect.getsource(thing)))
-    except (OSError, TypeError, SyntaxError):
-        tree = None
-    if tree is not None and not isinstance(thing, types.FunctionType | type):
-        tree = None
-    if tree is not None and getattr(thing, "__name__", "") != "<lambda>":
-        for node in ast.walk(tree):
-            body = getattr(node, "body", None)
-            if isinstance(body, list) and body and isinstance(body[0], ast.Expr):
-                first = body[0].value
-                if isinstance(first, ast.Constant) and isinstance(first.value, str):
-                    del body[0]
-        return ast.dump(tree)
-    if isinstance(thing, type):
-        members = {k: v for k, v in vars(thing).items() if isinstance(v, types.FunctionType)}
-        return "".join(f"{name}={_bytecode(member.__code__)}" for name, member in sorted(members.items()))
-    return _bytecode(thing.__code__)
-
-
-def _bytecode(code: types.CodeType) -> str:
-    constants = [_bytecode(c) if isinstance(c, types.CodeType) else repr(c) for c in code.co_consts]
-    return f"{code.co_code.hex()}{constants}{code.co_names}{code.co_varnames}"
-
-
-# --- files -----------------------------------------------------------------------------------------------------
-
-
-def hash_files(
-    paths: Sequence[Path | str], advance: Callable[[int], object] | None = None, *, cache: Path | None = None
-) -> list[str]:
-    """SHA-256 of each file's bytes, in order, as 64 hex digits.
-
-    What an earlier call read is remembered by path, size, inode and times (of content and of change), so that only
-    changed files are read again. The memory is a cache of the content's hash and never stands for it: a file that was
-    changed within the last two seconds is not remembered, and a damaged or unwritable cache costs time only.
-
-    Parameters
-    ----------
-    paths
-        The files.
-    advance
-        Progress callback, called with the number of finished files.
-    cache
-        The file of the cache; by default ``file-hashes.sqlite`` in :func:`cache_folder`.
-
-    Raises
-    ------
-    FileNotFoundError, OSError
-        If a file is missing or cannot be read.
-    """
-    told = advance or (lambda n: None)
-    keys = [os.path.abspath(path) for path in paths]  # noqa: PTH100 (no link is followed: the name is the key)
-    with _file_cache(cache) as memory, ThreadPoolExecutor(8) as pool:
-        # One task per file would cost more than the look at it.
-        parts = [keys[start : start + 512] for start in range(0, len(keys), 512)]
-        marks = [mark for part in pool.map(lambda part: [_mark(key) for key in part], parts) for mark in part]
-        known = memory.find(keys)
-        found = [known.get(key, ("", "")) for key in keys]
-        result = [sha if repr(mark) == seen else None for mark, (seen, sha) in zip(marks, found, strict=True)]
-        told(sum(sha is not None for sha in result))
-        missing = [i for i, sha in enumerate(result) if sha is None]
-        for start in range(
-            0, len(missing), 512
-        ):  # remembered as it goes: an interrupted call is not begun again
-            part = missing[start : start + 512]
-            fresh = []
-            for i, sha in zip(part, pool.map(_hash_file, [keys[i] for i in part]), strict=True):
-                result[i] = sha
-                told(1)
-                if time.time_ns() - max(marks[i][2], marks[i][3]) > _RACY and _mark(keys[i]) == marks[i]:
-                    fresh.append((keys[i], repr(marks[i]), sha))
-            memory.add(fresh)
-    return [str(sha) for sha in result]
-
-
-def cache_folder() -> Path:
-    """Where lipcomp keeps what it can compute again: $LIPCOMP_CACHE, or a folder ``lipcomp`` in the user's cache."""
-    own = os.environ.get("LIPCOMP_CACHE")
-    if own:
-        return Path(own)
-    base = os.environ.get("LOCALAPPDATA" if os.name == "nt" else "XDG_CACHE_HOME")
-    return Path(base or Path("~/.cache").expanduser()) / "lipcomp"
-
-
-def _mark(path: str) -> tuple[int, int, int, int]:
-    try:
-        stat = os.stat(path)  # noqa: PTH116
-    except FileNotFoundError as error:
-        raise FileNotFoundError(
-            f"file {path!r} does not exist (any more); is the folder being changed?"
-        ) from error
-    return stat.st_size, stat.st_ino, stat.st_mtime_ns, stat.st_ctime_ns
-
-
-def _hash_file(path: str) -> str:
-    with open(path, "rb") as file:  # noqa: PTH123
-        return hashlib.file_digest(file, "sha256").hexdigest()
-
-
-class _Memory:
-    """The cache of file hashes; without a connection it remembers nothing."""
-
-    def __init__(self, connection: sqlite3.Connection | None) -> None:
-        self.connection = connection
-
-    def find(self, keys: Iterable[str]) -> dict[str, tuple[str, str]]:
-        if self.connection is None:
-            return {}
-        found: dict[str, tuple[str, str]] = {}
-        keys = list(keys)
-        with contextlib.suppress(sqlite3.Error, ValueError):
-            for start in range(0, len(keys), 500):
-                part = keys[start : start + 500]
-                marks = ",".join("?" * len(part))
-                rows = self.connection.execute(
-                    f"select path, mark, sha from files where path in ({marks})", part
-                )
-                found |= {path: (mark, sha) for path, mark, sha in rows}
-        return found
-
-    def add(self, rows: list[tuple[str, str, str]]) -> None:
-        if self.connection is None or not rows:
-            return
-        with contextlib.suppress(sqlite3.Error):
-            self.connection.executemany("insert or replace into files values (?, ?, ?)", rows)
-            self.connection.commit()
-
-
-@contextlib.contextmanager
-def _file_cache(path: Path | None) -> Iterator[_Memory]:
-    place = path or cache_folder() / "file-hashes.sqlite"
-    connection = None
-    try:
-        place.parent.mkdir(parents=True, exist_ok=True)
-        connection = sqlite3.connect(place, timeout=5, check_same_thread=False)
-        connection.execute("create table if not exists files (path text primary key, mark text, sha text)")
-    except (OSError, sqlite3.Error):
-        connection = None
-    try:
-        yield _Memory(connection)
-    finally:
-        if connection is not None:
-            connection.close()
+def _own_code(thing: Any) -> str:
+    """A hash of the code and constants that a function or class reaches (:mod:`lipcomp._identity_code`)."""
+    memory: dict[int, tuple[Any, str]] = _DURING.memory
+    if id(thing) not in memory:
+        memory[id(thing)] = thing, "again"  # for constants that hold it
+        code, constants = reached(thing)
+        parts = [_inner(frozenset(), name, value) for name, value in constants if _is_content(value)]
+        memory[id(thing)] = thing, _inner(frozenset(), code, sorted(parts)).hex()
+    return memory[id(thing)][1]

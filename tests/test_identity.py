@@ -2,6 +2,7 @@
 
 import functools
 import os
+import sys
 import time
 from pathlib import Path
 
@@ -12,8 +13,9 @@ from hypothesis import given, settings, strategies as st
 from torch import nn
 from torch.nn import functional as F
 
-from lipcomp import _identity as identity
-from lipcomp._identity import digest, hash_files, hash_module
+from lipcomp import _identity_files
+from lipcomp._identity import digest, hash_module
+from lipcomp._identity_files import hash_files
 from lipcomp.encoders import EncoderSpec, build_encoder, wrap
 
 SCALE = 2.0
@@ -144,22 +146,83 @@ def test_an_encoder_is_told_by_layer_pool_head_and_normalisation():
     assert len({hash_module(build_encoder(spec)) for spec in specs}) == 2
 
 
-def test_code_counts_and_comments_do_not(tmp_path, monkeypatch):
-    monkeypatch.syspath_prepend(tmp_path)
-    body = "K = {k}\ndef helper(x):\n    return x{more}\ndef f(x):\n    {comment}\n    return helper(x) * K\n"
-    variants = {
-        "a": (1, "", '"""Doc."""'),
-        "b": (1, "", "# another"),
-        "c": (2, "", "pass"),
-        "d": (1, " + 1", "pass"),
-    }
-    found = {}
-    for name, (k, more, comment) in variants.items():
-        (tmp_path / f"net_{name}.py").write_text(body.format(k=k, more=more, comment=comment))
-        module = __import__(f"net_{name}")
-        module.f.__module__ = module.helper.__module__ = module.__name__
-        found[name] = digest(module.f)
-    assert len({found["a"], found["c"], found["d"]}) == 3
+NETWORK = """
+from torch import nn
+import helpers
+from helpers import act, Mix
+from types import SimpleNamespace
+SCALE = 1.0
+CONFIG = SimpleNamespace(power=2)
+def local(x):
+    return x * SCALE ** CONFIG.power
+class Net(Mix, nn.Module):
+    gain = helpers.GAIN
+    def forward(self, x):
+        return self.mix(local(helpers.post(act(x)))) * self.gain
+    @property
+    def twice(self):
+        return helpers.double(2)
+"""
+HELPERS = """
+GAIN = 1.0
+LIMITS = {"low": 0}
+def act(x):
+    return x.clamp(LIMITS["low"])
+def post(x, power=2):
+    return x ** power
+def double(x):
+    return 2 * x
+class Mix:
+    def mix(self, x):
+        return deep(x)
+def deep(x):
+    return x + 1
+"""
+
+
+def class_of(folder, network=NETWORK, helpers=HELPERS):
+    """The identity of a class in a process of its own that imports it."""
+    folder.mkdir()
+    (folder / "network.py").write_text(network)
+    (folder / "helpers.py").write_text(helpers)
+    known = {name: sys.modules.pop(name, None) for name in ("network", "helpers")}
+    sys.path.insert(0, str(folder))
+    try:
+        module = __import__("network")
+        return hash_module(module.Net()), digest(module.local)
+    finally:
+        sys.path.remove(str(folder))
+        for name, module in known.items():
+            del sys.modules[name]
+            if module is not None:
+                sys.modules[name] = module
+
+
+@pytest.mark.parametrize(
+    ("old", "new"),
+    [
+        ("SCALE = 1.0", "SCALE = 1.001"),
+        ("power=2)", "power=3)"),
+        ("return x * SCALE", "return 2 * x * SCALE"),
+        ("GAIN = 1.0", "GAIN = 2.0"),
+        ('"low": 0', '"low": 1'),
+        ("x.clamp(", "x.relu().clamp("),
+        ("return x + 1", "return x + 2"),
+        ("return 2 * x", "return x + x"),
+        ("x, power=2", "x, power=3"),
+    ],
+)
+def test_all_code_that_a_network_reaches_counts(tmp_path, old, new):
+    before = class_of(tmp_path / "a")
+    after = class_of(tmp_path / "b", NETWORK.replace(old, new), HELPERS.replace(old, new))
+    assert before[0] != after[0]
+    assert (before[1] != after[1]) == (old in ("SCALE = 1.0", "power=2)", "return x * SCALE"))
+
+
+def test_code_that_is_not_used_and_comments_do_not_count(tmp_path):
+    more = "# a comment\ndef unused():\n    return 3\nOTHER = 4\n"
+    worded = NETWORK.replace("def local(x):", 'def local(x):\n    """Doc."""')
+    assert class_of(tmp_path / "a") == class_of(tmp_path / "b", worded + more, HELPERS + more)
 
 
 values = st.recursive(
@@ -232,12 +295,14 @@ def test_files_are_told_by_their_bytes_and_read_once(tmp_path, monkeypatch):
     for i, file in enumerate(files):
         file.write_bytes(bytes([i]) * 100)
         os.utime(file, ns=(10**18, 10**18))
-    monkeypatch.setattr("lipcomp._identity._RACY", 0)
+    monkeypatch.setattr("lipcomp._identity_files._RACY", 0)
     first = hash_files(files, cache=cache)
     assert len(set(first)) == 5
     reads = []
-    original = identity._hash_file
-    monkeypatch.setattr("lipcomp._identity._hash_file", lambda path: reads.append(path) or original(path))
+    original = _identity_files._hash_file
+    monkeypatch.setattr(
+        "lipcomp._identity_files._hash_file", lambda path: reads.append(path) or original(path)
+    )
     assert hash_files(files, cache=cache) == first
     assert reads == []
     files[2].write_bytes(bytes([9]) * 100)  # equal size, and the old time put back

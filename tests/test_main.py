@@ -37,6 +37,15 @@ def test_an_unknown_option_is_answered_with_the_nearest(capsys):
     assert "did you mean --concentration?" in capsys.readouterr().err
 
 
+@pytest.mark.parametrize("arguments", [["--data", ""], ["--data="], [""], ["--data", "x", "--out", ""]])
+def test_an_empty_argument_is_refused(arguments, capsys):
+    """A variable of the shell that is not set would otherwise mean the current folder."""
+    with pytest.raises(SystemExit) as end:
+        main(["bound", "model.safetensors", *arguments])
+    assert end.value.code == 2
+    assert "an argument is empty" in capsys.readouterr().err
+
+
 def test_a_missing_checkpoint_is_one_paragraph_and_exit_1(capsys):
     assert main(["bound", "nowhere.safetensors"]) == 1
     error = capsys.readouterr().err

@@ -39,9 +39,10 @@ def build_own(factory: str) -> nn.Module:
     """
     try:
         network = load_function(factory)()
-    except (ImportError, AttributeError, TypeError) as error:
+    except (Exception, SystemExit) as error:
+        reason = str(error) if isinstance(error, ImportError) else f"{type(error).__name__}: {error}"
         raise CheckpointError(
-            f"factory {factory!r} cannot be used, called without arguments: {error}"
+            f"factory {factory!r} cannot be used, called without arguments: {reason}"
         ) from error
     if not isinstance(network, nn.Module):
         raise CheckpointError(

@@ -20,7 +20,8 @@ from jaxtyping import Float, Int64
 from PIL import Image
 from torch import Tensor
 
-from lipcomp._identity import digest, hash_files
+from lipcomp._identity import digest
+from lipcomp._identity_files import hash_files
 from lipcomp.data._crops import crop_picture
 from lipcomp.data._labels import shorten
 from lipcomp.data._layout import find_split
@@ -81,12 +82,18 @@ class FolderImages:
     def batch(
         self, indices: Int64[Tensor, " batch"], pool: Executor | None = None
     ) -> Float[Tensor, "batch channels height width"]:
-        """The images at ``indices``, pixels in [0, 1]; decoded by ``pool``, or by threads of the call's own."""
+        """The images at ``indices``, pixels in [0, 1]; decoded by ``pool``, or by threads of the call's own.
+
+        Once the set's identity is known, a file that has another content than it had then is refused.
+        """
         chosen = [self.files[i] for i in indices.tolist()]
         if pool is None:
             with ThreadPoolExecutor() as own:
                 return self.batch(indices, own)
-        return torch.stack(list(pool.map(self.read, chosen)))
+        pixels = torch.stack(list(pool.map(self.read, chosen)))
+        if "marks" in self._seen:
+            self.unchanged(indices)
+        return pixels
 
     def read(self, file: Path) -> Float[Tensor, "channels height width"]:
         """Decode one of the files and bring it to the set's shape, pixels in [0, 1]."""
@@ -105,7 +112,7 @@ class FolderImages:
         """A hash of the files' bytes in order, labels, class names and preprocessing, 32 hex digits.
 
         Not of the folder's name, files' names or times. ``advance(n)`` is called as files are hashed; unchanged files
-        are not read again (:func:`lipcomp._identity.hash_files`).
+        are not read again (:func:`lipcomp._identity_files.hash_files`).
 
         Raises
         ------
@@ -125,10 +132,10 @@ class FolderImages:
     def __identity__(self) -> str:
         return self.content_hash()
 
-    def unchanged(self) -> None:
+    def unchanged(self, indices: Int64[Tensor, " m"] | None = None) -> None:
         """Check that the files are those that :meth:`content_hash` saw (it is called here if it was not yet).
 
-        Only files whose size or times differ are read again.
+        Only files whose size or times differ are read again; only those at ``indices`` are looked at, if given.
 
         Raises
         ------
@@ -137,9 +144,11 @@ class FolderImages:
         """
         if "marks" not in self._seen:
             self.content_hash()
-        marks = _marks(self.files)
-        touched = np.flatnonzero((self._seen["marks"] != marks).any(1)).tolist()
-        there = [i for i in touched if marks[i, 0] >= 0]
+        chosen = np.arange(len(self)) if indices is None else indices.unique().numpy()
+        marks = _marks([self.files[i] for i in chosen])
+        differ = (self._seen["marks"][chosen] != marks).any(1)
+        touched = chosen[differ].tolist()
+        there = chosen[differ & (marks[:, 0] >= 0)].tolist()
         contents = dict(zip(there, hash_files([self.files[i] for i in there]), strict=True))
         changed = [self.files[i] for i in touched if contents.get(i) != self._seen["contents"][i]]
         if changed:
@@ -147,7 +156,7 @@ class FolderImages:
                 f"{len(changed)} of the {len(self)} images of {self.name} changed or vanished while they were "
                 f"measured: {shorten(changed)}; run the same again when the folder is complete"
             )
-        self._seen["marks"] = marks
+        self._seen["marks"][chosen] = marks
 
     def without(self, files: Sequence[Path]) -> "FolderImages":
         """The set less some of its files."""

@@ -278,7 +278,7 @@ class Bench:
         labels, classes = self.train.labels(), len(images.classes)
         if plan.kind == "augmented":
             recipe = DIGITS if self.checkpoint.image_shape[0] == 1 else PAPER
-            return linear_evaluation(self.encoder, images, recipe, seed=plan.seed, advance=advance)
+            return linear_evaluation(self.encoder, self.train.chosen, recipe, seed=plan.seed, advance=advance)
         features = self.features(self.train, advance)
         if plan.kind == "knn":
             return NearestNeighbours(

@@ -12,7 +12,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from lipcomp._identity import digest, hash_files
+from lipcomp._identity import digest
+from lipcomp._identity_files import hash_files
 from lipcomp.data import load_set
 from lipcomp.measure._accuracy import VERSION, check_fit, probe_unit, right_of
 from lipcomp.measure._bench import Advance, Bench

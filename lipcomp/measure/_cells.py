@@ -5,7 +5,9 @@ name changes, so nothing stale is read. Files are written atomically; a damaged 
 folder, cells are kept in memory for as long as the engine runs.
 """
 
+import struct
 import zipfile
+import zlib
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -75,5 +77,14 @@ def load_arrays(path: Path) -> Arrays | None:
     try:
         with np.load(path, allow_pickle=False) as file:
             return {name: file[name] for name in file.files}
-    except (FileNotFoundError, ValueError, EOFError, OSError, KeyError, zipfile.BadZipFile):
+    except (
+        OSError,
+        ValueError,
+        EOFError,
+        KeyError,
+        RuntimeError,
+        zipfile.BadZipFile,
+        zlib.error,
+        struct.error,
+    ):
         return None

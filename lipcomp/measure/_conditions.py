@@ -56,10 +56,20 @@ class Condition:
     ) -> Float[Tensor, "batch channels height width"]:
         """The images at some places of the condition, as the classifier gets them."""
         ids = self.indices[places]
-        pixels = self.images.batch(ids).to(device)
+        if hasattr(
+            self.images, "subset"
+        ):  # those whose identity was taken: a file that changed since is refused
+            pixels = self.chosen.batch(places).to(device)
+        else:
+            pixels = self.images.batch(ids).to(device)
         if self.transform is not None:
             pixels = self.transform(pixels, ids)
         return pixels.to(dtype)
+
+    @cached_property
+    def chosen(self) -> ImageSet:
+        """The set of these images alone, or the whole set where it has no parts."""
+        return _chosen(self.images, self.indices)[0]
 
     @cached_property
     def identity(self) -> str:

@@ -1,8 +1,8 @@
 """Further output files: a table of per-image values, and pictures of the pairs that attain the bounds."""
 
 import importlib.util
-import os
 import re
+import tempfile
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -31,18 +31,24 @@ def check_writable(path: Path, name: str) -> None:
     OSError
         Naming the argument, the path and the reason.
     """
-    folder = path.parent
-    while not folder.exists():
-        if folder.is_symlink() or folder == folder.parent:
-            break
-        folder = folder.parent
-    if path.is_dir():
-        raise IsADirectoryError(f"{name} {str(path)!r} is a folder; give the path of a file")
-    if not folder.is_dir():
-        raise NotADirectoryError(f"{name} {str(path)!r}: {str(folder)!r} is not a folder; give another path")
-    place = path if path.exists() else folder
-    if not os.access(place, os.W_OK):
-        raise PermissionError(f"{name} {str(path)!r} cannot be written: no permission for {str(place)!r}")
+    try:
+        if path.is_dir():
+            raise IsADirectoryError("it is a folder; give the path of a file")
+        if path.exists():
+            if not path.is_file():
+                raise OSError("it is not a regular file; give the path of a file")
+            with path.open("rb+"):
+                return
+        folder = path.resolve().parent
+        while not folder.exists() and folder != folder.parent:
+            folder = folder.parent
+        if not folder.is_dir():
+            raise NotADirectoryError(f"{str(folder)!r} is not a folder; give another path")
+        with tempfile.TemporaryFile(dir=folder):  # permissions do not tell all: a system folder, a full disk
+            return
+    except (OSError, RuntimeError) as error:  # a loop of links is a RuntimeError
+        reason = getattr(error, "strerror", None) or str(error)
+        raise OSError(f"{name} {str(path)!r} cannot be written: {reason}") from error
 
 
 @runtime_checkable

@@ -263,6 +263,8 @@ class Plan:
             raise ValueError(f"precision must be one of {', '.join(DTYPES)}, got {self.precision!r}")
         if self.batch_size is not None and self.batch_size < 1:
             raise ValueError(f"batch_size must be at least 1, got {self.batch_size}")
+        if not 0 <= self.seed < 2**32:
+            raise ValueError(f"seed must be from 0 to 2**32 - 1, got {self.seed}")
 
     def of(self, source: Source) -> "Plan":
         """The same plan for one of its encoders."""

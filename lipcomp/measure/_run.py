@@ -28,6 +28,7 @@ from lipcomp.measure._outputs import ImageTable, Table, check_writable, save_wit
 from lipcomp.measure._plan import Plan
 from lipcomp.measure._unit import Result, Unit
 from lipcomp.records import Record, append_records, read_records
+from lipcomp.records._files import check_appendable
 from lipcomp.records._origin import provenance
 
 Progress = Callable[[int, str], AbstractContextManager[Callable[[int], object]]]
@@ -91,8 +92,14 @@ class Outputs:
         """Refuse what could not be written, before anything is measured."""
         if self.out is not None:
             check_writable(self.out, "out")
+            check_appendable(self.out)
+        if self.cells_folder is not None:
+            check_writable(self.cells_folder / "cell.npz", "cache")
         if self.table is not None:
             self.table.check()  # type: ignore[union-attr]
+            path = getattr(self.table, "path", None)
+            if self.out is not None and path is not None and path.resolve() == self.out.resolve():
+                raise ValueError(f"out and table are one file, {str(self.out)!r}; give each its own")
         if self.witnesses is not None:
             check_writable(self.witnesses / "picture.png", "witnesses")
 
@@ -183,6 +190,7 @@ def run(
             save_witness(kept.witnesses, bench, unit, result.witnesses)
         if kept.out is not None and not found:
             append_records(kept.out, records)
+        known.by_unit.setdefault(unit.identity, records)  # it may be asked for twice
         yield Done(bench, unit, found or records, not found, result.notes)
 
 

@@ -9,7 +9,8 @@ from typing import Any
 import numpy as np
 import torch
 
-from lipcomp._identity import digest, hash_files
+from lipcomp._identity import digest
+from lipcomp._identity_files import hash_files
 from lipcomp.data import load_set
 from lipcomp.data._known import SETS
 from lipcomp.measure._accuracy import VERSION, check_fit, effective_finding, probe_unit
@@ -184,7 +185,7 @@ class FlipRate:
         hashes = {name: digest(hash_files(listed)) for name, listed in files.items()}
 
         def measured(name: str) -> dict[str, Estimate]:
-            key = digest("flips", VERSION, bench.probe_identity(), hashes[name], self.limit)
+            key = digest("flips", VERSION, bench.probe_identity(), name, hashes[name], self.limit)
             held = bench.cells.get(key, lambda: self._predict(bench, places[name], "noise" in name))
             found = {"flip_rate": flip_rate(held["predicted"], noise="noise" in name)}
             if held["distance"].size:

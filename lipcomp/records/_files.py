@@ -13,7 +13,6 @@ begins as records do. A last line that only lacks its newline is a record, and i
 """
 
 import contextlib
-import errno
 import gc
 import json
 import os
@@ -23,6 +22,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import IO
 
+from lipcomp._atomic import FULL
 from lipcomp._claims import claim
 from lipcomp.records._record import SCHEMA, LineParser, Record, RecordError, RecordWarning, SchemaError
 
@@ -30,7 +30,6 @@ WAIT = 180.0  # seconds for another writer; longer than the claim of a lost mach
 CHUNK = 1 << 20  # bytes read at once, from the end
 RESCUE = "rescue the records: python -m lipcomp.records salvage FILE --out NEW"
 _BEGINNING = re.compile(rb' ?\{"schema": (\d+), "(?:identity|quantity)": "')
-_FULL = (errno.ENOSPC, getattr(errno, "EDQUOT", errno.ENOSPC))
 
 
 def append_records(path: Path | str, records: Iterable[Record]) -> None:
@@ -80,10 +79,23 @@ def append_records(path: Path | str, records: Iterable[Record]) -> None:
                 os.fsync(file.fileno())
             except OSError as error:
                 file.truncate(end)
-                if error.errno in _FULL:
+                if error.errno in FULL:
                     remedy = f"{path} is as it was before; make room and run the same again"
                     raise OSError(error.errno, f"{error.strerror}: {remedy}") from error
                 raise
+
+
+def check_appendable(path: Path) -> None:
+    """Refuse a file that :func:`append_records` would refuse; nothing is changed.
+
+    Raises
+    ------
+    RecordError
+        If the file is there and is not one of records, or holds records of a newer schema.
+    """
+    if path.exists():
+        with path.open("rb") as file:
+            _end_of_whole(file, path)
 
 
 def _end_of_whole(file: IO[bytes], path: Path) -> tuple[int, bytes]:

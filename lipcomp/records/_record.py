@@ -154,18 +154,23 @@ class LineParser:
             if type(found) is not int:
                 raise TypeError(f"schema {found!r}")
         except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
-            raise RecordError(
-                f"{self.where}, line {number}: not a record ({error!r}); skip it (skip_damaged), or rescue the "
-                "others: python -m lipcomp.records salvage FILE --out NEW"
-            ) from error
+            raise self._damaged(number, "not a record") from error
         if found != SCHEMA:
             fields = self._upgraded(fields, found, number)
         try:
             if fields.get("interval") is not None:
                 fields["interval"] = tuple(fields["interval"])
             return Record(**fields)
-        except (ValueError, TypeError, OverflowError) as error:
-            raise RecordError(f"{self.where}, line {number}: {error}") from error
+        except TypeError as error:  # a field too many, or one that is missing
+            raise self._damaged(number, "not the fields of a record") from error
+        except (ValueError, OverflowError) as error:
+            raise self._damaged(number, str(error)) from error
+
+    def _damaged(self, number: int, reason: str) -> RecordError:
+        return RecordError(
+            f"{self.where}, line {number}: {reason}; skip it (skip_damaged=True), or rescue the others: "
+            "python -m lipcomp.records salvage FILE --out NEW"
+        )
 
     def _split(self, line: bytes) -> dict[str, Any] | None:
         head, _, rest = line.decode().strip().partition(', "subject": ')

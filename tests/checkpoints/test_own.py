@@ -30,6 +30,12 @@ def broken(argument):
 
 def nothing():
     return 3
+
+def raising():
+    raise KeyError("boom")
+
+def leaving():
+    raise SystemExit(3)
 """
 BACKBONE = """
 from torch import nn
@@ -108,6 +114,8 @@ def test_a_factory_without_a_checkpoint(here):
         ("absent.py:f", r"'absent\.py' cannot be imported"),
         ("absent_module:f", "No module named 'absent_module'"),
         ("their_network:broken", "missing 1 required positional argument"),
+        ("their_network:raising", "their_network:raising.*KeyError: 'boom'"),
+        ("their_network:leaving", "their_network:leaving.*SystemExit: 3"),
         ("their_network:nothing", "returned a int, not a torch.nn.Module"),
     ],
 )

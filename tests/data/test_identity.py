@@ -143,9 +143,13 @@ def test_datasets_are_known_by_their_pictures():
 
 
 def test_the_second_look_at_a_folder_reads_no_file(root, monkeypatch):
-    monkeypatch.setattr("lipcomp._identity._RACY", -1)  # files changed just now are not remembered otherwise
+    monkeypatch.setattr(
+        "lipcomp._identity_files._RACY", -1
+    )  # files changed just now are not remembered otherwise
     before = identity(root)
-    monkeypatch.setattr("lipcomp._identity._hash_file", lambda path: pytest.fail(f"{path} is read again"))
+    monkeypatch.setattr(
+        "lipcomp._identity_files._hash_file", lambda path: pytest.fail(f"{path} is read again")
+    )
     assert identity(root) == before
 
 

@@ -4,11 +4,13 @@ import json
 import os
 import pickle
 import random
+import shutil
 import signal
 import subprocess
 import sys
 import time
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 import torch
@@ -29,7 +31,7 @@ from lipcomp.measure import (
 )
 from lipcomp.measure._pairs import Map
 from lipcomp.measure._parallel import measure_source, run_parallel
-from lipcomp.measure._run import Outputs, dry_run, open_benches
+from lipcomp.measure._run import Outputs, dry_run, open_benches, units_of
 from lipcomp.records import read_records
 
 QUANTITIES = (
@@ -147,17 +149,61 @@ def test_a_damaged_cell_is_computed_again(plan, tmp_path):
     assert [r.value for d in run(plan, out) for r in d.records] == before
 
 
+def test_what_is_asked_for_twice_is_measured_once(plan, tmp_path):
+    out, asked = (
+        tmp_path / "out.jsonl",
+        replace(plan, sources=plan.sources[:1] * 2, quantities=(Sigma(limit=3),) * 2),
+    )
+    done = list(run(asked, out))
+    assert [unit.fresh for unit in done] == [True, False, False, False]
+    assert all(unit.records == done[0].records for unit in done)
+    assert len(values(out)) == len(done[0].records)
+
+
+def test_training_images_that_change_leave_nothing_behind(save_small, folder, tmp_path):
+    """Neither a record nor a cell holds what was computed from images that are not those of the identity."""
+    copy = shutil.copytree(folder, tmp_path / "images")
+    plan = Plan(
+        (Source(save_small(tmp_path / "a.safetensors"), "a"),),
+        Images(str(copy)),
+        (CleanAccuracy(),),
+        device="cpu",
+    )
+    out, outputs = tmp_path / "out.jsonl", Outputs(tmp_path / "out.jsonl")
+    benches = open_benches(plan, outputs)
+    units_of(benches[0])  # their identities are known
+    first = copy / "train" / "cat" / "0.png"
+    kept = first.read_bytes()
+    Image.new("L", (28, 28), 7).save(first)
+    with pytest.raises(ValueError, match=r"1 of the 24 images of .*/train changed"):
+        list(run(plan, outputs, benches=benches))
+    assert not out.exists()
+    first.write_bytes(kept)
+    fresh = [record.value for done in run(plan, out) for record in done.records]
+    assert fresh == [record.value for done in run(plan) for record in done.records]
+
+
 def test_what_cannot_be_written_is_found_before_the_work(plan, tmp_path, monkeypatch):
     monkeypatch.setattr(Source, "load", lambda self: pytest.fail("something was loaded"))
     (tmp_path / "file").write_text("x")
+    (tmp_path / "settings.json").write_text('{"lr": 0.1}\n')
+    (tmp_path / "loop").symlink_to(tmp_path / "loop")
     for outputs in (
+        Outputs(Path(os.devnull)),
+        Outputs(tmp_path / "loop"),
+        Outputs(tmp_path / ("x" * 300)),
+        Outputs(tmp_path / "settings.json"),
+        Outputs(tmp_path / "out.csv", table=tmp_path / "out.csv"),
+        Outputs(tmp_path / "out.jsonl", tmp_path / "file"),
         Outputs(tmp_path),
         Outputs(tmp_path / "file" / "out.jsonl"),
         Outputs(None, table=tmp_path / "file" / "t.csv"),
         Outputs(None, witnesses=tmp_path / "file"),
     ):
-        with pytest.raises(OSError, match=r"is a folder|is not a folder"):
+        with pytest.raises((OSError, ValueError), match=r"out|table|witnesses|cache") as told:
             list(run(plan, outputs))
+        assert "Errno" not in str(told.value)
+    assert (tmp_path / "settings.json").read_text() == '{"lr": 0.1}\n'
 
 
 def test_a_folder_that_changes_meanwhile_is_told(save_small, tmp_path):

@@ -149,6 +149,25 @@ def test_a_damaged_line_is_named_skipped_or_rescued(tmp_path, capsys):
         salvage_records(tmp_path / "text", tmp_path / "another")
 
 
+@pytest.mark.parametrize(
+    "damage",
+    [
+        lambda line: line[:700] + b"\xff" + line[701:],
+        lambda line: line.replace(b'"unit"', b'"colour"'),
+        lambda line: b"[" + line + b"]",
+        lambda line: line.replace(b'"value": ', b'"value": 1e999, "v": '),
+        lambda line: b"\0" * len(line),
+    ],
+)
+def test_a_damaged_line_is_named_in_a_line(tmp_path, damage):
+    path = tmp_path / "r.jsonl"
+    append_records(path, [Record("accuracy.clean", 0.5, subject={"long": "x" * 5000})])
+    path.write_bytes(damage(path.read_bytes().rstrip()) + b"\n")
+    with pytest.raises(RecordError, match=r"line 1: .*salvage FILE") as told:
+        read_records(path)
+    assert len(str(told.value)) < 400
+
+
 def test_a_newer_schema_is_refused_by_readers_and_writers(tmp_path):
     path = tmp_path / "r.jsonl"
     newer = json.dumps({**json.loads(CLEAN.to_json()), "schema": record.SCHEMA + 1}) + "\n"
