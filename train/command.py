@@ -16,6 +16,7 @@ from lipcomp._functions import load_function
 from lipcomp.data import load_set
 from lipcomp.data._known import SETS
 from lipcomp.encoders import register_backbone
+from lipcomp.measure._options import positive, seed
 from train.data import Report, fit_to_data
 from train.pretrain import pretrain
 from train.recipe import Recipe, change
@@ -51,7 +52,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("recipe",
         help=f"FAMILY_METHOD, where FAMILY is one of {', '.join(FAMILIES)} and METHOD one of {', '.join(METHODS)}; "
         "or imagenet_METHOD_300, imagenet_METHOD_1000, METHOD alone (with --data), or FILE.py:FUNCTION")
-    parser.add_argument("--seed", type=int, default=0, help="random seed of weights, data order, views and noise")
+    parser.add_argument("--seed", type=seed, default=0, help="random seed of weights, data order, views and noise")
     parser.add_argument("--out", type=Path, help="folder of the run (default: runs/RECIPE-SEED)")
     # fmt: on
     add_recipe_options(parser)
@@ -73,7 +74,7 @@ def add_recipe_options(parser: argparse.ArgumentParser) -> None:
     # fmt: off
     group.add_argument("--data", help=f"training set: a folder, or one of {', '.join(SETS)}; shape, mean, std and "
         "views are adapted to it (default: the recipe's)")
-    group.add_argument("--image-size", type=int,
+    group.add_argument("--image-size", type=positive(int),
         help="side in pixels that images are resized to (default: the recipe's)")
     group.add_argument("--backbone", help="network: a name of lipcomp.encoders, timm/NAME, or FILE.py:FUNCTION, "
         "which is called with the number of channels (default: the recipe's)")

@@ -71,13 +71,26 @@ def training_set(recipe: Recipe, settings: Settings, report: Report, data: Any =
     needs_classes = recipe.probe is not None or recipe.objective.family == "supervised"
     if needs_classes and len(images.labels.unique()) < 2:
         what = f"one class ({images.classes[0]!r})" if images.classes else "no labels"
+        supervised = recipe.objective.family == "supervised"
+        learner = "a classifier" if supervised else "the linear head"
         raise ValueError(
-            f"the data {recipe.data!r} has {what}, so the linear head has nothing to learn; give a "
-            f"folder with one folder per class, or train without it: --set probe=None"
+            f"the data {recipe.data!r} has {what}, so {learner} has nothing to learn; give a folder with one folder per"
+            " class" + ("" if supervised else ", or train without it: --set probe=None")
         )
     if isinstance(images, FolderImages):
         images = _readable(images, settings, report)
     return images if recipe.images is None else _some(images, recipe.images)
+
+
+def data_hash(recipe: Recipe, settings: Settings) -> str | None:
+    """The identity of a recipe's training images without a look at each; None if they are not there (any more)."""
+    try:
+        images = _load(recipe, "pretrain", settings)
+        if isinstance(images, FolderImages) and settings.skip_unreadable:
+            images = _readable(images, settings, lambda line: None)
+        return (images if recipe.images is None else _some(images, recipe.images)).content_hash()
+    except (OSError, ValueError):
+        return None
 
 
 def _some(images: ImageSet, count: int) -> ImageSet:

@@ -58,6 +58,8 @@ def held(folder: Path) -> Iterator[None]:
     OSError
         If the folder cannot be written to.
     """
+    if folder.exists() and not folder.is_dir():
+        raise NotADirectoryError(f"the run's folder {str(folder)!r} is a file; give another with --out")
     with ExitStack() as stack:
         try:
             mine = stack.enter_context(claim(folder))

@@ -92,6 +92,8 @@ class Recipe:
     pair: str | None = None
 
     def __post_init__(self) -> None:
+        if not self.name or self.name.startswith(".") or any(letter in self.name for letter in "/\\\0"):
+            raise ValueError(f"name must be a name for a folder, without slashes; got {self.name!r}")
         if not 0 < self.epochs < math.inf:
             raise ValueError(f"epochs must be positive and finite, got {self.epochs}")
         if self.batch_size < 2:
@@ -228,10 +230,10 @@ def _replaced(part: Any, path: str, names: list[str], value: Any) -> Any:
         value = _replaced(old, path, names[1:], value)
     elif dataclasses.is_dataclass(old):
         raise ValueError(f"{path!r} has fields itself; set one of them, as in {path}.NAME=VALUE")
-    elif isinstance(old, float) and isinstance(value, int) and not isinstance(value, bool):
-        value = float(value)
-    elif isinstance(value, float) and {f.name: f.type for f in dataclasses.fields(part)}[names[0]] is float:
-        pass  # a recipe may write 1 where the field takes any number
-    elif old is not None and value is not None and not isinstance(value, type(old)):
-        raise ValueError(f"{path} is a {type(old).__name__}, as {old!r}; got {value!r}")
+    elif {f.name: f.type for f in dataclasses.fields(part)}[names[0]] in (float, "float"):
+        if isinstance(value, bool) or not isinstance(value, int | float):
+            raise ValueError(f"{path} must be a number, as {old!r}; got {value!r}")
+        value = float(value) if isinstance(old, float) else value  # a recipe may write 1 itself
+    elif old is not None and value is not None and type(value) is not type(old):
+        raise ValueError(f"{path} must be of type {type(old).__name__}, as {old!r}; got {value!r}")
     return replace(part, **{names[0]: value})

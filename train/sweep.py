@@ -11,9 +11,10 @@ stop the others. Several terminals or machines can run the command on one study;
 ``study.json`` in the folder lists the runs of the study.
 """
 
-import json
+import argparse
 import os
 import pickle
+import re
 import subprocess
 import sys
 import tempfile
@@ -23,7 +24,6 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from lipcomp._atomic import atomic_file
 from lipcomp._claims import claim
 from lipcomp._commands import Parser, run
 from lipcomp._functions import import_file, load_function
@@ -32,6 +32,7 @@ from lipcomp.encoders._backbones import BACKBONES
 from lipcomp.jobs._contract import JobFailure, Outcome, raise_failures
 from lipcomp.jobs._engines import run_jobs
 from lipcomp.jobs._options import add_engine_arguments, engine_choice
+from lipcomp.measure._options import numbers, positive, words
 from train.command import (
     EPILOG,
     add_recipe_options,
@@ -41,11 +42,12 @@ from train.command import (
     recipe_of,
     settings_of,
 )
-from train.folder import CHECKPOINT, DIVERGED, BusyError, check_same, flat
+from train.folder import CHECKPOINT, BusyError
 from train.pretrain import pretrain
 from train.recipe import Recipe, with_beta
 from train.recipes import METHODS, find_recipe
 from train.settings import Settings
+from train.study import Identities, note_stage, plan
 
 BETAS = (0.1, 0.3, 1.0, 3.0, 10.0)
 POLL = 15.0  # seconds between two looks at runs that another command trains
@@ -206,11 +208,12 @@ def sweep(
         for recipe in recipes
     }
     todo = {run: job for run, job in folders.items() if not (job[2] / CHECKPOINT).exists()}
-    warned = {
-        run: json.loads((job[2] / DIVERGED).read_text())["reason"]
-        for run, job in todo.items()
-        if (job[2] / DIVERGED).exists()
-    }
+    how = {"precision": settings.precision, "accumulate": settings.accumulate, "ranks": ranks}
+    known = Identities(settings, how)
+    for each, job in folders.items():
+        if each not in todo:
+            known.check(*job)
+    warned = {run: reason for run, job in todo.items() if (reason := known.diverged(*job))}
     total, todo = len(todo), {run: job for run, job in todo.items() if run not in warned}
     report(
         f"train: {purpose}: {len(folders)} runs, {len(folders) - total} finished before"
@@ -281,52 +284,16 @@ def _wait_for(runs: Mapping[str, tuple[Recipe, int, Path]]) -> None:
                     return
 
 
-def plan(out: Path, name: str, purpose: str, recipes: Sequence[Recipe], seeds: int | str) -> int:
-    """Write study.json and return the number of seeds; refuse a folder that holds another study.
-
-    More seeds may be added to a study, never fewer.
-    """
-    names = [recipe.name for recipe in recipes]
-    if len(set(names)) < len(names):
-        raise ValueError(f"the runs of a study need different names, got {', '.join(names)}")
-    file = out / "study.json"
-    with claim(file, wait=60.0) as mine:
-        if not mine:
-            raise BusyError(f"another command writes {str(file)!r} now; run this one again")
-        known = json.loads(file.read_text()) if file.exists() else {}
-        before = int(known.get("seeds", 0))
-        count = before + int(seeds[1:]) if isinstance(seeds, str) else max(before, seeds)
-        if count < 1:
-            raise ValueError(f"a study needs at least 1 seed, got {seeds}")
-        runs = {f"{r.name}-seed{seed}": r.to_dict() for r in recipes for seed in range(count)}
-        told = json.loads(json.dumps({"preset": name, "purpose": purpose, "seeds": count, "runs": runs}))
-        for run, fields in known.get("runs", {}).items():
-            if run not in told["runs"]:
-                raise ValueError(
-                    f"{str(out)!r} holds another study (with a run {run!r}); give another --out or remove the folder"
-                )
-            check_same(
-                flat({"recipe": fields}),
-                flat({"recipe": told["runs"][run]}),
-                out,
-                f"another study, a run {run!r}",
-            )
-        told = known | told  # what others wrote beside it, a design say, stays
-        if told != known:
-            with atomic_file(file) as temporary:
-                temporary.write_text(json.dumps(told, indent=1))
-    return count
+def _seeds(text: str) -> str:
+    """An argparse type: N or +N."""
+    if not re.fullmatch(r"\+?[0-9]{1,6}", text) or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"must be a number of seeds, or +N to add seeds; got {text!r}")
+    return text
 
 
 def _cost(recipe: Recipe) -> float:
     """What a run takes, in epochs of SimCLR."""
     return recipe.epochs * (1.2 if recipe.objective.family == "byol" else 1.0)
-
-
-def note_stage(out: Path, stage: str, seconds: float) -> None:
-    """Add a stage's wall time to timings.jsonl."""
-    with (out / "timings.jsonl").open("a") as handle:
-        handle.write(json.dumps({"stage": stage, "seconds": round(seconds, 1)}) + "\n")
 
 
 # The command.
@@ -337,16 +304,17 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser = Parser(prog="python -m train.sweep", description=__doc__, epilog=EPILOG + "\n" + recipe_fields())
     # fmt: off
     parser.add_argument("preset", nargs="?", help=" ".join(f"{n}: {p.__doc__}" for n, p in PRESETS.items()))
-    parser.add_argument("--methods", metavar="NAME,...",
+    parser.add_argument("--methods", type=words, metavar="NAME,...",
         help=f"methods to train on --data, comma-separated: {', '.join(METHODS)}")
-    parser.add_argument("--recipes", metavar="NAME,...",
+    parser.add_argument("--recipes", type=words, metavar="NAME,...",
         help="recipes to train, comma-separated: names or FILE.py:FUNCTION")
-    parser.add_argument("--betas", metavar="FLOAT,...",
+    parser.add_argument("--betas", type=numbers, metavar="FLOAT,...",
         help="values of beta, comma-separated, for every method that has one (default: the recipe's)")
-    parser.add_argument("--seeds", metavar="INT",
+    parser.add_argument("--seeds", type=_seeds, metavar="INT",
         help="number of paired seeds; +N adds N seeds to an existing study (default: 3, or the preset's)")
     parser.add_argument("--out", type=Path, help="folder of the study (default: studies/PRESET)")
-    parser.add_argument("--ranks", type=int, default=1, help="processes per run, started by torchrun; set --gpus too")
+    parser.add_argument("--ranks", type=positive(int), default=1,
+        help="processes per run, started by torchrun; set --gpus too")
     parser.add_argument("--job", type=Path, help="internal: one rank of a run with several processes")
     # fmt: on
     add_recipe_options(parser)
@@ -370,18 +338,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
         recipes = [changed(recipe, options) for recipe in preset.recipes]
         seeds, purpose, name = preset.seeds, preset.purpose, options.preset
     else:
-        names = (options.methods or options.recipes).split(",")
-        recipes = [recipe_of(each.strip(), options, settings, print) for each in names]
+        recipes = [recipe_of(each, options, settings, print) for each in options.methods or options.recipes]
     if options.betas:
-        recipes = over_betas(recipes, [float(beta) for beta in options.betas.split(",")])
-    wanted = options.seeds or seeds
-    if isinstance(wanted, str) and not wanted.removeprefix("+").isdigit():
-        raise ValueError(f"--seeds must be a number, or +N to add seeds; got {wanted!r}")
-    wanted = wanted if isinstance(wanted, str) and wanted.startswith("+") else int(wanted)
+        recipes = over_betas(recipes, options.betas)
+    wanted = options.seeds or str(seeds)
+    wanted = wanted if wanted.startswith("+") else int(wanted)
     out = options.out or Path("studies") / name
     choice = engine_choice(options, out / "jobs")
     sources = [place for place in BACKBONES if ":" in place]
-    sources += [part.partition(":")[0] for part in (options.recipes or "").split(",") if ".py:" in part]
+    sources += [part.partition(":")[0] for part in options.recipes or () if ".py:" in part]
     failed = sweep(
         recipes,
         wanted,

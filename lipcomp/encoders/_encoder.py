@@ -93,6 +93,14 @@ class EncoderSpec:
                 )
         if min(self.std) <= 0:
             raise ValueError(f"std must be positive, got {self.std}")
+        widths = (*(self.projector or ()), *(() if self.predictor is None else (self.predictor,)))
+        if self.projector is not None and len(self.projector) != 2:
+            raise ValueError(f"projector must be (hidden, out) features, or None; got {self.projector}")
+        if not all(isinstance(width, int) and width >= 1 for width in widths):
+            raise ValueError(
+                f"features of projector and predictor must be positive integers, got {self.projector} and "
+                f"{self.predictor}"
+            )
         if self.predictor is not None and self.projector is None:
             raise ValueError("a predictor needs a projector before it; give projector=(hidden, out)")
         if self.decoder and self.predictor is None:

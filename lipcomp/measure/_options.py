@@ -41,6 +41,17 @@ def positive(kind: Callable[[str], Any]) -> Callable[[str], Any]:
     return parse
 
 
+def seed(text: str) -> int:
+    """An argparse type: a seed that every generator takes."""
+    try:
+        number = int(text)
+    except ValueError:
+        number = -1
+    if not 0 <= number < 2**32:
+        raise argparse.ArgumentTypeError(f"must be an integer from 0 to 2**32 - 1, got {text!r}")
+    return number
+
+
 def words(text: str) -> tuple[str, ...]:
     """An argparse type: a comma-separated list of words."""
     found = tuple(word.strip() for word in text.split(",") if word.strip())
@@ -157,7 +168,7 @@ def add_data_arguments(parser: argparse.ArgumentParser) -> None:
     group.add_argument("--split", default="test", choices=("train", "test", "val"), help="split to measure on")
     group.add_argument("--limit", type=positive(int),
         help="use this many random images, chosen by --seed (default: all)")
-    group.add_argument("--seed", type=int, default=0, help="random seed")
+    group.add_argument("--seed", type=seed, default=0, help="random seed")
     group.add_argument("--labels", metavar="FILE",
         help="table with the label of each file: .csv, .tsv or .jsonl (default: class folders)")
     group.add_argument("--label-column", metavar="NAME",

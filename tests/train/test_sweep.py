@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 import threading
@@ -11,6 +12,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from PIL import Image
 
 from lipcomp._claims import claim
 from lipcomp._commands import run
@@ -118,6 +120,44 @@ def test_a_diverging_run_fails_alone_and_is_not_tried_again(short, tmp_path, her
     assert "wild-seed0: diverged" in said[-1]
 
 
+def test_finished_and_diverged_runs_answer_for_their_settings_and_images_alone(short, bars, tmp_path, here):
+    images = shutil.copytree(bars, tmp_path / "images")
+    wild = replace(short[0], name="wild", learning_rate=1e30, warmup_epochs=0)
+    recipes = [replace(recipe, data=str(images)) for recipe in (wild, short[0])]
+    sweep(recipes, 1, tmp_path / "study", report=lambda line: None)
+    for settings in (Settings(precision="bf16"), Settings(accumulate=2)):
+        with pytest.raises(
+            ValueError, match=r"simclr-seed0' holds a finished run of another kind: its (prec|acc)"
+        ):
+            sweep(recipes, 1, tmp_path / "study", settings=settings)
+    (tmp_path / "study" / "runs" / "simclr-seed0" / "model.safetensors").unlink()
+    said = []
+    sweep(recipes, 1, tmp_path / "study", settings=Settings(accumulate=2), report=said.append)
+    assert "2 runs, 0 finished before" in said[0]  # what diverged under other settings is tried under these
+    image = next((images / "train").rglob("*.png"))
+    kept = image.read_bytes()
+    Image.new("L", Image.open(image).size, 7).save(image)
+    with pytest.raises(ValueError, match="holds a finished run of another kind: its images is"):
+        sweep(recipes, 1, tmp_path / "study", settings=Settings(accumulate=2))
+    image.write_bytes(kept)
+    images.rename(tmp_path / "moved")
+    said.clear()
+    sweep(recipes, 1, tmp_path / "study", settings=Settings(accumulate=2), report=said.append)
+    assert (
+        "2 runs, 1 finished before, 1 diverged before" in said[0]
+    )  # images that are gone cannot be compared
+
+
+@pytest.mark.parametrize(
+    "text", ["{", "[]", '{"runs": 3}', '{"seeds": "x"}', '{"runs": {"a": 1}}', '{"seeds": -1}']
+)
+def test_a_plan_that_is_none_is_named(short, tmp_path, text):
+    (tmp_path / "study.json").write_text(text)
+    with pytest.raises(ValueError, match=r"study\.json' is not the plan of a study"):
+        sweep(short, 1, tmp_path)
+    assert (tmp_path / "study.json").read_text() == text
+
+
 def test_a_run_that_fails_leaves_the_others_and_is_repeated_by_the_next_command(short, tmp_path, here):
     broken = replace(short[0], name="broken", data=str(tmp_path / "missing"))
     failed = sweep([broken, short[1]], 1, tmp_path / "study", report=lambda line: None)
@@ -213,9 +253,18 @@ def test_the_command_says_what_is_missing(capsys, tmp_path, monkeypatch):
         ([], "give exactly one of PRESET"),
         (["nothing"], "preset 'nothing' is unknown"),
         (["--methods", "simclr"], "method 'simclr' needs data"),
-        (["quick", "--seeds", "many"], "--seeds must be a number, or +N"),
         (["quick", "--workers", "0"], "--workers must be at least 1"),
     ]:
         assert run(main, arguments) == 1
         assert message in " ".join(capsys.readouterr().err.split())
+    for wrong in (
+        ["--seeds", "many"],
+        ["--seeds", "+0"],
+        ["--seeds", "²"],
+        ["--betas", ".3,x"],
+        ["--ranks", "0"],
+    ):
+        with pytest.raises(SystemExit) as end:
+            main(["quick", *wrong])
+        assert end.value.code == 2
     assert not list(tmp_path.iterdir())
