@@ -11,6 +11,8 @@ ROOT = Path(__file__).parents[1]
 LEAVES = {
     "_atomic",
     "_functions",
+    "_identity_code",
+    "_identity_files",
     "_messages",
     "_results",
 }  # small helpers that import nothing of the house; everyone may use them
