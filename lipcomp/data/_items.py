@@ -8,6 +8,7 @@ from PIL import Image
 from torch import Tensor
 
 from lipcomp.data._labels import in_order
+from lipcomp.data._layout import check_distinct
 from lipcomp.data._pictures import as_picture
 
 _IMAGES = ("image", "img", "pixel_values", "jpg", "png")
@@ -140,6 +141,7 @@ def numbers_of(
         )
     plain = names == tuple(str(i) for i in range(len(names)))
     wanted = names if classes is None else tuple(classes)
+    check_distinct(wanted)
     found: dict[int | str, int] = {}
     for label in set(own):
         word = label if isinstance(label, str) else names[label] if label < len(names) else str(label)

@@ -6,6 +6,7 @@ without its suffix).
 """
 
 import csv
+import io
 import json
 import re
 from collections.abc import Callable, Sequence
@@ -16,7 +17,8 @@ from typing import Any
 
 from lipcomp.data._listing import normal
 
-METADATA = ("metadata.csv", "metadata.jsonl")
+METADATA = ("metadata.csv", "metadata.jsonl", "metadata.parquet")
+READ = (".csv", ".tsv", ".txt", ".jsonl", ".json")
 _FILES = (
     "file_name",
     "filename",
@@ -52,7 +54,12 @@ class Table:
 
 def find_metadata(folder: Path) -> Path | None:
     """The metadata file beside a folder's images, if there is one."""
-    return next((folder / name for name in METADATA if (folder / name).is_file()), None)
+    found = [folder / name for name in METADATA if (folder / name).is_file()]
+    if len(found) > 1:
+        raise ValueError(
+            f"{str(folder)!r} has {found[0].name} and {found[1].name}; remove one, or name it with labels="
+        )
+    return found[0] if found else None
 
 
 def read_table(path: Path, label_column: str | None = None, *, required: bool = True) -> Table:
@@ -74,6 +81,10 @@ def read_table(path: Path, label_column: str | None = None, *, required: bool = 
     """
     if not path.is_file():
         raise FileNotFoundError(f"table of labels {str(path)!r} does not exist; check labels=")
+    if path.suffix.lower() not in READ:
+        raise ValueError(
+            f"table of labels {str(path)!r} is none of {', '.join(READ)}; save it as one of these"
+        )
     lines = _read_json(path) if path.suffix.lower() in (".jsonl", ".json") else _read_csv(path)
     if not lines:
         raise ValueError(f"table of labels {str(path)!r} has no row")
@@ -104,18 +115,25 @@ def read_table(path: Path, label_column: str | None = None, *, required: bool = 
     return Table(path, tuple(rows))
 
 
-def _read_csv(path: Path) -> list[dict[str, Any]]:
+def _read_text(path: Path) -> str:
+    """UTF-8 without a mark; line ends as they are, since a quoted cell may hold one."""
     try:
-        text = path.read_text("utf-8-sig")
+        return path.read_bytes().decode("utf-8-sig")
     except UnicodeDecodeError as error:
         raise ValueError(
             f"table of labels {str(path)!r} is not UTF-8 text ({error}); save it as UTF-8"
         ) from error
+
+
+def _read_csv(path: Path) -> list[dict[str, Any]]:
+    text = _read_text(path)
     head = text.split("\n", 1)[0]
     delimiter = max(",;\t", key=head.count)
     try:
         lines = [
-            line for line in csv.reader(text.splitlines(), delimiter=delimiter, strict=True) if any(line)
+            line
+            for line in csv.reader(io.StringIO(text, newline=""), delimiter=delimiter, strict=True)
+            if any(line)
         ]
     except csv.Error as error:
         raise ValueError(f"table of labels {str(path)!r} is damaged ({error})") from error
@@ -130,12 +148,12 @@ def _read_csv(path: Path) -> list[dict[str, Any]]:
 
 def _read_json(path: Path) -> list[dict[str, Any]]:
     lines = []
-    for number, text in enumerate(path.read_text("utf-8-sig").splitlines(), 1):
+    for number, text in enumerate(_read_text(path).split("\n"), 1):
         if not text.strip():
             continue
         try:
             line = json.loads(text)
-        except ValueError as error:
+        except (ValueError, RecursionError) as error:
             raise ValueError(
                 f"line {number} of {str(path)!r} is not valid JSON ({error}); one object per line"
             ) from error

@@ -84,6 +84,7 @@ def find_split(
                 + f", or name {str(place)!r} itself as the data where no labels are needed"
             )
     if found.names is not None:
+        check_distinct(classes or ())
         own = in_order(set(found.names))
         found.classes = tuple(classes) if classes is not None else train or own
         _check_names(root, own, found.classes, "classes given" if classes is not None else "train split")
@@ -286,8 +287,8 @@ def _check_depth(place: Path, files: Sequence[Path]) -> None:
 
 def _class_names(root: Path, place: Path, table: Table | None) -> tuple[str, ...] | None:
     """The class names of the training split, without listing its images where they have class folders."""
-    metadata = find_metadata(place) or find_metadata(root)
-    read = table or (read_table(metadata, required=False) if metadata else None)
+    metadata = None if table else find_metadata(place) or find_metadata(root)
+    read = read_table(metadata, required=False) if metadata else table
     if read is not None and read.rows:
         found = _by_table(root, place, read, read.rows)
         if found.names:
@@ -297,9 +298,16 @@ def _class_names(root: Path, place: Path, table: Table | None) -> tuple[str, ...
 
 def in_order_of_folders(place: Path) -> tuple[str, ...] | None:
     """Names of the class folders that hold images, or None if there are none."""
-    return (
-        tuple(sorted(normal(folder.name) for folder in visible_folders(place) if has_images(folder))) or None
-    )
+    names = tuple(sorted(normal(folder.name) for folder in visible_folders(place) if has_images(folder)))
+    check_distinct(names)
+    return names or None
+
+
+def check_distinct(classes: Sequence[str]) -> None:
+    """Refuse a class that is there twice: as two folders whose accents are written differently, or in a list."""
+    twice = [name for name, count in Counter(classes).items() if count > 1]
+    if twice:
+        raise ValueError(f"there are two classes {twice[0]!r}; rename or join them")
 
 
 def _check_names(root: Path, own: Sequence[str], classes: Sequence[str], whose: str) -> None:

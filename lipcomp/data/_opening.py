@@ -19,6 +19,7 @@ any dataset      its own                      :mod:`lipcomp.data._datasets`; by 
 Whatever the source, an :class:`ImageSet` gives pixels in [0, 1] by ``batch(indices)`` and labels as one tensor.
 """
 
+import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -205,12 +206,22 @@ def check_splits(train: ImageSet, test: ImageSet) -> None:
             f"the same; give test images of the same classes"
         )
     one, other = (getattr(images, "files", None) for images in (train, test))
-    same = not set(one).isdisjoint(other) if one and other else train.content_hash() == test.content_hash()
+    same = (
+        not _places(one).isdisjoint(_places(other))
+        if one and other
+        else train.content_hash() == test.content_hash()
+    )
     if same:
         raise ValueError(
             f"{train.name} and {test.name} share images; a probe is never scored on the images it was fitted on: "
             f"take another split"
         )
+
+
+def _places(files: Sequence[Path]) -> set[tuple[str, str]]:
+    """Where files lie, whatever links lead to their folders."""
+    real = {folder: os.path.realpath(folder) for folder in {file.parent for file in files}}
+    return {(real[file.parent], file.name) for file in files}
 
 
 def brought_to(

@@ -295,6 +295,14 @@ def test_probes_are_fitted_and_scored_on_different_images(tmp_path):
     whole = load_set(str(tmp_path), **options)
     with pytest.raises(ValueError, match="share images"):
         load_splits((whole, whole))
+    (tmp_path / "linked").mkdir()
+    for split in ("train", "val"):  # two names of one folder
+        (tmp_path / "linked" / split).symlink_to(tmp_path / "both")
+    (tmp_path / "both").mkdir()
+    for name in ("cat", "dog"):
+        (tmp_path / name).rename(tmp_path / "both" / name)
+    with pytest.raises(ValueError, match="share images"):
+        load_splits(str(tmp_path / "linked"), **options)
 
 
 def test_a_function_by_name_gives_a_dataset_to_every_command(tmp_path, monkeypatch):

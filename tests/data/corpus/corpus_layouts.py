@@ -283,6 +283,13 @@ def accents_in_two_forms(f: Folder) -> Checks:
 
 
 @case
+def one_class_in_two_folders(f: Folder) -> Checks:
+    f.put("train/caf\u00e9/0.png", "train/cafe\u0301/1.png", "train/tea/0.png", "test/tea/0.png")
+    yield Refused("two classes 'caf\u00e9'")
+    yield Refused("two classes 'caf\u00e9'", "train")
+
+
+@case
 def numbers_as_names(f: Folder) -> Checks:
     names = [str(i) for i in range(12)]
     f.put(*(f"train/{name}/0.png" for name in names), "test/10/0.png", "test/2/0.png")
@@ -328,6 +335,7 @@ def classes_that_are_given(f: Folder) -> Checks:
     images: dict[str, str | None] = {"dog/0.png": "dog", "cat/0.png": "cat"}
     yield Exact(images, options={"classes": ("dog", "emu", "cat")}, classes=("dog", "emu", "cat"))
     yield Refused("not among the 2 of the classes given: dog", options={"classes": ("emu", "cat")})
+    yield Refused("two classes 'cat'", options={"classes": ("cat", "dog", "cat")})
 
 
 @case

@@ -198,6 +198,9 @@ def damaged_tables(f: Folder) -> Checks:
         ("empty.csv", "", "no row"),
         ("half.jsonl", '{"file": "0.png", "lab', "not valid JSON"),
         ("list.jsonl", "[1, 2]", "one JSON object"),
+        ("deep.jsonl", "[" * 99999, "not valid JSON"),
+        ("latin.jsonl", '{"file": "0.png", "label": "caf\u00e9"}'.encode("latin-1"), "not UTF-8"),
+        ("labels.parquet", "PAR1", r"is none of \.csv"),
     ):
         yield Refused(reason, options={"labels": f.make(name, content)})
 
@@ -207,3 +210,32 @@ def bare_names_that_fit_twice(f: Folder) -> Checks:
     f.put("a/0.png", "b/0.png")
     path = f.table("labels.csv", [("file", "label"), ("0", "x")])
     yield Refused("fit several images", options={"labels": path})
+
+
+@case
+def cells_that_hold_line_ends(f: Folder) -> Checks:
+    """A line end within quotes, and the separators that only str.splitlines takes for one."""
+    f.put("0.png", "1.png", "2.png")
+    names = "a\nb", "a\u2028b", "a\x85b"
+    rows = [(f"{i}.png", name) for i, name in enumerate(names)]
+    images: dict[str, str | None] = dict(rows)
+    yield Exact(images, options={"labels": f.table("labels.csv", [("file", "label"), *rows])})
+    raw = "\n".join(f'{{"file": "{i}.png", "label": "x\u2028{i}"}}' for i in range(3))
+    path = str(f.make("labels.jsonl", raw))
+    yield Exact({f"{i}.png": f"x\u2028{i}" for i in range(3)}, options={"labels": path})
+
+
+@case
+def two_files_of_metadata(f: Folder) -> Checks:
+    f.put("0.png", "1.png")
+    f.table("metadata.csv", [("file_name", "label"), ("0.png", "x"), ("1.png", "y")])
+    f.lines("metadata.jsonl", [{"file_name": "0.png", "label": "y"}])
+    yield Refused(r"has metadata\.csv and metadata\.jsonl; remove one")
+    yield Exact({"0.png": "x", "1.png": "y"}, options={"labels": str(f.root / "metadata.csv")})
+
+
+@case
+def metadata_of_a_format_that_is_not_read(f: Folder) -> Checks:
+    f.put(*TWO)
+    f.make("test/metadata.parquet", "PAR1")
+    yield Refused("save it as one of these")
