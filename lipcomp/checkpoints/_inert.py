@@ -15,6 +15,7 @@ import math
 import pickle
 import pickletools
 import re
+from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 from lipcomp.checkpoints._errors import CheckpointError
@@ -90,6 +91,23 @@ class Made:
     __setstate__ = __setitem__ = append = extend = add = _ignore
 
 
+class Kept(Made):
+    """An object of a description that is needed: its state, by name, and nothing of its class."""
+
+    state: dict[str, Any]
+
+    def __new__(cls, *given: Any, **named: Any) -> Any:
+        """Nothing of what was given is kept."""
+        made = object.__new__(cls)
+        made.state = {}
+        return made
+
+    def __setstate__(self, state: Any) -> None:
+        """The state as it is."""
+        if isinstance(state, dict):
+            self.state = state
+
+
 class Storage(NamedTuple):
     """Bytes of the file that a tensor lies in: so many numbers of a type."""
 
@@ -155,10 +173,10 @@ STAND_INS: dict[str, type] = {
 class _Reader(pickle.Unpickler):
     """Python's unpickler, for which every name is one of our stand-ins."""
 
-    def __init__(self, data: bytes) -> None:
+    def __init__(self, data: bytes, more: Mapping[str, type]) -> None:
         super().__init__(io.BytesIO(data), fix_imports=False, encoding="latin-1")
         self.storages: dict[str, Storage] = {}
-        self.names: dict[str, type] = dict(STAND_INS)
+        self.names: dict[str, type] = {**STAND_INS, **more}
 
     def find_class(self, module: str, name: str) -> type:
         """The stand-in of a name; it is not looked up."""
@@ -193,7 +211,9 @@ class _Reader(pickle.Unpickler):
         return storage
 
 
-def read_inert(data: bytes, what: str) -> tuple[Any, dict[str, Storage], int]:
+def read_inert(
+    data: bytes, what: str, more: Mapping[str, type] | None = None
+) -> tuple[Any, dict[str, Storage], int]:
     """Read one pickle.
 
     Parameters
@@ -202,6 +222,8 @@ def read_inert(data: bytes, what: str) -> tuple[Any, dict[str, Storage], int]:
         Bytes that begin with a pickle; what follows its end is left alone.
     what
         What messages call it.
+    more
+        Stand-ins of this module for further names.
 
     Returns
     -------
@@ -216,7 +238,7 @@ def read_inert(data: bytes, what: str) -> tuple[Any, dict[str, Storage], int]:
     """
     try:
         length = _length(data)
-        reader = _Reader(data[:length])
+        reader = _Reader(data[:length], more or {})
         return reader.load(), reader.storages, length
     except _Refusal as refusal:
         raise CheckpointError(f"{what} {refusal}") from None

@@ -5,6 +5,7 @@ what lies there        how it is read
 =====================  ==========================================================================
 safetensors            by safetensors, after its header's length was checked
 a file of torch.save   by ``torch.load(weights_only=True)``, after a check of its own
+distributed, of torch  its index by a reader of our own, its parts as above
 a Hugging Face folder  its safetensors or ``.bin`` as above, and its JSON
 TensorFlow's           by a reader of the format, without TensorFlow
 =====================  ==========================================================================
@@ -23,6 +24,7 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from lipcomp.checkpoints import _hugging_face as hugging_face, _tensorflow_names as tensorflow_names
+from lipcomp.checkpoints._distributed import INDEX, read_distributed
 from lipcomp.checkpoints._errors import CheckpointError
 from lipcomp.checkpoints._names import without_wrappers
 from lipcomp.checkpoints._native import HEADER_KEY, digest_of
@@ -112,12 +114,8 @@ def open_source(path: Path | str) -> Source:
     """
     path = Path(path)
     if path.is_dir():
-        if (path / ".metadata").is_file():  # a pickle, which only torch's own reader would run
-            raise CheckpointError(
-                f"checkpoint {str(path)!r} is a distributed checkpoint of torch, whose description is a program; turn "
-                f"it into one file where you trust it: python -m torch.distributed.checkpoint.format_utils "
-                f"dcp_to_torch {path} weights.pth"
-            )
+        if (path / INDEX).is_file():
+            return Source(path, "torch", *read_distributed(path))
         if shards := sorted(path.glob("*_model_states.pt")):
             raise CheckpointError(
                 f"checkpoint {str(path)!r} holds DeepSpeed's shards ({shards[0].name}); turn them into one file with "

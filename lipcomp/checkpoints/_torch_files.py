@@ -10,12 +10,13 @@ omegaconf's, which weights_only refuses) are left out; nothing of those framewor
 Any other name is refused; there is no option to allow it.
 """
 
+import io
 import zipfile
 from collections.abc import Callable, Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any, BinaryIO, cast
 
 import torch
 from torch import Tensor
@@ -61,16 +62,17 @@ def read_torch(path: Path) -> Mapping[str, Any]:
     what = f"checkpoint {str(path)!r}"
     with path.open("rb") as file, ExitStack() as opened:
         archive = file.read(4) == b"PK\x03\x04"
-        described = _check_archive(path, what, opened) if archive else _check_legacy(path, file, what)
+        size = path.stat().st_size
+        described = _check_archive(file, size, what, opened) if archive else _check_legacy(path, file, what)
         if not isinstance(described.tree, Mapping):
             kind = described.tree.name if isinstance(described.tree, Made) else type(described.tree).__name__
             raise CheckpointError(
                 f"{what} holds a whole {kind}, not a dictionary of weights; save model.state_dict() instead"
             )
-        return _build(described, what)
+        return cast("dict[str, Any]", _build(described, what))
 
 
-def _build(described: Described, what: str) -> dict[str, Any]:
+def _build(described: Described, what: str) -> Any:
     """The tree with its tensors; what is neither a tensor, a dictionary nor a plain value is left out."""
     storages: dict[str, Tensor] = {}
     built: dict[int, dict[str, Any]] = {}
@@ -107,11 +109,25 @@ def _build(described: Described, what: str) -> dict[str, Any]:
     return below(described.tree, 0)
 
 
-def _check_archive(path: Path, what: str, opened: ExitStack) -> Described:
+def read_tensor(data: bytes, what: str) -> Tensor:
+    """The one tensor that the bytes of a file of ``torch.save`` hold.
+
+    Raises
+    ------
+    CheckpointError
+        If they hold anything else.
+    """
+    with ExitStack() as opened:
+        described = _check_archive(io.BytesIO(data), len(data), what, opened)
+        if not isinstance(described.tree, Claim):
+            raise CheckpointError(f"{what} does not hold the tensor that its index names; it is damaged")
+        return cast("Tensor", _build(described, what))
+
+
+def _check_archive(file: BinaryIO | io.BytesIO, size: int, what: str, opened: ExitStack) -> Described:
     """Check a zip archive of torch, which stays open for its storages."""
-    size = path.stat().st_size
     try:
-        archive = opened.enter_context(zipfile.ZipFile(path))
+        archive = opened.enter_context(zipfile.ZipFile(file))
         members = archive.infolist()
         if len(members) > MEMBERS or sum(member.file_size for member in members) > size:
             raise CheckpointError(

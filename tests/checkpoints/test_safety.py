@@ -191,18 +191,3 @@ def test_a_bad_checksum_is_refused(tmp_path, resnet18):
     (tmp_path / "net.pth").write_bytes(data)
     with pytest.raises(CheckpointError, match="is not what was written"):
         load_encoder(tmp_path / "net.pth")
-
-
-@pytest.mark.filterwarnings("ignore")
-def test_a_distributed_checkpoint_is_named_with_the_command_that_turns_it(tmp_path, resnet18):
-    from torch.distributed.checkpoint import save
-    from torch.distributed.checkpoint.format_utils import dcp_to_torch_save
-
-    save({"model": resnet18.state_dict()}, checkpoint_id=tmp_path / "parts", no_dist=True)
-    with pytest.raises(
-        CheckpointError, match=r"distributed checkpoint of torch.*dcp_to_torch .*parts weights\.pth"
-    ):
-        load_encoder(tmp_path / "parts")
-    dcp_to_torch_save(tmp_path / "parts", tmp_path / "weights.pth")
-    encoder = load_encoder(tmp_path / "weights.pth").encoder
-    assert torch.equal(encoder.backbone.conv1.weight, resnet18.conv1.weight)

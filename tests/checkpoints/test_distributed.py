@@ -1,0 +1,134 @@
+"""Folders of torch.distributed.checkpoint: torch writes them, with one part per tensor or several."""
+
+import pickle
+import subprocess
+
+import pytest
+import torch
+from torch.distributed.checkpoint.filesystem import _StorageInfo
+from torch.distributed.checkpoint.metadata import (
+    ChunkStorageMetadata,
+    Metadata,
+    MetadataIndex,
+    TensorProperties,
+    TensorStorageMetadata,
+)
+
+from lipcomp.checkpoints import load_encoder
+from lipcomp.checkpoints._distributed import INDEX, read_distributed
+from lipcomp.checkpoints._errors import CheckpointError
+
+pytestmark = pytest.mark.filterwarnings("ignore")
+
+
+@pytest.fixture
+def saved(tmp_path, resnet18):
+    """A run's checkpoint as torch writes it."""
+    from torch.distributed.checkpoint import save
+
+    momentum = {"momentum_buffer": torch.zeros(3)}
+    state = {
+        "app": {"model": resnet18.state_dict(), "optim": {"state": {"conv1.weight": momentum}}},
+        "epoch": 3,
+    }
+    save(state, checkpoint_id=tmp_path / "parts", no_dist=True)
+    return tmp_path / "parts"
+
+
+def test_torchs_own(saved, resnet18, images, normalised, close):
+    checkpoint = load_encoder(saved, image_size=64)
+    close(checkpoint.encoder.features(images), resnet18(normalised(images)))
+    assert checkpoint.place == "app.model"
+    assert "app.optim.state.conv1.weight.momentum_buffer" in checkpoint.report.ignored
+    assert checkpoint.report.used.keys() >= {name for name, _ in resnet18.named_parameters()}
+
+
+def of_ranks(folder, whole, rows):
+    """A tensor's rows in the files of several ranks, by torch's own classes."""
+    folder.mkdir()
+    places, chunks, start = {}, [], 0
+    for rank, count in enumerate(rows):
+        part, name = whole[start : start + count], f"__{rank}_0.distcp"
+        torch.save(part.clone(), folder / name)
+        offset = torch.Size([start, *[0] * (whole.ndim - 1)])
+        chunks.append(ChunkStorageMetadata(offset, part.shape))
+        length = (folder / name).stat().st_size
+        places[MetadataIndex("net.weight", offset, rank)] = _StorageInfo(name, 0, length)
+        start += count
+    size = TensorStorageMetadata(TensorProperties(), whole.shape, chunks)
+    write(folder, Metadata({"net.weight": size}, {"net.weight": ("net", "weight")}, places))
+    return folder
+
+
+def write(folder, metadata):
+    (folder / INDEX).write_bytes(pickle.dumps(metadata))
+
+
+def test_the_parts_of_several_ranks_become_one(tmp_path):
+    whole = torch.rand(7, 3, generator=torch.Generator().manual_seed(0))
+    tree, digest = read_distributed(of_ranks(tmp_path / "ranks", whole, (3, 3, 1)))
+    assert tree.keys() == {"net"}
+    assert torch.equal(tree["net"]["weight"], whole)
+    assert len(digest) == 64
+
+
+def test_a_missing_rank_is_named(tmp_path):
+    folder = of_ranks(tmp_path / "ranks", torch.rand(4, 2), (2, 2))
+    (folder / "__1_0.distcp").unlink()
+    with pytest.raises(
+        CheckpointError, match=r"lacks its file '__1_0\.distcp'; copy the files of every rank"
+    ):
+        read_distributed(folder)
+
+
+class Evil:
+    """Runs a command when it is unpickled."""
+
+    def __reduce__(self):
+        return subprocess.check_output, (["touch", "ran"],)
+
+
+def harmed(folder, change):
+    metadata = pickle.loads((folder / INDEX).read_bytes())
+    change(metadata)
+    write(folder, metadata)
+    return folder
+
+
+def first(metadata):
+    return next(iter(metadata.storage_data.values()))
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda m: m.storage_data.popitem(), "has not all parts of net.weight"),
+        (lambda m: setattr(m, "planner_data", Evil()), "asks for subprocess.check_output, which is code"),
+        (lambda m: setattr(first(m), "relative_path", "../secret"), "lacks its file '../secret'"),
+        (lambda m: setattr(first(m), "length", 1 << 50), "names bytes beyond its file"),
+        (lambda m: setattr(first(m), "offset", -1), "names bytes beyond its file"),
+        (lambda m: setattr(first(m), "transform_descriptors", ["zstd"]), "is compressed"),
+        (
+            lambda m: setattr(m.state_dict_metadata["net.weight"], "size", torch.Size([1])),
+            "a part outside of it",
+        ),
+        (
+            lambda m: setattr(m.state_dict_metadata["net.weight"], "size", torch.Size([1 << 40, 2])),
+            "claims more than",
+        ),
+        (lambda m: setattr(m, "state_dict_metadata", None), "describes no tensors"),
+    ],
+)
+def test_a_damaged_or_hostile_index_is_refused(change, message, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(CheckpointError, match=message):
+        load_encoder(harmed(of_ranks(tmp_path / "ranks", torch.rand(4, 2), (2, 2)), change))
+    assert not (tmp_path / "ran").exists()
+
+
+def test_a_part_that_is_no_tensor_is_refused(tmp_path):
+    folder = of_ranks(tmp_path / "ranks", torch.rand(4, 2), (4,))
+    torch.save({"a": 1}, folder / "__0_0.distcp")
+    length = (folder / "__0_0.distcp").stat().st_size
+    with pytest.raises(CheckpointError, match="does not hold the tensor that its index names"):
+        read_distributed(harmed(folder, lambda m: setattr(first(m), "length", length)))
