@@ -63,8 +63,8 @@ def read_distributed(folder: Path) -> tuple[dict[str, Any], str]:
         If the folder is damaged or incomplete, or asks for anything but tensors and settings.
     """
     what = f"checkpoint {str(folder)!r}"
-    with (folder / INDEX).open("rb") as file:
-        told, _, _ = read_inert(file.read(LONGEST + 1), f"{what}: its {INDEX}", NAMES)
+    with (folder / INDEX).open("rb") as index:
+        told, _, _ = read_inert(index.read(LONGEST + 1), f"{what}: its {INDEX}", NAMES)
     told = told.state if isinstance(told, _Metadata) else {}
     sizes, places, paths = (told.get(key) for key in ("state_dict_metadata", "storage_data", "planner_data"))
     if not isinstance(sizes, dict) or not isinstance(places, dict):
@@ -74,7 +74,7 @@ def read_distributed(folder: Path) -> tuple[dict[str, Any], str]:
     whole: dict[str, Tensor] = {}
     filled: dict[str, int] = {}
     for place, info in places.items():
-        name = place.state.get("fqn") if isinstance(place, _Place) else None
+        name = str(place.state.get("fqn")) if isinstance(place, _Place) else ""
         if not isinstance(info, _Bytes) or not isinstance(sizes.get(name), _Tensor):
             continue  # a number or a setting
         size, start = sizes[name].state.get("size"), place.state.get("offset") or ()
