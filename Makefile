@@ -5,6 +5,7 @@
 #   make bounds                how tight the bounds are, on the encoders of a study   (PRESET as above)
 #   make test                  the tests, one process per core; a few minutes
 #   make test-all              all of them, also those that take minutes or need Slurm or Ray
+#   make test-plain            the tests without the type checks of arguments, as users run the library
 #   make coverage              the tests with the share of lines and branches that they reach
 #   make gpu                   the checks that need a CUDA device
 #   make check                 lint, format and types
@@ -30,7 +31,7 @@ PYTEST = $(PY) -m pytest -q -n $(WORKERS) --dist loadfile --no-loadscope-reorder
 
 STUDIES ?=
 
-.PHONY: study results bounds test test-all coverage gpu check setup clean
+.PHONY: study results bounds test test-all test-plain coverage gpu check setup clean
 .DELETE_ON_ERROR:
 
 study: $(VENV)/.study
@@ -51,6 +52,9 @@ test: $(VENV)/.dev
 
 test-all: $(VENV)/.dev
 	$(PYTEST) -m "not cuda" $(ARGS)
+
+test-plain: $(VENV)/.dev
+	$(PYTEST) -o addopts="--import-mode=importlib --strict-markers" -m "not slow and not cuda" $(ARGS)
 
 coverage: $(VENV)/.dev
 	$(PYTEST) -m "not slow and not cuda" --cov=lipcomp --cov-branch --cov-report=term:skip-covered $(ARGS)

@@ -305,19 +305,17 @@ def told_by(file: str) -> tuple[float, dict[str, dict[str, list[str]]]]:
 
 @cache
 def tests_of(module: str) -> tuple[str, ...]:
-    """Files of tests: those that speak most of what the module defines, or all of the package if none does."""
+    """Files of tests: the package's that speak most of what the module defines, or all, and others that import it."""
     tree = ast.parse((ROOT / (module.replace(".", "/") + ".py")).read_text())
     defined = {n.name for n in tree.body if isinstance(n, (ast.FunctionDef, ast.ClassDef))} | {
         module.split(".")[-1]
     }
     words = re.compile(rf"\b({'|'.join(map(re.escape, defined))})\b")
-    files = [
-        f
-        for folder in (module.split(".")[1], "data", "")
-        for f in (ROOT / "tests" / folder).glob("test_*.py")
-    ]
+    files = [*(ROOT / "tests" / module.split(".")[1]).glob("test_*.py")]
     told = {str(f.relative_to(ROOT)): len(words.findall(f.read_text())) for f in files}
-    told = {f: n for f, n in told.items() if n} or {f: 0 for f in told if module.split(".")[1] in f}
+    told = {f: n for f, n in told.items() if n} or told
+    others = [f for f in (ROOT / "tests").glob("test_*.py") if re.search(rf"\b{module}\b", f.read_text())]
+    told |= {str(f.relative_to(ROOT)): 1 for f in others}
     return tuple(sorted(told, key=lambda f: (-told[f], f)))
 
 

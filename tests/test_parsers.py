@@ -49,13 +49,14 @@ def parsed(parser, text):
 @example("1.5")
 @example("nan")
 @example("1_0")
+@example("1\x1f")
 def test_options_are_values_in_range_or_usage_errors(text):
     found = parsed(options.numbers, text)
     assert found is None or all(isinstance(number, float) for number in found)
     found = parsed(options.severities, text)
     if found is not None:
         assert set(found) <= {1, 2, 3, 4, 5}
-        assert list(found) == [float(word) for word in text.split(",") if word.strip()]
+        assert list(found) == [float(word.strip()) for word in text.split(",") if word.strip()]
     found = parsed(options.words, text)
     assert found is None or all(word and word == word.strip() and "," not in word for word in found)
     for kind in (int, float):

@@ -54,6 +54,14 @@ class Metadata:
     code_version: dict[str, str] = field(default_factory=dict)
     metrics: dict[str, float] = field(default_factory=dict)
 
+    def __post_init__(self) -> None:
+        for name in ("objective", "recipe", "data", "code_version", "metrics"):
+            if not isinstance(getattr(self, name), dict):
+                raise TypeError(f"{name} must be a dictionary, got {getattr(self, name)!r:.80}")
+        kappa_e = self.objective.get("kappa_e")
+        if not isinstance(kappa_e, int | float | None):
+            raise TypeError(f"objective's kappa_e must be a number, got {kappa_e!r:.80}")
+
 
 @dataclass(frozen=True)
 class Checkpoint:

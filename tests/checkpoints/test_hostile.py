@@ -200,6 +200,12 @@ def test_a_corpus_of_damaged_and_hostile_files(tmp_path):
     write_mutants(sound, corpus, random.Random(0))
     write_payloads(corpus, mark)
     write_others(corpus)
+    native = (sound / "native.safetensors").read_bytes()
+    for field in (b"metrics", b"objective"):  # of another type; no type checker runs in the child
+        empty = b'\\"' + field + b'\\": {}'
+        assert empty in native
+        changed = native.replace(empty, empty.replace(b"{}", b"[]"))
+        (corpus / f"{field.decode()}.safetensors").write_bytes(changed)
     files = {path.name for path in corpus.iterdir()}
     mutants = {name for name in files if name.startswith("mutant")}
     assert len(mutants) >= 200
