@@ -1,5 +1,6 @@
 """The images of an encoder whose file may not say them: source, then format, then library, or a refusal."""
 
+import copy
 import math
 import re
 from collections.abc import Mapping, Sequence
@@ -86,25 +87,33 @@ def inputs_of(
 
 
 def run_once(network: nn.Module, shape: tuple[int, ...], name: str | None = None) -> Any:
-    """What a network gives for one image: on the meta device, which costs nothing, where it runs there.
+    """What a network gives for one image: as a twin without memory on the meta device, where it runs there.
 
     None where it runs only on a real device and the image is large. ``name`` is that of its argument, if it needs one.
     """
-    weights = {
-        key: value.to("meta") for key, value in [*network.named_parameters(), *network.named_buffers()]
-    }
 
     def given(device: str) -> tuple[tuple[Tensor, ...], dict[str, Tensor]]:
         image = torch.zeros(1, *shape, device=device)
         return ((), {name: image}) if name else ((image,), {})
 
+    network.eval()
     with torch.no_grad():
         with suppress(Exception):
-            return torch.func.functional_call(network.eval(), weights, *given("meta"))
+            images, named = given("meta")
+            return _twin(network)(*images, **named)
         if math.prod(shape) > LARGEST_TRIAL:
             return None
         images, named = given("cpu")
         return network(*images, **named)
+
+
+def _twin(network: nn.Module) -> nn.Module:
+    """A copy on the meta device; what it remembers of a call does not reach the network."""
+    twins: dict[int, Any] = {id(value): value.to("meta") for value in network.buffers()}
+    twins |= {
+        id(value): nn.Parameter(value.to("meta"), value.requires_grad) for value in network.parameters()
+    }
+    return copy.deepcopy(network, twins)
 
 
 def check_images(network: nn.Module, shape: tuple[int, ...], name: str, native: Sequence[int] | None) -> None:

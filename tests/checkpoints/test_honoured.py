@@ -87,6 +87,23 @@ def test_images_that_a_network_does_not_take_are_refused():
         check_images(network, (3, 16, 16), "mine", (32, 32))
 
 
+class Remembers(nn.Module):
+    """Makes a tensor when it is first called, where its image lies (as LeViT and others do with positions)."""
+
+    ones = None
+
+    def forward(self, x):
+        self.ones = torch.ones(x.shape[-1], device=x.device) if self.ones is None else self.ones
+        return (x * self.ones).flatten(1)
+
+
+def test_a_look_at_a_network_leaves_it_as_it_was():
+    network = Remembers()
+    check_images(network, (3, 8, 8), "mine", None)
+    assert network.ones is None
+    assert network(torch.ones(1, 3, 8, 8)).sum() == 192
+
+
 @pytest.mark.parametrize("pool", ["max", "catavgmax"])
 def test_a_convolutional_folders_pooling(pool, tmp_path, shaken, small_images, normalised):
     network = shaken(timm.create_model("resnet10t", num_classes=0, global_pool=pool))
