@@ -75,10 +75,8 @@ class CorruptionAccuracy:
                 jpeg=self.jpeg,
                 frost=self.frost,
             )
-        classes = bench.images.classes
-        known = classes if classes[0].startswith("n0") else len(classes)
         found = open_corruption_set(
-            Path(self.folder), classes=known, image_shape=shape, corruptions=self.names
+            Path(self.folder), classes=bench.images.classes, image_shape=shape, corruptions=self.names
         )
         made = disk_conditions(found, bench.plan.images.limit, bench.plan.images.seed)
         wanted = self.names or literature(found.corruptions, all_found=self.everything)

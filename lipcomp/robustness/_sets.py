@@ -233,8 +233,8 @@ def _corruption_folders(folder: Path) -> dict[str, Path]:
     """Folders that hold severities, one or two levels down."""
     found: dict[str, Path] = {}
     for place in sorted([*folder.glob("[!.]*"), *folder.glob("[!.]*/[!.]*")]):
-        if not _severity_folders(place):
-            continue
+        if place.parent in found.values() or not _severity_folders(place):
+            continue  # classes that are called 1 to 5 are no severities
         if place.name in found:
             raise ValueError(
                 f"{str(folder)!r}: corruption {place.name} comes twice, in {str(found[place.name])!r} and "
@@ -242,6 +242,40 @@ def _corruption_folders(folder: Path) -> dict[str, Path]:
             )
         found[place.name] = place
     return found
+
+
+def _class_names(
+    folder: Path, corruptions: Sequence[Path], classes: int | Sequence[str] | None
+) -> tuple[str, ...]:
+    """The names of the class folders in the order of the labels.
+
+    They are those of the classes. WordNet ids may stand for classes of other names, which ImageNet has in their order.
+    """
+    severities = [place for corruption in corruptions for place in _severity_folders(corruption)]
+    present = {
+        entry.name
+        for place in severities
+        for entry in place.iterdir()
+        if entry.is_dir() and not entry.name.startswith(".")
+    }
+    names = () if classes is None or isinstance(classes, int) else tuple(classes)
+    count = classes if isinstance(classes, int) else len(names)
+    unknown = sorted(present - set(names))
+    ids = not present & set(names) and all(re.fullmatch(r"n\d+", name) for name in present)
+    if names and not unknown:
+        return names
+    if names and not ids:
+        raise ValueError(
+            f"{str(folder)!r} has class folders outside the classes: {', '.join(unknown[:5])}; the classes are "
+            f"{', '.join(names[:5])}{' ...' if len(names) > 5 else ''}: give the folders these names, or the probe's "
+            f"classes as WordNet ids"
+        )
+    if count and len(present) != count:
+        raise ValueError(
+            f"{str(folder)!r} has {len(present)} class folders, not {count}; it is half unpacked, or give the "
+            f"classes' names in the order of the labels"
+        )
+    return tuple(sorted(present))
 
 
 def _open_imagenet(
@@ -252,12 +286,11 @@ def _open_imagenet(
     wanted: Sequence[str] | None,
     partial: bool,
 ) -> CorruptionSet:
-    names: tuple[str, ...] = ()
-    if classes is not None and not isinstance(classes, int):
-        names = tuple(classes)
+    chosen = choose(list(found), wanted, folder)
+    names = _class_names(folder, [found[corruption] for corruption in chosen], classes)
     cells: dict[str, dict[int | None, ImageSet]] = {}
     members: dict[str, FolderImages] = {}
-    for corruption in choose(list(found), wanted, folder):
+    for corruption in chosen:
         cells[corruption] = {}
         places = _severity_folders(found[corruption])
         if len(places) != len(SEVERITIES):
@@ -266,21 +299,8 @@ def _open_imagenet(
                 f"{str(found[corruption] / lost[0])!r} is missing; unpack the archive of {corruption} again"
             )
         for severity, place in enumerate(places, 1):
-            present = sorted(entry.name for entry in place.iterdir() if entry.is_dir())
-            names = names or tuple(present)
-            unknown = sorted(set(present) - set(names))
-            if unknown:
-                raise ValueError(
-                    f"{str(place)!r} has class folders outside the classes: {', '.join(unknown[:5])}; give the "
-                    f"probe's classes as WordNet ids"
-                )
             cell = list_classes(place, names, f"{folder.name}/{corruption}/{place.name}", image_shape)
             cells[corruption][severity] = members[f"{corruption}/{place.name}"] = cell
-    if isinstance(classes, int) and len(names) != classes:
-        raise ValueError(
-            f"{str(folder)!r} has {len(names)} class folders, not {classes}; it is half unpacked, or give the "
-            f"classes' names in the order of the labels"
-        )
     same_names(folder, members, partial=partial)
     _check_twice(folder, cells)
     return CorruptionSet(folder.name, "imagenet", cells)

@@ -123,8 +123,30 @@ def test_imagenet_c_and_3dcc_folders(imagenet_c):
     assert abs(float(cell.batch(torch.tensor([0]))[0, 0].mean()) * 255 - 80) < 3
     with pytest.raises(ValueError, match="outside the classes: n02"):
         open_corruption_set(imagenet_c, classes=("n01",))
+    words = open_corruption_set(imagenet_c, classes=("tench", "goldfish"), image_shape=(3, 32, 32))
+    assert words.images("fog", 1).classes == ("n01", "n02")  # WordNet ids are in ImageNet's order
+    with pytest.raises(ValueError, match="2 class folders, not 3"):
+        open_corruption_set(imagenet_c, classes=("tench", "goldfish", "shark"))
     with pytest.raises(ValueError, match="2 class folders, not 1000"):
         open_corruption_set(imagenet_c, classes=1000)
+
+
+def test_class_folders_are_matched_by_name_never_by_position(tmp_path):
+    """Of eleven numbered classes "10" is the third folder and the last class; a class of another name has no place."""
+    for severity in "12345":
+        for name in map(str, range(11)):
+            photo(tmp_path / "fog" / severity / name / "0.png", 20 * int(name))
+    numbers = tuple(map(str, range(11)))
+    cell = open_corruption_set(tmp_path, classes=numbers, image_shape=(3, 32, 32)).images("fog", 1)
+    assert (
+        [f.parent.name for f in cell.files]
+        == [cell.classes[i] for i in cell.labels.tolist()]
+        == list(numbers)
+    )
+    for severity in "12345":
+        (tmp_path / "fog" / severity / "3").rename(tmp_path / "fog" / severity / "three")
+    with pytest.raises(ValueError, match=r"outside the classes: three; the classes are 0, 1"):
+        open_corruption_set(tmp_path, classes=numbers)
 
 
 @pytest.mark.parametrize(
