@@ -151,8 +151,11 @@ def mutants(file: Path) -> list[Mutant]:
     return found
 
 
-def changed(mutant: Mutant) -> tuple[CodeType, list[str]]:
-    """The module's code with the change, and the names down to the function that holds it (none if none does)."""
+def changed(mutant: Mutant) -> tuple[CodeType, list[str], bool]:
+    """The module's code with the change, the names down to the function that holds it, whether a class in it does.
+
+    No names if no function holds it. A class in a function may have been made on import.
+    """
     path = ROOT / (mutant.module.replace(".", "/") + ".py")
     tree = ast.parse(path.read_text())
     node = list(places(tree))[mutant.place]
@@ -167,25 +170,29 @@ def changed(mutant: Mutant) -> tuple[CodeType, list[str]]:
         inside = next((n for n in inside.body if any(part is node for part in ast.walk(n))), node)
         names.append(getattr(inside, "name", ""))
     body = [part for n in getattr(inside, "body", []) if isinstance(n, ast.AST) for part in ast.walk(n)]
+    classes = [n for part in body if isinstance(part, ast.ClassDef) for n in ast.walk(part)]
+    in_class = any(part is node for part in classes)
+    held = any(part is node for part in body)
     code = compile(ast.fix_missing_locations(Exchange().visit(tree)), str(path), "exec")
-    return code, names if any(part is node for part in body) else []
+    return code, names if held else [], in_class
 
 
 def install(mutant: Mutant) -> None:
     """Exchange the code of one function that is imported already; or else forget lipcomp, to import it changed."""
-    code, names = changed(mutant)
+    code, names, in_class = changed(mutant)
     here: Any = sys.modules[mutant.module]
     for name in names:
         here = vars(here).get(name)
         code = next((c for c in code.co_consts if isinstance(c, CodeType) and c.co_name == name), code)
     here = getattr(here, "fget", None) or getattr(here, "func", None) or getattr(here, "__func__", here)
     here = inspect.unwrap(here) if callable(here) else here
-    if names and isinstance(here, FunctionType) and here.__code__.co_freevars == code.co_freevars:
+    simple = names and not in_class and isinstance(here, FunctionType)
+    if simple and here.__code__.co_freevars == code.co_freevars:
         here.__code__ = code
         return
     for name in [n for n in sys.modules if n.partition(".")[0] in ("lipcomp", "train", "analyses")]:
         del sys.modules[name]
-    code, _ = changed(mutant)
+    code, *_ = changed(mutant)
 
     class Loader(importlib.machinery.SourceFileLoader):
         def get_code(self, fullname: str) -> CodeType:
