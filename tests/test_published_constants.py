@@ -13,6 +13,7 @@ from lipcomp.checkpoints import _preprocessing as conventions
 from lipcomp.data._crops import random_boxes
 from lipcomp.data._preprocessing import Preprocessing
 from lipcomp.data._views import PhotoViews, gaussian_blur
+from lipcomp.objectives import Objective
 from lipcomp.robustness import _calibration, _ood
 from lipcomp.statistics import smallest_detectable_effect
 from train.recipes import find_recipe
@@ -136,3 +137,13 @@ def test_correlations_are_found_as_fishers_z_says(published, test, n, alpha, pow
     variance = (law["constant"] + law["square"] * value**2) / (n - law["less"])
     reach = scipy.stats.norm.isf(alpha / 2) + scipy.stats.norm.isf(1 - power)
     assert math.atanh(value) == pytest.approx(reach * math.sqrt(variance), rel=1e-9)
+
+
+def test_the_objectives_defaults(published):
+    """Every number among them."""
+    table = published["objectives"]
+    del table["source"]
+    assert table.keys() == Objective.known.keys()
+    for name, values in table.items():
+        told = Objective.from_dict({"name": name}).to_dict()
+        assert {k: v for k, v in told.items() if type(v) is float} == values

@@ -114,6 +114,14 @@ def looks(sizes, effect, spread, draws=4000, level=0.975):
     return yes.mean(), (yes * (sign != np.sign(effect))).mean(), small.mean()
 
 
+def test_no_more_than_a_hundred_units_are_promised():
+    zone, effect = Zone(-1e-9, 1e-9), paired([0.0, 2.0, 4.0, -1.0])
+    effects = [dataclasses.replace(effect, value=v, spread=1.0) for v in np.linspace(0.26, 0.31, 100)]
+    needed = [units_needed(e, zone, most=200) for e in effects]
+    assert {100, 101} <= set(needed)
+    assert [units_needed(e, zone) for e in effects] == [n if n <= 100 else None for n in needed]
+
+
 def test_looking_again_errs_as_often_as_the_study_s_methods_say():
     """97.5% intervals at each of four looks: false yes in about 5% (three standard errors), no larger in less."""
     yes, wrong, _ = looks((5, 9, 13, 17), 0.0, 1.2)
