@@ -103,7 +103,7 @@ for name, model in models.items():
     )
 
 # %%
-figure, axes = plt.subplots(1, 2, figsize=(9, 3.4))
+figure, axes = plt.subplots(1, 2, figsize=(9, 3.4), layout="constrained")
 for axis, (values, label) in zip(axes, ((sigma, "sigma_max"), (views, "pairs of views")), strict=True):
     axis.loglog(values["SimCLR"], values["C-SimCLR"], ".", ms=3)
     ends = [min(map(np.min, values.values())), max(map(np.max, values.values()))]
