@@ -2,6 +2,7 @@
 
 import json
 import re
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -13,6 +14,11 @@ FOLDERS = sorted(p.parent for p in (ROOT / PUBLISHED).glob("*/records.jsonl.gz")
 NAMES = [folder.name for folder in FOLDERS]
 
 
+@cache
+def told(name):
+    return summary(ROOT / PUBLISHED / name)
+
+
 def test_something_is_published():
     assert "mnist" in NAMES
 
@@ -21,13 +27,27 @@ def test_something_is_published():
 def test_the_verdicts_on_the_page_are_those_of_the_records(name):
     page = (ROOT / PUBLISHED / "index.md").read_text()
     said = page.partition(f"<!-- {name} -->\n")[2].partition(f"\n<!-- /{name} -->")[0]
-    assert said == summary(ROOT / PUBLISHED / name)
+    assert said == told(name)
 
 
 def test_the_readme_says_what_was_published():
-    answer = summary(ROOT / PUBLISHED / "mnist").splitlines()[0]
     readme = re.sub(r"\s+(> )?", " ", (ROOT / "README.md").read_text())
-    assert answer in readme
+    assert told("fashion").splitlines()[0] in readme
+    digits = told("mnist").splitlines()[0]
+    for estimate, low, high in re.findall(r"\((\S+)(?: points)?, 97\.5% interval (\S+) to (\S+),", digits):
+        assert re.search(rf"{re.escape(estimate)}(?: points)?, {re.escape(low)} to {re.escape(high)}", readme)
+
+
+@pytest.mark.parametrize("again", [name for name in NAMES if name.endswith("-again")])
+def test_both_runs_of_a_study_have_the_same_primary_verdicts(again):
+    def primary(name):
+        rows = [
+            line.split("|") for line in told(name).splitlines() if "(primary)" in line
+        ]
+        return {row[2].strip(): row[3].strip() for row in rows}
+
+    assert len(primary(again)) == 2
+    assert primary(again) == primary(again.removesuffix("-again"))
 
 
 @pytest.mark.slow
