@@ -1,8 +1,11 @@
 """The hierarchical model on simulated bits, and mediation against closed forms and a published value."""
 
+import dataclasses
+
 import numpy as np
 import pytest
 import scipy.special
+import scipy.stats
 
 from lipcomp.statistics import contrast
 from lipcomp.statistics._hierarchical import hierarchical_effect
@@ -77,6 +80,19 @@ def test_the_product_covers_the_truth():
     exact = mediation(*pieces(1.0, 0.5, 0.0, 0))
     assert exact.interval == pytest.approx((0.5, 0.5))
     assert exact.robustness is None
+
+
+@pytest.mark.parametrize("level", [0.9, 0.99])
+def test_the_product_with_an_exact_slope_has_students_interval(level):
+    """Without an error of the slope the product is the effect, stretched; three standard errors of its quantiles."""
+    effect, slope = pieces(1.0, 0.5, 0.0, 0)
+    slope = dataclasses.replace(slope, value=-2.0, error=0.0)
+    effect = dataclasses.replace(effect, value=1.0, error=0.3, freedom=6.0)
+    found = mediation(effect, slope, level=level, draws=40_000).interval
+    tail = (1 - level) / 2
+    at = scipy.stats.t.ppf([tail, 1 - tail], 6)
+    wrong = 3 * np.sqrt(tail * (1 - tail) / 40_000) / scipy.stats.t.pdf(at, 6)
+    assert (np.abs((np.array(found) + 2.0) / 0.6 - at) < wrong).all()
 
 
 def test_the_robustness_value_is_the_published_one():

@@ -188,3 +188,16 @@ def test_strata_of_unequal_sizes_by_loops():
     assert found.interval == pytest.approx(tuple(ends), rel=1e-9)
     p_value = 2 * scipy.stats.t.sf(abs(scipy.special.logit(area)) / error, freedom)
     assert found.p_value == pytest.approx(p_value, rel=1e-9)
+
+
+def test_strata_of_one_pair_each_are_coin_tosses():
+    """Then the area is a share of K pairs, with the variance p (1 - p) / (K - 1) and Student's t at K - 1."""
+    pairs, rng = 40, np.random.default_rng(2)
+    stratum, label = np.repeat(np.arange(pairs), 2), np.tile([0, 1], pairs)
+    score = rng.normal(size=2 * pairs) + 0.8 * label
+    share = np.mean(score[1::2] > score[::2])
+    found = auroc(score, label, stratum, within=stratum)
+    assert found.value == pytest.approx(share)
+    half = scipy.stats.t.ppf(0.975, pairs - 1) / np.sqrt(share * (1 - share) * (pairs - 1))
+    middle = scipy.special.logit(share)
+    assert found.interval == pytest.approx(tuple(scipy.special.expit([middle - half, middle + half])))
