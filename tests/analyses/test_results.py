@@ -41,9 +41,7 @@ def test_the_readme_says_what_was_published():
 @pytest.mark.parametrize("again", [name for name in NAMES if name.endswith("-again")])
 def test_both_runs_of_a_study_have_the_same_primary_verdicts(again):
     def primary(name):
-        rows = [
-            line.split("|") for line in told(name).splitlines() if "(primary)" in line
-        ]
+        rows = [line.split("|") for line in told(name).splitlines() if "(primary)" in line]
         return {row[2].strip(): row[3].strip() for row in rows}
 
     assert len(primary(again)) == 2

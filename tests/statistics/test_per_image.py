@@ -5,7 +5,7 @@ import pytest
 import scipy.special
 import scipy.stats
 
-from lipcomp.statistics._per_image import auroc, clustered_logistic
+from lipcomp.statistics._per_image import _clustered_variance, auroc, clustered_logistic
 
 metrics = pytest.importorskip("sklearn.metrics")
 statsmodels = pytest.importorskip("statsmodels.discrete.discrete_model")
@@ -201,3 +201,19 @@ def test_strata_of_one_pair_each_are_coin_tosses():
     half = scipy.stats.t.ppf(0.975, pairs - 1) / np.sqrt(share * (1 - share) * (pairs - 1))
     middle = scipy.special.logit(share)
     assert found.interval == pytest.approx(tuple(scipy.special.expit([middle - half, middle + half])))
+
+
+def test_a_last_stratum_without_label_1_adds_nothing():
+    score, label, stratum = [0.3, 0.2, 0.7, 0.5, 0.1, 0.9, 0.4], [0, 1, 1, 0, 1, 0, 0], [0, 0, 0, 0, 0, 1, 1]
+    assert auroc(score, label, within=stratum).value == auroc(score[:5], label[:5]).value
+
+
+def test_where_the_two_way_variance_is_negative_the_larger_one_way_variance_stands():
+    """Sums over rows 0.3 and 0, over columns 0, 0 and 0.3, each times groups over groups minus one."""
+    influence = np.array([1.0, -1.0, 0.3, -1.0, 1.0, 0.0])[:, None]
+    clusters = [np.array([0, 0, 0, 1, 1, 1]), np.array([0, 1, 2, 0, 1, 2])]
+    variance, freedom, _ = _clustered_variance(influence, clusters)
+    np.testing.assert_allclose(variance, [[0.09 * 2]])
+    assert freedom == 1
+    variance, _, _ = _clustered_variance(influence, clusters[::-1])
+    np.testing.assert_allclose(variance, [[0.09 * 2]])
