@@ -18,7 +18,7 @@ from lipcomp.checkpoints import save_checkpoint
 from lipcomp.checkpoints._native import Metadata
 from lipcomp.encoders import EncoderSpec, build_encoder
 from lipcomp.jobs import _slurm
-from lipcomp.jobs._contract import EngineOptions
+from lipcomp.jobs._contract import EngineOptions, answer
 from lipcomp.jobs._engines import run_jobs
 from lipcomp.records import read_records
 
@@ -251,9 +251,14 @@ def measure(folder: Path, checkpoints: list[Path], *engine: str, kill: str = "")
     ]
     environment = os.environ | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
     with subprocess.Popen([*command, "--out", str(out), *engine], env=environment, cwd=folder) as running:
-        if kill:
-            until(lambda: processes(kill), 120.0)
-            os.kill(processes(kill)[0], signal.SIGKILL)
+        try:
+            if kill:
+                until(lambda: processes(kill) or running.poll() is not None)
+                os.kill(processes(kill)[0], signal.SIGKILL)
+            running.wait(600)
+        except BaseException:
+            running.kill()  # else the test waits for a command that nobody looks at any more
+            raise
     assert running.returncode == 0
     records = read_records(out)
     assert len({r.subject["sha256"] for r in records}) == len(checkpoints)
@@ -301,7 +306,9 @@ def test_a_command_on_slurm_measures_what_it_does_here(slurm, checkpoints, here,
 def test_a_command_on_ray_measures_what_it_does_here(checkpoints, here, tmp_path):
     pytest.importorskip("ray")
     engine = ("--data", "mnist5k", "--engine", "ray", "--workers", "1")
-    assert measure(tmp_path, checkpoints, *engine, kill="ray::_task") == pytest.approx(here, rel=1e-5)
+    assert measure(tmp_path, checkpoints, *engine, kill=f"ray::{answer.__name__}") == pytest.approx(
+        here, rel=1e-5
+    )
 
 
 def test_slurm_that_does_not_answer_is_named(slurm, tmp_path, monkeypatch):
