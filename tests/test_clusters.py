@@ -169,6 +169,9 @@ PartitionName=small Nodes=node1,node2 Default=YES MaxTime=60 State=UP
 def _short_waits(monkeypatch):
     monkeypatch.setattr(_slurm, "GRACE", 3.0)
     monkeypatch.setattr(_slurm, "POLL", 0.5)
+    monkeypatch.setenv(
+        "RAY_worker_niceness", "0"
+    )  # Ray's workers are nice by 15: on a busy machine they stand still
 
 
 def queue() -> str:
@@ -338,6 +341,7 @@ def ray_cluster():
     before = dict(os.environ)
     os.environ["PYTHONPATH"] = str(ROOT)
     os.environ["RAY_USAGE_STATS_ENABLED"] = "0"
+    os.environ["RAY_worker_niceness"] = "0"
     head = {"num_cpus": 1, "include_dashboard": False}
     cluster = start_patiently(lambda: Cluster(initialize_head=True, head_node_args=head))
     start_patiently(lambda: cluster.add_node(num_cpus=1))
