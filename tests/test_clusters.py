@@ -340,8 +340,7 @@ def ray_cluster():
 
     before = dict(os.environ)
     os.environ["PYTHONPATH"] = str(ROOT)
-    os.environ["RAY_USAGE_STATS_ENABLED"] = "0"
-    os.environ["RAY_worker_niceness"] = "0"
+    os.environ.update({"RAY_USAGE_STATS_ENABLED": "0", "RAY_worker_niceness": "0"})
     head = {"num_cpus": 1, "include_dashboard": False}
     cluster = start_patiently(lambda: Cluster(initialize_head=True, head_node_args=head))
     start_patiently(lambda: cluster.add_node(num_cpus=1))
