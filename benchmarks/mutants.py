@@ -4,8 +4,8 @@
 
 A mutant differs from the code in one place: a number (3 becomes 4, .5 becomes 1), an operator (+ and -, * and /), a
 comparison, an index, a sign, `and` and `or`, a minimum and a maximum, a mean and a sum. It is caught if a test fails,
-raises or takes ten times as long. Only tests that reach its line run, in files that take seconds and speak of something
-the mutated module defines, until one fails.
+raises or takes ten times as long. Only tests that reach its line run, in files of its package that take seconds, until
+one fails.
 
 Every mutant runs in a fork of a process that has imported everything, as another code of one function, so that most
 take a second or two. What is no arithmetic is left alone: annotations, messages of errors, decorators, versions,
@@ -312,7 +312,7 @@ def told_by(file: str) -> tuple[float, dict[str, dict[str, list[str]]]]:
 
 @cache
 def tests_of(module: str) -> tuple[str, ...]:
-    """Files of tests: the package's that speak most of what the module defines, or all, and others that import it."""
+    """Files of tests: the package's, first those that speak most of the module, and others that import it."""
     tree = ast.parse((ROOT / (module.replace(".", "/") + ".py")).read_text())
     defined = {n.name for n in tree.body if isinstance(n, (ast.FunctionDef, ast.ClassDef))} | {
         module.split(".")[-1]
@@ -320,7 +320,6 @@ def tests_of(module: str) -> tuple[str, ...]:
     words = re.compile(rf"\b({'|'.join(map(re.escape, defined))})\b")
     files = [*(ROOT / "tests" / module.split(".")[1]).glob("test_*.py")]
     told = {str(f.relative_to(ROOT)): len(words.findall(f.read_text())) for f in files}
-    told = {f: n for f, n in told.items() if n} or told
     others = [f for f in (ROOT / "tests").glob("test_*.py") if re.search(rf"\b{module}\b", f.read_text())]
     told |= {str(f.relative_to(ROOT)): 1 for f in others}
     return tuple(sorted(told, key=lambda f: (-told[f], f)))
