@@ -27,14 +27,13 @@ from lipcomp.checkpoints._native import HEADER_KEY, Checkpoint, Metadata, load_c
 from lipcomp.checkpoints._recognise import Recognised, recognise
 from lipcomp.checkpoints._report import KeyReport
 from lipcomp.checkpoints._shapes import infer_backbone
-from lipcomp.checkpoints._sources import Source, State, open_source
+from lipcomp.checkpoints._sources import Source, State, check_count, open_source
 from lipcomp.checkpoints._transformers_models import from_bare, from_folder
 from lipcomp.checkpoints._vits import heads_of, prepare_vit, resize_positions
 from lipcomp.encoders._wrapped import WrappedEncoder
 
 Head = Literal["auto", "none"]
 Numbers = Sequence[float | int]
-TENSORS = 50_000  # of a checkpoint
 SHOWN = 5  # disagreements named in an error
 EXTRA = re.compile(  # whole names beside a backbone that belong to something else
     r"mask_token|masked_embed|normalize\.(mean|std)|(model\.)?(mu|sigma)|sub_block1\..*|n_averaged"
@@ -101,10 +100,7 @@ def load_encoder(
     options = {"arch": arch, "branch": branch, "mean": mean, "std": std, "image_size": image_size}
     try:
         source = open_source(path)
-        if (count := sum(len(state) for _, state in source.states())) > TENSORS:
-            raise CheckpointError(
-                f"checkpoint {str(path)!r} holds {count} tensors, more than a vision encoder has"
-            )
+        check_count(sum(len(state) for _, state in source.states()), source.path)
         if HEADER_KEY in source.metadata and format in (None, "lipcomp"):
             _refuse_options({**options, "head": None if head == "auto" else head}, source)
             return load_checkpoint(source.path)

@@ -37,6 +37,7 @@ from lipcomp.data._preprocessing import Preprocessing
 Tree = Mapping[str, Any]
 State = dict[str, Tensor]
 
+TENSORS = 50_000  # of a checkpoint
 HEADER_LIMIT = 100_000_000  # bytes of a safetensors header, the format's own limit
 
 # Branches of a checkpoint that hold no weights of a network, by a whole word of their name.
@@ -146,6 +147,14 @@ def open_source(path: Path | str) -> Source:
     return Source(path, "safetensors" if metadata is not None else "torch", tree, digest, metadata or {})
 
 
+def check_count(tensors: int, path: Path) -> None:
+    """Refuse what has too many tensors for an encoder, before they are read or looked at one by one."""
+    if tensors > TENSORS:
+        raise CheckpointError(
+            f"checkpoint {str(path)!r} holds {tensors} tensors, more than a vision encoder has"
+        )
+
+
 def _file(path: Path) -> tuple[Tree, dict[str, str] | None]:
     """The tree of one file, and a safetensors file's metadata (None for torch)."""
     size = path.stat().st_size
@@ -160,7 +169,8 @@ def _file(path: Path) -> tuple[Tree, dict[str, str] | None]:
             )
         try:
             with safe_open(path, framework="pt") as opened:
-                weights = {name: opened.get_tensor(name) for name in opened.keys()}  # noqa: SIM118  (not a dict)
+                check_count(len(names := opened.keys()), path)
+                weights = {name: opened.get_tensor(name) for name in names}
                 return weights, opened.metadata() or {}
         except (
             SafetensorError,

@@ -131,7 +131,8 @@ def _check_archive(file: BinaryIO | io.BytesIO, size: int, what: str, opened: Ex
         members = archive.infolist()
         if len(members) > MEMBERS or sum(member.file_size for member in members) > size:
             raise CheckpointError(
-                f"{what} claims {len(members)} members of more bytes than its own {size}; it is not a torch archive"
+                f"{what} claims {len(members)} members, too many or larger than its own {size} bytes; it is no torch "
+                f"archive"
             )
         names = [member.filename for member in members]
         main = [member for member in members if member.filename.endswith("/data.pkl")]

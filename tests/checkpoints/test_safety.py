@@ -191,3 +191,11 @@ def test_a_bad_checksum_is_refused(tmp_path, resnet18):
     (tmp_path / "net.pth").write_bytes(data)
     with pytest.raises(CheckpointError, match="is not what was written"):
         load_encoder(tmp_path / "net.pth")
+
+
+def test_a_header_of_too_many_tensors_is_refused_before_they_are_read(tmp_path):
+    empty = {"dtype": "F32", "shape": [0], "data_offsets": [0, 0]}
+    header = json.dumps({f"layer{i}.weight": empty for i in range(50_001)}).encode()
+    (tmp_path / "many.safetensors").write_bytes(len(header).to_bytes(8, "little") + header)
+    with pytest.raises(CheckpointError, match="holds 50001 tensors, more than a vision encoder has"):
+        load_encoder(tmp_path / "many.safetensors")
