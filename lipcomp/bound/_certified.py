@@ -1,7 +1,7 @@
 """Certified upper bounds of the Lipschitz constant on balls; no certificate where an operation is not known.
 
 local      the Jacobian at the image, and what the units that are uncertain in the ball may add (theory (5.4), (5.5));
-           as the radius goes to zero it is sigma_max. See :mod:`lipcomp.bound._local`, `noise` and `relaxation`
+           as the radius goes to zero it is sigma_max. See :mod:`lipcomp.bound._local`, `_noise` and `_ellipsoids`
 product    the product of the operations' norms, over all images or, with a normalisation, on the ball: (5.1), (5.2)
 least      the smaller of the two, per image
 
@@ -22,7 +22,6 @@ from lipcomp._results import ResultMixin
 from lipcomp.bound._capture import NoRule, capture
 from lipcomp.bound._local import Ball, Track, direction_bound, interpret
 from lipcomp.bound._product import Product
-from lipcomp.bound._relaxation import relaxed_norm
 from lipcomp.bound._rules import PASSIVE, RULES
 from lipcomp.jacobian._checks import check_images, check_map
 from lipcomp.jacobian._precision import full_precision
@@ -154,16 +153,6 @@ def _why(bounds: Tensor, reasons: list[str]) -> str:
     return f"no certificate{few}: {'; '.join(dict.fromkeys(reasons))}"
 
 
-@dataclass(frozen=True)
-class Passes:
-    """Both passes over the ball around one image: chords from the image, and tangents."""
-
-    far: Track
-    far_ball: Ball
-    near: Track
-    near_ball: Ball
-
-
 def chord_pass(
     graph: fx.GraphModule, image: Float[Tensor, "1 ..."], radius: float, memory: float, units: int
 ) -> tuple[Track, Ball]:
@@ -172,35 +161,14 @@ def chord_pass(
     return interpret(graph, image, ball, RULES, PASSIVE), ball
 
 
-def both_passes(
-    graph: fx.GraphModule, image: Float[Tensor, "1 ..."], radius: float, memory: float, units: int
-) -> Passes:
-    """Interpret a captured map over a ball twice."""
-    far, far_ball = chord_pass(graph, image, radius, memory, units)
-    near_ball = Ball(radius, image.numel(), memory, units, chord=False, reaches=far_ball.reaches)
-    return Passes(far, far_ball, interpret(graph, image, near_ball, RULES, PASSIVE), near_ball)
-
-
 def local_bound(
     graph: fx.GraphModule, image: Float[Tensor, "1 ..."], radius: float, memory: float, units: int
 ) -> tuple[float, bool]:
     """The local certificate of one image, and whether it holds everywhere (nothing was uncertain or could be)."""
-    passes = both_passes(graph, image, radius, memory, units)
-    ball = passes.near_ball
-
-    def numerator(track: Track, ball: Ball, weight: Tensor) -> float:
-        rows = weight @ track.flat.mT
-        bound = math.inf
-        count = ball.count - ball.pixels
-        if 8 * 8 * count**2 <= memory:
-            steps = 12 if count < 2000 else 6
-            bound = relaxed_norm(rows, ball.noises, ball.pixels, steps)
-        return bound if math.isfinite(bound) else ball.norm(rows)
-
-    if passes.near.direction_of is not None and passes.far.direction_of is not None:
-        h = passes.near.direction_of
-        chord = (passes.far.direction_of, passes.far_ball)
-        bound, _ = direction_bound(h, ball, chord, numerator)
-        return bound, False
-    eye = torch.eye(passes.near.value.numel(), dtype=torch.float64, device=image.device)
-    return numerator(passes.near, ball, eye), ball.asked == 0
+    _, far = chord_pass(graph, image, radius, memory, units)
+    ball = Ball(radius, image.numel(), memory, units, chord=False, reaches=far.reaches)
+    del far
+    track = interpret(graph, image, ball, RULES, PASSIVE)
+    if track.direction_of is not None:
+        return direction_bound(track.direction_of, ball), False
+    return ball.norm(track.flat.mT), ball.asked == 0

@@ -14,8 +14,7 @@ from torch import Tensor, fx
 
 from lipcomp.bound._capture import NoRule, capture
 from lipcomp.bound._certified import UNITS, chord_pass
-from lipcomp.bound._noise import row_norms
-from lipcomp.bound._relaxation import relaxed_norm
+from lipcomp.bound._local import Track
 from lipcomp.jacobian._checks import check_images, check_map
 from lipcomp.jacobian._precision import full_precision
 from lipcomp.jacobian._products import Map
@@ -84,13 +83,15 @@ def _radius(graph: fx.GraphModule, image: Tensor, radius: float, memory: float, 
     leader = int(logits.argmax())
     others = [j for j in range(len(logits)) if j != leader]
     lead = (logits[leader] - logits[others]) * (1 - 1e-9) - 1e-12 * float(logits.abs().max())
-    columns = track.flat[:, leader : leader + 1] - track.flat[:, others]
-    speed = row_norms(columns, ball.noises, ball.pixels)
+    ahead = Track(lead, track.flat[:, leader : leader + 1] - track.flat[:, others])
+    speed = ball.rows(ahead, tight=False)
+    if bool((lead < speed * radius).any()):
+        speed = ball.rows(ahead)
     least = radius
-    for m, bound, column in zip(lead.tolist(), speed.tolist(), columns.T, strict=True):
+    for m, bound, column in zip(lead.tolist(), speed.tolist(), ahead.columns.mT, strict=True):
         if m <= 0:
             return 0.0
-        if m < bound * least and 64 * (ball.count - ball.pixels) ** 2 <= memory:
-            bound = min(bound, relaxed_norm(column[None], ball.noises, ball.pixels))
+        if m < bound * least:
+            bound = min(bound, ball.norm(column[None]))
         least = min(least, m / bound if bound > 0 else math.inf)
     return least * (1 - 1e-9)

@@ -16,7 +16,8 @@ from jaxtyping import Float
 from torch import Tensor, fx
 
 from lipcomp.bound._capture import NoRule, leaves, name_of, with_values
-from lipcomp.bound._noise import UP, Noise, block_norm, row_norms
+from lipcomp.bound._ellipsoids import Units, norm_bound, row_bounds
+from lipcomp.bound._noise import UP, Noise, block_norm, norm_above, row_norms
 
 
 @dataclass(eq=False)
@@ -30,6 +31,8 @@ class Track:
     )
     direction_of: "Track | None" = None  # the h of which it is h / |h|, as the only vector
     known: Float[Tensor, "..."] | None = None  # norm bounds of its rows, once computed
+    tight: bool = False  # whether ellipsoids made them smaller
+    turn: "tuple[float, float] | None" = None  # see Ball.turn
 
     @property
     def flat(self) -> Float[Tensor, "columns numbers"]:
@@ -51,17 +54,40 @@ class Ball:
     )  # how far numbers move, in the order of asking
     noises: list[Noise] = field(default_factory=list)
     asked: int = 0
+    _units: Units | None = None
 
     @property
     def count(self) -> int:
         """How many columns there are."""
         return self.pixels + sum(len(noise) for noise in self.noises)
 
-    def rows(self, track: Track) -> Float[Tensor, "..."]:
-        """Norm bound of the row of every number."""
+    def rows(self, track: Track, *, tight: bool = True) -> Float[Tensor, "..."]:
+        """Norm bound of the row of every number: by blocks, and if it is to be tight by ellipsoids."""
         if track.known is None:
             track.known = row_norms(track.flat, self.noises, self.pixels).reshape(track.value.shape)
+        if tight and not track.tight and self._fits():
+            found = row_bounds(track.flat, self.units_so_far(), track.known.flatten())
+            track.known, track.tight = found.reshape(track.value.shape), True
         return track.known
+
+    def norm(self, rows: Float[Tensor, "outputs columns"]) -> float:
+        """Norm bound of a matrix of columns."""
+        if not self.noises:
+            return norm_above(rows[:, : self.pixels])
+        bound = norm_bound(rows, self.units_so_far()) if self._fits() else math.inf
+        return bound if math.isfinite(bound) else block_norm(rows, self.noises, self.pixels)
+
+    def units_so_far(self) -> Units:
+        """The uncertain units of all operations until here."""
+        count = self.count - self.pixels
+        if self._units is None or len(self._units.tau) != count:
+            self._units = None  # its memory first
+            self._units = Units.of(self.noises, self.pixels)
+        return self._units
+
+    def _fits(self) -> bool:
+        """Whether there are uncertain units, and memory for their ellipsoids."""
+        return bool(self.noises) and 4 * 8 * self.count**2 <= self.memory
 
     def reach(self, track: Track) -> Float[Tensor, "..."]:
         """How far every number may move from its value at the image."""
@@ -70,6 +96,28 @@ class Ball:
             self.reaches.append(moved + 1e-13 * float(track.value.abs().max()))
         self.asked += 1
         return self.reaches[self.asked - 1]
+
+    def turn(self, track: Track) -> tuple[float, float]:
+        """Of h as the only vector: what is left of it along mu = h / |h| in the ball, and the tangent of its angle."""
+        if track.turn is None:
+            if self.chord:
+                h = track.value.flatten()
+                length = float(h.norm())
+                mu = h / max(length, 1e-300)
+                along = (track.flat @ mu)[:, None]
+                speed = Track(h[:1], along)
+                rough = self.radius * float(self.rows(speed, tight=False))
+                left = (
+                    length * (1 - 1e-12)
+                    - self.radius * float(self.rows(speed, tight=rough > 0.05 * length)) * UP
+                )
+                across = track.flat.mT - mu[:, None] * along.mT
+                tangent = self.radius * self.norm(across) * UP / left if left > 0 else math.inf
+                self.reaches.append(torch.tensor([left, tangent], dtype=h.dtype))
+            self.asked += 1
+            left, tangent = self.reaches[self.asked - 1].tolist()
+            track.turn = left, tangent
+        return track.turn
 
     def affine(self, parts: list[Track], value: Tensor, function: Callable[..., Tensor]) -> Track:
         """What a linear function of tracked tensors gives, with its value."""
@@ -98,7 +146,7 @@ class Ball:
             given.append((None, tau))
         for source, size in given:
             size = size.expand(track.value.shape).flatten()
-            largest = size if source is None else size * self.rows(source).flatten()
+            largest = size if source is None else size * self.rows(source, tight=False).flatten()
             units = (largest > 0).nonzero().squeeze(1)
             if not len(units):
                 continue
@@ -119,10 +167,6 @@ class Ball:
             self.noises.append(noise)
             track = Track(track.value, columns.reshape(-1, *track.value.shape))
         return track
-
-    def norm(self, rows: Float[Tensor, "outputs columns"]) -> float:
-        """(5.4) of a matrix of columns."""
-        return block_norm(rows, self.noises, self.pixels)
 
 
 def _longer(columns: Tensor, count: int) -> Tensor:
@@ -212,30 +256,18 @@ def exact(value: Any) -> Any:
     return value
 
 
-def direction_bound(
-    track: Track, ball: Ball, chord: "tuple[Track, Ball]", numerator: Callable[[Track, Ball, Tensor], float]
-) -> tuple[float, float]:
-    """(5.5) for h / |h|: bound of its constant over the ball, and of how far it turns (a sine).
-
-    ``numerator`` bounds ‖W J‖ over the ball for a matrix W.
-    """
-    h = track.value.flatten()
-    length = float(h.norm())
-    if length == 0:
-        return math.inf, 1.0
-    mu = h / length
-    far, far_ball = chord
-    along = float(row_norms((far.flat @ mu)[:, None], far_ball.noises, far_ball.pixels)[0])
-    across = far.flat.mT - mu[:, None] * (far.flat @ mu)
-    left = length * (1 - 1e-12) - ball.radius * along * UP  # what is left of h along mu
+def direction_bound(track: Track, ball: Ball) -> float:
+    """(5.5): bound of the constant of h / |h| over the ball."""
+    left, tangent = ball.turn(track)
     if left <= 0:
-        return math.inf, 1.0
-    turned = ball.radius * far_ball.norm(across) * UP / left  # tangent of the angle
-    sine = turned / math.sqrt(1 + turned * turned)
+        return math.inf
+    h = track.value.flatten()
+    mu = h / h.norm()
+    cosine = 1 / math.sqrt(1 + tangent * tangent)
+    sine = tangent * cosine
     # W = (P; s muT): for mu' at that angle ‖P' J‖ <= ‖W J‖ sqrt(cos^2 + sin^2 / s^2)
     share = max(min(math.sqrt(sine), 1.0), 1e-3)
     eye = torch.eye(len(h), dtype=h.dtype, device=h.device)
     weight = torch.cat([eye - mu[:, None] * mu, share * mu[None]])
-    cosine = 1 / math.sqrt(1 + turned * turned)
     factor = max(1.0, math.sqrt(cosine**2 + sine**2 / share**2))
-    return numerator(track, ball, weight) * factor / left * UP, sine
+    return ball.norm(weight @ track.flat.mT) * factor / left * UP

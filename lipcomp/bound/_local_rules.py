@@ -174,13 +174,13 @@ def _turned(ball: Ball, track: Track, axes: tuple[int, ...]) -> tuple[Tensor, Te
     ‖mu' - mu‖ <= 2 ‖h' - h‖ / (‖h‖ + ‖h'‖); at h = 0 the derivative of the norm is taken as 0, which is off by 1.
     """
     length = torch.linalg.vector_norm(track.value, dim=axes, keepdim=True)
+    if length.numel() == 1:
+        numbers = torch.linalg.vector_norm(ball.rows(track, tight=False), dim=axes, keepdim=True)
+        left, tangent = ball.turn(track)
+        turn = torch.where(length > 0, min(tangent, 2.0), 1.0)
+        return length, torch.full_like(length, max(left, 0.0)), numbers, turn
     numbers = torch.linalg.vector_norm(ball.rows(track), dim=axes, keepdim=True)
     moved = torch.linalg.vector_norm(ball.reach(track), dim=axes, keepdim=True)
-    if length.numel() == 1:
-        whole = ball.norm(track.flat.mT)
-        numbers = numbers.clamp(max=whole)
-        if ball.chord:
-            moved = moved.clamp(max=ball.radius * whole * (1 + 1e-9))
     least = (length - moved).clamp(min=0)
     turn = torch.where(length > 0, (2 * moved / (length + least)).clamp(max=2.0), 1.0)
     return length, least, numbers, turn
@@ -225,7 +225,10 @@ def clamp_low(ball: Ball, node: fx.Node, args: tuple[Any, ...], kwargs: dict[str
     """A lower limit; of a norm, one that it never reaches."""
     track, low = args[0], args[1]
     if isinstance(track, Track) and track.norm_of is not None and isinstance(low, int | float):
-        if bool((track.value - ball.reach(track) <= low).any()):
+        least = _turned(ball, track.norm_of[0], track.norm_of[1])[1]
+        if track.value.numel() > 1:
+            least = torch.maximum(least.reshape(track.value.shape), track.value - ball.reach(track))
+        if bool((least <= low).any()):
             raise NoRule("|h| may vanish in the ball")
         return track
     return elementwise(ball, node, args, kwargs)

@@ -2,8 +2,8 @@
 
 Over the ball the Jacobian of every tensor is J + sum_k G_k T_k (theory (5.4)): J and the G_k are known columns, T_k
 stacks one row for every uncertain unit of an operation. A unit's row is e z' with |e| <= r and z' the true derivative
-of its input, or merely a row of norm at most tau. Bounds of ‖T_k‖, also of T_k with its rows scaled to norm one and of
-those of its rows that a tensor sees, bound the rows of every later tensor; the least one counts.
+of its input, or merely a row of norm at most tau. Bounds of ‖T_k‖, also of T_k with its rows scaled to norm one, bound
+the rows of every later tensor; the lesser one counts. :mod:`lipcomp.bound._ellipsoids` has tighter ones.
 """
 
 import math
@@ -15,8 +15,6 @@ from jaxtyping import Float
 from torch import Tensor
 
 UP = 1 + 1e-9  # outward: far above float64 rounding of the sums here
-SEEN = 0.6  # of a block's units: where a tensor sees more, the whole block's bound is taken
-LARGEST = 500  # units that are seen, for which an own bound is computed
 
 
 def norm_above(matrix: Float[Tensor, "a b"]) -> float:
@@ -92,24 +90,6 @@ class Noise:
         frobenius = math.sqrt(len(self)) * UP
         return frobenius if self._parts is None else min(frobenius, sum(self._parts[1]))
 
-    @cached_property
-    def _grams(self) -> tuple[Tensor, Tensor]:
-        """Gram matrices of the rows of T in the pixels alone, in both scalings."""
-        assert self.rows is not None
-        assert self.halfwidth is not None
-        rows = self.rows[:, : self.pixels] * self.halfwidth[:, None]
-        scaled = rows / self.largest[:, None]
-        return rows @ rows.mT, scaled @ scaled.mT
-
-    def seen(self, units: Tensor) -> tuple[float, float]:
-        """Bounds of ‖T‖ and of its scaled version for some of its rows."""
-        bounds = [self.whole, self.scaled]
-        if self._parts is not None and len(units) <= LARGEST:
-            for which, gram in enumerate(self._grams):
-                own = gram_norm_above(gram[units][:, units])
-                bounds[which] = min(bounds[which], (own + self._parts[which][1]) * UP)
-        return bounds[0], bounds[1]
-
 
 def block_norm(rows: Float[Tensor, "outputs columns"], noises: list[Noise], pixels: int) -> float:
     """(5.4) ‖J‖ + sum_k ‖G_k‖ ‖T_k‖."""
@@ -142,25 +122,6 @@ def row_norms(
             continue
         weighted = absolute[:, touched] * noise.largest[:, None]
         plain, scaled = part[:, touched].square().sum(0).sqrt(), weighted.square().sum(0).sqrt()
-        whole, ratio = _norms_seen(part[:, touched] != 0, noise)
-        best = torch.minimum(torch.minimum(plain * whole, scaled * ratio), weighted.sum(0))
+        best = torch.minimum(torch.minimum(plain * noise.whole, scaled * noise.scaled), weighted.sum(0))
         total[touched] += best
     return total * UP
-
-
-def _norms_seen(seen: Tensor, noise: Noise) -> tuple[Tensor | float, Tensor | float]:
-    """Bounds of ‖T‖ for what every output sees of it: outputs that see the same units share one."""
-    units = len(noise)
-    if noise.rows is None or units < 8 or float(seen.double().mean()) > SEEN or units > 4000:
-        return noise.whole, noise.scaled
-    generator = torch.Generator().manual_seed(0)
-    weights = torch.randint(1, 2**48, (units,), generator=generator).to(seen.device)
-    keys = (seen * weights[:, None]).sum(0)
-    patterns, inverse = torch.unique(keys, return_inverse=True)
-    if len(patterns) > 1500:
-        return noise.whole, noise.scaled
-    first = torch.zeros(len(patterns), dtype=torch.long, device=seen.device)
-    first[inverse] = torch.arange(len(inverse), device=seen.device)
-    found = [noise.seen(seen[:, place].nonzero().squeeze(1)) for place in first.tolist()]
-    bounds = torch.tensor(found, dtype=noise.largest.dtype, device=seen.device)
-    return bounds[inverse, 0], bounds[inverse, 1]

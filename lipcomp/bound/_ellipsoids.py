@@ -1,0 +1,253 @@
+"""What pixels and uncertain units can do together over a ball: ellipsoids, and the norms that they prove.
+
+Along a direction x the uncertain units add w with w_i = e_i (B_i x + M_i w), |e_i| <= r_i, or |w_i| <= tau_i ‖x‖
+(theory (5.4)). For any weights l >= 0 all of this at ‖x‖ <= 1 lies in the ellipsoid
+
+    ‖x‖^2 + sum_i l_i (w_i^2 - r_i^2 (B_i x + M_i w)^2 - tau_i^2 ‖x‖^2) = (x, w)T Q (x, w) <= 1.
+
+Q is positive definite if a Cholesky factorisation finds it so, and then a matrix H of columns has norm at most
+√λ_max(H Q^-1 HT) over the ball, and a single row h at most √(h Q^-1 hT). This is a semidefinite relaxation on the
+uncertain units alone; every l gives a bound. At the best l, w_i^2 = r_i^2 z_i^2 + tau_i^2 ‖x‖^2 at the furthest
+point for every i: steps l_i <- l_i √(w_i^2 / (r_i^2 z_i^2 + tau_i^2 ‖x‖^2)) come within a percent in three or four.
+
+Rows that see the same pixels, such as the channels of a convolution at one place, share an ellipsoid of the units that
+reach them: small, and far tighter than one for all rows.
+"""
+
+import math
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from lipcomp.bound._noise import Noise
+
+SLACK = 1e-8  # of every weight: far above what rounding does to a factorisation and to what is solved with it
+OUT = 1 + 1e-7  # outward: what is multiplied after the factorisation
+STEPS = 4  # of the weights
+ROUGH = 3  # the first steps for a matrix, by its rows one by one
+TRIES = 40  # to find weights that prove anything
+EIGENVECTORS = 8
+SHARES = (
+    1e-9,
+    1e-7,
+    1e-5,
+    1e-4,
+    1e-3,
+    0.01,
+    0.03,
+    0.1,
+    0.2,
+    0.35,
+    0.5,
+    0.65,
+    0.8,
+    0.9,
+    0.97,
+    0.995,
+)  # of the limit
+SKETCH = 128  # rows whose furthest points move the weights
+WORK = 2e12  # multiplications for the rows of one tensor, about two minutes; above it rows share one ellipsoid, or none
+
+
+@dataclass(frozen=True)
+class Units:
+    """All uncertain units of a ball: rows r_i (B_i, M_i), and tau.
+
+    ``places`` are the operations that they come from, as slices.
+    """
+
+    feeds: Float[Tensor, "units columns"]
+    tau: Float[Tensor, " units"]
+    places: list[slice]
+    pixels: int
+
+    @staticmethod
+    def of(noises: list[Noise], pixels: int) -> "Units":
+        """The units of these operations."""
+        count, like = sum(len(noise) for noise in noises), noises[0].largest
+        feeds, tau, places = like.new_zeros(count, pixels + count), like.new_zeros(count), []
+        for noise in noises:
+            own = slice(noise.start - pixels, noise.start - pixels + len(noise))
+            places.append(own)
+            if noise.rows is None or noise.halfwidth is None:
+                tau[own] = noise.largest
+            else:
+                feeds[own, : noise.rows.shape[1]] = noise.rows * noise.halfwidth[:, None]
+        return Units(feeds, tau, places, pixels)
+
+    def reaching(self, seen: Tensor) -> Tensor:
+        """Which units are seen or feed one that is."""
+        found = seen.new_zeros(len(self.tau))
+        found[: len(seen)] = seen
+        for own in reversed(self.places):
+            rows = self.feeds[own, self.pixels :][found[own], : own.start]
+            found[: own.start] |= (rows != 0).any(0)
+        return found
+
+
+def norm_bound(rows: Float[Tensor, "outputs columns"], units: Units) -> float:
+    """Bound of the norm of a matrix of columns over the ball; infinite if nothing was proved."""
+    everything = torch.ones(len(units.tau), dtype=torch.bool, device=rows.device)
+    squares, _ = _Ellipsoid(rows.mT, units, everything, whole=True).descend(None, ROUGH + 3)
+    return math.sqrt(float(squares)) * OUT
+
+
+def row_bounds(
+    columns: Float[Tensor, "columns outputs"], units: Units, known: Float[Tensor, " outputs"]
+) -> Float[Tensor, " outputs"]:
+    """The lesser of ``known`` and the norm bound of every output's row over the ball."""
+    pixels = units.pixels
+    generator = torch.Generator().manual_seed(0)
+    weights = torch.randint(1, 2**48, (pixels,), generator=generator).to(columns.device)
+    keys = ((columns[:pixels] != 0) * weights[:, None]).sum(0)
+    _, inverse = torch.unique(keys, return_inverse=True)
+    groups = inverse.argsort(stable=True).split(torch.bincount(inverse).tolist())
+    seen = [units.reaching((columns[pixels:, outputs] != 0).any(1)) for outputs in groups]
+    if sum(_work(pixels, reach, outputs) for reach, outputs in zip(seen, groups, strict=True)) > WORK:
+        groups = (torch.arange(columns.shape[1], device=columns.device),)
+        seen = [torch.stack(seen).any(0)]
+        if _work(pixels, seen[0], groups[0]) > WORK:
+            return known
+    best, log = known.clone(), torch.full_like(units.tau, math.nan)
+    for outputs, reach in zip(groups, seen, strict=True):
+        if bool(reach.any()):
+            ellipsoid = _Ellipsoid(columns[:, outputs], units, reach)
+            squares, log[reach] = ellipsoid.descend(log[reach], STEPS)
+            best[outputs] = torch.minimum(best[outputs], squares.sqrt() * OUT)
+    return best
+
+
+def _work(pixels: int, reach: Tensor, outputs: Tensor) -> float:
+    size = pixels + int(reach.sum())
+    return STEPS * size**2 * (size + 2.0 * len(outputs))
+
+
+class _Ellipsoid:
+    """The ellipsoid of some units, for some rows: of each, or of all together (``whole``)."""
+
+    def __init__(
+        self, columns: Float[Tensor, "columns outputs"], units: Units, reach: Tensor, whole: bool = False
+    ) -> None:
+        chosen, pixels = reach.nonzero().squeeze(1), units.pixels
+        feeds = units.feeds if len(chosen) == len(reach) else units.feeds[chosen]
+        lit = (columns[:pixels] != 0).any(1) | (feeds[:, :pixels] != 0).any(0)
+        lit[0] = True  # one pixel at least, so that the sum of l_i tau_i^2 stays below 1
+        lit = lit.nonzero().squeeze(1)
+        places = torch.cat([lit, pixels + chosen])
+        missing = pixels + len(reach) - len(columns)
+        columns = torch.cat([columns, columns.new_zeros(missing, columns.shape[1])])
+        self.rows, self.pixels, self.whole = columns[places], len(lit), whole
+        self.feeds = feeds if len(places) == feeds.shape[1] else feeds[:, places]
+        self.tau = units.tau[chosen]
+        ends = torch.stack([reach[: own.stop].sum() for own in units.places]).tolist()
+        self.places = [slice(a, b) for a, b in zip([0, *ends], ends, strict=False) if a < b]
+        self.depth = torch.cat([torch.full_like(self.tau[own], k + 1) for k, own in enumerate(self.places)])
+
+    def start(self) -> Tensor:
+        """About the weight that every unit alone would have."""
+        gain = self.rows[self.pixels :].square().sum(1)
+        came = self.feeds.square().sum(1) + self.tau**2
+        size = self.rows[: self.pixels].square().sum()
+        return 0.5 * (gain / (size * came).clamp(min=1e-300)).clamp(1e-20, 1e20).log()
+
+    def descend(self, log: Tensor | None, steps: int) -> tuple[Tensor, Tensor]:
+        """Squared bounds, of each row the least over a few steps, and the best log weights."""
+        start = self.start()
+        log = start if log is None else torch.where(log.isfinite(), log, start)
+        best = torch.full_like(self.rows[0, : 1 if self.whole else None], math.inf)
+        kept, ahead, value, taken = log, torch.zeros_like(log), math.inf, 0
+        for _ in range(TRIES):
+            each = not self.whole or taken < ROUGH
+            found = self.evaluate(log, each=each)
+            if found is None:  # where earlier units weigh enough more than later ones it is always possible
+                ahead = 0.4 * ahead
+                log = log - 0.5 * self.depth if math.isinf(value) else kept + ahead
+                continue
+            squares, scale, change = found
+            best = torch.minimum(best, squares)
+            mean = float(squares.clamp(min=1e-300).log().mean())
+            if mean < value:
+                value, kept, ahead = mean, log + scale, change.clamp(-1.5, 1.5) * (1.0 if each else 0.5)
+            else:
+                ahead = 0.5 * ahead
+            taken += 1
+            if taken == steps:
+                break
+            log = kept + ahead
+        return best, kept
+
+    def evaluate(self, log: Tensor, *, each: bool) -> tuple[Tensor, float, Tensor] | None:
+        """Squared bounds at the best multiple of the weights; its logarithm; the next step of the log weights.
+
+        With the weights times c, Q = (I - c K0, -c C; -c CT, c W), and the units are eliminated once for all c.
+        None where W is not positive definite.
+        """
+        weight, n = log.exp(), self.pixels
+        form = self.feeds.new_zeros(n + len(weight), n + len(weight))
+        for own in self.places:  # a unit is fed by earlier ones alone
+            width = n + own.start
+            rows = self.feeds[own, :width] * weight[own, None].sqrt()
+            form[:width, :width].addmm_(rows.mT, rows)
+        around, cross, middle = form[:n, :n], form[n:, :n], -form[n:, n:]
+        middle.diagonal().add_(weight * (1 - SLACK))
+        factor, info = torch.linalg.cholesky_ex(middle)
+        if int(info):
+            return None
+        half = torch.linalg.solve_triangular(factor, torch.cat([cross, self.rows[n:]], 1), upper=False)
+        inner, outer = half[:, :n], half[:, n:]
+        around = around + inner.mT @ inner
+        around.diagonal().add_((weight * self.tau**2).sum())
+        values, vectors = torch.linalg.eigh(around)
+        top = max(float(values[-1]) * (1 + SLACK), 1e-30)
+        if not math.isfinite(top):
+            return None
+        turned = vectors.mT @ (self.rows[:n] + inner.mT @ outer)
+        tries = [(share / top, 1 - share / top * (values + SLACK * top)) for share in SHARES]
+        if self.whole and len(outer.mT) > SKETCH:  # many eigenvalues: the multiple that is best row by row
+            each_row = [self._rows_at(c, left, turned, outer) for c, left in tries]
+            tries = [tries[_least(each_row)]]
+        squared = self._whole_at if self.whole else self._rows_at
+        found = [squared(c, left, turned, outer) for c, left in tries]
+        at = _least(found)
+        c, left = tries[at]
+        ends = self._ends(c, left, turned, outer, each)
+        squares = found[at] if self.whole else torch.stack(found).amin(0)
+        x = vectors @ ((turned @ ends) / left[:, None])
+        w = torch.linalg.solve_triangular(factor.mT, inner @ x + outer @ ends / c, upper=True)
+        point = torch.cat([x, w])
+        furthest = ((self.rows.mT @ point) * ends).sum()  # ‖x‖^2 at the best weights
+        came = (self.feeds @ point).square().sum(1) + self.tau**2 * furthest
+        went = w.square().sum(1)
+        floor = 1e-12 * went.max() + 1e-300
+        return squares, math.log(c), 0.5 * ((went + floor) / (came + floor)).log()
+
+    def _rows_at(self, c: float, left: Tensor, turned: Tensor, outer: Tensor) -> Tensor:
+        """Of every row h: h Q^-1 hT with the weights times c."""
+        return (turned.square() / left[:, None]).sum(0) + outer.square().sum(0) / c
+
+    def _gram(self, c: float, left: Tensor, turned: Tensor, outer: Tensor) -> Tensor:
+        return turned.mT @ (turned / left[:, None]) + outer.mT @ outer / c
+
+    def _whole_at(self, c: float, left: Tensor, turned: Tensor, outer: Tensor) -> Tensor:
+        """The largest eigenvalue of H Q^-1 HT."""
+        return torch.linalg.eigvalsh(self._gram(c, left, turned, outer))[-1:].clamp(min=0)
+
+    def _ends(self, c: float, left: Tensor, turned: Tensor, outer: Tensor, each: bool) -> Tensor:
+        """Combinations of rows whose furthest points move the weights."""
+        if not each:
+            values, vectors = torch.linalg.eigh(self._gram(c, left, turned, outer))
+            share = torch.softmax((values - values[-1]) / (0.05 * values[-1].abs() + 1e-300), 0)
+            return (vectors * share.sqrt())[:, -EIGENVECTORS:]
+        ends = torch.diag(self._rows_at(c, left, turned, outer).clamp(min=1e-300).rsqrt())
+        if len(ends) > SKETCH:
+            generator = torch.Generator().manual_seed(0)
+            ends = ends @ torch.randn(len(ends), SKETCH, generator=generator, dtype=ends.dtype).to(ends)
+        return ends
+
+
+def _least(squares: list[Tensor]) -> int:
+    """Which are smallest, in the geometric mean."""
+    means = [float(each.clamp(min=1e-300).log().mean()) for each in squares]
+    return min(range(len(means)), key=means.__getitem__)

@@ -1,0 +1,85 @@
+"""Ellipsoids of pixels and uncertain units (theory (5.4)): above every choice of slopes, and near the largest."""
+
+import torch
+from torch import nn
+
+from lipcomp.bound import certified_bound
+from lipcomp.bound._ellipsoids import Units, norm_bound, row_bounds
+from lipcomp.bound._noise import Noise, block_norm, row_norms
+from lipcomp.jacobian import spectral_norm
+
+PIXELS = 6
+
+
+def uncertain(generator) -> list[Noise]:
+    """Five units that see pixels, four merely of bounded rows, six that see all of these."""
+    found: list[Noise] = []
+    for count, known in ((5, True), (4, False), (6, True)):
+        start = PIXELS + sum(len(noise) for noise in found)
+        rows = torch.randn(count, start, generator=generator).double() / start**0.5
+        halfwidth = torch.rand(count, generator=generator).double() if known else None
+        largest = 0.2 * torch.ones(count).double()
+        if halfwidth is not None:
+            largest = halfwidth * row_norms(rows.mT, found, PIXELS)
+        found.append(Noise(list(found), start, PIXELS, largest, rows if known else None, halfwidth))
+    return found
+
+
+def possible(rows, noises, generator):
+    """J + G T with slopes at their limits, and rows of the others at theirs."""
+    inner = torch.eye(PIXELS, dtype=torch.float64)
+    for noise in noises:
+        if noise.rows is None:
+            own = torch.randn(len(noise), PIXELS, generator=generator).double()
+            own = own / own.norm(dim=1, keepdim=True) * noise.largest[:, None]
+        else:
+            sign = torch.randint(0, 2, (len(noise),), generator=generator) * 2.0 - 1
+            own = (sign * noise.halfwidth)[:, None] * (noise.rows @ inner)
+        inner = torch.cat([inner, own])
+    return rows @ inner
+
+
+def test_no_choice_of_slopes_is_above_the_bounds(generator):
+    noises = uncertain(generator)
+    units = Units.of(noises, PIXELS)
+    rows = torch.randn(7, PIXELS + 15, generator=generator).double()
+    blocks = row_norms(rows.mT, noises, PIXELS)
+    each, whole = row_bounds(rows.mT, units, blocks), norm_bound(rows, units)
+    largest, norm = torch.zeros(7).double(), 0.0
+    for _ in range(3000):
+        found = possible(rows, noises, generator)
+        largest = torch.maximum(largest, found.norm(dim=1))
+        norm = max(norm, float(torch.linalg.matrix_norm(found, 2)))
+    assert (largest <= each).all()
+    assert norm <= whole
+    assert (each < blocks).all()  # and they are of use
+    assert (each < 1.5 * largest).all()
+    assert whole < min(1.4 * norm, block_norm(rows, noises, PIXELS))
+
+
+def test_rows_that_see_nothing_but_bounded_units(generator):
+    """|w_i| <= tau_i alone: a row g of gains is at most sum |g_i| tau_i, whatever pixels it sees."""
+    noise = Noise([], PIXELS, PIXELS, torch.tensor([0.5, 0.25], dtype=torch.float64))
+    rows = torch.zeros(1, PIXELS + 2, dtype=torch.float64)
+    rows[0, PIXELS:] = torch.tensor([2.0, 4.0])
+    known = torch.tensor([9.0], dtype=torch.float64)
+    torch.testing.assert_close(
+        row_bounds(rows.mT, Units.of([noise], PIXELS), known), known * 2 / 9, rtol=1e-2, atol=0
+    )
+
+
+def test_ellipsoids_of_places_tighten_the_certificate(generator, monkeypatch):
+    """Each place of a convolution has its own; without them the ranges are those of blocks."""
+    network = nn.Sequential(
+        nn.Conv2d(1, 4, 3, padding=1), nn.ReLU(), nn.Conv2d(4, 4, 3, padding=1), nn.ReLU(),
+        nn.Conv2d(4, 4, 3, padding=1), nn.ReLU(), nn.Flatten(), nn.Linear(4 * 64, 5),
+    ).double().eval()  # fmt: skip
+    for parameter in network.parameters():
+        parameter.data = torch.randn(parameter.shape, generator=generator).double()
+        parameter.data *= 0.1 if parameter.dim() == 1 else (2 / parameter[0].numel()) ** 0.5
+    images = torch.rand(1, 1, 8, 8, generator=generator, dtype=torch.float64)
+    together = float(certified_bound(network, images, radius=0.08, method="local").bound)
+    assert float(spectral_norm(network, images).sigma) <= together
+    monkeypatch.setattr("lipcomp.bound._ellipsoids.WORK", 0)
+    none = float(certified_bound(network, images, radius=0.08, method="local").bound)
+    assert together < 0.92 * none
