@@ -115,7 +115,7 @@ def row_bounds(
         if bool(reach.any()):
             ellipsoid = _Ellipsoid(columns[:, outputs], units, reach)
             squares, log[reach] = ellipsoid.descend(log[reach], STEPS)
-            best[outputs] = torch.minimum(best[outputs], squares.sqrt() * OUT)
+            best[outputs] = torch.fmin(best[outputs], squares.sqrt() * OUT)
     return best
 
 
@@ -166,7 +166,7 @@ class _Ellipsoid:
                 log = log - 0.5 * self.depth if math.isinf(value) else kept + ahead
                 continue
             squares, scale, change = found
-            best = torch.minimum(best, squares)
+            best = torch.fmin(best, squares)  # what is not a number proves nothing
             mean = float(squares.clamp(min=1e-300).log().mean())
             if mean < value:
                 value, kept, ahead = mean, log + scale, change.clamp(-1.5, 1.5) * (1.0 if each else 0.5)

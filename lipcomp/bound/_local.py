@@ -93,6 +93,8 @@ class Ball:
         """How far every number may move from its value at the image."""
         if self.chord:
             moved = self.radius * self.rows(track) * UP
+            if not bool(moved.isfinite().all()):
+                raise NoRule("how far numbers move in the ball has no bound")
             self.reaches.append(moved + 1e-13 * float(track.value.abs().max()))
         self.asked += 1
         return self.reaches[self.asked - 1]
@@ -147,7 +149,7 @@ class Ball:
         for source, size in given:
             size = size.expand(track.value.shape).flatten()
             largest = size if source is None else size * self.rows(source, tight=False).flatten()
-            units = (largest > 0).nonzero().squeeze(1)
+            units = (~(largest <= 0)).nonzero().squeeze(1)
             if not len(units):
                 continue
             if not bool(largest.isfinite().all()):
