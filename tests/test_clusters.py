@@ -378,6 +378,9 @@ def test_ray_repeats_what_a_lost_node_held(ray_cluster, tmp_path):
     def pull_the_plug():
         until(lambda: len(list(tmp_path.glob("begun-*"))) == 3)
         ray_cluster.remove_node(node, allow_graceful=False)
+        until(
+            lambda: len(processes(f"ray::{answer.__name__}")) == 2
+        )  # a worker outlives its node for a moment
         go.touch()
 
     thread = threading.Thread(target=pull_the_plug)
