@@ -34,6 +34,7 @@ from lipcomp.measure._plan import Probe
 from lipcomp.measure._run import Outputs
 
 RECORDS = "bounds.jsonl"
+TABLE = "bounds.csv"  # of values image by image
 IMAGES = 500
 SIGMA_IMAGES = 128
 BALL_IMAGES = 5
@@ -65,7 +66,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     outputs = Outputs(
         options.study / RECORDS,
         cells=options.study / "cache" / "bounds",
-        table=ImageTable(options.study / "bounds.csv"),
+        table=ImageTable(options.study / TABLE),
     )
     plans: dict[tuple[str, ...], list[Source]] = {}
     for source, present in zip(sources, layers, strict=True):  # with a predictor, one layer more

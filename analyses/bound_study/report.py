@@ -11,17 +11,19 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import matplotlib.pyplot as plt
+import numpy as np
 import pandas as pd
 import seaborn as sns
 from matplotlib.figure import Figure
 
-from analyses.bound_study.measure import KAPPAS, RADIUS, RECORDS
+from analyses.bound_study.measure import KAPPAS, RADIUS, RECORDS, TABLE
 from analyses.paired_study.figures import dots
 from analyses.paired_study.study import METHODS
 from analyses.runs import read_frame
 from lipcomp._commands import Parser, run
 from lipcomp.bound._results import LABELS
 from lipcomp.measure._local import Ball
+from lipcomp.measure._outputs import ImageTable
 from lipcomp.report._cells import Cell, Table, number, provenance_rows
 from lipcomp.report._drawn import WIDTH, Drawn, draw
 from lipcomp.report._page import Page, write_page
@@ -110,7 +112,20 @@ def answer(frame: pd.DataFrame) -> tuple[str, list[str]]:
     return headline, findings
 
 
-def figures(frame: pd.DataFrame) -> list[Drawn]:
+def image_by_image(folder: Path, frame: pd.DataFrame) -> pd.DataFrame:
+    """The three constants of every image and radius, one row each; empty where they were not kept."""
+    table = ImageTable(folder / TABLE).read()
+    if not {"certified", "radius"} <= set(table):
+        return pd.DataFrame(columns=["method", "run", "image", "radius", "quantity", "value"])
+    names = {key.split(".")[1]: label for key, label in BALL.items()}
+    long = table.dropna(subset=["certified", "radius"]).melt(
+        ["run", "image", "radius"], list(names), var_name="quantity", value_name="value"
+    )
+    method = frame.drop_duplicates("subject.run").set_index("subject.run")["method"]
+    return long.assign(method=long["run"].map(method), quantity=long["quantity"].map(names))
+
+
+def figures(frame: pd.DataFrame, images: pd.DataFrame) -> list[Drawn]:
     """Pair sources, layers, kappas and the sandwich."""
     pairs = frame[(frame["quantity"] == "bound.direction.max") & (frame["settings.kappa_e"] == 1024.0)]
     top = frame[(frame["quantity"] == "sigma_max.max") & (frame["settings.layer"] == "latent")]
@@ -151,10 +166,10 @@ def figures(frame: pd.DataFrame) -> list[Drawn]:
         draw(
             "sandwich",
             "Lower, searched, certified",
-            "Median over images on L2 balls of growing radius, one line per model and estimate. Where a line of the "
-            "certificate ends, half of the images have none.",
+            "Balls of growing L2 radius: thin lines are images, thick ones the median, per model and estimate. "
+            "Where a line of the certificate ends, the image, or half of the images, has none.",
             "Line plot of the lower, the searched and the certified constant against the radius of the ball",
-            lambda: ball_lines(ball),
+            lambda: ball_lines(ball, images),
         ),
     ]
 
@@ -178,8 +193,9 @@ def kappa_lines(frame: pd.DataFrame) -> Figure:
     return figure
 
 
-def ball_lines(frame: pd.DataFrame) -> Figure:
-    """Lower, searched and certified over the radius, a panel per method."""
+def ball_lines(frame: pd.DataFrame, images: pd.DataFrame) -> Figure:
+    """Lower, searched and certified over the radius, a panel per method; every image as a thin line."""
+    colours = dict(zip(BALL.values(), sns.color_palette("colorblind"), strict=False))
     methods = [m for m in dict.fromkeys([*METHODS.values(), *frame["method"]]) if m in set(frame["method"])]
     grid = sns.relplot(
         frame.dropna(subset=["value"]),
@@ -187,6 +203,8 @@ def ball_lines(frame: pd.DataFrame) -> Figure:
         y="value",
         hue="quantity",
         style="quantity",
+        hue_order=list(colours),
+        style_order=list(colours),
         col="method",
         col_order=methods,
         col_wrap=min(2, max(1, len(methods))),
@@ -194,10 +212,14 @@ def ball_lines(frame: pd.DataFrame) -> Figure:
         estimator=None,
         kind="line",
         markers=True,
-        palette="colorblind",
+        palette=colours,
         height=2.3,
         aspect=1.0,
     )
+    finite = images[np.isfinite(images["value"])]
+    for (method, quantity, _, _), line in finite.groupby(["method", "quantity", "run", "image"]):
+        line = line.sort_values("radius")
+        grid.axes_dict[method].plot(line["radius"], line["value"], color=colours[quantity], lw=0.5, alpha=0.4)
     grid.set(xscale="log", yscale="log")
     grid.set_axis_labels("radius of the ball, pixel L2", "Lip(μ), 1 per pixel L2")
     grid.set_titles("{col_name}")
@@ -243,7 +265,7 @@ def make_page(folder: Path) -> tuple[Path, str]:
         subtitle=f"{frame['subject.run'].nunique()} encoders of {folder.name}",
         headline=headline,
         findings=findings,
-        figures=figures(frame),
+        figures=figures(frame, image_by_image(folder, frame)),
         tables=tables(frame),
         methods=METHOD,
         provenance=provenance_rows(frame),

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from analyses.bound_study import measure as measuring
-from analyses.bound_study.report import load, make_page, ratios
+from analyses.bound_study.report import BALL, ball_lines, image_by_image, load, make_page, ratios
 from analyses.runs import find_runs
 from lipcomp._commands import run
 from lipcomp.checkpoints import save_checkpoint
@@ -14,6 +14,8 @@ from lipcomp.checkpoints._native import Metadata
 from lipcomp.distributions._bessel import mean_resultant_length
 from lipcomp.encoders import EncoderSpec, build_encoder
 from lipcomp.measure import Images, Plan, Source, run as measure
+from lipcomp.measure._local import Ball
+from lipcomp.measure._outputs import ImageTable
 from lipcomp.measure._run import Outputs
 
 
@@ -31,7 +33,8 @@ def study(tmp_path_factory, small_digits):
                 build_encoder(spec, seed=seed).eval(),
                 metadata=Metadata(objective={"name": name}, seed=0),
             )
-        list(measure(plan(folder, small_digits(8)), Outputs(folder / measuring.RECORDS)))
+        outputs = Outputs(folder / measuring.RECORDS, table=ImageTable(folder / measuring.TABLE))
+        list(measure(plan(folder, small_digits(8)), outputs))
     return folder
 
 
@@ -47,6 +50,21 @@ def test_the_gaps_hold_the_orders_of_the_theory(study):
     assert list(gaps["published"] / gaps["supremum"]) == pytest.approx([expected] * 2, rel=1e-6)
     assert (gaps["search"] >= 1 - 1e-3).all()
     assert (gaps["gap_0.0001"] >= 1 - 1e-6).all()
+
+
+def test_the_picture_has_a_line_for_every_image_and_the_order_holds_for_each(study):
+    frame = load(study)
+    images = image_by_image(study, frame)
+    table = images.pivot_table("value", ["run", "image", "radius"], "quantity")
+    lower, searched, certified = (table[label] for label in BALL.values())
+    assert len(table) == 2 * len(Ball.radii)  # encoders, one image of each
+    assert (lower <= searched * (1 + 1e-3)).all()
+    assert (searched <= certified).all()
+    ball = frame[frame["quantity"].isin(BALL)].assign(quantity=lambda rows: rows["quantity"].map(BALL))
+    thin = [
+        line for axis in ball_lines(ball, images).axes for line in axis.lines if line.get_linewidth() == 0.5
+    ]
+    assert len(thin) == 2 * len(BALL)
 
 
 def test_all_pairs_prove_at_least_what_neighbours_and_chance_do(study):
