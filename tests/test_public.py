@@ -32,7 +32,6 @@ FIRST = {
 # Arguments of every day that may stand in their place although they have a default.
 POSITIONAL = {
     "load_set": "split",
-    "corruption_names": "table",
     "VonMisesFisher": "validate_args",
     "run": "outputs",
 }

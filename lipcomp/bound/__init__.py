@@ -2,7 +2,7 @@
 
 from lipcomp.bound._all_pairs import all_pairs
 from lipcomp.bound._certified import certified_bound
-from lipcomp.bound._certified_margin import certified_radius
+from lipcomp.bound._certified_margin import certified_accuracy, certified_radius
 from lipcomp.bound._lower import lower_bounds
 from lipcomp.bound._pairs import measure_pairs, random_pairs
 from lipcomp.bound._sandwich import lipschitz
@@ -10,6 +10,7 @@ from lipcomp.bound._search import search_ball
 
 __all__ = [
     "all_pairs",
+    "certified_accuracy",
     "certified_bound",
     "certified_radius",
     "lipschitz",

@@ -1,4 +1,4 @@
-"""Certified radius of a probe's logits: no perturbation within the radius changes the class (5.8).
+"""Certified radius and accuracy of a probe's logits: no perturbation within the radius changes the class (5.8).
 
 With c the predicted class, m_j = f_c - f_j its lead over class j at the image, and L_j a bound of how fast that lead
 can change along any chord from the image in the ball of radius r, no point nearer than min(r, min_j m_j / L_j) has
@@ -6,10 +6,10 @@ another class. Chords are all that is needed here, and are about half as uncerta
 """
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from torch import Tensor, fx
 
 from lipcomp.bound._capture import NoRule, capture
@@ -95,3 +95,45 @@ def _radius(graph: fx.GraphModule, image: Tensor, radius: float, memory: float, 
             bound = min(bound, ball.norm(column[None]))
         least = min(least, m / bound if bound > 0 else math.inf)
     return least * (1 - 1e-9)
+
+
+def certified_accuracy(
+    fn: Map,
+    images: Float[Tensor, "n ..."],
+    labels: Int[Tensor, " n"],
+    radii: Sequence[float],
+    **settings: object,
+) -> Float[Tensor, " radii"]:
+    """The share of images classified correctly at the image and everywhere in the ball, for each L2 radius.
+
+    A lower bound of the robust accuracy, as an attack's is an upper one.
+
+    Parameters
+    ----------
+    fn, images
+        As for :func:`certified_radius`.
+    labels
+        Class of each image.
+    radii
+        Radii of the balls; what holds in a ball counts in every smaller one.
+    settings
+        Further options of :func:`certified_radius`.
+
+    Examples
+    --------
+    >>> import torch
+    >>> from lipcomp.bound import certified_accuracy
+    >>> logits = lambda x: torch.stack([x.flatten(1)[:, 0], x.flatten(1)[:, 1]], 1)
+    >>> images, labels = torch.tensor([[0.7, 0.3], [0.9, 0.1]]), torch.tensor([0, 0])
+    >>> certified_accuracy(logits, images, labels, [0.2, 0.5])
+    tensor([1.0000, 0.5000], dtype=torch.float64)
+    """
+    with torch.no_grad():
+        right = (fn(images.clone()).flatten(1).argmax(1) == labels).cpu()
+    held = torch.stack(
+        [certified_radius(fn, images, r, **settings).cpu() >= r * (1 - 1e-6) for r in radii]  # type: ignore[arg-type]
+    )
+    for k in reversed(range(len(radii))):
+        wider = [j for j in range(len(radii)) if radii[j] >= radii[k]]
+        held[k] = held[wider].any(0)
+    return (held & right).double().mean(1)

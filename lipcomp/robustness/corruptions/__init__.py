@@ -18,6 +18,6 @@ What no corruption here does is the JPEG compression (quality 85) with which the
 :func:`resave_jpeg`. Its images are a different quantity: standard models lose 5.7 points more on them.
 """
 
-from lipcomp.robustness.corruptions._corrupt import corrupt, corruption_names
+from lipcomp.robustness.corruptions._corrupt import corrupt, corruption_names as corruption_names
 
-__all__ = ["corrupt", "corruption_names"]
+__all__ = ["corrupt"]
