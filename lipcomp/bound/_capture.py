@@ -108,6 +108,10 @@ def capture(fn: Map, images: Tensor) -> fx.GraphModule:
                 f"the map cannot be followed ({type(error).__name__}: {str(error)[:200]})"
             ) from error
     graph.graph.eliminate_dead_code()
+    for node in graph.graph.nodes:
+        dtype = getattr(node.meta.get("val"), "dtype", None)
+        if dtype in (torch.float16, torch.bfloat16):
+            raise NoRule(f"{name_of(node)}: numbers in {dtype} are rounded, which is a step function")
     _compare(fn, graph, images)
     return graph
 

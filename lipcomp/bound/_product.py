@@ -99,11 +99,9 @@ class Product:
             if part is None:
                 raise NoRule(f"{name_of(node.args[0])} has no rule for its part {args[1]}")  # type: ignore[arg-type]
             return part
-        inputs = {a: found[a] for a in leaves(node) if isinstance(a, fx.Node)}
-        tracked = [v for v in inputs.values() if isinstance(v, Norm)]
-        nested = any(
-            isinstance(v, list | tuple) and any(isinstance(p, Norm) for p in v) for v in inputs.values()
-        )
+        inputs = [found[a] for a in leaves(node) if isinstance(a, fx.Node)]  # x * x has two
+        tracked = [v for v in inputs if isinstance(v, Norm)]
+        nested = any(isinstance(v, list | tuple) and any(isinstance(p, Norm) for p in v) for v in inputs)
         if not tracked and not nested:
             return node.target(*args, **kwargs)  # type: ignore[operator]
         if name == "_to_copy":

@@ -27,7 +27,7 @@ from lipcomp.bound._ball import project
 from lipcomp.bound._rounding import RELATIVE, along, chords, in_float64
 from lipcomp.jacobian import spectral_norm
 from lipcomp.jacobian._batching import fitting_batch_size
-from lipcomp.jacobian._checks import check_images
+from lipcomp.jacobian._checks import check_images, check_map
 from lipcomp.jacobian._frozen import frozen
 from lipcomp.jacobian._precision import power_of_two
 from lipcomp.jacobian._products import Map, as_rows
@@ -135,6 +135,7 @@ def search_ball(
             f"radius, starts and steps must be positive, got radius={radius}, starts={starts}, steps={steps}"
         )
     check_images(images)
+    check_map(fn, images)
     seeds = draw_seeds(len(images), generator)
     size = batch_size or fitting_batch_size(fn, images)
     search = _Search(fn, *in_float64(fn, images, normalised=False), radius, norm, kind, starts, steps)

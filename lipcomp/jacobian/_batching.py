@@ -8,7 +8,7 @@ from torch import Tensor
 from torch.autograd.graph import saved_tensors_hooks
 
 from lipcomp.jacobian._frozen import frozen
-from lipcomp.jacobian._products import Map
+from lipcomp.jacobian._products import Map, named_error
 
 SHARE = 0.25  # of the free memory
 LARGEST = 64
@@ -41,8 +41,13 @@ def _kept(fn: Map, images: Tensor) -> int:
         return tensor
 
     probe = images.detach().clone().requires_grad_()
-    with torch.enable_grad(), frozen(), saved_tensors_hooks(pack, lambda tensor: tensor):
-        fn(probe * 1)  # a copy: fn may write into what it gets
+    try:
+        with torch.enable_grad(), frozen(), saved_tensors_hooks(pack, lambda tensor: tensor):
+            fn(probe * 1)  # a copy: fn may write into what it gets
+    except RuntimeError as error:
+        if "saved tensor hooks" in str(error):  # fn takes derivatives itself, by torch.func: one image at a time
+            return free_bytes(images.device)
+        raise named_error(error, "the first derivative") from error
     return kept
 
 

@@ -87,7 +87,7 @@ class Linearisation(Operator):
             with torch.enable_grad(), frozen():
                 output = as_rows(fn(self._images * 1), len(images))  # a copy: fn may write into what it gets
         except RuntimeError as error:
-            raise _named(error, "the first derivative") from error
+            raise named_error(error, "the first derivative") from error
         if not output.requires_grad:
             raise ValueError(
                 "fn's output does not depend differentiably on the images (it was detached, rounded, or computed "
@@ -114,7 +114,7 @@ class Linearisation(Operator):
                     self._output, self._images, u, retain_graph=True, materialize_grads=True
                 )
         except RuntimeError as error:
-            raise _named(error, "the first derivative") from error
+            raise named_error(error, "the first derivative") from error
         return product
 
     def forward(self, v: Float[Tensor, "batch ..."]) -> Float[Tensor, "batch dim"]:
@@ -179,7 +179,7 @@ class Linearisation(Operator):
 
     def _fall_back(self, error: RuntimeError) -> None:
         if self._method == "reverse" or _missing_operator(error) is None:
-            raise _named(error, "double backward") from error
+            raise named_error(error, "double backward") from error
         self._method, self._pullback, self._cotangent = "forward", None, None
 
     def _dual(self, v: Tensor) -> Tensor:
@@ -193,7 +193,7 @@ class Linearisation(Operator):
                     torch.zeros_like(self.output) if tangent is None else as_rows(tangent, len(v)).clone()
                 )
         except (RuntimeError, NotImplementedError) as error:
-            raise _named(error, "forward mode") from error
+            raise named_error(error, "forward mode") from error
         if not self._checked and not _adjoint(product, v, u := self._random(), self._pulled(u), self.scale()):
             raise ValueError(
                 f"an operator of fn has no second derivative and a wrong one in forward mode, so J v cannot be "
@@ -232,11 +232,16 @@ def _missing_operator(error: BaseException) -> str | None:
     return None
 
 
-def _named(error: BaseException, needed: str) -> Exception:
+def named_error(error: BaseException, needed: str) -> Exception:
     if "checkpoint" in str(error):
         return ValueError(
             f"fn uses activation checkpointing, which does not allow {needed}: turn it off, or use use_reentrant=False "
             f"and {ROWS}"
+        )
+    if "modified by an inplace operation" in str(error) or "out=... arguments" in str(error):
+        return ValueError(
+            f"fn writes into a tensor in a way that autograd cannot follow ({str(error)[:120]}...): write into a copy "
+            f"(.clone()), or use the operation that returns its result"
         )
     operator = _missing_operator(error)
     if operator is None:

@@ -141,10 +141,52 @@ def test_nothing_that_comes_from_the_images_is_constant(fn, generator):
     assert (certified_bound(fn, images, radius=1e-6).bound <= truth * 1.001).all() or fn is clamped_by_itself
 
 
+def squared_in_place(x):
+    y = torch.empty_like(x)
+    torch.mul(x, x, out=y)
+    return y.mul_(y).flatten(1)
+
+
+WITH_ITSELF = {
+    "square": lambda x: (x * x).flatten(1),
+    "of a layer": lambda x: (lambda h: (h * h).flatten(1))(F.relu(x @ torch.ones(3, 3).to(x) - 1)),
+    "quotient": lambda x: (x / (x * x + 0.1)).flatten(1),
+    "matrix": lambda x: torch.matmul(x, x).flatten(1),
+    "einsum": lambda x: torch.einsum("bchw,bchw->bch", x, x).flatten(1),
+    "addcmul": lambda x: torch.addcmul(x, x, x).flatten(1),
+    "maximum": lambda x: torch.maximum(x, x).flatten(1),
+    "where": lambda x: torch.where(torch.ones(3, dtype=torch.bool), x, x).flatten(1),
+    "sum": lambda x: (x + x).flatten(1),
+    "cat": lambda x: torch.cat([x, x], 1).flatten(1),
+    "bias": lambda x: torch.addmm(x[:, 0, 0], x[:, 0, 0], torch.eye(3).to(x)),
+}
+
+
+@pytest.mark.parametrize("name", WITH_ITSELF)
+def test_a_tensor_that_meets_itself_counts_twice(name, generator):
+    fn = WITH_ITSELF[name]
+    images = torch.rand(2, 2, 3, 3, generator=generator, dtype=torch.float64)
+    rows = torch.stack(
+        [torch.autograd.functional.jacobian(fn, x[None]).flatten(0, 1).flatten(1) for x in images]
+    )
+    truth = torch.linalg.matrix_norm(rows.reshape(2, -1, 18), 2)
+    for method in ("product", "local", "least"):
+        assert (certified_bound(fn, images, radius=1e-3, method=method).bound >= truth).all(), method
+
+
+def test_a_square_that_is_written_in_place_counts_as_one(generator):
+    images = torch.rand(2, 2, 3, 3, generator=generator, dtype=torch.float64)
+    truth = 4 * images.flatten(1).amax(1) ** 3
+    for method in ("product", "local", "least"):
+        assert (certified_bound(squared_in_place, images, radius=1e-3, method=method).bound >= truth).all()
+
+
 @pytest.mark.parametrize(
     ("fn", "reason"),
     [
         (lambda x: x.flatten(1).floor(), "floor"),
+        (lambda x: (2 * x.half()).to(x.dtype).flatten(1), "float16"),
+        (lambda x: x.flatten(1) * x.bfloat16().to(x.dtype).mean((1, 2, 3))[:, None], "bfloat16"),
         (lambda x: (x * 255).to(torch.uint8).flatten(1) / 255.0, "step function"),
         (lambda x: torch.from_numpy(x.detach().numpy() * 2).flatten(1), "numpy"),
         (lambda x: x.flatten(1) * x.max().item(), "item"),
