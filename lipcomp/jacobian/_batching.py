@@ -45,7 +45,8 @@ def _kept(fn: Map, images: Tensor) -> int:
         with torch.enable_grad(), frozen(), saved_tensors_hooks(pack, lambda tensor: tensor):
             fn(probe * 1)  # a copy: fn may write into what it gets
     except RuntimeError as error:
-        if "saved tensor hooks" in str(error):  # fn takes derivatives itself, by torch.func: one image at a time
+        if "saved tensor hooks" in str(error):
+            # fn takes derivatives itself, by torch.func: one image at a time.
             return free_bytes(images.device)
         raise named_error(error, "the first derivative") from error
     return kept
