@@ -230,7 +230,10 @@ def _replaced(part: Any, path: str, names: list[str], value: Any) -> Any:
         value = _replaced(old, path, names[1:], value)
     elif dataclasses.is_dataclass(old):
         raise ValueError(f"{path!r} has fields itself; set one of them, as in {path}.NAME=VALUE")
-    elif {f.name: f.type for f in dataclasses.fields(part)}[names[0]] in (float, "float"):
+    elif isinstance(old, float) or {f.name: f.type for f in dataclasses.fields(part)}[names[0]] in (
+        float,
+        "float",
+    ):
         if isinstance(value, bool) or not isinstance(value, int | float):
             raise ValueError(f"{path} must be a number, as {old!r}; got {value!r}")
         value = float(value) if isinstance(old, float) else value  # a recipe may write 1 itself

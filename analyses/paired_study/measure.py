@@ -125,7 +125,7 @@ def study_plan(
     sources: Sequence[Source],
     images: Images,
     corrupted: int,
-    sigma_images: int = SIGMA_IMAGES,
+    sigma_images: int | None = None,
     **machine: Any,
 ) -> Plan:
     """Everything that is measured of a study, its baselines included."""
@@ -149,7 +149,7 @@ def study_plan(
         ProbeRefits(REFITS, corruptions),
         Compression(),
         *pairs,
-        *(Sigma(Map(layer), sigma_images) for layer in ("latent", "backbone", "logits")),
+        *(Sigma(Map(layer), sigma_images or SIGMA_IMAGES) for layer in ("latent", "backbone", "logits")),
     )
     return Plan(tuple(sources), images, quantities, Probe(refits=REFITS), **machine)
 

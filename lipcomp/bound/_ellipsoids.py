@@ -15,6 +15,7 @@ reach them: small, and far tighter than one for all rows.
 """
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
@@ -47,6 +48,7 @@ SHARES = (
     0.97,
     0.995,
 )  # of the limit
+GOLDEN = 24  # steps between two of them: to a thousandth of their distance, so to a millionth of the bound
 SKETCH = 128  # rows whose furthest points move the weights
 WORK = 2e12  # multiplications for the rows of one tensor, about two minutes; above it rows share one ellipsoid, or none
 
@@ -204,13 +206,18 @@ class _Ellipsoid:
         if not math.isfinite(top):
             return None
         turned = vectors.mT @ (self.rows[:n] + inner.mT @ outer)
-        tries = [(share / top, 1 - share / top * (values + SLACK * top)) for share in SHARES]
+        tries = [_multiple(share, top, values) for share in SHARES]
         if self.whole and len(outer.mT) > SKETCH:  # many eigenvalues: the multiple that is best row by row
             each_row = [self._rows_at(c, left, turned, outer) for c, left in tries]
             tries = [tries[_least(each_row)]]
         squared = self._whole_at if self.whole else self._rows_at
         found = [squared(c, left, turned, outer) for c, left in tries]
         at = _least(found)
+        if len(tries) == len(SHARES):
+            share = _golden(at, lambda share: squared(*_multiple(share, top, values), turned, outer))
+            tries.append(_multiple(share, top, values))
+            found.append(squared(*tries[-1], turned, outer))
+            at = _least(found)
         c, left = tries[at]
         ends = self._ends(c, left, turned, outer, each)
         squares = found[at] if self.whole else torch.stack(found).amin(0)
@@ -247,7 +254,34 @@ class _Ellipsoid:
         return ends
 
 
+def _multiple(share: float, top: float, values: Tensor) -> tuple[float, Tensor]:
+    """A multiple of the weights as a share of its limit, and what it leaves of every eigenvalue."""
+    return share / top, 1 - share / top * (values + SLACK * top)
+
+
+def _golden(at: int, squares: Callable[[float], Tensor]) -> float:
+    """The best share between the neighbours of a place of the grid, by golden section of its log odds."""
+    odds = lambda share: math.log(share / (1 - share))  # noqa: E731
+    even = lambda x: 1 / (1 + math.exp(-x))  # noqa: E731
+    low, high = odds(SHARES[max(at - 1, 0)]), odds(SHARES[min(at + 1, len(SHARES) - 1)])
+    ratio = (math.sqrt(5) - 1) / 2
+    inner = [high - ratio * (high - low), low + ratio * (high - low)]
+    values = [_mean(squares(even(x))) for x in inner]
+    for _ in range(GOLDEN):
+        if values[0] <= values[1]:
+            high, inner, values = inner[1], [inner[1] - ratio * (inner[1] - low), inner[0]], [0.0, values[0]]
+            values[0] = _mean(squares(even(inner[0])))
+        else:
+            low, inner, values = inner[0], [inner[1], inner[0] + ratio * (high - inner[0])], [values[1], 0.0]
+            values[1] = _mean(squares(even(inner[1])))
+    return even(inner[0] if values[0] <= values[1] else inner[1])
+
+
+def _mean(squares: Tensor) -> float:
+    return float(squares.clamp(min=1e-300).log().mean())
+
+
 def _least(squares: list[Tensor]) -> int:
     """Which are smallest, in the geometric mean."""
-    means = [float(each.clamp(min=1e-300).log().mean()) for each in squares]
+    means = [_mean(each) for each in squares]
     return min(range(len(means)), key=means.__getitem__)
