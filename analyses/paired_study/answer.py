@@ -94,8 +94,8 @@ def cautions(study: Study, verdicts: Verdicts) -> list[str]:
             f"{', '.join(dull)}: at chance for every run; left out of the mean, by a rule of the design."
         )
     found += [
-        f"The verdict on {r.outcome.label} ({r.contrast.name}) depends on seed {r.fragile}: without it, the "
-        f"verdict changes."
+        f"The verdict on {r.outcome.label} ({r.contrast.name}) depends on seed {r.fragile.removesuffix('.0')}: "
+        f"without it, the verdict changes."
         for r in verdicts.rows
         if r.fragile
     ]

@@ -116,7 +116,7 @@ class ImageFinding:
     run, method
         Whose images.
     within_class
-        AUROC among images of one class: what is left once hard digits are not compared with easy ones.
+        AUROC among images of one class: what is left once hard classes are not compared with easy ones.
     pooled
         AUROC over all images, for comparison.
     images

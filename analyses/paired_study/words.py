@@ -208,7 +208,7 @@ def _image_row(finding: ImageFinding) -> VerdictRow:
     mark = interval_mark(None if estimate.value is None else estimate.value - 0.5, shift, (-0.05, 0.05), text)
     meaning = "Among images of one class; 0.5 is chance."
     if pooled.value is not None:
-        meaning += f" Over all classes {pooled.value:.2f}, which hard digits explain in part."
+        meaning += f" Over all classes {pooled.value:.2f}, which hard classes explain in part."
     return VerdictRow(
         "Do corruptions flip images with a larger local constant more often?", chip, kind, text, mark,
         f"{finding.images} images", meaning, f"{finding.layer} · exploratory",
