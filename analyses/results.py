@@ -157,18 +157,10 @@ def make(name: str, workers: int, roots: Mapping[Path, Path | None]) -> None:
     if not (folder / "study.json").exists():
         shutil.copy(design(name), folder / "study.json")
     for command in (
-        ["train.sweep", *study.sweep(), "--out", folder, "--workers", workers],
-        [
-            "analyses.paired_study.measure",
-            folder,
-            "--data",
-            study.data,
-            *study.measured,
-            "--workers",
-            workers,
-        ],
+        ["train.sweep", *study.sweep(), "--out", folder],
+        ["analyses.paired_study.measure", folder, "--data", study.data, *study.measured],
     ):
-        subprocess.run([sys.executable, "-m", *map(str, command)], check=True)
+        subprocess.run([sys.executable, "-m", *map(str, command), "--workers", str(workers)], check=True)
 
 
 def publish(name: str) -> None:

@@ -28,6 +28,11 @@ def atomic_file(path: Path) -> Iterator[Path]:
     except BaseException as error:
         temporary.unlink(missing_ok=True)
         if isinstance(error, OSError) and error.errno in FULL:
-            remedy = f"{path} is as it was before; make room and run the same again"
-            raise OSError(error.errno, f"{error.strerror}: {remedy}") from error
+            raise full_disk(error, path) from error
         raise
+
+
+def full_disk(error: OSError, path: Path) -> OSError:
+    """What to raise where a write was undone since the disk is full."""
+    remedy = f"{path} is as it was before; make room and run the same again"
+    return OSError(error.errno, f"{error.strerror}: {remedy}")

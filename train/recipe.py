@@ -3,6 +3,7 @@
 import ast
 import dataclasses
 import math
+import typing
 from dataclasses import asdict, dataclass, replace
 from typing import Any, Literal, get_args
 
@@ -218,6 +219,12 @@ def change(recipe: Recipe, path: str, text: str) -> Recipe:
         raise ValueError(f"{path} cannot be {value!r} ({error})") from error
 
 
+def _takes_fractions(part: Any, name: str) -> bool:
+    """Whether a field is annotated with float, alone or among others."""
+    kind = typing.get_type_hints(type(part))[name]
+    return float in (kind, *get_args(kind))
+
+
 def _replaced(part: Any, path: str, names: list[str], value: Any) -> Any:
     known = [field.name for field in dataclasses.fields(part)]
     if names[0] not in known:
@@ -230,10 +237,7 @@ def _replaced(part: Any, path: str, names: list[str], value: Any) -> Any:
         value = _replaced(old, path, names[1:], value)
     elif dataclasses.is_dataclass(old):
         raise ValueError(f"{path!r} has fields itself; set one of them, as in {path}.NAME=VALUE")
-    elif isinstance(old, float) or {f.name: f.type for f in dataclasses.fields(part)}[names[0]] in (
-        float,
-        "float",
-    ):
+    elif isinstance(old, float) or (type(old) is int and _takes_fractions(part, names[0])):
         if isinstance(value, bool) or not isinstance(value, int | float):
             raise ValueError(f"{path} must be a number, as {old!r}; got {value!r}")
         value = float(value) if isinstance(old, float) else value  # a recipe may write 1 itself

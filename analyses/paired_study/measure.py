@@ -235,7 +235,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("study", type=Path, help="folder of the study, or a folder of checkpoints")
     parser.add_argument("--corrupted-images", type=positive(int),
         help="number of test images to corrupt (default: 1000, or as many as fit in 1 GiB; preset quick: 300)")
-    parser.add_argument("--sigma-images", type=positive(int), default=SIGMA_IMAGES,
+    parser.add_argument("--sigma-images", type=positive(int),
         help=f"number of test images at which sigma_max is computed (default: {SIGMA_IMAGES})")
     # fmt: on
     add_study_arguments(parser)

@@ -177,7 +177,7 @@ def _turned(ball: Ball, track: Track, axes: tuple[int, ...]) -> tuple[Tensor, Te
     if length.numel() == 1:
         numbers = torch.linalg.vector_norm(ball.rows(track, tight=False), dim=axes, keepdim=True)
         left, tangent = ball.turn(track)
-        turn = torch.where(length > 0, min(tangent, 2.0), 1.0)
+        turn = torch.where(length > 0, torch.full_like(length, min(tangent, 2.0)), 1.0)
         return length, torch.full_like(length, max(left, 0.0)), numbers, turn
     numbers = torch.linalg.vector_norm(ball.rows(track), dim=axes, keepdim=True)
     moved = torch.linalg.vector_norm(ball.reach(track), dim=axes, keepdim=True)

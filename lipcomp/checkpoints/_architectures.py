@@ -137,9 +137,7 @@ def _timm(name: str, channels: int, told: Mapping[str, Any]) -> Backbone:
     options = {"num_classes": 0, "in_chans": channels, **told.get("model_args", {})}
     builders = (timm.create_model, timm.models.build_model_with_cfg)
     own = {"features_only", "out_indices"}.union(*(inspect.signature(one).parameters for one in builders))
-    if strange := sorted(
-        own & options.keys()
-    ):  # such as checkpoint_path: files, and not a network's settings
+    if strange := sorted(own & options.keys()):  # such as checkpoint_path, a file
         raise CheckpointError(
             f"the model_args of config.json hold {strange[0]!r}, which is no setting of a network; leave it out"
         )

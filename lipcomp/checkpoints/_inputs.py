@@ -18,9 +18,8 @@ from lipcomp.checkpoints._recognise import Recognised
 from lipcomp.checkpoints._sources import Source, State
 
 Numbers = Sequence[float | int]
-LARGEST_TRIAL = (
-    3 * 512 * 512
-)  # numbers of an image that a network is tried on, where the meta device does not do
+# Numbers of an image that a network is tried on, where the meta device does not do.
+LARGEST_TRIAL = 3 * 512 * 512
 STEM = re.compile(
     r"(.*\.)?(conv1|conv0|conv_stem|conv_proj|stem|patch_embed|features\.0|init_conv)\b.*weight"
 )
@@ -76,9 +75,7 @@ def inputs_of(
                 f"Google's vision transformers or with ImageNet's as DINO's; pass --mean and --std"
             )
         origin = f"assumed, the convention of {found.format.name}: the file does not say; --mean and --std overrule"
-        known = convention(
-            channels_of(weights), size or native, (usual or family)[0], (usual or family)[1], origin
-        )
+        known = convention(channels_of(weights), size or native, *(usual or family), origin)
         if backbone.preprocessing and size is None:
             known = replace(known, size=backbone.preprocessing.size, pipeline=backbone.preprocessing.pipeline)
     if source.preprocessing is None and (stored := _stored_normalisation(found, source)):

@@ -77,35 +77,16 @@ PROCESSORS = {
     "Levit": Processor(224, IMAGENET, 224),
     "EfficientNet": Processor((346, 346), HALF, None, square=True),
 }
-SHARES = {
-    "ConvNext": 224 / 256,
-    "PoolFormer": 0.9,
-    "Levit": 224 / 256,
-}  # of the resized side that the crop takes
+# Of the resized side, what the crop takes.
+SHARES = {"ConvNext": 224 / 256, "PoolFormer": 0.9, "Levit": 224 / 256}
 WHOLE = 384  # a ConvNeXt's side from which on nothing is cropped
 # Options that are read here, or that do not change the pixels.
 KNOWN = {
-    *(
-        "do_resize",
-        "size",
-        "resample",
-        "do_center_crop",
-        "crop_size",
-        "do_rescale",
-        "rescale_factor",
-        "do_normalize",
-    ),
-    *("image_mean", "image_std", "default_to_square", "do_convert_rgb", "data_format", "input_data_format"),
-    *(
-        "return_tensors",
-        "device",
-        "image_processor_type",
-        "feature_extractor_type",
-        "processor_class",
-        "num_channels",
-    ),
-    *("do_reduce_labels", "disable_grouping", "transformers_version", "model_type"),
-}
+    "do_resize", "size", "resample", "do_center_crop", "crop_size", "do_rescale", "rescale_factor", "do_normalize",
+    "image_mean", "image_std", "default_to_square", "do_convert_rgb", "data_format", "input_data_format",
+    "return_tensors", "device", "image_processor_type", "feature_extractor_type", "processor_class", "num_channels",
+    "do_reduce_labels", "disable_grouping", "transformers_version", "model_type",
+}  # fmt: skip
 MORE = {
     "ConvNext": {"crop_pct"},
     "PoolFormer": {"crop_pct"},

@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from typing import TypeVar
 
 import torch
-from PIL import Image
+from PIL import ExifTags, Image
 from torch import Tensor
 
 from lipcomp.data._datasets import DatasetImages
@@ -50,7 +50,8 @@ def in_memory(images: ImageSet, views: Views, advance: Callable[[int], object] =
     if isinstance(images, FolderImages) and isinstance(views, PhotoViews):
         for file in images.files:
             with Image.open(file) as picture:
-                if picture.size[::-1] != images.image_shape[1:]:
+                turned = picture.getexif().get(ExifTags.Base.Orientation, 1) != 1
+                if turned or picture.size[::-1] != images.image_shape[1:]:
                     return images
     held = []
     for batch in batches(images, batch_size=256):

@@ -233,6 +233,7 @@ def _missing_operator(error: BaseException) -> str | None:
 
 
 def named_error(error: BaseException, needed: str) -> Exception:
+    """What to raise for an error of autograd: the operator and the remedy, where they are known."""
     if "checkpoint" in str(error):
         return ValueError(
             f"fn uses activation checkpointing, which does not allow {needed}: turn it off, or use use_reentrant=False "

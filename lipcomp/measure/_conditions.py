@@ -56,12 +56,8 @@ class Condition:
     ) -> Float[Tensor, "batch channels height width"]:
         """The images at some places of the condition, as the classifier gets them."""
         ids = self.indices[places]
-        if hasattr(
-            self.images, "subset"
-        ):  # those whose identity was taken: a file that changed since is refused
-            pixels = self.chosen.batch(places).to(device)
-        else:
-            pixels = self.images.batch(ids).to(device)
+        # of the set whose identity was taken: a file that changed since is refused
+        pixels = self.chosen.batch(ids if self.chosen is self.images else places).to(device)
         if self.transform is not None:
             pixels = self.transform(pixels, ids)
         return pixels.to(dtype)

@@ -50,6 +50,8 @@ class Regression(Objective, family="byol"):
     """Objectives whose prediction of one view regresses the slow target's projection of the other."""
 
     weight: Number
+    beta: Number
+    pairing: str
 
     def __call__(
         self,
@@ -93,8 +95,8 @@ class Regression(Objective, family="byol"):
             byol = regression(decode(one), targets[1]) + regression(decode(two), targets[0])
             value = self.weight * byol
             metrics: dict[str, Tensor] = {}
-            if isinstance(self, CBYOL):
-                b = self.backward(targets, backward_head or _identity)
+            if kappas:
+                b = backward(targets, backward_head or _identity, self.pairing)
                 pairs = [(z[view], mu[view], kappas[view], b[view]) for view in (0, 1)]
                 weights = pair_weights_of(self, distances, len(mu[0]), gather)
                 compression, metrics = compress(self, pairs, weights)
@@ -165,14 +167,15 @@ class CBYOL(Regression):
         if self.pairing not in ("same", "cross"):
             raise ValueError(f"pairing must be same or cross, got {self.pairing!r}")
 
-    def backward(self, targets: tuple[Tensor, Tensor], head: Map) -> tuple[Tensor, Tensor]:
-        """Mean directions of b(z|y) for both views' z."""
-        # The official order: view 2 passes first, which the head's running statistics remember.
-        b_2, b_1 = (
-            mean_directions(head(mean_directions(target)), "backward_head's output")
-            for target in reversed(targets)
-        )
-        return (b_1, b_2) if self.pairing == "same" else (b_2, b_1)
+
+def backward(targets: tuple[Tensor, Tensor], head: Map, pairing: str) -> tuple[Tensor, Tensor]:
+    """Mean directions of b(z|y) for both views' z."""
+    # The official order: view 2 passes first, which the head's running statistics remember.
+    b_2, b_1 = (
+        mean_directions(head(mean_directions(target)), "backward_head's output")
+        for target in reversed(targets)
+    )
+    return (b_1, b_2) if pairing == "same" else (b_2, b_1)
 
 
 def _identity(x: Tensor) -> Tensor:

@@ -60,6 +60,8 @@ class ClassEncoder(nn.Module):
 class Classification(Objective, family="supervised"):
     """Objectives of labels and class directions."""
 
+    beta: Number
+
     def __call__(
         self,
         embedding: Float[Tensor, "batch dim"],
@@ -94,7 +96,7 @@ class Classification(Objective, family="supervised"):
             (z,), kappas = draw_latents(self, (mu,), None if kappa_e is None else (kappa_e,), draw, generator)
             value = entropy = F.cross_entropy(inverse_temperature(self) * z @ classes.T, labels)
             metrics: dict[str, Tensor] = {}
-            if isinstance(self, SupervisedCEB):
+            if kappas:
                 pairs = [(z, mu, kappas[0], classes[labels])]
                 compression, metrics = compress(self, pairs, None)
                 value = entropy + self.beta * compression.sum()

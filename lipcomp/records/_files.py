@@ -22,7 +22,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import IO
 
-from lipcomp._atomic import FULL
+from lipcomp._atomic import FULL, full_disk
 from lipcomp._claims import claim
 from lipcomp.records._record import SCHEMA, LineParser, Record, RecordError, RecordWarning, SchemaError
 
@@ -80,8 +80,7 @@ def append_records(path: Path | str, records: Iterable[Record]) -> None:
             except OSError as error:
                 file.truncate(end)
                 if error.errno in FULL:
-                    remedy = f"{path} is as it was before; make room and run the same again"
-                    raise OSError(error.errno, f"{error.strerror}: {remedy}") from error
+                    raise full_disk(error, path) from error
                 raise
 
 

@@ -2,7 +2,8 @@
 
 The search keeps a perturbation on the ball's border and proposes a new one in a square patch: another sign for each
 channel in L-inf, mass moved into the patch in L2. It is kept where the margin falls (after the Square attack of
-Andriushchenko et al. 2020; their schedule of patch sizes). It finds less than a gradient does where there is one.
+Andriushchenko et al. 2020; their schedule of patch sizes, but for its last two steps). It finds less than a gradient
+does where there is one.
 """
 
 from collections.abc import Callable
@@ -11,7 +12,7 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
-# Share of the pixels in a patch, from which share of the queries on: the published schedule without its last two steps.
+# Share of the pixels in a patch, from which share of the queries on.
 _SHARES = (
     (0.0, 0.8),
     (0.001, 0.4),

@@ -22,7 +22,7 @@ from lipcomp.measure._run import Outputs
 @pytest.fixture(scope="module")
 def study(tmp_path_factory, small_digits):
     folder = tmp_path_factory.mktemp("bounds")
-    spec = EncoderSpec("small_cnn", (1, 8, 8), mean=(0.131,), std=(0.308,), projector=(32, 16))
+    spec = EncoderSpec("small_cnn", (1, 12, 12), mean=(0.131,), std=(0.308,), projector=(32, 16))
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(measuring, "IMAGES", 40)
         patch.setattr(measuring, "SIGMA_IMAGES", 12)
@@ -34,13 +34,13 @@ def study(tmp_path_factory, small_digits):
                 metadata=Metadata(objective={"name": name}, seed=0),
             )
         outputs = Outputs(folder / measuring.RECORDS, table=ImageTable(folder / measuring.TABLE))
-        list(measure(plan(folder, small_digits(8)), outputs))
+        list(measure(plan(folder, small_digits(12)), outputs))
     return folder
 
 
 def plan(folder, images):
     sources = tuple(Source(str(path), name) for name, path in find_runs(folder).items())
-    asked = tuple(measuring.quantities(("backbone", "latent"), ball_images=1))
+    asked = tuple(measuring.quantities(("backbone", "latent"), ball_images=2))
     return Plan(sources, Images(images), asked, device="cpu")
 
 
@@ -57,14 +57,14 @@ def test_the_picture_has_a_line_for_every_image_and_the_order_holds_for_each(stu
     images = image_by_image(study, frame)
     table = images.pivot_table("value", ["run", "image", "radius"], "quantity")
     lower, searched, certified = (table[label] for label in BALL.values())
-    assert len(table) == 2 * len(Ball.radii)  # encoders, one image of each
+    assert len(table) == 4 * len(Ball.radii)  # two encoders, two images of each
     assert (lower <= searched * (1 + 1e-3)).all()
     assert (searched <= certified).all()
     ball = frame[frame["quantity"].isin(BALL)].assign(quantity=lambda rows: rows["quantity"].map(BALL))
     thin = [
         line for axis in ball_lines(ball, images).axes for line in axis.lines if line.get_linewidth() == 0.5
     ]
-    assert len(thin) == 2 * len(BALL)
+    assert len(thin) == 4 * len(BALL)
 
 
 def test_all_pairs_prove_at_least_what_neighbours_and_chance_do(study):

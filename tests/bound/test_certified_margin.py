@@ -62,13 +62,14 @@ def test_certified_accuracy_is_at_most_what_autoattack_leaves(generator):
     for weight in classifier.parameters():
         weight.data = torch.randn(weight.shape, generator=generator) * 1.5 / weight[0].numel() ** 0.5
     classifier.eval().requires_grad_(False)
-    images = 0.1 + 0.8 * torch.rand(8, 1, 8, 8, generator=generator)
+    images = 0.1 + 0.8 * torch.rand(16, 1, 8, 8, generator=generator)
     labels = classifier(images).argmax(1)
-    labels[:2] = (labels[:2] + 1) % 4
-    radius = 0.1
-    held = (certified_radius(classifier, images, radius) >= radius * (1 - 1e-6)).numpy()
-    left = auto_attack(classifier, images, labels, norm="l2", radius=radius).right
-    assert not (held & ~left & (classifier(images).argmax(1) == labels).numpy()).any()
-    (certified,) = certified_accuracy(classifier, images, labels, [radius])
-    assert 0 < certified <= left.mean()
-    assert held.mean() < 1
+    labels[:3] = (labels[:3] + 1) % 4
+    radii = (0.02, 0.1, 0.3)
+    certified = certified_accuracy(classifier, images, labels, radii)
+    left = [auto_attack(classifier, images, labels, norm="l2", radius=radius).right for radius in radii]
+    for radius, share, right in zip(radii, certified.tolist(), left, strict=True):
+        assert share <= right.mean(), radius
+        held = certified_radius(classifier, images, radius) >= radius * (1 - 1e-6)
+        assert not (held.numpy() & ~right & (classifier(images).argmax(1) == labels).numpy()).any()
+    assert 0 < certified[1] < 13 / 16

@@ -5,7 +5,7 @@ import threading
 import numpy as np
 import pytest
 import torch
-from PIL import Image
+from PIL import ExifTags, Image
 
 from lipcomp.data import load_set
 from lipcomp.data._crops import crop_and_resize
@@ -78,6 +78,12 @@ def test_small_pictures_of_one_size_are_held_in_memory_and_give_the_same_views(v
 def test_pictures_that_would_give_other_views_stay_on_disk(folder, tmp_path):
     sizes = load_set(str(folder), "train", image_shape=(3, 16, 16))
     assert in_memory(sizes, PhotoViews()) is sizes  # crops come from each picture's own pixels
+    shape = (3, 20, 24)
+    turned = load_set(str(written(tmp_path / "turned", np.zeros((2, *shape[1:], 3), np.uint8))), "train")
+    exif = Image.Exif()
+    exif[ExifTags.Base.Orientation] = 6  # stored as 20 x 24, seen as 24 x 20
+    Image.open(turned.files[0]).save(turned.files[0], exif=exif)
+    assert in_memory(turned, PhotoViews()) is turned
     deep = np.random.default_rng(0).integers(0, 2**16, (4, 9, 9), dtype=np.uint16)
     sixteen = load_set(str(written(tmp_path / "deep", deep)), "train")
     assert in_memory(sixteen, DigitViews()) is sixteen

@@ -130,6 +130,12 @@ def test_fields_are_changed_by_name():
     recipe = change(find_recipe("mnist_c_simclr"), "objective.beta", "0.3")
     assert recipe.objective.beta == 0.3
     assert change(recipe, "epochs", "20").epochs == 20
+    whole = change(recipe, "objective.kappa_e", "512")
+    assert whole.objective.kappa_e == 512
+    written = replace(
+        recipe, objective=replace(recipe.objective, kappa_e=512)
+    )  # as a recipe of one's own may have it
+    assert change(written, "objective.kappa_e", "512.5").objective.kappa_e == 512.5
     assert change(recipe, "views.scale", "(0.5, 2.0)").views.scale == (0.5, 2.0)
     assert change(recipe, "probe", "None").probe is None
     assert change(recipe, "data", "/data/x y").data == "/data/x y"
@@ -143,6 +149,7 @@ def test_fields_are_changed_by_name():
         ("objective.kappa", "1", "did you mean 'kappa_b'|did you mean 'kappa_e'"),
         ("objective", "1", "objective.NAME=VALUE"),
         ("batch_size", "'many'", "batch_size must be of type int"),
+        ("objective.kappa_e", "'a'", "kappa_e must be a number"),
         ("epochs", "True", "epochs must be a number"),
         ("epochs", "nan", "epochs must be a number"),
         ("batch_size", "True", "batch_size must be of type int"),
