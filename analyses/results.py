@@ -35,9 +35,11 @@ PUBLISHED = Path("docs/results")
 MADE = Path("studies/results")
 FASHION = Path("studies/fashion5k")
 CIFAR = Path("studies/cifar5k")
+MORE_CIFAR = Path("studies/cifar15k")
 FIRST_IMAGES = {
     FASHION: ("fashion_mnist", {"train": 5000, "test": 1000}),
     CIFAR: ("cifar10", {"train": 5000, "test": 1000}),
+    MORE_CIFAR: ("cifar10", {"train": 15000, "test": 1000}),
 }
 FASHION_ROOT = Path("/usr/share/datasets/fashion-mnist")  # of Debian's package dataset-fashion-mnist
 TRIPLE = "simclr,weighted_simclr,c_simclr"
@@ -47,6 +49,10 @@ SMALL_COLOUR = (
     *("--backbone", "small_cnn", "--epochs", "10", "--batch-size", "64", "--lr", "0.004"),
     *("--set", "optimizer=adamw", "--set", "weight_decay=0.01", "--set", "warmup_epochs=1"),
     *("--set", "encoder.projector=(256, 64)"),
+)
+WIDER_AND_LONGER = (
+    *("--epochs", "30", "--batch-size", "256", "--lr", "0.001", "--precision", "bf16"),
+    *("--set", "optimizer=adamw", "--set", "weight_decay=0.01", "--set", "warmup_epochs=3"),
 )
 
 
@@ -59,7 +65,7 @@ class Published:
     methods
         With commas between.
     data
-        "mnist5k", or the folder of the first images of Fashion-MNIST or CIFAR-10.
+        "mnist5k", or one of :data:`FIRST_IMAGES`.
     seeds
         Paired seeds.
     options
@@ -93,6 +99,9 @@ STUDIES = {
     "fashion-doses": Published(DOSES, str(FASHION), 3, ("--betas", BETAS)),
     # Colour, with the digits' network and schedule: the recipe of CIFAR-10 itself needs a GPU.
     "cifar": Published(TRIPLE, str(CIFAR), 4, SMALL_COLOUR, ("--sigma-images", "150")),
+    # Exploratory: where the effect of the paper could be, if it is not in the studies above.
+    "cifar-resnet": Published(TRIPLE, str(MORE_CIFAR), 3, WIDER_AND_LONGER, ("--sigma-images", "100")),
+    "fashion-kappa": Published(TRIPLE, str(FASHION), 5, ("--set", "c_simclr:objective.kappa_e=64")),
 }
 
 
@@ -148,8 +157,18 @@ def design(name: str) -> Path:
     return file
 
 
-def make(name: str, workers: int, roots: Mapping[Path, Path | None]) -> None:
-    """Train and measure a study by its committed design; goes on where it was stopped."""
+def make(name: str, machine: Sequence[str], roots: Mapping[Path, Path | None]) -> None:
+    """Train and measure a study by its committed design; goes on where it was stopped.
+
+    Parameters
+    ----------
+    name
+        One of :data:`STUDIES`.
+    machine
+        Options of both commands that say where they run, such as ``--workers 2``.
+    roots
+        For each folder of :data:`FIRST_IMAGES` the folder that holds the whole set.
+    """
     study, folder = STUDIES[name], MADE / name
     if (images := Path(study.data)) in FIRST_IMAGES:
         make_images(roots[images], images)
@@ -160,7 +179,7 @@ def make(name: str, workers: int, roots: Mapping[Path, Path | None]) -> None:
         ["train.sweep", *study.sweep(), "--out", folder],
         ["analyses.paired_study.measure", folder, "--data", study.data, *study.measured],
     ):
-        subprocess.run([sys.executable, "-m", *map(str, command), "--workers", str(workers)], check=True)
+        subprocess.run([sys.executable, "-m", *map(str, command), *machine], check=True)
 
 
 def publish(name: str) -> None:
@@ -237,6 +256,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("step", choices=("design", "run", "publish"), help="what to do")
     parser.add_argument("studies", nargs="*", help=f"of {', '.join(STUDIES)} (default all)")
     parser.add_argument("--workers", type=int, default=1, help="processes (default 1)")
+    parser.add_argument("--device", default="auto", help="auto, cpu, cuda, cuda:1 or mps (default auto)")
     parser.add_argument(
         "--fashion-root",
         type=Path,
@@ -247,7 +267,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         "--cifar-root", type=Path, help="folder in which torchvision finds CIFAR-10 (default none)"
     )
     options = parser.parse_args(arguments)
-    roots = {FASHION: options.fashion_root, CIFAR: options.cifar_root}
+    roots = {FASHION: options.fashion_root, CIFAR: options.cifar_root, MORE_CIFAR: options.cifar_root}
+    machine = ["--workers", str(options.workers), "--device", options.device]
     for name in options.studies or STUDIES:
         if name not in STUDIES:
             raise ValueError(f"study {name!r} is unknown; known: {', '.join(STUDIES)}")
@@ -255,7 +276,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             print(design(name))
             continue
         if options.step == "run":
-            make(name, options.workers, roots)
+            make(name, machine, roots)
         publish(name)
         print(PUBLISHED / name / "report.md")
     return 0

@@ -1,5 +1,7 @@
 """Pictures show the numbers they were given, of results and of records as they are measured."""
 
+import itertools
+
 import numpy as np
 import pytest
 import torch
@@ -128,3 +130,20 @@ def test_without_seaborn_the_error_says_what_to_install(monkeypatch):
     monkeypatch.setitem(sys.modules, "seaborn", None)
     with pytest.raises(ImportError, match=r"lipcomp\.plots needs seaborn.*pip install 'lipcomp\[plots\]'"):
         lipcomp.plots
+
+
+@pytest.mark.parametrize("middle", [3e-7, 0.35, 4.2, 1e5])
+@pytest.mark.parametrize("spread", [1.1, 1.5, 4.0, 30.0, 1e4])
+def test_the_numbers_of_a_logarithmic_axis_do_not_run_into_each_other(middle, spread):
+    ax = plots.local_constants(
+        {"a": [middle / spread, middle, middle * spread], "b": [middle, middle, middle]}
+    )
+    ax.figure.canvas.draw()
+    lower, upper = ax.get_xlim()
+    ticks = [
+        tick.label1.get_window_extent()
+        for tick in ax.xaxis.get_major_ticks()
+        if lower <= tick.get_loc() <= upper and tick.label1.get_text()
+    ]
+    assert len(ticks) >= 2
+    assert all(left.x1 < right.x0 for left, right in itertools.pairwise(ticks))

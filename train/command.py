@@ -13,6 +13,7 @@ from typing import get_args, get_type_hints
 
 from lipcomp._commands import Parser, choose_device
 from lipcomp._functions import load_function
+from lipcomp._messages import nearest
 from lipcomp.data import load_set
 from lipcomp.data._known import SETS
 from lipcomp.encoders import register_backbone
@@ -60,6 +61,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = parser.parse_args(arguments)
     settings = settings_of(options)
     recipe = recipe_of(options.recipe, options, settings, print)
+    check_set([recipe], options)
     out = options.out or Path("runs") / f"{recipe.name.replace('/', '_')}-{options.seed}"
     print(pretrain(recipe, options.seed, out, settings))
     return 0
@@ -87,7 +89,8 @@ def add_recipe_options(parser: argparse.ArgumentParser) -> None:
         )
     # fmt: off
     group.add_argument("--set", action="append", default=[], metavar="FIELD=VALUE",
-        help="change any field of the recipe, as in objective.kappa_e=512; repeatable; fields are listed below")
+        help="change any field of the recipe, as in objective.kappa_e=512, or of one recipe of a sweep alone, as in "
+        "c_simclr:objective.kappa_e=512; repeatable; fields are listed below")
     # fmt: on
 
 
@@ -137,8 +140,21 @@ def changed(recipe: Recipe, options: argparse.Namespace) -> Recipe:
         path, found, value = text.partition("=")
         if not found:
             raise ValueError(f"--set needs FIELD=VALUE, got {text!r}; for example --set objective.beta=0.3")
-        recipe = change(recipe, path, value)
+        only, _, path = path.rpartition(":")
+        if only in ("", recipe.name):
+            recipe = change(recipe, path, value)
     return recipe
+
+
+def check_set(recipes: Sequence[Recipe], options: argparse.Namespace) -> None:
+    """Raise unless every recipe that ``--set RECIPE:FIELD=VALUE`` names is trained."""
+    names = [recipe.name for recipe in recipes]
+    for text in options.set:
+        only, colon, _ = text.partition("=")[0].rpartition(":")
+        if colon and only not in names:
+            raise ValueError(
+                f"--set {text}: no recipe is called {only!r}{nearest(only, names)} Recipes: {', '.join(names)}"
+            )
 
 
 def recipe_fields() -> str:

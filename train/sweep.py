@@ -38,6 +38,7 @@ from train.command import (
     add_recipe_options,
     add_settings,
     changed,
+    check_set,
     recipe_fields,
     recipe_of,
     settings_of,
@@ -339,6 +340,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         seeds, purpose, name = preset.seeds, preset.purpose, options.preset
     else:
         recipes = [recipe_of(each, options, settings, print) for each in options.methods or options.recipes]
+    check_set(recipes, options)
     if options.betas:
         recipes = over_betas(recipes, options.betas)
     wanted = options.seeds or str(seeds)

@@ -1,5 +1,6 @@
 """The five pictures: smoothness by encoder, bounds and certificates, accuracy, and the one against the other."""
 
+import math
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, ClassVar, Protocol, TypeAlias, cast, runtime_checkable
 
@@ -8,7 +9,8 @@ import numpy as np
 import pandas as pd
 import seaborn as sns
 from matplotlib.axes import Axes
-from matplotlib.ticker import LogFormatter
+from matplotlib.axis import Axis
+from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullFormatter
 
 from lipcomp.plots._frames import rows_of
 from lipcomp.plots._palette import styles
@@ -307,7 +309,18 @@ def _done(ax: Axes, *, legend: bool = False, left: bool = False) -> Axes:
         ax.legend(frameon=False, fontsize=8.5)
     for axis, scale in ((ax.xaxis, ax.get_xscale()), (ax.yaxis, ax.get_yscale())):
         if scale == "log":
-            axis.set_major_formatter(LogFormatter(labelOnlyBase=False))
-            axis.set_minor_formatter(LogFormatter(labelOnlyBase=False, minor_thresholds=(2, 0.4)))
+            _label(axis)
     sns.despine(ax=ax, left=left)
     return ax
+
+
+def _label(axis: Axis) -> None:
+    """Number a logarithmic axis with as many numbers as its range needs and no two that touch."""
+    lower, upper = axis.get_view_interval()
+    decades = math.log10(upper / lower)
+    if decades < 0.7:
+        axis.set_major_locator(MaxNLocator(3, steps=[1, 2, 5, 10]))
+    else:
+        axis.set_major_locator(LogLocator(subs=(1, 2, 5) if decades < 2 else (1,)))
+    axis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+    axis.set_minor_formatter(NullFormatter())

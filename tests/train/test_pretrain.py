@@ -236,6 +236,7 @@ def test_sinks_that_are_not_installed_are_named(monkeypatch, tmp_path):
         (["mnist_c_simclr", "--set", "objective.bet=1"], "did you mean 'beta'"),
         (["mnist_c_simclr", "--set", "objective.kappa_e=-1"], "kappa_e must be positive"),
         (["mnist_c_simclr", "--set", "epochs"], "--set needs FIELD=VALUE"),
+        (["mnist_c_simclr", "--set", "c_simclr:epochs=2"], "no recipe is called 'c_simclr'; did you mean"),
         (["cifar10_simclr"], "give the folder that holds it"),
         (["imagenet_byol_300"], "neither a known set nor an existing folder"),
     ],

@@ -7,6 +7,7 @@ import subprocess
 import sys
 import threading
 import time
+from argparse import Namespace
 from dataclasses import replace
 from pathlib import Path
 
@@ -19,7 +20,9 @@ from lipcomp._commands import run
 from lipcomp.checkpoints._native import load_checkpoint
 from lipcomp.jobs._contract import JobFailure, Outcome
 from train import sweep as module
+from train.command import SHORT, changed, check_set
 from train.recipe import with_beta
+from train.recipes import find_recipe
 from train.settings import Settings
 from train.sweep import PRESETS, main, over_betas, sweep
 
@@ -268,3 +271,18 @@ def test_the_command_says_what_is_missing(capsys, tmp_path, monkeypatch):
             main(["quick", *wrong])
         assert end.value.code == 2
     assert not list(tmp_path.iterdir())
+
+
+def test_a_field_of_one_recipe_alone():
+    flags = dict.fromkeys(flag.replace("-", "_") for flag in SHORT)
+    options = Namespace(set=["b:epochs=3", "batch_size=8", "b:objective.kappa_e=64"], **flags)
+    recipes = [
+        replace(find_recipe(f"mnist_{method}"), name=name)
+        for name, method in zip("ab", ("simclr", "c_simclr"))
+    ]
+    check_set(recipes, options)
+    a, b = (changed(recipe, options) for recipe in recipes)
+    assert (a.epochs, a.batch_size) == (recipes[0].epochs, 8)
+    assert (b.epochs, b.batch_size, b.objective.kappa_e) == (3, 8, 64.0)
+    with pytest.raises(ValueError, match="no recipe is called 'c'"):
+        check_set(recipes, Namespace(set=["c:epochs=3"]))
