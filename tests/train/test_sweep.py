@@ -278,7 +278,7 @@ def test_a_field_of_one_recipe_alone():
     options = Namespace(set=["b:epochs=3", "batch_size=8", "b:objective.kappa_e=64"], **flags)
     recipes = [
         replace(find_recipe(f"mnist_{method}"), name=name)
-        for name, method in zip("ab", ("simclr", "c_simclr"))
+        for name, method in zip("ab", ("simclr", "c_simclr"), strict=True)
     ]
     check_set(recipes, options)
     a, b = (changed(recipe, options) for recipe in recipes)
