@@ -10,6 +10,7 @@
 
 import gzip
 import json
+import lzma
 import shutil
 import subprocess
 import sys
@@ -201,8 +202,7 @@ def publish(name: str) -> None:
 
 def pack(file: Path, folder: Path) -> None:
     """Write a compressed copy of a file into a folder; equal files give equal copies."""
-    with gzip.GzipFile(folder / f"{file.name}.gz", "wb", mtime=0) as packed:
-        packed.write(file.read_bytes())
+    (folder / f"{file.name}.xz").write_bytes(lzma.compress(file.read_bytes(), preset=9 | lzma.PRESET_EXTREME))
 
 
 @contextmanager
@@ -211,8 +211,8 @@ def unpacked(published: Path) -> Iterator[Path]:
     with tempfile.TemporaryDirectory() as temporary:
         folder = Path(temporary) / published.name
         shutil.copytree(published, folder, ignore=shutil.ignore_patterns("figures", "report.*"))
-        for file in folder.rglob("*.gz"):
-            file.with_suffix("").write_bytes(gzip.decompress(file.read_bytes()))
+        for file in folder.rglob("*.xz"):
+            file.with_suffix("").write_bytes(lzma.decompress(file.read_bytes()))
         yield folder
 
 

@@ -14,7 +14,7 @@ from analyses.paired_study.study import CONTRASTS, FAMILIES, METHODS
 from analyses.paired_study.verdicts import Row
 from lipcomp.plots import local_constants
 from lipcomp.plots._palette import styles
-from lipcomp.plots._pictures import scatter
+from lipcomp.plots._pictures import number, scatter
 from lipcomp.report._drawn import WIDTH, ZONE
 from lipcomp.report._figures import dots as report_dots
 
@@ -99,14 +99,13 @@ def seed_lines(
             axis.plot(range(len(family)), seed, color="#8C8C8C", lw=0.9, marker=".", ms=4)
         mean = np.exp(np.log(table).mean()) if logarithm else table.mean()
         axis.plot(range(len(family)), mean, color=plt.rcParams["text.color"], lw=2.2, marker="o", ms=5)
-        axis.set_xticks(range(len(family)), [m.replace(" ", "\n", 1) for m in family], fontsize=8.5)
+        axis.set_xticks(
+            range(len(family)), family, rotation=30, ha="right", rotation_mode="anchor", fontsize=8.5
+        )
         axis.set_xlim(-0.3, len(family) - 0.7)
-        if logarithm:
-            axis.set_yscale("log")
-            axis.minorticks_off()
-            values = table.to_numpy()[np.isfinite(table.to_numpy())]
-            ticks = np.geomspace(values.min(), values.max(), 4)
-            axis.set_yticks(ticks, [f"{t:.2g}" for t in ticks])
+    if logarithm:
+        axes[0][0].set_yscale("log")
+        number(axes[0][0].yaxis)
     axes[0][0].set_ylabel(label)
     sns.despine(figure)
     figure.tight_layout()

@@ -26,6 +26,7 @@ T = TypeVar("T")
 
 SPARE_NUMBERS = 16 << 20  # what a network may hold besides its weights: masks, position tables (64 MiB)
 SPARE_PARTS = 4096  # and modules, parameters, buffers beyond the file's
+ALIGNED = 64  # bytes, as torch's own allocator
 DRAWS = re.compile(
     r"(normal|uniform|clamp|erfinv|mul|add|fill|zeros?|ones|copy|constant|(trunc|kaiming|xavier)_.*)_"
 )
@@ -147,7 +148,11 @@ def build_lean(build: Callable[[], T], budget: Budget) -> T:
 
 
 def fill(network: nn.Module, weights: Mapping[str, Tensor]) -> None:
-    """Give a network built by :func:`lean` its weights, which must fit; they are held, not copied where types agree.
+    """Give a network built by :func:`lean` its weights, which must fit.
+
+    They are held, not copied, where types agree and their memory is aligned and their own. Kernels round differently on
+    memory that is not aligned, and deep networks magnify it: up to 3e-4 of the features was seen between a ``.pth`` and
+    a ``.safetensors`` of the same weights.
 
     Raises
     ------
@@ -157,7 +162,7 @@ def fill(network: nn.Module, weights: Mapping[str, Tensor]) -> None:
     wanted = network.state_dict()
     buffers = {name for name, _ in network.named_buffers()}
     given = {
-        name: value.to(wanted[name].dtype).contiguous()
+        name: _own(value.to(wanted[name].dtype).contiguous())
         for name, value in weights.items()
         if name in wanted and name not in buffers
     }
@@ -178,6 +183,12 @@ def fill(network: nn.Module, weights: Mapping[str, Tensor]) -> None:
         parameter.requires_grad_(parameter.is_floating_point())
         if parameter.is_meta:
             raise CheckpointError(f"the checkpoint has no weights for {name}")
+
+
+def _own(value: Tensor) -> Tensor:
+    """The tensor in aligned memory that holds nothing else."""
+    whole = value.untyped_storage().nbytes() == value.nbytes
+    return value if whole and value.data_ptr() % ALIGNED == 0 else value.clone()
 
 
 def check_numbers(weights: Mapping[str, Tensor], path: Path) -> None:

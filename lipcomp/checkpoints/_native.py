@@ -220,7 +220,7 @@ def load_checkpoint(path: Path | str) -> Checkpoint:
     try:
         with safe_open(path, framework="pt") as file:
             header = (file.metadata() or {}).get(HEADER_KEY)
-            weights = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118  (not a dict)
+            weights = {name: file.get_tensor(name).clone() for name in file.keys()}  # noqa: SIM118  (the file may change)
     except (SafetensorError, OSError, ValueError) as error:
         raise CheckpointError(
             f"checkpoint {str(path)!r} cannot be read as safetensors ({error}); it is damaged or of another format"

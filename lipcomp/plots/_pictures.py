@@ -309,12 +309,12 @@ def _done(ax: Axes, *, legend: bool = False, left: bool = False) -> Axes:
         ax.legend(frameon=False, fontsize=8.5)
     for axis, scale in ((ax.xaxis, ax.get_xscale()), (ax.yaxis, ax.get_yscale())):
         if scale == "log":
-            _label(axis)
+            number(axis)
     sns.despine(ax=ax, left=left)
     return ax
 
 
-def _label(axis: Axis) -> None:
+def number(axis: Axis) -> None:
     """Number a logarithmic axis with as many numbers as its range needs and no two that touch."""
     lower, upper = axis.get_view_interval()
     decades = math.log10(upper / lower)

@@ -1,10 +1,10 @@
-"""A figure in the forms that a page needs: SVG on light and on dark ground, and PNG; with its text alternative."""
+"""A figure in the forms that a page needs: SVG for light and dark ground, and PNG; with its text alternative."""
 
-import base64
 import io
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
+from urllib.parse import quote
 
 import matplotlib as mpl
 
@@ -13,9 +13,10 @@ mpl.use("Agg")
 import matplotlib.pyplot as plt
 import seaborn as sns
 from matplotlib.figure import Figure
+from PIL import Image
 
-INK = {"light": "#1f2328", "dark": "#e6edf3"}
-GRID = {"light": "#d0d7de", "dark": "#3d444d"}
+INK, GRID = "#1f2328", "#d0d7de"
+ON_DARK = {INK: "#e6edf3", GRID: "#3d444d"}  # what a screen with dark ground shows in their place
 WIDTH = 4.6  # inches: a phone shows such a figure at its own size, a wide screen two side by side
 ZONE = "#2da44e33"  # the equivalence zone, on either ground
 
@@ -28,51 +29,44 @@ class Drawn:
     title: str
     caption: str
     alt: str
-    light: str
-    dark: str
+    svg: str
     png: bytes
 
     @property
-    def light_uri(self) -> str:
-        """The light SVG as a data URI."""
-        return _uri(self.light)
-
-    @property
-    def dark_uri(self) -> str:
-        """The dark SVG as a data URI."""
-        return _uri(self.dark)
-
-
-def _uri(svg: str) -> str:
-    return "data:image/svg+xml;base64," + base64.b64encode(svg.encode()).decode()
+    def uri(self) -> str:
+        """The SVG as a data URI that may stand between double quotes in HTML."""
+        svg = self.svg[self.svg.index("<svg") :].replace('"', "'").replace("\n", " ")
+        return "data:image/svg+xml," + quote(svg, safe=" '<>/:;,=()[]{}!*?+@-._~")
 
 
 def draw(name: str, title: str, caption: str, alt: str, make: Callable[[], Figure]) -> Drawn:
-    """Draw a figure on light and on dark ground."""
-    vectors: dict[str, str] = {}
-    png = b""
-    for theme, ink in INK.items():
-        style: Any = {
-            "text.color": ink,
-            "axes.labelcolor": ink,
-            "axes.edgecolor": GRID[theme],
-            "xtick.color": ink,
-            "ytick.color": ink,
-            "grid.color": GRID[theme],
-            "figure.facecolor": "none",
-            "axes.facecolor": "none",
-            "savefig.facecolor": "none",
-            "legend.frameon": False,
-            "svg.hashsalt": name,
-            "font.size": 10,
-        }
-        with sns.axes_style("whitegrid", rc=style), mpl.rc_context(style):
-            figure = make()
-            vector, raster = io.StringIO(), io.BytesIO()
-            figure.savefig(vector, format="svg", bbox_inches="tight", metadata={"Date": None})
-            if theme == "light":
-                figure.savefig(raster, format="png", dpi=130, bbox_inches="tight", facecolor="white")
-                png = raster.getvalue()
-            plt.close(figure)
-        vectors[theme] = vector.getvalue()
-    return Drawn(name, title, caption, alt, vectors["light"], vectors["dark"], png)
+    """Draw a figure; its SVG follows the ground, light or dark, of the screen."""
+    style: Any = {
+        "text.color": INK,
+        "axes.labelcolor": INK,
+        "axes.edgecolor": GRID,
+        "xtick.color": INK,
+        "ytick.color": INK,
+        "grid.color": GRID,
+        "figure.facecolor": "none",
+        "axes.facecolor": "none",
+        "savefig.facecolor": "none",
+        "legend.frameon": False,
+        "svg.hashsalt": name,
+        "font.size": 10,
+    }
+    with sns.axes_style("whitegrid", rc=style), mpl.rc_context(style):
+        figure = make()
+        vector, raster, small = io.StringIO(), io.BytesIO(), io.BytesIO()
+        figure.savefig(vector, format="svg", bbox_inches="tight", metadata={"Date": None})
+        figure.savefig(raster, format="png", dpi=130, bbox_inches="tight", facecolor="white")
+        plt.close(figure)
+    # Flat colours and few of them: a palette takes a third of the bytes.
+    Image.open(raster).convert("RGB").quantize(256).save(small, format="png", optimize=True)
+    rules = "".join(
+        f'[style*="{kind}: {light}"] {{ {kind}: {dark} !important; }}'
+        for light, dark in ON_DARK.items()
+        for kind in ("fill", "stroke")
+    )
+    media = f"@media screen and (prefers-color-scheme: dark) {{ {rules} }}</style>"
+    return Drawn(name, title, caption, alt, vector.getvalue().replace("</style>", media, 1), small.getvalue())

@@ -122,7 +122,7 @@ def write_page(out: Path, page: Page, *, markdown: bool = True) -> Path:
     if markdown:
         for figure in page.figures:
             _write(out.parent / "figures" / f"{figure.name}.png", figure.png)
-            _write(out.parent / "figures" / f"{figure.name}.svg", figure.light.encode())
+            _write(out.parent / "figures" / f"{figure.name}.svg", figure.svg.encode())
         _write(out.with_suffix(".md"), environment.get_template("page.md.j2").render(values).encode())
     return out
 

@@ -10,7 +10,7 @@ import pytest
 from analyses.results import PUBLISHED, STUDIES, design, redraw, summary
 
 ROOT = Path(__file__).parents[2]
-FOLDERS = sorted(p.parent for p in (ROOT / PUBLISHED).glob("*/records.jsonl.gz"))
+FOLDERS = sorted(p.parent for p in (ROOT / PUBLISHED).glob("*/records.jsonl.xz"))
 NAMES = [folder.name for folder in FOLDERS]
 
 

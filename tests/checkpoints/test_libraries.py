@@ -245,3 +245,20 @@ def test_without_timm_a_vit_says_what_it_needs(tmp_path, shaken, monkeypatch):
     monkeypatch.setitem(sys.modules, "timm", None)
     with pytest.raises(ImportError, match=r"pip install 'lipcomp\[timm\]'"):
         load_encoder(tmp_path / "vit.pth")
+
+
+def test_weights_are_the_networks_own_and_equal_in_both_formats(tmp_path, shaken):
+    network, images = shaken(torchvision.models.mobilenet_v3_small()), torch.rand(2, 3, 224, 224)
+    state = {"a": torch.zeros(1, dtype=torch.uint8)} | dict(
+        network.state_dict()
+    )  # one byte: what follows is not aligned
+    save_file(state, tmp_path / "net.safetensors")
+    torch.save(network.state_dict(), tmp_path / "net.pth")
+    options = {"arch": "torchvision/mobilenet_v3_small", "mean": (0.5,) * 3, "std": (0.5,) * 3}
+    mapped, pickled = (
+        load_encoder(tmp_path / f"net.{kind}", **options).encoder for kind in ("safetensors", "pth")
+    )
+    (tmp_path / "net.safetensors").write_bytes(b"")  # in place: what was read is gone
+    with torch.no_grad():
+        assert torch.equal(mapped.features(images), pickled.features(images))
+    assert all(value.data_ptr() % 64 == 0 for value in mapped.parameters())
