@@ -107,7 +107,10 @@ class Undrawn(TorchFunctionMode):
         skipped = name in (
             *("uniform_", "normal_", "erfinv_", "kaiming_uniform_", "kaiming_normal_", "xavier_uniform_"),
         )
-        return value if skipped else func(*args, **kwargs)
+        if not skipped:
+            return func(*args, **kwargs)
+        with torch.no_grad():  # torch draws a truncated normal until every number is within its ends: zero is
+            return value.zero_()
 
 
 def shake(network: nn.Module) -> nn.Module:

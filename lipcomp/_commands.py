@@ -106,6 +106,8 @@ def _explain(failure: Exception) -> str:
     text = " ".join(str(failure).split()) or repr(failure)
     if isinstance(failure, torch.OutOfMemoryError | MemoryError) or "can't allocate memory" in text:
         return f"out of memory ({text[:200]}); use a smaller --batch-size, or another --device"
+    if isinstance(failure, UnicodeEncodeError) and "surrogates" in failure.reason:
+        return f"the name {os.fsencode(failure.object)[:200]!r} is not UTF-8; rename the file or folder"
     if isinstance(failure, ValueError | OSError | ImportError | FloatingPointError):
         return text
     kind = type(failure).__name__

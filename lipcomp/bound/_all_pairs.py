@@ -122,7 +122,7 @@ def all_pairs(
         if len(kept)
         else first.flatten()
     )
-    blocks = kept.split(size)
+    blocks = kept.split(size) if len(kept) else ()
     middle = mu[kept].float().mean(0)
     for top in range(0, len(blocks), ROWS_AT_A_TIME):
         lefts = [_Side(load, mu, rows, centre, middle) for rows in blocks[top : top + ROWS_AT_A_TIME]]

@@ -117,7 +117,7 @@ def report(
         d, c = torch.cat([d, extra_distance]), torch.cat([c, extra_chord])
         v = torch.cat([found[name], extra[name]])
         pairs = torch.cat([leaders, close_pairs])
-        witness, maximum = None, math.nan
+        witness, maximum = None, 0.0 if n else math.nan  # zero: no pair's mean directions differ
         if len(v):
             best = int(v.argmax())
             pair = (int(pairs[best, 0]), int(pairs[best, 1]))

@@ -47,7 +47,20 @@ def is_visible(name: str) -> bool:
 def visible_folders(folder: Path) -> list[Path]:
     """The folders in a folder, links followed, by name."""
     with os.scandir(folder) as entries:
-        return sorted(Path(e.path) for e in entries if is_visible(e.name) and e.is_dir())
+        return sorted(_path(e) for e in entries if is_visible(e.name) and e.is_dir())
+
+
+def _path(entry: os.DirEntry[str]) -> Path:
+    """The path of an entry, whose name records and tables can hold."""
+    if not entry.name.isascii():
+        try:
+            entry.name.encode()
+        except UnicodeEncodeError:
+            raise ValueError(
+                f"the name of {os.fsencode(entry.path)!r} is not UTF-8, so no record could hold it; rename it, "
+                "for example with: convmv -r -f latin1 -t utf8 --notest FOLDER"
+            ) from None
+    return Path(entry.path)
 
 
 def list_images(folder: Path, *, below: bool = True) -> Listing:
@@ -87,11 +100,11 @@ def _walk(folder: Path, below: bool, found: Listing | None, above: frozenset[tup
                 some = True
                 if found is None:
                     return True
-                found.files.append(Path(entry.path))
+                found.files.append(_path(entry))
             elif suffix in SKIPPED and found is not None:
                 found.skipped[suffix] += 1
             elif below and entry.is_dir():
-                inside.append(Path(entry.path))
+                inside.append(_path(entry))
     for place in inside:
         some = _walk(place, below, found, above | {key}) or some
         if some and found is None:

@@ -392,15 +392,15 @@ def bound_findings(bounds: LowerBounds, images: Tensor, *, normalised: bool = Tr
         name = bound.name if normalised else "embedding"
         unit = bound.unit if normalised else "embedding/pixel L2"
         witness = bound.witness
-        if witness is None:
+        if not bound.n:
             yield Finding(f"bound.{name}.max", None, unit, 0)
             continue
-        pair = {
+        pair = witness and {
             "witness": [int(images[i]) for i in witness.pair],
             "witness_distance": witness.distance,
             "witness_chord": witness.chord,
         }
-        yield Finding(f"bound.{name}.max", bound.maximum, unit, bound.n, details=pair)
+        yield Finding(f"bound.{name}.max", bound.maximum, unit, bound.n, details=pair or {})
         for q, value in bound.quantiles.items():
             yield Finding(f"bound.{name}.{'median' if q == 0.5 else f'q{100 * q:g}'}", value, unit, bound.n)
     total = bounds["direction"].n + sum(bounds.excluded.values())

@@ -106,3 +106,14 @@ def test_embeddings_without_direction_take_their_pairs_with_them(embedded):
     assert found.excluded["zero-norm embedding"] == 68
     assert found["direction"].n == 68 * 67 // 2
     assert bool(found.per_image(n=70).isnan()[[4, 9]].all())
+
+
+@pytest.mark.parametrize("given", ["constant", "not a number"])
+def test_a_map_that_does_not_move_has_the_bound_zero_and_one_without_numbers_has_none(given):
+    images, mu = torch.rand(6, 3), F.one_hot(torch.zeros(6, dtype=torch.int64), 4).float()
+    found = all_pairs(mu if given == "constant" else mu * torch.nan, images, concentration=16.0)
+    for bound in found.bounds.values():
+        assert bound.witness is None
+        assert bound.n == (15 if given == "constant" else 0)
+        assert bound.maximum == 0 if given == "constant" else bound.maximum != bound.maximum
+    assert found.excluded["non-finite output"] == (0 if given == "constant" else 15)

@@ -1,6 +1,8 @@
 """Random trees of class folders: labels are torchvision's, whatever the names, the nesting and the empty folders."""
 
+import os
 import random
+from pathlib import Path
 
 import pytest
 import torch
@@ -78,3 +80,12 @@ def test_images_of_other_sizes_are_refused_or_enlarged_alike(tmp_path):
     assert torch.allclose(large.batch(torch.tensor([0]))[0, 0], torch.tensor(200 / 255))
     with pytest.raises(ValueError, match=r"gives pictures of \(9, 9\).*image_shape is \(3, 8, 8\)"):
         load_folder(tmp_path, image_shape=(3, 8, 8), preprocessing=Preprocessing(crop=(9, 9)))
+
+
+def test_a_name_that_is_not_utf8_is_refused_by_its_bytes(tmp_path):
+    place = os.fsencode(tmp_path / "test" / "a")
+    os.makedirs(place)  # noqa: PTH103  (bytes)
+    Image.new("L", (8, 8)).save(tmp_path / "test" / "a" / "b.png")
+    Path(os.fsdecode(place + b"/caf\xe9.png")).write_bytes((tmp_path / "test" / "a" / "b.png").read_bytes())
+    with pytest.raises(ValueError, match=r"caf\\xe9\.png' is not UTF-8.*convmv"):
+        load_set(str(tmp_path), "test")
