@@ -7,6 +7,7 @@ from collections.abc import Callable
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 
 class Apply(nn.Module):
@@ -78,6 +79,84 @@ def to_double_and_back(x: Tensor) -> Tensor:
     return (x.double() * 1.25).to(x.dtype)
 
 
+def gram(x: Tensor) -> Tensor:
+    """The products of all channels, h hT, as one map."""
+    rows = x.flatten(2)
+    return (rows @ rows.mT / rows.shape[2]).unsqueeze(1)
+
+
+def whole_factors(x: Tensor) -> Tensor:
+    """Signed whole numbers as factors, one of each channel or number."""
+    factors = torch.arange(x.shape[1]) % 3 * 2 - 3
+    return x * factors.view(-1, *[1] * (x.dim() - 2))
+
+
+def squared_in_place(x: Tensor) -> Tensor:
+    x = x * 1.0
+    return x.mul_(x.clone())
+
+
+def doubled_in_place(x: Tensor) -> Tensor:
+    x = x * 0.7
+    return x.add_(x)
+
+
+def root_mean_square(x: Tensor) -> Tensor:
+    return x * torch.rsqrt(x.square().flatten(1).mean(1).view(-1, *[1] * (x.dim() - 1)) + 0.1)
+
+
+def times_own_length(x: Tensor) -> Tensor:
+    return x * torch.linalg.vector_norm(x.flatten(1), dim=1).view(-1, *[1] * (x.dim() - 1))
+
+
+# A tensor that meets itself, of any shape behind the first two axes.
+MEETINGS: dict[str, Callable[[Tensor], Tensor]] = {
+    "x * x": lambda x: x * x,
+    "x * x's view": lambda x: x * x.view(x.shape),
+    "square": torch.square,
+    "power 2": lambda x: 0.5 * x**2,
+    "power 3": lambda x: 0.3 * x**3,
+    "x / (1 + x x)": lambda x: x / (1 + x * x),
+    "x / (1 + |x|)": F.softsign,
+    "power 1/2": lambda x: (0.2 + x * x) ** 0.5,
+    "inverse": lambda x: 1 / (0.3 + x.square()),
+    "log": lambda x: (1 + x * x).log(),
+    "addcmul": lambda x: torch.addcmul(x, x, x, value=-0.5),
+    "addcdiv": lambda x: torch.addcdiv(x, x, 1 + x * x, value=0.5),
+    "lerp": lambda x: torch.lerp(x, x * x, 0.3),
+    "where": lambda x: torch.where(x > 0, x, x * 2),
+    "where constant": lambda x: torch.where(torch.arange(x.shape[1]).view(-1, *[1] * (x.dim() - 2)) % 2 > 0, x, x * x),
+    "mask": lambda x: x * (x > 0.1),
+    "cat with itself": lambda x: torch.cat([x, 0.5 * x, x], 1),
+    "stack with itself": lambda x: torch.stack([x, x], 1).flatten(1, 2),
+    "own gate": lambda x: x * x.sigmoid(),
+    "own mean's gate": lambda x: x * x.mean(1, keepdim=True).tanh(),
+    "own softmax": lambda x: x * x.softmax(1),
+    "glu": lambda x: F.glu(torch.cat([x, x], 1), 1),
+    "neighbour": lambda x: x * x.roll(1, -1),
+    "mirror image": lambda x: x - x.flip(1) * x,
+    "larger of both": lambda x: torch.maximum(x, x * x),
+    "largest": lambda x: x / (0.3 + x.abs().amax(1, keepdim=True)),
+    "sum with itself": lambda x: torch.add(x, x, alpha=-3),
+    "whole factors": whole_factors,
+    "square in place": squared_in_place,
+    "double in place": doubled_in_place,
+    "root mean square": root_mean_square,
+    "own length": times_own_length,
+    "standard score": lambda x: (x - x.mean(1, keepdim=True)) / (x.var(1, keepdim=True, correction=0) + 0.1).sqrt(),
+}  # fmt: skip
+ON_MAPS: dict[str, Callable[[Tensor], Tensor]] = {
+    "gram": gram,
+    "einsum square": lambda x: torch.einsum("nchw,nchw->nch", x, x)[..., None],
+    "einsum of channels": lambda x: torch.einsum("nchw,ndhw->ncd", x, x)[:, None],
+    "own attention": lambda x: F.scaled_dot_product_attention(x, x, x),
+}
+ON_VECTORS: dict[str, Callable[[Tensor], Tensor]] = {
+    "outer": lambda x: torch.einsum("ni,nj->nij", x[:, :4], x).flatten(1),
+    "einsum cube": lambda x: torch.einsum("ni,ni,ni->ni", x, x, x),
+    "own direction": lambda x: x + F.normalize(x, dim=1),
+    "inner product": lambda x: torch.cat([x, (x[:, None] @ x[:, :, None]).flatten(1)], 1),
+}
 ACTIVATIONS: dict[str, Callable[[], nn.Module]] = {
     "relu": nn.ReLU,
     "relu in place": lambda: nn.ReLU(inplace=True),

@@ -3,8 +3,9 @@
     case = random_case(seed)        case.fn, case.images, case.radius, case.words
 
 A network is a chain of steps on feature maps, then on vectors (or tokens), as people write them: convolutions of every
-kind, norms, activations, pooling, branches, attention, token mixing; among them steps that work in place, write through
-views, reuse a module, change the dtype, compute a clamp from the data, are scripted or traced. Weights are float32
+kind, norms, activations, pooling, branches, attention, token mixing, tensors that meet themselves (x * x, h hT, gates);
+among them steps that work in place, write through views, reuse a module, change the dtype, compute a clamp from the
+data, are scripted or traced. Weights are float32
 numbers, so that ``case.exact`` (float64) and ``case.fn`` (float32 or float64) are the same map but for rounding.
 :func:`dense` is the oracle: the whole Jacobian of one image at a time, by PyTorch's own operations, in float64.
 """
@@ -20,6 +21,9 @@ from torch.nn import functional as F
 
 from benchmarks.network_steps import (
     ACTIVATIONS,
+    MEETINGS,
+    ON_MAPS,
+    ON_VECTORS,
     Apply,
     Branches,
     InPlaceBeforeNorm,
@@ -109,7 +113,18 @@ class Builder:
         c, height, width = self.shape
         small = height < 3 or width < 3
         name = self.pick.choice(
-            ["conv", "conv", "activation", "activation", "norm", "pool", "branch", "shape", "awkward"]
+            [
+                "conv",
+                "conv",
+                "activation",
+                "activation",
+                "norm",
+                "pool",
+                "branch",
+                "shape",
+                "awkward",
+                "itself",
+            ]
         )
         if name == "conv" and not small:
             kind = self.pick.choice(["conv", "conv bn", "transposed", "dilated"])
@@ -146,8 +161,16 @@ class Builder:
             self.reshape()
         elif name == "awkward" and not small:
             self.awkward()
+        elif name == "itself":
+            self.meeting(ON_MAPS)
         else:
             self.activation()
+
+    def meeting(self, more: dict[str, Callable[[Tensor], Tensor]]) -> None:
+        """A tensor that meets itself."""
+        functions = MEETINGS | more
+        kind = self.pick.choice(list(functions))
+        self.add(f"itself: {kind}", Apply(functions[kind]))
 
     def activation(self) -> None:
         """A function of single numbers."""
@@ -262,7 +285,7 @@ class Builder:
         """One step on vectors."""
         width = self.shape[0]
         kind = self.pick.choice(
-            ["linear", "linear bn", "activation", "norm", "sort", "clamp by data", "matmul"]
+            ["linear", "linear bn", "activation", "norm", "sort", "clamp by data", "matmul", "itself"]
         )
         if kind == "linear":
             self.add(kind, nn.Linear(width, self.pick.randint(5, 24)))
@@ -274,6 +297,8 @@ class Builder:
             self.add(kind, Apply(lambda x: x.sort(1).values))
         elif kind == "clamp by data":
             self.add(kind, Apply(clamp_by_data))
+        elif kind == "itself":
+            self.meeting(ON_VECTORS)
         elif kind == "matmul":
             self.add(kind, Apply(lambda x, m: x @ m, self.normal(width, 12) / width**0.5))
         else:

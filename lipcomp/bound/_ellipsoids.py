@@ -14,6 +14,7 @@ Rows that see the same pixels, such as the channels of a convolution at one plac
 reach them: small, and far tighter than one for all rows.
 """
 
+import functools
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -33,7 +34,7 @@ EIGENVECTORS = 8
 SHARES = (  # of the limit
     1e-9, 1e-7, 1e-5, 1e-4, 1e-3, 0.01, 0.03, 0.1, 0.2, 0.35, 0.5, 0.65, 0.8, 0.9, 0.97, 0.995,
 )  # fmt: skip
-GOLDEN = 24  # steps between two of them: to 1e-5 of their distance, and the bound is flat at its least
+ROUNDS, POINTS = 4, 9  # of finer grids: to 1/256 of the distance of two shares; the bound is flat at its least
 SKETCH = 128  # rows whose furthest points move the weights
 WORK = 2e12  # multiplications for the rows of one tensor, about two minutes; above it rows share one ellipsoid, or none
 
@@ -191,21 +192,15 @@ class _Ellipsoid:
         if not math.isfinite(top):
             return None
         turned = vectors.mT @ (self.rows[:n] + inner.mT @ outer)
-        tries = [_multiple(share, top, values) for share in SHARES]
-        if self.whole and len(outer.mT) > SKETCH:  # many eigenvalues: the multiple that is best row by row
-            each_row = [self._rows_at(c, left, turned, outer) for c, left in tries]
-            tries = [tries[_least(each_row)]]
-        squared = self._whole_at if self.whole else self._rows_at
-        found = [squared(c, left, turned, outer) for c, left in tries]
-        at = _least(found)
-        if len(tries) == len(SHARES):
-            share = _golden(at, lambda share: squared(*_multiple(share, top, values), turned, outer))
-            tries.append(_multiple(share, top, values))
-            found.append(squared(*tries[-1], turned, outer))
-            at = _least(found)
-        c, left = tries[at]
-        ends = self._ends(c, left, turned, outer, each)
-        squares = found[at] if self.whole else torch.stack(found).amin(0)
+        form_of = functools.partial(self._squares, top=top, values=values, turned=turned, outer=outer)
+        shares = torch.tensor(SHARES, dtype=values.dtype, device=values.device)
+        rough = self.whole and len(outer.mT) > SKETCH  # many eigenvalues: the share that is best row by row
+        share, found = _best_share(shares, functools.partial(form_of, whole=self.whole and not rough))
+        if rough:
+            found = form_of(share[None], whole=True)
+        squares = found.amin(0)
+        c, left = _multiple(share, top, values)
+        ends = self._ends(float(c), left, turned, outer, each)
         x = vectors @ ((turned @ ends) / left[:, None])
         w = torch.linalg.solve_triangular(factor.mT, inner @ x + outer @ ends / c, upper=True)
         point = torch.cat([x, w])
@@ -215,16 +210,24 @@ class _Ellipsoid:
         floor = 1e-12 * went.max() + 1e-300
         return squares, math.log(c), 0.5 * ((went + floor) / (came + floor)).log()
 
+    def _squares(
+        self, shares: Tensor, *, top: float, values: Tensor, turned: Tensor, outer: Tensor, whole: bool
+    ) -> Tensor:
+        """With the weights at each share of their limit: h Q^-1 hT of every row h, or λ_max(H Q^-1 HT)."""
+        c, left = _multiple(shares, top, values)
+        if not whole:
+            return left.reciprocal() @ turned.square() + outer.square().sum(0) / c[:, None]
+        grams = torch.stack(
+            [self._gram(float(k), one, turned, outer) for k, one in zip(c, left, strict=True)]
+        )
+        return torch.linalg.eigvalsh(grams)[:, -1:].clamp(min=0)
+
     def _rows_at(self, c: float, left: Tensor, turned: Tensor, outer: Tensor) -> Tensor:
         """Of every row h: h Q^-1 hT with the weights times c."""
         return (turned.square() / left[:, None]).sum(0) + outer.square().sum(0) / c
 
     def _gram(self, c: float, left: Tensor, turned: Tensor, outer: Tensor) -> Tensor:
         return turned.mT @ (turned / left[:, None]) + outer.mT @ outer / c
-
-    def _whole_at(self, c: float, left: Tensor, turned: Tensor, outer: Tensor) -> Tensor:
-        """The largest eigenvalue of H Q^-1 HT."""
-        return torch.linalg.eigvalsh(self._gram(c, left, turned, outer))[-1:].clamp(min=0)
 
     def _ends(self, c: float, left: Tensor, turned: Tensor, outer: Tensor, each: bool) -> Tensor:
         """Combinations of rows whose furthest points move the weights."""
@@ -239,34 +242,31 @@ class _Ellipsoid:
         return ends
 
 
-def _multiple(share: float, top: float, values: Tensor) -> tuple[float, Tensor]:
+def _multiple(share: Tensor, top: float, values: Tensor) -> tuple[Tensor, Tensor]:
     """A multiple of the weights as a share of its limit, and what it leaves of every eigenvalue."""
-    return share / top, 1 - share / top * (values + SLACK * top)
+    c = share / top
+    return c, 1 - c[..., None] * (values + SLACK * top)
 
 
-def _golden(at: int, squares: Callable[[float], Tensor]) -> float:
-    """The best share between the neighbours of a place of the grid, by golden section of its log odds."""
-    odds = lambda share: math.log(share / (1 - share))  # noqa: E731
-    even = lambda x: 1 / (1 + math.exp(-x))  # noqa: E731
-    low, high = odds(SHARES[max(at - 1, 0)]), odds(SHARES[min(at + 1, len(SHARES) - 1)])
-    ratio = (math.sqrt(5) - 1) / 2
-    inner = [high - ratio * (high - low), low + ratio * (high - low)]
-    values = [_mean(squares(even(x))) for x in inner]
-    for _ in range(GOLDEN):
-        if values[0] <= values[1]:
-            high, inner, values = inner[1], [inner[1] - ratio * (inner[1] - low), inner[0]], [0.0, values[0]]
-            values[0] = _mean(squares(even(inner[0])))
-        else:
-            low, inner, values = inner[0], [inner[1], inner[0] + ratio * (high - inner[0])], [values[1], 0.0]
-            values[1] = _mean(squares(even(inner[1])))
-    return even(inner[0] if values[0] <= values[1] else inner[1])
+def _best_share(shares: Tensor, squares: Callable[[Tensor], Tensor]) -> tuple[Tensor, Tensor]:
+    """The share with the least squares in the geometric mean, and the squares at all that were tried.
+
+    First some shares, then finer grids of their log odds between the neighbours of the best one.
+    """
+    kept, odds, best = [], shares.logit(), shares[0]
+    for _ in range(ROUNDS + 1):
+        kept.append(squares(odds.sigmoid()))
+        at = int(_means(kept[-1]).argmin())
+        best = odds[at]
+        low, high = odds[max(at - 1, 0)], odds[min(at + 1, len(odds) - 1)]
+        odds = low + (high - low) * torch.linspace(0, 1, POINTS, dtype=odds.dtype, device=odds.device)
+    return best.sigmoid(), torch.cat(kept)
+
+
+def _means(squares: Tensor) -> Tensor:
+    """The logarithm's mean of every line; infinite for one that is no number."""
+    return squares.clamp(min=1e-300).log().mean(1).nan_to_num(nan=math.inf)
 
 
 def _mean(squares: Tensor) -> float:
     return float(squares.clamp(min=1e-300).log().mean())
-
-
-def _least(squares: list[Tensor]) -> int:
-    """Which are smallest, in the geometric mean."""
-    means = [_mean(each) for each in squares]
-    return min(range(len(means)), key=means.__getitem__)

@@ -165,7 +165,8 @@ class Product:
             return self._batch_norm(name, node, track, values, result), None, None
         if name == "linalg_vector_norm":
             return self._vector_norm(track, values, result)
-        if name in ("clamp_min", "expand", "unsqueeze", "view") and track.norm_of is not None:
+        limit = name == "clamp_min" and isinstance(values[1], int | float)
+        if (limit or name in ("expand", "unsqueeze", "view")) and track.norm_of is not None:
             return Norm(
                 result, track.bound * self._repeat(result, track), log=self.layers, norm_of=track.norm_of
             )
@@ -224,7 +225,8 @@ class Product:
     def _vector_norm(self, track: Norm, values: list[Any], result: Tensor) -> Norm:
         if len(values) > 1 and float(values[1]) != 2:
             raise NoRule("has a rule for the 2-norm only")
-        return Norm(result, track.bound, log=self.layers, norm_of=track)
+        whole = track if result.numel() == 1 else None  # over an axis of length 1 it is |h| number by number
+        return Norm(result, track.bound, log=self.layers, norm_of=whole)
 
     def _matrix(self, name: str, args: tuple[Any, ...], kwargs: dict[str, Any], result: Tensor) -> Norm:
         bias = args[0] if name in ("addmm", "baddbmm") else None
@@ -325,8 +327,8 @@ class Product:
         """A linear operation with coefficients >= 0: from its row and column sums."""
         place = next(i for i, a in enumerate(args) if a is track)
         others = [v.abs() if isinstance(v, Tensor) and v.is_floating_point() else v for v in values]
-        if name in ("mul", "div"):
-            others = [abs(v) if isinstance(v, int | float) else v for v in others]
+        if name in ("mul", "div"):  # whole numbers have signs too; elsewhere they are axes and places
+            others = [_size(v) for v in values]
         target: Any = node.target if name != "masked_fill" else PLAIN[name]
 
         def sums() -> float:
@@ -342,6 +344,10 @@ class Product:
         if isinstance(result, Tensor):
             return Norm(result, bound, log=self.layers)
         return [Norm(part, bound, log=self.layers) for part in result]
+
+
+def _size(factor: Any) -> Any:
+    return factor if isinstance(factor, Tensor) and factor.dtype == torch.bool else abs(factor)
 
 
 def _plain(value: Any) -> Any:

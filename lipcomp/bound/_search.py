@@ -214,14 +214,17 @@ class _Search:
         return best
 
     def _ratio(self, first: Tensor, second: Tensor) -> Tensor:
-        """What every pair proves; 0 for a pair at distance 0."""
+        """What every pair proves, from its chord or, where rounding reaches that, ‖J v‖; 0 for a pair at distance 0."""
+        fn, eta = self.fn, self.eta
+        if self.wide is not None:
+            eta *= torch.finfo(torch.float64).eps / torch.finfo(first.dtype).eps
+            fn, first, second = self.wide, first.double(), second.double()
         distance = (second.double() - first.double()).flatten(1).norm(dim=1).cpu()
-        chord = chords(self.wide or self.fn, first, second, normalised=False)
+        chord = chords(fn, first, second, normalised=False)
         ratio = torch.where(distance > 0, chord / distance, 0.0).nan_to_num(0, 0, 0)
-        if self.wide is None:
-            lost = ((chord < self.eta / RELATIVE) & (distance > 0)).nonzero().squeeze(1)
-            if len(lost):
-                ratio[lost] = along(self.fn, first[lost], second[lost])
+        lost = ((chord < eta / RELATIVE) & (distance > 0)).nonzero().squeeze(1)
+        if len(lost):
+            ratio[lost] = along(fn, first[lost], second[lost])
         return ratio
 
 

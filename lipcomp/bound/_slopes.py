@@ -16,6 +16,7 @@ from torch import Tensor
 
 from lipcomp.bound._capture import NoRule
 
+THRESHOLD = 20.0  # of softplus, which jumps there; below rounding at PyTorch's default and beyond
 STEP = 1e-9  # on both sides of a kink, and beyond both ends
 
 
@@ -50,7 +51,7 @@ def shape_of(name: str, args: tuple[object, ...]) -> Shape | None:
     if name in ("gelu", "silu", "mish"):
         return Shape(turns=_inflections(name, "tanh" in args))
     if name in ("softplus", "log_sigmoid_forward"):
-        return Shape()
+        return None if len(numbers) > 1 and numbers[1] < THRESHOLD else Shape()
     if name == "exp":
         return Shape(unbounded=True)
     if name in ("log", "sqrt", "rsqrt", "reciprocal"):
