@@ -16,6 +16,7 @@ with the seed that repeats them (``--first SEED --count 1``).
 """
 
 import collections
+import functools
 import inspect
 import json
 import math
@@ -30,7 +31,7 @@ import torch
 from torch import Tensor
 
 from benchmarks._harness import add_part, append_lines
-from benchmarks.random_networks import Case, dense, random_case
+from benchmarks.random_networks import IMAGES, Case, dense, random_case
 from lipcomp._commands import Parser, run
 from lipcomp.bound import all_pairs, certified_bound, measure_pairs, random_pairs, search_ball
 from lipcomp.jacobian import spectral_norm
@@ -136,9 +137,9 @@ def check_search(case: Case, steps: int = 4) -> Iterator[tuple[str, float, float
                 yield f"search.{kind}.outside", float(apart), radius
 
 
-def check_certificate(case: Case, points: int = 6) -> Iterator[tuple[str, float, float]]:
+def check_certificate(case: Case, points: int = 6, limit: int = IMAGES) -> Iterator[tuple[str, float, float]]:
     """Dense Jacobians at points of the ball, and secants between them: no certificate may be below."""
-    images = case.images
+    images = case.images[:limit]
     local = "method" in inspect.signature(certified_bound).parameters
     radius = case.radius if local else 0.1 * case.radius
     with torch.no_grad():
@@ -173,15 +174,18 @@ CHECKS: dict[str, Callable[[Case], Iterator[tuple[str, float, float]]]] = {
 }
 
 
-def examine(seed: int, only: tuple[str, ...] = tuple(CHECKS)) -> tuple[list[Violation], list[str]]:
-    """The violations of one network, and the messages of what refused it."""
+def examine(
+    seed: int, only: tuple[str, ...] = tuple(CHECKS), certified: int = IMAGES
+) -> tuple[list[Violation], list[str]]:
+    """The violations of one network, and the messages of what refused it; so many of its images are certified."""
     case = random_case(seed)
     images, state = case.images.clone(), {k: v.clone() for k, v in case.fn.state_dict().items()}
     violations, refusals = [], []
+    checks = CHECKS | {"certificate": functools.partial(check_certificate, limit=certified)}
     for name in only:
         randomness = torch.random.get_rng_state()
         try:
-            found = list(CHECKS[name](case))
+            found = list(checks[name](case))
         except ValueError as refusal:
             found = []
             refusals.append(f"{name}: {str(refusal)[:90]}")
@@ -205,6 +209,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     add_part(parser)
     parser.add_argument("--only", default=",".join(CHECKS), help="list of checks (default all)")
     parser.add_argument(
+        "--certified", type=int, default=IMAGES, help=f"images per network to certify (default {IMAGES})"
+    )
+    parser.add_argument(
         "--progress", type=int, default=100, help="a line every so many networks (default 100)"
     )
     parser.add_argument("--out", type=Path, help="violations and counts to this file, JSON lines")
@@ -214,7 +221,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     seeds = range(options.first, options.first + options.count)[options.shard]
     started, total, refused, violations = time.monotonic(), 0, collections.Counter[str](), []
     for seed in seeds:
-        found, refusals = examine(seed, tuple(options.only.split(",")))
+        found, refusals = examine(seed, tuple(options.only.split(",")), options.certified)
         refused.update(refusals)
         violations += found
         total += 1

@@ -34,7 +34,7 @@ EIGENVECTORS = 8
 SHARES = (  # of the limit
     1e-9, 1e-7, 1e-5, 1e-4, 1e-3, 0.01, 0.03, 0.1, 0.2, 0.35, 0.5, 0.65, 0.8, 0.9, 0.97, 0.995,
 )  # fmt: skip
-ROUNDS, POINTS = 4, 9  # of finer grids: to 1/256 of the distance of two shares; the bound is flat at its least
+ROUNDS, POINTS = 4, 9  # of finer grids, to 1/256 of the distance of two shares: the bound is flat there
 SKETCH = 128  # rows whose furthest points move the weights
 WORK = 2e12  # multiplications for the rows of one tensor, about two minutes; above it rows share one ellipsoid, or none
 

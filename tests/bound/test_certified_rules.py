@@ -181,6 +181,27 @@ def test_a_square_that_is_written_in_place_counts_as_one(generator):
         assert (certified_bound(squared_in_place, images, radius=1e-3, method=method).bound >= truth).all()
 
 
+def test_whole_numbers_as_factors_have_signs(generator):
+    factors = torch.tensor([-5, 1, 3, -2])
+    images = torch.rand(2, 4, generator=generator, dtype=torch.float64)
+    for method in ("product", "local", "least"):
+        assert certified_bound(lambda x: x * factors, images, method=method).bound.tolist() == pytest.approx(
+            [5, 5]
+        )
+
+
+def test_a_norm_over_an_axis_of_length_1_has_no_direction(generator):
+    """x / |x| number by number jumps at 0."""
+
+    def signs(x):
+        x = (x - 0.5)[:, None]
+        return (x / torch.linalg.vector_norm(x, dim=1, keepdim=True)).flatten(1)
+
+    images = torch.tensor([[0.501, 0.9, 0.2]], dtype=torch.float64)
+    assert certified_bound(signs, images, radius=1e-2).bound.isinf().all()
+    assert certified_bound(signs, images, radius=1e-4).bound.isfinite().all()
+
+
 @pytest.mark.parametrize(
     ("fn", "reason"),
     [
@@ -194,6 +215,7 @@ def test_a_square_that_is_written_in_place_counts_as_one(generator):
         (lambda x: torch.fft.fft(x.flatten(1)).real, "fft"),
         (lambda x: x.flatten(1) * 2 if x.sum() > 3 else x.flatten(1), "bool"),
         (lambda x: F.lp_pool2d(x, 3.0, 2).flatten(1), "sign"),
+        (lambda x: F.softplus(x - 0.5, beta=200.0, threshold=0.01).flatten(1), "softplus"),  # jumps there
     ],
 )
 def test_what_has_no_rule_says_so(fn, reason, generator):

@@ -263,6 +263,14 @@ def test_a_search_does_not_depend_on_the_scale_of_the_map(kind, generator):
     assert (one.chord_ratio > 0).all()
 
 
+@pytest.mark.parametrize("kind", ["pair", "chord"])
+def test_rounding_in_float64_makes_no_chord_longer(kind, generator):
+    """x + 1000 has slope 1; its numbers are 1e-13 apart, so chords of 1e-14 are rounding alone."""
+    images = torch.rand(6, 1, 4, 4, generator=generator, dtype=torch.float64)
+    found = search_ball(lambda x: x.flatten(1) + 1e3, images, 1e-14, kind=kind, starts=1, steps=3)
+    assert float(found.chord_ratio.max()) <= 1 + 1e-9
+
+
 @pytest.mark.parametrize("radius", [0.01, 0.1, 0.3])
 def test_the_sandwich_of_a_curved_map_holds_the_truth_at_every_radius(radius):
     """x |-> x^2 on one pixel: the constant of a ball is 2 (x + r); a search stays among pixels, so at most 2."""
