@@ -14,29 +14,22 @@ import statistics
 import sys
 import time
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
-import matplotlib.pyplot as plt
+import numpy as np
 import pandas as pd
-import seaborn as sns
 import torch
-from matplotlib.figure import Figure
+from matplotlib.axes import Axes
 
+import lipcomp
 from benchmarks._harness import add_part, append_lines, awaken, read_lines
 from lipcomp._commands import Parser, run
 from lipcomp.bound import certified_bound, measure_pairs, random_pairs, search_ball
 from lipcomp.checkpoints._native import load_checkpoint
 from lipcomp.data._digits import load_mnist5k
 from lipcomp.encoders import EncoderSpec, build_encoder
-
-METHODS = {  # what the figure calls the runs of a quick study
-    "mnist_simclr-seed0": "SimCLR",
-    "mnist_weighted_simclr-seed0": "SimCLR ×(1+β)",
-    "mnist_c_simclr-seed0": "C-SimCLR",
-    "mnist_byol-seed0": "BYOL",
-    "mnist_c_byol-seed0": "C-BYOL",
-}
 
 
 def resnet() -> torch.nn.Module:
@@ -69,7 +62,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         rows = read_lines(options.paths)
         print("\n".join(summary(rows)))
         if options.figure:
-            draw(rows).savefig(options.figure, dpi=130)
+            draw(rows).figure.savefig(options.figure, dpi=130)
         return 0
     radii = [float(part) for part in options.radii.split(",")]
     if options.resnet:
@@ -125,34 +118,26 @@ def summary(rows: list[dict[str, Any]]) -> list[str]:
     return lines
 
 
-def draw(rows: list[dict[str, Any]]) -> Figure:
-    """Lower, searched and certified against the radius, a panel per method: images thin, their median thick."""
-    frame = pd.DataFrame(rows)
-    names = [name for name in METHODS if name in set(frame["encoder"])]
-    colours = dict(zip(("lower", "searched", "certified"), sns.color_palette("colorblind"), strict=False))
-    with sns.axes_style("whitegrid"):
-        figure, axes = plt.subplots(
-            1,
-            len(names),
-            figsize=(2.1 * len(names) + 0.8, 3.1),
-            sharey=True,
-            squeeze=False,
-            layout="constrained",
-        )
-    for ax, name in zip(axes[0], names, strict=True):
-        for what, colour in colours.items():
-            mine = frame[(frame["encoder"] == name) & frame[what].map(math.isfinite)]
-            for _, image in mine.groupby("image"):
-                line = image.sort_values("radius")
-                ax.plot(line["radius"], line[what], color=colour, lw=0.6, alpha=0.5)
-            median = mine.groupby("radius")[what].median()
-            ax.plot(median.index, median, color=colour, lw=2, marker="o", ms=4, label=what)
-        ax.set(xscale="log", yscale="log", title=METHODS[name])
-        sns.despine(ax=ax)
-    figure.supxlabel("radius of the ball, pixel L2", fontsize=10)
-    axes[0, 0].set_ylabel("Lipschitz constant, 1 per pixel L2")
-    axes[0, 0].legend(frameon=False, fontsize=8.5)
-    return figure
+@dataclass(frozen=True)
+class Ball:
+    """The rows of one radius as a result that lipcomp.plots draws."""
+
+    constants: ClassVar[dict[str, str]] = {name: name for name in ("lower", "searched", "certified")}
+
+    radius: float
+    table: pd.DataFrame
+
+    def columns(self) -> dict[str, np.ndarray]:
+        """A value per encoder and image."""
+        return {name: self.table[name].to_numpy() for name in self.constants}
+
+
+def draw(rows: list[dict[str, Any]]) -> Axes:
+    """Lower, searched and certified against the radius: every image of every encoder thin, their median thick."""
+    frame = pd.DataFrame(rows).set_index(["encoder", "image"])
+    images = frame.index.unique()
+    balls = [Ball(float(r), part.reindex(images)) for r, part in frame.groupby("radius")]
+    return lipcomp.plots.certificate_against_radius(balls)
 
 
 if __name__ == "__main__":

@@ -17,7 +17,6 @@ with the seed that repeats them (``--first SEED --count 1``).
 
 import collections
 import functools
-import inspect
 import json
 import math
 import sys
@@ -34,6 +33,7 @@ from benchmarks._harness import add_part, append_lines
 from benchmarks.random_networks import IMAGES, Case, dense, random_case
 from lipcomp._commands import Parser, run
 from lipcomp.bound import all_pairs, certified_bound, measure_pairs, random_pairs, search_ball
+from lipcomp.bound._certified import UNITS
 from lipcomp.jacobian import spectral_norm
 
 ROUNDING = {torch.float32: 3e-4, torch.float64: 1e-7}  # of a derivative (PyTorch has a 1/6 in float32)
@@ -137,13 +137,14 @@ def check_search(case: Case, steps: int = 4) -> Iterator[tuple[str, float, float
                 yield f"search.{kind}.outside", float(apart), radius
 
 
-def check_certificate(case: Case, points: int = 6, limit: int = IMAGES) -> Iterator[tuple[str, float, float]]:
+def check_certificate(
+    case: Case, points: int = 6, limit: int = IMAGES, units: int = UNITS
+) -> Iterator[tuple[str, float, float]]:
     """Dense Jacobians at points of the ball, and secants between them: no certificate may be below."""
     images = case.images[:limit]
-    local = "method" in inspect.signature(certified_bound).parameters
-    radius = case.radius if local else 0.1 * case.radius
+    radius = case.radius
     with torch.no_grad():
-        certificate = certified_bound(case.fn, images.clone(), radius=radius)
+        certificate = certified_bound(case.fn, images.clone(), radius=radius, units=units)
     if bool(certificate.bound.isinf().all()):
         return
     generator = torch.Generator().manual_seed(case.seed)
@@ -175,13 +176,13 @@ CHECKS: dict[str, Callable[[Case], Iterator[tuple[str, float, float]]]] = {
 
 
 def examine(
-    seed: int, only: tuple[str, ...] = tuple(CHECKS), certified: int = IMAGES
+    seed: int, only: tuple[str, ...] = tuple(CHECKS), certified: int = IMAGES, units: int = UNITS
 ) -> tuple[list[Violation], list[str]]:
     """The violations of one network, and the messages of what refused it; so many of its images are certified."""
     case = random_case(seed)
     images, state = case.images.clone(), {k: v.clone() for k, v in case.fn.state_dict().items()}
     violations, refusals = [], []
-    checks = CHECKS | {"certificate": functools.partial(check_certificate, limit=certified)}
+    checks = CHECKS | {"certificate": functools.partial(check_certificate, limit=certified, units=units)}
     for name in only:
         randomness = torch.random.get_rng_state()
         try:
@@ -212,6 +213,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         "--certified", type=int, default=IMAGES, help=f"images per network to certify (default {IMAGES})"
     )
     parser.add_argument(
+        "--units", type=int, default=UNITS, help=f"uncertain units per certificate at most (default {UNITS})"
+    )
+    parser.add_argument(
         "--progress", type=int, default=100, help="a line every so many networks (default 100)"
     )
     parser.add_argument("--out", type=Path, help="violations and counts to this file, JSON lines")
@@ -221,7 +225,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     seeds = range(options.first, options.first + options.count)[options.shard]
     started, total, refused, violations = time.monotonic(), 0, collections.Counter[str](), []
     for seed in seeds:
-        found, refusals = examine(seed, tuple(options.only.split(",")), options.certified)
+        found, refusals = examine(seed, tuple(options.only.split(",")), options.certified, options.units)
         refused.update(refusals)
         violations += found
         total += 1

@@ -1,6 +1,7 @@
 """Pictures show the numbers they were given, of results and of records as they are measured."""
 
 import itertools
+from typing import ClassVar
 
 import numpy as np
 import pytest
@@ -71,6 +72,30 @@ def test_certificates_grow_with_the_radius_and_what_was_found_stays_found():
     assert lines["searched"].get_ydata().tolist() == [0.4, 0.5]
     assert lines["certified"].get_xdata().tolist() == [1e-3, 1e-2]
     assert lines["certified"].get_ydata().tolist() == [0.5, 0.9]
+
+
+def test_every_image_is_a_thin_line_and_half_of_them_make_a_median():
+    class Found:
+        constants: ClassVar = {"sigma": "searched", "bound": "certified"}
+
+        def __init__(self, radius, sigma, bound):
+            self.radius, self.values = radius, {"sigma": np.array(sigma), "bound": np.array(bound)}
+
+        def columns(self):
+            return self.values
+
+    given = [
+        Found(0.1, [1.0, 3.0, 2.0], [2.0, np.inf, np.inf]),
+        Found(0.01, [2.0, 1.0, 1.5], [2.5, 2.0, 1.5]),
+    ]
+    lines = plots.certificate_against_radius(given).lines
+    medians = {line.get_label(): line for line in lines if not line.get_label().startswith("_")}
+    assert medians["searched"].get_xdata().tolist() == [0.01, 0.1]
+    assert medians["searched"].get_ydata().tolist() == [1.5, 2.0]  # a larger ball holds the smaller one
+    assert medians["certified"].get_xdata().tolist() == [0.01]
+    assert medians["certified"].get_ydata().tolist() == [2.0]
+    thin = [line for line in lines if line.get_label().startswith("_")]
+    assert [line.get_ydata().tolist() for line in thin[:3]] == [[2.0, 2.0], [1.0, 3.0], [1.5, 2.0]]
 
 
 def test_accuracy_against_severity_is_the_mean_over_corruptions():

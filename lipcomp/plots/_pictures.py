@@ -140,13 +140,14 @@ def bounds_against_distance(given: Any, *, bound: str = "direction", ax: Axes | 
 
 
 def certificate_against_radius(given: Any, *, ax: Axes | None = None) -> Axes:
-    """Draw the lower, searched and certified constant against the radius of the ball, in the median over images.
+    """Draw the lower, searched and certified constant against the radius of the ball: thin per image, thick the median.
 
     Parameters
     ----------
     given
-        Results of ``lipschitz`` (or of ``certified_bound``), one per radius; or such lists by the encoder's name; or
-        records of ``ball``.
+        Results of ``lipschitz`` (or of ``certified_bound``) for the same images, one per radius; or such lists by the
+        encoder's name; or records of ``ball``, which have the median alone. A median is drawn where half of the images
+        have a certificate.
     ax
         Axes to draw on; new axes if not given.
 
@@ -157,41 +158,50 @@ def certificate_against_radius(given: Any, *, ax: Axes | None = None) -> Axes:
     >>> images = torch.rand(4, 3)
     >>> found = [lipcomp.lipschitz(encoder, images, radius=r, steps=3) for r in (0.01, 0.1)]
     >>> ax = lipcomp.plots.certificate_against_radius(found)
-    >>> [line.get_label() for line in ax.lines]
+    >>> [text.get_text() for text in ax.get_legend().get_texts()]
     ['lower', 'searched', 'certified']
     """
     ax = _axes(ax)
     dashes = {"lower": ":", "searched": "--", "certified": "-"}
-    table = _curves(given, dashes)
+    table = _curves(given, dashes).sort_values("radius")
     names = styles(table["name"])
-    for name, (colour, marker) in names.items():
-        for what, dash in dashes.items():
-            rows = table[
-                (table["name"] == name) & (table["what"] == what) & np.isfinite(table["value"])
-            ].sort_values("radius")
-            if len(rows):  # what is found in a ball is in every larger one as well
-                values = rows["value"] if what == "certified" else rows["value"].cummax()
+    for name, look in names.items():
+        for what, (own, mark), dash in zip(dashes, styles(dashes).values(), dashes.values(), strict=True):
+            colour, marker = look if len(names) > 1 else (own, mark)
+            rows = table[(table["name"] == name) & (table["what"] == what)]
+            if what != "certified":  # what is found in a ball is in every larger one as well
+                rows = rows.assign(value=rows.groupby("image")["value"].cummax())
+            for _, image in rows[np.isfinite(rows["value"])].groupby("image"):
+                if rows["image"].nunique() > 1:
+                    ax.plot(image["radius"], image["value"], ls=dash, lw=0.6, alpha=0.4, color=colour)
+            medians = rows.groupby("radius")["value"].median()
+            medians = medians[np.isfinite(medians)]
+            if len(medians):
                 label = what if len(names) == 1 else f"{name}, {what}"
-                ax.plot(rows["radius"], values, ls=dash, marker=marker, ms=5, color=colour, label=label)
+                x, y = medians.index.to_numpy(), medians.to_numpy()
+                ax.plot(x, y, ls=dash, lw=2, marker=marker, ms=5, color=colour, label=label)
     ax.set(xscale="log", yscale="log", xlabel="radius of the ball, pixel L2", ylabel=CONSTANT)
     return _done(ax, legend=True)
 
 
 def _curves(given: Any, kinds: Iterable[str]) -> pd.DataFrame:
-    """Name, radius, what, value: the median over images, of results or records."""
+    """Name, radius, image, what, value: of every image of results, or the median of records."""
     if isinstance(given, Iterable) and not isinstance(given, Mapping | pd.DataFrame):
         given = list(given)
     results = {"": given} if isinstance(given, list) and isinstance((*given, None)[0], Drawable) else given
     if isinstance(results, Mapping):
         rows = [
-            (name, one.radius, label, float(np.median(one.columns()[column])))
+            (name, one.radius, image, label, float(value))
             for name, found in results.items()
             for one in found
             for column, label in one.constants.items()
+            for image, value in enumerate(one.columns()[column])
         ]
-        return pd.DataFrame(rows, columns=["name", "radius", "what", "value"])
+        return pd.DataFrame(rows, columns=["name", "radius", "image", "what", "value"])
     table = rows_of(given, *(f"ball.{kind}.median" for kind in kinds))
-    return table.assign(what=table["quantity"].str.split(".").str[1], radius=table["settings.radius"])
+    return table.assign(
+        what=table["quantity"].str.split(".").str[1], radius=table["settings.radius"], image=0
+    )
 
 
 def accuracy_against_severity(records: Records, *, ax: Axes | None = None) -> Axes:
