@@ -225,3 +225,23 @@ def test_names_that_the_howtos_send_people_to_exist():
             assert re.search(rf"^{name}\b", (ROOT / file).read_text(), re.MULTILINE), f"{page.name}: {name}"
         for path in re.findall(r"`((?:lipcomp|train|tests|analyses)/[\w/.]+)`", text):
             assert (ROOT / path).exists(), f"{page.name}: {path}"
+
+
+def test_the_certificates_table_is_that_of_the_committed_rows():
+    from benchmarks._harness import read_lines
+    from benchmarks.certificates import summary
+
+    rows = read_lines([DOCS / "results" / "certificates.jsonl"])
+    lines = summary(rows)
+    assert not any(line.startswith("OUT") for line in lines)
+    assert "\n".join(lines) in (DOCS / "benchmarks.md").read_text()
+    assert all(row["lower"] <= row["searched"] * 1.001 for row in rows)
+
+
+def test_the_certified_accuracies_are_those_of_the_committed_rows():
+    from benchmarks._harness import read_lines
+    from benchmarks.certified_accuracy import summary
+
+    lines = summary(read_lines([DOCS / "results" / "certified-accuracy.jsonl"]))
+    assert not any(line.startswith("OUT") for line in lines)
+    assert "\n".join(lines) in (DOCS / "benchmarks.md").read_text()
