@@ -124,7 +124,7 @@ def _version(package: str) -> str | None:
 
 def _commit() -> str | None:
     """The commit of the clone this module runs from, with "+" if the clone has changes; None elsewhere."""
-    clone = Path(__file__).resolve().parents[1]
+    clone = Path(__file__).resolve().parents[2]
     if not (clone / ".git").exists():
         return None
     try:

@@ -2,7 +2,9 @@
 
 import json
 import platform
+import subprocess
 import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -156,6 +158,15 @@ def test_provenance_tells_what_is_there():
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device here")
 def test_provenance_names_the_gpu():
     assert provenance("cuda:0")["device_name"] == torch.cuda.get_device_name(0)
+
+
+def test_the_commit_of_a_clone_is_told():
+    root = Path(__file__).parents[2]
+    if not (root / ".git").exists():
+        pytest.skip("these tests run outside a clone")
+    asked = ["git", "-C", str(root), "rev-parse", "--short=12", "HEAD"]
+    commit = subprocess.run(asked, capture_output=True, text=True, check=True).stdout.strip()
+    assert provenance()["commit"].removesuffix("+") == commit
 
 
 def test_the_command_is_as_typed_without_secrets(tmp_path, monkeypatch):
