@@ -116,7 +116,14 @@ def _inner(seen: frozenset[int], *parts: Any) -> bytes:
 
 def _feed(sha: Any, value: Any, seen: frozenset[int]) -> None:
     """Feed one value; no function is defined in here, since type checks of the tests would wrap it at every call."""
-    if value is None or isinstance(value, bool):
+    kind = type(value)
+    if kind is str:  # the most frequent ones first: the long way gives the same
+        _write(sha, "s", value.encode("utf-8", "surrogatepass"))
+        return
+    if (kind is tuple or kind is list or kind is dict) and id(value) not in seen:
+        _feed_compound(sha, value, seen | {id(value)})
+        return
+    if value is None or kind is bool:
         _write(sha, "c", repr(value).encode())
         return
     if isinstance(value, enum.Enum):

@@ -67,8 +67,9 @@ class IncompleteError(Exception):
 
 
 def save_arrays(path: Path, arrays: Mapping[str, np.ndarray]) -> None:
-    """Write arrays to a file atomically."""
-    with atomic_file(path) as temporary, temporary.open("wb") as file:
+    """Write arrays to a file atomically; its checksums tell :func:`load_arrays` if the disk lost a part of it."""
+    # not "wb": ext4 writes a file to the disk at once that was opened to be cut off
+    with atomic_file(path, flush=False) as temporary, temporary.open("rb+") as file:
         np.savez(file, **arrays)  # type: ignore[arg-type]
 
 

@@ -131,18 +131,24 @@ def protocol_of(made: Sequence[Condition], classes: int) -> Protocol:
 
 def _summary(bench: Bench, made: Sequence[Condition], clean: Condition, advance: Advance) -> Result:
     """Mean accuracy over corruptions, mCE, effective robustness, refits; per image how often its class changes."""
+    on_disk = made[0].settings.get("table") == "disk"
+    predicted = bench.logits(clean).argmax(1)
+    before = (predicted == clean.labels()).numpy()
     rows: dict[str, list[np.ndarray]] = {}
+    changed: list[np.ndarray] = []
     for condition in made:
-        rows.setdefault(condition.settings["corruption"], []).append(right_of(bench, condition))
+        found = bench.logits(condition).argmax(1)
+        right = (found == condition.labels()).numpy()
+        rows.setdefault(condition.settings["corruption"], []).append(right)
+        if not on_disk:
+            changed.append((found != predicted).double().numpy())
         advance(len(condition))
+    advance(len(clean))
     table = {name: np.stack(right) for name, right in rows.items()}
     findings = [Finding.of("accuracy.corruption.mean", estimate_corruption_accuracy(table))]
     protocol = protocol_of(made, len(made[0].images.classes))
     notes = [protocol.label, *(f"not the published protocol: {words}" for words in protocol.deviations())]
     thousand = len(made[0].images.classes) == 1000
-    on_disk = made[0].settings.get("table") == "disk"
-    before = right_of(bench, clean)
-    advance(len(clean))
     if thousand and on_disk and set(table) == set(ALL_NINETEEN):
         fit = baseline_fit("imagenet_c_disk")
         after = np.mean([right.mean(0) for right in table.values()], 0)
@@ -160,8 +166,6 @@ def _summary(bench: Bench, made: Sequence[Condition], clean: Condition, advance:
                 findings.append(Finding.of("mce.relative", relative, differs=differs))
     columns = {}
     if not on_disk:
-        predicted = bench.logits(clean).argmax(1)
-        changed = [(bench.logits(c).argmax(1) != predicted).double().numpy() for c in made]
         columns = {
             "label": clean.labels().numpy(),
             "clean_correct": before.astype(int),

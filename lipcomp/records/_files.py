@@ -27,7 +27,8 @@ from lipcomp._claims import claim
 from lipcomp.records._record import SCHEMA, LineParser, Record, RecordError, RecordWarning, SchemaError
 
 WAIT = 180.0  # seconds for another writer; longer than the claim of a lost machine lives
-CHUNK = 1 << 20  # bytes read at once, from the end
+CHUNK = 1 << 16  # bytes read at once, from the end
+HEAD = 1 << 20  # bytes that the first line may have
 RESCUE = "rescue the records: python -m lipcomp.records salvage FILE --out NEW"
 _BEGINNING = re.compile(rb' ?\{"schema": (\d+), "(?:identity|quantity)": "')
 
@@ -102,8 +103,7 @@ def _end_of_whole(file: IO[bytes], path: Path) -> tuple[int, bytes]:
     size = file.seek(0, os.SEEK_END)
     if size == 0:
         return 0, b""
-    file.seek(0)
-    first, newline, _ = file.read(CHUNK).lstrip(b"\r\n").partition(b"\n")
+    first, newline = _first_line(file)
     parser = LineParser(f"records {str(path)!r}")
     if not _begins_like_ours(first + newline):
         try:
@@ -133,6 +133,16 @@ def _end_of_whole(file: IO[bytes], path: Path) -> tuple[int, bytes]:
             break
         end = start
     return end, b""
+
+
+def _first_line(file: IO[bytes]) -> tuple[bytes, bytes]:
+    """The first line that is not empty, and its newline if that is in the file's first :data:`HEAD` bytes."""
+    file.seek(0)
+    data = file.read(1 << 13)
+    first, newline, _ = data.lstrip(b"\r\n").partition(b"\n")
+    if not newline:
+        first, newline, _ = (data + file.read(HEAD - len(data))).lstrip(b"\r\n").partition(b"\n")
+    return first, newline
 
 
 def _lines_from_the_end(file: IO[bytes], size: int) -> Iterator[tuple[int, bytes]]:

@@ -131,7 +131,7 @@ def _from_1(fields: dict[str, Any]) -> dict[str, Any]:
 # {old version: how its line becomes one of the next}
 UPGRADES: dict[int, Callable[[dict[str, Any]], dict[str, Any]]] = {1: _from_1}
 
-_decode = json.JSONDecoder().raw_decode
+_scan = json.JSONDecoder().scan_once  # type: ignore[attr-defined]
 
 
 class LineParser:
@@ -209,7 +209,10 @@ class LineParser:
 
 def _object(text: str) -> dict[str, Any]:
     """The JSON object that is all of a text."""
-    found, end = _decode(text)
+    try:
+        found, end = _scan(text, 0)
+    except StopIteration:
+        raise ValueError from None
     if end != len(text) or not isinstance(found, dict):
         raise ValueError
     return found

@@ -328,6 +328,26 @@ def test_batches_are_whole_whoever_is_killed_and_when(tmp_path):
 
 
 @pytest.mark.slow
+def test_two_hundred_thousand_records_are_read_as_they_were_written(tmp_path):
+    """In batches as a study's, with what they share and what differs in each line."""
+    path, told = tmp_path / "r.jsonl", {"torch": "2", "command": "python -m x", "threads": 1}
+
+    def written(i):
+        settings = {"corruption": "fog", "severity": i % 5, "i": i, "classes": ["a", "b"]}
+        subject = {"run": f"r{i % 30}", "seed": i % 10}
+        interval = None if i % 3 == 0 else (i / 3e5, i / 2e5)
+        value = None if i % 7 == 0 else i / 2.5e5
+        return Record("q.x", value, "s", i, interval, subject, settings, told | {"seconds": i // 5000 / 8})
+
+    for start in range(0, 200_000, 5000):
+        append_records(path, [written(i) for i in range(start, start + 5000)])
+    found = read_records(path)
+    assert len(found) == 200_000
+    assert all(record == written(i) for i, record in enumerate(found))
+    assert found[0].provenance is not found[1].provenance
+
+
+@pytest.mark.slow
 def test_large_batches_are_whole_whoever_is_killed_and_when(tmp_path):
     rng = random.Random(1)
     torn = 0
