@@ -1,8 +1,16 @@
 """The study from checkpoints to report on real digits: stages, resumption, and what a command says of bad input."""
 
 import argparse
+import contextlib
 import dataclasses
 import json
+import os
+import random
+import shutil
+import signal
+import subprocess
+import sys
+import time
 from pathlib import Path
 
 import numpy as np
@@ -204,3 +212,81 @@ def test_study_json_that_is_damaged_is_named(tmp_path):
         read_plan(tmp_path)
     (tmp_path / "study.json").write_text(json.dumps({"preset": "quick"}))
     assert read_plan(tmp_path) == {"preset": "quick"}
+
+
+# Measures a study's folder in a fork for every line it reads: a process that has imported everything starts at once.
+MEASURE = """
+from pathlib import Path
+import os, sys
+from analyses.paired_study import measure as measuring
+from analyses.paired_study.study import RECORDS
+from analyses.runs import find_runs
+from lipcomp.measure import CorruptionAccuracy, Images, Source, run
+from lipcomp.measure._run import Outputs
+
+measuring.REFITS, measuring.SIGMA_IMAGES, measuring.CORRUPTED_PAIR_IMAGES, measuring.PAIR_IMAGES = 1, 8, 2, 64
+limit = int(sys.argv[1])
+for line in sys.stdin:
+    if child := os.fork():
+        print(child, flush=True)
+        print(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]), flush=True)
+        continue
+    code, folder = 1, Path(line.strip())
+    try:
+        sources = [Source(str(path), name) for name, path in find_runs(folder).items()]
+        plan = measuring.study_plan(sources, Images("mnist5k"), limit, device="cpu")
+        table = measuring.StudyTable(folder, CorruptionAccuracy(limit=limit))
+        list(run(plan, Outputs(folder / RECORDS, table=table, keep_cells=False)))
+        code = 0
+    finally:
+        os._exit(code)
+"""
+
+
+@pytest.mark.slow
+def test_twenty_kills_end_in_the_records_and_tables_of_an_undisturbed_study(study, few_digits, tmp_path):
+    whole, cut = tmp_path / "whole", tmp_path / "cut"
+    for folder in (whole, cut):
+        shutil.copytree(study / "runs", folder / "runs")
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": os.pathsep.join(sys.path)}
+    words = [sys.executable, "-c", few_digits + MEASURE, str(CORRUPTED)]
+    pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "text": True, "bufsize": 1}
+    with subprocess.Popen(words, env=environment, **pipes) as server:
+
+        def start(folder):
+            server.stdin.write(f"{folder}\n")
+            return int(server.stdout.readline())
+
+        start(whole)
+        started = time.monotonic()
+        assert server.stdout.readline() == "0\n"
+        seconds = time.monotonic() - started
+        rng, ends, lengths = random.Random(0), [], []
+        for _ in range(20):
+            child = start(cut)
+            time.sleep(rng.uniform(0, seconds / 2))
+            with contextlib.suppress(ProcessLookupError):  # it has ended
+                os.kill(child, signal.SIGKILL)
+            ends.append(server.stdout.readline())
+            lengths.append(len(read_records(cut / RECORDS)) if (cut / RECORDS).exists() else 0)
+        start(cut)
+        assert server.stdout.readline() == "0\n"
+    assert ends.count("-9\n") > 5
+    assert len(set(lengths)) > 3  # some fell between the results of one run
+    assert told_by(cut) == told_by(whole)
+    for file in sorted([*whole.glob("images/*.csv"), *whole.glob("bits/*.npz")]):
+        other = cut / file.relative_to(whole)
+        if file.suffix == ".csv":
+            assert other.read_text() == file.read_text()
+        else:
+            one, two = (dict(np.load(path)) for path in (file, other))
+            assert one.keys() == two.keys()
+            assert all((one[name] == two[name]).all() for name in one)
+
+
+def told_by(folder):
+    """What the records say, without when and how long."""
+    records = read_records(folder / RECORDS)
+    found = {(r.subject["run"], r.identity): (r.quantity, r.value, r.interval, r.n) for r in records}
+    assert len(found) == len(records), "something was written twice"
+    return found
