@@ -83,7 +83,7 @@ def torchlip_network():
             torchlip.GroupSort2(),
             torchlip.ScaledL2NormPool2d(2),
             nn.Flatten(),
-            torchlip.SpectralLinear(8 * 16, 24),
+            torchlip.SpectralLinear(8 * 9, 24),
             torchlip.FullSort(),
             torchlip.SpectralLinear(24, 16),
         )
@@ -94,7 +94,7 @@ def test_no_lower_bound_of_a_1_lipschitz_network_exceeds_1(generator):
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         network = torchlip_network()
-    images = torch.rand(12, 1, 8, 8, generator=generator)
+    images = torch.rand(12, 1, 6, 6, generator=generator)
     pairs = measure_pairs(network, random_pairs([images], 0.5, generator=generator), normalised=False)
     sigma = spectral_norm(network, images)
     found = search_ball(network, images[:4], 0.5, starts=2, steps=15)
@@ -104,7 +104,9 @@ def test_no_lower_bound_of_a_1_lipschitz_network_exceeds_1(generator):
     ):  # fmt: skip
         assert 0.05 < estimate <= 1 + 2e-4
     assert float(found.sigma.max()) >= float(sigma.sigma[:4].max())
-    certificate = certified_bound(network, images, radius=0.5)  # reached, but for the norm of the convolution
+    certificate = certified_bound(
+        network, images[:4], radius=0.5
+    )  # reached, but for the norm of the convolution
     assert float(found.sigma.max()) <= float(certificate.bound.max()) <= 1.1
 
 
@@ -216,14 +218,14 @@ def test_every_rule_is_above_the_largest_sigma(generator):
         nn.Conv2d(1, 4, 3, padding=1), nn.BatchNorm2d(4), nn.GELU(), nn.MaxPool2d(3, 2, 1), nn.Conv2d(4, 4, 3),
         nn.LeakyReLU(0.2), nn.AvgPool2d(2), nn.SiLU(), nn.Flatten(), nn.LazyLinear(8), nn.Tanh(), nn.Linear(8, 6),
     )  # fmt: skip
-    network(torch.rand(8, 1, 12, 12, generator=generator))
+    network(torch.rand(8, 1, 8, 8, generator=generator))
     network.eval()
 
     def fn(x):
         h = network((x - 0.5) / 0.25)
         return torch.cat([h * 2.0, h + 0.5 * h, h.relu()], 1)
 
-    images = torch.rand(5, 1, 12, 12, generator=generator)
+    images = torch.rand(3, 1, 8, 8, generator=generator)
     bound = certified_bound(fn, images)
     assert bound.reason == ""
     assert (spectral_norm(fn, images).sigma.double() <= bound.bound * (1 + 1e-6)).all()  # sigma in float32
