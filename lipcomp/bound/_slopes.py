@@ -72,7 +72,7 @@ def _inflections(name: str, approximate: bool) -> tuple[float, ...]:
     }
     with torch.enable_grad():
         grid = torch.linspace(-30, 30, 6001, dtype=torch.float64).requires_grad_()
-        slope = _slope(functions[name], grid).detach()
+        slope, grid = _slope(functions[name], grid).detach(), grid.detach()
     falling = slope.diff().sign()
     places = (falling[1:] * falling[:-1] < 0).nonzero().squeeze(1)
     return tuple(_peak(functions[name], float(grid[i]), float(grid[i + 2])) for i in places.tolist())

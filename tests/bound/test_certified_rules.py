@@ -6,6 +6,7 @@ from torch import nn
 from torch.nn import functional as F
 
 from lipcomp.bound import certified_bound
+from lipcomp.bound._slopes import _inflections
 from lipcomp.jacobian import spectral_norm
 
 LINEAR = {
@@ -274,6 +275,22 @@ def test_the_relaxation_is_above_every_choice_of_slopes_and_near_the_largest(gen
         step = F.normalize(torch.randn(1, 12, generator=generator).double(), dim=1) * 0.1
         best = max(best, float(spectral_norm(fn, images + step, method="rows").sigma))
     assert best <= float(found) <= 1.5 * best
+
+
+@pytest.mark.parametrize("name", ["gelu", "silu", "mish"])
+def test_slopes_turn_where_the_second_derivative_vanishes(name):
+    """Of GELU at ±√2; of the others by automatic differentiation."""
+    function = getattr(torch.nn.functional, name)
+    found = [
+        turn for turn in _inflections(name, False) if abs(turn) < 10
+    ]  # further out slopes are 1 but for rounding
+    turns = torch.tensor(found, dtype=torch.float64, requires_grad=True)
+    assert len(turns) == 2
+    (slope,) = torch.autograd.grad(function(turns).sum(), turns, create_graph=True)
+    (second,) = torch.autograd.grad(slope.sum(), turns)
+    assert second.abs().max() < 1e-5
+    if name == "gelu":
+        torch.testing.assert_close(turns.detach().abs(), torch.full((2,), 2**0.5).double(), rtol=1e-5, atol=0)
 
 
 def test_memory_that_does_not_suffice_leaves_the_product(generator):

@@ -5,7 +5,7 @@ import pytest
 import torch
 from PIL import Image
 
-from lipcomp.data._crops import crop_and_resize, crop_picture, random_boxes
+from lipcomp.data._crops import _keys, crop_and_resize, crop_picture, random_boxes
 
 
 def keys(x):
@@ -24,6 +24,12 @@ def slow_resize(line, size):
         weights = [keys(centre - t) for t in taps]
         out.append(sum(w * line[t] for w, t in zip(weights, taps, strict=True)) / sum(weights))
     return np.array(out)
+
+
+def test_the_kernel_is_keys_and_ends_at_two():
+    x = torch.linspace(-3.5, 3.5, 29, dtype=torch.float64)
+    expected = torch.tensor([keys(float(value)) for value in x], dtype=torch.float64)
+    torch.testing.assert_close(_keys(x), expected, rtol=0, atol=1e-14)
 
 
 def test_a_batch_equals_a_loop_over_images_rows_and_columns(generator):

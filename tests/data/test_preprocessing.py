@@ -261,6 +261,13 @@ def test_a_border_of_a_grey_picture_has_the_mean_of_the_colour():
         torch.testing.assert_close(pixels[2:6], torch.full((4, 8), 200.0))
 
 
+def test_a_border_is_laid_around_what_is_not_square():
+    pixels = Preprocessing((4, 10), (6, 10), border=(30,))(Image.new("L", (10, 4), 200)) * 255
+    assert pixels.shape == (1, 6, 10)
+    torch.testing.assert_close(pixels[0, [0, 5]], torch.full((2, 10), 30.0))
+    torch.testing.assert_close(pixels[0, 1:5], torch.full((4, 10), 200.0))
+
+
 def test_the_default_takes_the_centre_and_refuses_to_enlarge_unless_told():
     assert Preprocessing.default(224, 224).resize == 256
     assert Preprocessing.default(32, 32).resize == 32

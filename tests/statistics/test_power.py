@@ -25,8 +25,9 @@ def test_paired_effect_for_many_pairs_is_the_t_tests():
     """statsmodels solves the same equation."""
     power = pytest.importorskip("statsmodels.stats.power")
     for n in (12, 30, 1000):
-        reference = power.TTestPower().solve_power(nobs=n, alpha=0.05, power=0.9)
-        assert smallest_detectable_effect(n, power=0.9).value == pytest.approx(reference, rel=1e-4)
+        for found in (0.9, 0.1):  # of 10% a part is found with the wrong sign
+            reference = power.TTestPower().solve_power(nobs=n, alpha=0.05, power=found)
+            assert smallest_detectable_effect(n, power=found).value == pytest.approx(reference, rel=1e-4)
 
 
 def test_the_simulated_and_the_closed_form_meet():

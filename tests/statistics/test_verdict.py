@@ -28,6 +28,8 @@ def test_three_pairs_can_say_yes():
 def test_equivalence_comes_before_yes_and_a_missing_interval_tells_nothing():
     assert decide((0.1, 0.3), ZONE) is Verdict.NO_LARGER
     assert decide((-1.0, 0.5), ZONE) is Verdict.CANNOT_TELL  # the zone is open
+    assert decide((-0.9, 2.0), ZONE) is Verdict.CANNOT_TELL  # both signs, and out of the zone
+    assert decide((-2.0, 0.9), ZONE) is Verdict.CANNOT_TELL
     assert decide((2.0, 2.0), ZONE) is Verdict.YES  # an exact law has an interval without width
     assert decide(None, ZONE) is Verdict.CANNOT_TELL
 
