@@ -13,7 +13,7 @@ anything else that classifies images   what its classifier would read
 """
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import takewhile
 from typing import Any
@@ -289,15 +289,15 @@ def _load(
     """The model with its weights, the keys it left, and why not where it is None."""
     import transformers
 
-    with lean(Budget.of(weights)):
-        model._from_config(settings)  # only to see that it is no larger than the file
+    with lean(Budget.of(weights)):  # to see that it is no larger than the file
+        weights = _own_names(weights, model._from_config(settings).state_dict())
     level = transformers.logging.get_verbosity()
     transformers.logging.set_verbosity(transformers.logging.CRITICAL)
     transformers.logging.disable_progress_bar()
     try:
         with torch.random.fork_rng(devices=[]):
             found, told = model.from_pretrained(
-                None, config=settings, state_dict=dict(weights), output_loading_info=True, dtype=torch.float32
+                None, config=settings, state_dict=weights, output_loading_info=True, dtype=torch.float32
             )
     except (RuntimeError, ValueError, KeyError, TypeError, AttributeError) as error:
         return None, frozenset(), (str(error).strip() or repr(error)).splitlines()[0]
@@ -321,6 +321,21 @@ def _load(
             parent, _, child = place.rpartition(".")
             setattr(found.get_submodule(parent), child, nn.Flatten(1))
     return found.eval(), frozenset(told["unexpected_keys"]), ""
+
+
+def _own_names(weights: Mapping[str, Tensor], own: Iterable[str]) -> dict[str, Tensor]:
+    """The weights by the names of the model, some of which have a part like a wrapper's (``module`` in LeViT).
+
+    Either may have the name of the body in front, as transformers allows.
+    """
+    whole = {plain: name for plain, name in without_wrappers(own).items() if plain != name}
+    inner = {plain.partition(".")[2]: name.partition(".")[2] for plain, name in whole.items()}
+    named = {}
+    for key, value in weights.items():
+        body, _, tail = key.partition(".")
+        outer = f"{body}.{whole[tail]}" if tail in whole else key
+        named[whole.get(key) or inner.get(key) or outer] = value
+    return named
 
 
 def _trial(model: nn.Module, field: str, shape: tuple[int, int, int]) -> str:

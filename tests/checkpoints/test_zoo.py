@@ -11,6 +11,7 @@ QUICK = (
     ("torchvision", "mnasnet0_5"),  # whose weights have a version
     ("timm", "mobilenetv3_small_050"),
     ("transformers", "deit"),
+    ("transformers", "levit"),  # whose own names have a wrapper's part, "module"
 )
 SMALL = 8_000_000  # parameters
 GOOD = {"equal", "ambiguous", "refused", "noted", "too large", "no reference"}
