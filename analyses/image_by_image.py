@@ -117,7 +117,14 @@ def scores(rows: pd.DataFrame) -> pd.DataFrame:
 def shown(found: pd.DataFrame) -> str:
     """The scores as a table of text."""
     rows = [
-        (by, name, f"{value:.2f}", "-" if np.isnan(low) else f"{low:.2f} to {high:.2f}", str(images), str(models))
+        (
+            by,
+            name,
+            f"{value:.2f}",
+            "-" if np.isnan(low) else f"{low:.2f} to {high:.2f}",
+            str(images),
+            str(models),
+        )
         for by, name, value, low, high, images, models in found.itertuples(index=False)
     ]
     return table(["changed by", "score", "AUROC", "95% interval", "images", "models"], rows)
