@@ -17,6 +17,12 @@ from PIL import Image
 
 INK, GRID = "#1f2328", "#d0d7de"
 ON_DARK = {INK: "#e6edf3", GRID: "#3d444d"}  # what a screen with dark ground shows in their place
+RULES = "".join(
+    f'[style*="{kind}: {light}"] {{ {kind}: {dark} !important; }}'
+    for light, dark in ON_DARK.items()
+    for kind in ("fill", "stroke")
+)
+FOLLOW = f"@media screen and (prefers-color-scheme: dark) {{ {RULES} }}"
 WIDTH = 4.6  # inches: a phone shows such a figure at its own size, a wide screen two side by side
 ZONE = "#2da44e33"  # the equivalence zone, on either ground
 
@@ -34,13 +40,14 @@ class Drawn:
 
     @property
     def uri(self) -> str:
-        """The SVG as a data URI that may stand between double quotes in HTML."""
-        svg = self.svg[self.svg.index("<svg") :].replace('"', "'").replace("\n", " ")
-        return "data:image/svg+xml," + quote(svg, safe=" '<>/:;,=()[]{}!*?+@-._~")
+        """The SVG as a data URI that may stand between double quotes in HTML; it follows the ground of the screen."""
+        svg = self.svg[self.svg.index("<svg") :].replace("</style>", f"{FOLLOW}</style>", 1)
+        svg = svg.replace('"', "'").replace("\n", " ")
+        return "data:image/svg+xml," + quote(svg, safe=" '/:;,=()[]{}!*?+@-._~")
 
 
 def draw(name: str, title: str, caption: str, alt: str, make: Callable[[], Figure]) -> Drawn:
-    """Draw a figure; its SVG follows the ground, light or dark, of the screen."""
+    """Draw a figure, for light ground."""
     style: Any = {
         "text.color": INK,
         "axes.labelcolor": INK,
@@ -63,10 +70,4 @@ def draw(name: str, title: str, caption: str, alt: str, make: Callable[[], Figur
         plt.close(figure)
     # Flat colours and few of them: a palette takes a third of the bytes.
     Image.open(raster).convert("RGB").quantize(256).save(small, format="png", optimize=True)
-    rules = "".join(
-        f'[style*="{kind}: {light}"] {{ {kind}: {dark} !important; }}'
-        for light, dark in ON_DARK.items()
-        for kind in ("fill", "stroke")
-    )
-    media = f"@media screen and (prefers-color-scheme: dark) {{ {rules} }}</style>"
-    return Drawn(name, title, caption, alt, vector.getvalue().replace("</style>", media, 1), small.getvalue())
+    return Drawn(name, title, caption, alt, vector.getvalue(), small.getvalue())
