@@ -1,8 +1,12 @@
 """What every test shares: one thread, no leaked global state."""
 
 import functools
+import inspect
+import types
+import typing
 from pathlib import Path
 
+import jaxtyping
 import pytest
 import torch
 from hypothesis import HealthCheck, settings
@@ -16,6 +20,31 @@ torch.set_num_threads(1)
 # No clocks: a busy machine is no fault of the code. The same examples in each run.
 settings.register_profile("lipcomp", derandomize=True, deadline=None, suppress_health_check=list(HealthCheck))
 settings.load_profile("lipcomp")
+
+# Types of arguments and results are checked in all tests (--jaxtyping-packages). jaxtyping's part of that takes longer
+# than many a function; one whose annotations hold no shape loses nothing by beartype alone.
+_with_shapes = jaxtyping.jaxtyped
+
+
+def _has_shape(annotation):
+    if isinstance(annotation, str):  # not resolved
+        return True
+    if isinstance(annotation, (list, tuple)):
+        return any(map(_has_shape, annotation))
+    if inspect.isclass(annotation) and issubclass(annotation, jaxtyping.AbstractArray):
+        return True
+    return any(map(_has_shape, typing.get_args(annotation)))
+
+
+def _checked(fn=None, *, typechecker):
+    if fn is None:
+        return functools.partial(_checked, typechecker=typechecker)
+    if isinstance(fn, types.FunctionType) and not any(map(_has_shape, fn.__annotations__.values())):
+        return typechecker(fn)
+    return _with_shapes(fn, typechecker=typechecker)
+
+
+jaxtyping.jaxtyped = _checked
 
 REFERENCE = Path(__file__).parent / "reference"
 

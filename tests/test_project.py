@@ -5,6 +5,7 @@ import tomllib
 from pathlib import Path
 
 import pytest
+import torch
 
 import lipcomp
 
@@ -52,3 +53,19 @@ def test_links_of_the_pages_of_the_root_lead_somewhere(page):
 
 def test_the_readme_fits_on_two_screens():
     assert len((ROOT / "README.md").read_text().splitlines()) <= 100
+
+
+def test_types_are_checked_with_and_without_shapes(pytestconfig, tmp_path):
+    """tests/conftest.py gives functions without shapes to beartype alone."""
+    if not pytestconfig.getoption("jaxtyping_packages", None):
+        pytest.skip("these tests run without type checks")
+    from beartype.roar import BeartypeCallHintParamViolation
+    from jaxtyping import TypeCheckError
+
+    from lipcomp.jobs._contract import describe
+    from lipcomp.measure._outputs import draw_pair
+
+    with pytest.raises(BeartypeCallHintParamViolation):
+        describe("no exception")
+    with pytest.raises(TypeCheckError, match="channels height width"):
+        draw_pair(tmp_path / "picture.png", torch.zeros(3), torch.zeros(3))
