@@ -13,7 +13,8 @@ library has one) as a hub folder, and is loaded by :func:`lipcomp.load_encoder`.
 equal          the features are the library's own, on pixels in [0, 1], to 1e-5 of the largest
 ambiguous      refused with "ambiguous: A or B; pass ...", and with the right choice equal
 refused        refused, and equal with ``--arch`` as the message says
-noted          read as another architecture of equal names and shapes, which the report says; equal with ``--arch``
+noted          read as another architecture of equal names and shapes, or with the usual normalisation of its kind,
+               which the report says; equal with ``--arch``, ``--mean`` and ``--std``
 too large      more parameters than ``--largest``; not written
 no reference   the library itself fails on an image, or its features are not finite
 MISMATCH       other features, and nothing said: a silent error
@@ -377,8 +378,9 @@ def judge(
     if right(checkpoint):
         return "equal", ""
     notes = " | ".join(checkpoint.report.notes) if checkpoint.report else ""
-    if name in notes and right(load_encoder(path, **choice)):
-        return "noted", notes
+    told = str(checkpoint.preprocessing) if "; assumed" in str(checkpoint.preprocessing) else ""
+    if (name in notes or told) and right(load_encoder(path, **choice)):
+        return "noted", notes + told
     return "MISMATCH", f"{checkpoint.encoder.architecture}, {checkpoint.image_shape}: {notes}"
 
 
