@@ -12,6 +12,7 @@ model; the interval is clustered by image and by model. Runs that are in the fil
 
 import sys
 from collections.abc import Sequence
+from fnmatch import fnmatch
 from pathlib import Path
 
 import numpy as np
@@ -153,7 +154,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     sources, _, _, images = read_study(options)
     patterns = options.runs.split(",") if options.runs else ["*"]
     for source in sources:
-        if source.name in set(rows["run"]) or not any(Path(source.name).match(each) for each in patterns):
+        if source.name in set(rows["run"]) or not any(fnmatch(str(source.name), each) for each in patterns):
             continue
         plan = Plan(
             (source,), images, (), device=options.device, batch_size=options.batch_size, seed=options.seed
