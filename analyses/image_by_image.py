@@ -115,9 +115,12 @@ def scores(rows: pd.DataFrame) -> pd.DataFrame:
     return pd.DataFrame(found, columns=columns)
 
 
-def shown(found: pd.DataFrame) -> str:
-    """The scores as a table of text."""
-    rows = [
+HEAD = ("changed by", "score", "AUROC", "95% interval", "images", "models")
+
+
+def cells(found: pd.DataFrame) -> list[tuple[str, ...]]:
+    """The scores as words."""
+    return [
         (
             by,
             name,
@@ -128,7 +131,6 @@ def shown(found: pd.DataFrame) -> str:
         )
         for by, name, value, low, high, images, models in found.itertuples(index=False)
     ]
-    return table(["changed by", "score", "AUROC", "95% interval", "images", "models"], rows)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -145,7 +147,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     add_study_arguments(parser)
     options = parser.parse_args(arguments)
     if options.table is not None:
-        print(shown(scores(pd.read_csv(options.table))))
+        print(table(HEAD, cells(scores(pd.read_csv(options.table)))))
         return 0
     if options.study is None:
         raise ValueError("name the folder of a measured study, or a file with --table")
@@ -165,7 +167,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         with atomic_file(out) as temporary:
             rows.to_csv(temporary, index=False, float_format="%.6g")
         print(f"{source.name}: {options.images} images", flush=True)
-    print(shown(scores(rows)))
+    print(table(HEAD, cells(scores(rows))))
     return 0
 
 
