@@ -214,6 +214,7 @@ def dose_response(models: pd.DataFrame, column: str, label: str, factor: float) 
             factor * models.loc[models["method"] == base, column].mean(), color=look[base][0], ls=":"
         )
     axis.set_xscale("log")
+    number(axis.xaxis)
     axis.set(xlabel="β", ylabel=label)
     return _finished(figure, axis)
 

@@ -42,7 +42,7 @@ class Drawn:
     def uri(self) -> str:
         """The SVG as a data URI that may stand between double quotes in HTML; it follows the ground of the screen."""
         svg = self.svg[self.svg.index("<svg") :].replace("</style>", f"{FOLLOW}</style>", 1)
-        svg = svg.replace('"', "'").replace("\n", " ")
+        svg = " ".join(svg.replace('"', "'").split())
         return "data:image/svg+xml," + quote(svg, safe=" '/:;,=()[]{}!*?+@-._~")
 
 

@@ -23,7 +23,7 @@ def checkpoints(tmp_path_factory):
         ("simclr", {"name": "simclr"}),
         ("c_simclr", {"name": "c_simclr", "kappa_e": 1024.0}),
     ):
-        spec = EncoderSpec("small_cnn", (1, 12, 12), projector=(32, 16))
+        spec = EncoderSpec("small_cnn", (1, 16, 16), projector=(32, 16))
         path = folder / f"{name}.safetensors"
         save_checkpoint(
             path, build_encoder(spec, seed=len(paths)).eval(), metadata=Metadata(objective=objective)
@@ -37,7 +37,7 @@ def folder_of_images(tmp_path_factory):
     from PIL import Image
 
     folder = tmp_path_factory.mktemp("images")
-    pixels = torch.randint(0, 256, (6, 12, 12), generator=torch.Generator().manual_seed(0), dtype=torch.uint8)
+    pixels = torch.randint(0, 256, (6, 16, 16), generator=torch.Generator().manual_seed(0), dtype=torch.uint8)
     pixels[5] = pixels[2]
     for i, image in enumerate(pixels):
         Image.fromarray(image.numpy()).save(folder / f"{i}.png")
@@ -48,7 +48,7 @@ def test_every_source_of_pairs_is_recorded_for_every_encoder(checkpoints, small_
     out, table = tmp_path / "bounds.jsonl", tmp_path / "images.csv"
     sources = "views,corruptions,random,neighbours,shuffled,all,search,certified"
     words = [
-        *checkpoints, "--data", small_digits(12), "--limit", "6", "--pairs", sources, "--corruptions", "fog,shot_noise",
+        *checkpoints, "--data", small_digits(16), "--limit", "6", "--pairs", sources, "--corruptions", "fog,shot_noise",
         "--starts", "1", "--steps", "2", "--radii", "1e-4",
         "--out", str(out), "--table", str(table), "--device", "cpu",
         "--witnesses", str(tmp_path / "pairs"),
@@ -99,7 +99,7 @@ def test_a_common_concentration_makes_models_comparable(checkpoints, small_digit
     words = [
         *checkpoints,
         "--data",
-        small_digits(12),
+        small_digits(16),
         "--limit",
         "4",
         "--pairs",
@@ -142,7 +142,7 @@ def test_a_folder_of_images_with_a_duplicate(checkpoints, folder_of_images, tmp_
 def test_the_jacobian_command(checkpoints, small_digits, tmp_path, capsys):
     out, table = tmp_path / "jacobian.jsonl", tmp_path / "images.csv"
     words = [
-        *checkpoints, "--data", small_digits(12), "--limit", "5", "--k", "2", "--frobenius", "16",
+        *checkpoints, "--data", small_digits(16), "--limit", "5", "--k", "2", "--frobenius", "16",
         "--out", str(out), "--table", str(table),
     ]  # fmt: skip
     assert run(jacobian, words) == 0
@@ -191,7 +191,7 @@ def test_the_jacobian_command(checkpoints, small_digits, tmp_path, capsys):
     ],
 )
 def test_bad_input_is_one_paragraph(checkpoints, small_digits, command, more, message, code, capsys):
-    words = [checkpoints[0], "--data", small_digits(12), "--limit", "4", *more]
+    words = [checkpoints[0], "--data", small_digits(16), "--limit", "4", *more]
     try:
         found = run(command, words)
     except SystemExit as end:
