@@ -155,7 +155,7 @@ class _Ellipsoid:
                 continue
             squares, scale, change = found
             best = torch.fmin(best, squares)  # what is not a number proves nothing
-            mean = _mean(squares)
+            mean = float(_means(squares[None])[0])
             if mean < value:
                 value, kept, ahead = mean, log + scale, change.clamp(-1.5, 1.5) * (1.0 if each else 0.5)
             else:
@@ -195,7 +195,8 @@ class _Ellipsoid:
         form_of = functools.partial(self._squares, top=top, values=values, turned=turned, outer=outer)
         shares = torch.tensor(SHARES, dtype=values.dtype, device=values.device)
         rough = self.whole and len(outer.mT) > SKETCH  # many eigenvalues: the share that is best row by row
-        share, found = _best_share(shares, functools.partial(form_of, whole=self.whole and not rough))
+        of = functools.partial(form_of, whole=self.whole and not rough)
+        share, found = _best_share(shares, of, 0 if rough else ROUNDS)
         if rough:
             found = form_of(share[None], whole=True)
         squares = found.amin(0)
@@ -248,13 +249,13 @@ def _multiple(share: Tensor, top: float, values: Tensor) -> tuple[Tensor, Tensor
     return c, 1 - c[..., None] * (values + SLACK * top)
 
 
-def _best_share(shares: Tensor, squares: Callable[[Tensor], Tensor]) -> tuple[Tensor, Tensor]:
+def _best_share(shares: Tensor, squares: Callable[[Tensor], Tensor], rounds: int) -> tuple[Tensor, Tensor]:
     """The share with the least squares in the geometric mean, and the squares at all that were tried.
 
-    First some shares, then finer grids of their log odds between the neighbours of the best one.
+    First some shares, then in so many rounds a finer grid of their log odds between the neighbours of the best one.
     """
     kept, odds, best = [], shares.logit(), shares[0]
-    for _ in range(ROUNDS + 1):
+    for _ in range(rounds + 1):
         kept.append(squares(odds.sigmoid()))
         at = int(_means(kept[-1]).argmin())
         best = odds[at]
@@ -266,7 +267,3 @@ def _best_share(shares: Tensor, squares: Callable[[Tensor], Tensor]) -> tuple[Te
 def _means(squares: Tensor) -> Tensor:
     """The logarithm's mean of every line; infinite for one that is no number."""
     return squares.clamp(min=1e-300).log().mean(1).nan_to_num(nan=math.inf)
-
-
-def _mean(squares: Tensor) -> float:
-    return float(squares.clamp(min=1e-300).log().mean())
