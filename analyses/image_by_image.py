@@ -7,11 +7,12 @@ For the first test images of every run: sigma_max of the features at the image, 
 it, the certified one (of few images, since it takes longest), the margin of the probe, and the L2 radius at which PGD
 changes the probe's prediction. How many corruptions change it was measured with the study. The table has the area under
 the ROC curve of each for "more easily changed than the median image of this model", among images of one class and
-model; the interval is clustered by image and by model. Runs that are in the file are not measured again.
+model; the interval is clustered by image and by model. Rows of the same encoder, probe, images and settings (by their
+content) are not measured again; rows of a run that has changed are replaced.
 """
 
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from fnmatch import fnmatch
 from pathlib import Path
 
@@ -20,18 +21,22 @@ import pandas as pd
 import torch
 from torch import Tensor, nn
 
-from analyses.runs import add_study_arguments, read_study
+from analyses.paired_study.study import RECORDS
+from analyses.runs import read_frame, read_study
 from lipcomp._atomic import atomic_file
-from lipcomp._commands import Parser, run, table
+from lipcomp._commands import Parser, progress, run, table
+from lipcomp._identity import digest
 from lipcomp.bound import certified_bound, search_ball
 from lipcomp.jacobian import spectral_norm
 from lipcomp.measure import Plan
 from lipcomp.measure._bench import Bench
-from lipcomp.measure._options import positive
+from lipcomp.measure._options import add_data_arguments, add_foreign_arguments, positive
+from lipcomp.measure._outputs import check_writable
 from lipcomp.measure._run import open_benches
 from lipcomp.robustness import pgd
 from lipcomp.statistics._per_image import auroc
 
+VERSION = 1  # of what is measured here; a change of it makes old rows strangers
 SEARCHED, CERTIFIED = 0.1, 0.01  # radius of the ball, pixel L2
 RADII = tuple(0.1 * 2 ** (k / 2) for k in range(10))  # 0.1 to 2.3: where PGD is tried
 SCORES = {
@@ -45,7 +50,12 @@ REVERSED = ("margin", "relative")
 OUTCOMES = {"flipped": "corruptions", "attack": "PGD, L2"}
 
 
-def attack_radius(classifier: nn.Module, images: Tensor, predicted: Tensor) -> np.ndarray:
+def attack_radius(
+    classifier: nn.Module,
+    images: Tensor,
+    predicted: Tensor,
+    advance: Callable[[int], object] = lambda n: None,
+) -> np.ndarray:
     """The least of :data:`RADII` at which PGD changes the prediction; infinite where none does."""
     found = np.full(len(images), np.inf)
     for radius in RADII:
@@ -54,7 +64,16 @@ def attack_radius(classifier: nn.Module, images: Tensor, predicted: Tensor) -> n
             break
         fooled = pgd(classifier, images[left], predicted[left], norm="l2", radius=radius, steps=20, starts=1)
         found[left[~fooled.right]] = radius
+        advance(int((~fooled.right).sum()))
+    advance(int(np.isinf(found).sum()))
     return found
+
+
+def identity_of(bench: Bench, measured: pd.DataFrame, images: int, certified: int) -> str:
+    """What the rows of a run depend on."""
+    settings = (SEARCHED, CERTIFIED, RADII, certified, bench.plan.seed, measured["flipped"].tolist())
+    chosen = bench.data_settings(indices=bench.indices[:images])["data_hash"]
+    return digest("image by image", VERSION, bench.probe_identity(), chosen, settings)
 
 
 def measure_run(bench: Bench, images: int, certified: int) -> pd.DataFrame:
@@ -63,33 +82,65 @@ def measure_run(bench: Bench, images: int, certified: int) -> pd.DataFrame:
     features, classifier = bench.map("backbone"), bench.classifier()
     with torch.no_grad():
         logits = classifier(x)
-    best = logits.topk(2, dim=1).values
-    margin = (best[:, 0] - best[:, 1]).double().numpy()
-    searched = search_ball(features, x, SEARCHED, starts=1, steps=20)
+    best = logits.topk(2, dim=1).values.double().cpu()
+    margin = (best[:, 0] - best[:, 1]).numpy()
     bound = np.full(images, np.nan)
+    with progress(2 * images, bench.label) as advance:
+        searched = search_ball(features, x, SEARCHED, starts=1, steps=20, advance=advance)
+        attack = attack_radius(classifier, x, logits.argmax(1), advance)
     if certified:
-        bound[:certified] = certified_bound(features, x[:certified], radius=CERTIFIED).bound.numpy()
+        bound[:certified] = certified_bound(features, x[:certified], radius=CERTIFIED).bound.cpu().numpy()
     return pd.DataFrame(
         {
             "run": bench.label,
             "image": np.arange(images),
-            "sigma": searched.sigma_at_image.double().numpy(),
-            "searched": searched.sigma.double().numpy(),
+            "sigma": searched.sigma_at_image.double().cpu().numpy(),
+            "searched": searched.sigma.double().cpu().numpy(),
             "certified": bound,
             "margin": margin,
-            "relative": margin / spectral_norm(bench.map("logits"), x).sigma.double().numpy(),
-            "attack": attack_radius(classifier, x, logits.argmax(1)),
+            "relative": margin / spectral_norm(bench.map("logits"), x).sigma.double().cpu().numpy(),
+            "attack": attack,
         }
     )
 
 
-def with_study(rows: pd.DataFrame, study: Path) -> pd.DataFrame:
-    """The rows with each image's label and the share of corruptions that change its prediction."""
-    measured = [
-        pd.read_csv(study / "images" / f"{name}.csv")[["image", "label", "flipped"]].assign(run=name)
-        for name in rows["run"].unique()
-    ]
-    return rows.merge(pd.concat(measured), on=["run", "image"])
+def study_rows(bench: Bench, study: Path, told: pd.DataFrame) -> pd.DataFrame:
+    """Each image's label and the share of corruptions that change its prediction, as the study measured them.
+
+    Raises
+    ------
+    ValueError
+        If the study measured the run's images with another encoder or another set, or not at all.
+    """
+    own = told[(told["subject.run"] == bench.label) & (told["quantity"] == "accuracy.clean")].tail(1)
+    own = own.reindex(columns=["subject.encoder", "settings.data_hash"])
+    wanted = [bench.encoder_hash, bench.data_settings()["data_hash"]]
+    file = study / "images" / f"{bench.label}.csv"
+    if own.to_numpy().tolist() != [wanted] or not file.exists():
+        raise ValueError(
+            f"{study} holds no measurement of {bench.label} with this encoder on these images; measure it with: "
+            f"python -m analyses.paired_study.measure {study}, and give the same --data here"
+        )
+    return pd.read_csv(file)[["image", "label", "flipped"]].dropna()
+
+
+def read_rows(file: Path) -> pd.DataFrame:
+    """The rows of a file that this command wrote.
+
+    Raises
+    ------
+    ValueError
+        If it is another kind of file.
+    """
+    try:
+        rows = pd.read_csv(file)
+    except (pd.errors.ParserError, pd.errors.EmptyDataError, UnicodeDecodeError) as error:
+        raise ValueError(f"{file} is no table of this command ({error}); give another file") from error
+    if missing := {"run", "image", "label", *SCORES, *OUTCOMES}.difference(rows.columns):
+        raise ValueError(
+            f"{file} is no table of this command: it has no column {sorted(missing)[0]!r}; give another file"
+        )
+    return rows if "identity" in rows else rows.assign(identity="")
 
 
 def scores(rows: pd.DataFrame) -> pd.DataFrame:
@@ -119,18 +170,15 @@ HEAD = ("changed by", "score", "AUROC", "95% interval", "images", "models")
 
 
 def cells(found: pd.DataFrame) -> list[tuple[str, ...]]:
-    """The scores as words."""
+    """The scores as words; "-" for what these rows cannot tell."""
     return [
-        (
-            by,
-            name,
-            f"{value:.2f}",
-            "-" if np.isnan(low) else f"{low:.2f} to {high:.2f}",
-            str(images),
-            str(models),
-        )
+        (by, name, _told("{:.2f}", value), _told("{:.2f} to {:.2f}", low, high), str(images), str(models))
         for by, name, value, low, high, images, models in found.itertuples(index=False)
     ]
+
+
+def _told(form: str, *values: float | None) -> str:
+    return "-" if pd.isna(values[0]) else form.format(*values)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -139,35 +187,43 @@ def main(arguments: Sequence[str] | None = None) -> int:
     # fmt: off
     parser.add_argument("study", type=Path, nargs="?", help="folder of a measured study")
     parser.add_argument("--out", type=Path, help="file of the rows (default: image_by_image.csv in the study)")
-    parser.add_argument("--runs", help="patterns of runs, comma-separated, as in 'c_simclr-*' (default: all)")
+    parser.add_argument("--runs", default="*", help="patterns of runs, comma-separated, as c_simclr-* (default: all)")
     parser.add_argument("--images", type=positive(int), default=300, help="test images, from the first (default 300)")
-    parser.add_argument("--certified", type=int, default=0, help="images that are certified (default 0)")
+    parser.add_argument("--certified", type=positive(int), default=0, help="images that are certified (default: none)")
     parser.add_argument("--table", type=Path, metavar="FILE", help="show the table of a finished file and stop")
+    parser.add_argument("--device", default="auto", help="auto, cpu, cuda, cuda:1 or mps (default auto)")
     # fmt: on
-    add_study_arguments(parser)
+    add_foreign_arguments(parser)
+    add_data_arguments(parser)
     options = parser.parse_args(arguments)
     if options.table is not None:
-        print(table(HEAD, cells(scores(pd.read_csv(options.table)))))
+        print(table(HEAD, cells(scores(read_rows(options.table)))))
         return 0
     if options.study is None:
         raise ValueError("name the folder of a measured study, or a file with --table")
     out = options.out or options.study / "image_by_image.csv"
-    rows = pd.read_csv(out) if out.exists() else pd.DataFrame({"run": []})
-    sources, _, _, images = read_study(options)
-    patterns = options.runs.split(",") if options.runs else ["*"]
+    sources, _, _, chosen = read_study(options)
+    told = read_frame(options.study / RECORDS, "analyses.paired_study.measure")
+    patterns = options.runs.split(",")
+    sources = [source for source in sources if any(fnmatch(str(source.name), each) for each in patterns)]
+    if not sources:
+        raise ValueError(f"--runs {options.runs} names no run of {options.study}")
+    check_writable(out, "out")
+    rows = read_rows(out) if out.exists() else pd.DataFrame(columns=["run", "identity"])
     for source in sources:
-        if source.name in set(rows["run"]) or not any(fnmatch(str(source.name), each) for each in patterns):
-            continue
-        plan = Plan(
-            (source,), images, (), device=options.device, batch_size=options.batch_size, seed=options.seed
-        )
-        (bench,) = open_benches(plan)
-        fresh = with_study(measure_run(bench, options.images, options.certified), options.study)
-        rows = pd.concat([rows, fresh], ignore_index=True)
-        with atomic_file(out) as temporary:
-            rows.to_csv(temporary, index=False, float_format="%.6g")
-        print(f"{source.name}: {options.images} images", flush=True)
-    print(table(HEAD, cells(scores(rows))))
+        (bench,) = open_benches(Plan((source,), chosen, (), device=options.device, seed=options.seed))
+        measured = study_rows(bench, options.study, told)
+        images = min(options.images, len(measured))
+        certified = min(options.certified, images)
+        identity = identity_of(bench, measured, images, certified)
+        if identity not in set(rows["identity"]):
+            fresh = measure_run(bench, images, certified).assign(identity=identity)
+            kept = rows[rows["run"] != source.name]
+            rows = pd.concat([part for part in (kept, fresh.merge(measured, on="image")) if len(part)])
+            with atomic_file(out) as temporary:
+                rows.to_csv(temporary, index=False, float_format="%.6g")
+        print(f"{source.name}: {images} images", flush=True)
+    print(table(HEAD, cells(scores(rows[rows["run"].isin([str(s.name) for s in sources])]))))
     return 0
 
 

@@ -19,6 +19,7 @@ import pytest
 import torch
 from PIL import Image
 
+from analyses import image_by_image
 from analyses.bound_study import measure as bounds
 from analyses.paired_study import measure as measuring
 from analyses.paired_study.frames import load_study
@@ -241,6 +242,43 @@ for line in sys.stdin:
     finally:
         os._exit(code)
 """
+
+
+def test_image_by_image_is_of_this_encoder_and_these_images(study, tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr(image_by_image, "RADII", (0.5, 2.0))
+    words = [
+        str(study),
+        "--data",
+        "mnist5k",
+        "--device",
+        "cpu",
+        "--out",
+        str(tmp_path / "rows.csv"),
+        "--images",
+        "4",
+    ]
+    assert run(image_by_image.main, words) == 0
+    rows = pd.read_csv(tmp_path / "rows.csv")
+    assert rows.groupby("run")["image"].apply(list).tolist() == [[0, 1, 2, 3]] * 2
+    assert (rows["searched"] >= rows["sigma"] * (1 - 1e-5)).all()
+    assert "PGD, L2" in capsys.readouterr().out
+    with monkeypatch.context() as patch:  # the same: nothing is measured
+        patch.setattr(image_by_image, "measure_run", None)
+        assert run(image_by_image.main, words) == 0
+    assert run(image_by_image.main, [*words[:-1], "3", "--runs", "SimCLR-*", "--certified", "1"]) == 0
+    rows = pd.read_csv(tmp_path / "rows.csv")
+    assert rows.groupby("run").size().to_dict() == {"CSimCLR-0": 4, "SimCLR-0": 3}
+    assert rows["certified"].notna().sum() == 1
+    changed = tmp_path / "changed"
+    shutil.copytree(study, changed)
+    shutil.copy(changed / "runs/SimCLR-0/model.safetensors", changed / "runs/CSimCLR-0/model.safetensors")
+    for wrong, message in (
+        ([str(changed), "--data", "mnist5k"], "no measurement of CSimCLR-0 with this encoder"),
+        ([str(study), "--data", "mnist5k", "--runs", "none-*"], "names no run"),
+        (["--table", str(study / "records.jsonl")], "is no table of this command"),
+    ):
+        assert run(image_by_image.main, wrong) == 1
+        assert message in " ".join(capsys.readouterr().err.split())
 
 
 @pytest.mark.slow
