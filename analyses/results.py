@@ -98,11 +98,12 @@ STUDIES = {
     "fashion-again": Published(TRIPLE, str(FASHION), 10, ("--perturb", "1e-7")),
     "mnist-doses": Published(DOSES, "mnist5k", 3, ("--betas", BETAS)),
     "fashion-doses": Published(DOSES, str(FASHION), 3, ("--betas", BETAS)),
+    # Exploratory, as cifar-resnet: where the effect of the paper could be, if it is not in the other studies.
+    "fashion-kappa": Published(TRIPLE, str(FASHION), 5, ("--set", "c_simclr:objective.kappa_e=64")),
     # Colour, with the digits' network and schedule: the recipe of CIFAR-10 itself needs a GPU.
     "cifar": Published(TRIPLE, str(CIFAR), 4, SMALL_COLOUR, ("--sigma-images", "150")),
-    # Exploratory: where the effect of the paper could be, if it is not in the studies above.
+    # Needs a GPU: minutes there.
     "cifar-resnet": Published(TRIPLE, str(MORE_CIFAR), 3, WIDER_AND_LONGER, ("--sigma-images", "100")),
-    "fashion-kappa": Published(TRIPLE, str(FASHION), 5, ("--set", "c_simclr:objective.kappa_e=64")),
 }
 
 
