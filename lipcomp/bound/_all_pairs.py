@@ -78,8 +78,8 @@ def all_pairs(
     -------
     LowerBounds
         ``maximum``, ``witness``, ``quantiles`` and ``n`` of every bound are over all pairs; ``pairs``, ``distance``,
-        ``chord`` and ``values`` hold one pair per image: the image and the partner with the largest (3.5). Where no pair's
-        mean directions differ, the maximum is 0 and there is no witness.
+        ``chord`` and ``values`` hold one pair per image: the image and the partner with the largest (3.5). Where no
+        pair's mean directions differ, the maximum is 0 and there is no witness.
 
     Raises
     ------
