@@ -2,6 +2,7 @@
 
     python -m benchmarks.stability default --reruns 10 --out studies/stability                all ten, in turn
     python -m benchmarks.stability default --reruns 10 --shard 3/10 --out studies/stability   the third
+    python -m benchmarks.stability fashion --primary --reruns 8 --out studies/stability       a published study
     python -m benchmarks.stability --out studies/stability                                    the table
 
 Another processor or thread count rounds differently, and training amplifies that: the same seeds are another draw
@@ -11,9 +12,11 @@ its opposite or *no larger than* (none should) or to *cannot tell*; and how far 
 far seeds do.
 """
 
+import json
 import subprocess
 import sys
 from collections.abc import Sequence
+from dataclasses import replace
 from itertools import combinations
 from pathlib import Path
 
@@ -24,19 +27,37 @@ from analyses.paired_study.answer import answer_study
 from analyses.paired_study.frames import load_study
 from analyses.paired_study.study import BASELINES, RECORDS
 from analyses.paired_study.verdicts import Row
+from analyses.results import PUBLISHED, STUDIES
 from benchmarks._harness import add_part
 from lipcomp._commands import Parser, run, table
 
 PERTURBATION = 1e-7
+PRIMARY = "weighted_simclr,c_simclr"
 
 
-def rerun(preset: str, folder: Path, number: int, workers: int) -> None:
-    """Train and measure one perturbed copy of a study; what is there already is not done again."""
+def rerun(name: str, folder: Path, number: int, workers: int, primary: bool = False) -> None:
+    """Train and measure one perturbed copy of a study; what is there already is not done again.
+
+    Parameters
+    ----------
+    name
+        Preset of train.sweep, or a study of analyses.results, whose images must be there.
+    primary
+        Of a published study only C-SimCLR and its control.
+    """
     scale = PERTURBATION * (1 + number / 100)  # another scale is another draw
+    sweep, measured = [name], []
+    if name in STUDIES:
+        study = replace(STUDIES[name], methods=PRIMARY) if primary else STUDIES[name]
+        sweep, measured = study.sweep(), ["--data", study.data, *study.measured]
+        folder.mkdir(parents=True, exist_ok=True)
+        if not (folder / "study.json").exists():
+            published = json.loads((PUBLISHED / name / "study.json").read_text())
+            (folder / "study.json").write_text(json.dumps({"design": published["design"]}))
     for command in (
         ["analyses.paired_study.design", folder],
-        ["train.sweep", preset, "--out", folder, "--workers", workers, "--perturb", f"{scale:.3g}"],
-        ["analyses.paired_study.measure", folder, "--workers", workers],
+        ["train.sweep", *sweep, "--out", folder, "--workers", workers, "--perturb", f"{scale:.3g}"],
+        ["analyses.paired_study.measure", folder, *measured, "--workers", workers],
     ):
         subprocess.run([sys.executable, "-m", *map(str, command)], check=True)
 
@@ -104,16 +125,20 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Rerun, or show what reruns say."""
     parser = Parser(prog="python -m benchmarks.stability", description=__doc__)
     parser.add_argument(
-        "preset", nargs="?", help="preset of train.sweep; without one only the table is printed"
+        "study",
+        nargs="?",
+        help="preset of train.sweep or study of analyses.results; without one only the table is printed",
     )
+    parser.add_argument("--primary", action="store_true", help="only the primary contrast of a published study")
     parser.add_argument("--reruns", type=int, default=10, help="how many (default 10)")
     add_part(parser)
     parser.add_argument("--out", type=Path, required=True, help="folder of the reruns")
     parser.add_argument("--workers", type=int, default=1, help="processes (default 1)")
     options = parser.parse_args(arguments)
-    if options.preset:
+    if options.study:
         for number in range(options.reruns)[options.shard]:
-            rerun(options.preset, options.out / f"rerun-{number}", number, options.workers)
+            folder = options.out / f"rerun-{number}"
+            rerun(options.study, folder, number, options.workers, options.primary)
     print(report(options.out))
     return 0
 
