@@ -129,7 +129,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         nargs="?",
         help="preset of train.sweep or study of analyses.results; without one only the table is printed",
     )
-    parser.add_argument("--primary", action="store_true", help="only the primary contrast of a published study")
+    parser.add_argument(
+        "--primary", action="store_true", help="only the primary contrast of a published study"
+    )
     parser.add_argument("--reruns", type=int, default=10, help="how many (default 10)")
     add_part(parser)
     parser.add_argument("--out", type=Path, required=True, help="folder of the reruns")

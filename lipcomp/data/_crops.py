@@ -109,7 +109,7 @@ def _turned(pixels: np.ndarray) -> np.ndarray:
     """(rows, columns, channels) -> (columns, rows, channels), contiguous; whole pixels are moved."""
     rows, columns, channels = pixels.shape
     whole: np.ndarray = pixels.view(_ITEMS[pixels.itemsize * channels])[..., 0]
-    return np.ascontiguousarray(whole.T).view(pixels.dtype).reshape(columns, rows, channels)
+    return np.array(whole.T, order="C").view(pixels.dtype).reshape(columns, rows, channels)
 
 
 @functools.lru_cache(maxsize=1024)
