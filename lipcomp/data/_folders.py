@@ -289,10 +289,8 @@ def read_crops(
         raise
     except ValueError as error:
         raise ValueError(f"image {str(file)!r} {error}") from error
-    if picture.mode == "RGB":  # written out as RGBX, as Pillow holds it: half the time of a conversion
-        pixels = np.frombuffer(picture.tobytes("raw", "RGBX"), np.uint8)
-    else:
-        pixels = np.asarray(picture)
+    colour = picture.mode == "RGB"  # written out as RGBX, as Pillow holds it: half the time of a conversion
+    pixels = np.frombuffer(picture.tobytes("raw", "RGBX"), np.uint8) if colour else np.asarray(picture)
     pixels = pixels.reshape(picture.height, picture.width, -1)
     scale = 1 / 255 if pixels.dtype == np.uint8 else 1.0
     found = []

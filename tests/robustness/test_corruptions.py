@@ -16,6 +16,7 @@ from lipcomp.robustness.corruptions import (
     corruption_names,
 )
 from lipcomp.robustness.corruptions._corrupt import find_corruption, resave_jpeg, table_for
+from lipcomp.robustness.corruptions._digital import pixelate
 from lipcomp.robustness.corruptions._draws import Draws
 from lipcomp.robustness.corruptions._filters import gaussian, zoom_matrix
 from lipcomp.robustness.corruptions._tables import COMMON, TABLES, VALIDATION
@@ -71,6 +72,26 @@ def test_random_corruptions_depend_on_seed_and_image_and_none_changes_its_argume
         assert not torch.equal(one, corrupt(images, name, 5, table=table, seed=1))
     if name != "translate":
         assert (one - images).abs().max() > 1 / 255
+
+
+@pytest.mark.parametrize(("table", "name"), EVERY)
+def test_bytes_give_the_bytes_that_their_pixels_give(table, name):
+    for side in (28, 97):
+        pixels = pictures(2, 1 if table == "mnist" else 3, side)
+        found = corrupt((pixels * 255).round().byte(), name, 5, table=table)
+        assert found.dtype == torch.uint8
+        assert torch.equal(found, (corrupt(pixels, name, 5, table=table) * 255).round().byte())
+
+
+@pytest.mark.parametrize("side", [*range(16, 33), 41, 49, 64, 75, 96])
+def test_pixelation_equals_pillow_also_where_a_centre_is_a_border(side):
+    pixels = torch.randint(0, 256, (1, 3, side, side), dtype=torch.uint8, generator=torch.manual_seed(0))
+    picture = Image.fromarray(pixels[0].permute(1, 2, 0).numpy())
+    for factor in (0.25, 0.4, 0.5, 0.65, 0.95):
+        small = picture.resize((int(side * factor),) * 2, Image.Resampling.BOX)
+        expected = np.asarray(small.resize((side, side), Image.Resampling.NEAREST))
+        found = pixelate(pixels / 255, Draws(0, "", torch.arange(1), pixels.device), factor)[0]
+        assert np.array_equal((found * 255).round().byte().permute(1, 2, 0).numpy(), expected)
 
 
 def test_grey_images_keep_one_channel_in_the_photo_tables():

@@ -3,17 +3,19 @@
 from collections.abc import Sequence
 
 import torch
-from jaxtyping import Float, Int64
+from jaxtyping import Float, Int64, UInt8
 from torch import Tensor
 
 from lipcomp._messages import nearest
 from lipcomp.robustness.corruptions import _jpeg as jpeg
 from lipcomp.robustness.corruptions._draws import Draws
-from lipcomp.robustness.corruptions._tables import TABLES, Corruption
+from lipcomp.robustness.corruptions._filters import LARGEST
+from lipcomp.robustness.corruptions._tables import BYTEWISE, TABLES, Corruption
 from lipcomp.robustness.corruptions._weather import Textures
 
 SEVERITIES = (1, 2, 3, 4, 5)
 SMALLEST_SIDE = 16
+TOGETHER = 1 << 19  # numbers of the images that are corrupted at a time on a CPU: what its cache holds
 
 
 def corruption_names(table: str = "mnist") -> tuple[str, ...]:
@@ -34,7 +36,7 @@ def corruption_names(table: str = "mnist") -> tuple[str, ...]:
 
 
 def corrupt(
-    images: Float[Tensor, "batch channels height width"],
+    images: Float[Tensor, "batch channels height width"] | UInt8[Tensor, "batch channels height width"],
     name: str,
     severity: int,
     *,
@@ -43,13 +45,13 @@ def corrupt(
     indices: Int64[Tensor, " ids"] | None = None,
     frost_textures: Textures | None = None,
     to_bytes: bool = True,
-) -> Float[Tensor, "batch channels height width"]:
+) -> Float[Tensor, "batch channels height width"] | UInt8[Tensor, "batch channels height width"]:
     """Corrupt a batch.
 
     Parameters
     ----------
     images
-        Pixels in [0, 1], from 8-bit images.
+        Pixels in [0, 1] from 8-bit images, or these images themselves as bytes (torch.uint8).
     name
         The corruption; :func:`corruption_names` lists a table's.
     severity
@@ -65,11 +67,11 @@ def corrupt(
         Images of frost, (3, height, width) in [0, 1], for the corruption "frost", such as the photographs of
         the published code. Generated ones if not given.
     to_bytes
-        Truncate the result to 256 levels, as in the published sets.
+        Truncate the result to 256 levels, as in the published sets. Bytes always are.
 
     Returns
     -------
-    The corrupted images, pixels in [0, 1], on the device of ``images``.
+    The corrupted images, in the type and on the device of ``images``.
 
     Raises
     ------
@@ -86,9 +88,11 @@ def corrupt(
     True
     """
     check_severity(severity)
-    if images.ndim != 4 or images.shape[1] not in (1, 3) or not images.is_floating_point():
+    in_bytes = images.dtype == torch.uint8
+    if images.ndim != 4 or images.shape[1] not in (1, 3) or not (in_bytes or images.is_floating_point()):
         raise ValueError(
-            f"images must be floats of shape (batch, 1 or 3, height, width), got {images.dtype} {tuple(images.shape)}"
+            "images must be floats or bytes (torch.uint8) of shape (batch, 1 or 3, height, width), "
+            f"got {images.dtype} {tuple(images.shape)}"
         )
     table = table_for(images.shape[1:]) if table is None else table
     corruption = find_corruption(name, table)
@@ -110,17 +114,28 @@ def corrupt(
         )
     if not len(images):
         return images.clone()
-    low, high = images.aminmax()
-    if not (low >= 0 and high <= 1):
-        raise ValueError(f"images must hold pixels in [0, 1], got values from {low:.4g} to {high:.4g}")
+    if not in_bytes:
+        low, high = images.aminmax()
+        if not (low >= 0 and high <= 1):
+            raise ValueError(f"images must hold pixels in [0, 1], got values from {low:.4g} to {high:.4g}")
     draws = Draws(seed, f"{table}/{name}/{severity}", indices, images.device)
+    extra = {"textures": frost_textures} if name == "frost" else {}
+    settings = corruption.settings[severity - 1]
+    on_cpu = images.device.type == "cpu"
+    few = max(1, TOGETHER // images[0].numel()) if on_cpu else len(images)
     with torch.no_grad():
-        extra = {"textures": frost_textures} if name == "frost" else {}
-        setting = corruption.settings[severity - 1]
-        result = corruption.transform(images.float(), draws, *setting, **extra).clamp(0, 1)
-        if to_bytes:
-            result.mul_(255).add_(1e-3).floor_().div_(255)
-    return result.to(images.dtype)
+        if in_bytes and on_cpu and corruption.transform in BYTEWISE and max(images.shape[2:]) > LARGEST:
+            return corruption.transform(images, draws, *settings)
+        results = torch.empty_like(images)
+        for part, drawn, out in zip(images.split(few), draws.split(few), results.split(few), strict=True):
+            pixels = part / 255 if in_bytes else part.float()
+            result = corruption.transform(pixels, drawn, *settings, **extra).clamp(0, 1)
+            if in_bytes:
+                result.mul_(255).add_(1e-3)  # truncated by the copy
+            elif to_bytes:
+                result.mul_(255).add_(1e-3).floor_().div_(255)
+            out.copy_(result)
+    return results
 
 
 def resave_jpeg(

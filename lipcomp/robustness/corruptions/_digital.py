@@ -9,10 +9,20 @@ from functools import lru_cache
 import numpy as np
 import torch
 from jaxtyping import Float, Int64
+from PIL import Image
 from torch import Tensor
 
 from lipcomp.robustness.corruptions._draws import Draws
-from lipcomp.robustness.corruptions._filters import CACHED, Images, Real, gaussian, sample
+from lipcomp.robustness.corruptions._filters import (
+    CACHED,
+    LARGEST,
+    Bytes,
+    Images,
+    Real,
+    by_pillow,
+    gaussian,
+    sample,
+)
 
 
 def brightness(images: Images, draws: Draws, amount: Real) -> Images:
@@ -44,19 +54,28 @@ def contrast(images: Images, draws: Draws, factor: Real) -> Images:
     return (images - mean) * factor + mean
 
 
-def pixelate(images: Images, draws: Draws, factor: Real) -> Images:
+def pixelate(images: Images | Bytes, draws: Draws, factor: Real) -> Images | Bytes:
     """Reduce to ``factor`` of the size by box means, and enlarge again (PIL's box filter, 8 bits after each pass)."""
     height, width = images.shape[-2:]
     small = int(height * factor), int(width * factor)
-    rows, columns = (
-        _boxes(a, b)[0][0].to(images.device) for a, b in zip(small, (height, width), strict=True)
-    )
+    if max(height, width) > LARGEST:
+        return by_pillow(images, lambda pixels: _resized(pixels, small))
+    rows, columns = (_nearest(a, b).to(images.device) for a, b in zip(small, (height, width), strict=True))
     enlarged = torch.empty_like(images)
     few = max(1, CACHED // images[0].numel())  # what stays in the processor's cache is several times as fast
     for part, out in zip(images.split(few), enlarged.split(few), strict=True):
         reduced = _means(_means(part.mT, small[1]).mT, small[0])
         wide = reduced.mT.contiguous().index_select(2, columns).mT.contiguous()
         out.copy_(wide.index_select(2, rows))
+    return enlarged
+
+
+def _resized(images: Bytes, small: tuple[int, int]) -> Bytes:
+    enlarged = torch.empty_like(images, memory_format=torch.contiguous_format)
+    height, width = images.shape[-2:]
+    for plane, out in zip(images.flatten(0, 1).numpy(), enlarged.flatten(0, 1).numpy(), strict=True):
+        reduced = Image.fromarray(plane).resize(small[::-1], Image.Resampling.BOX)
+        out[:] = np.asarray(reduced.resize((width, height), Image.Resampling.NEAREST))
     return enlarged
 
 
@@ -68,6 +87,13 @@ def _means(images: Tensor, out: int) -> Tensor:
     for place, weight in zip(places[1:], weights[1:], strict=True):
         total.addcmul_(images.index_select(2, place), weight[:, None])
     return total.mul_(255).add_(0.5).floor_().div_(255)
+
+
+@lru_cache(maxsize=64)
+def _nearest(size: int, out: int) -> Int64[Tensor, " out"]:
+    """The pixel that holds each new pixel's centre; steps are added up as in PIL: a centre may be a border."""
+    step = size / out
+    return torch.from_numpy(np.cumsum([step / 2, *(out - 1) * [step]])).long()
 
 
 @lru_cache(maxsize=64)

@@ -14,18 +14,21 @@ constant    0 0 0 | a b c d | 0 0 0         constant / CONSTANT
 """
 
 import math
+from collections.abc import Callable
 from functools import lru_cache
 from typing import Literal
 
 import numpy as np
 import torch
-from jaxtyping import Float, Int64
+from jaxtyping import Float, Int64, UInt8
 from scipy.fft import next_fast_len
 from torch import Tensor
 from torch.nn import functional
 
 Images = Float[Tensor, "batch channels height width"]
+Bytes = UInt8[Tensor, "batch channels height width"]
 CACHED = 1 << 17  # numbers that stay in a processor's cache
+LARGEST = 96  # side of the images up to which a batch at once is faster than Pillow, one by one
 LARGE_KERNEL = 50  # numbers, from which on the Fourier transform is faster
 LUMA = (0.299, 0.587, 0.114)
 Real = float | int  # a setting of the tables
@@ -183,3 +186,13 @@ def hysteresis(weak: Tensor, strong: Tensor) -> Tensor:
         if torch.equal(spread, grown):
             return grown
         grown = spread
+
+
+def by_pillow(images: Images | Bytes, change: Callable[[Bytes], Bytes]) -> Images | Bytes:
+    """Let ``change`` work on bytes: those of the images, or those that their values in [0, 1] round to."""
+    if images.dtype == torch.uint8:
+        return change(images)
+    pixels = (images.float().cpu().numpy() * np.float32(255) + np.float32(0.5)).astype(
+        np.uint8
+    )  # half torch's time
+    return change(torch.from_numpy(pixels)).to(images.device).to(images.dtype).div_(255)

@@ -19,11 +19,10 @@ from torch import Tensor
 from torch.nn import functional
 
 from lipcomp.robustness.corruptions._draws import Draws
-from lipcomp.robustness.corruptions._filters import CACHED, Images
+from lipcomp.robustness.corruptions._filters import CACHED, LARGEST, Bytes, Images, by_pillow
 
 Plane = Float[Tensor, "_ _ _"]  # images, rows, columns
 BITS, PASS = 13, 2
-LARGEST = 96  # side of the images up to which a batch at once is faster than Pillow, one by one
 # Annex K of the standard: quantisation at quality 50, for brightness and for chroma.
 _LUMA = (
     (16, 11, 10, 16, 24, 40, 51, 61),
@@ -44,10 +43,10 @@ _CHROMA = (
 )
 
 
-def jpeg_compression(images: Images, draws: Draws | None, quality: int) -> Images:
+def jpeg_compression(images: Images | Bytes, draws: Draws | None, quality: int) -> Images | Bytes:
     """Encode and decode as JPEG; colour with chroma at half the resolution, as Pillow does by default."""
     if max(images.shape[2:]) > LARGEST:
-        return _by_pillow(images, quality)
+        return by_pillow(images, lambda pixels: _recoded(pixels, quality))
     device = images.device
     pixels = (images.cpu() if device.type == "mps" else images).float().mul(255).round_()  # no float64 there
     few = max(1, CACHED // pixels[0].numel())  # what stays in the processor's cache is several times as fast
@@ -60,19 +59,17 @@ def jpeg_compression(images: Images, draws: Draws | None, quality: int) -> Image
     return decoded.div_(255).to(images.dtype).to(device)
 
 
-def _by_pillow(images: Images, quality: int) -> Images:
-    decoded = np.empty(images.shape, np.uint8)
-    # rounded by numpy, in half of torch's time; channels stay apart, which is faster than moving them
-    pixels = (images.float().cpu().numpy() * np.float32(255) + np.float32(0.5)).astype(np.uint8)
-    for out, planes in zip(decoded, pixels, strict=True):
+def _recoded(images: Bytes, quality: int) -> Bytes:
+    decoded = torch.empty_like(images, memory_format=torch.contiguous_format)
+    for planes, out in zip(images.numpy(), decoded.numpy(), strict=True):
         buffer = io.BytesIO()
-        bands = [Image.fromarray(plane) for plane in planes]
+        bands = [Image.fromarray(plane) for plane in planes]  # channels stay apart: faster than moving them
         picture = bands[0] if len(bands) == 1 else Image.merge("RGB", bands)
         picture.save(buffer, "JPEG", quality=quality)
         with Image.open(buffer, formats=("JPEG",)) as read:
             for plane, band in zip(out, read.split(), strict=True):
                 plane[:] = np.asarray(band)
-    return torch.from_numpy(decoded).to(images.device).to(images.dtype).div_(255)
+    return decoded
 
 
 def _subsampled(planes: tuple[Plane, Plane, Plane], quality: int) -> tuple[Plane, Plane, Plane]:

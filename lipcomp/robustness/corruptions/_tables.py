@@ -57,6 +57,8 @@ def _each(*values: Any) -> tuple[tuple[Any, ...], ...]:
     return tuple((value,) for value in values)
 
 
+BYTEWISE = (digital.pixelate, jpeg.jpeg_compression)  # take bytes as they are, if the images are large
+
 # The order of the published sets: fifteen, then four that were held back for validation.
 _TRANSFORMS: dict[str, Callable[..., Images]] = {
     "gaussian_noise": noise.gaussian_noise,
