@@ -19,13 +19,12 @@ from lipcomp.measure._accuracy import VERSION, check_fit, probe_unit, right_of
 from lipcomp.measure._bench import Advance, Bench
 from lipcomp.measure._conditions import Condition, clean_condition
 from lipcomp.measure._unit import Finding, Result, Unit
-from lipcomp.robustness import _ood as ood, _watermark as watermark
+from lipcomp.robustness import _ood as ood, _texture as texture, _watermark as watermark
 from lipcomp.robustness._ccc import accuracy_over_time, open_ccc
 from lipcomp.robustness._compare import published_rows
 from lipcomp.robustness._embedding_attack import embedding_attack, found_again
 from lipcomp.robustness._estimates import bootstrap, per_class_accuracy, proportion
 from lipcomp.robustness._robustbench import SHAPES, run_benchmark
-from lipcomp.robustness._texture import load_cue_conflict
 
 
 @dataclass(frozen=True)
@@ -107,31 +106,52 @@ class OutOfDistribution:
 
 @dataclass(frozen=True)
 class ShapeBias:
-    """Shape against texture on the cue-conflict images (Geirhos et al. 2019)."""
+    """Shape against texture on cue-conflict images (Geirhos et al. 2019).
+
+    Parameters
+    ----------
+    folder
+        The published images for a probe of ImageNet's 1000 classes, else images of the probe's classes in that layout;
+        or "fourier": made from the measured images by exchanging Fourier amplitudes.
+    """
 
     folder: str
 
     def units(self, bench: Bench) -> Iterator[Unit]:
         """One unit."""
-        if len(bench.images.classes) != 1000:
-            raise ValueError(
-                f"cue conflict is for a probe of ImageNet's 1000 classes, {bench.images.name} has "
-                f"{len(bench.images.classes)}"
+        names = bench.images.classes
+        if self.folder == "fourier":
+            places = texture.conflicting(bench.clean.labels(), bench.plan.images.seed)
+            partner = dict(zip(bench.indices.tolist(), bench.indices[places].tolist(), strict=True))
+            settings = {**bench.clean.settings, "conflict": "fourier", "partners": digest("partners", places)}
+
+            def exchanged(images: Tensor, ids: Tensor) -> Tensor:
+                others = bench.images.batch(torch.tensor([partner[k] for k in ids.tolist()]))
+                return texture.recombine(images, others.to(images))
+
+            condition = Condition(bench.images, bench.indices, settings, exchanged)
+            textures = bench.images.labels[bench.indices[places]]
+            told = {**bench.data_settings(), "conflict": "fourier"}
+        else:
+            own = None if len(names) == 1000 else names
+            conflict = texture.load_cue_conflict(
+                self.folder, image_shape=bench.checkpoint.image_shape, classes=own
             )
-        conflict = load_cue_conflict(self.folder, image_shape=bench.checkpoint.image_shape)
-        condition = clean_condition(conflict.images)
+            condition, textures = clean_condition(conflict.images), conflict.textures
+            told = bench.data_settings(condition.images, condition.indices)
 
         def measure(advance: Advance) -> Result:
             logits = bench.logits(condition, advance)
+            answers = logits.argmax(1).numpy() if self.folder == "fourier" else conflict.decisions(logits)
+            cues = answers, condition.labels().numpy(), textures.numpy()
             return Result(
                 [
-                    Finding.of("shape_bias", conflict.shape_bias(logits)),
-                    Finding.of("shape_bias.decided", conflict.decided(logits)),
+                    Finding.of("shape_bias", texture.shape_bias(*cues)),
+                    Finding.of("shape_bias.decided", texture.decided(*cues)),
                 ]
             )
 
-        told = bench.data_settings(condition.images, condition.indices)
-        yield probe_unit(bench, "shape_bias", [condition], measure, "cue conflict", told, conflict.textures)
+        yield probe_unit(bench, "shape_bias", [condition], measure, "cue conflict", told, textures)
 
 
 @dataclass(frozen=True)

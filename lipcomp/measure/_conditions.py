@@ -22,6 +22,7 @@ from lipcomp.robustness.corruptions._corrupt import SEVERITIES, check_severity, 
 from lipcomp.robustness.corruptions._weather import Textures, read_frost
 
 CORRUPTIONS_VERSION = 3  # of what lipcomp.robustness.corruptions makes from the same settings
+CHANGED = {"pixelate": 4}  # the same of one corruption that changed alone
 
 
 @dataclass(frozen=True)
@@ -74,9 +75,8 @@ class Condition:
         if self.transform is None:
             return digest("condition", identity)
         changed = {k: v for k, v in self.settings.items() if k != "data"}
-        return digest(
-            "condition", identity, self.indices, changed, CORRUPTIONS_VERSION
-        )  # draws go by the index
+        version = CHANGED.get(changed.get("corruption", ""), CORRUPTIONS_VERSION)
+        return digest("condition", identity, self.indices, changed, version)  # draws go by the index
 
     def first(self, n: int) -> "Condition":
         """The condition of its first n images."""

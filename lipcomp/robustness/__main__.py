@@ -212,8 +212,9 @@ def build_parser() -> commands.Parser:
     beyond = parser.add_argument_group("out-of-distribution detection, shape bias and leaderboards")
     beyond.add_argument("--ood", type=_outside, metavar="[near:]NAME[=FOLDER]",
         help="out-of-distribution set, repeatable: AUROC and FPR95 of five scores; near: marks a near-OOD set", **more)
-    beyond.add_argument("--cue-conflict", metavar="FOLDER",
-        help="folder of the cue-conflict images, for the shape bias")
+    beyond.add_argument("--cue-conflict", metavar="FOLDER|fourier",
+        help="folder of cue-conflict images, for the shape bias; fourier: made from the images measured, the phase "
+        "of one with the amplitude of another")
     beyond.add_argument("--watermark", metavar="FONT", help="font file of ImageNet-W, for the watermark gap")
     beyond.add_argument("--ccc", metavar="FOLDER",
         help="folder of a CCC stream (continually changing corruptions); repeatable", **more)

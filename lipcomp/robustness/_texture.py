@@ -1,21 +1,24 @@
 """Shape against texture: what a classifier follows when the two say different classes (Geirhos et al. 2019).
 
-Cue-conflict images have the shape of one class and the texture of another, of sixteen entry-level classes. A 1000-class
-model answers by the largest *mean* probability over the ImageNet classes of each; a 16-class model by its own. Of the
-images whose shape and texture differ,
+Cue-conflict images have the shape of one class and the texture of another. Of those whose shape and texture differ,
 
     shape bias = shape answers / (shape answers + texture answers);
 
 images answered by neither do not count, so the share of images answered by one of the two belongs beside it.
 
-Layout, as published: ``<shape class>/<shape><number>-<texture><number>.png``, 16 folders of 80 images, 1,200 of them in
-conflict. The sixteen classes' ImageNet classes come with this package.
+The published images have sixteen entry-level classes: 16 folders of 80 images, 1,200 of them in conflict. A 1000-class
+model answers by the largest *mean* probability over the ImageNet classes of each; these come with this package. Images
+of other classes, those of the model, have the same layout, ``<shape class>/<shape><number>-<texture><number>.png``
+(with an underscore before the number where the class ends in a digit). For any set at all, :func:`recombine` makes
+conflicts: the phase of one image's Fourier transform, which carries its shape, with the amplitude of another's, which
+carries its texture (Chen et al. 2021, Amplitude-Phase Recombination).
 
 >>> conflict = load_cue_conflict("cue-conflict")  # doctest: +SKIP
 >>> conflict.shape_bias(logits), conflict.decided(logits)  # doctest: +SKIP
 """
 
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -49,23 +52,25 @@ class CueConflict:
     textures: Int64[Tensor, " n"] = field(repr=False)
 
     def decisions(self, logits: Float[Tensor, "n classes"]) -> Int64[np.ndarray, " n"]:
-        """The answered class, of the sixteen, for the logits of all images in order.
+        """The answered class, of the images' classes, for the logits of all images in order.
 
         Raises
         ------
         ValueError
-            If the logits are not of 1000 or 16 classes, or not one row per image.
+            If the logits are not one row per image, of its classes or, for the sixteen, of ImageNet's 1000.
         """
-        if len(logits) != len(self.images) or logits.shape[1] not in (16, 1000):
+        names = self.images.classes
+        sixteen = class_table("sixteen_classes")
+        allowed = {len(names), 1000} if names == tuple(sixteen) else {len(names)}
+        if len(logits) != len(self.images) or logits.shape[1] not in allowed:
             raise ValueError(
-                f"logits must be ({len(self.images)}, 1000), or 16 classes in alphabetical order, got "
+                f"logits must have {len(self.images)} rows and {' or '.join(map(str, sorted(allowed)))} classes, got "
                 f"{tuple(logits.shape)}"
             )
-        if logits.shape[1] == 16:
+        if logits.shape[1] == len(names):
             return logits.argmax(1).cpu().numpy()
         p = torch.softmax(logits.double(), 1)
-        means = [p[:, members].mean(1) for members in class_table("sixteen_classes").values()]
-        return torch.stack(means, 1).argmax(1).cpu().numpy()
+        return torch.stack([p[:, members].mean(1) for members in sixteen.values()], 1).argmax(1).cpu().numpy()
 
     def shape_bias(self, logits: Float[Tensor, "n classes"]) -> Estimate:
         """Shape answers among shape and texture answers; n counts these.
@@ -75,22 +80,72 @@ class CueConflict:
         ValueError
             If no image is answered by its shape or its texture.
         """
-        answers = self.decisions(logits)
-        shape, texture = answers == self.images.labels.numpy(), answers == self.textures.numpy()
-        if not (shape | texture).any():
-            raise ValueError("no image was answered by its shape or its texture, so there is no shape bias")
-        return proportion(shape[shape | texture])
+        return shape_bias(self.decisions(logits), self.images.labels.numpy(), self.textures.numpy())
 
     def decided(self, logits: Float[Tensor, "n classes"]) -> Estimate:
         """Share of the images answered by their shape or their texture."""
-        answers = self.decisions(logits)
-        return proportion((answers == self.images.labels.numpy()) | (answers == self.textures.numpy()))
+        return decided(self.decisions(logits), self.images.labels.numpy(), self.textures.numpy())
+
+
+def shape_bias(answers: np.ndarray, shapes: np.ndarray, textures: np.ndarray) -> Estimate:
+    """Shape answers among shape and texture answers; a ValueError if there are none."""
+    shape, texture = answers == shapes, answers == textures
+    if not (shape | texture).any():
+        raise ValueError("no image was answered by its shape or its texture, so there is no shape bias")
+    return proportion(shape[shape | texture])
+
+
+def decided(answers: np.ndarray, shapes: np.ndarray, textures: np.ndarray) -> Estimate:
+    """Share of the images answered by their shape or their texture."""
+    return proportion((answers == shapes) | (answers == textures))
+
+
+def recombine(
+    shapes: Float[Tensor, "batch channels height width"],
+    textures: Float[Tensor, "batch channels height width"],
+) -> Float[Tensor, "batch channels height width"]:
+    """Images with the Fourier phase of ``shapes`` and the amplitude of ``textures``, clipped to [0, 1]."""
+    phase = torch.fft.rfft2(shapes).angle()
+    spectrum = torch.polar(torch.fft.rfft2(textures).abs(), phase)
+    return torch.fft.irfft2(spectrum, s=shapes.shape[-2:]).clamp(0, 1)
+
+
+def conflicting(labels: Int64[Tensor, " n"], seed: int = 0) -> Int64[Tensor, " n"]:
+    """For every image the place of a random other one, of another class.
+
+    Raises
+    ------
+    ValueError
+        If all images are of one class.
+    """
+    if len(labels.unique()) < 2:
+        raise ValueError("cue conflict needs images of at least two classes; take more images")
+    generator = torch.Generator().manual_seed(seed)
+    places = torch.randint(len(labels), labels.shape, generator=generator)
+    while (same := labels[places] == labels).any():
+        places[same] = torch.randint(len(labels), (int(same.sum()),), generator=generator)
+    return places
 
 
 def load_cue_conflict(
-    folder: Path | str, *, image_shape: tuple[int, int, int] = (3, 224, 224), partial: bool = False
+    folder: Path | str,
+    *,
+    image_shape: tuple[int, int, int] = (3, 224, 224),
+    classes: Sequence[str] | None = None,
+    partial: bool = False,
 ) -> CueConflict:
     """Open the cue-conflict images; those whose shape and texture agree are left out, as published.
+
+    Parameters
+    ----------
+    folder
+        One sub-folder per class of the shape.
+    image_shape
+        Channels, height and width that the encoder takes.
+    classes
+        Names of the model's classes, in its order; the published sixteen if not given.
+    partial
+        Take any part of the published images.
 
     Raises
     ------
@@ -99,29 +154,38 @@ def load_cue_conflict(
     ValueError
         If a file's name does not contain its texture, or the count is not the published one (unless ``partial``).
     """
-    folder, names = Path(folder), tuple(class_table("sixteen_classes"))
+    folder, names = Path(folder), tuple(classes or class_table("sixteen_classes"))
+    partial = partial or classes is not None
     lost = [name for name in names if not (folder / name).is_dir()]
     if len(lost) == len(names) or (lost and not partial):
         raise FileNotFoundError(
-            f"cue conflict: {str(folder)!r} lacks {len(lost)} of the 16 class folders ({', '.join(lost[:3])}); get "
-            f"them from {WHERE}"
+            f"cue conflict: {str(folder)!r} lacks {len(lost)} of the {len(names)} class folders "
+            f"({', '.join(lost[:3])})" + (f"; get them from {WHERE}" if classes is None else "")
         )
     listed = list_classes(folder, names, "cue-conflict", image_shape)
-    textures = []
-    for file in listed.files:
-        found = re.fullmatch(r".*-([a-z]+)\d*", file.stem)
-        if not found or found[1] not in names:
-            raise ValueError(
-                f"{str(file)!r} does not tell its texture; names are <shape><number>-<texture><number>.png"
-            )
-        textures.append(names.index(found[1]))
-    of_texture = torch.tensor(textures, dtype=torch.long)
+    of_texture = torch.tensor([_texture(file, names) for file in listed.files], dtype=torch.long)
     chosen = (of_texture != listed.labels).nonzero()[:, 0]
     if len(chosen) != CONFLICTS and not partial:
         raise ValueError(
             f"cue conflict: {str(folder)!r} holds {len(chosen)} images in conflict, published are {CONFLICTS}; it is "
             f"half unpacked (or give partial=True for a subset of your own)"
         )
+    if not len(chosen):
+        raise ValueError(
+            f"cue conflict: in {str(folder)!r} every image has the shape and texture of one class"
+        )
     kept = tuple(listed.files[k] for k in chosen.tolist())
     images = WebImages("cue-conflict", kept, listed.labels[chosen], names, image_shape)
     return CueConflict(images, of_texture[chosen])
+
+
+def _texture(file: Path, names: Sequence[str]) -> int:
+    found = [name for name in names if re.search(rf"-{re.escape(name)}(_?\d+)?$", file.stem)]
+    exact = [name for name in found if re.search(rf"-{re.escape(name)}(_\d+)?$", file.stem)]
+    told = exact or found  # class 1 is no texture of ...-12, if there is a class 12
+    if not told:
+        raise ValueError(
+            f"{str(file)!r} does not tell its texture; names are <shape><number>-<texture><number>.png, with a texture "
+            f"of the {len(names)} classes"
+        )
+    return names.index(max(told, key=len))

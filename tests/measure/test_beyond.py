@@ -26,6 +26,7 @@ from lipcomp.measure._beyond import (
 )
 from lipcomp.robustness import _ood as ood
 from lipcomp.robustness._robustbench import robustbench
+from lipcomp.robustness._texture import conflicting, recombine
 from lipcomp.robustness.corruptions import corrupt
 from lipcomp.robustness.corruptions._corrupt import resave_jpeg
 
@@ -138,10 +139,26 @@ def test_the_leaderboard_row_is_what_robustbench_itself_gives(small_bench, tmp_p
     assert "robustbench.mce" not in found
 
 
+def test_shape_bias_of_made_conflicts_is_that_of_the_arrays(small_bench):
+    bench = small_bench()
+    labels = bench.clean.labels()
+    places = conflicting(labels, bench.plan.images.seed)
+    images = bench.images.batch(bench.indices)
+    answers = bench.encoder(recombine(images, images[places])).argmax(1)
+    shape, texture = answers == labels, answers == labels[places]
+    bias, decided = findings_of(ShapeBias("fourier"), bench)
+    assert bias.value == pytest.approx(float(shape.sum() / (shape | texture).sum()))
+    assert decided.value == pytest.approx(float((shape | texture).double().mean()))
+
+
+def test_a_cue_conflict_folder_without_the_probes_classes_is_refused(small_bench, tmp_path):
+    with pytest.raises(FileNotFoundError, match=r"lacks 5 of the 5 class folders \(0, 1, 2\)$"):
+        list(ShapeBias(str(tmp_path)).units(small_bench()))
+
+
 @pytest.mark.parametrize(
     ("quantity", "message"),
     [
-        (ShapeBias("none"), "probe of ImageNet's 1000 classes"),
         (WatermarkGap("none.otf"), "ImageNet's 1000 classes, got images of shape"),
         (LeaderboardRow("none"), "its probe has 5 classes"),
         (EmbeddingRobustness("linf", 0.0), "radius must be positive"),

@@ -14,7 +14,7 @@ from lipcomp.robustness._ccc import accuracy_over_time, open_ccc
 from lipcomp.robustness._metrics import top5_distances
 from lipcomp.robustness._shifted import class_table, imagenet_wnids
 from lipcomp.robustness._shifts import load_shift
-from lipcomp.robustness._texture import load_cue_conflict
+from lipcomp.robustness._texture import conflicting, load_cue_conflict, recombine
 
 SIXTEEN = tuple(class_table("sixteen_classes"))
 
@@ -43,7 +43,7 @@ def test_shape_bias_counts_conflicts_answered_by_shape_or_texture(conflict):
     assert conflict.decided(sixteen).value == 5 / 16
     with pytest.raises(ValueError, match="no shape bias"):
         conflict.shape_bias(torch.eye(16)[[(k + 5) % 16 for k in range(16)]])
-    with pytest.raises(ValueError, match=r"\(16, 1000\), or 16 classes"):
+    with pytest.raises(ValueError, match=r"16 rows and 16 or 1000 classes, got \(16, 10\)"):
         conflict.shape_bias(sixteen[:, :10])
 
 
@@ -66,6 +66,35 @@ def test_a_cue_conflict_folder_is_checked(tmp_path):
     photo(tmp_path / "cat" / "cat1-ferret1.png")
     with pytest.raises(ValueError, match="does not tell its texture"):
         load_cue_conflict(tmp_path)
+
+
+def test_cue_conflicts_of_ones_own_classes_name_their_textures(tmp_path):
+    for name in ("7/7_1-12_3.png", "7/7_2-12.png", "12/a-1_1.png", "12/a-7_12.png", "1/b-7.png"):
+        photo(tmp_path / name)
+    conflict = load_cue_conflict(tmp_path, classes=("1", "12", "7"), image_shape=(3, 32, 32))
+    told = {file.name: (int(label), int(texture)) for file, label, texture in
+            zip(conflict.images.files, conflict.images.labels, conflict.textures, strict=True)}  # fmt: skip
+    assert told == {
+        "7_1-12_3.png": (2, 1), "7_2-12.png": (2, 1), "a-1_1.png": (1, 0), "a-7_12.png": (1, 2), "b-7.png": (0, 2),
+    }  # fmt: skip
+    photo(tmp_path / "7" / "7_1-9_3.png")
+    with pytest.raises(ValueError, match="does not tell its texture"):
+        load_cue_conflict(tmp_path, classes=("1", "12", "7"))
+
+
+def test_recombined_images_have_the_phase_of_one_and_the_amplitude_of_the_other():
+    one, other = (
+        torch.rand(2, 5, 3, 9, 8, generator=torch.Generator().manual_seed(0)) * 0.1 + 0.45
+    )  # nothing clipped
+    spectrum = torch.fft.rfft2(recombine(one, other))
+    torch.testing.assert_close(spectrum.abs(), torch.fft.rfft2(other).abs(), atol=1e-4, rtol=1e-4)
+    torch.testing.assert_close(recombine(one, one), one, atol=1e-6, rtol=0)
+    labels = torch.tensor([0] * 30 + [1, 2])
+    places = conflicting(labels)
+    assert (labels[places] != labels).all()
+    assert torch.equal(places, conflicting(labels))
+    with pytest.raises(ValueError, match="at least two classes"):
+        conflicting(labels[:30])
 
 
 def test_imagenet_d_and_hard_take_any_of_several_classes(tmp_path):
