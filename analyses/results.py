@@ -8,7 +8,6 @@
 (compressed), correctness bits, values per image, figures and page, and the page is redrawn from them alone.
 """
 
-import gzip
 import json
 import lzma
 import shutil
@@ -113,7 +112,7 @@ def make_images(root: Path | None, out: Path) -> None:
     Parameters
     ----------
     root
-        The folder in which torchvision finds the set; for Fashion-MNIST also that of its four published files.
+        The folder of the set, as :func:`lipcomp.load_set` takes it.
     out
         The folder to make, one of :data:`FIRST_IMAGES`; nothing is done where it exists.
     """
@@ -124,26 +123,17 @@ def make_images(root: Path | None, out: Path) -> None:
         raise ValueError(
             f"{str(out)!r} is made from {known}: name the folder that holds it, --cifar-root FOLDER"
         )
-    with tempfile.TemporaryDirectory() as temporary:
-        if files := list(root.glob("*-ubyte.gz")):
-            raw = Path(temporary) / "FashionMNIST" / "raw"
-            raw.mkdir(parents=True)
-            for file in files:
-                (raw / file.name.removesuffix(".gz")).write_bytes(gzip.decompress(file.read_bytes()))
-            root = Path(temporary)
-        part = out.with_name(out.name + ".part")
-        shutil.rmtree(part, ignore_errors=True)
-        for split, count in counts.items():
-            images = load_set(known, split, root=root)
-            for index in range(count):
-                pixels = (
-                    (255 * images.batch(torch.tensor([index]))[0]).round().byte().movedim(0, -1).squeeze(-1)
-                )
-                name = images.classes[int(images.labels[index])].replace("/", "-")
-                place = part / split / name / f"{index:05d}.png"
-                place.parent.mkdir(parents=True, exist_ok=True)
-                Image.fromarray(pixels.numpy()).save(place)
-        part.rename(out)
+    part = out.with_name(out.name + ".part")
+    shutil.rmtree(part, ignore_errors=True)
+    for split, count in counts.items():
+        images = load_set(known, split, root=root)
+        for index in range(count):
+            pixels = (255 * images.batch(torch.tensor([index]))[0]).round().byte().movedim(0, -1).squeeze(-1)
+            name = images.classes[int(images.labels[index])].replace("/", "-")
+            place = part / split / name / f"{index:05d}.png"
+            place.parent.mkdir(parents=True, exist_ok=True)
+            Image.fromarray(pixels.numpy()).save(place)
+    part.rename(out)
 
 
 def design(name: str) -> Path:

@@ -1,6 +1,9 @@
 """Sets known by name: digits that come with packages, and what torchvision reads from disk. Nothing is downloaded."""
 
-from collections.abc import Callable, Sequence
+import gzip
+import tempfile
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 
 import torch
@@ -54,7 +57,8 @@ def _torchvisions(name: str) -> Callable[[str, Path | str | None, int], ImageSet
             raise ValueError(f"{name} is read from disk: give the folder that holds it (root=...)")
         told = {"split": split} if kind in ("SVHN", "STL10") else {"train": split == "train"}
         try:
-            source = getattr(torchvision.datasets, kind)(root, download=False, **told)
+            with _unpacked(Path(root), kind) as folder:
+                source = getattr(torchvision.datasets, kind)(folder, download=False, **told)
         except Exception as error:  # readers of damaged archives raise nearly anything
             raise FileNotFoundError(
                 f"{name} is not complete below {root}: {place} is missing or damaged ({error}). Unpack "
@@ -70,6 +74,30 @@ def _torchvisions(name: str) -> Callable[[str, Path | str | None, int], ImageSet
         return TensorImages(f"{name}/{split}", pixels.contiguous(), labels, classes)
 
     return load
+
+
+@contextmanager
+def _unpacked(root: Path, kind: str) -> Iterator[Path]:
+    """The folder for torchvision; published ``*-ubyte`` files, gzipped or not, may lie in ``root`` itself."""
+    published = [
+        file
+        for place in (root, root / "raw", root / kind / "raw")
+        for file in sorted(place.glob("*-ubyte*"))
+        if file.name.endswith(("-ubyte", "-ubyte.gz"))
+    ]
+    laid_out = list((root / kind / "raw").glob("*-ubyte"))
+    if kind not in ("MNIST", "FashionMNIST") or not published or laid_out:
+        yield root
+        return
+    with tempfile.TemporaryDirectory() as temporary:
+        raw = Path(temporary) / kind / "raw"
+        raw.mkdir(parents=True)
+        for file in published:
+            content = file.read_bytes()
+            if file.suffix == ".gz":
+                content = gzip.decompress(content)
+            (raw / file.name.removesuffix(".gz")).write_bytes(content)
+        yield Path(temporary)
 
 
 DIGITS = tuple("0123456789")

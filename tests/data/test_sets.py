@@ -1,6 +1,8 @@
 """Image sets: the default digits, CIFAR's and folders' real layouts, and clear refusals."""
 
+import gzip
 import pickle
+import struct
 
 import numpy as np
 import pytest
@@ -125,6 +127,30 @@ def test_a_folder_of_loose_images_takes_the_first_ones_size_and_has_no_labels(tm
     assert images.classes == ()
     assert images.labels.tolist() == [-1, -1]
     assert [file_of(images, i) for i in range(2)] == ["a.png", "b.png"]
+
+
+def idx(array):
+    """An array in MNIST's file format."""
+    header = struct.pack(f">HBB{array.ndim}I", 0, 8, array.ndim, *array.shape)
+    return header + array.tobytes()
+
+
+@pytest.mark.parametrize("place", ["", "raw", "FashionMNIST/raw"])
+@pytest.mark.parametrize("zipped", [True, False])
+def test_the_published_files_of_fashion_mnist_are_read_as_they_come(tmp_path, place, zipped):
+    pixels = np.arange(2 * 28 * 28, dtype=np.uint32).reshape(2, 28, 28).astype(np.uint8)
+    for part in ("train", "t10k"):
+        for kind, content in (("images-idx3", pixels), ("labels-idx1", np.array([9, 3], np.uint8))):
+            file = tmp_path / place / f"{part}-{kind}-ubyte{'.gz' * zipped}"
+            file.parent.mkdir(parents=True, exist_ok=True)
+            file.write_bytes(gzip.compress(idx(content)) if zipped else idx(content))
+    images = load_set("fashion_mnist", "test", root=tmp_path)
+    assert images.labels.tolist() == [9, 3]
+    assert images.classes[9] == "Ankle boot"
+    assert torch.equal((images.batch(torch.arange(2)) * 255).round().byte()[:, 0], torch.from_numpy(pixels))
+    file.write_bytes(b"no idx")
+    with pytest.raises(FileNotFoundError, match="not complete below"):
+        load_set("fashion_mnist", "test", root=tmp_path)
 
 
 def test_bad_folders_are_refused_with_what_to_do(tmp_path):
