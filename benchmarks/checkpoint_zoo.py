@@ -413,6 +413,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     add_part(parser)
     parser.add_argument("--out", type=Path, help="file of JSON lines; architectures in it are skipped")
     parser.add_argument("--largest", type=int, default=150_000_000, help="parameters (default 150 million)")
+    parser.add_argument(
+        "--whole", action="store_true", help="every wrapping of a network before the next one: faster"
+    )
     parser.add_argument("--only", help="library, or library/name with * at the end")
     parser.add_argument("--summarise", nargs="+", type=Path, metavar="FILE", help="print the table and stop")
     options = parser.parse_args(arguments)
@@ -432,19 +435,20 @@ def main(arguments: Sequence[str] | None = None) -> int:
         whole = "wrapping" not in case  # too large, or without a reference: not tried again
         done[case["library"], case["name"]] += len(WRAPPINGS) if whole else case.get("container") == "file"
     sized = sorted((numbers, *one) for one, numbers in counts(chosen[options.shard], options))
-    for turn in range(len(WRAPPINGS)):
+    for turn in range(1 if options.whole else len(WRAPPINGS)):
         for place, (numbers, library, name) in enumerate(sized):
             if done[library, name] > turn:
                 continue
-            wrapping = [*WRAPPINGS][(place + turn) % len(WRAPPINGS)]
+            turns = range(done[library, name], len(WRAPPINGS)) if options.whole else [turn]
+            wrappings = [[*WRAPPINGS][(place + k) % len(WRAPPINGS)] for k in turns]
             if numbers > options.largest:
                 cases = [{"library": library, "name": name, "outcome": "too large", "numbers": numbers}]
             else:
-                cases = list(sweep(library, name, [wrapping]))
-            done[library, name] += 1 if "wrapping" in cases[0] else len(WRAPPINGS)
+                cases = list(sweep(library, name, wrappings))
+            done[library, name] += len(wrappings) if "wrapping" in cases[0] else len(WRAPPINGS)
             append_lines(options.out, cases)
             told = ", ".join(f"{case.get('container', '')} {case['outcome']}".strip() for case in cases)
-            print(f"{library}/{name}, {wrapping}: {told}", file=sys.stderr)
+            print(f"{library}/{name}, {', '.join(wrappings)}: {told}", file=sys.stderr)
     return 0
 
 
