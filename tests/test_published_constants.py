@@ -15,6 +15,7 @@ from lipcomp.data._preprocessing import Preprocessing
 from lipcomp.data._views import PhotoViews, gaussian_blur
 from lipcomp.objectives import Objective
 from lipcomp.robustness import _calibration, _ood
+from lipcomp.robustness.corruptions._tables import MNIST
 from lipcomp.statistics import smallest_detectable_effect
 from train.recipes import find_recipe
 
@@ -61,6 +62,10 @@ def test_cifars_normalisation(published):
             np.testing.assert_allclose(
                 values, np.array(published["cifar10"][name]) / 255, rtol=0, atol=0.5e-4 + 0.05 / 255
             )
+
+
+def test_the_severities_of_mnist_c(published):
+    assert {name: one.published for name, one in MNIST.items()} == published["mnist_c"]["severity"]
 
 
 def test_the_strengths_of_the_photo_views(published):
