@@ -244,6 +244,7 @@ for line in sys.stdin:
 """
 
 
+@pytest.mark.slow
 def test_image_by_image_is_of_this_encoder_and_these_images(study, tmp_path, capsys, monkeypatch):
     monkeypatch.setattr(image_by_image, "RADII", (0.5, 2.0))
     words = [

@@ -51,6 +51,7 @@ def test_certified_accuracy_is_below_what_an_attack_leaves(generator):
         certified_radius(fn, images, 0.0)
 
 
+@pytest.mark.slow
 def test_certified_accuracy_is_at_most_what_autoattack_leaves(generator):
     pytest.importorskip("pyautoattack")
     classifier = torch.nn.Sequential(
