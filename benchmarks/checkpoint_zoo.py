@@ -437,7 +437,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     sized = sorted((numbers, *one) for one, numbers in counts(chosen[options.shard], options))
     for turn in range(1 if options.whole else len(WRAPPINGS)):
         for place, (numbers, library, name) in enumerate(sized):
-            if done[library, name] > turn:
+            if done[library, name] >= (len(WRAPPINGS) if options.whole else turn + 1):
                 continue
             turns = range(done[library, name], len(WRAPPINGS)) if options.whole else [turn]
             wrappings = [[*WRAPPINGS][(place + k) % len(WRAPPINGS)] for k in turns]
