@@ -16,8 +16,10 @@ def project(
     step scaled and clamped, s found by bisection.
     """
     if norm == "linf":
-        nearest = torch.minimum(torch.maximum(points, centres - radius), centres + radius)
-        return nearest.clamp(0, 1)
+        low, high = centres - radius, centres + radius
+        low = torch.where(centres.double() - low.double() > radius, low.nextafter(centres), low)
+        high = torch.where(high.double() - centres.double() > radius, high.nextafter(centres), high)
+        return torch.minimum(torch.maximum(points, low), high).clamp(0, 1)
     shape = (-1, *[1] * (points.dim() - 1))
     step = points - centres
     clamped = points.clamp(0, 1)

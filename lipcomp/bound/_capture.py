@@ -108,10 +108,6 @@ def capture(fn: Map, images: Tensor) -> fx.GraphModule:
                 f"the map cannot be followed ({type(error).__name__}: {str(error)[:200]})"
             ) from error
     graph.graph.eliminate_dead_code()
-    for node in graph.graph.nodes:
-        dtype = getattr(node.meta.get("val"), "dtype", None)
-        if dtype in (torch.float16, torch.bfloat16):
-            raise NoRule(f"{name_of(node)}: numbers in {dtype} are rounded, which is a step function")
     _compare(fn, graph, images)
     return graph
 
@@ -188,6 +184,15 @@ def with_values(node: fx.Node, value: Callable[[fx.Node], Any]) -> tuple[Any, di
     """The arguments of a node with other nodes replaced."""
     replace = lambda arg: value(arg) if isinstance(arg, fx.Node) else arg  # noqa: E731
     return tree_map(replace, node.args), tree_map(replace, node.kwargs)
+
+
+def check_dtype(node: fx.Node) -> None:
+    """Refuse numbers that depend on the images in another type than float32 and float64, however it was asked for."""
+    dtype = getattr(node.meta.get("val"), "dtype", torch.float64)
+    if dtype not in (torch.float32, torch.float64):
+        raise NoRule(
+            f"{name_of(node)}: numbers in {dtype} are rounded, which is a step function, or have no rule"
+        )
 
 
 def name_of(node: fx.Node) -> str:

@@ -82,14 +82,15 @@ def _radius(graph: fx.GraphModule, image: Tensor, radius: float, memory: float, 
         raise NoRule("one logit has no margin")
     leader = int(logits.argmax())
     others = [j for j in range(len(logits)) if j != leader]
-    lead = (logits[leader] - logits[others]) * (1 - 1e-9) - 1e-12 * float(logits.abs().max())
+    lead = (logits[leader] - logits[others]) * (1 - 1e-9)
+    lead -= 1e-12 * float(logits.nan_to_num(math.nan, 0, 0).abs().max())  # a class may be masked by -inf
     ahead = Track(lead, track.flat[:, leader : leader + 1] - track.flat[:, others])
     speed = ball.rows(ahead, tight=False)
     if bool((lead < speed * radius).any()):
         speed = ball.rows(ahead)
     least = radius
     for m, bound, column in zip(lead.tolist(), speed.tolist(), ahead.columns.mT, strict=True):
-        if m <= 0:
+        if not (m > 0 and math.isfinite(bound)):
             return 0.0
         if m < bound * least:
             bound = min(bound, ball.norm(column[None]))
@@ -131,7 +132,7 @@ def certified_accuracy(
     with torch.no_grad():
         right = (fn(images.clone()).flatten(1).argmax(1) == labels).cpu()
     held = torch.stack(
-        [certified_radius(fn, images, r, **settings).cpu() >= r * (1 - 1e-6) for r in radii]  # type: ignore[arg-type]
+        [certified_radius(fn, images, r * (1 + 1e-8), **settings).cpu() >= r for r in radii]  # type: ignore[arg-type]
     )
     for k in reversed(range(len(radii))):
         wider = [j for j in range(len(radii)) if radii[j] >= radii[k]]

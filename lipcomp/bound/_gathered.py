@@ -16,6 +16,7 @@ from lipcomp.bound._results import Bound, LowerBounds, Witness
 from lipcomp.bound._rounding import ASSUMED, RELATIVE, SAMPLE, chords, in_float64, unit
 from lipcomp.bound._sketch import Histogram, Leaders
 from lipcomp.distributions._bessel import mean_resultant_length
+from lipcomp.jacobian._checks import check_map
 from lipcomp.jacobian._products import Map
 
 PROVED = 8  # of the nominated pairs, the best of which are computed again by the map in float64
@@ -53,6 +54,7 @@ class Proof:
             size = 1.0 if normalised or not len(kept) else float(mu[kept].norm(dim=1).max())
             return cls(None, None, ASSUMED[mu.dtype] * size, normalised)
         few = load(kept[:SAMPLE])
+        check_map(fn, few)
         return cls(fn, *in_float64(fn, few, normalised), normalised)
 
     def chord(self, mu: Tensor, other: Tensor) -> Tensor:

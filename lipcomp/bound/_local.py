@@ -15,7 +15,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, fx
 
-from lipcomp.bound._capture import NoRule, leaves, name_of, with_values
+from lipcomp.bound._capture import NoRule, check_dtype, leaves, name_of, with_values
 from lipcomp.bound._ellipsoids import Units, norm_bound, row_bounds
 from lipcomp.bound._noise import UP, Noise, block_norm, norm_above, row_norms
 
@@ -95,7 +95,8 @@ class Ball:
             moved = self.radius * self.rows(track) * UP
             if not bool(moved.isfinite().all()):
                 raise NoRule("how far numbers move in the ball has no bound")
-            self.reaches.append(moved + 1e-13 * float(track.value.abs().max()))
+            size = track.value.nan_to_num(math.nan, 0, 0).abs().max()  # a mask's -inf stays where it is
+            self.reaches.append(moved + 1e-13 * float(size))
         self.asked += 1
         return self.reaches[self.asked - 1]
 
@@ -122,11 +123,12 @@ class Ball:
         return track.turn
 
     def affine(self, parts: list[Track], value: Tensor, function: Callable[..., Tensor]) -> Track:
-        """What a linear function of tracked tensors gives, with its value."""
+        """What an affine function of tracked tensors gives, with its value; constants in it have no derivative."""
         count = max(len(part.columns) for part in parts)
         self.check(count * max(value.numel(), *(part.value.numel() for part in parts)))
-        columns = [_longer(part.columns, count) for part in parts]
-        return Track(value, torch.vmap(function)(*columns))
+        columns = torch.vmap(function)(*[_longer(part.columns, count) for part in parts])
+        constant = function(*[torch.zeros_like(part.value) for part in parts])
+        return Track(value, without(constant, columns) if bool(constant.any()) else columns)
 
     def check(self, numbers: int) -> None:
         """Refuse what needs more memory than is given."""
@@ -169,6 +171,11 @@ class Ball:
             self.noises.append(noise)
             track = Track(track.value, columns.reshape(-1, *track.value.shape))
         return track
+
+
+def without(constant: Tensor, value: Tensor) -> Tensor:
+    """An affine function's value less the constants in it; what is filled with infinity is constant."""
+    return (value - constant).masked_fill(constant.isinf(), 0)
 
 
 def _longer(columns: Tensor, count: int) -> Tensor:
@@ -231,6 +238,7 @@ def _run(
     if name in passive:  # its result depends on shapes alone
         plain = lambda a: a.value if isinstance(a, Track) else a  # noqa: E731
         return node.target(*map(plain, args), **kwargs)  # type: ignore[operator]
+    check_dtype(node)
     if name not in rules:
         raise NoRule(f"the operation {name} has no rule")
     try:

@@ -48,7 +48,7 @@ def only(*others: Any) -> None:
 
 
 def linear(function: Callable[..., Tensor]) -> Rule:
-    """An operation that is linear in its first argument, with the others constant."""
+    """An operation that is affine in its first argument, with the others constant."""
 
     def rule(ball: Ball, node: fx.Node, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         (first, *rest), kwargs = (
@@ -80,7 +80,7 @@ def _parts(ball: Ball, tracks: list[Track], value: Any, run: Callable[..., Any])
 
 
 def joined(function: Callable[..., Tensor]) -> Rule:
-    """An operation that is linear in all its floating-point tensors together: constants add nothing."""
+    """An operation that is linear in all its tensors together, but for masks and places."""
 
     def rule(ball: Ball, node: fx.Node, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Track:
         tracks = list({id(track): track for track in tracks_in(args, *kwargs.values())}.values())
@@ -94,8 +94,6 @@ def joined(function: Callable[..., Tensor]) -> Rule:
                     return place[id(argument)]
                 if isinstance(argument, list | tuple):
                     return type(argument)(fill(part) for part in argument)
-                if isinstance(argument, Tensor) and argument.is_floating_point():
-                    return torch.zeros_like(argument)
                 return argument
 
             return function(*fill(args), **{k: fill(v) for k, v in kwargs.items()})
@@ -373,10 +371,7 @@ def batch_norm(ball: Ball, node: fx.Node, args: tuple[Any, ...], kwargs: dict[st
 
 
 def cast(ball: Ball, node: fx.Node, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Track:
-    """A change of floating-point type is no change; one to integers is refused."""
-    kind = kwargs.get("dtype")
-    if kind is not None and not kind.is_floating_point:
-        raise NoRule(f"to {kind} is a step function")
+    """A change of floating-point type is no change (:func:`~lipcomp.bound._capture.check_dtype`)."""
     return args[0]
 
 

@@ -24,9 +24,9 @@ from typing import Any
 import torch
 from torch import Tensor, fx
 
-from lipcomp.bound._capture import NoRule, leaves, name_of, with_values
+from lipcomp.bound._capture import NoRule, check_dtype, leaves, name_of, with_values
 from lipcomp.bound._layer_norms import convolution_norm, linear_norm
-from lipcomp.bound._local import exact
+from lipcomp.bound._local import exact, without
 from lipcomp.bound._maxima_rules import windows
 from lipcomp.bound._rules import PASSIVE, PLAIN, SMOOTH, VIEWS
 from lipcomp.bound._slopes import largest_slope, shape_of
@@ -104,17 +104,15 @@ class Product:
         nested = any(isinstance(v, list | tuple) and any(isinstance(p, Norm) for p in v) for v in inputs)
         if not tracked and not nested:
             return node.target(*args, **kwargs)  # type: ignore[operator]
-        if name == "_to_copy":
-            kind = kwargs.get("dtype")
-            if kind is not None and not kind.is_floating_point:
-                raise NoRule(f"_to_copy to {kind} is a step function")
-            return tracked[0]
         kwargs = {k: v for k, v in kwargs.items() if not isinstance(v, torch.dtype) and k != "memory_format"}
         values = [_plain(a) for a in args]
         target: Any = node.target
         run = lambda: target(*values, **{k: _plain(v) for k, v in kwargs.items()})  # noqa: E731
         if name in PASSIVE:
             return run()
+        check_dtype(node)
+        if name == "_to_copy":
+            return tracked[0]
         try:
             return self._rule(name, node, args, kwargs, tracked, values, run)
         except NoRule as missing:
@@ -324,21 +322,25 @@ class Product:
         kwargs: dict[str, Any],
         result: Any,
     ) -> Any:
-        """A linear operation with coefficients >= 0: from its row and column sums."""
+        """An affine operation with coefficients of one sign: from its row and column sums."""
         place = next(i for i, a in enumerate(args) if a is track)
         others = [v.abs() if isinstance(v, Tensor) and v.is_floating_point() else v for v in values]
         if name in ("mul", "div"):  # whole numbers have signs too; elsewhere they are axes and places
             others = [_size(v) for v in values]
-        target: Any = node.target if name != "masked_fill" else PLAIN[name]
+        target: Any = node.target
+
+        def parts_of(first: Tensor) -> list[Tensor]:
+            out = target(*others[:place], first, *others[place + 1 :], **kwargs)
+            return [out] if isinstance(out, Tensor) else list(out)
 
         def sums() -> float:
             with torch.enable_grad():
                 one = torch.ones_like(track.value).requires_grad_()
-                out = target(*others[:place], one, *others[place + 1 :], **kwargs)
-                parts = [out] if isinstance(out, Tensor) else list(out)
+                constants, parts = parts_of(torch.zeros_like(one)), parts_of(one)
                 total = torch.stack([part.sum() for part in parts]).sum()
                 (columns,) = torch.autograd.grad(total, one)
-            return math.sqrt(max(float(part.max()) for part in parts) * float(columns.max())) * (1 + 1e-12)
+            rows = [without(*both).abs().max() for both in zip(constants, parts, strict=True)]
+            return math.sqrt(max(map(float, rows)) * float(columns.abs().max())) * (1 + 1e-12)
 
         bound = track.bound * self._once(node, sums)
         if isinstance(result, Tensor):

@@ -51,7 +51,6 @@ PLAIN: dict[str, Callable[..., Any]] = {
         "triu", "diagonal", "repeat", "im2col", "col2im", "unfold", "masked_fill", "narrow",
     )
 }  # fmt: skip
-PLAIN["masked_fill"] = lambda x, mask, value: x * ~mask
 SMOOTH = (
     "relu", "leaky_relu", "abs", "_prelu_kernel", "prelu", "hardtanh", "clamp", "clamp_max", "elu", "celu", "selu",
     "hardswish", "hardsigmoid", "sigmoid", "tanh", "erf", "atan", "gelu", "silu", "mish", "softplus",

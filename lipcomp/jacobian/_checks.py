@@ -71,8 +71,8 @@ def check_map(fn: Map, images: Float[Tensor, "n ..."]) -> Checked:
     """Refuse a map that draws random numbers, that updates what it keeps, or that mixes the images of a batch.
 
     Evaluates the first image alone by PyTorch's own operations, watching each of them, and between two images of noise
-    by lipcomp's. The noise has no part in the data, so that neither equal nor dominated images hide anything, and
-    tells whether the map gives mean directions: both have norm 1.
+    by lipcomp's, one of which is evaluated alone too. The noise has no part in the data, so that neither equal nor
+    dominated images hide anything, and tells whether the map gives mean directions: both have norm 1.
 
     Raises
     ------
@@ -93,8 +93,11 @@ def check_map(fn: Map, images: Float[Tensor, "n ..."]) -> Checked:
             )
         with frozen():
             among = as_rows(fn(torch.cat([noise[:1], image, noise[1:]])), 3)
+            apart = as_rows(fn(noise[:1].clone()), 1)
         if _differ(native, among[1:2]):
             _complain(fn, image, native, among[1:2])
+        if _differ(apart, among[:1]):  # the image may dominate the noise
+            _complain(fn, noise[:1], apart, among[:1])
     norms = among[::2].norm(dim=1)
     return Checked(native.shape[1], bool(((norms - 1).abs() < TOLERANCE).all()))
 

@@ -40,7 +40,8 @@ def convolution(dims: int) -> Callable[..., Tensor]:
         dilation: Any = 1,
         groups: int = 1,
     ) -> Tensor:
-        if isinstance(padding, str) or weight.requires_grad or input.dim() != dims + 2:
+        of_images = weight.requires_grad or (bias is not None and bias.requires_grad)
+        if isinstance(padding, str) or of_images or input.dim() != dims + 2:
             return native(input, weight, bias, stride, padding, dilation, groups)
         plan = _plan(
             input, weight, _repeat(stride, dims), _repeat(padding, dims), _repeat(dilation, dims), groups
@@ -58,6 +59,8 @@ def affine(input: Tensor, scale: Tensor, shift: Tensor) -> Tensor:
     """
     made_by: Any = input.grad_fn
     wide = (-1, *[1] * (input.dim() - 2))
+    if scale.requires_grad or shift.requires_grad:  # they depend on the images
+        return torch.addcmul(shift.view(wide), input, scale.view(wide))
     source = getattr(made_by, "source", None)
     if source is None or source._version != made_by.version:
         return _Affine.apply(input, scale.view(wide), shift.view(wide))

@@ -110,8 +110,6 @@ def _batch_norm(
             "fn is in training mode, or its batch norm keeps no statistics: it normalises by the batch, which mixes "
             "the images; call .eval() on the encoder first"
         )
-    if any(part is not None and part.requires_grad for part in (weight, bias)):
-        return F.batch_norm(input, running_mean, running_var, weight, bias, eps=eps)
     scale = (running_var + eps).rsqrt()
     scale = scale if weight is None else scale * weight
     shift = -running_mean * scale if bias is None else bias - running_mean * scale
@@ -134,7 +132,7 @@ def _instance_norm(
     pixels = input.flatten(2).contiguous()
     normal = _layer_norm(pixels, pixels.shape[2:], eps=eps).view(input.shape)
     if weight is None:
-        return normal
+        return normal if bias is None else affine(normal, torch.ones_like(bias), bias)
     return affine(normal, weight, torch.zeros_like(weight) if bias is None else bias)
 
 

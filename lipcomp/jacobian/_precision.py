@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
-from torch.utils._pytree import tree_map
+from torch.utils._pytree import tree_leaves, tree_map
 
 _SETTINGS = ("cuda.matmul", "cudnn.conv", "mkldnn.matmul", "mkldnn.conv")
 
@@ -88,7 +88,13 @@ class _Float64(TorchFunctionMode):
     def __torch_function__(
         self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
     ) -> Any:
-        return tree_map(_double, func(*tree_map(_double, args), **tree_map(_double, kwargs or {})))
+        given = args, kwargs or {}
+        args, kwargs = tree_map(_double, given)
+        result = tree_map(_double, func(*args, **kwargs))
+        for before, now in zip(tree_leaves(given), tree_leaves((args, kwargs)), strict=True):
+            if isinstance(now, Tensor) and now.dtype != before.dtype and now._version:
+                raise RuntimeError("fn writes into a tensor that was made in float32 out of sight")
+        return result
 
 
 def _double(value: Any) -> Any:

@@ -6,8 +6,9 @@ Lanczos on J Jᵀ (:mod:`lipcomp.jacobian._lanczos`) with products at one forwar
 takes as many as there are outputs. Every value is a lower bound of sigma_max, converged or not.
 
 A float32 derivative is off by a part of the map's own scale ‖fn(x)‖ / ‖x‖, and by far more where a layer divides by
-a variance that is rounding alone. So a value below WEAK of that scale is no evidence: such images are measured again by
-the same map in float64, and are not converged where it has no such version.
+a variance that is rounding alone. So a value below WEAK of that scale is no evidence, nor is one so small that float32
+drops its digits: such images are measured again by the same map in float64, and are not converged where it has no such
+version or float32 cannot hold the result.
 """
 
 import math
@@ -206,7 +207,9 @@ def spectral_norm(
     parts += [measure(index) for index in order[pilots:].split(size)]
     found = _joined(parts, order.argsort(), rtol, method, vectors=vectors)
     scale = torch.cat([part.scale for part in parts])[order.argsort()]
-    weak = ((found.sigma > 0) & (found.sigma < WEAK * scale)).nonzero().squeeze(1).cpu()
+    digits = torch.finfo(images.dtype)
+    lost = torch.maximum(found.sigma, scale) < digits.tiny / digits.eps
+    weak = ((found.sigma > 0) & (found.sigma < WEAK * scale) | lost).nonzero().squeeze(1).cpu()
     if len(weak) and images.dtype != torch.float64:
         wide, _ = doubled(fn, images[weak[:1]])
         if wide is None:
@@ -220,6 +223,7 @@ def spectral_norm(
             into, new = getattr(found, name), getattr(again, name)
             if into is not None:
                 into[weak] = new.to(into)
+        found.converged[weak] &= ((again.sigma == 0) | (again.sigma >= digits.tiny)).cpu()
     return found
 
 

@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+from torch import nn
 from torch.nn import functional as F
 
 from lipcomp.bound import all_pairs, lower_bounds
@@ -85,6 +86,30 @@ def test_tiny_distances_go_to_the_jacobian(generator):
     )  # weights of float32, so that the function is the same
     assert alone["direction"].maximum <= truth["direction"].maximum
     assert measured["direction"].maximum == pytest.approx(truth["direction"].maximum, rel=1e-6)
+
+
+def test_a_map_in_training_mode_is_refused_and_not_touched(embedded):
+    images, mu = embedded
+    norm = nn.Sequential(nn.Flatten(), nn.BatchNorm1d(18)).train()
+    before = norm[1].running_mean.clone()
+    with pytest.raises(ValueError, match="training mode"):
+        all_pairs(mu, images, fn=lambda x: F.normalize(norm(x), dim=1))
+    assert torch.equal(norm[1].running_mean, before)
+
+
+def test_a_map_that_fills_a_tensor_of_its_own_precision(embedded):
+    """It has no version in float64: a copy would be filled, and left."""
+    images, _ = embedded
+
+    def fn(x):
+        filled = torch.FloatTensor(len(x), 18)
+        filled[:] = x.flatten(1)
+        return F.normalize(filled - 0.4, dim=1)
+
+    found = all_pairs(fn(images), images, fn=fn)["direction"]
+    one, two = found.witness.images
+    truth = (fn(one[None]) - fn(two[None])).norm() / (one - two).norm()
+    assert found.maximum <= float(truth) * (1 + 1e-6)
 
 
 def test_images_that_are_not_finite_take_their_pairs_with_them(embedded):

@@ -22,6 +22,21 @@ def test_a_linear_probe_has_its_exact_distance_to_the_nearest_boundary(generator
     torch.testing.assert_close(short, expected.clamp(max=1e-3))
 
 
+def test_logits_that_are_no_numbers_certify_nothing_and_masked_classes_do_not_count():
+    images = torch.tensor([[0.5, 0.4, 0.9]], dtype=torch.float64)
+    mask = torch.tensor([0.0, 0.0, -torch.inf], dtype=torch.float64)
+    found = certified_radius(lambda x: x + mask, images, 1.0)
+    torch.testing.assert_close(found, torch.tensor([0.1 / 2**0.5], dtype=torch.float64))
+    for nothing in (torch.nan, torch.inf):
+        factor = torch.tensor([1.0, 1.0, nothing], dtype=torch.float64)
+        assert certified_radius(lambda x, factor=factor: x * factor, images, 1.0).tolist() == [0.0]
+
+
+def test_a_margin_a_little_short_of_the_radius_is_not_certified():
+    images, labels = torch.tensor([[0.1 * (1 - 5e-7)], [0.3]], dtype=torch.float64), torch.tensor([0, 0])
+    assert certified_accuracy(lambda x: F.pad(x, [0, 1]), images, labels, [0.1]).tolist() == [0.5]
+
+
 def test_certified_accuracy_is_below_what_an_attack_leaves(generator):
     weights = [
         torch.randn(a, b, generator=generator).double() / a**0.5 for a, b in ((12, 24), (24, 24), (24, 4))

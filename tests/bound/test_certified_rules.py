@@ -1,5 +1,7 @@
 """Certificates of single operations: exact where the operation is linear, never below the largest local constant."""
 
+import math
+
 import pytest
 import torch
 from torch import nn
@@ -203,10 +205,40 @@ def test_a_norm_over_an_axis_of_length_1_has_no_direction(generator):
     assert certified_bound(signs, images, radius=1e-4).bound.isfinite().all()
 
 
+WITH_CONSTANTS = {
+    "filled": lambda x: x.masked_fill(torch.arange(3) == 1, 10.0),
+    "filled with infinity": lambda x: x.masked_fill(torch.arange(3) == 1, -math.inf).softmax(-1),
+    "padded": lambda x: F.pad(x, [1, 1, 1, 1], value=7.0),
+    "whole numbers elsewhere": lambda x: torch.where(torch.arange(3) == 1, x, torch.tensor(5)),
+    "whole numbers beside it": lambda x: torch.cat([x, torch.full_like(x, 5, dtype=torch.int64)], -1),
+    "negative divisor": lambda x: F.avg_pool2d(x, 3, 1, 1, divisor_override=-4),
+    "causal attention": lambda x: F.scaled_dot_product_attention(x, x, x, is_causal=True),
+}
+
+
+@pytest.mark.parametrize("name", WITH_CONSTANTS)
+@pytest.mark.parametrize("after", ["nothing", "differences", "products"])
+def test_constants_among_the_numbers_have_their_value_and_no_derivative(name, after, generator):
+    def fn(x):
+        x = WITH_CONSTANTS[name](x)
+        x = {"nothing": x, "differences": x - x.roll(1, -1), "products": x * x.roll(1, -1)}[after]
+        return x.flatten(1)
+
+    images = torch.rand(2, 2, 3, 3, generator=generator, dtype=torch.float64)
+    truth = spectral_norm(fn, images, method="rows").sigma
+    local = certified_bound(fn, images, radius=1e-9, method="local").bound
+    torch.testing.assert_close(local, truth, rtol=1e-5, atol=0)
+    assert (certified_bound(fn, images, method="product").bound >= truth * (1 - 1e-9)).all()
+
+
 @pytest.mark.parametrize(
     ("fn", "reason"),
     [
         (lambda x: x.flatten(1).floor(), "floor"),
+        (lambda x: (9 * x).sum(-1, dtype=torch.int64).to(x.dtype).flatten(1), "int64"),
+        (lambda x: (9 * x).cumsum(-1, dtype=torch.int32).to(x.dtype).flatten(1), "int32"),
+        (lambda x: x.view(torch.int32).to(x.dtype).flatten(1), "int32"),
+        (lambda x: x.to(torch.float8_e4m3fn).to(x.dtype).flatten(1), "float8"),
         (lambda x: (2 * x.half()).to(x.dtype).flatten(1), "float16"),
         (lambda x: x.flatten(1) * x.bfloat16().to(x.dtype).mean((1, 2, 3))[:, None], "bfloat16"),
         (lambda x: (x * 255).to(torch.uint8).flatten(1) / 255.0, "step function"),

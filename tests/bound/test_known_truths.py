@@ -235,6 +235,15 @@ def test_every_rule_is_above_the_largest_sigma(generator):
 
 
 @pytest.mark.parametrize("norm", ["l2", "linf"])
+@pytest.mark.parametrize("radius", [1e-8, 1e-7, 1e-5, 0.3])
+def test_no_projection_is_rounded_out_of_the_ball(norm, radius, generator):
+    centres = torch.rand(50, 20, generator=generator)
+    found = project(centres + torch.randn(50, 20, generator=generator), centres, radius, norm)
+    length = (found.double() - centres.double()).norm(p=2 if norm == "l2" else torch.inf, dim=1)
+    assert (length <= radius * (1 + 1e-6)).all()
+
+
+@pytest.mark.parametrize("norm", ["l2", "linf"])
 def test_projection_is_the_nearest_point(norm, generator):
     """Against many points of the set: none is nearer."""
     centre = torch.rand(1, 3, generator=generator, dtype=torch.float64).expand(20, 3)

@@ -73,6 +73,35 @@ def test_instance_norm_does_not_depend_on_the_batch(generator):
         torch.testing.assert_close(sigma.double(), truth, rtol=1e-4, atol=0)
 
 
+def per_image(layer):
+    """All images as the channels of one, so that the layer's weights may be each image's own."""
+
+    def fn(x):
+        own = 1 + 3 * x.amax((2, 3)).flatten()
+        return layer(x.reshape(1, -1, 4, 4), own).view(len(x), -1)
+
+    return fn
+
+
+@pytest.mark.parametrize(
+    "fn",
+    [
+        per_image(lambda x, own: F.conv2d(x, torch.ones(x.shape[1], 1, 3, 3).to(x), own, groups=x.shape[1])),
+        per_image(lambda x, own: F.instance_norm(x, weight=own)),
+        per_image(lambda x, own: F.instance_norm(x, bias=own)),
+        per_image(lambda x, own: F.batch_norm(x, 0 * own.detach(), 1 + 0 * own.detach(), own, own)),
+    ],
+)
+def test_weights_that_depend_on_the_image_are_no_constants(fn, generator):
+    images = torch.rand(2, 3, 4, 4, generator=generator, dtype=torch.float64)
+    rows = torch.cat(
+        [torch.autograd.functional.jacobian(fn, x[None]).flatten(2).flatten(0, 1)[None] for x in images]
+    )
+    truth = torch.linalg.matrix_norm(rows, 2)
+    for method in ("lanczos", "rows"):
+        torch.testing.assert_close(spectral_norm(fn, images, method=method).sigma, truth, rtol=1e-4, atol=0)
+
+
 def settings():
     backends = torch.backends
     return (
@@ -136,10 +165,17 @@ def test_layers_that_draw_or_update_are_refused_and_not_touched(name, generator)
         lambda x: x - x[-1:],
         lambda x: x.cumsum(0),
         lambda x: x + 1e-3 * x.sum(0),
+        lambda x: x / x.amax(),
     ],
 )
 @pytest.mark.parametrize(
-    "images", [torch.full((3, 5), 0.3), torch.rand(1, 5), torch.tensor([[1e-6] * 5, [1.0] * 5])]
+    "images",
+    [
+        torch.full((3, 5), 0.3),
+        torch.rand(1, 5),
+        torch.tensor([[1e-6] * 5, [1.0] * 5]),
+        torch.eye(5)[:2],
+    ],
 )
 def test_batch_mixing_shows_whatever_the_images(mix, images):
     with pytest.raises(ValueError, match="mixes the images"):

@@ -100,6 +100,18 @@ def test_a_scaling_of_the_map_scales_sigma_whatever_its_size(factor, generator):
     assert spectral_norm(lambda x: 0 * (x @ matrix), images, method="lanczos").sigma.eq(0).all()
 
 
+def test_what_float32_has_no_digits_for_is_measured_in_float64_or_not_converged(generator):
+    matrix, images = torch.randn(40, 30, generator=generator), torch.rand(3, 40, generator=generator)
+    truth = torch.linalg.svdvals(matrix.double())[0]
+    for power in (-34, -36, -39, -43, -60):
+        found = spectral_norm(
+            lambda x, p=power: (x @ matrix) * 10.0 ** (p / 2) * 10.0 ** (p / 2), images, method="rows"
+        )
+        wrong = (found.sigma.double() / (truth * 10.0**power) - 1).abs() > 1e-4
+        assert not (found.converged & wrong).any()
+        assert found.converged.all() or power < -36
+
+
 @pytest.mark.parametrize("method", ["lanczos", "rows"])
 @pytest.mark.parametrize("wide", [True, False])
 def test_what_is_rounding_alone_is_no_evidence(method, wide, generator, monkeypatch):
