@@ -18,6 +18,7 @@ from torch.utils.data import Subset
 
 from lipcomp._identity import digest
 from lipcomp.data._items import (
+    item_of,
     label_column,
     labels_of,
     names_of,
@@ -77,7 +78,7 @@ class DatasetImages:
         return pixels
 
     def _planes(self, index: int) -> list[Image.Image]:
-        image, label = parts_of(self.dataset[index], self.image_key, self.label_key)
+        image, label = parts_of(item_of(self.dataset, index, self.name), self.image_key, self.label_key)
         if self.numbers is not None and label is not None:
             number = self.numbers.get(plain_label(label))
             if number != int(self.labels[index]):
@@ -240,8 +241,9 @@ def _steady(name: str, dataset: Any, image_key: str | None, label_key: str | Non
     """The first image, after a look whether items stay the same."""
     first: list[Image.Image] = []
     for index in sorted({0, len(dataset) // 2, len(dataset) - 1}):
+        items = [item_of(dataset, index, name) for _ in range(2)]
         try:
-            one, other = (planes_of(parts_of(dataset[index], image_key, label_key)[0]) for _ in range(2))
+            one, other = (planes_of(parts_of(item, image_key, label_key)[0]) for item in items)
         except ValueError as error:
             raise ValueError(f"item {index} of {name}: {error}") from error
         if digest([np.asarray(p) for p in one]) != digest([np.asarray(p) for p in other]):

@@ -4,14 +4,18 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
+import torch
 from PIL import Image
 from torch import Tensor
+from torch.utils.data import ConcatDataset
 
-from lipcomp.data._labels import in_order
+from lipcomp.data._labels import in_order, shorten
 from lipcomp.data._layout import check_distinct
+from lipcomp.data._listing import normal
 from lipcomp.data._pictures import as_picture
 
 _IMAGES = ("image", "img", "pixel_values", "jpg", "png")
+_MOST = 100_000  # classes, of which few are seen in a small part of a set
 _LABELS = ("label", "labels", "fine_label", "class", "cls", "target")
 
 
@@ -28,13 +32,16 @@ def planes_of(image: Any) -> list[Image.Image]:
     if not isinstance(image, Tensor | np.ndarray):
         kind = type(image).__name__
         raise ValueError(f"an image must be one of Pillow's, an array or a tensor, got {kind}")  # noqa: TRY004
-    array = image.detach().cpu().numpy() if isinstance(image, Tensor) else image
+    if isinstance(image, Tensor):
+        array = (image.float() if image.dtype == torch.bfloat16 else image).detach().cpu().numpy()
+    else:
+        array = image
     channels_first = isinstance(image, Tensor) or (array.ndim == 3 and array.shape[2] not in (1, 3, 4))
     if array.ndim == 3 and channels_first and array.shape[0] in (1, 3):
         array = np.moveaxis(array, 0, 2)
     if array.ndim == 3 and array.shape[2] == 1:
         array = array[..., 0]
-    if array.ndim not in (2, 3) or (array.ndim == 3 and array.shape[2] not in (3, 4)):
+    if array.ndim not in (2, 3) or not array.size or (array.ndim == 3 and array.shape[2] not in (3, 4)):
         raise ValueError(f"an array of shape {tuple(image.shape)} is no image of 1, 3 or 4 channels")
     array = np.ascontiguousarray(array)
     if array.dtype == bool:
@@ -61,6 +68,14 @@ def planes_of(image: Any) -> list[Image.Image]:
     if array.shape[2] == 4:
         raise ValueError("floats with four channels; composite the image on a background first")
     return [Image.fromarray(np.ascontiguousarray(array[..., c])) for c in range(3)]
+
+
+def item_of(dataset: Any, index: int, name: str) -> Any:
+    """An item of a dataset; whatever its code raises names the item."""
+    try:
+        return dataset[index]
+    except Exception as error:
+        raise ValueError(f"item {index} of {name} cannot be read: {type(error).__name__}: {error}") from error
 
 
 def parts_of(item: Any, image_key: str | None, label_key: str | None) -> tuple[Any, Any]:
@@ -95,7 +110,7 @@ def labels_of(name: str, dataset: Any, image_key: str | None, label_key: str | N
     if hasattr(dataset, "indices") and hasattr(dataset, "dataset"):  # torch's Subset
         whole = labels_of(name, dataset.dataset, image_key, label_key)
         return [whole[i] for i in dataset.indices]
-    labels = [parts_of(dataset[i], image_key, label_key)[1] for i in range(len(dataset))]
+    labels = [parts_of(item_of(dataset, i, name), image_key, label_key)[1] for i in range(len(dataset))]
     if any(label is None for label in labels):
         raise ValueError(
             f"{name} gives no labels; pass labels=, label_key=, or labelled=False where none are needed"
@@ -106,7 +121,7 @@ def labels_of(name: str, dataset: Any, image_key: str | None, label_key: str | N
 def plain_label(label: Any) -> int | str:
     """A label as a whole number or a word."""
     if isinstance(label, str):
-        return label
+        return normal(label)
     try:
         number = int(label)
     except (TypeError, ValueError, RuntimeError):
@@ -123,35 +138,50 @@ def names_of(dataset: Any, label_key: str | None, labels: Sequence[Any]) -> tupl
         return tuple(features[label_key].names)
     if hasattr(dataset, "indices") and hasattr(dataset, "dataset"):
         return names_of(dataset.dataset, label_key, labels)
+    if isinstance(dataset, ConcatDataset):
+        every = [names_of(part, label_key, labels) for part in dataset.datasets]
+        parts = {names for names in every if not is_plain(names)}
+        if len(parts) > 1:
+            raise ValueError(
+                f"the parts of a ConcatDataset number their classes differently ({'; '.join(map(shorten, parts))}), so "
+                f"that a number means several classes; join their files, or give each the same classes"
+            )
+        if parts:
+            return parts.pop()
     if any(isinstance(label, str) for label in labels):
         return in_order({str(label) for label in labels})
     told = getattr(dataset, "classes", None)
-    if isinstance(told, list | tuple) and told:
-        return tuple(str(name) for name in told)
+    if isinstance(told, list | tuple) and told and getattr(dataset, "target_transform", None) is None:
+        return tuple(normal(str(name)) for name in told)
+    if max(labels) >= max(_MOST, 10 * len(labels)):
+        raise ValueError(
+            f"{len(labels)} labels go up to {max(labels)}; number the classes from 0, or make the labels words"
+        )
     return tuple(str(i) for i in range(int(max(labels)) + 1))
+
+
+def is_plain(names: Sequence[str]) -> bool:
+    """Whether class names are only the numbers from 0."""
+    return all(name == str(i) for i, name in enumerate(names))
 
 
 def numbers_of(
     name: str, own: Sequence[int | str], names: tuple[str, ...], classes: Sequence[str] | None
 ) -> tuple[dict[int | str, int], tuple[str, ...]]:
     """The index of each label's class among the classes, which are matched by name if they are given."""
-    if min((label for label in own if isinstance(label, int)), default=0) < 0:
-        raise ValueError(
-            f"{name} has the label {min(own)}; number the classes from 0, or give labelled=False"
-        )
-    plain = names == tuple(str(i) for i in range(len(names)))
+    lowest = min((label for label in own if isinstance(label, int)), default=0)
+    if lowest < 0:
+        raise ValueError(f"{name} has the label {lowest}; number the classes from 0, or give labelled=False")
+    worded = any(isinstance(label, str) for label in own)  # a number among words is a word
+    words = {label: str(label) if worded or label >= len(names) else names[label] for label in set(own)}  # type: ignore[operator,index]
     wanted = names if classes is None else tuple(classes)
     check_distinct(wanted)
-    found: dict[int | str, int] = {}
-    for label in set(own):
-        word = label if isinstance(label, str) else names[label] if label < len(names) else str(label)
-        if word in wanted:
-            found[label] = wanted.index(word)
-        elif plain and isinstance(label, int) and label < len(wanted):
-            found[label] = label
-        else:
-            raise ValueError(
-                f"class {word!r} of {name} is not among the classes {', '.join(wanted[:10])}; classes are matched by "
-                f"name"
-            )
-    return found, wanted
+    plain = not worded and is_plain(names)
+    strange = next((word for word in words.values() if word not in wanted), None)
+    if strange is None:
+        return {label: wanted.index(word) for label, word in words.items()}, wanted
+    if plain and not any(word in wanted for word in words.values()) and max(own) < len(wanted):  # type: ignore[operator]
+        return {label: label for label in words}, wanted  # type: ignore[misc]
+    raise ValueError(
+        f"class {strange!r} of {name} is not among the classes {', '.join(wanted[:10])}; classes are matched by name"
+    )

@@ -8,10 +8,10 @@ without its suffix).
 import csv
 import io
 import json
+import os
 import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from functools import partial
 from pathlib import Path, PurePosixPath
 from typing import Any
 
@@ -112,6 +112,15 @@ def read_table(path: Path, label_column: str | None = None, *, required: bool = 
         told = str(line[split]).strip() if split and line.get(split) else None
         text = "" if value is None else str(value).strip()
         rows.append(Row(str(line.get(file) or "").strip(), normal(text), told))
+    labels = {row.label for row in rows}
+    twice = sorted(
+        label for label in labels if re.fullmatch(r"-?\d+\.0+", label) and label.split(".")[0] in labels
+    )
+    if twice:
+        raise ValueError(
+            f"{str(path)!r} has the labels {twice[0]!r} and {twice[0].split('.')[0]!r}, one number written in two "
+            f"ways; write each class in one way"
+        )
     return Table(path, tuple(rows))
 
 
@@ -132,7 +141,9 @@ def _read_csv(path: Path) -> list[dict[str, Any]]:
     try:
         lines = [
             line
-            for line in csv.reader(io.StringIO(text, newline=""), delimiter=delimiter, strict=True)
+            for line in csv.reader(
+                io.StringIO(text, newline=""), delimiter=delimiter, strict=True, skipinitialspace=True
+            )
             if any(line)
         ]
     except csv.Error as error:
@@ -199,15 +210,17 @@ def match_rows(
     ValueError
         If a row names no image, one of several, or one that another row gives another label; or has no label.
     """
-    lookups = [_by_key(images, partial(_relative, base)) for base in bases]
-    lookups += [_by_key(images, lambda image: image.absolute().as_posix())]
-    lookups += [_by_key(images, lambda image: image.name), _by_key(images, lambda image: image.stem)]
+    places = _by_key(images, lambda image: os.path.normpath(image.absolute()))
+    names = _by_key(images, lambda image: image.name), _by_key(images, lambda image: image.stem)
     found: dict[Path, str] = {}
     missing: list[str] = []
     several: list[str] = []
     for row in rows:
         key = normal(PurePosixPath(row.file.replace("\\", "/")).as_posix())
-        matches = next((lookup[key] for lookup in lookups if key in lookup), [])
+        meant = (normal(os.path.normpath(base.absolute() / key)) for base in bases)
+        matches = next((places[place] for place in meant if place in places), None) or next(
+            (lookup[key] for lookup in names if key in lookup), []
+        )
         if len(matches) != 1:
             (several if matches else missing).append(row.file)
             continue
@@ -233,18 +246,11 @@ def match_rows(
     return found
 
 
-def _by_key(images: Sequence[Path], key: Callable[[Path], str | None]) -> dict[str, list[Path]]:
+def _by_key(images: Sequence[Path], key: Callable[[Path], str]) -> dict[str, list[Path]]:
     found: dict[str, list[Path]] = {}
     for image in images:
-        name = key(image)
-        if name is not None:
-            found.setdefault(normal(name), []).append(image)
+        found.setdefault(normal(key(image)), []).append(image)
     return found
-
-
-def _relative(base: Path, image: Path) -> str | None:
-    image, base = image.absolute(), base.absolute()
-    return image.relative_to(base).as_posix() if image.is_relative_to(base) else None
 
 
 def shorten(names: Sequence[object]) -> str:

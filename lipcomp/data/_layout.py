@@ -59,23 +59,32 @@ def find_split(
     """Find the images of a split and their classes; the arguments are those of :func:`lipcomp.data.load_set`."""
     table = read_table(labels, label_column) if labels is not None else None
     places = split_folders(root)
+    if table is None and label_column is not None and not any(map(find_metadata, (root, *places.values()))):
+        raise ValueError(
+            f"label_column={label_column!r} is a column of a table, and {str(root)!r} has no metadata.csv or "
+            f"metadata.jsonl; name the table with labels=, or leave label_column out"
+        )
     told = sorted(places)
-    if table is not None and any(row.split for row in table.rows):
+    if table is None and not places:
+        metadata = _read_metadata(root, root, label_column)
+        table = metadata if metadata is not None and any(row.split for row in metadata.rows) else None
+    splits = table is not None and any(row.split for row in table.rows)
+    if table is not None and splits:
         told = sorted({str(row.split) for row in table.rows})
     if holdout is not None and told not in ([], ["train"]):
         raise ValueError(
             f"data {str(root)!r} has splits already ({', '.join(told)}); leave holdout={holdout} away"
         )
-    if table is not None and any(row.split for row in table.rows):
+    if table is not None and splits:
         found, train = _of_table_with_splits(root, split, table)
     elif not places or holdout is not None:
-        found, train = _whole(root, places.get("train", root), split, table, holdout, seed)
+        found, train = _whole(root, places.get("train", root), split, table, label_column, holdout, seed)
     else:
         place = _chosen(root, places, split)
-        found = _labelled(root, place, table)
+        found = _labelled(root, place, table, label_column)
         if not found.files:  # the place has images, so that a table lacks them
             raise ValueError(f"no row of the table of labels names an image of {str(place)!r}; check labels=")
-        train = _class_names(root, places["train"], table) if "train" in places else None
+        train = _class_names(root, places["train"], table, label_column) if "train" in places else None
         if place != places.get("train") and train and found.names is None:
             raise ValueError(
                 f"{str(place)!r} holds images without class folders, but the train split has classes; put them into "
@@ -149,10 +158,16 @@ def _chosen(root: Path, places: dict[str, Path], split: str) -> Path:
 
 
 def _whole(
-    root: Path, place: Path, split: str, table: Table | None, holdout: float | None, seed: int
+    root: Path,
+    place: Path,
+    split: str,
+    table: Table | None,
+    label_column: str | None,
+    holdout: float | None,
+    seed: int,
 ) -> tuple[Found, tuple[str, ...] | None]:
     """A folder without splits: all of it, or a part that is held out or not."""
-    found = _labelled(root, place, table)
+    found = _labelled(root, place, table, label_column)
     if not found.files:
         raise FileNotFoundError(
             f"data folder {str(place)!r} holds no image, neither loose nor in class folders"
@@ -189,12 +204,17 @@ def _held_out(names: Sequence[str], fraction: float, seed: int) -> set[int]:
     return held
 
 
-def _labelled(root: Path, place: Path, table: Table | None) -> Found:
+def _read_metadata(root: Path, place: Path, label_column: str | None) -> Table | None:
+    """The metadata of a place or of its root; without labels it only counts if a column of them is named."""
+    metadata = find_metadata(place) or find_metadata(root)
+    return read_table(metadata, label_column, required=label_column is not None) if metadata else None
+
+
+def _labelled(root: Path, place: Path, table: Table | None, label_column: str | None) -> Found:
     """The images below a place, labelled by a table, by metadata beside them, or by their class folders."""
     if table is not None:
         return _by_table(root, place, table, table.rows)
-    metadata = find_metadata(place) or find_metadata(root)
-    read = read_table(metadata, required=False) if metadata else None
+    read = _read_metadata(root, place, label_column)
     if read is None or not read.rows:
         return _by_folders(place)
     found = _by_table(root, place, read, read.rows)
@@ -285,10 +305,11 @@ def _check_depth(place: Path, files: Sequence[Path]) -> None:
         )
 
 
-def _class_names(root: Path, place: Path, table: Table | None) -> tuple[str, ...] | None:
+def _class_names(
+    root: Path, place: Path, table: Table | None, label_column: str | None
+) -> tuple[str, ...] | None:
     """The class names of the training split, without listing its images where they have class folders."""
-    metadata = None if table else find_metadata(place) or find_metadata(root)
-    read = read_table(metadata, required=False) if metadata else table
+    read = table or _read_metadata(root, place, label_column)
     if read is not None and read.rows:
         found = _by_table(root, place, read, read.rows)
         if found.names:

@@ -132,7 +132,7 @@ def load_set(
             skip_unreadable=skip_unreadable,
             advance=advance,
         )
-    given = [option for option, value in told.items() if value]
+    given = [option for option, value in told.items() if value is not None and value is not False]
     if given:
         what = name if isinstance(name, str | Path) else type(name).__name__
         raise ValueError(f"{', '.join(given)} is for folders of images, not for {what}")
@@ -218,10 +218,16 @@ def check_splits(train: ImageSet, test: ImageSet) -> None:
         )
 
 
-def _places(files: Sequence[Path]) -> set[tuple[str, str]]:
-    """Where files lie, whatever links lead to their folders."""
-    real = {folder: os.path.realpath(folder) for folder in {file.parent for file in files}}
-    return {(real[file.parent], file.name) for file in files}
+def _places(files: Sequence[Path]) -> set[tuple[int, ...] | Path]:
+    """Which files these are, whatever links (to folders or to files, soft or hard) lead to them."""
+    found: set[tuple[int, ...] | Path] = set()
+    for file in files:
+        try:
+            stat = os.stat(file)  # noqa: PTH116 (a Path's own is slow for a million)
+            found.add((stat.st_dev, stat.st_ino, stat.st_size, stat.st_mtime_ns))
+        except OSError:  # a broken link is said when it is read
+            found.add(file)
+    return found
 
 
 def brought_to(

@@ -70,7 +70,7 @@ def as_picture(source: Image.Image, background: tuple[int, int, int] = WHITE) ->
     """
     tags = getattr(source, "tag_v2", {})
     _check_tiff(tags)
-    source.load()
+    _load(source)
     turned = source.getexif().get(_ORIENTATION, 1) != 1
     image = ImageOps.exif_transpose(source) if turned else source
     if image.mode in _DEEP:
@@ -87,6 +87,22 @@ def as_picture(source: Image.Image, background: tuple[int, int, int] = WHITE) ->
         return image.convert("RGB")
     what = "whole numbers of 32 bits" if image.mode == "I" else f"pixels of mode {image.mode}"
     raise ValueError(f"it holds {what}, whose value for white is unknown; save it with 8 or 16 bits")
+
+
+def _load(source: Image.Image) -> None:
+    """Decode, with what Pillow gets wrong put right.
+
+    It maps an uncompressed file into memory by the size that the picture has when turned upright, which scrambles a
+    TIFF on its side; and the transparent grey of a PNG of 2 or 4 bits stays as it is stored, though the pixels do not.
+    """
+    stored = next((part[3] for part in getattr(source, "tile", ())), None)
+    name, source.filename = getattr(source, "filename", ""), ""  # type: ignore[attr-defined]  # no map without it
+    try:
+        source.load()
+    finally:
+        source.filename = name  # type: ignore[attr-defined]
+    if source.format == "PNG" and stored in ("L;2", "L;4") and "transparency" in source.info:
+        source.info["transparency"] *= 85 if stored == "L;2" else 17
 
 
 def _check_tiff(tags: Mapping[int, Any]) -> None:
@@ -163,6 +179,6 @@ def with_channels(picture: Image.Image, channels: int, convert: bool) -> Image.I
 def _unreadable(file: Path, error: Exception) -> UnreadableImageError:
     reason = str(error).replace(repr(str(file)), "").strip() or type(error).__name__
     return UnreadableImageError(
-        f"image {str(file)!r} cannot be read ({reason}); replace or remove it, or leave such files out with "
-        f"skip_unreadable=True"
+        f"image {str(file)!r} cannot be read ({reason}); replace it (of a folder of your own, leave such files out "
+        f"with skip_unreadable=True)"
     )

@@ -26,6 +26,7 @@ from lipcomp.data._pictures import with_channels
 INTERPOLATIONS = ("nearest", "bilinear", "bicubic", "lanczos", "box", "hamming")
 # Interpolations whose kernels for bytes torchvision has; Pillow's nearest is its nearest-exact.
 PROCESSORS = ("bilinear", "bicubic", "lanczos")
+_MOST = 1 << 28  # pixels of a resized picture, about where Pillow takes a file for a decompression bomb
 Size = tuple[int, int]
 
 
@@ -161,6 +162,11 @@ class Preprocessing:
         size = self._target(picture.height, picture.width)
         if size is None or size == (picture.height, picture.width):
             return picture
+        if size[0] * size[1] > _MOST:
+            raise ValueError(
+                f"is {picture.width} x {picture.height} and would be {size[1]} x {size[0]} pixels after the resize "
+                f"({self}); give a smaller resize, or leave this image out"
+            )
         if self.antialias and not (self.processor and self.interpolation in PROCESSORS):
             return picture.resize((size[1], size[0]), getattr(Image.Resampling, self.interpolation.upper()))
         pixels = V.pil_to_tensor(picture)

@@ -6,7 +6,7 @@ images must be what it was when the result was kept.
 """
 
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property, partial
 from typing import Any
 
@@ -17,13 +17,14 @@ from torch import Tensor, nn
 
 from lipcomp._identity import digest, hash_module
 from lipcomp.checkpoints._native import Checkpoint
-from lipcomp.data._opening import check_splits
+from lipcomp.data._folders import FolderImages
+from lipcomp.data._opening import brought_to, check_splits
 from lipcomp.data._sets import ImageSet
 from lipcomp.jacobian._batching import forward_batch_size
 from lipcomp.jacobian._precision import full_precision
 from lipcomp.measure._cells import Arrays, Cells, IncompleteError
 from lipcomp.measure._conditions import Condition, check_chosen, clean_condition, images_identity
-from lipcomp.measure._plan import DTYPES, Plan, Source
+from lipcomp.measure._plan import DTYPES, Plan, Source, fitting
 from lipcomp.robustness._features import evaluation_mode
 from lipcomp.robustness._linear_evaluation import DIGITS, PAPER, linear_evaluation
 from lipcomp.robustness._probes import PATH_TOLERANCE, LinearProbe, NearestNeighbours, Probe, fit_linear_probe
@@ -163,6 +164,31 @@ class Bench:
         """Notes on image files that were left out, including those of the probe."""
         sets = [self.images, *(c.images for c in (self.__dict__.get("train"),) if c is not None)]
         return [f"{images.name}: {note}" for images in sets for note in getattr(images, "notes", ())]
+
+    @cached_property
+    def preparation(self) -> dict[str, Any]:
+        """How the plan's images are resized and converted, as options of :func:`lipcomp.load_set`."""
+        options = fitting(self.plan.images.options, self.checkpoint)
+        return {
+            "preprocessing": options.get("preprocessing"),
+            "convert_channels": bool(options.get("convert_channels")),
+        }
+
+    def prepared(self, images: ImageSet, *, cropped: bool = False) -> ImageSet:
+        """Images of another set, resized and converted as the plan's are.
+
+        ``cropped``: a published set of pictures that were resized and cropped already; those of the encoder's size stay
+        as they are.
+        """
+        how, convert = self.preparation["preprocessing"], self.preparation["convert_channels"]
+        if how is not None and cropped:
+            how = replace(how, keep=True)
+        if how is None and not convert:
+            return images
+        if isinstance(images, FolderImages):
+            how = how or images.preprocessing
+            return replace(images, preprocessing=how, convert_channels=convert, _seen={})
+        return brought_to(images, self.checkpoint.image_shape, how, convert)
 
     def load(self, places: Int64[Tensor, " batch"]) -> Float[Tensor, "batch channels height width"]:
         """Chosen images by their place, on the device."""

@@ -67,7 +67,7 @@ class OutOfDistribution:
     def units(self, bench: Bench) -> Iterator[Unit]:
         """One unit."""
         shape = bench.checkpoint.image_shape
-        images = load_set(self.data, "test", root=self.root, image_shape=shape)
+        images = load_set(self.data, "test", root=self.root, image_shape=shape, **bench.preparation)
         check_fit(f"--ood {self.data}", images.image_shape, shape)
         other = clean_condition(images, bench.plan.images.choose(len(images)))
         told = {
@@ -137,7 +137,7 @@ class ShapeBias:
             conflict = texture.load_cue_conflict(
                 self.folder, image_shape=bench.checkpoint.image_shape, classes=own
             )
-            condition, textures = clean_condition(conflict.images), conflict.textures
+            condition, textures = clean_condition(bench.prepared(conflict.images)), conflict.textures
             told = bench.data_settings(condition.images, condition.indices)
 
         def measure(advance: Advance) -> Result:

@@ -80,7 +80,11 @@ class CorruptionAccuracy:
         )
         made = disk_conditions(found, bench.plan.images.limit, bench.plan.images.seed)
         wanted = self.names or literature(found.corruptions, all_found=self.everything)
-        made = [c for c in made if c.settings["corruption"] in wanted]
+        made = [
+            replace(c, images=bench.prepared(c.images, cropped=True))
+            for c in made
+            if c.settings["corruption"] in wanted and c.settings["severity"] in (None, *self.severities)
+        ]
         check_fit(self.folder, made[0].images.image_shape, shape)
         return made
 

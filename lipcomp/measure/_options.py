@@ -251,7 +251,7 @@ def images(options: argparse.Namespace, metadata: Sequence[Metadata]) -> Images:
         "convert_channels": options.convert_channels,
         "override": {"resize": options.resize, "crop": crop, "interpolation": options.interpolation},
     }
-    chosen = {name: value for name, value in told.items() if value}
+    chosen = {name: value for name, value in told.items() if value is not None and value is not False}
     return Images(data, options.split, options.data_root, options.limit, options.seed, chosen)
 
 
@@ -306,7 +306,10 @@ def run_command(
         left_out |= set(done.bench.left_out)
         label = f"{done.bench.label} {done.unit.label}"
         if not done.fresh:
-            print(f"{label}: already in {options.out}", file=sys.stderr)
+            print(
+                f"{label}: {f'already in {options.out}' if options.out else 'asked for twice'}",
+                file=sys.stderr,
+            )
         for note in done.notes:
             print(f"{label}: {note}", file=sys.stderr)
         if options.json:

@@ -144,7 +144,7 @@ class Images:
             split or self.split,
             root=self.root,
             image_shape=shape,
-            **_fitting(self.options, checkpoint),
+            **fitting(self.options, checkpoint),
         )
         if images.image_shape != shape:
             raise ValueError(
@@ -161,7 +161,7 @@ class Images:
         return torch.randperm(n, generator=generator)[: self.limit].sort().values
 
 
-def _fitting(options: Mapping[str, Any], checkpoint: Checkpoint) -> dict[str, Any]:
+def fitting(options: Mapping[str, Any], checkpoint: Checkpoint) -> dict[str, Any]:
     """The options of the data; the model's own preprocessing where none was given."""
     given = dict(options)
     own = getattr(checkpoint, "preprocessing", None)

@@ -190,7 +190,8 @@ def run(
             save_witness(kept.witnesses, bench, unit, result.witnesses)
         if kept.out is not None and not found:
             append_records(kept.out, records)
-        known.by_unit.setdefault(unit.identity, records)  # it may be asked for twice
+        if not found:
+            known.by_unit[unit.identity] = records  # it may be asked for twice
         yield Done(bench, unit, found or records, not found, result.notes)
 
 
@@ -226,9 +227,10 @@ class Known:
         return known
 
     def of(self, bench: Bench, unit: Unit) -> list[Record]:
-        """The records of a unit, if the encoder still gives what it gave when they were written."""
-        found = self.by_unit.get(unit.identity, [])
-        return found if found and bench.agrees(found[0].subject.get("guard")) else []
+        """The records of a unit, if all are there and the encoder still gives what it gave when they were written."""
+        found = list({record.identity: record for record in self.by_unit.get(unit.identity, [])}.values())
+        whole = found and len(found) >= found[0].provenance.get("of_unit", 1)
+        return found if whole and bench.agrees(found[0].subject.get("guard")) else []
 
 
 def to_records(bench: Bench, unit: Unit, result: Result, seconds: float) -> list[Record]:
@@ -241,6 +243,7 @@ def to_records(bench: Bench, unit: Unit, result: Result, seconds: float) -> list
         bench.plan.seed,
         seconds=round(seconds, 3),
         batch_size=bench.plan.batch_size,
+        of_unit=len({digest(f.quantity, dict(f.settings)) for f in result.findings}),
     )
     records = []
     for finding in result.findings:

@@ -1,7 +1,7 @@
 """Accuracy of a probe on natural shifts and in videos, and how often its answer changes between frames."""
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -60,6 +60,7 @@ class ShiftAccuracy:
         """One unit."""
         shape = bench.checkpoint.image_shape
         shift = self._open(bench)
+        shift = replace(shift, images=bench.prepared(shift.images))
         check_fit(f"shift {self.shift}", shift.images.image_shape, shape)
         classes = len(bench.images.classes)
         if shift.model_classes != classes:
@@ -88,7 +89,7 @@ class ShiftAccuracy:
         """The shift; a known set of images with the same classes is one, too."""
         shape, folder = bench.checkpoint.image_shape, None if self.folder is None else Path(self.folder)
         if self.shift in SETS and self.shift not in SHIFTS:
-            images = load_set(self.shift, root=folder, image_shape=shape)
+            images = load_set(self.shift, root=folder)
             if images.classes != bench.images.classes:
                 raise ValueError(
                     f"shift {self.shift} has classes {images.classes}, {bench.images.name} has {bench.images.classes}"
@@ -134,6 +135,7 @@ class VideoAccuracy:
         if self.name not in VIDEOS:
             raise ValueError(f"videos must be one of {', '.join(VIDEOS)}; got {self.name!r}")
         frames = VIDEOS[self.name](self.folder, image_shape=bench.checkpoint.image_shape)
+        frames = replace(frames, images=bench.prepared(frames.images))
         condition = clean_condition(frames.images)
 
         def measure(advance: Advance) -> Result:

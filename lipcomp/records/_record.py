@@ -5,6 +5,7 @@ import json
 import math
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from numbers import Integral
 from typing import Any
 
 SCHEMA = 2
@@ -77,6 +78,10 @@ class Record:
                 raise ValueError(
                     f"{self.quantity} must be finite, got {self.value}; None means not estimable"
                 )
+        if self.n is not None and type(self.n) is not int:
+            object.__setattr__(self, "n", int(self.n) if isinstance(self.n, Integral) else -1)
+        if self.n is not None and self.n < 0:
+            raise ValueError(f"n of {self.quantity} must be a whole number of at least 0")
         if self.interval is not None:
             low, high = self.interval
             low, high = float(low), float(high)

@@ -76,7 +76,7 @@ def provenance_rows(frame: pd.DataFrame) -> list[tuple[str, str]]:
         name = column.removeprefix("provenance.")
         if values and name == "time":
             rows.append(("measured", f"{values[0]} to {values[-1]}"))
-        elif values:
+        elif values and name != "of_unit":
             rows.append((name, ", ".join(values[:6])))
     if "subject.sha256" in frame:
         label = "subject.run" if "subject.run" in frame else "subject.checkpoint"

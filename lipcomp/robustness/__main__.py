@@ -115,7 +115,7 @@ def quantities(given: argparse.Namespace) -> Iterator[Any]:
             "--jpeg and --frost apply to generated corruptions, but --corruptions is none"
         )
     for folder in given.corrupted:
-        yield CorruptionAccuracy(None, folder, given.only, everything=given.all_corruptions)
+        yield CorruptionAccuracy(None, folder, given.only, given.severities, everything=given.all_corruptions)
     if given.per_class:
         yield ClassAccuracy()
     for near, name, place in given.ood:

@@ -32,6 +32,7 @@ from pathlib import Path
 import torch
 
 from lipcomp.data._folders import FolderImages
+from lipcomp.data._pictures import read_picture
 from lipcomp.data._sets import ImageSet
 from lipcomp.robustness._arrays import (
     MappedImages,
@@ -45,7 +46,7 @@ from lipcomp.robustness._arrays import (
 from lipcomp.robustness._protocols import IDENTITY
 
 SEVERITIES = ("1", "2", "3", "4", "5")
-COMPARED = 8  # images compared to find out whether two corruptions are the same
+COMPARED = 8  # images compared to find out whether two conditions are the same
 WHERE = {
     "cifar": "CIFAR-10-C and CIFAR-100-C are at https://zenodo.org/record/2535967 and https://zenodo.org/record/3555552",
     "mnist": "MNIST-C is at https://zenodo.org/record/3239543 (mnist_c.zip)",
@@ -207,18 +208,23 @@ def _open_mnist(
 
 
 def _check_twice(folder: Path, cells: Mapping[str, Mapping[int | None, ImageSet]]) -> None:
-    """Refuse two corruptions whose first images, at their last severity, are all the same."""
-    seen: dict[bytes, str] = {}
+    """Refuse two corruptions, or severities of one, whose first images are all the same."""
+    seen: dict[bytes, tuple[str, int | None]] = {}
     for name, cell in cells.items():
-        images = list(cell.values())[-1]
-        if not len(images):
-            continue
-        key = images.batch(torch.arange(min(COMPARED, len(images)))).numpy().tobytes()
-        if key in seen:
-            raise ValueError(
-                f"{str(folder)!r}: {seen[key]} and {name} hold the same images; one is a copy, remove or get it again"
-            )
-        seen[key] = name
+        for severity, images in cell.items():
+            other, level = seen.setdefault(_first(images), (name, severity))
+            if (other, level) != (name, severity):
+                both = (other, name) if level == severity else (f"{other}/{level}", f"{name}/{severity}")
+                raise ValueError(
+                    f"{str(folder)!r}: {' and '.join(both)} hold the same images; one is a copy, remove or get it again"
+                )
+
+
+def _first(images: ImageSet) -> bytes:
+    """The first images as they are stored."""
+    if isinstance(images, FolderImages):
+        return b"".join(read_picture(file).tobytes() for file in images.files[:COMPARED])
+    return images.batch(torch.arange(min(COMPARED, len(images)))).numpy().tobytes()
 
 
 def _severity_folders(place: Path) -> list[Path]:

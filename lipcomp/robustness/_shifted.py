@@ -9,11 +9,11 @@ from typing import Any
 import numpy as np
 import torch
 from jaxtyping import Bool, Float, Int64
-from PIL import Image
 from torch import Tensor
-from torchvision.transforms.v2 import functional as V
 
 from lipcomp.data._folders import FolderImages
+from lipcomp.data._pictures import read_picture
+from lipcomp.data._preprocessing import Preprocessing, to_shape
 from lipcomp.data._sets import ImageSet
 
 ClassMap = tuple[tuple[int, ...], ...]
@@ -118,20 +118,19 @@ class WebImages(FolderImages):
 
     frame: int = 0
 
+    def __post_init__(self) -> None:
+        if self.preprocessing is None:  # 256 for 224, as published
+            height, width = self.image_shape[1:]
+            how = Preprocessing(round(max(height, width) / 0.875), (height, width))
+            object.__setattr__(self, "preprocessing", how)
+        super().__post_init__()
+
     def read(self, file: Path) -> Float[Tensor, "channels height width"]:
         """Decode one of the files as they do, pixels in [0, 1]."""
-        channels, height, width = self.image_shape
-        try:
-            with Image.open(file) as source:
-                image = source.convert("L" if channels == 1 else "RGB")
-        except OSError as error:
-            raise ValueError(f"image {str(file)!r} cannot be read ({error}); get it again") from error
+        picture = read_picture(file, self.preprocessing.background)
         f = self.frame
-        pixels = V.pil_to_tensor(image).float().div_(255)[:, f : image.height - f, f : image.width - f]
-        short = min(pixels.shape[1:])
-        scale = max(height, width) / 0.875 / short  # 256 for 224, as published
-        size = [max(height, round(side * scale)) for side in pixels.shape[1:]]
-        return V.center_crop(V.resize(pixels, size, antialias=True), [height, width]).clamp(0, 1)
+        picture = picture.crop((f, f, picture.width - f, picture.height - f))
+        return to_shape([picture], self.image_shape, self.preprocessing, convert_channels=True)
 
 
 def imagenet_wnids(subset: str = "imagenet") -> tuple[str, ...]:

@@ -106,6 +106,7 @@ def test_torchvisions_image_folder_names_its_files(tmp_path):
 def test_a_target_transform_is_asked_item_by_item():
     images = from_dataset(Photos(target_transform=lambda label: 2 - label))
     assert images.labels.tolist() == [2 - label for label in LABELS]
+    assert images.classes == ("0", "1", "2")  # the dataset's names are those of other numbers
 
 
 def test_classes_are_matched_by_name():
@@ -121,6 +122,37 @@ def test_classes_are_matched_by_name():
     train, test = load_splits(([*words[:4], (COLOURS[4], "a")], words[4:]))
     assert train.classes == test.classes == ("a", "b", "c")
     assert test.labels.tolist() == [1, 2]
+    accents = load_splits(([(COLOURS[0], "caf\u00e9"), (COLOURS[1], "tea")], [(COLOURS[2], "cafe\u0301")]))
+    assert accents[1].classes[int(accents[1].labels)] == "caf\u00e9"
+
+
+def test_numbers_and_words_never_mean_one_class():
+    mixed = from_dataset(list(zip(COLOURS, [1, "a", 1, "b", 0, "a"], strict=True)))
+    assert [mixed.classes[i] for i in mixed.labels.tolist()] == ["1", "a", "1", "b", "0", "a"]
+    numbered = list(zip(COLOURS, [0, 1, 2, 0, 1, 2], strict=True))
+    with pytest.raises(ValueError, match="class '0' of list is not among the classes 1, 2, 3"):
+        from_dataset(numbered, classes=("1", "2", "3"))  # by name or by position, not some by each
+
+
+def test_parts_that_number_their_classes_differently_are_not_joined(tmp_path):
+    for name in ("one/cat/0.png", "one/dog/0.png", "two/dog/1.png", "three/cat/1.png", "three/dog/1.png"):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(COLOURS[0]).save(tmp_path / name)
+    one, two, three = (ImageFolder(tmp_path / name) for name in ("one", "two", "three"))
+    with pytest.raises(ValueError, match="number their classes differently"):
+        from_dataset(ConcatDataset([one, two]))
+    assert from_dataset(ConcatDataset([one, three])).classes == ("cat", "dog")
+
+
+def test_an_item_that_cannot_be_read_is_named():
+    class Broken(Photos):
+        def __getitem__(self, index):
+            if index == 4:
+                raise KeyError("lost")
+            return super().__getitem__(index)
+
+    with pytest.raises(ValueError, match="item 4 of Broken cannot be read: KeyError: 'lost'"):
+        from_dataset(Broken()).batch(torch.tensor([4]))
 
 
 def test_shapes_are_reached_by_a_preprocessing_and_channels_by_request():
@@ -162,6 +194,9 @@ def noisy(image):
         ([(x, -1) for x in COLOURS], {}, "label -1"),
         ([(x, [0, 1]) for x in COLOURS], {}, "one whole number or word"),
         ([(x, 0.5) for x in COLOURS], {}, "whole number"),
+        ([(x, 10**9) for x in COLOURS], {}, "number the classes from 0, or make the labels words"),
+        ([(COLOURS[0], -1), (COLOURS[1], "a")], {}, "label -1"),
+        ([(np.zeros((3, 0, 4), np.float32), 0)], {}, "no image of 1, 3 or 4 channels"),
         (Photos(), {"labels": [0, 1]}, r"one integer per image \(6\)"),
         (Photos(), {"labels": [0, 1, 2, 3, 4, 5], "classes": ("a", "b")}, "2 class names"),
         ([{"pixels": x, "label": 0} for x in COLOURS], {}, "image_key="),
@@ -303,6 +338,13 @@ def test_probes_are_fitted_and_scored_on_different_images(tmp_path):
         (tmp_path / name).rename(tmp_path / "both" / name)
     with pytest.raises(ValueError, match="share images"):
         load_splits(str(tmp_path / "linked"), **options)
+    for split in ("train", "val"):  # two names of single files, in folders of their own
+        for file in (tmp_path / "both").rglob("*.png"):
+            place = tmp_path / "links" / split / file.parent.name
+            place.mkdir(parents=True, exist_ok=True)
+            (place / f"{split}-{file.name}").symlink_to(file)
+    with pytest.raises(ValueError, match="share images"):
+        load_splits(str(tmp_path / "links"), **options)
 
 
 def test_a_function_by_name_gives_a_dataset_to_every_command(tmp_path, monkeypatch):

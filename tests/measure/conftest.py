@@ -41,6 +41,7 @@ class ClassifierBench(Bench):
         self.encoder_hash = hash_module(network)
         self._probes, self._probe_identities = {0: Same()}, {}
         self.__dict__["train"] = clean_condition(images)
+        self.__dict__["preparation"] = {"preprocessing": None, "convert_channels": False}
 
 
 @pytest.fixture(scope="session")

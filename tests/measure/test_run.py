@@ -12,6 +12,7 @@ import time
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from PIL import Image
@@ -29,6 +30,7 @@ from lipcomp.measure import (
     _bench as benching,
     run,
 )
+from lipcomp.measure._beyond import OutOfDistribution
 from lipcomp.measure._pairs import Map
 from lipcomp.measure._parallel import measure_source, run_parallel
 from lipcomp.measure._run import Outputs, dry_run, open_benches, units_of
@@ -158,6 +160,50 @@ def test_what_is_asked_for_twice_is_measured_once(plan, tmp_path):
     assert [unit.fresh for unit in done] == [True, False, False, False]
     assert all(unit.records == done[0].records for unit in done)
     assert len(values(out)) == len(done[0].records)
+
+
+def test_a_record_that_was_lost_is_measured_again(plan, tmp_path):
+    out, asked = tmp_path / "out.jsonl", replace(plan, sources=plan.sources[:1], quantities=(Sigma(limit=3),))
+    first = list(run(asked, out))
+    lines = out.read_bytes().splitlines(keepends=True)
+    out.write_bytes(b"".join(lines[1:]))  # as if that line had been damaged and the others salvaged
+    again = list(run(asked, out))
+    assert again[0].fresh
+    assert {r.identity for r in read_records(out)} == {r.identity for r in first[0].records}
+    last = list(run(asked, out))
+    assert not last[0].fresh
+    assert len(last[0].records) == len(lines)
+
+
+def test_other_sets_are_prepared_as_the_plans_own(save_small, tmp_path):
+    """Outside images equal to the test images cannot be told from them, however both are resized and converted."""
+    rng = np.random.default_rng(0)
+    for split, n in (("train", 4), ("test", 3)):
+        for label in ("cat", "dog"):
+            (tmp_path / "set" / split / label).mkdir(parents=True)
+            for i in range(n):
+                pixels = rng.integers(0, 256, (40, 60, 3), dtype=np.uint8)
+                Image.fromarray(pixels).save(tmp_path / "set" / split / label / f"{i}.png")
+    for severity in range(1, 6):
+        for file in (tmp_path / "set" / "test").rglob("*.png"):
+            place = tmp_path / "C" / "fog" / str(severity) / file.parent.name / file.name
+            place.parent.mkdir(parents=True, exist_ok=True)
+            turned = np.roll(np.asarray(Image.open(file)), 60 - severity, 1)
+            Image.fromarray(turned if severity > 1 else np.asarray(Image.open(file))).save(place)
+    data = str(tmp_path / "set")
+    told = {"convert_channels": True, "override": {"resize": (31, 33), "crop": (28, 28)}}
+    corrupted = CorruptionAccuracy(folder=str(tmp_path / "C"), severities=(1, 3))
+    quantities = (CleanAccuracy(), OutOfDistribution(data), corrupted)
+    plan = Plan((Source(save_small(tmp_path / "a.safetensors")),), Images(data, options=told), quantities)
+    found = [record for done in run(plan) for record in done.records]
+    assert {r.value for r in found if r.quantity == "ood.auroc"} == {0.5}
+    clean = next(r.value for r in found if r.quantity == "accuracy.clean")
+    by_severity = {r.settings["severity"]: r.value for r in found if r.quantity == "accuracy.corruption"}
+    assert set(by_severity) == {1, 3}  # only what was asked for
+    assert by_severity[1] == clean
+    assert all(
+        "squashed to 31 x 33" in r.settings["preprocessing"] for r in found if "preprocessing" in r.settings
+    )
 
 
 def test_training_images_that_change_leave_nothing_behind(save_small, folder, tmp_path):

@@ -29,7 +29,7 @@ RECORDS = st.builds(
     TEXT.filter(bool),
     st.none() | FINITE,
     TEXT,
-    st.none() | st.integers(),
+    st.none() | st.integers(0),
     st.none() | st.tuples(FINITE, FINITE).map(lambda ends: (min(ends), max(ends))),
     FIELDS,
     FIELDS,
@@ -72,6 +72,7 @@ def test_a_changed_line_is_a_record_or_a_named_error(record, data):
     [
         ({"value": float("nan")}, "must be finite"),
         ({"value": float("inf")}, "must be finite"),
+        ({"n": -4}, "n of .* must be a whole number"),
         ({"interval": (2.0, 1.0)}, "ordered"),
         ({"quantity": ""}, "must be a name"),
         ({"subject": {"x": object()}}, "cannot be written as JSON"),

@@ -110,7 +110,7 @@ def imagenet_c(tmp_path):
         for wnid in ("n01", "n02"):
             for i in range(2):
                 photo(tmp_path / "noise" / "iso_noise" / severity / wnid / f"{i}.JPEG", 40 * int(severity))
-                photo(tmp_path / "fog" / severity / wnid / f"{i}.JPEG", 30 * int(severity))
+                photo(tmp_path / "fog" / severity / wnid / f"{i}.JPEG", 31 * int(severity))
     return tmp_path
 
 
@@ -135,7 +135,7 @@ def test_class_folders_are_matched_by_name_never_by_position(tmp_path):
     """Of eleven numbered classes "10" is the third folder and the last class; a class of another name has no place."""
     for severity in "12345":
         for name in map(str, range(11)):
-            photo(tmp_path / "fog" / severity / name / "0.png", 20 * int(name))
+            photo(tmp_path / "fog" / severity / name / "0.png", 20 * int(name) + int(severity))
     numbers = tuple(map(str, range(11)))
     cell = open_corruption_set(tmp_path, classes=numbers, image_shape=(3, 32, 32)).images("fog", 1)
     assert (
@@ -162,6 +162,10 @@ def test_class_folders_are_matched_by_name_never_by_position(tmp_path):
         (
             lambda at: shutil.copytree(at / "fog", at / "mist"),
             "fog and mist hold the same images",
+        ),
+        (
+            lambda at: (shutil.rmtree(at / "fog/4"), (at / "fog/4").symlink_to(at / "fog/3")),
+            "fog/3 and fog/4 hold the same images",
         ),
         (lambda at: shutil.rmtree(at / "fog" / "3"), r"3' is missing; unpack the archive of fog"),
         (lambda at: [f.unlink() for f in at.rglob("*.JPEG")], "no image in any of them"),

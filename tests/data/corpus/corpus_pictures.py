@@ -212,6 +212,20 @@ pixels_of("colour_key.png", png(8, 2, rows_of(COLOUR), (b"tRNS", struct.pack(">H
           np.where((COLOUR[2, 3] == COLOUR).all(2, keepdims=True), 255, COLOUR) / 255)  # fmt: skip
 pixels_of("grey_key.png", png(8, 0, rows_of(GREY), (b"tRNS", struct.pack(">H", int(GREY[2, 3])))),
           np.where(GREY[2, 3] == GREY, 255, GREY) / 255)  # fmt: skip
+for _bits, _rows in ((4, bytes([0x0F, 0x5A, 0xC3, 0x70])), (2, bytes([0b00110110, 0b11000100]))):
+    _grey = (
+        np.unpackbits(np.frombuffer(_rows, np.uint8)).reshape(-1, _bits)[:7].dot(1 << np.arange(_bits)[::-1])
+    )
+    pixels_of(
+        f"grey{_bits}_key.png",
+        png(
+            _bits,
+            0,
+            b"".join(b"\0" + _rows for _ in range(HEIGHT)),
+            (b"tRNS", struct.pack(">H", int(_grey[2]))),
+        ),
+        np.tile(np.where(_grey == _grey[2], 1.0, _grey / (2**_bits - 1)), (HEIGHT, 1)),
+    )
 pixels_of("grey16_key.png", png(16, 0, rows_of(DEEP.astype(">u2")), (b"tRNS", struct.pack(">H", int(DEEP[2, 3])))),
           np.where(DEEP[2, 3] == DEEP, 65535, DEEP) / 65535)  # fmt: skip
 pixels_of("cmyk.tif", saved(COLOUR, "CMYK"), COLOUR / 255)
@@ -257,6 +271,19 @@ def orientations(f: Folder) -> Checks:
                 f.pixels[name] = cv2.imread(str(f.root / name))[..., ::-1] / 255
     names = [f"{o}.{s}" for o in turned for s in ("png", "tif", "webp", "jpg")]
     yield Exact(dict.fromkeys(names), options={"image_shape": (3, 6, 6)}, tolerance=LEVEL)
+
+
+@case
+def pictures_on_their_side(f: Folder) -> Checks:
+    """Orientations that swap the sides, of files that Pillow maps into memory and of compressed ones."""
+    lying = COLOUR.transpose(1, 0, 2)
+    stored = {5: COLOUR, 6: np.rot90(lying), 7: lying[::-1, ::-1].transpose(1, 0, 2), 8: np.rot90(lying, -1)}
+    for orientation, pixels in stored.items():
+        for compression in ("raw", "tiff_lzw"):
+            options = {"tiffinfo": {274: orientation}, "compression": compression}
+            image = Image.fromarray(np.ascontiguousarray(pixels))
+            f.save(f"{orientation}_{compression}.tif", image, lying / 255, **options)
+    yield Exact(dict.fromkeys(f.pixels), options={"image_shape": (3, WIDTH, HEIGHT)})
 
 
 @case

@@ -239,3 +239,52 @@ def metadata_of_a_format_that_is_not_read(f: Folder) -> Checks:
     f.put(*TWO)
     f.make("test/metadata.parquet", "PAR1")
     yield Refused("save it as one of these")
+
+
+@case
+def table_of_paths_that_go_up(f: Folder) -> Checks:
+    f.put("a/0.png", "b/0.png")
+    path = f.table("tables/labels.csv", [("path", "label"), ("../a/0.png", "x"), ("../b/./0.png", "y")])
+    yield Exact({"a/0.png": "x", "b/0.png": "y"}, options={"labels": path})
+
+
+@case
+def table_with_spaces_before_quotes(f: Folder) -> Checks:
+    f.put("0.png", "1.png")
+    path = str(f.make("labels.csv", '"file", "label"\n"0.png", "x, y"\n"1.png", "z"\n'))
+    yield Exact({"0.png": "x, y", "1.png": "z"}, options={"labels": path})
+
+
+@case
+def table_with_one_number_in_two_ways(f: Folder) -> Checks:
+    f.put("0.png", "1.png", "2.png")
+    path = f.table("labels.csv", [("file", "label"), ("0.png", "1"), ("1.png", "1.0"), ("2.png", "2")])
+    yield Refused("'1.0' and '1', one number written in two ways", options={"labels": path})
+
+
+@case
+def metadata_with_the_column_that_is_named(f: Folder) -> Checks:
+    f.put("train/0.png", "train/1.png", "test/0.png", "test/1.png")
+    for split in ("train", "test"):
+        rows = [("file_name", "label", "category"), ("0.png", "x", 1), ("1.png", "x", 2)]
+        f.table(f"{split}/metadata.csv", rows)
+    yield Refused("several columns of labels .*label_column=")
+    named = {"label_column": "category"}
+    yield Exact({"test/0.png": "1", "test/1.png": "2"}, options=named, classes=("1", "2"))
+    yield Refused("no column 'breed', only: file_name", options={"label_column": "breed"})
+
+
+@case
+def column_of_no_table(f: Folder) -> Checks:
+    f.put("train/cat/0.png", "test/cat/0.png")
+    yield Refused("no metadata.csv", options={"label_column": "breed"})
+
+
+@case
+def metadata_with_splits(f: Folder) -> Checks:
+    f.put("cat/0.png", "cat/1.png", "dog/0.png", "dog/1.png")
+    rows = [(f"{name}/{i}.png", name, ("train", "test")[i]) for name in ("cat", "dog") for i in range(2)]
+    f.table("metadata.csv", [("file_name", "label", "split"), *rows])
+    yield Exact({"cat/1.png": "cat", "dog/1.png": "dog"}, classes=("cat", "dog"))
+    yield Exact({"cat/0.png": "cat", "dog/0.png": "dog"}, "train")
+    yield Refused("has splits already", options={"holdout": 0.5})
