@@ -48,6 +48,25 @@ def load_function(place: str) -> Callable[..., Any]:
     return found
 
 
+def call_function(place: str, *arguments: Any) -> Any:
+    """What a function of the user's returns.
+
+    Raises
+    ------
+    ImportError
+        If it is not there or does not import.
+    ValueError
+        If it raises anything; the message names it and the reason.
+    """
+    function = load_function(place)
+    try:
+        return function(*arguments)
+    except Exception as error:
+        raise ValueError(
+            f"{place!r} failed, called with {arguments or 'no arguments'} ({type(error).__name__}: {error}); correct it"
+        ) from error
+
+
 def import_file(path: Path) -> ModuleType:
     """Import a file as a module of its stem, once; classes of it can then be pickled and found again."""
     path = path.resolve()

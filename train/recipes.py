@@ -10,7 +10,7 @@ import re
 from collections.abc import Callable
 from dataclasses import replace
 
-from lipcomp._functions import load_function
+from lipcomp._functions import call_function
 from lipcomp._messages import nearest
 from lipcomp.data._views import DigitViews, PhotoViews
 from lipcomp.encoders import EncoderSpec
@@ -190,7 +190,7 @@ def find_recipe(name: str) -> Recipe:
         If the file or module cannot be imported.
     """
     if ":" in name:
-        recipe = load_function(name)()
+        recipe = call_function(name)
         if not isinstance(recipe, Recipe):
             raise ValueError(
                 f"{name!r} must return a train.recipe.Recipe, it returned {type(recipe).__name__}; start from a known "

@@ -30,7 +30,7 @@ from lipcomp.checkpoints._shapes import infer_backbone
 from lipcomp.checkpoints._sources import Source, State, check_count, open_source
 from lipcomp.checkpoints._transformers_models import from_bare, from_folder
 from lipcomp.checkpoints._vits import heads_of, prepare_vit, resize_positions
-from lipcomp.encoders._wrapped import WrappedEncoder
+from lipcomp.encoders._wrapped import WrappedEncoder, check_mean
 
 Head = Literal["auto", "none"]
 Numbers = Sequence[float | int]
@@ -97,6 +97,8 @@ def load_encoder(
         raise CheckpointError(f"format {format!r} is unknown{hint} Known: {', '.join(NAMES)}")
     if head not in ("auto", "none"):
         raise CheckpointError(f'head must be "auto" or "none", got {head!r}')
+    if mean is not None:
+        check_mean(mean)
     options = {"arch": arch, "branch": branch, "mean": mean, "std": std, "image_size": image_size}
     try:
         source = open_source(path)
@@ -113,6 +115,8 @@ def load_encoder(
         raise
     except Exception as error:  # what the checks did not foresee in a damaged file is still one clear error
         first = (str(error).strip() or repr(error)).splitlines()[0]
+        if first.startswith(("mean ", "std ")):  # not the file's fault
+            raise CheckpointError(f"checkpoint {str(path)!r}: {first}") from error
         raise CheckpointError(
             f"checkpoint {str(path)!r} cannot be loaded ({type(error).__name__}: {first}); it is damaged, or "
             f"needs --arch, --format or --factory"

@@ -180,8 +180,11 @@ def _options(
     for dialect, prefix in translated:
         yield _translated(dialect, prefix, state, origin, place)
     last = [""] if (forced or wanted) and not translated else []
-    for prefix in matching_prefixes(state, wanted) or find_prefixes(state) or last:
-        found = split(replace(row, branches={"online": (re.escape(prefix), (), ())}), state, origin, None)
+    prefixes = matching_prefixes(state, wanted) or find_prefixes(state) or last
+    for prefix in prefixes:
+        below = tuple(p for p in prefixes if p != prefix and p.startswith(prefix))  # networks of their own
+        own = {key: value for key, value in state.items() if not (below and key.startswith(below))}
+        found = split(replace(row, branches={"online": (re.escape(prefix), (), ())}), own, origin, None)
         if found is not None:
             found.place, found.label = place, ".".join((*place, prefix.removesuffix(".")))
             found.label = found.label.strip(".")

@@ -27,7 +27,7 @@ from typing import Any
 
 import torch
 
-from lipcomp._functions import FUNCTION, load_function
+from lipcomp._functions import FUNCTION, call_function
 from lipcomp._messages import nearest
 from lipcomp.data._datasets import DatasetImages, from_dataset
 from lipcomp.data._folders import load_folder
@@ -281,8 +281,8 @@ class _Items:
 def _called(name: str, split: str) -> Any:
     """The dataset that a function of the user's returns for a split."""
     try:
-        dataset = load_function(name)(split)
-    except (ImportError, AttributeError, TypeError) as error:
+        dataset = call_function(name, split)
+    except (ImportError, ValueError) as error:
         raise ValueError(f"data {name!r} cannot be used with the split {split!r}: {error}") from error
     if dataset is None or isinstance(dataset, str | Path):
         raise ValueError(f"data {name!r} returned {dataset!r}, not a dataset of (image, label)")

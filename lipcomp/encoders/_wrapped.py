@@ -207,6 +207,7 @@ def wrap(
         raise ValueError(f"module must be a torch.nn.Module, got a {type(module).__name__}")  # noqa: TRY004
     if pool is not None and pool not in get_args(Pool):
         raise ValueError(f"pool must be None or one of {', '.join(get_args(Pool))}, got {pool!r}")
+    check_mean(mean)
     if layer is not None:
         names = [name for name, _ in module.named_modules() if name]
         if layer not in names:
@@ -232,6 +233,14 @@ def wrap(
             f"{str(error).splitlines()[0]}"
         ) from error
     return encoder
+
+
+def check_mean(mean: float | int | Sequence[float | int]) -> None:
+    """Refuse a mean that the caller took from bytes: pixels are in [0, 1] here."""
+    if max([mean] if isinstance(mean, int | float) else mean, default=0) > 1:
+        raise ValueError(
+            f"mean must be of pixels in [0, 1], got {mean}; divide mean and std by 255 if they are for bytes"
+        )
 
 
 def _numbers(name: str, given: float | int | Sequence[float | int], channels: int) -> list[float]:

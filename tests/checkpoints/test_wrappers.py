@@ -100,6 +100,18 @@ def test_two_networks_of_equal_right_are_ambiguous(tmp_path, resnet18):
         load_encoder(tmp_path / "both.pth")
     found = load_encoder(tmp_path / "both.pth", branch="right")
     assert torch.equal(found.encoder.backbone.conv1.weight, resnet18.conv1.weight + 1)
+    torch.save(two(resnet18, "", "module."), tmp_path / "nested.pth")
+    with pytest.raises(CheckpointError, match=r"the networks the top or module; pass --branch"):
+        load_encoder(tmp_path / "nested.pth", arch="resnet18")
+    for branch, shift in (("the top", 0), ("module", 1)):
+        found = load_encoder(tmp_path / "nested.pth", arch="resnet18", branch=branch)
+        assert torch.equal(found.encoder.backbone.conv1.weight, resnet18.conv1.weight + shift)
+    for mean, message in (
+        ((0.5, 0.5), r"nested.pth': mean needs 1 or 3"),
+        ((124.0,), "divide mean and std by 255"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            load_encoder(tmp_path / "nested.pth", arch="resnet18", branch="module", mean=mean, std=(0.2,))
 
 
 @pytest.mark.parametrize("order", [1, -1])

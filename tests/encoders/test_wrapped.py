@@ -85,6 +85,7 @@ def test_gradients_and_transforms_pass_through(generator):
     [
         ({"mean": (0.1, 0.2)}, "mean needs 1 or 3 finite numbers"),
         ({"mean": float("nan")}, "mean needs 1 or 3 finite numbers"),
+        ({"mean": (123.7, 116.3, 103.5)}, r"mean must be of pixels in \[0, 1\].*divide mean and std by 255"),
         ({"std": 0}, "std must be positive"),
         ({"image_shape": (3, 0, 2)}, "image_shape must be"),
         ({"image_shape": (2, 2)}, "image_shape must be"),

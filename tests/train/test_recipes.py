@@ -206,7 +206,8 @@ def test_a_recipe_of_ones_own_comes_from_a_file_or_a_module(tmp_path, monkeypatc
     file.write_text(
         "from dataclasses import replace\nfrom train.recipes import find_recipe\n\n"
         "def long():\n    return replace(find_recipe('mnist_simclr'), name='long', epochs=60)\n\n"
-        "def wrong():\n    return 3\n"
+        "def wrong():\n    return 3\n\n"
+        "def lost():\n    raise KeyError('here')\n"
     )
     assert find_recipe(f"{file}:long").epochs == 60
     monkeypatch.syspath_prepend(tmp_path)
@@ -215,6 +216,10 @@ def test_a_recipe_of_ones_own_comes_from_a_file_or_a_module(tmp_path, monkeypatc
         find_recipe(f"{file}:longer")
     with pytest.raises(ValueError, match=r"must return a train\.recipe\.Recipe, it returned int"):
         find_recipe(f"{file}:wrong")
+    with pytest.raises(
+        ValueError, match=r"own_recipes.py:lost' failed, called with no arguments \(KeyError: 'here'"
+    ):
+        find_recipe(f"{file}:lost")
     with pytest.raises(ImportError, match=r"cannot be imported \(FileNotFoundError"):
         find_recipe(f"{tmp_path / 'none.py'}:long")
     (tmp_path / "broken.py").write_text("import no_such_package\n")
