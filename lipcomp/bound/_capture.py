@@ -191,7 +191,7 @@ def check_dtype(node: fx.Node) -> None:
     dtype = getattr(node.meta.get("val"), "dtype", torch.float64)
     if dtype not in (torch.float32, torch.float64):
         raise NoRule(
-            f"{name_of(node)}: numbers in {dtype} are rounded, which is a step function, or have no rule"
+            f"{name_of(node)}: numbers in {dtype} are a step function of the images, or have no rule"
         )
 
 

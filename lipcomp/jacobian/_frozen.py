@@ -35,11 +35,11 @@ from lipcomp.jacobian._precision import ProcessWide, full_precision
 
 
 @contextmanager
-def frozen() -> Iterator[None]:
+def frozen() -> Iterator["_Frozen"]:
     """Run a map as a function of its input alone: weights constant, batch norm affine, attention differentiable."""
     with math_attention(), full_precision(), _Frozen() as mode:
         try:
-            yield
+            yield mode
         finally:
             mode.forget()
 
@@ -64,6 +64,7 @@ class _Frozen(TorchFunctionMode):
 
     def __init__(self) -> None:
         super().__init__()
+        self.hidden = False  # whether something of the input is computed where autograd does not look
         self._latest: Any = None  # convolution: a batch norm may follow it, and then asks for its input
 
     def forget(self, latest: Any = None) -> None:
@@ -80,6 +81,8 @@ class _Frozen(TorchFunctionMode):
                 "fn, or the code that calls this, runs under torch.autocast, which has only two or three digits; take "
                 "the autocast away and measure in float32"
             )
+        if func in HIDING or not torch.is_grad_enabled():
+            self.hidden |= any(isinstance(value, Tensor) and value.requires_grad for value in args)
         args = tuple(_constant(value) for value in args)
         kwargs = {name: _constant(value) for name, value in (kwargs or {}).items()}
         replacement = REPLACEMENTS.get(func)
@@ -253,6 +256,7 @@ def _hardsigmoid(input: Tensor, inplace: bool = False) -> Tensor:
     return F.relu6(input + 3) / 6  # the native operator has no second derivative
 
 
+HIDING = {Tensor.detach, Tensor.detach_, torch.detach, Tensor.data.__get__}  # type: ignore[attr-defined]
 REPLACEMENTS: dict[Any, Callable[..., Tensor]] = {
     torch.conv1d: convolution(1),
     torch.conv2d: convolution(2),

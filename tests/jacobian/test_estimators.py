@@ -135,5 +135,11 @@ def test_a_chord_never_exceeds_sigma_on_its_segment(generator):
     assert check.holds.all()
     assert check.ratio[0] == 0
     assert ((check.position[1:] >= 0) & (check.position[1:] <= 1)).all()
-    wrong = mean_value_check(lambda x: fn(x) if len(x) == 40 else 0.2 * fn(x) + fn(x).detach(), first, second)
-    assert not wrong.holds.all()
+
+    def hooked(x):
+        mu = fn(x)
+        if mu.requires_grad:
+            mu.register_hook(lambda cotangent: 0.2 * cotangent)
+        return mu
+
+    assert not mean_value_check(hooked, first, second).holds.all()

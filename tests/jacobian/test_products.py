@@ -176,6 +176,61 @@ def test_a_map_that_cannot_be_measured_is_refused(fn, message):
         spectral_norm(fn, torch.rand(4, 3, 2, 2))
 
 
+class Scaled(torch.autograd.Function):
+    """The exponential with a derivative that is it times a factor: right for 1."""
+
+    @staticmethod
+    def forward(ctx, x, factor):
+        ctx.save_for_backward(factor * x.exp())
+        return x.exp()
+
+    @staticmethod
+    def backward(ctx, cotangent):
+        return cotangent * ctx.saved_tensors[0], None
+
+
+def written(x):
+    x = x.flatten(1) * 1.0
+    x.data.mul_(4)
+    return x
+
+
+def without_gradient(x):
+    with torch.no_grad():
+        mean = x.mean((1, 2, 3), keepdim=True)
+    return (x - mean).flatten(1)
+
+
+@pytest.mark.parametrize(
+    "fn",
+    [
+        written,
+        without_gradient,
+        lambda x: (x + (x.round(decimals=1) - x).detach()).flatten(1),
+        lambda x: x.flatten(1) / x.flatten(1).norm(dim=1, keepdim=True).detach(),
+        lambda x: Scaled.apply(x, -1.0).flatten(1),
+    ],
+)
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_a_derivative_that_is_not_that_of_the_values_is_refused(fn, dtype, generator):
+    images = torch.rand(3, 2, 3, 3, generator=generator, dtype=dtype)
+    for method in ("lanczos", "rows"):
+        with pytest.raises(ValueError, match="not that of its values"):
+            spectral_norm(fn, images, method=method)
+
+
+def test_a_derivative_of_its_own_that_is_right_is_taken(generator):
+    images = torch.rand(3, 2, 3, 3, generator=generator)
+
+    def stable(x):  # a constant that cancels
+        x = x.flatten(1)
+        x = Scaled.apply(x - x.amax(1, keepdim=True).detach(), 1.0)
+        return x / x.sum(1, keepdim=True)
+
+    truth = spectral_norm(lambda x: x.flatten(1).softmax(1), images).sigma
+    torch.testing.assert_close(spectral_norm(stable, images).sigma, truth, rtol=1e-4, atol=0)
+
+
 @pytest.mark.parametrize(
     ("images", "message"),
     [
