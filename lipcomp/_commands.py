@@ -51,6 +51,11 @@ class Parser(argparse.ArgumentParser):
     def __init__(self, **options: Any) -> None:
         options.setdefault("formatter_class", HelpFormatter)
         super().__init__(allow_abbrev=False, **options)
+        self._partners: list[tuple[str, Callable[[Any], Any], tuple[str, ...]]] = []
+
+    def only_with(self, partner: str, is_there: Callable[[argparse.Namespace], Any], *options: str) -> None:
+        """Refuse options that would be ignored: those given without the partner that they apply to."""
+        self._partners.append((partner, is_there, options))
 
     def parse_known_args(self, args: Any = None, namespace: Any = None) -> tuple[Any, list[str]]:
         """Parse; an empty argument is refused, since an unset variable of a shell gives one."""
@@ -61,7 +66,17 @@ class Parser(argparse.ArgumentParser):
                     f"argument {before}" if before.startswith("-") else f"the one after {before!r}"
                 )
                 self.error(f"{place}: an argument is empty; is a variable of the shell not set?")
-        return super().parse_known_args(given, namespace)
+        found, unknown = super().parse_known_args(given, namespace)
+        for partner, is_there, options in self._partners:
+            alone = [option for option in options if self._changed(found, option)]
+            if alone and not is_there(found):
+                self.error(f"{', '.join(alone)} would be ignored without {partner}; give both, or neither")
+        return found, unknown
+
+    def _changed(self, found: argparse.Namespace, option: str) -> bool:
+        """Whether an option has another value than its default."""
+        name = option.strip("-").replace("-", "_")
+        return bool(getattr(found, name) != self.get_default(name))
 
     def error(self, message: str) -> NoReturn:
         """Print usage and the nearest option, exit with 2."""

@@ -6,11 +6,11 @@ import signal
 import subprocess
 import sys
 import time
-from argparse import ArgumentParser
 from pathlib import Path
 
 import pytest
 
+from lipcomp._commands import Parser
 from lipcomp.jobs import (
     _local,
     _options as options,
@@ -189,14 +189,17 @@ def test_gpus_are_shared_evenly(monkeypatch):
     assert seen.result() == "2"
 
 
-def test_a_command_chooses_its_engine():
-    parser = ArgumentParser()
+def test_a_command_chooses_its_engine(capsys):
+    parser = Parser()
     add_engine_arguments(parser)
     assert engine_choice(parser.parse_args([])) == {
         "workers": None,
         "engine": "local",
         "options": EngineOptions(),
     }
+    with pytest.raises(SystemExit):
+        parser.parse_args(["--memory", "8"])
+    assert "--memory would be ignored without --engine slurm or ray" in capsys.readouterr().err
     line = "--engine slurm --workers 3 --partition gpu --gpus 1 --memory 8 --minutes 30 --cores 4"
     chosen = engine_choice(parser.parse_args(line.split()), Path("jobs"))
     assert chosen["options"] == EngineOptions(4, 1, 8.0, 30, "gpu", None, Path("jobs"))

@@ -321,6 +321,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     add_recipe_options(parser)
     add_settings(parser, without=("workers",))
     add_engine_arguments(parser)
+    parser.only_with(
+        "--methods or --recipes", lambda given: not given.preset, "--data", "--image-size", "--backbone"
+    )
+    parser.only_with("a single beta, not with --betas", lambda given: not given.betas, "--beta")
     options = parser.parse_args(arguments)
     if options.job is not None:
         _train_as_rank(options.job)
@@ -342,6 +346,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
         recipes = [recipe_of(each, options, settings, print) for each in options.methods or options.recipes]
     check_set(recipes, options)
     if options.betas:
+        if not any(hasattr(recipe.objective, "beta") for recipe in recipes):
+            raise ValueError(
+                f"--betas is for methods with a beta; {', '.join(r.name for r in recipes)} has none"
+            )
         recipes = over_betas(recipes, options.betas)
     wanted = options.seeds or str(seeds)
     wanted = wanted if wanted.startswith("+") else int(wanted)

@@ -41,10 +41,6 @@ def quantities(given: argparse.Namespace) -> Iterator[Any]:
         raise commands.UsageError(
             f"--pairs takes a comma-separated list of {', '.join(SOURCES)}; got {unknown[0]!r}"
         )
-    if given.unnormalised and given.concentration is not None:
-        raise commands.UsageError(
-            "--concentration applies to mean directions; do not combine it with --unnormalised"
-        )
     of = Map(given.layer, not given.unnormalised, given.concentration)
     for source in given.pairs:
         if source == "certified":
@@ -129,6 +125,20 @@ def build_parser() -> commands.Parser:
     parser.add_argument("--witnesses", type=Path, metavar="FOLDER",
         help="save the pairs that attain the bounds as PNG files in this folder")
     # fmt: on
+
+    def only_with(sources: str, *ignored: str) -> None:
+        listed = sources.split(" or ")
+        parser.only_with(f"--pairs {sources}", lambda given: {*listed} & {*given.pairs}, *ignored)
+
+    only_with("corruptions", "--corruptions", "--severity", "--corruption-table")
+    only_with("neighbours", "--neighbours")
+    only_with("random or search", "--radius")
+    only_with("search", "--norm", "--search")
+    only_with("search or certified", "--starts", "--steps")
+    only_with("certified", "--radii")
+    only_with(" or ".join(Pairs.sources), "--witnesses")
+    directions = "mean directions (--unnormalised and --layer logits are none)"
+    parser.only_with(directions, options.is_direction, "--concentration")
     return parser
 
 

@@ -160,6 +160,13 @@ def names_of(dataset: Any, label_key: str | None, labels: Sequence[Any]) -> tupl
     return tuple(str(i) for i in range(int(max(labels)) + 1))
 
 
+def has_target_transform(dataset: Any) -> bool:
+    """Whether labels are changed on the way, in the dataset or in one that it is made of."""
+    parts = [getattr(dataset, "dataset", None), *(getattr(dataset, "datasets", None) or ())]
+    own = getattr(dataset, "target_transform", None) is not None
+    return own or any(has_target_transform(part) for part in parts if part is not None)
+
+
 def is_plain(names: Sequence[str]) -> bool:
     """Whether class names are only the numbers from 0."""
     return all(name == str(i) for i, name in enumerate(names))

@@ -28,7 +28,7 @@ def _uci_digits(split: str, root: Path | str | None, seed: int) -> ImageSet:
 
 
 # What torchvision's own class reads below root, and where it comes from.
-_ON_DISK = {
+ON_DISK = {
     "cifar10": (
         "CIFAR10",
         "cifar-10-batches-py",
@@ -48,7 +48,7 @@ _ON_DISK = {
 
 def _torchvisions(name: str) -> Callable[[str, Path | str | None, int], ImageSet]:
     """A set that torchvision reads from disk; nothing is downloaded."""
-    kind, place, origin = _ON_DISK[name]
+    kind, place, origin = ON_DISK[name]
 
     def load(split: str, root: Path | str | None, seed: int) -> ImageSet:
         import torchvision.datasets
@@ -105,5 +105,5 @@ SETS: dict[str, tuple[Callable[[str, Path | str | None, int], ImageSet], Sequenc
     "mnist5k": (_mnist5k, ("train", "test")),
     "mnist5k_8x8": (_mnist5k_8x8, ("test",)),
     "uci_digits": (_uci_digits, ("test",)),
-    **{name: (_torchvisions(name), ("train", "test")) for name in _ON_DISK},
+    **{name: (_torchvisions(name), ("train", "test")) for name in ON_DISK},
 }

@@ -46,10 +46,11 @@ class Row:
 
 @dataclass(frozen=True)
 class Table:
-    """A read table; ``rows`` is empty if it has no column of labels."""
+    """A read table; if it has no column of labels, ``rows`` is empty and ``splits`` has rows with a split alone."""
 
     path: Path
     rows: tuple[Row, ...] = field(repr=False)
+    splits: tuple[Row, ...] = field(default=(), repr=False)
 
 
 def find_metadata(folder: Path) -> Path | None:
@@ -91,15 +92,25 @@ def read_table(path: Path, label_column: str | None = None, *, required: bool = 
     columns = list(dict.fromkeys(name for line in lines for name in line))
     file = _column(path, columns, _FILES, None, "files")
     label = _column(path, columns, _LABELS, label_column, "labels")
+    split = next((name for name in columns if name.lower() == "split"), None)
     if file is None or label is None:
         if not required:
-            return Table(path, ())
+            alone = (
+                ()
+                if file is None or split is None
+                else tuple(
+                    Row(
+                        str(line.get(file) or "").strip(), "of its folder", str(line.get(split) or "").strip()
+                    )
+                    for line in lines
+                )
+            )
+            return Table(path, (), alone)
         raise ValueError(
             f"table {str(path)!r} has no column of {'files' if file is None else 'labels'} "
             f"({', '.join(_FILES if file is None else _LABELS)}), only: {', '.join(columns)}; rename one"
             + ("" if file is None else ", or name it with label_column=")
         )
-    split = next((name for name in columns if name.lower() == "split"), None)
     rows = []
     for number, line in enumerate(lines, 1):
         value = line.get(label)

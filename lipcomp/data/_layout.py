@@ -67,10 +67,11 @@ def find_split(
     told = sorted(places)
     if table is None and not places:
         metadata = _read_metadata(root, root, label_column)
-        table = metadata if metadata is not None and any(row.split for row in metadata.rows) else None
-    splits = table is not None and any(row.split for row in table.rows)
+        if metadata is not None and any(row.split for row in metadata.rows or metadata.splits):
+            table = metadata
+    splits = table is not None and any(row.split for row in table.rows or table.splits)
     if table is not None and splits:
-        told = sorted({str(row.split) for row in table.rows})
+        told = sorted({str(row.split) for row in table.rows or table.splits})
     if holdout is not None and told not in ([], ["train"]):
         raise ValueError(
             f"data {str(root)!r} has splits already ({', '.join(told)}); leave holdout={holdout} away"
@@ -241,7 +242,7 @@ def _by_table(root: Path, place: Path, table: Table, rows: Sequence[Row]) -> Fou
 
 def _of_table_with_splits(root: Path, split: str, table: Table) -> tuple[Found, tuple[str, ...] | None]:
     rows: dict[str, list[Row]] = {}
-    for row in table.rows:
+    for row in table.rows or table.splits:
         name = canonical(row.split or "")
         if name is None:
             raise ValueError(
@@ -255,6 +256,13 @@ def _of_table_with_splits(root: Path, split: str, table: Table) -> tuple[Found, 
     found = _by_table(root, root, table, rows[chosen])
     found.notes = [note for note in found.notes if "no row" not in note]
     train = in_order({row.label for row in rows["train"]}) if "train" in rows else None
+    if table.splits:  # classes are those of the folders
+        whole = _by_folders(root)
+        name_of = dict(zip(whole.files, whole.names or (), strict=False))
+        found.names = [name_of[file] for file in found.files] if name_of else None
+        if train is not None:
+            files = _by_table(root, root, table, rows["train"]).files
+            train = in_order({name_of[file] for file in files}) if name_of else None
     return found, train
 
 

@@ -21,6 +21,7 @@ Whatever the source, an :class:`ImageSet` gives pixels in [0, 1] by ``batch(indi
 
 import os
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -28,14 +29,18 @@ from typing import Any
 import torch
 
 from lipcomp._functions import FUNCTION, call_function
+from lipcomp._identity_files import hash_files
 from lipcomp._messages import nearest
 from lipcomp.data._datasets import DatasetImages, from_dataset
 from lipcomp.data._folders import load_folder
-from lipcomp.data._known import SETS
+from lipcomp.data._items import has_target_transform, is_plain
+from lipcomp.data._known import ON_DISK, SETS
 from lipcomp.data._labels import shorten
 from lipcomp.data._layout import SPLITS, canonical, choose_split, split_folders
 from lipcomp.data._preprocessing import Preprocessing
 from lipcomp.data._sets import ImageSet
+
+COMPARED = 256  # test images that are looked for among the training images
 
 
 def load_set(
@@ -111,6 +116,15 @@ def load_set(
         "holdout": holdout,
         "skip_unreadable": skip_unreadable,
     }
+    there = (
+        str(name) in SETS or ":" in str(name) or Path(name).is_dir() if isinstance(name, str | Path) else True
+    )
+    if root is not None and there and str(name) not in ON_DISK:
+        what = name if isinstance(name, str | Path) else type(name).__name__
+        raise ValueError(
+            f"root={str(root)!r} is the dataset directory of {', '.join(ON_DISK)}, and would be ignored for {what}; "
+            f"leave it out, or give the folder of the images as the data"
+        )
     if isinstance(name, str) and FUNCTION.fullmatch(name) and not Path(name).exists():
         name = _called(name, "train" if split == "pretrain" else split)
     if isinstance(name, Mapping):
@@ -169,7 +183,7 @@ def load_splits(name: Any, **options: Any) -> tuple[ImageSet, ImageSet]:
     Raises
     ------
     ValueError
-        If there are no labels or fewer than two classes, or the two share a file.
+        If there are no labels or fewer than two classes, or the two share images.
 
     Examples
     --------
@@ -180,20 +194,30 @@ def load_splits(name: Any, **options: Any) -> tuple[ImageSet, ImageSet]:
     """
     first, second = name if isinstance(name, tuple) else (name, name)
     train = load_set(first, "train", **options)
+    if isinstance(second, Mapping):
+        second = _of_mapping(second, "test")
     if not isinstance(second, str | Path | ImageSet):
+        if has_target_transform(second) and not is_plain(train.classes):
+            raise ValueError(
+                f"the labels of the test images go through a target_transform, so their numbers may mean other classes "
+                f"than those of {train.name} ({shorten(train.classes)}); take it away, or give words as labels"
+            )
         options = options | {"classes": train.classes}
     test = load_set(second, "test", **options)
     check_splits(train, test)
     return train, test
 
 
-def check_splits(train: ImageSet, test: ImageSet) -> None:
+def check_splits(train: ImageSet, test: ImageSet) -> tuple[str, ...]:
     """Check that a probe can be fitted on one set and scored on the other.
+
+    Returns a note where a few test images are copies of training images, as some published sets have them.
 
     Raises
     ------
     ValueError
-        If there are no labels or fewer than two classes, the classes differ, or the two share images.
+        If there are no labels or fewer than two classes, the classes differ, or the two share a file or half of
+        their images (of :data:`COMPARED` that are looked at).
     """
     if len(train.labels.unique()) < 2:
         raise ValueError(
@@ -206,28 +230,44 @@ def check_splits(train: ImageSet, test: ImageSet) -> None:
             f"the same; give test images of the same classes"
         )
     one, other = (getattr(images, "files", None) for images in (train, test))
-    same = (
-        not _places(one).isdisjoint(_places(other))
-        if one and other
-        else train.content_hash() == test.content_hash()
-    )
-    if same:
+    if one and other:
+        shared, of = _shared(_places(one), _places(other))
+    else:
+        shared, of = int(train.content_hash() == test.content_hash()), 1
+    if shared and 2 * shared >= of:
         raise ValueError(
             f"{train.name} and {test.name} share images; a probe is never scored on the images it was fitted on: "
             f"take another split"
         )
+    if shared:
+        return (
+            f"{shared} of {of} images of {test.name} that were compared are training images, byte by byte",
+        )
+    return ()
 
 
-def _places(files: Sequence[Path]) -> set[tuple[int, ...] | Path]:
+def _places(files: Sequence[Path]) -> dict[tuple[int, ...], Path]:
     """Which files these are, whatever links (to folders or to files, soft or hard) lead to them."""
-    found: set[tuple[int, ...] | Path] = set()
+    found: dict[tuple[int, ...], Path] = {}
     for file in files:
-        try:
+        with suppress(OSError):  # a broken link is said when it is read
             stat = os.stat(file)  # noqa: PTH116 (a Path's own is slow for a million)
-            found.add((stat.st_dev, stat.st_ino, stat.st_size, stat.st_mtime_ns))
-        except OSError:  # a broken link is said when it is read
-            found.add(file)
+            found[stat.st_size, stat.st_dev, stat.st_ino, stat.st_mtime_ns] = file
     return found
+
+
+def _shared(train: Mapping[tuple[int, ...], Path], test: Mapping[tuple[int, ...], Path]) -> tuple[int, int]:
+    """How many of some test images are training images by content, of how many; all if one file is in both.
+
+    Only files of equal size are read.
+    """
+    if not train.keys().isdisjoint(test):
+        return 1, 1
+    some = list(test)[:: max(1, len(test) // COMPARED)]
+    sizes = {size for size, *_ in some}
+    alike = [file for (size, *_), file in train.items() if size in sizes]
+    known = set(hash_files(alike)) if alike else set()
+    return sum(sha in known for sha in hash_files([test[place] for place in some])) if known else 0, len(some)
 
 
 def brought_to(

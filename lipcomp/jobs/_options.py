@@ -6,6 +6,7 @@ import os
 from pathlib import Path
 from typing import Any
 
+from lipcomp._commands import Parser
 from lipcomp.jobs._contract import EngineOptions
 from lipcomp.jobs._engines import ENGINES
 
@@ -46,7 +47,7 @@ def _quotas(cgroups: Path = CGROUPS, own: Path = Path("/proc/self/cgroup")) -> l
     return found
 
 
-def add_engine_arguments(parser: argparse.ArgumentParser) -> None:
+def add_engine_arguments(parser: Parser) -> None:
     """``--workers``, ``--engine`` and the options of the engines; :func:`engine_choice` reads them."""
     group = parser.add_argument_group("parallel jobs")
     # fmt: off
@@ -61,6 +62,9 @@ def add_engine_arguments(parser: argparse.ArgumentParser) -> None:
     group.add_argument("--partition", help="Slurm partition (default: the cluster's)")
     group.add_argument("--address", help='address of a running Ray cluster, such as "auto" (default: start one here)')
     # fmt: on
+    parser.only_with("--engine slurm or ray", lambda given: given.engine != "local", "--memory")
+    parser.only_with("--engine slurm", lambda given: given.engine == "slurm", "--minutes", "--partition")
+    parser.only_with("--engine ray", lambda given: given.engine == "ray", "--address")
 
 
 def engine_choice(options: argparse.Namespace, folder: Path | None = None) -> dict[str, Any]:

@@ -156,7 +156,8 @@ class Bench:
     def train(self) -> Condition:
         """The training split of the same data: what probes are fitted on."""
         train = self.plan.images.open(self.checkpoint, "train")
-        check_splits(train, self.images)
+        if notes := check_splits(train, self.images):
+            train = replace(train, notes=(*train.notes, *notes))  # type: ignore[type-var,attr-defined]
         return clean_condition(train)
 
     @property

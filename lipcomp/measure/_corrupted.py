@@ -152,6 +152,12 @@ def _summary(bench: Bench, made: Sequence[Condition], clean: Condition, advance:
     findings = [Finding.of("accuracy.corruption.mean", estimate_corruption_accuracy(table))]
     protocol = protocol_of(made, len(made[0].images.classes))
     notes = [protocol.label, *(f"not the published protocol: {words}" for words in protocol.deviations())]
+    notes += getattr(made[0].images, "notes", ())
+    if len(made[0].images) != len(bench.images):
+        notes.append(
+            f"the corrupted images are {len(made[0].images)}, those of {bench.images.name} {len(bench.images)}: the "
+            f"clean accuracy is of other images"
+        )
     thousand = len(made[0].images.classes) == 1000
     if thousand and on_disk and set(table) == set(ALL_NINETEEN):
         fit = baseline_fit("imagenet_c_disk")

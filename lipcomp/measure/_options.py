@@ -16,6 +16,7 @@ from lipcomp.checkpoints._native import Checkpoint, Metadata
 from lipcomp.data._known import SETS
 from lipcomp.data._preprocessing import INTERPOLATIONS
 from lipcomp.jobs._options import add_engine_arguments, engine_choice
+from lipcomp.measure._bench import LOGITS
 from lipcomp.measure._parallel import run_parallel
 from lipcomp.measure._plan import DTYPES, Images, Plan, Probe, Source
 from lipcomp.measure._run import Done, Outputs, dry_run, run
@@ -196,7 +197,12 @@ def _side(text: str) -> int | tuple[int, int]:
     return sizes[0] if len(sizes) == 1 else (sizes[0], sizes[1])
 
 
-def add_run_arguments(parser: argparse.ArgumentParser) -> None:
+def is_direction(options: argparse.Namespace) -> bool:
+    """Whether the map that is measured ends on the unit sphere."""
+    return not options.unnormalised and options.layer != LOGITS
+
+
+def add_run_arguments(parser: commands.Parser) -> None:
     """Device, precision, workers and outputs."""
     group = add_machine_arguments(parser)
     # fmt: off
@@ -210,9 +216,14 @@ def add_run_arguments(parser: argparse.ArgumentParser) -> None:
     group.add_argument("--shards", type=positive(int), default=1,
         help="split the images of each encoder over this many jobs")
     # fmt: on
+    parser.only_with("--workers, --engine or --shards", _has_jobs, "--cores", "--gpus")
 
 
-def add_machine_arguments(parser: argparse.ArgumentParser) -> Any:
+def _has_jobs(options: argparse.Namespace) -> bool:
+    return options.workers is not None or options.engine != "local" or options.shards > 1
+
+
+def add_machine_arguments(parser: commands.Parser) -> Any:
     """Device, precision, workers and the engine; the group, for more."""
     group = parser.add_argument_group("device and output")
     # fmt: off
@@ -289,7 +300,7 @@ def run_command(
     outputs = Outputs(options.out, options.cache, None, options.table, getattr(options, "witnesses", None))
     if options.dry_run:
         return tell_plan(plan, outputs)
-    if options.workers is not None or options.engine != "local" or options.shards > 1:
+    if _has_jobs(options):
         if options.out is None:
             raise commands.UsageError(
                 "--workers, --engine and --shards need --out, the file that collects the results of all jobs"

@@ -78,6 +78,7 @@ class ImageTable:
             raise ValueError(f"table must end in .csv or .parquet, got {str(self.path)!r}")
         if self.path.suffix == ".parquet" and importlib.util.find_spec("pyarrow") is None:
             raise ImportError(f"table {str(self.path)!r} needs pyarrow; install it, or give a .csv file")
+        self.read()
 
     def read(self) -> pd.DataFrame:
         """What is there."""
@@ -89,7 +90,7 @@ class ImageTable:
             raise ValueError(
                 f"table {str(self.path)!r} exists and is not a table of lipcomp ({error}); give another path"
             ) from error
-        if len(frame) and "unit" not in frame:
+        if "unit" not in frame:
             raise ValueError(
                 f"table {str(self.path)!r} exists and is not a table of lipcomp; give another path"
             )

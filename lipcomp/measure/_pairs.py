@@ -112,8 +112,10 @@ class Pairs:
         The map to measure.
     limit
         Use only this many images of the plan, from the first.
-    radius, norm
-        For "random" and "search": radius and norm of the ball, in pixels.
+    radius
+        For "random" and "search": of the step and of the ball, in pixels.
+    norm
+        Of the ball of "search"; random steps are in L2.
     neighbours
         For "neighbours": their number per image.
     search, starts, steps
@@ -158,6 +160,8 @@ class Pairs:
         """One unit per set of pairs."""
         if self.source not in self.sources:
             raise ValueError(f"pairs must come from {', '.join(self.sources)}; got {self.source!r}")
+        if self.source == "random" and self.norm != "l2":
+            raise ValueError(f'norm is of the searched ball; random steps are in "l2", got {self.norm!r}')
         self.map.check(bench)
         indices = bench.indices[: self.limit]
         if len(indices) < 2:

@@ -110,10 +110,6 @@ def quantities(given: argparse.Namespace) -> Iterator[Any]:
         yield CorruptionAccuracy(
             table, None, given.only, given.severities, None, given.all_corruptions, given.jpeg, given.frost
         )
-    elif given.jpeg or given.frost:
-        raise commands.UsageError(
-            "--jpeg and --frost apply to generated corruptions, but --corruptions is none"
-        )
     for folder in given.corrupted:
         yield CorruptionAccuracy(None, folder, given.only, given.severities, everything=given.all_corruptions)
     if given.per_class:
@@ -235,6 +231,21 @@ def build_parser() -> commands.Parser:
     # fmt: off
     parser.add_argument("--all", action="store_true", help="print one row per corruption and severity")
     # fmt: on
+    made = "generated corruptions (--corruptions is none)"
+    parser.only_with(made, lambda given: given.corruptions != "none", "--jpeg", "--frost", "--table")
+    parser.only_with(
+        "corruptions (--corruptions or --corrupted)",
+        lambda given: given.corruptions != "none" or given.corrupted,
+        *("--only", "--severities", "--all-corruptions", "--all"),
+    )
+    parser.only_with("a choice by its size, not by --only", lambda given: not given.only, "--all-corruptions")
+    parser.only_with(
+        "a table of results (--json prints none)", lambda given: not given.json, "--compare", "--all"
+    )
+    parser.only_with("--probe knn", lambda given: given.probe == "knn", "--neighbours", "--temperature")
+    parser.only_with("--shift", lambda given: given.shift, "--baselines")
+    parser.only_with("--perturbations", lambda given: given.perturbations, "--flip-reference")
+    parser.only_with("--attack", lambda given: given.attack, "--norm", "--radius", "--attack-images")
     return parser
 
 

@@ -26,12 +26,14 @@ and position in arrays. A corruption that comes twice, under two names or in two
 
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import torch
 
 from lipcomp.data._folders import FolderImages
+from lipcomp.data._labels import shorten
+from lipcomp.data._listing import has_images, visible_folders
 from lipcomp.data._pictures import read_picture
 from lipcomp.data._sets import ImageSet
 from lipcomp.robustness._arrays import (
@@ -190,6 +192,13 @@ def _open_mnist(
     folder: Path, classes: int | Sequence[str] | None, wanted: Sequence[str] | None
 ) -> CorruptionSet:
     found = [path.parent.name for path in folder.glob("[!.]*/test_images.npy")]
+    lost = [
+        path.parent.name for path in folder.glob("[!.]*/test_labels.npy") if path.parent.name not in found
+    ]
+    if lost and wanted is None:
+        raise FileNotFoundError(
+            f"{str(folder)!r}: test_images.npy is missing of {', '.join(lost)}; get it again, or remove its folder"
+        )
     cells: dict[str, dict[int | None, ImageSet]] = {}
     digits = {}
     for name in choose(found, wanted, folder):
@@ -233,6 +242,22 @@ def _severity_folders(place: Path) -> list[Path]:
     numbered = [entry for entry in inside if entry.name in SEVERITIES]
     levels = [entry for entry in inside if re.fullmatch(r"\d+\.\d\d", entry.name)]
     return sorted(numbered or levels, key=lambda entry: float(entry.name))
+
+
+def _left_out(folder: Path, found: Sequence[Path]) -> tuple[str, ...]:
+    """A note on folders with images that are no condition: other names of severities, a sixth one."""
+    groups = {place.parent for place in found} - {folder}
+    others = [
+        place
+        for above in (folder, *groups)
+        for place in visible_folders(above)
+        if place not in groups and place not in found
+    ]
+    for place in found:
+        inside = _severity_folders(place)
+        others += [entry for entry in visible_folders(place) if inside and entry not in inside]
+    names = [place.relative_to(folder).as_posix() for place in others if has_images(place)]
+    return (f"folders that are no corruption with severities 1 to 5: {shorten(names)}",) if names else ()
 
 
 def _corruption_folders(folder: Path) -> dict[str, Path]:
@@ -294,6 +319,7 @@ def _open_imagenet(
 ) -> CorruptionSet:
     chosen = choose(list(found), wanted, folder)
     names = _class_names(folder, [found[corruption] for corruption in chosen], classes)
+    notes = _left_out(folder, list(found.values()))
     cells: dict[str, dict[int | None, ImageSet]] = {}
     members: dict[str, FolderImages] = {}
     for corruption in chosen:
@@ -306,6 +332,7 @@ def _open_imagenet(
             )
         for severity, place in enumerate(places, 1):
             cell = list_classes(place, names, f"{folder.name}/{corruption}/{place.name}", image_shape)
+            cell = replace(cell, notes=notes)
             cells[corruption][severity] = members[f"{corruption}/{place.name}"] = cell
     same_names(folder, members, partial=partial)
     _check_twice(folder, cells)

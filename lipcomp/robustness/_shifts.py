@@ -91,6 +91,10 @@ def load_shift(
         raise ValueError(f"shift {name!r} is unknown{nearest(name, SHIFTS)} Known: {', '.join(SHIFTS)}")
     entry = SHIFTS[name]
     if entry.source is None:
+        if root is not None:
+            raise ValueError(
+                f"shift {name} comes with a package, so {str(root)!r} would be ignored for {name}; leave it out"
+            )
         folder = Path()
     elif root is None or not Path(root).is_dir():
         raise FileNotFoundError(

@@ -103,6 +103,14 @@ def test_torchvisions_image_folder_names_its_files(tmp_path):
     assert file_of(images, 1) == str(tmp_path / "b" / "0.png")
 
 
+def test_a_target_transform_of_the_test_images_alone_is_refused():
+    """Its numbers were taken for those of the training classes, by position."""
+    swapped = Photos(target_transform=lambda label: 2 - label)
+    for second in (swapped, Subset(swapped, range(6)), {"test": swapped}):
+        with pytest.raises(ValueError, match="go through a target_transform"):
+            load_splits((Photos(), second))
+
+
 def test_a_target_transform_is_asked_item_by_item():
     images = from_dataset(Photos(target_transform=lambda label: 2 - label))
     assert images.labels.tolist() == [2 - label for label in LABELS]
@@ -318,9 +326,9 @@ def test_sets_that_are_not_there_are_explained(name, tmp_path):
 
 
 def test_probes_are_fitted_and_scored_on_different_images(tmp_path):
-    for name in ("cat/0.png", "cat/1.png", "dog/0.png", "dog/1.png"):
+    for colours, name in zip(COLOURS, ("cat/0.png", "cat/1.png", "dog/0.png", "dog/1.png"), strict=False):
         (tmp_path / name).parent.mkdir(exist_ok=True)
-        Image.fromarray(COLOURS[0]).save(tmp_path / name)
+        Image.fromarray(colours).save(tmp_path / name)
     options = {"image_shape": (3, 8, 9)}
     with pytest.raises(ValueError, match="no train split"):
         load_splits(str(tmp_path), **options)

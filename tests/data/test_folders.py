@@ -4,13 +4,15 @@ import os
 import random
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from PIL import Image
 from torchvision.datasets import ImageFolder
 
-from lipcomp.data import Preprocessing, load_set
+from lipcomp.data import Preprocessing, load_set, load_splits
 from lipcomp.data._folders import load_folder, unreadable
+from lipcomp.data._opening import check_splits
 
 LETTERS = "abcABC019_- é東.#,"
 
@@ -89,3 +91,38 @@ def test_a_name_that_is_not_utf8_is_refused_by_its_bytes(tmp_path):
     Path(os.fsdecode(place + b"/caf\xe9.png")).write_bytes((tmp_path / "test" / "a" / "b.png").read_bytes())
     with pytest.raises(ValueError, match=r"caf\\xe9\.png' is not UTF-8.*convmv"):
         load_set(str(tmp_path), "test")
+
+
+def grid(folder, name, seed):
+    """A picture of noise, unlike all others."""
+    (folder / name).parent.mkdir(parents=True, exist_ok=True)
+    pixels = np.random.default_rng(seed).integers(0, 256, (6, 6, 3), dtype=np.uint8)
+    Image.fromarray(pixels).save(folder / name)
+
+
+@pytest.mark.parametrize("labelled", [True, False])
+def test_a_table_of_splits_without_labels_splits(labelled, tmp_path):
+    told = ["file_name,split"]
+    for i in range(6):
+        name = f"{('ant', 'bee')[i % 2]}/{i}.png" if labelled else f"{i}.png"
+        grid(tmp_path, name, i)
+        told.append(f"{name},{'train' if i < 4 else 'test'}")
+    (tmp_path / "metadata.csv").write_text("\n".join(told))
+    test = load_set(tmp_path, "test")
+    assert [file.stem for file in test.files] == ["4", "5"]
+    assert test.classes == (("ant", "bee") if labelled else ())
+    assert test.labels.tolist() == ([0, 1] if labelled else [-1, -1])
+    assert len(load_set(tmp_path, "train").files) == 4
+
+
+def test_test_images_that_are_copies_of_training_images_are_refused_or_told(tmp_path):
+    for i in range(20):
+        grid(tmp_path / "train" / f"{i % 2}", f"{i}.png", i)
+        grid(tmp_path / "test" / f"{i % 2}", f"other_{i}.png", i if i < 3 else 100 + i)
+    train, test = load_set(tmp_path, "train"), load_set(tmp_path, "test")
+    (note,) = check_splits(train, test)
+    assert note == "3 of 20 images of " + test.name + " that were compared are training images, byte by byte"
+    for i in range(3, 10):
+        grid(tmp_path / "test" / f"{i % 2}", f"other_{i}.png", i)
+    with pytest.raises(ValueError, match="share images; a probe is never scored"):
+        load_splits(tmp_path)

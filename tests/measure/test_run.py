@@ -233,6 +233,7 @@ def test_what_cannot_be_written_is_found_before_the_work(plan, tmp_path, monkeyp
     monkeypatch.setattr(Source, "load", lambda self: pytest.fail("something was loaded"))
     (tmp_path / "file").write_text("x")
     (tmp_path / "settings.json").write_text('{"lr": 0.1}\n')
+    (tmp_path / "mine.csv").write_text("name,grade\nAda,1\n")
     (tmp_path / "loop").symlink_to(tmp_path / "loop")
     for outputs in (
         Outputs(Path(os.devnull)),
@@ -244,6 +245,7 @@ def test_what_cannot_be_written_is_found_before_the_work(plan, tmp_path, monkeyp
         Outputs(tmp_path),
         Outputs(tmp_path / "file" / "out.jsonl"),
         Outputs(None, table=tmp_path / "file" / "t.csv"),
+        Outputs(None, table=tmp_path / "mine.csv"),
         Outputs(None, witnesses=tmp_path / "file"),
     ):
         with pytest.raises((OSError, ValueError), match=r"out|table|witnesses|cache") as told:

@@ -101,6 +101,9 @@ def test_mnist_c(tmp_path):
     np.save(tmp_path / "fog" / "test_labels.npy", np.arange(5))
     with pytest.raises(ValueError, match=r"has 5 images|has 6 images"):
         open_corruption_set(tmp_path)
+    (tmp_path / "fog" / "test_images.npy").rename(tmp_path / "moved.npy")
+    with pytest.raises(FileNotFoundError, match=r"test_images\.npy is missing of fog"):
+        open_corruption_set(tmp_path)
 
 
 @pytest.fixture
@@ -112,6 +115,16 @@ def imagenet_c(tmp_path):
                 photo(tmp_path / "noise" / "iso_noise" / severity / wnid / f"{i}.JPEG", 40 * int(severity))
                 photo(tmp_path / "fog" / severity / wnid / f"{i}.JPEG", 31 * int(severity))
     return tmp_path
+
+
+def test_folders_that_are_no_condition_are_told(imagenet_c):
+    assert open_corruption_set(imagenet_c).images("fog", 1).notes == ()
+    photo(imagenet_c / "snow" / "severity_1" / "n01" / "0.JPEG", 3)
+    photo(imagenet_c / "noise" / "shot" / "mild" / "n01" / "0.JPEG", 3)
+    photo(imagenet_c / "fog" / "6" / "n01" / "0.JPEG", 3)
+    (imagenet_c / "documents").mkdir()
+    (note,) = open_corruption_set(imagenet_c).images("fog", 1).notes
+    assert note == "folders that are no corruption with severities 1 to 5: snow, noise/shot, fog/6"
 
 
 def test_imagenet_c_and_3dcc_folders(imagenet_c):

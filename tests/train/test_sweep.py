@@ -266,6 +266,9 @@ def test_the_command_says_what_is_missing(capsys, tmp_path, monkeypatch):
         ["--seeds", "²"],
         ["--betas", ".3,x"],
         ["--ranks", "0"],
+        ["--data", "my_images"],  # a preset has its own
+        ["--backbone", "resnet18"],
+        ["--beta", "1", "--betas", "1,3"],
     ):
         with pytest.raises(SystemExit) as end:
             main(["quick", *wrong])
