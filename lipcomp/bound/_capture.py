@@ -6,13 +6,14 @@ off (``item``, ``numpy``, a branch on a value): that ends in :class:`NoRule`. Th
 itself at two points, so that a value that left torch and came back as a constant is found.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor, fx
 from torch._decomp import get_decompositions
 from torch.fx.experimental.proxy_tensor import make_fx
+from torch.nn import functional as F
 from torch.overrides import TorchFunctionMode
 from torch.utils._pytree import tree_iter, tree_map
 
@@ -74,8 +75,25 @@ def _norm_pool(
     return torch.linalg.vector_norm(input[..., rows, columns].flatten(-2), dim=-1)
 
 
+def _rms_norm(
+    input: Tensor, normalized_shape: Sequence[int], weight: Tensor | None = None, eps: float | None = None
+) -> Tensor:
+    """Root mean square normalisation, by operations without writes."""
+    axes = tuple(range(-len(normalized_shape), 0))
+    eps = torch.finfo(input.dtype).eps if eps is None else eps
+    normal = input * torch.rsqrt(input.pow(2).mean(axes, keepdim=True) + eps)
+    return normal if weight is None else normal * weight
+
+
+def _cosine_similarity(x1: Tensor, x2: Tensor, dim: int = 1, eps: float = 1e-8) -> Tensor:
+    """The cosine of two vectors, by operations without writes."""
+    first, second = (x / x.norm(dim=dim, keepdim=True).clamp_min(eps) for x in (x1, x2))
+    return (first * second).sum(dim)
+
+
 REPLACEMENTS: dict[Any, Callable[..., Any]] = {
-    torch.nn.functional.pad: _circular, torch.nn.functional.lp_pool2d: _norm_pool,
+    F.pad: _circular, F.lp_pool2d: _norm_pool, F.rms_norm: _rms_norm, torch.rms_norm: _rms_norm,
+    F.cosine_similarity: _cosine_similarity,
 }  # fmt: skip
 
 

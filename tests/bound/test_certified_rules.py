@@ -260,6 +260,8 @@ def test_what_has_no_rule_says_so(fn, reason, generator):
 
 ON_A_BALL = {
     "layer norm": lambda x: F.layer_norm(x.flatten(1), (36,)),
+    "root mean square norm": lambda x: F.rms_norm(x.flatten(1), (36,), torch.arange(36.0).to(x) / 18, eps=1e-3),
+    "cosine": lambda x: F.cosine_similarity(x.flatten(1)[:, None] - 0.3, torch.eye(36).to(x)[None], dim=2),
     "instance norm": lambda x: F.instance_norm(x).flatten(1),
     "group norm": lambda x: F.group_norm(x, 1).flatten(1),
     "softmax": lambda x: torch.softmax(5 * x.flatten(1), 1),
