@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pandas as pd
 
+from lipcomp._commands import Parser
 from lipcomp.checkpoints._native import Metadata
 from lipcomp.measure import Images, Source, _options as measure_options
 from lipcomp.records import read_records, to_frame
@@ -36,7 +37,7 @@ def find_runs(study: Path) -> dict[str, Path]:
     return runs
 
 
-def add_study_arguments(parser: argparse.ArgumentParser) -> None:
+def add_study_arguments(parser: Parser) -> None:
     """How checkpoints, images and machines are chosen: the options of the ``lipcomp`` commands."""
     measure_options.add_foreign_arguments(parser)
     measure_options.add_data_arguments(parser)
