@@ -133,10 +133,17 @@ class Ball:
 
 
 def draw(rows: list[dict[str, Any]]) -> Axes:
-    """Lower, searched and certified against the radius: every image of every encoder thin, their median thick."""
+    """Lower, searched and certified against the radius: every image of every encoder thin, their median thick.
+
+    Only radii at which all were measured: the median of others would be of other images.
+    """
     frame = pd.DataFrame(rows).set_index(["encoder", "image"])
     images = frame.index.unique()
-    balls = [Ball(float(r), part.reindex(images)) for r, part in frame.groupby("radius")]
+    balls = [
+        Ball(float(radius), part.reindex(images))
+        for radius, part in frame.groupby("radius")
+        if len(part) == len(images)
+    ]
     return lipcomp.plots.certificate_against_radius(balls)
 
 
