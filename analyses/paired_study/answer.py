@@ -2,6 +2,8 @@
 
 from dataclasses import dataclass
 
+import pandas as pd
+
 from analyses.paired_study.associations import (
     Association,
     ImageFinding,
@@ -11,7 +13,7 @@ from analyses.paired_study.associations import (
 )
 from analyses.paired_study.frames import Study
 from analyses.paired_study.study import CREDIT, PLAIN
-from analyses.paired_study.verdicts import Credit, Verdicts, credits, judge
+from analyses.paired_study.verdicts import OUTCOMES, Credit, Verdicts, credits, judge
 
 
 @dataclass(frozen=True)
@@ -55,13 +57,27 @@ def cautions(study: Study, verdicts: Verdicts) -> list[str]:
     if study.plan.get("preset") == "quick":
         found.append("Smoke test: one seed and few epochs. The results are not meaningful.")
     if not study.design.written:
-        found.append("No design was written before the data, so every verdict here is exploratory.")
+        late = (study.plan.get("design") or {}).get("written")
+        why = (
+            f"The design was written on {late}, after the first value"
+            if late
+            else "No design was written before the data"
+        )
+        found.append(f"{why}, so every verdict here is exploratory.")
     primary = verdicts.find(study.design.primary[0], CREDIT)
     if primary is None and verdicts.find(study.design.primary[0], PLAIN) is not None:
         found.append(
             f"There is no pair of {study.design.treated} and its control {study.design.control}, so no effect can be "
             f"credited to compression."
         )
+    lost = [
+        o.label
+        for o in OUTCOMES
+        if o.key in study.design.primary and not (verdicts.find(o.key, CREDIT) or verdicts.find(o.key, PLAIN))
+    ]
+    if lost and verdicts.rows:
+        found.append(f"Not measured, so without a verdict: {', '.join(lost)}.")
+    found += _measured_otherwise(study)
     missing = sorted(set(study.plan.get("runs", {})) - set(study.models.index) - set(study.collapsed))
     if missing:
         found.append(f"{_count(missing, 'planned run')} not measured: {', '.join(missing)}.")
@@ -99,6 +115,43 @@ def cautions(study: Study, verdicts: Verdicts) -> list[str]:
         for r in verdicts.rows
         if r.fragile
     ]
+    return found
+
+
+def _measured_otherwise(study: Study) -> list[str]:
+    """What sets the compared runs apart beside the method: their beta, machine, versions, or what was kept of them."""
+    found = []
+    models, frame = study.models, study.frame
+    betas = models.loc[models["method"] == study.design.treated, "beta"].dropna().unique()
+    if len(betas) > 1 and study.design.beta not in betas:
+        told = ", ".join(f"{b:g}" for b in sorted(betas))
+        found.append(
+            f"No run has β = {study.design.beta:g}, which the design compares at; means over β = {told} are compared."
+        )
+    method = frame["subject.run"].map(models["method"])
+    for name in ("device", "precision", "torch", "lipcomp"):
+        known = frame[
+            frame.get(f"provenance.{name}", pd.Series(index=frame.index, dtype=object)).notna()
+            & method.notna()
+        ]
+        if not len(known):
+            continue
+        seen = (
+            known[f"provenance.{name}"].astype(str).groupby(method).agg(lambda v: ", ".join(sorted(set(v))))
+        )
+        if seen.nunique() > 1:
+            each = "; ".join(f"{m}: {v}" for m, v in seen.items())
+            found.append(
+                f"The methods were not measured alike ({name}), which may explain differences. {each}."
+            )
+    bare = models.index[
+        models["seed"].notna() & models["corruption"].notna() & ~models.index.isin(list(study.bits))
+    ]
+    if len(bare):
+        found.append(
+            f"{_count(list(bare), 'run')} without correctness bits: intervals of accuracies leave out the sampling of "
+            f"test images as far as no seed has them."
+        )
     return found
 
 

@@ -38,6 +38,7 @@ class Association:
     estimate: Estimate
     units: str
     verdict: Verdict
+    zone: Zone
 
 
 def associations(study: Study) -> list[Association]:
@@ -67,7 +68,7 @@ def associations(study: Study) -> list[Association]:
 
 def _told(level: str, y: str, estimate: Estimate, units: str, zone: Zone) -> Association:
     return Association(
-        level, "10% lower σ of the features", y, estimate, units, decide(estimate.interval, zone)
+        level, "10% lower σ of the features", y, estimate, units, decide(estimate.interval, zone), zone
     )
 
 
@@ -76,7 +77,7 @@ def main_data(models: pd.DataFrame) -> pd.DataFrame:
     trained = models[~models["method"].isin(BASELINES)]
     keys = [f"{data}/{content}" for data, content in zip(trained["data"], trained["data_hash"], strict=True)]
     most = max(dict.fromkeys(keys), key=keys.count, default="")
-    return trained[[key == most for key in keys]]
+    return trained[np.array([key == most for key in keys], dtype=bool)]
 
 
 def dose_response(study: Study) -> list[Association]:
@@ -87,7 +88,7 @@ def dose_response(study: Study) -> list[Association]:
     found = []
     models = main_data(study.models)
     for method in dict.fromkeys(c.treated for c in CONTRASTS):
-        rows = models[(models["method"] == method) & models["beta"].notna() & models["seed"].notna()]
+        rows = models[(models["method"] == method) & (models["beta"] > 0) & models["seed"].notna()]
         if rows["beta"].nunique() < 3:
             continue
         for key, label in (
@@ -103,7 +104,9 @@ def dose_response(study: Study) -> list[Association]:
                 zone = study.design.sigma if key == "features" else study.design.accuracy
                 estimate = paired_effect(slopes, [0.0] * len(slopes), interval="t")
                 verdict = decide(estimate.interval, zone)
-                found.append(Association(f"{method}, over β", "tenfold β", label, estimate, "seeds", verdict))
+                found.append(
+                    Association(f"{method}, over β", "tenfold β", label, estimate, "seeds", verdict, zone)
+                )
     return found
 
 
@@ -142,6 +145,8 @@ def image_findings(images: pd.DataFrame) -> list[ImageFinding]:
         Columns run, method, image, flipped (share of corruptions that change the prediction), sigma_backbone or
         sigma, and label where it is known.
     """
+    if not len(images):
+        return []
     layer = (
         "sigma_backbone" if "sigma_backbone" in images and images["sigma_backbone"].notna().any() else "sigma"
     )

@@ -8,8 +8,9 @@ beforehand.
 """
 
 import json
+import math
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, fields
 from datetime import UTC, datetime
 from pathlib import Path
@@ -17,7 +18,7 @@ from typing import Any
 
 import numpy as np
 
-from analyses.paired_study.study import RECORDS, read_plan
+from analyses.paired_study.study import CREDIT, RECORDS, read_plan
 from lipcomp._atomic import atomic_file
 from lipcomp._commands import Parser, run
 from lipcomp.statistics._verdict import Zone
@@ -91,7 +92,7 @@ def read_design(plan: dict[str, Any]) -> Design:
     Raises
     ------
     ValueError
-        If it holds a field that is not known here, or a value of another kind.
+        If it holds a field that is not known here, or a value of another kind or out of its range.
     """
     told = plan.get("design") or {}
     try:
@@ -111,11 +112,33 @@ def read_design(plan: dict[str, Any]) -> Design:
                 f"study.json: the design's {name} is {value!r}; it must be like {like!r}"
             )
     design = Design(**told)
-    try:
-        design.sigma, design.accuracy  # noqa: B018
-    except ValueError as error:
-        raise ValueError(f"study.json: {error}") from error
+    for name, fits, needed in _rules(design):
+        if not fits:
+            raise ValueError(
+                f"study.json: the design's {name} is {getattr(design, name)!r}; it must be {needed}"
+            )
     return design
+
+
+def _rules(design: Design) -> Iterator[tuple[str, bool, str]]:
+    """(field, whether its value can be judged by, what it must be)."""
+    yield "treated", design.treated == CREDIT.treated, f"{CREDIT.treated!r}, the method with a control"
+    yield "control", design.control == CREDIT.control, f"{CREDIT.control!r}, of equal gradient weight"
+    known = Design.primary
+    fits = 0 < len(design.primary) == len(set(design.primary)) and set(design.primary) <= set(known)
+    yield "primary", fits, f"{' or '.join(known)}, or both; other outcomes are judged as exploratory"
+    yield "zone_sigma", 0 < design.zone_sigma < 1, "between 0 and 1, such as 0.1 for ±10%"
+    yield "zone_accuracy", 0 < design.zone_accuracy < 100, "between 0 and 100 points, such as 1.0"
+    for name in ("primary_level", "level"):
+        yield name, 0 < getattr(design, name) < 1, "between 0 and 1, such as 0.95"
+    slopes = [s for s in design.clean_slope if isinstance(s, (int, float)) and math.isfinite(s)]
+    ordered = len(slopes) == len(design.clean_slope) == 2 and slopes[0] <= slopes[1]
+    yield "clean_slope", ordered, "its lowest and highest slope, such as [0.0, 2.0]"
+    try:
+        dated = not design.written or datetime.fromisoformat(design.written).tzinfo is not None
+    except ValueError:
+        dated = False
+    yield "written", dated, "a time with its zone, such as '2026-01-31T12:00:00+00:00', or empty"
 
 
 def write_design(folder: Path) -> Design:

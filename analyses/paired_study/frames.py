@@ -1,6 +1,6 @@
 """A study's records as the tidy frames that verdicts, tables and figures are drawn from."""
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -88,6 +88,10 @@ def load_study(folder: Path) -> Study:
     frame = read_frame(folder / RECORDS, "analyses.paired_study.measure")
     plan = read_plan(folder)
     design = read_design(plan)
+    if design.written and "provenance.time" in frame:
+        first = pd.to_datetime(frame["provenance.time"], utc=True, format="ISO8601").min()
+        if pd.notna(first) and first < pd.Timestamp(design.written):
+            design = replace(design, written="")  # it may have been written to fit the data
     models = models_table(frame[frame["subject.run"].notna()])
     bits = {name: found for name in models.index if (found := read_bits(folder / "bits" / f"{name}.npz"))}
     images = _images(folder, models)

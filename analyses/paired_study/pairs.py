@@ -76,9 +76,9 @@ def find_pairs(models: pd.DataFrame, contrast: Contrast, beta: float | None = No
     refused = []
     for one in (r for r in rows if r.method == contrast.treated):
         partners = [r for r in rows if r.method == contrast.control and r.seed == one.seed]
-        if contrast.same_beta:
-            partners = [r for r in partners if r.beta == one.beta]
-        same = [r for r in partners if r.kind == one.kind]
+        at_beta = [r for r in partners if r.beta == one.beta or not contrast.same_beta]
+        same = [r for r in at_beta if r.kind == one.kind]
+        partners = at_beta or partners
         paired |= {r.run: r for r in (one, *same)} if same else {}
         if partners and not same:
             differs = [
@@ -86,6 +86,7 @@ def find_pairs(models: pd.DataFrame, contrast: Contrast, beta: float | None = No
                 for i, name in enumerate(known)
                 if any(r.kind[i] != one.kind[i] for r in partners)
             ]
+            differs += [] if at_beta else ["β"]
             others = ", ".join(r.run for r in partners)
             refused.append(f"{one.run} is not paired with {others}: they differ in {', '.join(differs)}")
     shared = [i for i, name in enumerate(known) if name in WITHIN]

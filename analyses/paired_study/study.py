@@ -106,6 +106,9 @@ def models_table(frame: pd.DataFrame) -> pd.DataFrame:
     ]
     for name in SUBJECT:
         table[name] = _column(identity, f"subject.{name}")
+    table["beta"] = [
+        b if pd.isna(b) else float(f"{b:.6g}") for b in table["beta"]
+    ]  # 0.1 may have been float32
     for column, (quantity, settings) in HEADLINES.items():
         rows = frame[frame["quantity"] == quantity]
         for key, value in settings.items():

@@ -14,6 +14,7 @@ from lipcomp.statistics._hierarchical import HierarchicalEffect
 from lipcomp.statistics._mediation import Mediation
 from lipcomp.statistics._verdict import Verdict, Zone
 
+LARGEST = 1_000_000  # percent; more is no change but a collapse
 KINDS = {Verdict.YES: "yes", Verdict.NO_LARGER: "small", Verdict.CANNOT_TELL: "open"}
 QUESTIONS = {
     "features": "Does compression make the probed features smoother?",
@@ -50,6 +51,8 @@ def _sentence(credit: Credit, answered: Answered, design: Design) -> str:
         if row.contrast == CREDIT:
             why = f"but the same is not shown against {PLAIN.control}, so nothing is credited to compression"
         return f"{name} {state}{tail} ({shown}); {why}."
+    if row.verdict is Verdict.NO_LARGER and row.contrast != CREDIT:
+        return f"{row.contrast.name} in {what}: no larger than {zone_text(row.zone, ratio)} ({shown})."
     if row.verdict is Verdict.NO_LARGER:
         return f"Beyond its control, compression changes {what} by no more than {zone_text(row.zone, ratio)} ({shown})."
     reason = f"; {row.note}" if row.note else f"; about {row.needed} seeds would decide" if row.needed else ""
@@ -85,9 +88,14 @@ def value_text(
 
     def text(number: float) -> str:
         if ratio:
-            number = 100 * float(np.expm1(number))
-        form = f"{number:+.0f}%" if ratio else f"{number:+.1f}"
-        return form.replace("-", "−")
+            number = 100 * float(np.expm1(min(number, 700.0)))
+        if number > LARGEST:
+            return f"over +{LARGEST:,}{'%' if ratio else ''}"
+        digits = 0 if ratio else 1
+        while digits < 4 and round(number, digits) == 0 != number:
+            digits += 1  # an end that rounds to zero would hide on which side it lies
+        form = f"{number:+.{digits}f}" if round(number, digits) else "0"
+        return form.replace("-", "−") + ("%" if ratio else "")
 
     unit = "" if ratio else " points"
     if interval is None:
@@ -98,7 +106,7 @@ def value_text(
 def zone_text(zone: Zone, ratio: bool) -> str:
     """How large the zone is."""
     return (
-        f"{100 * np.expm1(zone.high):.0f}%"
+        f"{100 * np.expm1(zone.high):.3g}%"
         if ratio
         else f"{zone.high:g} point{'s' if zone.high != 1 else ''}"
     )
@@ -176,14 +184,14 @@ def _association_rows(main: list[Association]) -> list[VerdictRow]:
         value = a.estimate.value or 0.0
         chip = {
             Verdict.YES: "yes" if value > 0 else "no: less accurate",
-            Verdict.NO_LARGER: "no larger than 1 point",
+            Verdict.NO_LARGER: f"no larger than {zone_text(a.zone, False)}",
             Verdict.CANNOT_TELL: "cannot tell",
         }[a.verdict]
         text = "per 10% lower σ " + value_text(a.estimate.value, a.estimate.interval, ratio=False)
         meaning = "An association; it does not say that one causes the other."
         if reversal:
             meaning = "Across methods the association has the opposite sign, so neither answers the question."
-        mark = interval_mark(a.estimate.value, a.estimate.interval, (-1.0, 1.0), text)
+        mark = interval_mark(a.estimate.value, a.estimate.interval, (a.zone.low, a.zone.high), text)
         n = f"{a.estimate.n} {a.units}"
         found.append(
             VerdictRow(question, chip, KINDS[a.verdict], text, mark, n, meaning, f"{a.level} · exploratory")

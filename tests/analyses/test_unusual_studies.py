@@ -1,0 +1,215 @@
+"""Studies as they should not be: damaged designs, runs that differ in more than the method, outcomes without spread."""
+
+import json
+
+import numpy as np
+import pytest
+
+from analyses.paired_study.answer import answer_study
+from analyses.paired_study.associations import main_data
+from analyses.paired_study.design import read_design
+from analyses.paired_study.frames import load_study
+from analyses.paired_study.pairs import find_pairs
+from analyses.paired_study.study import CREDIT, PLAIN
+from analyses.paired_study.words import headline, value_text, verdict_rows
+from lipcomp.statistics._verdict import Verdict
+
+
+def altered(folder, change, **design):
+    """The answer of a planted study with every record changed (or left out, by None), and some of its design."""
+    file, plan = folder / "records.jsonl", folder / "study.json"
+    changed = (change(json.loads(line)) for line in file.read_text().splitlines())
+    kept = [{k: v for k, v in record.items() if k != "identity"} for record in changed if record]
+    file.write_text("".join(json.dumps(record) + "\n" for record in kept))
+    told = json.loads(plan.read_text())
+    plan.write_text(json.dumps({**told, "design": {**told["design"], **design}}))
+    study = load_study(folder)
+    return study, answer_study(study)
+
+
+def same(record):
+    return record
+
+
+def of(method):
+    return lambda record: record["subject"]["objective"] == method
+
+
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [
+        ("treated", "C-BYOL"),
+        ("control", "C-SimCLR"),
+        ("primary", []),
+        ("primary", ["latent"]),
+        ("primary", ["features", "features"]),
+        ("zone_sigma", 0),
+        ("zone_sigma", 1.0),
+        ("zone_accuracy", -1.0),
+        ("zone_accuracy", float("nan")),
+        ("level", 95),
+        ("primary_level", 0),
+        ("clean_slope", [1]),
+        ("clean_slope", [2, 0]),
+        ("clean_slope", ["0", "2"]),
+        ("written", "before"),
+        ("written", "2026-01-01"),
+    ],
+)
+def test_a_design_that_cannot_be_judged_by_is_refused_by_name(field, value):
+    with pytest.raises(ValueError, match=f"study.json: the design's {field} is .*; it must be "):
+        read_design({"design": {field: value}})
+
+
+def test_a_design_written_after_the_first_value_makes_nothing_primary(planted, tmp_path):
+    def timed(record):
+        return {**record, "provenance": {"time": "2026-01-02T00:00:00+00:00"}}
+
+    planted(tmp_path)
+    _, found = altered(tmp_path, timed, written="2026-01-01T23:59:59+00:00")
+    assert sum(r.primary for r in found.verdicts.rows) == 2
+    study, found = altered(tmp_path, timed, written="2026-01-02T01:00:00+01:00")
+    assert study.design.written
+    study, found = altered(tmp_path, timed, written="2026-01-02T00:00:01+00:00")
+    assert not any(r.primary for r in found.verdicts.rows)
+    assert "written on 2026-01-02T00:00:01+00:00, after the first value" in found.cautions[0]
+
+
+def test_a_beta_of_float32_is_the_same_beta(planted, tmp_path):
+    def rounded(record):
+        if "beta" in record["subject"] and of("CSimCLR")(record):
+            record["subject"]["beta"] = float(np.float32(record["subject"]["beta"])) * (1 + 1e-8)
+        return record
+
+    planted(tmp_path, "dose-response")
+    before = answer_study(load_study(tmp_path))
+    study, found = altered(tmp_path, rounded)
+    assert set(study.models["beta"].dropna()) == {0.1, 1.0, 10.0}
+    assert found.verdicts.find("features", CREDIT) == before.verdicts.find("features", CREDIT)
+    assert [a.estimate.value for a in found.associations] == [a.estimate.value for a in before.associations]
+
+
+def test_a_beta_of_zero_has_no_place_on_a_logarithmic_axis(planted, tmp_path):
+    def zero(record):
+        if record["subject"].get("beta") == 0.1:
+            record["subject"]["beta"] = 0.0
+        return record
+
+    planted(tmp_path, "dose-response")
+    _, found = altered(tmp_path, zero)
+    assert not any("over β" in a.level for a in found.associations)
+
+
+def test_another_beta_is_refused_by_name_and_means_over_betas_are_told(planted, tmp_path):
+    def other(record):
+        if of("WeightedSimCLR")(record) and record["subject"]["beta"] == 1.0:
+            return None
+        return record
+
+    planted(tmp_path, "dose-response")
+    study, _ = altered(tmp_path, same, beta=0.5)
+    assert any("No run has β = 0.5" in c and "0.1, 1, 10" in c for c in answer_study(study).cautions)
+    study, _ = altered(tmp_path, other, beta=1.0)
+    refused = find_pairs(study.models, CREDIT, 1.0).refused
+    assert len(refused) == 5
+    assert all(reason.endswith("they differ in β") for reason in refused)
+
+
+def test_methods_measured_on_different_machines_are_named(planted, tmp_path):
+    planted(tmp_path)
+    _, found = altered(
+        tmp_path, lambda r: {**r, "provenance": {"device": "cuda" if of("CSimCLR")(r) else "cpu"}}
+    )
+    told = next(c for c in found.cautions if "not measured alike (device)" in c)
+    assert "C-SimCLR: cuda" in told
+    assert "SimCLR: cpu" in told
+
+
+def test_equal_differences_of_counts_are_no_certainty(planted, tmp_path):
+    """Two seeds with a gain of one image each: a yes with an interval of width 0 was wrong in 8% of null studies."""
+
+    def counted(record):
+        if record["quantity"] == "accuracy.clean":
+            record["value"] = 0.98 if of("CBYOL")(record) else 0.97
+        return record
+
+    planted(tmp_path, seeds=2, triple=False)
+    for file in (tmp_path / "bits").iterdir():
+        file.unlink()
+    _, found = altered(tmp_path, counted)
+    row = next(r for r in found.verdicts.rows if r.contrast.treated == "C-BYOL" and r.outcome.key == "clean")
+    assert row.effect.value == pytest.approx(1.0)
+    assert row.effect.interval is None
+    assert row.verdict is Verdict.CANNOT_TELL
+    assert "do not vary" in row.note
+    assert any("without correctness bits" in c for c in found.cautions)
+
+
+def test_seeds_without_bits_do_not_take_the_images_error_from_the_others(planted, tmp_path):
+    planted(tmp_path)
+    whole = answer_study(load_study(tmp_path)).verdicts.find("corruption", CREDIT).effect.shared
+    (tmp_path / "bits" / "C-SimCLR-0.npz").unlink()
+    _, found = altered(tmp_path, same)
+    assert found.verdicts.find("corruption", CREDIT).effect.shared == pytest.approx(whole, rel=0.5)
+    assert any("1 run without correctness bits" in c for c in found.cautions)
+
+
+def test_every_slope_is_asked_of_the_same_runs(planted, tmp_path):
+    def partly(record):
+        lost = record["quantity"] == "accuracy.clean" and record["subject"]["seed"] == 0
+        return None if lost else record
+
+    planted(tmp_path)
+    _, found = altered(tmp_path, partly)
+    assert found.verdicts.find("corruption", CREDIT).effect.n == 5
+    effect = found.verdicts.find("given_clean", CREDIT).effect
+    assert effect.n == 4
+    assert effect.interval[0] < effect.value < effect.interval[1]
+
+
+def test_a_primary_outcome_that_was_not_measured_is_named(planted, tmp_path):
+    planted(tmp_path)
+    _, found = altered(tmp_path, lambda r: None if r["quantity"] == "accuracy.clean" else r)
+    assert (
+        "Not measured, so without a verdict: corruption accuracy at equal clean accuracy." in found.cautions
+    )
+
+
+def test_a_study_of_collapsed_runs_has_no_verdict_and_no_error(planted, tmp_path):
+    planted(tmp_path, seeds=2)
+    study, found = altered(tmp_path, lambda r: {**r, "value": 0.0})
+    assert study.collapsed.keys() == study.plan["runs"].keys()
+    assert not len(main_data(study.models))
+    assert headline(found, study.design).startswith("There is no pair")
+
+
+def test_what_is_no_larger_without_a_control_is_not_called_beyond_it(planted, tmp_path):
+    planted(tmp_path, "negligible", seeds=8)
+    study, found = altered(tmp_path, lambda r: None if of("WeightedSimCLR")(r) else r)
+    row = found.verdicts.find("features", PLAIN)
+    assert row.verdict is Verdict.NO_LARGER
+    said = headline(found, study.design)
+    assert "eyond its control" not in said
+    assert said.startswith("C-SimCLR − SimCLR in the smoothness of the probed features: no larger than 10%")
+
+
+def test_an_association_is_judged_and_drawn_by_the_zone_of_the_design(planted, tmp_path):
+    planted(tmp_path)
+    _, found = altered(tmp_path, same, zone_accuracy=50.0)
+    row = next(r for r in verdict_rows(found) if "from run to run" in r.role)
+    assert row.chip == "no larger than 50 points"
+    assert 'class="zone" x="6.0"' in row.mark  # the zone is as wide as the drawing
+
+
+@pytest.mark.parametrize(
+    ("value", "interval", "ratio", "said"),
+    [
+        (-0.003, (-0.05, 0.05), True, "−0.3%, 95% interval −5% to +5%"),
+        (0.08, (0.002, 0.16), True, "+8%, 95% interval +0.2% to +17%"),
+        (0.5, (0.03, 1.0), False, "+0.5 points, 95% interval +0.03 to +1.0"),
+        (-1e-9, (-1.0, 0.0), False, "0 points, 95% interval −1.0 to 0"),
+        (200.0, (-1.0, 1e4), True, "over +1,000,000%, 95% interval −63% to over +1,000,000%"),
+    ],
+)
+def test_a_number_shows_on_which_side_of_zero_it_lies(value, interval, ratio, said):
+    assert value_text(value, interval, ratio=ratio) == said
