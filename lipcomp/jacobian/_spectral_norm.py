@@ -6,9 +6,10 @@ Lanczos on J Jᵀ (:mod:`lipcomp.jacobian._lanczos`) with products at one forwar
 takes as many as there are outputs. Every value is a lower bound of sigma_max, converged or not.
 
 A float32 derivative is off by a part of the map's own scale ‖fn(x)‖ / ‖x‖, and by far more where a layer divides by
-a variance that is rounding alone. So a value below WEAK of that scale is no evidence, nor is one so small that float32
-drops its digits: such images are measured again by the same map in float64, and are not converged where it has no such
-version or float32 cannot hold the result.
+a variance that is rounding alone. So a value below WEAK of that scale is no evidence, nor is one STRONG times as large,
+which may be rounding that a later layer enlarges, or one so small that float32 drops its digits: such images are
+measured again by the same map in float64, and are not converged where it has no such version or float32 cannot hold the
+result.
 """
 
 import math
@@ -29,7 +30,7 @@ from lipcomp.jacobian._precision import doubled
 from lipcomp.jacobian._products import Map
 from lipcomp.jacobian._sharing import SharedStart, pilot_count
 
-WEAK = 1e-2  # of the map's own scale: float32 values below it are not trusted
+WEAK, STRONG = 1e-2, 1e4  # of the map's own scale: float32 values below and above are not trusted
 
 
 @dataclass(frozen=True)
@@ -209,7 +210,8 @@ def spectral_norm(
     scale = torch.cat([part.scale for part in parts])[order.argsort()]
     digits = torch.finfo(images.dtype)
     lost = torch.maximum(found.sigma, scale) < digits.tiny / digits.eps
-    weak = ((found.sigma > 0) & (found.sigma < WEAK * scale) | lost).nonzero().squeeze(1).cpu()
+    odd = (found.sigma > 0) & (found.sigma < WEAK * scale) | (found.sigma > STRONG * scale)
+    weak = (odd | lost).nonzero().squeeze(1).cpu()
     if len(weak) and images.dtype != torch.float64:
         wide, _ = doubled(fn, images[weak[:1]])
         if wide is None:
