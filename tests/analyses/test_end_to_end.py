@@ -1,6 +1,5 @@
 """The study from checkpoints to report on real digits: stages, resumption, and what a command says of bad input."""
 
-import argparse
 import contextlib
 import dataclasses
 import json
@@ -26,7 +25,7 @@ from analyses.paired_study.frames import load_study
 from analyses.paired_study.report import make_report
 from analyses.paired_study.study import RECORDS, read_plan
 from analyses.runs import add_study_arguments, find_runs, read_study
-from lipcomp._commands import run
+from lipcomp._commands import Parser, run
 from lipcomp.checkpoints import save_checkpoint
 from lipcomp.checkpoints._native import Metadata, load_checkpoint
 from lipcomp.data import load_set
@@ -197,7 +196,7 @@ def test_the_studies_take_images_as_the_commands_do(study, tmp_path, capsys, com
     told += ["--skip-unreadable", "--resize", "32", "--crop", "28", "--interpolation", "bicubic", "--dry-run"]
     assert run(command, told) == 0
     assert "to measure" in capsys.readouterr().out
-    parser = argparse.ArgumentParser()
+    parser = Parser()
     add_study_arguments(parser)
     parser.add_argument("study", type=Path)
     sources, _, _, images = read_study(parser.parse_args(told))
