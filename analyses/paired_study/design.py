@@ -125,7 +125,7 @@ def _rules(design: Design) -> Iterator[tuple[str, bool, str]]:
     yield "treated", design.treated == CREDIT.treated, f"{CREDIT.treated!r}, the method with a control"
     yield "control", design.control == CREDIT.control, f"{CREDIT.control!r}, of equal gradient weight"
     known = Design.primary
-    fits = 0 < len(design.primary) == len(set(design.primary)) and set(design.primary) <= set(known)
+    fits = list(design.primary) in ([*known], [*known[::-1]], *([name] for name in known))
     yield "primary", fits, f"{' or '.join(known)}, or both; other outcomes are judged as exploratory"
     yield "zone_sigma", 0 < design.zone_sigma < 1, "between 0 and 1, such as 0.1 for ±10%"
     yield "zone_accuracy", 0 < design.zone_accuracy < 100, "between 0 and 100 points, such as 1.0"

@@ -6,7 +6,6 @@ import os
 from pathlib import Path
 from typing import Any
 
-from lipcomp._commands import Parser
 from lipcomp.jobs._contract import EngineOptions
 from lipcomp.jobs._engines import ENGINES
 
@@ -47,8 +46,11 @@ def _quotas(cgroups: Path = CGROUPS, own: Path = Path("/proc/self/cgroup")) -> l
     return found
 
 
-def add_engine_arguments(parser: Parser) -> None:
-    """``--workers``, ``--engine`` and the options of the engines; :func:`engine_choice` reads them."""
+def add_engine_arguments(parser: Any) -> None:
+    """``--workers``, ``--engine`` and the options of the engines; :func:`engine_choice` reads them.
+
+    ``parser`` is one of ``lipcomp._commands``, which this package does not import.
+    """
     group = parser.add_argument_group("parallel jobs")
     # fmt: off
     group.add_argument("--workers", type=int,
