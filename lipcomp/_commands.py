@@ -51,11 +51,11 @@ class Parser(argparse.ArgumentParser):
     def __init__(self, **options: Any) -> None:
         options.setdefault("formatter_class", HelpFormatter)
         super().__init__(allow_abbrev=False, **options)
-        self._partners: list[tuple[str, Callable[[Any], Any], tuple[str, ...]]] = []
+        self._unread: list[tuple[str, Callable[[Any], Any], tuple[str, ...]]] = []
 
-    def only_with(self, partner: str, is_there: Callable[[argparse.Namespace], Any], *options: str) -> None:
-        """Refuse options that would be ignored: those given without the partner that they apply to."""
-        self._partners.append((partner, is_there, options))
+    def ignores(self, when: str, holds: Callable[[argparse.Namespace], Any], *options: str) -> None:
+        """Refuse options that nothing reads: ``when`` is "without ..." or "with ...", ``holds`` whether it is so."""
+        self._unread.append((when, holds, options))
 
     def parse_known_args(self, args: Any = None, namespace: Any = None) -> tuple[Any, list[str]]:
         """Parse; an empty argument is refused, since an unset variable of a shell gives one."""
@@ -67,10 +67,11 @@ class Parser(argparse.ArgumentParser):
                 )
                 self.error(f"{place}: an argument is empty; is a variable of the shell not set?")
         found, unknown = super().parse_known_args(given, namespace)
-        for partner, is_there, options in self._partners:
+        for when, holds, options in self._unread:
             alone = [option for option in options if self._changed(found, option)]
-            if alone and not is_there(found):
-                self.error(f"{', '.join(alone)} would be ignored without {partner}; give both, or neither")
+            if alone and holds(found):
+                remedy = "give both, or neither" if when.startswith("without") else "leave one of them out"
+                self.error(f"{', '.join(alone)} would be ignored {when}; {remedy}")
         return found, unknown
 
     def _changed(self, found: argparse.Namespace, option: str) -> bool:

@@ -321,10 +321,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     add_recipe_options(parser)
     add_settings(parser, without=("workers",))
     add_engine_arguments(parser)
-    parser.only_with(
-        "--methods or --recipes", lambda given: not given.preset, "--data", "--image-size", "--backbone"
-    )
-    parser.only_with("a single beta, not with --betas", lambda given: not given.betas, "--beta")
+    parser.ignores("with a preset", lambda given: given.preset, "--data", "--image-size", "--backbone")
+    parser.ignores("with --betas", lambda given: given.betas, "--beta")
     options = parser.parse_args(arguments)
     if options.job is not None:
         _train_as_rank(options.job)

@@ -106,9 +106,8 @@ def models_table(frame: pd.DataFrame) -> pd.DataFrame:
     ]
     for name in SUBJECT:
         table[name] = _column(identity, f"subject.{name}")
-    table["beta"] = [
-        b if pd.isna(b) else float(f"{b:.6g}") for b in table["beta"]
-    ]  # 0.1 may have been float32
+    shorter = lambda b: float(f"{b:.6g}")  # noqa: E731  (0.1 may have been float32)
+    table["beta"] = table["beta"].map(shorter, na_action="ignore")
     for column, (quantity, settings) in HEADLINES.items():
         rows = frame[frame["quantity"] == quantity]
         for key, value in settings.items():

@@ -126,19 +126,18 @@ def build_parser() -> commands.Parser:
         help="save the pairs that attain the bounds as PNG files in this folder")
     # fmt: on
 
-    def only_with(sources: str, *ignored: str) -> None:
-        listed = sources.split(" or ")
-        parser.only_with(f"--pairs {sources}", lambda given: {*listed} & {*given.pairs}, *ignored)
-
-    only_with("corruptions", "--corruptions", "--severity", "--corruption-table")
-    only_with("neighbours", "--neighbours")
-    only_with("random or search", "--radius")
-    only_with("search", "--norm", "--search")
-    only_with("search or certified", "--starts", "--steps")
-    only_with("certified", "--radii")
-    only_with(" or ".join(Pairs.sources), "--witnesses")
-    directions = "mean directions (--unnormalised and --layer logits are none)"
-    parser.only_with(directions, options.is_direction, "--concentration")
+    for sources, ignored in (
+        (("corruptions",), ("--corruptions", "--severity", "--corruption-table")),
+        (("neighbours",), ("--neighbours",)),
+        (("random", "search"), ("--radius",)),
+        (("search",), ("--norm", "--search")),
+        (("search", "certified"), ("--starts", "--steps")),
+        (("certified",), ("--radii",)),
+        (Pairs.sources, ("--witnesses",)),
+    ):
+        holds = lambda given, sources=sources: not {*sources} & {*given.pairs}  # noqa: E731
+        parser.ignores(f"without --pairs {' or '.join(sources)}", holds, *ignored)
+    parser.ignores("with --unnormalised or --layer logits", options.is_no_direction, "--concentration")
     return parser
 
 

@@ -30,6 +30,7 @@ from lipcomp.checkpoints._shapes import infer_backbone
 from lipcomp.checkpoints._sources import Source, State, check_count, open_source
 from lipcomp.checkpoints._transformers_models import from_bare, from_folder
 from lipcomp.checkpoints._vits import heads_of, prepare_vit, resize_positions
+from lipcomp.encoders._encoder import NormalisationError
 from lipcomp.encoders._wrapped import WrappedEncoder, check_mean
 
 Head = Literal["auto", "none"]
@@ -113,10 +114,10 @@ def load_encoder(
         return _assemble(source, arch, format, branch, head, _size(image_size), mean, std)
     except (CheckpointError, ImportError, OSError):
         raise
+    except NormalisationError as error:  # not the file's fault
+        raise CheckpointError(f"checkpoint {str(path)!r}: {error}") from error
     except Exception as error:  # what the checks did not foresee in a damaged file is still one clear error
         first = (str(error).strip() or repr(error)).splitlines()[0]
-        if first.startswith(("mean ", "std ")):  # not the file's fault
-            raise CheckpointError(f"checkpoint {str(path)!r}: {first}") from error
         raise CheckpointError(
             f"checkpoint {str(path)!r} cannot be loaded ({type(error).__name__}: {first}); it is damaged, or "
             f"needs --arch, --format or --factory"

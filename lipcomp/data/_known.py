@@ -79,14 +79,9 @@ def _torchvisions(name: str) -> Callable[[str, Path | str | None, int], ImageSet
 @contextmanager
 def _unpacked(root: Path, kind: str) -> Iterator[Path]:
     """The folder for torchvision; published ``*-ubyte`` files, gzipped or not, may lie in ``root`` itself."""
-    published = [
-        file
-        for place in (root, root / "raw", root / kind / "raw")
-        for file in sorted(place.glob("*-ubyte*"))
-        if file.name.endswith(("-ubyte", "-ubyte.gz"))
-    ]
-    laid_out = list((root / kind / "raw").glob("*-ubyte"))
-    if kind not in ("MNIST", "FashionMNIST") or not published or laid_out:
+    places = root, root / "raw", root / kind / "raw"
+    published = [file for place in places for end in ("", ".gz") for file in place.glob(f"*-ubyte{end}")]
+    if kind not in ("MNIST", "FashionMNIST") or not published or any(places[-1].glob("*-ubyte")):
         yield root
         return
     with tempfile.TemporaryDirectory() as temporary:

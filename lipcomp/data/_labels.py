@@ -95,17 +95,9 @@ def read_table(path: Path, label_column: str | None = None, *, required: bool = 
     split = next((name for name in columns if name.lower() == "split"), None)
     if file is None or label is None:
         if not required:
-            alone = (
-                ()
-                if file is None or split is None
-                else tuple(
-                    Row(
-                        str(line.get(file) or "").strip(), "of its folder", str(line.get(split) or "").strip()
-                    )
-                    for line in lines
-                )
-            )
-            return Table(path, (), alone)
+            known = lines if file is not None and split is not None else []
+            cell = lambda line, name: str(line.get(name) or "").strip()  # noqa: E731
+            return Table(path, (), tuple(Row(cell(r, file), "of its folder", cell(r, split)) for r in known))
         raise ValueError(
             f"table {str(path)!r} has no column of {'files' if file is None else 'labels'} "
             f"({', '.join(_FILES if file is None else _LABELS)}), only: {', '.join(columns)}; rename one"

@@ -116,11 +116,10 @@ def load_set(
         "holdout": holdout,
         "skip_unreadable": skip_unreadable,
     }
-    there = (
-        str(name) in SETS or ":" in str(name) or Path(name).is_dir() if isinstance(name, str | Path) else True
-    )
-    if root is not None and there and str(name) not in ON_DISK:
-        what = name if isinstance(name, str | Path) else type(name).__name__
+    named = isinstance(name, str | Path)
+    what = name if named else type(name).__name__
+    unknown = named and not (str(name) in SETS or FUNCTION.fullmatch(str(name)) or Path(name).is_dir())
+    if root is not None and not unknown and str(name) not in ON_DISK:
         raise ValueError(
             f"root={str(root)!r} is the dataset directory of {', '.join(ON_DISK)}, and would be ignored for {what}; "
             f"leave it out, or give the folder of the images as the data"
@@ -148,7 +147,6 @@ def load_set(
         )
     given = [option for option, value in told.items() if value is not None and value is not False]
     if given:
-        what = name if isinstance(name, str | Path) else type(name).__name__
         raise ValueError(f"{', '.join(given)} is for folders of images, not for {what}")
     if not isinstance(name, str | Path):
         if not isinstance(name, ImageSet):

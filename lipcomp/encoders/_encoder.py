@@ -30,6 +30,10 @@ from lipcomp.encoders._heads import LatentDecoder, MLPHead, mean_direction
 Layer = Literal["backbone", "projection", "prediction", "latent"]
 
 
+class NormalisationError(ValueError):
+    """A mean or standard deviation that does not fit the images."""
+
+
 @dataclass(frozen=True)
 class EncoderSpec:
     """Everything needed to rebuild an encoder, except its weights.
@@ -88,11 +92,11 @@ class EncoderSpec:
             )
         for name in ("mean", "std"):
             if len(getattr(self, name)) not in (1, self.image_shape[0]):
-                raise ValueError(
+                raise NormalisationError(
                     f"{name} needs 1 or {self.image_shape[0]} numbers, got {getattr(self, name)}"
                 )
         if min(self.std) <= 0:
-            raise ValueError(f"std must be positive, got {self.std}")
+            raise NormalisationError(f"std must be positive, got {self.std}")
         widths = (*(self.projector or ()), *(() if self.predictor is None else (self.predictor,)))
         if self.projector is not None and len(self.projector) != 2:
             raise ValueError(f"projector must be (hidden, out) features, or None; got {self.projector}")

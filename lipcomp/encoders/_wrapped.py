@@ -17,7 +17,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from lipcomp.encoders._encoder import Encoder, Layer
+from lipcomp.encoders._encoder import Encoder, Layer, NormalisationError
 
 Pool = Literal["mean", "token", "flatten"]
 
@@ -71,7 +71,7 @@ class WrappedEncoder(Encoder):
             numbers = _numbers(name, given, shape[0])
             self.register_buffer(name, torch.tensor(numbers).view(-1, 1, 1), persistent=False)
         if float(self.std.min()) <= 0:
-            raise ValueError(f"std must be positive, got {std}")
+            raise NormalisationError(f"std must be positive, got {std}")
         if predictor is not None and projector is None:
             raise ValueError("a predictor needs a projector before it; give projector= as well")
         self._architecture = architecture or type(backbone).__name__
@@ -238,7 +238,7 @@ def wrap(
 def check_mean(mean: float | int | Sequence[float | int]) -> None:
     """Refuse a mean that the caller took from bytes: pixels are in [0, 1] here."""
     if max([mean] if isinstance(mean, int | float) else mean, default=0) > 1:
-        raise ValueError(
+        raise NormalisationError(
             f"mean must be of pixels in [0, 1], got {mean}; divide mean and std by 255 if they are for bytes"
         )
 
@@ -246,5 +246,5 @@ def check_mean(mean: float | int | Sequence[float | int]) -> None:
 def _numbers(name: str, given: float | int | Sequence[float | int], channels: int) -> list[float]:
     numbers = [float(given)] if isinstance(given, int | float) else [float(number) for number in given]
     if len(numbers) not in (1, channels) or not all(math.isfinite(number) for number in numbers):
-        raise ValueError(f"{name} needs 1 or {channels} finite numbers, got {given}")
+        raise NormalisationError(f"{name} needs 1 or {channels} finite numbers, got {given}")
     return numbers

@@ -74,11 +74,8 @@ def build_parser() -> commands.Parser:
         help="lanczos, or rows: all rows of the Jacobian (few outputs)")
     # fmt: on
     options.add_run_arguments(parser)
-    directions = "mean directions (--unnormalised and --layer logits are none)"
-    parser.only_with(directions, options.is_direction, "--concentration")
-    parser.only_with(
-        "iterations (--method rows has none)", lambda given: given.method != "rows", "--max-iterations"
-    )
+    parser.ignores("with --unnormalised or --layer logits", options.is_no_direction, "--concentration")
+    parser.ignores("with --method rows", lambda given: given.method == "rows", "--max-iterations")
     return parser
 
 

@@ -64,9 +64,11 @@ def add_engine_arguments(parser: Any) -> None:
     group.add_argument("--partition", help="Slurm partition (default: the cluster's)")
     group.add_argument("--address", help='address of a running Ray cluster, such as "auto" (default: start one here)')
     # fmt: on
-    parser.only_with("--engine slurm or ray", lambda given: given.engine != "local", "--memory")
-    parser.only_with("--engine slurm", lambda given: given.engine == "slurm", "--minutes", "--partition")
-    parser.only_with("--engine ray", lambda given: given.engine == "ray", "--address")
+    parser.ignores("without --engine slurm or ray", lambda given: given.engine == "local", "--memory")
+    parser.ignores(
+        "without --engine slurm", lambda given: given.engine != "slurm", "--minutes", "--partition"
+    )
+    parser.ignores("without --engine ray", lambda given: given.engine != "ray", "--address")
 
 
 def engine_choice(options: argparse.Namespace, folder: Path | None = None) -> dict[str, Any]:

@@ -132,6 +132,7 @@ class ShapeBias:
             condition = Condition(bench.images, bench.indices, settings, exchanged)
             textures = bench.images.labels[bench.indices[places]]
             told = {**bench.data_settings(), "conflict": "fourier"}
+            decide = lambda logits: logits.argmax(1).numpy()  # noqa: E731
         else:
             own = None if len(names) == 1000 else names
             conflict = texture.load_cue_conflict(
@@ -139,11 +140,10 @@ class ShapeBias:
             )
             condition, textures = clean_condition(bench.prepared(conflict.images)), conflict.textures
             told = bench.data_settings(condition.images, condition.indices)
+            decide = conflict.decisions
 
         def measure(advance: Advance) -> Result:
-            logits = bench.logits(condition, advance)
-            answers = logits.argmax(1).numpy() if self.folder == "fourier" else conflict.decisions(logits)
-            cues = answers, condition.labels().numpy(), textures.numpy()
+            cues = decide(bench.logits(condition, advance)), condition.labels(), textures
             return Result(
                 [
                     Finding.of("shape_bias", texture.shape_bias(*cues)),

@@ -85,6 +85,11 @@ class CorruptionAccuracy:
             for c in made
             if c.settings["corruption"] in wanted and c.settings["severity"] in (None, *self.severities)
         ]
+        if not made:
+            known = sorted({c.settings["severity"] for c in disk_conditions(found)})
+            raise ValueError(
+                f"{self.folder} has no severity {list(self.severities)}, only {known}; choose among these"
+            )
         check_fit(self.folder, made[0].images.image_shape, shape)
         return made
 

@@ -197,9 +197,9 @@ def _side(text: str) -> int | tuple[int, int]:
     return sizes[0] if len(sizes) == 1 else (sizes[0], sizes[1])
 
 
-def is_direction(options: argparse.Namespace) -> bool:
-    """Whether the map that is measured ends on the unit sphere."""
-    return not options.unnormalised and options.layer != LOGITS
+def is_no_direction(options: argparse.Namespace) -> bool:
+    """Whether the map that is measured does not end on the unit sphere."""
+    return bool(options.unnormalised or options.layer == LOGITS)
 
 
 def add_run_arguments(parser: commands.Parser) -> None:
@@ -216,7 +216,9 @@ def add_run_arguments(parser: commands.Parser) -> None:
     group.add_argument("--shards", type=positive(int), default=1,
         help="split the images of each encoder over this many jobs")
     # fmt: on
-    parser.only_with("--workers, --engine or --shards", _has_jobs, "--cores", "--gpus")
+    parser.ignores(
+        "without --workers, --engine or --shards", lambda given: not _has_jobs(given), "--cores", "--gpus"
+    )
 
 
 def _has_jobs(options: argparse.Namespace) -> bool:

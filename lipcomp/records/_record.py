@@ -78,10 +78,10 @@ class Record:
                 raise ValueError(
                     f"{self.quantity} must be finite, got {self.value}; None means not estimable"
                 )
-        if self.n is not None and type(self.n) is not int:
-            object.__setattr__(self, "n", int(self.n) if isinstance(self.n, Integral) else -1)
-        if self.n is not None and self.n < 0:
-            raise ValueError(f"n of {self.quantity} must be a whole number of at least 0")
+        if self.n is not None and not (type(self.n) is int and self.n >= 0):
+            if not isinstance(self.n, Integral) or self.n < 0:
+                raise ValueError(f"n of {self.quantity} must be a whole number of at least 0, got {self.n!r}")
+            object.__setattr__(self, "n", int(self.n))  # NumPy's
         if self.interval is not None:
             low, high = self.interval
             low, high = float(low), float(high)

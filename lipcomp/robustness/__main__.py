@@ -231,21 +231,21 @@ def build_parser() -> commands.Parser:
     # fmt: off
     parser.add_argument("--all", action="store_true", help="print one row per corruption and severity")
     # fmt: on
-    made = "generated corruptions (--corruptions is none)"
-    parser.only_with(made, lambda given: given.corruptions != "none", "--jpeg", "--frost", "--table")
-    parser.only_with(
-        "corruptions (--corruptions or --corrupted)",
-        lambda given: given.corruptions != "none" or given.corrupted,
+    none_made = lambda given: given.corruptions == "none"  # noqa: E731
+    parser.ignores("with --corruptions none", none_made, "--jpeg", "--frost", "--table")
+    parser.ignores(
+        "with --corruptions none and without --corrupted",
+        lambda given: none_made(given) and not given.corrupted,
         *("--only", "--severities", "--all-corruptions", "--all"),
     )
-    parser.only_with("a choice by its size, not by --only", lambda given: not given.only, "--all-corruptions")
-    parser.only_with(
-        "a table of results (--json prints none)", lambda given: not given.json, "--compare", "--all"
+    parser.ignores("with --only", lambda given: given.only, "--all-corruptions")
+    parser.ignores("with --json", lambda given: given.json, "--compare", "--all")
+    parser.ignores("without --probe knn", lambda given: given.probe != "knn", "--neighbours", "--temperature")
+    parser.ignores("without --shift", lambda given: not given.shift, "--baselines")
+    parser.ignores("without --perturbations", lambda given: not given.perturbations, "--flip-reference")
+    parser.ignores(
+        "without --attack", lambda given: not given.attack, "--norm", "--radius", "--attack-images"
     )
-    parser.only_with("--probe knn", lambda given: given.probe == "knn", "--neighbours", "--temperature")
-    parser.only_with("--shift", lambda given: given.shift, "--baselines")
-    parser.only_with("--perturbations", lambda given: given.perturbations, "--flip-reference")
-    parser.only_with("--attack", lambda given: given.attack, "--norm", "--radius", "--attack-images")
     return parser
 
 

@@ -221,6 +221,8 @@ def _check_twice(folder: Path, cells: Mapping[str, Mapping[int | None, ImageSet]
     seen: dict[bytes, tuple[str, int | None]] = {}
     for name, cell in cells.items():
         for severity, images in cell.items():
+            if not len(images):
+                continue
             other, level = seen.setdefault(_first(images), (name, severity))
             if (other, level) != (name, severity):
                 both = (other, name) if level == severity else (f"{other}/{level}", f"{name}/{severity}")

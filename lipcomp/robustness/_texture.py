@@ -14,7 +14,7 @@ conflicts: the phase of one image's Fourier transform, which carries its shape, 
 carries its texture (Chen et al. 2021, Amplitude-Phase Recombination).
 
 >>> conflict = load_cue_conflict("cue-conflict")  # doctest: +SKIP
->>> conflict.shape_bias(logits), conflict.decided(logits)  # doctest: +SKIP
+>>> shape_bias(conflict.decisions(logits), conflict.images.labels, conflict.textures)  # doctest: +SKIP
 """
 
 import re
@@ -32,6 +32,7 @@ from lipcomp.robustness._arrays import list_classes
 from lipcomp.robustness._estimates import Estimate, proportion
 from lipcomp.robustness._shifted import WebImages, class_table
 
+Classes = Int64[np.ndarray, " n"]
 CONFLICTS = 1200
 WHERE = "https://github.com/rgeirhos/texture-vs-shape (stimuli/style-transfer-preprocessed-512)"
 
@@ -51,7 +52,7 @@ class CueConflict:
     images: ImageSet = field(repr=False)
     textures: Int64[Tensor, " n"] = field(repr=False)
 
-    def decisions(self, logits: Float[Tensor, "n classes"]) -> Int64[np.ndarray, " n"]:
+    def decisions(self, logits: Float[Tensor, "n classes"]) -> Classes:
         """The answered class, of the images' classes, for the logits of all images in order.
 
         Raises
@@ -72,32 +73,18 @@ class CueConflict:
         p = torch.softmax(logits.double(), 1)
         return torch.stack([p[:, members].mean(1) for members in sixteen.values()], 1).argmax(1).cpu().numpy()
 
-    def shape_bias(self, logits: Float[Tensor, "n classes"]) -> Estimate:
-        """Shape answers among shape and texture answers; n counts these.
 
-        Raises
-        ------
-        ValueError
-            If no image is answered by its shape or its texture.
-        """
-        return shape_bias(self.decisions(logits), self.images.labels.numpy(), self.textures.numpy())
-
-    def decided(self, logits: Float[Tensor, "n classes"]) -> Estimate:
-        """Share of the images answered by their shape or their texture."""
-        return decided(self.decisions(logits), self.images.labels.numpy(), self.textures.numpy())
-
-
-def shape_bias(answers: np.ndarray, shapes: np.ndarray, textures: np.ndarray) -> Estimate:
-    """Shape answers among shape and texture answers; a ValueError if there are none."""
-    shape, texture = answers == shapes, answers == textures
+def shape_bias(answers: Classes, shapes: Int64[Tensor, " n"], textures: Int64[Tensor, " n"]) -> Estimate:
+    """Shape answers among shape and texture answers, which n counts; a ValueError if there are none."""
+    shape, texture = answers == shapes.numpy(), answers == textures.numpy()
     if not (shape | texture).any():
         raise ValueError("no image was answered by its shape or its texture, so there is no shape bias")
     return proportion(shape[shape | texture])
 
 
-def decided(answers: np.ndarray, shapes: np.ndarray, textures: np.ndarray) -> Estimate:
+def decided(answers: Classes, shapes: Int64[Tensor, " n"], textures: Int64[Tensor, " n"]) -> Estimate:
     """Share of the images answered by their shape or their texture."""
-    return proportion((answers == shapes) | (answers == textures))
+    return proportion((answers == shapes.numpy()) | (answers == textures.numpy()))
 
 
 def recombine(

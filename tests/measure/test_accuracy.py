@@ -96,6 +96,17 @@ def test_bits_are_the_answers_of_each_condition(classifier_bench):
     assert (right[0] == (clean == bench.images.labels[:13]).numpy()).all()
 
 
+def test_of_a_set_on_disk_only_the_severities_asked_for_count(classifier_bench, tmp_path):
+    pixels = np.random.default_rng(0).integers(0, 256, (30, 32, 32, 3), dtype=np.uint8)
+    np.save(tmp_path / "fog.npy", pixels)
+    np.save(tmp_path / "labels.npy", np.tile(np.arange(6) % 3, 5))
+    bench = classifier_bench(network(3), image_set(6, 3))
+    made = CorruptionAccuracy(None, str(tmp_path), severities=(2, 4)).conditions(bench)
+    assert [c.settings["severity"] for c in made] == [2, 4]
+    with pytest.raises(ValueError, match=r"has no severity \[7\], only \[1, 2, 3, 4, 5\]"):
+        CorruptionAccuracy(None, str(tmp_path), severities=(7,)).conditions(bench)
+
+
 def test_a_shift_with_baselines_has_its_effective_robustness(classifier_bench, tmp_path, monkeypatch):
     clean, shifted = image_set(30, 3), image_set(40, 3, seed=1)
     model, x = network(3), np.linspace(0.2, 0.9, 9)

@@ -14,7 +14,7 @@ from lipcomp.robustness._ccc import accuracy_over_time, open_ccc
 from lipcomp.robustness._metrics import top5_distances
 from lipcomp.robustness._shifted import class_table, imagenet_wnids
 from lipcomp.robustness._shifts import load_shift
-from lipcomp.robustness._texture import conflicting, load_cue_conflict, recombine
+from lipcomp.robustness._texture import conflicting, decided, load_cue_conflict, recombine, shape_bias
 
 SIXTEEN = tuple(class_table("sixteen_classes"))
 
@@ -38,13 +38,14 @@ def test_shape_bias_counts_conflicts_answered_by_shape_or_texture(conflict):
     assert conflict.textures.tolist() == [(k + 1) % 16 for k in range(16)]
     answers = [0, 1, 2, 3 + 1, 4 + 1, *[(k + 5) % 16 for k in range(5, 16)]]  # three shapes, two textures
     sixteen = torch.eye(16)[answers]
-    assert conflict.shape_bias(sixteen).value == 3 / 5
-    assert conflict.shape_bias(sixteen).n == 5
-    assert conflict.decided(sixteen).value == 5 / 16
+    cues = conflict.images.labels, conflict.textures
+    assert shape_bias(conflict.decisions(sixteen), *cues).value == 3 / 5
+    assert shape_bias(conflict.decisions(sixteen), *cues).n == 5
+    assert decided(conflict.decisions(sixteen), *cues).value == 5 / 16
     with pytest.raises(ValueError, match="no shape bias"):
-        conflict.shape_bias(torch.eye(16)[[(k + 5) % 16 for k in range(16)]])
+        shape_bias(np.array([(k + 5) % 16 for k in range(16)]), *cues)
     with pytest.raises(ValueError, match=r"16 rows and 16 or 1000 classes, got \(16, 10\)"):
-        conflict.shape_bias(sixteen[:, :10])
+        conflict.decisions(sixteen[:, :10])
 
 
 def test_a_thousand_classes_answer_by_their_mean_probability(conflict):

@@ -112,14 +112,14 @@ def test_killed_between_conditions_it_goes_on_and_ends_alike(checkpoint, few_dig
         (("--attack", "pgd"), "--attack needs --radius"),
         (
             ("--corruptions", "none", "--only", "fog", "--all"),
-            "--only, --all would be ignored without corruptions (--",
+            "--only, --all would be ignored with --corruptions none and without --corrupted; leave one of them out",
         ),
         (
             ("--corruptions", "none", "--table", "t.csv"),
-            "--table would be ignored without generated corruptions",
+            "--table would be ignored with --corruptions none; leave one",
         ),
-        (("--only", "fog", "--all-corruptions"), "--all-corruptions would be ignored"),
-        (("--json", "--compare", "cifar10"), "--compare would be ignored"),
+        (("--only", "fog", "--all-corruptions"), "--all-corruptions would be ignored with --only; leave one"),
+        (("--json", "--compare", "cifar10"), "--compare would be ignored with --json; leave"),
         (("--probe", "augmented", "--neighbours", "3"), "--neighbours would be ignored without --probe knn"),
         (("--baselines", "no.csv"), "--baselines would be ignored without --shift; give both, or neither"),
         (("--flip-reference", "no.csv"), "--flip-reference would be ignored without --perturbations"),

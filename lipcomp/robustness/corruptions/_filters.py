@@ -192,7 +192,5 @@ def by_pillow(images: Images | Bytes, change: Callable[[Bytes], Bytes]) -> Image
     """Let ``change`` work on bytes: those of the images, or those that their values in [0, 1] round to."""
     if images.dtype == torch.uint8:
         return change(images)
-    pixels = (images.float().cpu().numpy() * np.float32(255) + np.float32(0.5)).astype(
-        np.uint8
-    )  # half torch's time
-    return change(torch.from_numpy(pixels)).to(images.device).to(images.dtype).div_(255)
+    rounded = images.float().cpu().numpy() * np.float32(255) + np.float32(0.5)  # in half of torch's time
+    return change(torch.from_numpy(rounded.astype(np.uint8))).to(images.device).to(images.dtype).div_(255)
