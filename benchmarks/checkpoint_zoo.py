@@ -37,7 +37,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from benchmarks._harness import add_part, append_lines, read_lines
-from benchmarks.zoo_networks import REFERENCES, Reference, State, architectures, transformers_kind
+from benchmarks._zoo_networks import REFERENCES, Reference, State, architectures, transformers_kind
 from lipcomp._commands import Parser, run
 from lipcomp.checkpoints import load_encoder
 from lipcomp.checkpoints._architectures import build_backbone

@@ -4,8 +4,8 @@ import pytest
 
 pytest.importorskip("timm")
 
+from benchmarks._zoo_networks import architectures
 from benchmarks.checkpoint_zoo import WRAPPINGS, count, sweep
-from benchmarks.zoo_networks import architectures
 
 QUICK = (
     ("torchvision", "squeezenet1_1"),
