@@ -1,6 +1,7 @@
 """What every test shares: one thread, no leaked global state."""
 
 import functools
+import gc
 import inspect
 import types
 import typing
@@ -45,6 +46,13 @@ def _checked(fn=None, *, typechecker):
 
 
 jaxtyping.jaxtyped = _checked
+
+
+def pytest_collection_finish():
+    """What is imported by now stays: the collector need not walk millions of objects again and again."""
+    gc.collect()
+    gc.freeze()
+
 
 REFERENCE = Path(__file__).parent / "reference"
 

@@ -7,9 +7,9 @@ takes as many as there are outputs. Every value is a lower bound of sigma_max, c
 
 A float32 derivative is off by a part of the map's own scale ‖fn(x)‖ / ‖x‖, and by far more where a layer divides by
 a variance that is rounding alone. So a value below WEAK of that scale is no evidence, nor is one STRONG times as large,
-which may be rounding that a later layer enlarges, or one so small that float32 drops its digits: such images are
-measured again by the same map in float64, and are not converged where it has no such version or float32 cannot hold the
-result.
+which may be rounding that a later layer enlarges, or one so small that float32 drops its digits, or zero, which may be
+a product of factors too small for float32: such images are measured again by the same map in float64. Where it has no
+such version or float32 cannot hold the result they are not converged; a zero stays one.
 """
 
 import math
@@ -211,11 +211,12 @@ def spectral_norm(
     digits = torch.finfo(images.dtype)
     lost = torch.maximum(found.sigma, scale) < digits.tiny / digits.eps
     odd = (found.sigma > 0) & (found.sigma < WEAK * scale) | (found.sigma > STRONG * scale)
-    weak = (odd | lost).nonzero().squeeze(1).cpu()
+    doubtful = odd | lost
+    weak = (doubtful | (found.sigma == 0)).nonzero().squeeze(1).cpu()
     if len(weak) and images.dtype != torch.float64:
         wide, _ = doubled(fn, images[weak[:1]])
-        if wide is None:
-            found.converged[weak] = False
+        if wide is None:  # a zero may well be one: the region of a dead layer
+            found.converged[doubtful.cpu()] = False
             return found
         again = spectral_norm(
             wide, images[weak].double(), k=k, rtol=rtol, max_iterations=max_iterations, batch_size=batch_size,

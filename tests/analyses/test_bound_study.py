@@ -18,6 +18,8 @@ from lipcomp.measure._local import Ball
 from lipcomp.measure._outputs import ImageTable
 from lipcomp.measure._run import Outputs
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture(scope="module")
 def study(tmp_path_factory, small_digits):

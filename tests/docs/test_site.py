@@ -12,6 +12,7 @@ import pytest
 
 pytest.importorskip("mkdocs")
 pytest.importorskip("mkdocstrings")
+pytestmark = pytest.mark.slow
 
 ROOT = Path(__file__).parents[2]
 

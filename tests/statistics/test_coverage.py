@@ -1,7 +1,7 @@
 """On simulated data with known truth: intervals cover at the stated rate, p-values are uniform under the null.
 
 The scenarios are those of ``python -m benchmarks.coverage``, which prints the whole table; here the important ones,
-with fewer repeats and tolerances of four binomial standard errors around what is claimed.
+with fewer repeats and tolerances of four binomial standard errors around what is claimed. ``make test`` runs a few.
 """
 
 import numpy as np
@@ -37,6 +37,16 @@ CAUTIOUS = [
     "groups 15x3, shared 0.2, r=0.6",
     "auroc 100 images x 3, two-way, r=0.5",
 ]
+QUICK = {
+    "paired normal, n=5",
+    "spearman r=0.6, n=15",
+    "within 6x2 r=-0.6",
+    "auroc 100 images x 5, by image, r=0.5",
+    "groups 15x3, shared 0.2, r=0.6",
+    "paired normal, n=10",
+    "spearman r=0, n=15",
+    "auroc independent n=100, r=0",
+}
 NULL = [
     "paired normal, n=10",
     "paired laplace, n=20",
@@ -52,20 +62,24 @@ NULL = [
 ]
 
 
-@pytest.mark.parametrize("name", AT_LEVEL)
+def _marked(names):
+    return [name if name in QUICK else pytest.param(name, marks=pytest.mark.slow) for name in names]
+
+
+@pytest.mark.parametrize("name", _marked(AT_LEVEL))
 def test_intervals_cover_at_the_stated_rate(name):
     found = simulate(BY_NAME[name], REPEATS, seed=11)
     assert found.missing == 0
     assert abs(found.coverage - 0.95) <= 4 * ERROR, found
 
 
-@pytest.mark.parametrize("name", CAUTIOUS)
+@pytest.mark.parametrize("name", _marked(CAUTIOUS))
 def test_few_groups_cover_at_least(name):
     found = simulate(BY_NAME[name], REPEATS // 2, seed=11)
     assert found.coverage >= 0.95 - 4 * ERROR, found
 
 
-@pytest.mark.parametrize("name", NULL)
+@pytest.mark.parametrize("name", _marked(NULL))
 def test_p_values_are_uniform_under_the_null(name):
     p = np.array(simulate(BY_NAME[name], REPEATS, seed=12).p_values)
     assert p.size == REPEATS
