@@ -104,7 +104,7 @@ RECIPES = st.sampled_from([mnist_byol(), find_recipe("mnist_c_simclr")])
 @example(mnist_byol(), "encoder.image_shape", "('a', None)")
 def test_a_change_of_a_recipe_is_a_recipe_or_a_value_error(recipe, path, text):
     try:
-        found = change(recipe, path, text)
+        found = change(recipe, {path: text})
     except ValueError:
         return
     assert isinstance(found, Recipe)
@@ -117,7 +117,7 @@ def test_a_change_of_a_recipe_is_a_recipe_or_a_value_error(recipe, path, text):
 def test_a_change_that_fits_is_made(rate, batch, decay):
     recipe = mnist_byol()
     for path, value in (("learning_rate", rate), ("batch_size", batch), ("target_decay", decay)):
-        recipe = change(recipe, path, repr(value))
+        recipe = change(recipe, {path: repr(value)})
     assert recipe == dataclasses.replace(
         mnist_byol(), learning_rate=rate, batch_size=batch, target_decay=decay
     )

@@ -127,23 +127,30 @@ def recipe_of(name: str, options: argparse.Namespace, settings: Settings, report
 
 
 def changed(recipe: Recipe, options: argparse.Namespace) -> Recipe:
-    """The recipe with --set and the short flags applied."""
-    changes = list(options.set)
+    """The recipe with --set and the short flags applied; what is set for one recipe of a sweep outranks the rest."""
+    everywhere: dict[str, tuple[str, str]] = {}  # field -> (value, how it was given)
+    here: dict[str, tuple[str, str]] = {}
+    for text in options.set:
+        path, found, value = text.partition("=")
+        if not found:
+            raise ValueError(f"--set needs FIELD=VALUE, got {text!r}; for example --set objective.beta=0.3")
+        only, _, path = path.rpartition(":")
+        if only in ("", recipe.name):
+            _note(here if only else everywhere, path, value, f"--set {text}")
     for flag, field in SHORT.items():
         if (value := getattr(options, flag.replace("-", "_"))) is not None:
             if field == "objective.beta" and not hasattr(recipe.objective, "beta"):
                 raise ValueError(
                     f"{recipe.name} minimises {type(recipe.objective).__name__}, which has no beta"
                 )
-            changes.append(f"{field}={value}")
-    for text in changes:
-        path, found, value = text.partition("=")
-        if not found:
-            raise ValueError(f"--set needs FIELD=VALUE, got {text!r}; for example --set objective.beta=0.3")
-        only, _, path = path.rpartition(":")
-        if only in ("", recipe.name):
-            recipe = change(recipe, path, value)
-    return recipe
+            _note(everywhere, field, str(value), f"--{flag} {value}")
+    return change(recipe, {path: value for path, (value, _) in (everywhere | here).items()})
+
+
+def _note(values: dict[str, tuple[str, str]], path: str, value: str, given: str) -> None:
+    before = values.setdefault(path, (value, given))
+    if before[0] != value:
+        raise ValueError(f"{path} is given twice: {before[1]} and {given}; leave one of them out")
 
 
 def check_set(recipes: Sequence[Recipe], options: argparse.Namespace) -> None:

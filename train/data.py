@@ -16,9 +16,11 @@ from torch import Generator, Tensor
 
 from lipcomp._commands import progress
 from lipcomp.data import Preprocessing, batches, load_set
+from lipcomp.data._datasets import DatasetImages
 from lipcomp.data._folders import FolderImages, unreadable
 from lipcomp.data._known import SETS
 from lipcomp.data._opening import splits_of
+from lipcomp.data._pictures import UnreadableImageError
 from lipcomp.data._sets import ImageSet, TensorImages
 from lipcomp.data._views import DigitViews, PhotoViews, Views
 from train.parallel import Ranks
@@ -67,7 +69,7 @@ def training_set(recipe: Recipe, settings: Settings, report: Report, data: Any =
         If the linear head has nothing to learn, or images cannot be read (the message counts and names
         them) and ``skip_unreadable`` is not set.
     """
-    images = _load(recipe, "pretrain", settings, data)
+    images = _load(recipe, "pretrain", settings, data, report)
     needs_classes = recipe.probe is not None or recipe.objective.family == "supervised"
     if needs_classes and len(images.labels.unique()) < 2:
         what = f"one class ({images.classes[0]!r})" if images.classes else "no labels"
@@ -98,13 +100,11 @@ def _some(images: ImageSet, count: int) -> ImageSet:
     if count > len(images):
         raise ValueError(f"images={count} is more than the {len(images)} images of {images.name}")
     chosen = torch.randperm(len(images), generator=Generator().manual_seed(0))[:count].sort().values
-    if isinstance(images, FolderImages):
-        return images.without([images.files[i] for i in set(range(len(images))) - set(chosen.tolist())])
+    if isinstance(images, FolderImages | DatasetImages):
+        return images.subset(chosen)
     if isinstance(images, TensorImages):
         return replace(images, pixels=images.pixels[chosen], labels=images.labels[chosen])
-    raise ValueError(
-        f"images={count} is for sets in memory and folders; give a smaller {type(images).__name__} instead"
-    )
+    raise ValueError(f"images={count} cannot be taken of {type(images).__name__}; give a smaller one instead")
 
 
 def _readable(images: FolderImages, settings: Settings, report: Report) -> FolderImages:
@@ -115,7 +115,7 @@ def _readable(images: FolderImages, settings: Settings, report: Report) -> Folde
     names = ", ".join(str(file) for file in list(broken)[:NAMED])
     more = f" and {len(broken) - NAMED} more" if len(broken) > NAMED else ""
     found = f"{len(broken)} of the {len(images)} images of {images.name} cannot be read: {names}{more}"
-    if not settings.skip_unreadable:
+    if not settings.skip_unreadable or len(broken) == len(images):
         raise ValueError(f"{found}; replace or remove them, or leave them out with --skip-unreadable")
     report(f"warning: {found}; left out")
     return images.without(list(broken))
@@ -146,12 +146,31 @@ def _is_place(data: str) -> bool:
     return Path(data).is_dir() or ":" in data
 
 
-def _load(recipe: Recipe, split: str, settings: Settings, data: Any = None) -> ImageSet:
-    """A split of the recipe's data. Small photographs are enlarged, as its crops enlarge them."""
+def _load(
+    recipe: Recipe, split: str, settings: Settings, data: Any = None, report: Report = lambda line: None
+) -> ImageSet:
+    """A split of the recipe's data, or of data that is given, at the recipe's size."""
     shape = recipe.encoder.image_shape
     data = recipe.data if data is None else data
-    photographs = isinstance(recipe.views, PhotoViews) and data not in SETS and isinstance(data, str)
-    way = Preprocessing.default(*shape[1:], enlarge=True) if photographs else None
+    if isinstance(data, str):
+        return _sized(data, split, settings, shape, report)
+    return load_set(data, split, root=settings.data_root, image_shape=shape)
+
+
+def _sized(
+    data: str,
+    split: str,
+    settings: Settings,
+    shape: tuple[int, int, int],
+    report: Report = lambda line: None,
+) -> ImageSet:
+    """Images of a known set or a folder at a size, larger ones reduced and smaller ones enlarged."""
+    if data in SETS:
+        height, width = load_set(data, split, root=settings.data_root).image_shape[1:]
+        if (height, width) == shape[1:]:
+            return load_set(data, split, root=settings.data_root, image_shape=shape)
+        report(f"note: {data}'s images of {width} x {height} are resized to {shape[2]} x {shape[1]}")
+    way = Preprocessing.default(*shape[1:], enlarge=True)
     return load_set(data, split, root=settings.data_root, image_shape=shape, preprocessing=way)
 
 
@@ -214,12 +233,7 @@ def fit_to_data(
                 f"--image-size 224"
             )
         size = shape[1:]
-    images = found
-    if size != own[1:]:
-        way = Preprocessing.default(*size, enlarge=True)
-        images = load_set(
-            data, "pretrain", root=settings.data_root, image_shape=(own[0], *size), preprocessing=way
-        )
+    images = _sized(data, "pretrain", settings, (own[0], *size))
     fitted = fit(recipe, images, data)
     encoder = fitted.encoder
     report(
@@ -230,7 +244,20 @@ def fit_to_data(
 
 
 def mean_and_std(images: ImageSet) -> tuple[tuple[float, ...], tuple[float, ...]]:
-    """Mean and standard deviation of each channel, of at most 2,000 images chosen at random (seed 0), to 4 digits."""
+    """Mean and standard deviation of each channel, of at most 2,000 images chosen at random (seed 0), to 4 digits.
+
+    Files that cannot be read are left out: training counts them, and refuses them or leaves them out.
+    """
+    try:
+        return _measured(images)
+    except UnreadableImageError:
+        broken = list(unreadable(images)) if isinstance(images, FolderImages) else []
+        if not isinstance(images, FolderImages) or len(broken) == len(images):
+            raise
+        return _measured(images.without(broken))
+
+
+def _measured(images: ImageSet) -> tuple[tuple[float, ...], tuple[float, ...]]:
     chosen = torch.randperm(len(images), generator=Generator().manual_seed(0))[:MEASURED]
     total = squares = torch.zeros(images.image_shape[0], dtype=torch.float64)
     count = 0

@@ -95,9 +95,10 @@ def uniformity(directions: Float[Tensor, "n dim"], most: int = 1024) -> Float[Te
 def effective_rank(directions: Float[Tensor, "n dim"]) -> Float[Tensor, ""]:
     """Exponential of the entropy of the normalised singular values (Roy and Vetterli 2007), not centred.
 
-    1 when all directions agree, dim when they fill the sphere evenly.
+    1 when all directions agree, dim when they fill the sphere evenly, NaN when one is not finite.
     """
-    singular = torch.linalg.svdvals(directions)
+    singular = torch.linalg.svdvals(directions.nan_to_num())  # which raises where they are not finite
+    singular = torch.where(directions.isfinite().all(), singular, torch.nan)
     share = singular / singular.sum()
     return torch.special.entr(share).sum().exp()
 

@@ -142,6 +142,11 @@ class Run:
         count, batch = len(images), recipe.batch_size
         self.total = total_steps(count, batch, recipe.epochs)
         self.warmup = warmup_steps(count, batch, recipe.warmup_epochs)
+        if self.warmup >= self.total and ranks.first:
+            report(
+                f"warning: the warm-up of {recipe.warmup_epochs:g} epochs takes the whole run of {recipe.epochs:g}, so "
+                f"the learning rate never reaches its peak; set a shorter one, as in --set warmup_epochs=0"
+            )
         self.peak = scale_rate(recipe.learning_rate, batch, recipe.scaling)
         self.epoch_steps = max(1, count // batch)
         evaluate = settings.evaluate_epochs

@@ -4,6 +4,7 @@ import ast
 import dataclasses
 import math
 import typing
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import Any, Literal, get_args
 
@@ -201,22 +202,25 @@ def with_beta(recipe: Recipe, beta: float) -> Recipe:
 # Changing a field by name, as a command line does.
 
 
-def change(recipe: Recipe, path: str, text: str) -> Recipe:
-    """The recipe with one field replaced: ``change(recipe, "objective.beta", "0.3")``.
+def change(recipe: Recipe, changes: Mapping[str, str]) -> Recipe:
+    """The recipe with fields replaced, all at once: ``change(recipe, {"objective.beta": "0.3", "epochs": "20"})``.
 
     Raises
     ------
     ValueError
         If there is no such field (the nearest name is given), or its value is not of the field's kind.
     """
+    values: dict[str, Any] = {}
+    for path, text in changes.items():
+        try:
+            values[path] = ast.literal_eval(text)
+        except (ValueError, SyntaxError, TypeError):
+            values[path] = text
     try:
-        value = ast.literal_eval(text)
-    except (ValueError, SyntaxError, TypeError):
-        value = text
-    try:
-        return _replaced(recipe, path, path.split("."), value)
+        return _replaced(recipe, [(path, path.split("."), value) for path, value in values.items()])
     except TypeError as error:  # None, or words inside a tuple, where numbers are compared
-        raise ValueError(f"{path} cannot be {value!r} ({error})") from error
+        given = " or ".join(f"{path} cannot be {value!r}" for path, value in values.items())
+        raise ValueError(f"{given} ({error})") from error
 
 
 def _takes_fractions(part: Any, name: str) -> bool:
@@ -225,22 +229,33 @@ def _takes_fractions(part: Any, name: str) -> bool:
     return float in (kind, *get_args(kind))
 
 
-def _replaced(part: Any, path: str, names: list[str], value: Any) -> Any:
+def _replaced(part: Any, changes: Sequence[tuple[str, list[str], Any]]) -> Any:
+    """A dataclass with fields replaced; what they demand of each other is checked once all of them are."""
+    by_field: dict[str, list[tuple[str, list[str], Any]]] = {}
+    for path, names, value in changes:
+        by_field.setdefault(names[0], []).append((path, names[1:], value))
+    return replace(part, **{name: _value(part, name, inner) for name, inner in by_field.items()})
+
+
+def _value(part: Any, name: str, changes: Sequence[tuple[str, list[str], Any]]) -> Any:
+    """What a field becomes."""
     known = [field.name for field in dataclasses.fields(part)]
-    if names[0] not in known:
-        hint = nearest(names[0], known)
+    path, _, value = changes[0]
+    if name not in known:
+        hint = nearest(name, known)
         raise ValueError(f"{path!r} is not a field of {type(part).__name__}{hint} Known: {', '.join(known)}")
-    old = getattr(part, names[0])
-    if names[1:]:
-        if not dataclasses.is_dataclass(old):
-            raise ValueError(f"{path!r}: {names[0]} has no fields")
-        value = _replaced(old, path, names[1:], value)
-    elif dataclasses.is_dataclass(old):
-        raise ValueError(f"{path!r} has fields itself; set one of them, as in {path}.NAME=VALUE")
-    elif isinstance(old, float) or (type(old) is int and _takes_fractions(part, names[0])):
+    old = getattr(part, name)
+    if dataclasses.is_dataclass(old):
+        for path, names, _ in changes:
+            if not names:
+                raise ValueError(f"{path!r} has fields itself; set one of them, as in {path}.NAME=VALUE")
+        return _replaced(old, changes)
+    if any(names for _, names, _ in changes):
+        raise ValueError(f"{path!r}: {name} has no fields")
+    if isinstance(old, float) or (type(old) is int and _takes_fractions(part, name)):
         if isinstance(value, bool) or not isinstance(value, int | float):
             raise ValueError(f"{path} must be a number, as {old!r}; got {value!r}")
-        value = float(value) if isinstance(old, float) else value  # a recipe may write 1 itself
-    elif old is not None and value is not None and type(value) is not type(old):
+        return float(value) if isinstance(old, float) else value  # a recipe may write 1 itself
+    if old is not None and value is not None and type(value) is not type(old):
         raise ValueError(f"{path} must be of type {type(old).__name__}, as {old!r}; got {value!r}")
-    return replace(part, **{names[0]: value})
+    return value

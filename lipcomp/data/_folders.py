@@ -269,7 +269,7 @@ def _check_channels(images: FolderImages) -> None:
     if channels == 3 and grey:
         raise ValueError(
             f"the images of {images.name} are grey, the encoder takes 3 channels; give the data that it is for, or "
-            f"allow three equal channels with convert_channels=True"
+            f"allow three equal channels with convert_channels=True (--convert-channels on the command line)"
         )
 
 

@@ -295,8 +295,8 @@ def brought_to(
     ):
         raise ValueError(
             f"the images of {images.name} have shape {images.image_shape} (channels, height, width), the encoder takes "
-            f"{shape}; give data of that shape, or ask for it to be converted: a preprocessing for the size, "
-            f"convert_channels=True for the channels"
+            f"{shape}; give data of that shape, or ask for it to be converted: a preprocessing for the size (--resize "
+            f"on the command line), convert_channels=True for the channels (--convert-channels)"
         )
     return DatasetImages(
         images.name, _Items(images), images.labels, images.classes, shape, preprocessing, convert_channels

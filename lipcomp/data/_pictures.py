@@ -171,7 +171,8 @@ def with_channels(picture: Image.Image, channels: int, convert: bool) -> Image.I
         return picture
     if not convert and not is_grey(picture):
         raise ValueError(
-            "is in colour, the encoder takes 1 channel; allow grey values with convert_channels=True"
+            "is in colour, the encoder takes 1 channel; allow grey values with convert_channels=True "
+            "(--convert-channels on the command line)"
         )
     return picture.convert("L")
 
@@ -180,5 +181,5 @@ def _unreadable(file: Path, error: Exception) -> UnreadableImageError:
     reason = str(error).replace(repr(str(file)), "").strip() or type(error).__name__
     return UnreadableImageError(
         f"image {str(file)!r} cannot be read ({reason}); replace it (of a folder of your own, leave such files out "
-        f"with skip_unreadable=True)"
+        f"with skip_unreadable=True, --skip-unreadable on the command line)"
     )

@@ -155,7 +155,8 @@ class Preprocessing:
         if not self.enlarge and (picture.height < height or picture.width < width):
             raise ValueError(
                 f"is {picture.width} x {picture.height}, smaller than the {width} x {height} that the encoder takes; "
-                f"use larger images, or allow it with a preprocessing that has enlarge=True (or a resize of its own)"
+                f"use larger images, or allow it with a preprocessing that has enlarge=True (--resize on the command "
+                f"line)"
             )
 
     def _resized(self, picture: Image.Image) -> Image.Image:

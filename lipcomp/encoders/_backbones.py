@@ -66,7 +66,15 @@ def make_backbone(name: str, image_shape: tuple[int, int, int]) -> nn.Module:
     """A backbone with random weights and its width as ``out_features``."""
     if name.startswith("timm/"):
         return Pooled(_from_timm(name.removeprefix("timm/"), image_shape), image_shape, name)
-    network = BACKBONES[name](image_shape[0])
+    try:
+        network = BACKBONES[name](image_shape[0])
+    except Exception as error:
+        if ":" not in name:
+            raise
+        raise ValueError(
+            f"backbone {name!r} failed, called with {image_shape[0]} channels ({type(error).__name__}: {error}); "
+            f"correct it"
+        ) from error
     return network if hasattr(network, "out_features") else Pooled(network, image_shape, name)
 
 

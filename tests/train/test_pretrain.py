@@ -12,6 +12,7 @@ from lipcomp._commands import run
 from lipcomp.checkpoints._native import load_checkpoint
 from lipcomp.data._sets import TensorImages
 from train.command import main
+from train.data import fit_to_data
 from train.monitor import Monitor, effective_rank, tensorboard_sink, uniformity, wandb_sink
 from train.pretrain import pretrain
 from train.settings import Settings
@@ -118,12 +119,46 @@ def test_unreadable_images_are_counted_named_and_skipped_on_request(recipes, wri
     assert load_checkpoint(path).metadata.data["images"] == 34
 
 
-def test_missing_data_and_wrong_shapes_are_refused(recipes, tmp_path):
+def test_missing_data_and_wrong_channels_are_refused(recipes, tmp_path):
     refused(replace(recipes["simclr"], data=str(tmp_path / "none")), tmp_path / "r", kind=FileNotFoundError)
-    mnist = replace(recipes["simclr"], data="mnist5k")
-    assert "have shape (1, 28, 28) (channels, height, width), the encoder takes (1, 16, 16)" in refused(
-        mnist, tmp_path / "r"
+    encoder = replace(recipes["simclr"].encoder, image_shape=(3, 28, 28), mean=(0.5,) * 3, std=(0.5,) * 3)
+    colours = replace(recipes["simclr"], data="mnist5k", encoder=encoder)
+    assert "have shape (1, 28, 28) (channels, height, width), the encoder takes (3, 28, 28)" in refused(
+        colours, tmp_path / "r"
     )
+
+
+@pytest.mark.parametrize("side", [12, 40])
+def test_images_of_any_size_are_brought_to_the_recipes(recipes, write_images, tmp_path, side):
+    """Known sets and folders, grey ones too, whose images are of one size or of several."""
+    root = write_images(tmp_path / "data")
+    odd = root / "train" / "class0" / "0.png"
+    Image.new("L", (50, 8), 90).save(odd)
+    for number, data in enumerate(("mnist5k", str(root))):
+        shape = replace(recipes["simclr"].encoder, image_shape=(1, side, side))
+        recipe = replace(recipes["simclr"], data=data, encoder=shape, epochs=1, images=16)
+        said = []
+        pretrain(recipe, 0, tmp_path / str(number), report=said.append)
+        assert (f"note: mnist5k's images of 28 x 28 are resized to {side} x {side}" in said) == (number == 0)
+
+
+def test_a_folder_with_broken_images_is_fitted_to_by_the_others(recipes, write_images, tmp_path):
+    root = write_images(tmp_path / "data")
+    (root / "train" / "class0" / "0.png").write_bytes(b"no image")
+    fitted = fit_to_data(recipes["simclr"], str(root), Settings(), quiet)
+    (root / "train" / "class0" / "0.png").unlink()
+    assert fitted == fit_to_data(recipes["simclr"], str(root), Settings(), quiet)
+    for file in (root / "train").rglob("*.png"):
+        file.write_bytes(b"no image")
+    whole = replace(recipes["simclr"], data=str(root))
+    with pytest.raises(ValueError, match="cannot be read"):
+        pretrain(whole, 0, tmp_path / "r", Settings(skip_unreadable=True), report=quiet)
+
+
+def test_a_warm_up_longer_than_the_run_is_told(recipes, tmp_path):
+    said = []
+    pretrain(replace(recipes["simclr"], epochs=1, warmup_epochs=2), 0, tmp_path, report=said.append)
+    assert any("the warm-up of 2 epochs takes the whole run of 1" in line for line in said)
 
 
 def test_accumulation_says_what_it_approximates(recipes, tmp_path):
@@ -160,6 +195,7 @@ def test_effective_rank_and_uniformity_of_known_sets():
     assert effective_rank(torch.eye(8)).item() == pytest.approx(8.0, rel=1e-5)
     same = torch.nn.functional.normalize(torch.ones(50, 8), dim=1)
     assert effective_rank(same).item() == pytest.approx(1.0, abs=1e-2)
+    assert torch.isnan(effective_rank(torch.full((4, 8), torch.inf)))
     assert uniformity(same).item() == pytest.approx(0.0, abs=1e-5)
     pair = torch.tensor([[1.0, 0.0], [-1.0, 0.0]])
     assert uniformity(pair).item() == pytest.approx(-8.0)
@@ -237,6 +273,11 @@ def test_sinks_that_are_not_installed_are_named(monkeypatch, tmp_path):
         (["mnist_c_simclr", "--set", "objective.kappa_e=-1"], "kappa_e must be positive"),
         (["mnist_c_simclr", "--set", "epochs"], "--set needs FIELD=VALUE"),
         (["mnist_c_simclr", "--set", "c_simclr:epochs=2"], "no recipe is called 'c_simclr'; did you mean"),
+        (
+            ["mnist_simclr", "--set", "epochs=2", "--epochs", "3"],
+            "given twice: --set epochs=2 and --epochs 3",
+        ),
+        (["mnist_simclr", "--set", "epochs=2", "--set", "epochs=3"], "leave one of them out"),
         (["cifar10_simclr"], "give the folder that holds it"),
         (["imagenet_byol_300"], "neither a known set nor an existing folder"),
     ],
@@ -248,6 +289,14 @@ def test_the_command_refuses_in_one_paragraph(arguments, message, capsys, tmp_pa
     assert message in " ".join(error.split())
     assert "Traceback" not in error
     assert not list(tmp_path.iterdir())
+
+
+def test_a_backbone_of_ones_own_that_fails_is_named(monkeypatch, tmp_path, capsys):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "ours_that_fails.py").write_text("def net(channels):\n    raise KeyError('width')\n")
+    assert run(main, ["mnist_simclr", "--backbone", "ours_that_fails.py:net", "--device", "cpu"]) == 1
+    error = " ".join(capsys.readouterr().err.split())
+    assert "backbone 'ours_that_fails.py:net' failed, called with 1 channels (KeyError: 'width')" in error
 
 
 def test_unknown_options_get_the_nearest(capsys):

@@ -127,18 +127,22 @@ def test_beta_is_replaced_and_named():
 
 
 def test_fields_are_changed_by_name():
-    recipe = change(find_recipe("mnist_c_simclr"), "objective.beta", "0.3")
+    recipe = change(find_recipe("mnist_c_simclr"), {"objective.beta": "0.3"})
     assert recipe.objective.beta == 0.3
-    assert change(recipe, "epochs", "20").epochs == 20
-    whole = change(recipe, "objective.kappa_e", "512")
+    assert change(recipe, {"epochs": "20"}).epochs == 20
+    whole = change(recipe, {"objective.kappa_e": "512"})
     assert whole.objective.kappa_e == 512
     written = replace(
         recipe, objective=replace(recipe.objective, kappa_e=512)
     )  # as a recipe of one's own may have it
-    assert change(written, "objective.kappa_e", "512.5").objective.kappa_e == 512.5
-    assert change(recipe, "views.scale", "(0.5, 2.0)").views.scale == (0.5, 2.0)
-    assert change(recipe, "probe", "None").probe is None
-    assert change(recipe, "data", "/data/x y").data == "/data/x y"
+    assert change(written, {"objective.kappa_e": "512.5"}).objective.kappa_e == 512.5
+    assert change(recipe, {"views.scale": "(0.5, 2.0)"}).views.scale == (0.5, 2.0)
+    assert change(recipe, {"probe": "None"}).probe is None
+    assert change(recipe, {"data": "/data/x y"}).data == "/data/x y"
+    few = change(
+        recipe, {"images": "20", "batch_size": "10", "objective.beta": "2", "objective.kappa_e": "9"}
+    )
+    assert (few.images, few.batch_size, few.objective.beta, few.objective.kappa_e) == (20, 10, 2.0, 9.0)
 
 
 @pytest.mark.parametrize(
@@ -169,7 +173,7 @@ def test_fields_are_changed_by_name():
 )
 def test_bad_fields_are_refused_and_named(path, value, message):
     with pytest.raises(ValueError, match=message):
-        change(find_recipe("mnist_c_simclr"), path, value)
+        change(find_recipe("mnist_c_simclr"), {path: value})
 
 
 def test_unknown_recipes_get_the_nearest_name():
