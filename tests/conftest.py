@@ -64,6 +64,14 @@ def reference() -> Path:
 
 
 @pytest.fixture
+def untyped():
+    """Arguments as in a program, where no type is checked: what a function says of one of another type."""
+    jaxtyping.config.update("jaxtyping_disable", True)
+    yield
+    jaxtyping.config.update("jaxtyping_disable", False)
+
+
+@pytest.fixture
 def generator() -> torch.Generator:
     """Seeded randomness."""
     return torch.Generator().manual_seed(0)

@@ -48,6 +48,7 @@ def all_pairs(
     concentration: float | None = None,
     fn: Map | None = None,
     normalised: bool = True,
+    domain: tuple[float, float] | None = (0.0, 1.0),
     quantiles: Sequence[float] = QUANTILES,
     block_size: int | None = None,
     advance: Callable[[int], object] | None = None,
@@ -67,6 +68,8 @@ def all_pairs(
         computed again in float64; without it 1e-6 (for float32) is taken off every chord that is reported.
     normalised
         Whether ``mu`` are unit vectors; if not, only ‖h - h'‖ / Delta is meaningful, as "direction".
+    domain
+        Range of valid pixels; None for inputs that are not pixels.
     quantiles
         Quantiles to report.
     block_size
@@ -84,7 +87,8 @@ def all_pairs(
     Raises
     ------
     ValueError
-        If there are fewer than two images, counts differ, or mean directions are not of unit length.
+        If there are fewer than two images, counts differ, images leave the domain, or mean directions are not of unit
+        length or not those of ``fn``.
 
     Examples
     --------
@@ -100,9 +104,10 @@ def all_pairs(
         raise ValueError(
             "a concentration belongs to mean directions; leave it out, or normalise the embeddings"
         )
+    mu = mu.detach()
     check_precision(mu)
     n, dim = mu.shape
-    load = _loader(images, n)
+    load = _loader(images, n, domain)
     usable, reasons = _usable(mu, normalised)
     if n < 2:
         raise ValueError(f"all pairs need at least two images, got {n}")
@@ -253,12 +258,29 @@ def _formulas(dim: int, concentration: float | None) -> dict[str, Callable[[Tens
     }
 
 
-def _loader(images: Images, n: int) -> Callable[[Tensor], Tensor]:
-    if not isinstance(images, Tensor):
-        return images
-    if len(images) != n:
+def _loader(images: Images, n: int, domain: tuple[float, float] | None) -> Callable[[Tensor], Tensor]:
+    if not isinstance(images, Tensor) and not callable(images):
+        raise ValueError(  # noqa: TRY004  (the package's one kind of refusal)
+            f"images must be a tensor or a function from indices to a batch, such as the batch method of an image set; "
+            f"got {type(images).__name__}"
+        )
+    if isinstance(images, Tensor) and len(images) != n:
         raise ValueError(f"mu and images must be of the same images; got {n} and {len(images)}")
-    return lambda indices: images[indices]
+
+    def load(indices: Tensor) -> Tensor:
+        batch = images[indices] if isinstance(images, Tensor) else images(indices)
+        if not batch.is_floating_point():
+            raise ValueError(f"images must be floats, got {batch.dtype}; divide bytes by 255")
+        finite = batch.detach().nan_to_num(*domain[:1] * 3) if domain else batch.detach()[:0]
+        if domain and finite.numel() and not (domain[0] <= finite.min() and finite.max() <= domain[1]):
+            raise ValueError(
+                f"images must be pixels in [{domain[0]:g}, {domain[1]:g}], got values from {float(finite.min()):.4g} "
+                f"to {float(finite.max()):.4g}; divide bytes by 255, undo the normalisation, which would change the "
+                f"distances, or give domain=None for other inputs"
+            )
+        return batch.detach()
+
+    return load
 
 
 def _usable(mu: Tensor, normalised: bool) -> tuple[Tensor, dict[str, int]]:

@@ -23,7 +23,7 @@ from lipcomp.bound._capture import NoRule, capture
 from lipcomp.bound._local import Ball, Track, direction_bound, interpret
 from lipcomp.bound._product import Product
 from lipcomp.bound._rules import PASSIVE, RULES
-from lipcomp.jacobian._checks import check_images, check_map
+from lipcomp.jacobian._checks import check_images, check_map, check_pixels
 from lipcomp.jacobian._precision import full_precision
 from lipcomp.jacobian._products import Map
 
@@ -106,6 +106,7 @@ def certified_bound(
     if method not in METHODS:
         raise ValueError(f"method must be one of {', '.join(METHODS)}, got {method!r}")
     check_images(images, None)
+    check_pixels(fn, images)
     check_map(fn, images)
     n = len(images)
     try:

@@ -8,6 +8,7 @@ another class. Chords are all that is needed here, and are about half as uncerta
 import math
 from collections.abc import Callable, Sequence
 
+import numpy as np
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor, fx
@@ -15,7 +16,7 @@ from torch import Tensor, fx
 from lipcomp.bound._capture import NoRule, capture
 from lipcomp.bound._certified import UNITS, chord_pass
 from lipcomp.bound._local import Track
-from lipcomp.jacobian._checks import check_images, check_map
+from lipcomp.jacobian._checks import check_images, check_map, check_pixels
 from lipcomp.jacobian._precision import full_precision
 from lipcomp.jacobian._products import Map
 
@@ -58,6 +59,7 @@ def certified_radius(
     if not 0 < radius < math.inf:
         raise ValueError(f"radius must be positive and finite, got {radius}")
     check_images(images, None)
+    check_pixels(fn, images)
     check_map(fn, images)
     found = torch.zeros(len(images), dtype=torch.float64)
     try:
@@ -129,8 +131,13 @@ def certified_accuracy(
     >>> certified_accuracy(logits, images, labels, [0.2, 0.5])
     tensor([1.0000, 0.5000], dtype=torch.float64)
     """
+    check_images(images, None)
+    check_map(fn, images)
     with torch.no_grad():
-        right = (fn(images.clone()).flatten(1).argmax(1) == labels).cpu()
+        logits = fn(images.clone()).flatten(1)
+    labels = torch.as_tensor(labels) if isinstance(labels, np.ndarray) else labels
+    _check_labels(labels, len(images), logits.shape[1])
+    right = (logits.argmax(1) == labels.to(logits.device)).cpu()
     held = torch.stack(
         [certified_radius(fn, images, r * (1 + 1e-8), **settings).cpu() >= r for r in radii]  # type: ignore[arg-type]
     )
@@ -138,3 +145,14 @@ def certified_accuracy(
         wider = [j for j in range(len(radii)) if radii[j] >= radii[k]]
         held[k] = held[wider].any(0)
     return (held & right).double().mean(1)
+
+
+def _check_labels(labels: Tensor, n: int, classes: int) -> None:
+    if not isinstance(labels, Tensor) or labels.is_floating_point() or labels.shape != (n,):
+        got = f"{labels.dtype} {tuple(labels.shape)}" if isinstance(labels, Tensor) else type(labels).__name__
+        raise ValueError(f"labels must be a tensor of one class per image, {n} whole numbers; got {got}")
+    if not 0 <= int(labels.min()) <= int(labels.max()) < classes:
+        raise ValueError(
+            f"labels must lie between 0 and {classes - 1}, the classes of fn; got {int(labels.min())} to "
+            f"{int(labels.max())}"
+        )

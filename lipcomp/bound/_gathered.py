@@ -17,8 +17,9 @@ from lipcomp.bound._rounding import ASSUMED, RELATIVE, SAMPLE, chords, in_float6
 from lipcomp.bound._sketch import Histogram, Leaders
 from lipcomp.distributions._bessel import mean_resultant_length
 from lipcomp.jacobian._checks import check_map
-from lipcomp.jacobian._products import Map
+from lipcomp.jacobian._products import Map, as_rows
 
+OTHER = 1e-2  # of an output's norm: a difference that no precision explains
 PROVED = 8  # of the nominated pairs, the best of which are computed again by the map in float64
 
 
@@ -55,6 +56,15 @@ class Proof:
             return cls(None, None, ASSUMED[mu.dtype] * size, normalised)
         few = load(kept[:SAMPLE])
         check_map(fn, few)
+        some = kept[[0, len(kept) // 2, -1]]
+        with torch.no_grad():
+            own = as_rows(fn(load(some).clone()), len(some)).to(mu)
+        if own.shape[1:] != mu.shape[1:] or bool(
+            ((own - mu[some]).norm(dim=1) > OTHER * mu[some].norm(dim=1)).any()
+        ):
+            raise ValueError(
+                "mu are not the outputs of fn at these images; give both in the same order: mu = fn(images)"
+            )
         return cls(fn, *in_float64(fn, few, normalised), normalised)
 
     def chord(self, mu: Tensor, other: Tensor) -> Tensor:

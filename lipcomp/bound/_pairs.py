@@ -106,6 +106,10 @@ def measure_pairs(
     reasons: dict[str, list[Tensor]] = {"non-finite output": [], "zero-norm embedding": []}
     jacobian, dim, eta, wide, leaders, done = 0, 0, 0.0, None, _Leaders(concentration), 0
     for given in blocks:
+        if not isinstance(given, PairBlock) and (isinstance(given, Tensor) or len(given) != 2):
+            raise ValueError(
+                "blocks must be pairs of batches; for images a and their partners b pass [(a, b)], not (a, b)"
+            )
         block = given if isinstance(given, PairBlock) else PairBlock(*given, _numbered(done, len(given[0])))
         check_images(block.first, domain)
         check_images(block.second, domain)
@@ -291,9 +295,12 @@ def random_pairs(
     """
     if not radius > 0:
         raise ValueError(f"radius must be positive, got {radius}")
+    if isinstance(batches, Tensor):
+        raise ValueError("batches must be batches of images; for one batch pass [images], not images")  # noqa: TRY004
     generator = torch.Generator().manual_seed(0) if generator is None else generator
     start = 0
     for images in batches:
+        check_images(images, None)
         known = None if first_mu is None else first_mu[start : start + len(images)]
         for _ in range(directions):
             step = normal(tuple(images.shape[1:]), draw_seeds(len(images), generator)).to(images)

@@ -126,7 +126,12 @@ def translate(
     epsilon = config.get("layer_norm_eps", 1e-12 if kind.startswith("vit") else 1e-6)
     if not isinstance(epsilon, float) or not 0 < epsilon < 1:
         raise CheckpointError(f"the config.json of the folder says layer_norm_eps {epsilon}, which is none")
-    told = {"heads": config.get("num_attention_heads"), "layer_norm_eps": epsilon}
+    heads = config.get("num_attention_heads")
+    if heads is not None and not str(heads).lstrip("0").isdecimal():
+        raise CheckpointError(
+            f"the config.json of the folder says num_attention_heads {heads}, which is none"
+        )
+    told = {"heads": heads, "layer_norm_eps": epsilon}
     if config.get("image_size"):
         told["native_size"] = _pair(config["image_size"])
     if kind == "vit":  # Google's have another normalisation than DINO's

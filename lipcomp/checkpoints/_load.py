@@ -31,7 +31,7 @@ from lipcomp.checkpoints._sources import Source, State, check_count, open_source
 from lipcomp.checkpoints._transformers_models import from_bare, from_folder
 from lipcomp.checkpoints._vits import heads_of, prepare_vit, resize_positions
 from lipcomp.encoders._encoder import NormalisationError
-from lipcomp.encoders._wrapped import WrappedEncoder, check_mean
+from lipcomp.encoders._wrapped import WrappedEncoder, check_scale
 
 Head = Literal["auto", "none"]
 Numbers = Sequence[float | int]
@@ -98,8 +98,7 @@ def load_encoder(
         raise CheckpointError(f"format {format!r} is unknown{hint} Known: {', '.join(NAMES)}")
     if head not in ("auto", "none"):
         raise CheckpointError(f'head must be "auto" or "none", got {head!r}')
-    if mean is not None:
-        check_mean(mean)
+    check_scale(mean=mean, std=std)
     options = {"arch": arch, "branch": branch, "mean": mean, "std": std, "image_size": image_size}
     try:
         source = open_source(path)

@@ -200,7 +200,14 @@ def _folder(path: Path) -> Source:
         tree, metadata = _file(file)
         if HEADER_KEY in (metadata or {}):
             return Source(file, "safetensors", tree, digest_of(file), metadata or {})
-        weights |= {str(key): value for key, value in tree.items() if isinstance(value, Tensor)}
+        here = {str(key): value for key, value in tree.items() if isinstance(value, Tensor)}
+        twice = next((key for key in here if key in weights and not weights[key].equal(here[key])), None)
+        if twice is not None:
+            raise CheckpointError(
+                f"folder {str(path)!r}: {file.name} and a shard before it hold {twice!r} with different values; one of "
+                f"them is another model's: get the folder again"
+            )
+        weights |= here
         with file.open("rb") as handle:
             digest.update(hashlib.file_digest(handle, "sha256").digest())
     try:

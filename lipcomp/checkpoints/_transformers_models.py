@@ -300,7 +300,10 @@ def _load(
                 None, config=settings, state_dict=weights, output_loading_info=True, dtype=torch.float32
             )
     except (RuntimeError, ValueError, KeyError, TypeError, AttributeError) as error:
-        return None, frozenset(), (str(error).strip() or repr(error)).splitlines()[0]
+        why = (str(error).strip() or repr(error)).splitlines()[0]
+        if "ignore_mismatched_sizes" in why:  # says no more than that
+            why = "config.json gives other sizes than the weights have"
+        return None, frozenset(), why
     finally:
         transformers.logging.set_verbosity(level)
         transformers.logging.enable_progress_bar()

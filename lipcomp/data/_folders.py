@@ -27,6 +27,7 @@ from lipcomp.data._labels import shorten
 from lipcomp.data._layout import find_split
 from lipcomp.data._pictures import UnreadableImageError, check_header, read_picture, with_channels
 from lipcomp.data._preprocessing import Preprocessing, to_shape
+from lipcomp.data._sets import as_indices
 from lipcomp.data._views import PhotoViews
 
 Shape = tuple[int, int, int]
@@ -86,6 +87,7 @@ class FolderImages:
 
         Once the set's identity is known, a file that has another content than it had then is refused.
         """
+        indices = as_indices(indices, len(self))
         chosen = [self.files[i] for i in indices.tolist()]
         if pool is None:
             with ThreadPoolExecutor() as own:
@@ -165,6 +167,7 @@ class FolderImages:
 
     def subset(self, indices: Int64[Tensor, " m"]) -> "FolderImages":
         """Some of its images, in that order; only their files are read for its identity."""
+        indices = as_indices(indices, len(self))
         files = tuple(self.files[i] for i in indices.tolist())
         return replace(self, files=files, labels=self.labels[indices], _seen={})
 

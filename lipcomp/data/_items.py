@@ -1,6 +1,6 @@
 """Items of datasets: their image as pictures, their label as the index of a class."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -14,7 +14,8 @@ from lipcomp.data._layout import check_distinct
 from lipcomp.data._listing import normal
 from lipcomp.data._pictures import as_picture
 
-_IMAGES = ("image", "img", "pixel_values", "jpg", "png")
+_IMAGES = ("image", "img", "jpg", "png")
+_MADE = ("pixel_values",)  # of the image, by a processor
 _MOST = 100_000  # classes, of which few are seen in a small part of a set
 _LABELS = ("label", "labels", "fine_label", "class", "cls", "target")
 
@@ -81,7 +82,11 @@ def item_of(dataset: Any, index: int, name: str) -> Any:
 def parts_of(item: Any, image_key: str | None, label_key: str | None) -> tuple[Any, Any]:
     """(image, label or None) of an item."""
     if isinstance(item, Mapping):
-        key = image_key or next((key for key in _IMAGES if key in item), None)
+        key = (
+            image_key
+            or one_of(item, _IMAGES, "images", "image_key")
+            or next(filter(item.__contains__, _MADE), None)
+        )
         if key is None or key not in item:
             raise ValueError(
                 f"an item has the keys {', '.join(map(str, item))}; name the image's with image_key="
@@ -97,11 +102,22 @@ def label_column(dataset: Any) -> str | None:
     columns = getattr(dataset, "column_names", None)
     if not isinstance(columns, list | tuple):
         return None
-    return next((key for key in _LABELS if key in columns), None)
+    return one_of(columns, _LABELS, "labels", "label_key")
+
+
+def one_of(there: Collection[Any], usual: Sequence[str], what: str, option: str) -> str | None:
+    """The one usual name among the names that are there; None if there is none."""
+    found = [name for name in usual if name in there]
+    if len(found) > 1:
+        raise ValueError(
+            f"items have several {what} ({', '.join(found)}); name one: from_dataset(dataset, {option}={found[0]!r})"
+        )
+    return found[0] if found else None
 
 
 def labels_of(name: str, dataset: Any, image_key: str | None, label_key: str | None) -> list[Any]:
     """All labels; without reading the images if the dataset has a list of them."""
+    label_key = label_key or label_column(dataset)
     if label_key and hasattr(dataset, "column_names"):
         return list(dataset[label_key])
     told = getattr(dataset, "targets", getattr(dataset, "labels", getattr(dataset, "_labels", None)))
@@ -110,7 +126,19 @@ def labels_of(name: str, dataset: Any, image_key: str | None, label_key: str | N
     if hasattr(dataset, "indices") and hasattr(dataset, "dataset"):  # torch's Subset
         whole = labels_of(name, dataset.dataset, image_key, label_key)
         return [whole[i] for i in dataset.indices]
-    labels = [parts_of(item_of(dataset, i, name), image_key, label_key)[1] for i in range(len(dataset))]
+    labels, parts = [], 0
+    for i in range(len(dataset)):
+        item = item_of(dataset, i, name)
+        if isinstance(item, Mapping):
+            label_key = label_key or one_of(item, _LABELS, "labels", "label_key")
+        elif isinstance(item, tuple | list):
+            parts = max(parts, len(item))
+        labels.append(parts_of(item, image_key, label_key)[1])
+    if parts > 2 and len(labels) > 2 and len({str(label) for label in labels}) == len(labels):
+        raise ValueError(
+            f"items of {name} have {parts} parts, and the second differs for every image ({labels[0]}, {labels[1]} "
+            f"...) as a file or an index does; give items of (image, label), or pass labels="
+        )
     if any(label is None for label in labels):
         raise ValueError(
             f"{name} gives no labels; pass labels=, label_key=, or labelled=False where none are needed"
@@ -124,15 +152,32 @@ def plain_label(label: Any) -> int | str:
         return normal(label)
     try:
         number = int(label)
-    except (TypeError, ValueError, RuntimeError):
+    except (TypeError, ValueError, RuntimeError, OverflowError):
         number = None
     if number is None or number != label:
         raise ValueError(f"a label must be one whole number or word, got {label!r}; one class per image")
     return number
 
 
+def whole_numbers(name: str, labels: Any, n: int) -> Tensor:
+    """Labels that the caller gives, one whole number per image."""
+    try:
+        found = labels if isinstance(labels, Tensor) else torch.as_tensor(np.asarray(labels).tolist())
+    except (TypeError, ValueError, RuntimeError) as error:
+        raise ValueError(
+            f"labels of {name} must be one integer per image ({n}), got {type(labels).__name__} ({error}); number the "
+            f"classes from 0 and give their names as classes="
+        ) from error
+    if found.shape != (n,) or found.is_floating_point() or found.is_complex():
+        raise ValueError(
+            f"labels of {name} must be one integer per image ({n}), got {found.dtype} of shape {tuple(found.shape)}"
+        )
+    return found.long()
+
+
 def names_of(dataset: Any, label_key: str | None, labels: Sequence[Any]) -> tuple[str, ...]:
     """Names of the classes: the dataset's, or its words in order, or the numbers."""
+    label_key = label_key or label_column(dataset)
     features = getattr(dataset, "features", None)
     if isinstance(features, Mapping) and getattr(features.get(label_key), "names", None):
         return tuple(features[label_key].names)
@@ -145,6 +190,11 @@ def names_of(dataset: Any, label_key: str | None, labels: Sequence[Any]) -> tupl
             raise ValueError(
                 f"the parts of a ConcatDataset number their classes differently ({'; '.join(map(shorten, parts))}), so "
                 f"that a number means several classes; join their files, or give each the same classes"
+            )
+        if parts and has_target_transform(dataset):
+            raise ValueError(
+                f"a part of a ConcatDataset changes its labels by a target_transform, so that its numbers may mean "
+                f"other classes than those of the others ({shorten(parts.pop())}); take it away, or pass labels="
             )
         if parts:
             return parts.pop()

@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
-from typing import Protocol, runtime_checkable
+from typing import Any, Protocol, runtime_checkable
 
 import torch
 from jaxtyping import Float, Int64, UInt8
@@ -62,7 +62,7 @@ class TensorImages:
 
     def batch(self, indices: Int64[Tensor, " batch"]) -> Float[Tensor, "batch channels height width"]:
         """The images at ``indices``, pixels in [0, 1]."""
-        return self.pixels[indices.to(self.pixels.device)].float().div_(255)
+        return self.pixels[as_indices(indices, len(self)).to(self.pixels.device)].float().div_(255)
 
     def to(self, device: torch.device) -> "TensorImages":
         """The same set with its pixels on a device."""
@@ -97,9 +97,34 @@ def batches(
     >>> [len(batch) for batch in lipcomp.data.batches(images, batch_size=2)]
     [2, 2, 1]
     """
-    order = torch.arange(len(images)) if indices is None else indices
+    if batch_size < 1:
+        raise ValueError(f"batch_size must be at least 1, got {batch_size}")
+    order = torch.arange(len(images)) if indices is None else as_indices(indices, len(images))
     for part in order.split(batch_size):
         yield images.batch(part)
+
+
+def as_indices(indices: Any, n: int) -> Int64[Tensor, " m"]:
+    """Indices of images of a set of ``n``, as a tensor.
+
+    Raises
+    ------
+    ValueError
+        If they are not whole numbers from 0 to n - 1 in a row; a mask is not.
+    """
+    if not isinstance(indices, Tensor):
+        indices = torch.as_tensor(indices)
+    if indices.dtype == torch.bool:
+        raise ValueError("indices must be whole numbers, got a mask; pass mask.nonzero().squeeze(1)")
+    if indices.dim() != 1 or indices.is_floating_point() or indices.is_complex():
+        raise ValueError(
+            f"indices must be whole numbers in one row, got {indices.dtype} of shape {tuple(indices.shape)}"
+        )
+    if len(indices) and not 0 <= int(indices.min()) <= int(indices.max()) < n:
+        raise ValueError(
+            f"indices must lie between 0 and {n - 1}, got {int(indices.min())} to {int(indices.max())}"
+        )
+    return indices.long()
 
 
 def file_of(images: ImageSet, index: int) -> str:

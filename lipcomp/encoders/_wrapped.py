@@ -10,9 +10,10 @@ is defined.
 
 import difflib
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any, Literal, get_args
 
+import numpy as np
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
@@ -20,6 +21,7 @@ from torch import Tensor, nn
 from lipcomp.encoders._encoder import Encoder, Layer, NormalisationError
 
 Pool = Literal["mean", "token", "flatten"]
+Numbers = float | int | Sequence[float | int] | np.ndarray | np.floating | Tensor
 
 
 class WrappedEncoder(Encoder):
@@ -52,8 +54,8 @@ class WrappedEncoder(Encoder):
     def __init__(
         self,
         backbone: nn.Module,
-        mean: float | int | Sequence[float | int],
-        std: float | int | Sequence[float | int],
+        mean: Numbers,
+        std: Numbers,
         image_shape: Sequence[int],
         *,
         projector: nn.Module | None = None,
@@ -61,10 +63,10 @@ class WrappedEncoder(Encoder):
         architecture: str | None = None,
     ) -> None:
         nn.Module.__init__(self)
-        shape = tuple(int(size) for size in image_shape)
+        shape = tuple(map(int, image_shape)) if isinstance(image_shape, Iterable) else ()
         if len(shape) != 3 or min(shape) < 1:
             raise ValueError(
-                f"image_shape must be (channels, height, width), all positive; got {tuple(image_shape)}"
+                f"image_shape must be (channels, height, width), all positive; got {image_shape}"
             )
         self._image_shape = (shape[0], shape[1], shape[2])
         for name, given in (("mean", mean), ("std", std)):
@@ -157,8 +159,8 @@ class Tap(nn.Module):
 def wrap(
     module: nn.Module,
     *,
-    mean: float | int | Sequence[float | int] = 0.0,
-    std: float | int | Sequence[float | int] = 1.0,
+    mean: Numbers = 0.0,
+    std: Numbers = 1.0,
     layer: str | None = None,
     image_shape: Sequence[int] = (3, 224, 224),
     pool: Pool | None = None,
@@ -207,7 +209,12 @@ def wrap(
         raise ValueError(f"module must be a torch.nn.Module, got a {type(module).__name__}")  # noqa: TRY004
     if pool is not None and pool not in get_args(Pool):
         raise ValueError(f"pool must be None or one of {', '.join(get_args(Pool))}, got {pool!r}")
-    check_mean(mean)
+    check_scale(mean=mean, std=std)
+    if isinstance(module, Encoder) and (_numbers("mean", mean), _numbers("std", std)) != ([0.0], [1.0]):
+        raise NormalisationError(
+            f"module normalises its images itself, so mean={mean} and std={std} would be a second normalisation; leave "
+            f"them out"
+        )
     if layer is not None:
         names = [name for name, _ in module.named_modules() if name]
         if layer not in names:
@@ -235,16 +242,20 @@ def wrap(
     return encoder
 
 
-def check_mean(mean: float | int | Sequence[float | int]) -> None:
-    """Refuse a mean that the caller took from bytes: pixels are in [0, 1] here."""
-    if max([mean] if isinstance(mean, int | float) else mean, default=0) > 1:
-        raise NormalisationError(
-            f"mean must be of pixels in [0, 1], got {mean}; divide mean and std by 255 if they are for bytes"
-        )
+def check_scale(**given: Any) -> None:
+    """Refuse a mean or std that the caller took from bytes: pixels are in [0, 1] here."""
+    for name, numbers in given.items():
+        if numbers is not None and max(_numbers(name, numbers), default=0) > 1:
+            raise NormalisationError(
+                f"{name} must be of pixels in [0, 1], got {numbers}; divide mean and std by 255 if they are for bytes"
+            )
 
 
-def _numbers(name: str, given: float | int | Sequence[float | int], channels: int) -> list[float]:
-    numbers = [float(given)] if isinstance(given, int | float) else [float(number) for number in given]
-    if len(numbers) not in (1, channels) or not all(math.isfinite(number) for number in numbers):
+def _numbers(name: str, given: Any, channels: int | None = None) -> list[float]:
+    try:
+        numbers: list[float] = torch.as_tensor(given, dtype=torch.float64).flatten().tolist()
+    except (TypeError, ValueError, RuntimeError) as error:
+        raise NormalisationError(f"{name} must be one number, or one per channel; got {given!r}") from error
+    if channels and (len(numbers) not in (1, channels) or not all(map(math.isfinite, numbers))):
         raise NormalisationError(f"{name} needs 1 or {channels} finite numbers, got {given}")
     return numbers

@@ -1,5 +1,6 @@
 """What a map and its images must be before anything is measured, and which outputs can be measured at all."""
 
+import re
 from typing import Any, NamedTuple
 
 import torch
@@ -67,6 +68,22 @@ def check_images(
         )
 
 
+def check_pixels(fn: Map, images: Float[Tensor, "n ..."]) -> None:
+    """Refuse images outside [0, 1] for an encoder, which holds its own normalisation.
+
+    Raises
+    ------
+    ValueError
+        Naming the range received.
+    """
+    low, high = float(images.min()), float(images.max())
+    if hasattr(fn, "image_shape") and not (low >= 0 and high <= 1):
+        raise ValueError(
+            f"images must be pixels in [0, 1], got values from {low:.4g} to {high:.4g}; undo the normalisation, which "
+            f"the encoder does itself"
+        )
+
+
 def check_map(fn: Map, images: Float[Tensor, "n ..."]) -> Checked:
     """Refuse a map that draws random numbers, that updates what it keeps, or that mixes the images of a batch.
 
@@ -79,13 +96,25 @@ def check_map(fn: Map, images: Float[Tensor, "n ..."]) -> Checked:
     ValueError
         Naming the defect and the remedy.
     """
+    if not callable(fn):
+        raise ValueError(  # noqa: TRY004  (the package's one kind of refusal)
+            f"fn must be a map of images, got a {type(fn).__name__}; of a checkpoint give its .encoder"
+        )
     image = images[:1].detach()
     low, high = float(image.min()), float(image.max())
     noise = torch.rand((2, *image.shape[1:]), generator=torch.Generator().manual_seed(0)).to(image)
     noise = noise if low >= 0 and high <= 1 else low + max(high - low, 1.0) * noise
     with torch.no_grad():
-        with math_attention(), full_precision(), _Watch(image.clone()) as watch:
-            native = as_rows(fn(watch.image), 1)
+        try:
+            with math_attention(), full_precision(), _Watch(image.clone()) as watch:
+                native = as_rows(fn(watch.image), 1)
+        except RuntimeError as error:
+            if re.search("dtype|should be the same|same device", str(error)):
+                raise ValueError(
+                    f"fn does not take images of {image.dtype} on {image.device} ({str(error).splitlines()[0]}); bring "
+                    f"the images to the type and the device of its weights, as by images.to(weight)"
+                ) from error
+            raise
         if native.dtype not in AGREEMENT:
             raise ValueError(
                 f"fn must return float32 or float64, got {native.dtype}: half precision (or an autocast) leaves two or "

@@ -30,6 +30,7 @@ from torch import Tensor, nn
 from lipcomp._messages import needed
 from lipcomp._results import ResultMixin
 from lipcomp.robustness._estimates import Estimate, proportion
+from lipcomp.robustness._probes import class_indices
 from lipcomp.robustness._random_search import into_ball, length, random_search, random_start, steepest
 
 TARGETS = 9
@@ -122,7 +123,8 @@ def pgd(
     1.0
     """
     norm = check_ball(images, norm, radius)
-    _check_labels(classifier, images, labels)
+    images = images.detach()
+    _, labels = _check_labels(classifier, images, labels)
     generator = torch.Generator().manual_seed(0) if generator is None else generator
     scores = getattr(classifier, "surrogate", classifier)
     found, clean, right, blind = [], [], [], []
@@ -235,7 +237,8 @@ def auto_attack(
     Estimate(value=0.31, interval=(0.28, 0.34), n=1000)
     """
     norm = check_ball(images, norm, radius)
-    classes = _check_labels(classifier, images, labels)
+    images = images.detach()
+    classes, labels = _check_labels(classifier, images, labels)
     attack_class = load_autoattack()
     with frozen(classifier), torch.random.fork_rng(), _quiet():
         pairs = [*zip(images.split(batch_size), labels.split(batch_size), strict=True)]
@@ -280,10 +283,9 @@ def check_ball(images: Tensor, norm: str, radius: float | int) -> str:
         raise ValueError(
             f"an L-inf radius of {radius} leaves [0, 1]; pixels are in [0, 1], so 8 levels are 8/255"
         )
-    if images.ndim != 4 or not len(images):
-        raise ValueError(
-            f"images must be (n, channels, height, width), n at least 1; got {tuple(images.shape)}"
-        )
+    if not isinstance(images, Tensor) or images.ndim != 4 or not len(images):
+        got = tuple(images.shape) if isinstance(images, Tensor) else type(images).__name__
+        raise ValueError(f"images must be a tensor (n, channels, height, width), n at least 1; got {got}")
     low, high = images.aminmax()
     if not (low >= 0 and high <= 1):
         raise ValueError(
@@ -293,8 +295,11 @@ def check_ball(images: Tensor, norm: str, radius: float | int) -> str:
     return norm.lower()
 
 
-def _check_labels(classifier: nn.Module, images: Tensor, labels: Tensor) -> int:
-    """Refuse labels that do not fit the classifier's classes; their count."""
+def _check_labels(
+    classifier: nn.Module, images: Tensor, labels: Tensor
+) -> tuple[int, Int64[Tensor, " labels"]]:
+    """Refuse labels that do not fit the classifier's classes; the count of these, and the labels."""
+    labels = class_indices(labels)
     if labels.shape != (len(images),):
         raise ValueError(f"images and labels (n,) must agree, got {len(images)} and {tuple(labels.shape)}")
     with frozen(classifier), torch.no_grad():
@@ -304,7 +309,7 @@ def _check_labels(classifier: nn.Module, images: Tensor, labels: Tensor) -> int:
             f"labels must lie between 0 and {classes - 1}, the classifier's classes; got {int(labels.min())} to "
             f"{int(labels.max())}"
         )
-    return classes
+    return classes, labels
 
 
 def _is_right(classifier: Callable[[Tensor], Tensor], images: Tensor, labels: Tensor) -> Tensor:

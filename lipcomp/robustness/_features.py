@@ -7,7 +7,7 @@ import torch
 from jaxtyping import Float, Int64
 from torch import Tensor, nn
 
-from lipcomp.data._sets import ImageSet
+from lipcomp.data._sets import ImageSet, as_indices
 
 Transform = Callable[[Tensor, Tensor], Tensor]
 
@@ -45,7 +45,16 @@ def extract_features(
     >>> extract_features(encoder, lipcomp.load_set("mnist5k"), indices=torch.arange(4)).shape[0]
     4
     """
-    chosen = torch.arange(len(images)) if indices is None else indices
+    if not isinstance(images, ImageSet) or not isinstance(encoder, nn.Module):
+        raise ValueError(  # noqa: TRY004  (the package's one kind of refusal)
+            f"extract_features takes a network and an image set, got {type(encoder).__name__} and "
+            f"{type(images).__name__}; give the .encoder of a checkpoint, and lipcomp.load_set(dataset)"
+        )
+    if batch_size < 1:
+        raise ValueError(f"batch_size must be at least 1, got {batch_size}")
+    chosen = torch.arange(len(images)) if indices is None else as_indices(indices, len(images))
+    if not len(chosen):
+        raise ValueError(f"there is no image to take: {images.name} has {len(images)}, indices name none")
     device = next((p.device for p in encoder.parameters()), torch.device("cpu"))
     parts = []
     with evaluation_mode(encoder):

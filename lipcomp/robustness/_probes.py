@@ -130,7 +130,7 @@ class NearestNeighbours(Probe):
         classes: int | None = None,
     ) -> None:
         super().__init__()
-        _check(features, labels, classes)
+        _, labels = _check(features, labels, classes)
         if not 1 <= k <= len(features):
             raise ValueError(f"k must lie between 1 and the {len(features)} training images, got {k}")
         if temperature <= 0:
@@ -217,7 +217,7 @@ def fit_linear_probe(
     >>> probe.predict(features).shape, probe.accuracy(features, labels).n
     (torch.Size([200]), 200)
     """
-    classes = _check(features, labels, classes)
+    classes, labels = _check(features, labels, classes)
     if not penalties or min(penalties) < 0:
         raise ValueError(f"penalties must be at least one number >= 0, got {tuple(penalties)}")
     if choose_by not in ("loss", "accuracy"):
@@ -275,7 +275,24 @@ def split_by_class(
     return torch.cat(train).sort().values.to(labels.device), torch.cat(test).sort().values.to(labels.device)
 
 
-def _check(features: Tensor, labels: Tensor, classes: int | None) -> int:
+def class_indices(labels: Tensor) -> Int64[Tensor, " labels"]:
+    """Labels of any type of whole numbers as int64.
+
+    Raises
+    ------
+    ValueError
+        If they are no tensor, or not whole numbers.
+    """
+    if not isinstance(labels, Tensor) or labels.is_floating_point() or labels.is_complex():
+        got = str(labels.dtype) if isinstance(labels, Tensor) else type(labels).__name__
+        raise ValueError(f"labels must be a tensor of whole numbers, one class per image, got {got}")
+    return labels.long()
+
+
+def _check(features: Tensor, labels: Tensor, classes: int | None) -> tuple[int, Int64[Tensor, " labels"]]:
+    labels = class_indices(labels)
+    if not isinstance(features, Tensor):
+        raise ValueError(f"features must be a tensor (n, features), got {type(features).__name__}")  # noqa: TRY004
     if features.ndim != 2 or labels.shape != (len(features),):
         raise ValueError(
             f"features must be (n, features) and labels (n,), got {tuple(features.shape)} and {tuple(labels.shape)}"
@@ -290,7 +307,7 @@ def _check(features: Tensor, labels: Tensor, classes: int | None) -> int:
             f"labels must lie between 0 and classes - 1 ({'?' if classes is None else classes - 1}), got "
             f"{int(labels.min())} to {highest - 1}"
         )
-    return classes or highest
+    return classes or highest, labels
 
 
 def _minimise(

@@ -41,6 +41,22 @@ def test_blocks_agree_with_all_pairs_at_once(embedded, block_size, concentration
     torch.testing.assert_close(found.per_image(), truth.per_image(), rtol=1e-12, atol=0)
 
 
+def test_distances_are_of_pixels_and_outputs_of_their_images(embedded, untyped):
+    """Normalised images and bytes gave bounds in other units, another order medians of other pairs."""
+    images, mu = embedded
+    for wrong, message in (
+        ((images - 0.5) / 0.25, r"pixels in \[0, 1\], got values from"),
+        ((255 * images).byte(), "divide bytes by 255"),
+        (list(images), "the batch method of an image set"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            all_pairs(mu, wrong)
+    quarter = all_pairs(mu, (images - 0.5) / 0.25, domain=None)["direction"]
+    assert quarter.maximum == pytest.approx(all_pairs(mu, images)["direction"].maximum / 4, rel=1e-5)
+    with pytest.raises(ValueError, match="mu are not the outputs of fn"):
+        all_pairs(images.flatten(1).flip(0), images, fn=nn.Flatten(), normalised=False)
+
+
 def test_images_may_come_block_by_block(embedded):
     images, mu = embedded
     asked = []

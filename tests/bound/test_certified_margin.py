@@ -1,10 +1,13 @@
 """Certified radii of a probe: exact for linear maps, below what any attack finds."""
 
+from functools import partial
+
 import pytest
 import torch
 from torch.nn import functional as F
 
-from lipcomp.bound import certified_accuracy, certified_radius
+from lipcomp.bound import certified_accuracy, certified_bound, certified_radius
+from lipcomp.encoders import wrap
 from lipcomp.robustness import auto_attack
 
 
@@ -35,6 +38,27 @@ def test_logits_that_are_no_numbers_certify_nothing_and_masked_classes_do_not_co
 def test_a_margin_a_little_short_of_the_radius_is_not_certified():
     images, labels = torch.tensor([[0.1 * (1 - 5e-7)], [0.3]], dtype=torch.float64), torch.tensor([0, 0])
     assert certified_accuracy(lambda x: F.pad(x, [0, 1]), images, labels, [0.1]).tolist() == [0.5]
+
+
+def test_labels_are_one_class_per_image(untyped):
+    """A column of labels was compared with every image."""
+    images, fn = torch.tensor([[0.1], [0.3]], dtype=torch.float64), lambda x: F.pad(x, [0, 1])
+    for labels, message in (
+        (torch.tensor([[0], [0]]), r"2 whole numbers; got torch.int64 \(2, 1\)"),
+        (torch.tensor([0.0, 1.0]), "got torch.float32"),
+        (torch.tensor([0, 2]), "between 0 and 1, the classes of fn; got 0 to 2"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            certified_accuracy(fn, images, labels, [0.1])
+
+
+def test_an_encoder_takes_pixels():
+    encoder = wrap(torch.nn.Flatten(), mean=0.5, std=0.25, image_shape=(1, 2, 2))
+    images = torch.rand(2, 1, 2, 2)
+    for certify in (certified_bound, partial(certified_radius, radius=0.1)):
+        certify(encoder, images)
+        with pytest.raises(ValueError, match="undo the normalisation, which the encoder does itself"):
+            certify(encoder, (images - 0.5) / 0.25)
 
 
 def test_certified_accuracy_is_below_what_an_attack_leaves(generator):

@@ -105,3 +105,12 @@ def test_no_maximum_exceeds_its_pair_in_float64_at_any_distance(kind, generator)
         chord = (outer(exact(second)) - outer(exact(first))).norm() / step.norm()
         slope = torch.func.jvp(lambda x: outer(exact(x)), (first,), (step / step.norm(),))[1].norm()
         assert found.maximum <= float(torch.maximum(chord, slope)) * (1 + 1e-6)
+
+
+def test_a_batch_is_not_taken_for_batches(generator, untyped):
+    """The channels of an image were taken for images."""
+    images = torch.rand(2, 3, 2, 2, generator=generator)
+    with pytest.raises(ValueError, match=r"pass \[images\], not images"):
+        next(random_pairs(images, 0.1))
+    with pytest.raises(ValueError, match=r"pass \[\(a, b\)\], not \(a, b\)"):
+        measure_pairs(nn.Flatten(), iter([images, images.flip(0)]))

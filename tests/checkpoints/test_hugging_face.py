@@ -149,6 +149,11 @@ def test_a_transformers_resnet_in_shards(tmp_path, resnet18, images, normalised,
     assert checkpoint.encoder.architecture == "resnet18"
     close(checkpoint.encoder.features(images), resnet18(normalised(images)))
     assert load_encoder(tmp_path).preprocessing.pipeline.resize == 256
+    first, second = shards
+    name = next(iter(shards[first]))
+    save_file(shards[second] | {name: shards[first][name] + 1}, tmp_path / second)
+    with pytest.raises(CheckpointError, match=r"-00002.safetensors and a shard before it hold 'resnet.*different values"):
+        load_encoder(tmp_path)
     (tmp_path / "model.safetensors.index.json").write_text(
         json.dumps({"weight_map": {"a": "../../etc/passwd"}})
     )

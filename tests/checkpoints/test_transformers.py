@@ -120,6 +120,7 @@ def test_a_masked_autoencoder_of_pretraining(tmp_path, shaken, images, close):
         ("ViT", SMALL, {"qkv_bias": False}),
         ("ViT", SMALL, {"patch_size": 4}),
         ("ViT", SMALL, {"layer_norm_eps": float("nan")}),
+        ("ViT", SMALL, {"num_attention_heads": 0}),
         ("Dinov2", SWIGLU, {"mlp_ratio": 2}),
         ("ResNet", STAGES, {"depths": [1, 1, 2, 1]}),
         ("ResNet", STAGES, {"layer_type": "bottleneck"}),

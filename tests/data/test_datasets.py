@@ -10,8 +10,8 @@ from torch.utils.data import ConcatDataset, Dataset, Subset
 from torchvision.datasets import FakeData, ImageFolder
 from torchvision.transforms import v2
 
-from lipcomp.data import Preprocessing, from_dataset, load_set, load_splits
-from lipcomp.data._items import planes_of
+from lipcomp.data import Preprocessing, batches, from_dataset, load_set, load_splits
+from lipcomp.data._items import planes_of, whole_numbers
 from lipcomp.data._opening import splits_of
 from lipcomp.data._sets import ImageSet, TensorImages, file_of
 
@@ -127,7 +127,7 @@ def test_classes_are_matched_by_name():
     numbered = from_dataset(list(zip(COLOURS, LABELS, strict=True)), classes=("x", "y", "z"))
     assert numbered.classes == ("x", "y", "z")
     words = [(x, w) for x, w in zip(COLOURS, "bcbcbc", strict=True)]
-    train, test = load_splits(([*words[:4], (COLOURS[4], "a")], words[4:]))
+    train, test = load_splits(([*words[:4], (COLOURS[0], "a")], words[4:]))
     assert train.classes == test.classes == ("a", "b", "c")
     assert test.labels.tolist() == [1, 2]
     accents = load_splits(([(COLOURS[0], "caf\u00e9"), (COLOURS[1], "tea")], [(COLOURS[2], "cafe\u0301")]))
@@ -150,6 +150,68 @@ def test_parts_that_number_their_classes_differently_are_not_joined(tmp_path):
     with pytest.raises(ValueError, match="number their classes differently"):
         from_dataset(ConcatDataset([one, two]))
     assert from_dataset(ConcatDataset([one, three])).classes == ("cat", "dog")
+
+
+def test_names_of_classes_come_through_parts_of_datasets():
+    """A column's names were lost in a Subset, so that numbers of other classes were taken by position."""
+    swapped = HuggingFace()
+    swapped.features = Features(image=object(), label=type("Label", (), {"names": NAMES[::-1]}))
+    some = from_dataset(Subset(swapped, [0, 1]), classes=NAMES)
+    assert some.labels.tolist() == [2 - label for label in LABELS[:2]]
+    with pytest.raises(ValueError, match="number their classes differently"):
+        from_dataset(ConcatDataset([HuggingFace(), swapped]))
+    with pytest.raises(ValueError, match="a part of a ConcatDataset changes its labels"):
+        from_dataset(ConcatDataset([Photos(), Photos(target_transform=lambda label: 2 - label)]))
+
+
+def test_an_item_that_changes_later_is_noticed():
+    """As by a transform that depends on the epoch, or a rare one."""
+
+    class Epochs(Photos):
+        epoch = 0
+
+        def __getitem__(self, index):
+            return np.roll(COLOURS[index], self.epoch, 1), LABELS[index]
+
+    dataset = Epochs()
+    images = from_dataset(dataset)
+    images.content_hash()
+    dataset.epoch = 1
+    with pytest.raises(ValueError, match="item 4 of Epochs is another image each time"):
+        images.batch(torch.tensor([4]))
+
+
+def test_parts_of_one_dataset_that_overlap_are_no_splits():
+    with pytest.raises(ValueError, match="share images"):
+        load_splits((Subset(Photos(), range(5)), Subset(Photos(), range(2, 6))))
+    load_splits((Subset(Photos(), range(4)), Subset(Photos(), range(4, 6))))
+
+
+def test_indices_are_whole_numbers_of_the_set(tmp_path, untyped):
+    """A mask was read as the indices 0 and 1."""
+    for i, colours in enumerate(COLOURS):
+        Image.fromarray(colours).save(tmp_path / f"{i}.png")
+    pixels = torch.from_numpy(COLOURS).permute(0, 3, 1, 2).contiguous()
+    sets = (
+        load_set(str(tmp_path), image_shape=(3, 8, 9)),
+        from_dataset(Photos()),
+        TensorImages("t", pixels, torch.tensor(LABELS), tuple(NAMES)),
+    )
+    for images in sets:
+        assert torch.equal(images.batch([1, 5]), pixels[[1, 5]] / 255)
+        for wrong, message in (
+            (torch.tensor([True, False] * 3), r"got a mask; pass mask.nonzero\(\)"),
+            (torch.tensor([1.0]), "got torch.float32"),
+            (torch.tensor([-1]), "between 0 and 5, got -1"),
+            (torch.tensor([6]), "between 0 and 5, got 6"),
+            (3, r"of shape \(\)"),
+        ):
+            with pytest.raises(ValueError, match=message):
+                images.batch(wrong)
+            with pytest.raises(ValueError, match=message):
+                next(batches(images, indices=wrong))
+    with pytest.raises(ValueError, match="batch_size must be at least 1"):
+        next(batches(sets[0], batch_size=0))
 
 
 def test_an_item_that_cannot_be_read_is_named():
@@ -208,6 +270,15 @@ def noisy(image):
         (Photos(), {"labels": [0, 1]}, r"one integer per image \(6\)"),
         (Photos(), {"labels": [0, 1, 2, 3, 4, 5], "classes": ("a", "b")}, "2 class names"),
         ([{"pixels": x, "label": 0} for x in COLOURS], {}, "image_key="),
+        ([(x, float("inf")) for x in COLOURS], {}, "one whole number or word, got inf"),
+        (
+            [{"image": x, "img": x, "label": 0} for x in COLOURS],
+            {},
+            r"several images \(image, img\).*image_key=",
+        ),
+        ([{"img": x, "label": 0, "class": "a"} for x in COLOURS], {}, r"several labels.*label_key="),
+        ([(x, f"{i}.png", 0) for i, x in enumerate(COLOURS)], {}, "second differs for every image"),
+        (list(COLOURS), {"labels": np.eye(6, dtype=int)}, r"shape \(6, 6\)"),
         ([], {}, "holds no image"),
         (iter([1]), {}, "map-style"),
     ],
@@ -215,6 +286,12 @@ def noisy(image):
 def test_what_leaves_doubt_is_refused(dataset, options, message):
     with pytest.raises(ValueError, match=message):
         from_dataset(dataset, **options)
+
+
+@pytest.mark.parametrize("labels", [["a"] * 6, [None] * 6, [[0], [0, 1]]])
+def test_labels_of_the_callers_own_are_numbers(labels):
+    with pytest.raises(ValueError, match=r"one integer per image \(6\), got list .*classes="):
+        whole_numbers("photos", labels, 6)
 
 
 def test_a_table_of_labels_that_does_not_hold_is_noticed():

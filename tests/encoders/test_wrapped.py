@@ -1,5 +1,6 @@
 """Any module behind the encoder's interface."""
 
+import numpy as np
 import pytest
 import torch
 from torch import nn
@@ -87,14 +88,24 @@ def test_gradients_and_transforms_pass_through(generator):
         ({"mean": float("nan")}, "mean needs 1 or 3 finite numbers"),
         ({"mean": (123.7, 116.3, 103.5)}, r"mean must be of pixels in \[0, 1\].*divide mean and std by 255"),
         ({"std": 0}, "std must be positive"),
+        ({"mean": 0.5, "std": (58.4, 57.1, 57.4)}, r"std must be of pixels in \[0, 1\]"),
+        ({"mean": "0.5"}, "mean must be one number, or one per channel; got '0.5'"),
         ({"image_shape": (3, 0, 2)}, "image_shape must be"),
         ({"image_shape": (2, 2)}, "image_shape must be"),
         ({"image_shape": (3, 5, 5)}, r"does not take images of image_shape \(3, 5, 5\)"),
     ],
 )
-def test_what_does_not_fit_is_named(arguments, message):
+def test_what_does_not_fit_is_named(arguments, message, untyped):
     with pytest.raises(ValueError, match=message):
         wrap(linear(), **{"image_shape": (3, 2, 2), **arguments})
+
+
+def test_a_network_is_normalised_once(untyped):
+    encoder = wrap(linear(), mean=torch.tensor(0.5), std=np.float32(0.25), image_shape=(3, 2, 2))
+    assert (encoder.mean.tolist(), encoder.std.tolist()) == ([[[0.5]]], [[[0.25]]])
+    with pytest.raises(ValueError, match="second normalisation"):
+        wrap(encoder, mean=0.5, std=0.25, image_shape=(3, 2, 2))
+    wrap(encoder, image_shape=(3, 2, 2))
 
 
 def test_an_output_that_is_no_tensor_is_named():

@@ -194,9 +194,14 @@ def autocast_inside(x):
         (lambda x: x.flatten(1).bfloat16(), "bfloat16"),
         (autocast_inside, "autocast"),
         (lambda x: x.sum(), "one row"),
+        (
+            torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(12, 4)).double(),
+            r"images of torch.float32 on cpu",
+        ),
+        (object(), "fn must be a map of images"),
     ],
 )
-def test_what_cannot_be_measured_is_named(fn, message):
+def test_what_cannot_be_measured_is_named(fn, message, untyped):
     with pytest.raises(ValueError, match=message):
         spectral_norm(fn, torch.rand(3, 3, 2, 2), method="lanczos")
 

@@ -182,13 +182,14 @@ def test_no_radius_changes_nothing():
         ({"labels": torch.zeros(3, dtype=torch.long)}, r"labels \(n,\)"),
         ({"labels": torch.full((4,), 2)}, "between 0 and 1, the classifier's classes; got 2 to 2"),
         ({"labels": torch.full((4,), -1)}, "got -1 to -1"),
+        ({"labels": torch.eye(4)}, "whole numbers, one class per image, got torch.float32"),
         ({"images": 255 * torch.rand(4, 3, 8, 8)}, r"pixels in \[0, 1\]"),
         ({"images": torch.full((4, 3, 8, 8), float("nan"))}, "from nan"),
         ({"bias": float("nan")}, "gives NaN"),
     ],
 )
 @pytest.mark.parametrize("attack", [pgd, auto_attack])
-def test_bad_input_is_named(change, message, attack):
+def test_bad_input_is_named(change, message, attack, untyped):
     given = {
         "images": torch.rand(4, 3, 8, 8),
         "labels": torch.zeros(4, dtype=torch.long),

@@ -346,11 +346,14 @@ def test_a_jpeg_file_gives_back_what_pillow_gives(tmp_path):
         ({"images": torch.rand(2, 2, 32, 32)}, r"\(batch, 1 or 3, height, width\)"),
         ({"images": torch.rand(2, 3, 32, 32) * 255}, r"pixels in \[0, 1\], got values"),
         ({"images": torch.full((2, 3, 32, 32), float("nan"))}, "got values from nan"),
-        ({"indices": torch.arange(3)}, "one id per image"),
+        ({"indices": torch.arange(3)}, "one whole number per image"),
+        ({"indices": torch.tensor([True, False])}, "got torch.bool"),
+        ({"severity": 3.0}, "got 3.0"),
+        ({"images": np.zeros((2, 3, 32, 32))}, "must be a tensor .*got ndarray"),
         ({"table": "mnist", "name": "shear"}, "3 channels; take another table"),
     ],
 )
-def test_bad_input_is_named(change, message):
+def test_bad_input_is_named(change, message, untyped):
     given = {
         "images": torch.rand(2, 3, 32, 32),
         "name": "gaussian_noise",

@@ -103,17 +103,41 @@ def test_nearest_neighbours_vote_as_by_hand():
         ({"features": torch.full((4, 2), float("nan"))}, "must be finite"),
         ({"labels": torch.tensor([0, 1, 2, 9]), "classes": 3}, "got 0 to 9"),
         ({"labels": torch.tensor([0, 1, -1, 1])}, "got -1"),
+        (
+            {"labels": torch.tensor([0.0, 0.0, 1.0, 1.0])},
+            "whole numbers, one class per image, got torch.float32",
+        ),
+        ({"labels": [0, 0, 1, 1]}, "got list"),
+        ({"features": np.zeros((4, 2))}, "features must be a tensor"),
         ({"penalties": [-1.0]}, "numbers? >= 0"),
         ({"labels": torch.tensor([0, 0, 0, 1])}, "class 1 has one training image"),
         ({"choose_by": "luck"}, "choose_by"),
     ],
 )
-def test_bad_input_is_named(change, message):
+def test_bad_input_is_named(change, message, untyped):
     given = {"features": torch.rand(4, 2), "labels": torch.tensor([0, 0, 1, 1])} | change
     with pytest.raises((ValueError, TypeError), match=message):
         fit_linear_probe(given.pop("features"), given.pop("labels"), **given)
+    whole = torch.tensor([0, 0, 1, 1], dtype=torch.uint8)  # as MNIST's files have them
+    assert len(fit_linear_probe(torch.rand(4, 2), whole).bias) == 2
     with pytest.raises(ValueError, match="k must lie between"):
         NearestNeighbours(torch.rand(4, 2), torch.tensor([0, 0, 1, 1]), k=5)
+
+
+def test_features_are_of_the_images_that_are_named(untyped):
+    """A mask was read as the indices 0 and 1."""
+    images, encoder = image_set(), Pooled()
+    mask = torch.zeros(len(images), dtype=torch.bool)
+    for wrong, message in (
+        ({"indices": mask}, "got a mask"),
+        ({"indices": torch.tensor([len(images)])}, "indices must lie between"),
+        ({"indices": torch.tensor([], dtype=torch.long)}, "there is no image"),
+        ({"batch_size": 0}, "batch_size"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            extract_features(encoder, images, **wrong)
+    with pytest.raises(ValueError, match=r"an image set, got Pooled and Tensor.*load_set"):
+        extract_features(encoder, torch.rand(2, 3, 8, 8))
 
 
 def test_features_are_those_of_evaluation_mode_and_leave_the_mode_alone():

@@ -88,6 +88,10 @@ def corrupt(
     True
     """
     check_severity(severity)
+    if not isinstance(images, Tensor):
+        raise ValueError(  # noqa: TRY004  (the package's one kind of refusal)
+            f"images must be a tensor (batch, 1 or 3, height, width), got {type(images).__name__}"
+        )
     in_bytes = images.dtype == torch.uint8
     if images.ndim != 4 or images.shape[1] not in (1, 3) or not (in_bytes or images.is_floating_point()):
         raise ValueError(
@@ -108,9 +112,11 @@ def corrupt(
         )
     if indices is None:
         indices = torch.arange(len(images))
-    if indices.shape != (len(images),):
+    indices = torch.as_tensor(indices)
+    if indices.shape != (len(images),) or indices.is_floating_point() or indices.dtype == torch.bool:
         raise ValueError(
-            f"indices must hold one id per image ({len(images)}), got shape {tuple(indices.shape)}"
+            f"indices must hold one whole number per image ({len(images)}), got {indices.dtype} of shape "
+            f"{tuple(indices.shape)}"
         )
     if not len(images):
         return images.clone()
@@ -173,9 +179,9 @@ def find_corruption(name: str, table: str) -> Corruption:
     return known[name]
 
 
-def check_severity(severity: int) -> None:
+def check_severity(severity: int | float) -> None:
     """Refuse a severity that does not exist."""
-    if severity not in SEVERITIES:
+    if isinstance(severity, float) or severity not in SEVERITIES:
         raise ValueError(f"severity must be 1, 2, 3, 4 or 5, got {severity!r}")
 
 
