@@ -169,7 +169,7 @@ def _sized(
         height, width = load_set(data, split, root=settings.data_root).image_shape[1:]
         if (height, width) == shape[1:]:
             return load_set(data, split, root=settings.data_root, image_shape=shape)
-        report(f"note: {data}'s images of {width} x {height} are resized to {shape[2]} x {shape[1]}")
+        report(f"{data}: images of {width} x {height} are resized to {shape[2]} x {shape[1]}")
     way = Preprocessing.default(*shape[1:], enlarge=True)
     return load_set(data, split, root=settings.data_root, image_shape=shape, preprocessing=way)
 

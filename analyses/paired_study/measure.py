@@ -36,7 +36,7 @@ from lipcomp.measure._options import positive, tell_plan
 from lipcomp.measure._pairs import Map
 from lipcomp.measure._parallel import run_parallel
 from lipcomp.measure._plan import Probe
-from lipcomp.measure._run import Outputs, open_benches
+from lipcomp.measure._run import Outputs, open_benches, units_of
 from lipcomp.measure._shifted import ShiftAccuracy
 from lipcomp.measure._unit import Unit
 from lipcomp.records import Record, append_records, read_records
@@ -252,6 +252,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
             plan, Outputs(options.study / RECORDS, made=options.study / "cache", keep_cells=False)
         )
     engine = engine_choice(options, options.study / "cache" / "jobs")
+    for bench in open_benches(plan.of(plan.sources[0])):
+        units_of(bench)  # what no encoder can be measured for is refused once, before the work
     measure(options.study, plan, CorruptionAccuracy(limit=count), engine)
     return 0
 

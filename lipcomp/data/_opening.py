@@ -221,7 +221,7 @@ def check_splits(train: ImageSet, test: ImageSet) -> tuple[str, ...]:
     if len(train.labels.unique()) < 2:
         raise ValueError(
             f"{train.name} has {'no labels' if not train.classes else 'one class'}, a probe needs at least two "
-            f"classes: give one folder per class, or a table of labels (labels=)"
+            f"classes: give one folder per class, or a table of labels (labels=, --labels)"
         )
     if test.classes != train.classes:
         raise ValueError(

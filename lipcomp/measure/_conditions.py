@@ -18,7 +18,13 @@ from lipcomp.data._sets import ImageSet, check_unchanged
 from lipcomp.robustness._protocols import literature
 from lipcomp.robustness._sets import CorruptionSet
 from lipcomp.robustness.corruptions import corrupt, corruption_names
-from lipcomp.robustness.corruptions._corrupt import SEVERITIES, check_severity, find_corruption, resave_jpeg
+from lipcomp.robustness.corruptions._corrupt import (
+    SEVERITIES,
+    check_corruptible,
+    check_severity,
+    find_corruption,
+    resave_jpeg,
+)
 from lipcomp.robustness.corruptions._weather import Textures, read_frost
 
 CORRUPTIONS_VERSION = 3  # of what lipcomp.robustness.corruptions makes from the same settings
@@ -159,11 +165,7 @@ def generated_conditions(
         find_corruption(name, table)
     for severity in severities:
         check_severity(severity)
-    if table == "mnist" and images.image_shape[0] != 1:
-        raise ValueError(
-            f'table "mnist" corrupts grey digits; {images.name} has {images.image_shape[0]} channels'
-        )
-
+    check_corruptible(images.image_shape, table)
     photographs = None if frost is None else read_frost(frost)
 
     def condition(name: str, severity: int) -> Condition:

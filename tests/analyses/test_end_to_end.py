@@ -158,17 +158,23 @@ def test_the_report_of_two_real_encoders(study):
         (["{study}", "--data", "mnist6k"], "neither a known set nor an existing folder"),
         (["{study}", "--corrupted-images", "5", "--workers", "0"], "must be at least 1"),
         (["{damaged}"], "bad.safetensors"),
+        (["{study}", "--data", "{unlabelled}", "--convert-channels", "--resize", "28"], "error: unlabelled/"),
     ],
 )
 def test_bad_input_is_one_paragraph_and_exit_1(study, tmp_path, capsys, arguments, message):
     (tmp_path / "empty").mkdir()
     (tmp_path / "damaged").mkdir()
+    for split in ("train", "test"):
+        (tmp_path / "unlabelled" / split).mkdir(parents=True)
+        for number in range(3):
+            Image.new("L", (28, 28), 80 * number).save(tmp_path / "unlabelled" / split / f"{number}.png")
     (tmp_path / "damaged" / "bad.safetensors").write_bytes(b"\x00" * 100)
     places = {
         "none": tmp_path / "none",
         "empty": tmp_path / "empty",
         "study": study,
         "damaged": tmp_path / "damaged",
+        "unlabelled": tmp_path / "unlabelled",
     }
     assert run(measuring.main, [a.format(**places) for a in arguments]) == 1
     error = capsys.readouterr().err

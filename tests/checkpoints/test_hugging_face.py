@@ -152,7 +152,9 @@ def test_a_transformers_resnet_in_shards(tmp_path, resnet18, images, normalised,
     first, second = shards
     name = next(iter(shards[first]))
     save_file(shards[second] | {name: shards[first][name] + 1}, tmp_path / second)
-    with pytest.raises(CheckpointError, match=r"-00002.safetensors and a shard before it hold 'resnet.*different values"):
+    with pytest.raises(
+        CheckpointError, match=r"-00002.safetensors and a shard before it hold 'resnet.*different values"
+    ):
         load_encoder(tmp_path)
     (tmp_path / "model.safetensors.index.json").write_text(
         json.dumps({"weight_map": {"a": "../../etc/passwd"}})

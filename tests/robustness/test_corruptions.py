@@ -342,7 +342,7 @@ def test_a_jpeg_file_gives_back_what_pillow_gives(tmp_path):
         ({"severity": 6}, "severity must be 1, 2, 3, 4 or 5, got 6"),
         ({"severity": 0}, "got 0"),
         ({"table": "imagnet"}, "table must be one of imagenet, cifar, tiny, mnist, imagenet-bar, cifar-bar"),
-        ({"images": torch.rand(2, 3, 8, 8)}, "at least 16 pixels"),
+        ({"images": torch.rand(2, 3, 8, 8)}, "at least 16 pixels high and wide, got 8 x 8"),
         ({"images": torch.rand(2, 2, 32, 32)}, r"\(batch, 1 or 3, height, width\)"),
         ({"images": torch.rand(2, 3, 32, 32) * 255}, r"pixels in \[0, 1\], got values"),
         ({"images": torch.full((2, 3, 32, 32), float("nan"))}, "got values from nan"),

@@ -233,6 +233,9 @@ def test_generated_conditions_are_checked_first():
         generated_conditions(images, table="cifar", severities=[9])
     with pytest.raises(ValueError, match="3 channels"):
         generated_conditions(images, table="mnist")
+    small = replace(images, pixels=images.pixels[..., :8, :8])
+    with pytest.raises(ValueError, match="at least 16 pixels high and wide, got 8 x 8"):
+        generated_conditions(small, table="cifar")
 
 
 def test_projection_takes_the_best_of_each_list():

@@ -139,7 +139,7 @@ def test_images_of_any_size_are_brought_to_the_recipes(recipes, write_images, tm
         recipe = replace(recipes["simclr"], data=data, encoder=shape, epochs=1, images=16)
         said = []
         pretrain(recipe, 0, tmp_path / str(number), report=said.append)
-        assert (f"note: mnist5k's images of 28 x 28 are resized to {side} x {side}" in said) == (number == 0)
+        assert (f"mnist5k: images of 28 x 28 are resized to {side} x {side}" in said) == (number == 0)
 
 
 def test_a_folder_with_broken_images_is_fitted_to_by_the_others(recipes, write_images, tmp_path):

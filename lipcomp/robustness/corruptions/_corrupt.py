@@ -100,16 +100,7 @@ def corrupt(
         )
     table = table_for(images.shape[1:]) if table is None else table
     corruption = find_corruption(name, table)
-    if table == "mnist" and images.shape[1] != 1:
-        raise ValueError('table "mnist" corrupts grey digits, got images with 3 channels; take another table')
-    if table.endswith("-bar") and images.shape[1] != 3:
-        raise ValueError(
-            f"table {table!r} corrupts colour images, got images with 1 channel; take another table"
-        )
-    if min(images.shape[-2:]) < SMALLEST_SIDE:
-        raise ValueError(
-            f"images must be at least {SMALLEST_SIDE} pixels high and wide, got {tuple(images.shape[-2:])}"
-        )
+    check_corruptible(images.shape[1:], table)
     if indices is None:
         indices = torch.arange(len(images))
     indices = torch.as_tensor(indices)
@@ -189,3 +180,21 @@ def _table(table: str) -> dict[str, Corruption]:
     if table not in TABLES:
         raise ValueError(f"table must be one of {', '.join(TABLES)}, got {table!r}")
     return TABLES[table]
+
+
+def check_corruptible(shape: Sequence[int], table: str) -> None:
+    """Refuse images (channels, height, width) that a table's corruptions are not made for."""
+    channels, *size = shape
+    if table == "mnist" and channels != 1:
+        raise ValueError(
+            f'table "mnist" corrupts grey digits, got images with {channels} channels; take another table'
+        )
+    if table.endswith("-bar") and channels != 3:
+        raise ValueError(
+            f"table {table!r} corrupts colour images, got images with {channels} channel; take another table"
+        )
+    if min(size) < SMALLEST_SIDE:
+        raise ValueError(
+            f"corruptions need images at least {SMALLEST_SIDE} pixels high and wide, got {size[0]} x {size[1]}; "
+            f"give larger images (and an encoder of them), or measure without corruptions"
+        )
