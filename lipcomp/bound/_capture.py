@@ -6,7 +6,9 @@ off (``item``, ``numpy``, a branch on a value): that ends in :class:`NoRule`. Th
 itself at two points, so that a value that left torch and came back as a constant is found.
 """
 
+import sys
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 import torch
@@ -115,7 +117,7 @@ def capture(fn: Map, images: Tensor) -> fx.GraphModule:
             return fn(image)
 
     pure = torch.func.functionalize(guarded, remove="mutations_and_views")
-    with torch.no_grad(), math_attention():
+    with torch.no_grad(), math_attention(), _into_compiled():
         try:
             trace = make_fx(pure, _decompositions(), tracing_mode="fake", _allow_non_fake_inputs=True)
             graph = trace(images[:1].clone())
@@ -128,6 +130,12 @@ def capture(fn: Map, images: Tensor) -> fx.GraphModule:
     graph.graph.eliminate_dead_code()
     _compare(fn, graph, images)
     return graph
+
+
+def _into_compiled() -> AbstractContextManager[object]:
+    """Lets a trace pass what torch.compile has compiled, which then runs as it was written."""
+    dynamo: Any = sys.modules.get("torch._dynamo")  # without it nothing is compiled
+    return nullcontext() if dynamo is None else dynamo.config.patch(error_on_nested_fx_trace=False)
 
 
 def _compare(fn: Map, graph: fx.GraphModule, images: Tensor) -> None:

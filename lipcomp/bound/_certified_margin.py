@@ -17,7 +17,7 @@ from lipcomp.bound._capture import NoRule, capture
 from lipcomp.bound._certified import UNITS, chord_pass
 from lipcomp.bound._local import Track
 from lipcomp.jacobian._checks import check_images, check_map, check_pixels
-from lipcomp.jacobian._precision import full_precision
+from lipcomp.jacobian._precision import doubled, full_precision
 from lipcomp.jacobian._products import Map
 
 
@@ -118,9 +118,15 @@ def certified_accuracy(
     labels
         Class of each image.
     radii
-        Radii of the balls; what holds in a ball counts in every smaller one.
+        Radii of the balls; what holds in a ball counts in every smaller one. At 0 it is the accuracy at the images.
     settings
         Further options of :func:`certified_radius`.
+
+    Raises
+    ------
+    ValueError
+        If the labels are not one whole number per image, a radius is negative or not finite, or as
+        :func:`certified_radius`.
 
     Examples
     --------
@@ -133,14 +139,21 @@ def certified_accuracy(
     """
     check_images(images, None)
     check_map(fn, images)
+    if not len(radii) or not all(0 <= r < math.inf for r in radii):
+        raise ValueError(f"radii must be finite and not negative, at least one, got {list(radii)}")
     with torch.no_grad():
         logits = fn(images.clone()).flatten(1)
+        exact = doubled(fn, images)[1]  # what is certified; where logits are close float32 sees another class
     labels = torch.as_tensor(labels) if isinstance(labels, np.ndarray) else labels
     _check_labels(labels, len(images), logits.shape[1])
-    right = (logits.argmax(1) == labels.to(logits.device)).cpu()
-    held = torch.stack(
-        [certified_radius(fn, images, r * (1 + 1e-8), **settings).cpu() >= r for r in radii]  # type: ignore[arg-type]
-    )
+    right = logits.argmax(1) == labels.to(logits.device)
+    if exact is not None:
+        right &= exact.flatten(1).argmax(1) == labels.to(logits.device)
+    right = right.cpu()
+    held = torch.stack([
+        certified_radius(fn, images, r * (1 + 1e-8), **settings).cpu() >= r if r else torch.ones_like(right)  # type: ignore[arg-type]
+        for r in radii
+    ])  # fmt: skip
     for k in reversed(range(len(radii))):
         wider = [j for j in range(len(radii)) if radii[j] >= radii[k]]
         held[k] = held[wider].any(0)

@@ -21,7 +21,7 @@ def fisher_trace(
     Raises
     ------
     ValueError
-        If the concentration is not positive and finite.
+        If the concentration is not positive, or above 1e12.
     """
     kappa = check_concentration(concentration, 1)
     return float(kappa * mean_resultant_length(dim, kappa)) * frobenius_squared

@@ -31,7 +31,7 @@ from torch import Tensor
 
 from lipcomp.bound._results import Bound, LowerBounds, Witness
 from lipcomp.bound._rounding import ASSUMED, unit
-from lipcomp.distributions._bessel import mean_resultant_length
+from lipcomp.distributions._bessel import LARGEST_CONCENTRATION, mean_resultant_length
 
 QUANTILES = (0.5, 0.9, 0.99)
 UNIT_TOLERANCE = 1e-3
@@ -229,13 +229,16 @@ def check_concentration(concentration: float | Tensor, n: int) -> Float[Tensor, 
     Raises
     ------
     ValueError
-        If the count is neither, or one of them is not positive and finite.
+        If the count is neither, or one of them is not positive and at most 1e12.
     """
     kappa = torch.as_tensor(concentration, dtype=torch.float64).detach().cpu().reshape(-1)
     if len(kappa) not in (1, n):
         raise ValueError(f"concentration must be one number or one per pair ({n}), got {len(kappa)}")
-    if not bool(((kappa > 0) & kappa.isfinite()).all()):
-        raise ValueError(f"concentration must be positive and finite, got {float(kappa.min())} at least")
+    fits = (kappa > 0) & (kappa <= LARGEST_CONCENTRATION)
+    if not bool(fits.all()):
+        raise ValueError(
+            f"concentration must be positive and at most {LARGEST_CONCENTRATION:g}, got {float(kappa[~fits][0]):g}"
+        )
     return kappa
 
 

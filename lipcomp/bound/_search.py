@@ -8,11 +8,13 @@ chord   the image itself and a free point of the ball: the best *witness pair* t
 
 Both by projected ascent of log(delta/Delta) with normalised steps, from several starts: the first along the image's own
 right singular vector, the others random. Balls are L2 or L-infinity, intersected with [0, 1]; every point that is
-reported lies in it. What is returned is a lower bound, since sigma_max at a point of the ball is one. No secant is so
+reported lies in it. What is returned is a lower bound, since sigma_max at a point of the ball is one; it is that of the
+map in float64, if there is one, since an ascent likes to end where numbers tie. No secant is so
 short that rounding reaches its chord, unless the ball itself is; the chord that is reported is that of its pair in
 float64, or where that cannot be had and rounding reaches it, ‖J v‖ (:mod:`lipcomp.bound._rounding`).
 """
 
+import math
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -130,9 +132,9 @@ def search_ball(
     """
     if kind not in KINDS or norm not in ("l2", "linf"):
         raise ValueError(f'need kind "pair" or "chord" and norm "l2" or "linf", got {kind!r}, {norm!r}')
-    if not radius > 0 or starts < 1 or steps < 1:
+    if not 0 < radius < math.inf or starts < 1 or steps < 1:
         raise ValueError(
-            f"radius, starts and steps must be positive, got radius={radius}, starts={starts}, steps={steps}"
+            f"radius, starts and steps must be positive and finite, got radius={radius}, starts={starts}, steps={steps}"
         )
     check_images(images)
     check_map(fn, images)
@@ -211,7 +213,19 @@ class _Search:
                 sigma = found.sigma
                 better = sigma > best["sigma"]
                 best["sigma"][better], best["point"][better] = sigma[better], point[better]
+        self._prove(best, images, seeds)
         return best
+
+    def _prove(self, best: dict[str, Tensor], images: Tensor, seeds: list[int]) -> None:
+        """Sigma at every point in float64, whose side of a tie may be another: an ascent ends at ties."""
+        moved = (best["sigma"] > best["sigma_at_image"]).nonzero().squeeze(1)
+        if self.wide is None or images.dtype == torch.float64 or not len(moved):
+            return
+        points, few = best["point"][moved].double(), [seeds[i] for i in moved.tolist()]
+        sigma = spectral_norm(self.wide, points, rtol=RTOL, share=False, vectors=False, generator=few).sigma
+        best["sigma"][moved] = sigma.to(images)
+        lost = ~(best["sigma"] >= best["sigma_at_image"])
+        best["sigma"][lost], best["point"][lost] = best["sigma_at_image"][lost], images[lost]
 
     def _ratio(self, first: Tensor, second: Tensor) -> Tensor:
         """What every pair proves, from its chord or, where rounding reaches that, ‖J v‖; 0 for a pair at distance 0."""

@@ -42,6 +42,7 @@ from lipcomp.distributions._extended import log_normalizer_lead, log_uniform_den
 from lipcomp.distributions._olver import SMALLEST_ORDER, expansion
 
 LARGEST_DIM = 1 << 20
+LARGEST_CONCENTRATION = 1e12  # beyond 1e13 the products of the recurrence overflow in small dimensions
 
 
 def log_normalizer(dim: int, concentration: Shaped[Tensor, "*batch"]) -> Float[Tensor, "*batch"]:
@@ -52,13 +53,13 @@ def log_normalizer(dim: int, concentration: Shaped[Tensor, "*batch"]) -> Float[T
     dim
         d >= 2, of the space around the sphere.
     concentration
-        kappa >= 0.
+        kappa, from 0 to 1e12.
 
     Raises
     ------
     ValueError
-        If d < 2, or a concentration is negative or not finite (on an accelerator such values give nan instead,
-        since looking would wait for the device).
+        If d < 2, or a concentration is negative, above 1e12 or not finite (on an accelerator such values are not
+        looked at, since that would wait for the device; the result is then no number to use).
 
     Notes
     -----
@@ -130,19 +131,21 @@ def check_dim(dim: int) -> int:
 
 
 def check_concentration(concentration: Tensor, name: str = "concentration") -> Tensor:
-    """Refuse a concentration that is not a finite number >= 0, where looking costs no wait for a device."""
+    """Refuse a concentration outside [0, 1e12], where looking costs no wait for a device."""
     if not concentration.is_floating_point():
         raise ValueError(f"{name} must be a floating point tensor, got {concentration.dtype}; use .float()")
     if concentration.device.type == "cpu" and not torch.compiler.is_compiling():
         try:
-            wrong = not bool(((concentration >= 0) & (concentration < math.inf)).all())
+            fits = (concentration >= 0) & (concentration <= LARGEST_CONCENTRATION)
+            wrong = not bool(fits.all())
         except RuntimeError:  # inside torch.func.vmap no value can be looked at
             return concentration
         if wrong:
-            bad = concentration.detach()[~((concentration >= 0) & (concentration < math.inf))]
+            bad = concentration.detach()[~fits]
             raise ValueError(
-                f"{name} must be finite and not negative, got {bad[0].item():g} "
-                f"({bad.numel()} of {concentration.numel()} values are not); clamp it, or look where it is computed"
+                f"{name} must be finite and not negative, got {bad[0].item():g} ({bad.numel()} of "
+                f"{concentration.numel()} values are not, or above {LARGEST_CONCENTRATION:g}); clamp it, or look where "
+                f"it is computed"
             )
     return concentration
 

@@ -41,15 +41,15 @@ class VonMisesFisher(Distribution):
     loc
         Mean direction mu, unit vectors, shape (*batch, d).
     concentration
-        kappa >= 0, one for all or one for each mean direction (shapes broadcast).
+        kappa, from 0 to 1e12, one for all or one for each mean direction (shapes broadcast).
     validate_args
         Whether to check the values (torch's default: yes, unless Python runs with -O); this synchronises the device.
 
     Raises
     ------
     ValueError
-        If d < 2, a mean direction is not a unit vector, a concentration is negative or not finite, or the shapes do
-        not broadcast.
+        If d < 2, a mean direction is not a unit vector, a concentration is negative, above 1e12 or not finite, or the
+        shapes do not broadcast.
 
     Examples
     --------
@@ -281,9 +281,10 @@ def _check_directions(vectors: Tensor, name: str = "loc") -> None:
 
 
 def _check_concentrations(kappa: Tensor) -> None:
-    if not bool(((kappa >= 0) & (kappa < torch.inf)).all()):
-        bad = kappa.detach()[~((kappa >= 0) & (kappa < torch.inf))]
+    fits = (kappa >= 0) & (kappa <= bessel.LARGEST_CONCENTRATION)
+    if not bool(fits.all()):
+        bad = kappa.detach()[~fits]
         raise ValueError(
             f"concentration must be finite and not negative, got {bad[0].item():g} "
-            f"({bad.numel()} of {kappa.numel()} values are not)"
+            f"({bad.numel()} of {kappa.numel()} values are not, or above {bessel.LARGEST_CONCENTRATION:g})"
         )

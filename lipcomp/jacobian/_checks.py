@@ -1,11 +1,17 @@
 """What a map and its images must be before anything is measured, and which outputs can be measured at all."""
 
 import re
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any, NamedTuple
 
 import torch
 from jaxtyping import Bool, Float
-from torch import Tensor
+from torch import Tensor, nn
+from torch.nn.modules.module import register_module_buffer_registration_hook
+from torch.nn.parameter import is_lazy
+from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
@@ -106,7 +112,7 @@ def check_map(fn: Map, images: Float[Tensor, "n ..."]) -> Checked:
     noise = noise if low >= 0 and high <= 1 else low + max(high - low, 1.0) * noise
     with torch.no_grad():
         try:
-            with math_attention(), full_precision(), _Watch(image.clone()) as watch:
+            with math_attention(), full_precision(), _Initialised(), _Watch(image.clone()) as watch:
                 native = as_rows(fn(watch.image), 1)
         except RuntimeError as error:
             if re.search("dtype|should be the same|same device", str(error)):
@@ -122,7 +128,8 @@ def check_map(fn: Map, images: Float[Tensor, "n ..."]) -> Checked:
             )
         with frozen():
             among = as_rows(fn(torch.cat([noise[:1], image, noise[1:]])), 3)
-            apart = as_rows(fn(noise[:1].clone()), 1)
+            with _keeping_buffers():  # what depends on the shape alone is there by now
+                apart = as_rows(fn(noise[:1].clone()), 1)
         if _differ(native, among[1:2]):
             _complain(fn, image, native, among[1:2])
         if _differ(apart, among[:1]):  # the image may dominate the noise
@@ -160,6 +167,44 @@ def _differ(first: Tensor, other: Tensor) -> bool:
     return _difference(first, other) > AGREEMENT[first.dtype]
 
 
+@contextmanager
+def _keeping_buffers() -> Iterator[None]:
+    """Refuses another tensor in the place of a module's buffer."""
+    thread = threading.get_ident()  # the hook is the process's
+
+    def refuse(module: nn.Module, name: str, value: Tensor | None) -> None:
+        if (
+            threading.get_ident() == thread
+            and (kept := module._buffers.get(name)) is not None
+            and kept is not value
+        ):
+            raise ValueError(_updates(f"{type(module).__name__}.{name}"))
+
+    hook = register_module_buffer_registration_hook(refuse)
+    try:
+        yield
+    finally:
+        hook.remove()
+
+
+def _updates(what: str) -> str:
+    return f"fn updates a tensor that it keeps ({what}): it is in training mode or has a state; {REMEDY}"
+
+
+class _Initialised(TorchFunctionMode):
+    """Refuses lazy parameters: their initialisation draws numbers, and refused half-way it leaves arbitrary ones."""
+
+    def __torch_function__(
+        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        if args and is_lazy(args[0]):
+            raise ValueError(
+                "fn has a lazy layer (torch.nn.Lazy...) that has no weights before its first call; call fn on an image "
+                "once, then measure it"
+            )
+        return func(*args, **(kwargs or {}))
+
+
 class _Watch(TorchDispatchMode):
     """Sees every operation of a call, and refuses random draws and writes into tensors that were there before."""
 
@@ -188,9 +233,7 @@ class _Watch(TorchDispatchMode):
             written += args[3:5]
         for tensor in tree_leaves(written):
             if isinstance(tensor, Tensor) and tensor.untyped_storage()._cdata not in self._own:
-                raise ValueError(
-                    f"fn updates a tensor that it keeps ({name}): it is in training mode or has a state; {REMEDY}"
-                )
+                raise ValueError(_updates(name))
         result = func(*args, **kwargs)
         for tensor in tree_leaves(result):
             if isinstance(tensor, Tensor) and not _shares(tensor, args):

@@ -19,8 +19,9 @@ These functions take derivatives of J v and Jᵀ u in v and u only; a third deri
 to give.
 """
 
+import sys
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Any
 
 import torch
@@ -35,13 +36,18 @@ from lipcomp.jacobian._precision import ProcessWide, full_precision
 
 
 @contextmanager
-def frozen() -> Iterator["_Frozen"]:
+def frozen() -> Iterator[None]:
     """Run a map as a function of its input alone: weights constant, batch norm affine, attention differentiable."""
     with math_attention(), full_precision(), _Frozen() as mode:
         try:
-            yield mode
+            yield
         finally:
             mode.forget()
+
+
+def _as_written() -> AbstractContextManager[object]:
+    """What torch.compile has compiled, run as it was written: compiled code has no second derivative."""
+    return torch.compiler.set_stance("force_eager") if "torch._dynamo" in sys.modules else nullcontext()
 
 
 @contextmanager
@@ -49,14 +55,14 @@ def _by_math() -> Iterator[None]:
     fast = torch.backends.mha.get_fastpath_enabled()
     torch.backends.mha.set_fastpath_enabled(False)
     try:
-        with sdpa_kernel(SDPBackend.MATH):
+        with sdpa_kernel(SDPBackend.MATH), _as_written():
             yield
     finally:
         torch.backends.mha.set_fastpath_enabled(fast)
 
 
 math_attention = ProcessWide(_by_math)
-"""Attention by the math kernel, without fast paths; as it was afterwards."""
+"""Attention by the math kernel, without fast paths, and nothing compiled; as it was afterwards."""
 
 
 class _Frozen(TorchFunctionMode):
@@ -64,7 +70,6 @@ class _Frozen(TorchFunctionMode):
 
     def __init__(self) -> None:
         super().__init__()
-        self.hidden = False  # whether something of the input is computed where autograd does not look
         self._latest: Any = None  # convolution: a batch norm may follow it, and then asks for its input
 
     def forget(self, latest: Any = None) -> None:
@@ -81,8 +86,6 @@ class _Frozen(TorchFunctionMode):
                 "fn, or the code that calls this, runs under torch.autocast, which has only two or three digits; take "
                 "the autocast away and measure in float32"
             )
-        if func in HIDING or not torch.is_grad_enabled():
-            self.hidden |= any(isinstance(value, Tensor) and value.requires_grad for value in args)
         args = tuple(_constant(value) for value in args)
         kwargs = {name: _constant(value) for name, value in (kwargs or {}).items()}
         replacement = REPLACEMENTS.get(func)
@@ -256,7 +259,6 @@ def _hardsigmoid(input: Tensor, inplace: bool = False) -> Tensor:
     return F.relu6(input + 3) / 6  # the native operator has no second derivative
 
 
-HIDING = {Tensor.detach, Tensor.detach_, torch.detach, Tensor.data.__get__}  # type: ignore[attr-defined]
 REPLACEMENTS: dict[Any, Callable[..., Tensor]] = {
     torch.conv1d: convolution(1),
     torch.conv2d: convolution(2),

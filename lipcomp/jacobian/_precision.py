@@ -83,13 +83,14 @@ def power_of_two(largest: Tensor) -> Tensor:
 
 
 class _Float64(TorchFunctionMode):
-    """Makes every floating-point tensor that a function takes or gives float64."""
+    """Makes every floating-point tensor that a function takes or gives float64, casts to float32 too."""
 
     def __torch_function__(
         self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
     ) -> Any:
         given = args, kwargs or {}
         args, kwargs = tree_map(_double, given)
+        func = Tensor.double if func is Tensor.float else func
         result = tree_map(_double, func(*args, **kwargs))
         for before, now in zip(tree_leaves(given), tree_leaves((args, kwargs)), strict=True):
             if isinstance(now, Tensor) and now.dtype != before.dtype and now._version:
@@ -98,6 +99,8 @@ class _Float64(TorchFunctionMode):
 
 
 def _double(value: Any) -> Any:
+    if value is torch.float32:
+        return torch.float64
     if not isinstance(value, Tensor) or not value.is_floating_point():
         return value
     value = value.detach() if isinstance(value, nn.Parameter) else value

@@ -61,6 +61,25 @@ def test_an_encoder_takes_pixels():
             certify(encoder, (images - 0.5) / 0.25)
 
 
+def test_radii_begin_at_the_images_themselves():
+    images, labels = torch.tensor([[0.9], [0.3], [0.2]], dtype=torch.float64), torch.tensor([0, 0, 1])
+    fn = lambda x: F.pad(x, [0, 1])  # noqa: E731
+    torch.testing.assert_close(
+        certified_accuracy(fn, images, labels, [0.0, 0.5]), torch.tensor([2 / 3, 1 / 3]).double()
+    )
+    for radii in ([], [0.1, -0.1], [torch.inf]):
+        with pytest.raises(ValueError, match="radii must be finite and not negative, at least one"):
+            certified_accuracy(fn, images, labels, radii)
+
+
+def test_a_class_that_float32_takes_for_another_is_not_certified():
+    """Float32 sees a tie at 1e8 and takes the first class; what is certified is that the other leads."""
+    fn = lambda x: torch.cat([x, 1 - x], 1) + 1e8  # noqa: E731
+    images, labels = torch.tensor([[0.2]]), torch.tensor([0])
+    assert fn(images).argmax(1).equal(labels)
+    assert certified_accuracy(fn, images, labels, [0.0, 0.1]).tolist() == [0.0, 0.0]
+
+
 def test_certified_accuracy_is_below_what_an_attack_leaves(generator):
     weights = [
         torch.randn(a, b, generator=generator).double() / a**0.5 for a, b in ((12, 24), (24, 24), (24, 4))

@@ -31,6 +31,11 @@ def test_random_networks(seeds):
             assert not refusals
 
 
+def test_a_search_that_ends_at_a_tie_reports_the_side_of_float64():
+    violations, _ = examine(100734, ("search",))  # float32 has 3.6011 there, float64 3.5928
+    assert not violations
+
+
 @pytest.mark.parametrize(
     "seed", [110323, 110376, 110215]
 )  # float32 gave 2.8e8 and 5e5 for zero, and zero for 1e-7

@@ -43,6 +43,12 @@ def test_the_bounds_keep_their_order(dim, kappa, generator):
     assert (value["second_moment"] <= value["supremum"] * slack).all()
 
 
+def test_a_concentration_out_of_range_is_refused():
+    for kappa in (0.0, 1e300, math.nan):
+        with pytest.raises(ValueError, match="concentration must be positive and at most 1e\\+12, got"):
+            lower_bounds(torch.eye(2), torch.eye(2).flip(0), torch.ones(2), concentration=kappa)
+
+
 def test_duplicates_are_counted_and_never_divided_by():
     mu = torch.eye(4)
     distance = torch.tensor([0.0, 1.0, 2.0, 2.0])

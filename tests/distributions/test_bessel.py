@@ -217,7 +217,7 @@ def test_debye_polynomials_are_dlmfs():
     assert [float(x) for x in u[2][:7]] == pytest.approx([0, 0, 81 / 1152, 0, -462 / 1152, 0, 385 / 1152])
 
 
-@pytest.mark.parametrize("bad", [-1.0, math.nan, math.inf, -1e-30])
+@pytest.mark.parametrize("bad", [-1.0, math.nan, math.inf, -1e-30, 1.1e12])
 def test_a_concentration_outside_the_domain_is_named(bad):
     for function in (log_normalizer, mean_resultant_length, mean_resultant_slope, growth):
         with pytest.raises(ValueError, match="concentration must be finite and not negative, got"):

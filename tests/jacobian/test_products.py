@@ -6,6 +6,7 @@ import torchvision
 from torch import nn
 from torch.nn import functional as F
 
+from lipcomp.bound import certified_bound
 from lipcomp.encoders import EncoderSpec, build_encoder
 from lipcomp.jacobian import Linearisation, spectral_norm
 from lipcomp.jacobian._products import frozen
@@ -201,11 +202,37 @@ def without_gradient(x):
     return (x - mean).flatten(1)
 
 
+def hooked(x):
+    x = x.flatten(1).tanh()
+    if x.requires_grad:
+        x.register_hook(lambda cotangent: 1.3 * cotangent)
+    return x
+
+
+def node_hooked(x):
+    x = x.flatten(1).tanh()
+    if x.requires_grad:
+        x.grad_fn.register_hook(lambda inputs, outputs: (0.5 * inputs[0],))
+    return x
+
+
+def to_float(x):
+    return x.float()
+
+
+@torch.jit.script
+def scripted(x):
+    return (x * x.detach()).flatten(1)
+
+
 @pytest.mark.parametrize(
     "fn",
     [
         written,
         without_gradient,
+        hooked,
+        node_hooked,
+        scripted,
         lambda x: (x + (x.round(decimals=1) - x).detach()).flatten(1),
         lambda x: x.flatten(1) / x.flatten(1).norm(dim=1, keepdim=True).detach(),
         lambda x: Scaled.apply(x, -1.0).flatten(1),
@@ -217,6 +244,50 @@ def test_a_derivative_that_is_not_that_of_the_values_is_refused(fn, dtype, gener
     for method in ("lanczos", "rows"):
         with pytest.raises(ValueError, match="not that of its values"):
             spectral_norm(fn, images, method=method)
+
+
+def test_what_is_compiled_is_measured_as_it_was_written(generator):
+    images = torch.rand(3, 2, 3, 3, generator=generator)
+    network = nn.Sequential(nn.Conv2d(2, 3, 2), nn.Tanh(), nn.Flatten()).eval()
+    compiled = torch.compile(network, backend="aot_eager")
+    torch.testing.assert_close(spectral_norm(compiled, images).sigma, spectral_norm(network, images).sigma)
+    found, truth = (certified_bound(fn, images, radius=0.01).bound for fn in (compiled, network))
+    assert found.equal(truth)
+
+
+def test_a_buffer_that_is_replaced_is_named(generator):
+    class Counts(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.register_buffer("calls", torch.zeros(()))
+
+        def forward(self, x):
+            self.calls = self.calls + 1
+            return x.flatten(1)
+
+    with pytest.raises(ValueError, match=r"updates a tensor that it keeps \(Counts.calls\)"):
+        spectral_norm(Counts(), torch.rand(3, 4, generator=generator))
+
+
+def test_a_lazy_layer_is_refused_before_it_is_touched(generator):
+    images = torch.rand(3, 4, generator=generator)
+    lazy = nn.LazyLinear(3)
+    for _ in range(2):
+        with pytest.raises(ValueError, match="no weights before its first call"):
+            spectral_norm(lambda x: lazy(x), images)
+    lazy(images)
+    truth = torch.linalg.matrix_norm(lazy.weight.detach(), 2)
+    torch.testing.assert_close(spectral_norm(lambda x: lazy(x), images).sigma, truth.expand(3))
+
+
+@pytest.mark.parametrize(
+    "cast", [lambda x: x.float(), lambda x: x.to(torch.float32), torch.jit.script(to_float)]
+)
+def test_a_cast_to_float32_is_none_in_the_same_map_in_float64(cast, generator):
+    images = torch.rand(3, 4, generator=generator)
+    weight = torch.randn(4, 30, generator=generator)
+    found = spectral_norm(lambda x: (cast(x) @ weight).tanh(), images)
+    torch.testing.assert_close(found.sigma, spectral_norm(lambda x: (x @ weight).tanh(), images).sigma)
 
 
 def test_a_derivative_of_its_own_that_is_right_is_taken(generator):
