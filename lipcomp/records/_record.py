@@ -71,23 +71,23 @@ class Record:
             raise ValueError(f"quantity must be a name, got {self.quantity!r}")
         if not (isinstance(self.subject, dict) and isinstance(self.settings, dict)):
             raise TypeError(f"subject and settings of {self.quantity} must be dictionaries")
-        if self.value is not None:
-            if type(self.value) is not float:
-                object.__setattr__(self, "value", float(self.value))
-            if not math.isfinite(self.value):
-                raise ValueError(
-                    f"{self.quantity} must be finite, got {self.value}; None means not estimable"
-                )
+        if (value := self.value) is not None:
+            if type(value) is not float:
+                value = float(value)
+                object.__setattr__(self, "value", value)
+            if not math.isfinite(value):
+                raise ValueError(f"{self.quantity} must be finite, got {value}; None means not estimable")
         if self.n is not None and not (type(self.n) is int and self.n >= 0):
             if not isinstance(self.n, Integral) or self.n < 0:
                 raise ValueError(f"n of {self.quantity} must be a whole number of at least 0, got {self.n!r}")
             object.__setattr__(self, "n", int(self.n))  # NumPy's
-        if self.interval is not None:
-            low, high = self.interval
-            low, high = float(low), float(high)
-            if not (math.isfinite(low) and math.isfinite(high) and low <= high):
+        if (interval := self.interval) is not None:
+            low, high = interval
+            if not (type(interval) is tuple and type(low) is float and type(high) is float):
+                low, high = float(low), float(high)
+                object.__setattr__(self, "interval", (low, high))
+            if not -math.inf < low <= high < math.inf:
                 raise ValueError(f"interval of {self.quantity} must be finite and ordered, got {(low, high)}")
-            object.__setattr__(self, "interval", (low, high))
         if not self.identity:
             text = self._written([self.quantity, self.subject, self.settings], sort_keys=True)
             object.__setattr__(self, "identity", hashlib.sha256(text.encode()).hexdigest()[:32])
