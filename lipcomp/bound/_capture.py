@@ -157,10 +157,16 @@ def _compare(fn: Map, graph: fx.GraphModule, images: Tensor) -> None:
 def _decompositions() -> dict[Any, Callable[..., Any]]:
     known = [
         aten.native_layer_norm, aten.native_group_norm, aten.glu, aten.addcmul, aten.addcdiv, aten.lerp, aten.rsub,
-        aten._scaled_dot_product_flash_attention_for_cpu,
+        aten._scaled_dot_product_flash_attention_for_cpu, aten._upsample_nearest_exact1d,
+        aten._upsample_nearest_exact2d, aten._upsample_nearest_exact3d,
     ]  # fmt: skip
     table: dict[Any, Callable[..., Any]] = dict(get_decompositions(known))
     table[aten.native_batch_norm.default] = _batch_norm
+    table[aten.topk.default] = _topk
+    table[aten.kthvalue.default] = lambda x, k, dim=-1, keepdim=False: _kth(x, k, dim, keepdim)
+    table[aten.median.dim] = lambda x, dim, keepdim=False: _kth(x, (x.shape[dim] + 1) // 2, dim, keepdim)
+    table[aten._log_softmax.default] = lambda x, dim, half: x - x.logsumexp(dim, keepdim=True)
+    table[aten.logaddexp.default] = lambda x, y: torch.stack(torch.broadcast_tensors(x, y)).logsumexp(0)
     table[aten.var.correction], table[aten.std.correction] = (
         _variance,
         lambda *a, **k: _variance(*a, **k).sqrt(),
@@ -169,6 +175,18 @@ def _decompositions() -> dict[Any, Callable[..., Any]]:
         _variance(x, dim, correction=correction, keepdim=keepdim), x.mean(_axes(x, dim), keepdim=keepdim),
     )  # fmt: skip
     return table
+
+
+def _topk(x: Tensor, k: int, dim: int = -1, largest: bool = True, sorted: bool = True) -> Any:
+    if not sorted:
+        return NotImplemented
+    values, places = x.sort(dim, descending=largest)
+    return values.narrow(dim, 0, k), places.narrow(dim, 0, k)
+
+
+def _kth(x: Tensor, k: int, dim: int, keepdim: bool) -> tuple[Tensor, Tensor]:
+    values, places = (part.narrow(dim, k - 1, 1) for part in x.sort(dim))
+    return (values, places) if keepdim else (values.squeeze(dim), places.squeeze(dim))
 
 
 def _axes(x: Tensor, dim: Any) -> list[int]:

@@ -6,7 +6,7 @@ operation                                        factor
 convolution, matrix (with a batch norm folded)   its certified norm: :mod:`lipcomp.bound._layer_norms` (5.2)
 elementwise functions                            the largest slope
 linear with coefficients that are not negative   √(largest row sum · largest column sum)
-max pooling; sorting, maxima along an axis       √(how often a number counts); 1
+max pooling; sorting, maxima, logsumexp          √(how often a number counts); 1
 sum of two branches, concatenation               L + L', √(L² + L'²)
 normalisation h / |h|                            (5.1) U / (‖h(x)‖ - U radius), on a ball, else none
 ===============================================  ==========================================================
@@ -178,6 +178,8 @@ class Product:
             return out, None
         if name in ("_softmax", "_safe_softmax"):
             return Norm(result, track.bound / 2, log=self.layers)
+        if name == "logsumexp":  # its gradient is a softmax, of norm 1 at most
+            return Norm(result, track.bound, log=self.layers)
         if name.startswith("max_pool"):
             return self._max_pool(node, track, values, result)
         if name in SMOOTH:

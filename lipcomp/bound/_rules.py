@@ -19,6 +19,7 @@ from lipcomp.bound._local_rules import (
     expanded,
     joined,
     linear,
+    logsumexp,
     matmul,
     multiply,
     reverse_subtract,
@@ -42,7 +43,7 @@ PLAIN: dict[str, Callable[..., Any]] = {
     name: getattr(aten, name)
     for name in (
         "permute", "transpose", "t", "select", "slice", "split", "split_with_sizes", "unbind", "flip", "roll",
-        "index", "index_select", "gather", "constant_pad_nd", "reflection_pad1d", "reflection_pad2d",
+        "index", "_unsafe_index", "index_select", "gather", "constant_pad_nd", "reflection_pad1d", "reflection_pad2d",
         "reflection_pad3d", "replication_pad1d", "replication_pad2d", "replication_pad3d", "avg_pool1d",
         "avg_pool2d", "avg_pool3d", "_adaptive_avg_pool2d", "_adaptive_avg_pool3d", "adaptive_avg_pool1d",
         "upsample_nearest1d", "upsample_nearest2d", "upsample_nearest3d", "upsample_bilinear2d",
@@ -53,7 +54,7 @@ PLAIN: dict[str, Callable[..., Any]] = {
 }  # fmt: skip
 SMOOTH = (
     "relu", "leaky_relu", "abs", "_prelu_kernel", "prelu", "hardtanh", "clamp", "clamp_max", "elu", "celu", "selu",
-    "hardswish", "hardsigmoid", "sigmoid", "tanh", "erf", "atan", "gelu", "silu", "mish", "softplus",
+    "hardswish", "hardsigmoid", "sigmoid", "tanh", "erf", "atan", "sin", "cos", "gelu", "silu", "mish", "softplus",
     "log_sigmoid_forward", "exp", "log", "sqrt", "rsqrt", "reciprocal", "pow",
 )  # fmt: skip
 RULES: dict[str, Rule] = {
@@ -64,7 +65,7 @@ RULES: dict[str, Rule] = {
     "add": add(1.0), "sub": add(-1.0), "rsub": reverse_subtract, "mul": multiply, "div": divide,
     "linalg_vector_norm": vector_norm, "clamp_min": clamp_low, "sum": sum_or_mean, "mean": sum_or_mean,
     "mm": matmul, "bmm": matmul, "addmm": matmul, "baddbmm": matmul, "mv": matmul, "_softmax": softmax,
-    "_safe_softmax": softmax, "convolution": convolution, "_convolution": convolution,
+    "_safe_softmax": softmax, "logsumexp": logsumexp, "convolution": convolution, "_convolution": convolution,
     "sort": sort, "native_batch_norm": batch_norm, "cudnn_batch_norm": batch_norm,
     "_native_batch_norm_legit_no_training": batch_norm, "_to_copy": cast,
     **{name: maximum(1.0) for name in ("amax", "max", "maximum")},

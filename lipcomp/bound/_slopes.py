@@ -32,6 +32,7 @@ class Shape:
     turns: tuple[float, ...] = ()
     above: float = -math.inf
     unbounded: bool = False  # whether the slope has no bound over the whole line
+    period: float = 0.0  # if it has one; kinks and turns are then those from -1 to 2 periods
 
 
 def shape_of(name: str, args: tuple[object, ...]) -> Shape | None:
@@ -48,6 +49,9 @@ def shape_of(name: str, args: tuple[object, ...]) -> Shape | None:
         return Shape(kinks=(-3.0, 3.0), turns=(-3.0, 3.0))
     if name in ("sigmoid", "tanh", "erf", "atan"):
         return Shape(turns=(0.0,))
+    if name in ("sin", "cos"):
+        first = 0.0 if name == "sin" else 0.5
+        return Shape(turns=tuple((first + k) * math.pi for k in range(-3, 6)), period=2 * math.pi)
     if name in ("gelu", "silu", "mish"):
         return Shape(turns=_inflections(name, "tanh" in args))
     if name in ("softplus", "log_sigmoid_forward"):

@@ -24,6 +24,8 @@ LINEAR = {
     "reflected": nn.ReflectionPad2d((2, 1, 3, 0)),
     "repeated": nn.ReplicationPad2d(2),
     "constant": nn.ConstantPad2d(2, 0.7),
+    "nearest": nn.Upsample(size=(11, 5), mode="nearest-exact"),
+    "nearest in a row": nn.Sequential(nn.Flatten(2), nn.Upsample(scale_factor=1.7, mode="nearest-exact")),
 }
 
 
@@ -248,6 +250,7 @@ def test_constants_among_the_numbers_have_their_value_and_no_derivative(name, af
         (lambda x: torch.fft.fft(x.flatten(1)).real, "fft"),
         (lambda x: x.flatten(1) * 2 if x.sum() > 3 else x.flatten(1), "bool"),
         (lambda x: F.lp_pool2d(x, 3.0, 2).flatten(1), "sign"),
+        (lambda x: x.flatten(1).topk(3, sorted=False).values, "topk"),  # in any order
         (lambda x: F.softplus(x - 0.5, beta=200.0, threshold=0.01).flatten(1), "softplus"),  # jumps there
     ],
 )
@@ -265,6 +268,13 @@ ON_A_BALL = {
     "instance norm": lambda x: F.instance_norm(x).flatten(1),
     "group norm": lambda x: F.group_norm(x, 1).flatten(1),
     "softmax": lambda x: torch.softmax(5 * x.flatten(1), 1),
+    "logsumexp": lambda x: (5 * x).logsumexp((1, 3)),
+    "log softmax": lambda x: F.log_softmax(5 * x.flatten(1), 1),
+    "logaddexp": lambda x: torch.logaddexp(9 * x, 2 - 3 * x[..., :1]).flatten(1),
+    "the largest": lambda x: x.flatten(1).topk(5, 1).values,
+    "the smallest": lambda x: x.topk(2, 3, largest=False).values.flatten(1),
+    "median, third": lambda x: torch.cat([x.median(3).values, x.kthvalue(3, 2).values], 2).flatten(1),
+    "waves": lambda x: torch.cat([torch.sin(30 * x - 99), torch.cos(7 * x)], 1).flatten(1),
     "attention": lambda x: F.scaled_dot_product_attention(*[3 * x.flatten(2)] * 3).flatten(1),
     "product": lambda x: x.flatten(1) * torch.sigmoid(x.mean((1, 2, 3))[:, None]),
     "direction": lambda x: F.normalize(x.flatten(1) - 0.3, dim=1),
@@ -290,6 +300,18 @@ def test_the_local_certificate_holds_on_its_ball_and_is_sigma_at_the_image(name,
         step = F.normalize(torch.randn(2, 36, generator=generator).double(), dim=1).view_as(images) * radius
         assert (spectral_norm(fn, images + step, method="rows").sigma <= bound).all()
         assert (here <= bound).all()
+
+
+@pytest.mark.parametrize(
+    "name", ["logsumexp", "log softmax", "logaddexp", "the largest", "median, third", "waves"]
+)
+def test_the_product_holds_everywhere(name, generator):
+    fn = ON_A_BALL[name]
+    images = torch.rand(9, 1, 6, 6, generator=generator, dtype=torch.float64)
+    images[3:] *= torch.rand(6, 1, 1, 6, generator=generator).double() ** 9  # a few numbers stand out
+    found = certified_bound(fn, images, method="product")
+    assert found.radius == math.inf
+    assert (spectral_norm(fn, images, method="rows").sigma <= found.bound).all()
 
 
 def relu_network(generator):
