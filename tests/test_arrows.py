@@ -9,6 +9,7 @@ ROOT = Path(__file__).parents[1]
 
 # Who may import whom inside lipcomp. `__main__` modules join everything and are imported by nobody.
 LEAVES = {
+    "_arguments",
     "_atomic",
     "_functions",
     "_identity_code",

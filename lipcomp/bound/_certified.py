@@ -18,6 +18,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, fx
 
+from lipcomp._arguments import checked
 from lipcomp._results import ResultMixin
 from lipcomp.bound._capture import NoRule, capture
 from lipcomp.bound._local import Ball, Track, direction_bound, interpret
@@ -59,6 +60,7 @@ class Certificate(ResultMixin):
     methods: list[str] = field(default_factory=list)
 
 
+@checked
 def certified_bound(
     fn: Map,
     images: Float[Tensor, "n ..."],
@@ -103,6 +105,7 @@ def certified_bound(
     """
     if not 0 <= radius < math.inf:
         raise ValueError(f"radius must be finite and not negative, got {radius}")
+    check_limits(memory, units)
     if method not in METHODS:
         raise ValueError(f"method must be one of {', '.join(METHODS)}, got {method!r}")
     check_images(images, None)
@@ -160,6 +163,12 @@ def chord_pass(
     """How far all numbers move in the ball: the first pass."""
     ball = Ball(radius, image.numel(), memory, units, chord=True)
     return interpret(graph, image, ball, RULES, PASSIVE), ball
+
+
+def check_limits(memory: float, units: int) -> None:
+    """Refuse limits under which nothing local could ever be certified."""
+    if not (memory > 0 and units >= 1):
+        raise ValueError(f"memory must be positive and units at least 1, got {memory} and {units}")
 
 
 def local_bound(

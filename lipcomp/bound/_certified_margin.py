@@ -13,14 +13,16 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor, fx
 
+from lipcomp._arguments import checked
 from lipcomp.bound._capture import NoRule, capture
-from lipcomp.bound._certified import UNITS, chord_pass
+from lipcomp.bound._certified import UNITS, check_limits, chord_pass
 from lipcomp.bound._local import Track
 from lipcomp.jacobian._checks import check_images, check_map, check_pixels
 from lipcomp.jacobian._precision import doubled, full_precision
 from lipcomp.jacobian._products import Map
 
 
+@checked
 def certified_radius(
     fn: Map,
     images: Float[Tensor, "n ..."],
@@ -58,6 +60,7 @@ def certified_radius(
     """
     if not 0 < radius < math.inf:
         raise ValueError(f"radius must be positive and finite, got {radius}")
+    check_limits(memory, units)
     check_images(images, None)
     check_pixels(fn, images)
     check_map(fn, images)
@@ -100,6 +103,7 @@ def _radius(graph: fx.GraphModule, image: Tensor, radius: float, memory: float, 
     return least * (1 - 1e-9)
 
 
+@checked
 def certified_accuracy(
     fn: Map,
     images: Float[Tensor, "n ..."],

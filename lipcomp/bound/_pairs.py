@@ -25,6 +25,7 @@ import torch
 from jaxtyping import Float, Int64
 from torch import Generator, Tensor
 
+from lipcomp._arguments import checked
 from lipcomp.bound._lower import (
     QUANTILES,
     UNIT_TOLERANCE,
@@ -53,6 +54,7 @@ class PairBlock:
     second_mu: Float[Tensor, "pairs dim"] | None = field(default=None, repr=False)
 
 
+@checked
 def measure_pairs(
     fn: Map,
     blocks: Iterable[PairBlock | tuple[Tensor, Tensor]],
@@ -259,6 +261,7 @@ def view_pairs(
         start += len(images)
 
 
+@checked
 def random_pairs(
     batches: Iterable[Float[Tensor, "batch ..."]],
     radius: float,
@@ -293,8 +296,10 @@ def random_pairs(
     >>> (pairs.second - pairs.first).flatten(1).norm(dim=1)
     tensor([0.1000, 0.1000, 0.1000, 0.1000])
     """
-    if not radius > 0:
-        raise ValueError(f"radius must be positive, got {radius}")
+    if not 0 < radius < math.inf:
+        raise ValueError(f"radius must be positive and finite, got {radius}")
+    if directions < 1:
+        raise ValueError(f"directions must be at least 1, got {directions}")
     if isinstance(batches, Tensor):
         raise ValueError("batches must be batches of images; for one batch pass [images], not images")  # noqa: TRY004
     generator = torch.Generator().manual_seed(0) if generator is None else generator

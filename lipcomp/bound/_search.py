@@ -24,11 +24,12 @@ import torch
 from jaxtyping import Float
 from torch import Generator, Tensor
 
+from lipcomp._arguments import checked
 from lipcomp._results import ResultMixin
 from lipcomp.bound._ball import project
 from lipcomp.bound._rounding import RELATIVE, along, chords, in_float64
 from lipcomp.jacobian import spectral_norm
-from lipcomp.jacobian._batching import fitting_batch_size
+from lipcomp.jacobian._batching import chosen_batch_size
 from lipcomp.jacobian._checks import check_images, check_map
 from lipcomp.jacobian._frozen import frozen
 from lipcomp.jacobian._precision import power_of_two
@@ -79,6 +80,7 @@ class SearchResult(ResultMixin):
     excluded: dict[str, int]
 
 
+@checked
 def search_ball(
     fn: Map,
     images: Float[Tensor, "n ..."],
@@ -139,7 +141,7 @@ def search_ball(
     check_images(images)
     check_map(fn, images)
     seeds = draw_seeds(len(images), generator)
-    size = batch_size or fitting_batch_size(fn, images)
+    size = chosen_batch_size(batch_size, fn, images)
     search = _Search(fn, *in_float64(fn, images, normalised=False), radius, norm, kind, starts, steps)
     parts = []
     for index in torch.arange(len(images)).split(size):

@@ -15,6 +15,7 @@ from typing import Any, Literal
 import torch
 from torch import nn
 
+from lipcomp._arguments import checked
 from lipcomp.checkpoints._architectures import build_backbone
 from lipcomp.checkpoints._backbone import Backbone
 from lipcomp.checkpoints._errors import CheckpointError
@@ -42,6 +43,7 @@ EXTRA = re.compile(  # whole names beside a backbone that belong to something el
 )
 
 
+@checked
 def load_encoder(
     path: Path | str,
     *,

@@ -28,6 +28,7 @@ from typing import Any
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save as to_safetensors
 
+from lipcomp._arguments import checked
 from lipcomp._atomic import atomic_file
 from lipcomp._identity import hash_module
 from lipcomp.checkpoints._errors import CheckpointError
@@ -163,6 +164,7 @@ class Checkpoint:
         return "\n".join(lines)
 
 
+@checked
 def save_checkpoint(path: Path | str, encoder: Encoder, *, metadata: Metadata | None = None) -> None:
     """Write an encoder and its metadata; atomically.
 

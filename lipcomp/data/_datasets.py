@@ -16,6 +16,7 @@ from PIL import Image
 from torch import Tensor
 from torch.utils.data import Subset
 
+from lipcomp._arguments import checked
 from lipcomp._identity import digest
 from lipcomp.data._items import (
     item_of,
@@ -144,6 +145,7 @@ class DatasetImages:
         return found
 
 
+@checked
 def from_dataset(
     dataset: Any,
     *,

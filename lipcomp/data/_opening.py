@@ -29,6 +29,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from lipcomp._arguments import checked
 from lipcomp._functions import FUNCTION, call_function
 from lipcomp._identity_files import hash_files
 from lipcomp._messages import nearest
@@ -44,6 +45,7 @@ from lipcomp.data._sets import ImageSet
 COMPARED = 256  # test images that are looked for among the training images
 
 
+@checked
 def load_set(
     name: Any,
     split: str = "test",
@@ -167,6 +169,7 @@ def load_set(
     return brought_to(loader(split, root, seed), image_shape, preprocessing, convert_channels)
 
 
+@checked
 def load_splits(name: Any, **options: Any) -> tuple[ImageSet, ImageSet]:
     """The training and the test images of a set, to fit and to score a probe.
 

@@ -21,6 +21,7 @@ from PIL import Image
 from torch import Tensor
 from torchvision.transforms.v2 import InterpolationMode, functional as V
 
+from lipcomp._arguments import checked
 from lipcomp.data._pictures import with_channels
 
 INTERPOLATIONS = ("nearest", "bilinear", "bicubic", "lanczos", "box", "hamming")
@@ -30,6 +31,7 @@ _MOST = 1 << 28  # pixels of a resized picture, about where Pillow takes a file 
 Size = tuple[int, int]
 
 
+@checked
 @dataclass(frozen=True)
 class Preprocessing:
     """The steps from a picture to the input of a network.

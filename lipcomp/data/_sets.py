@@ -100,7 +100,7 @@ def batches(
     if batch_size < 1:
         raise ValueError(f"batch_size must be at least 1, got {batch_size}")
     order = torch.arange(len(images)) if indices is None else as_indices(indices, len(images))
-    for part in order.split(batch_size):
+    for part in order.split(batch_size) if len(order) else ():
         yield images.batch(part)
 
 

@@ -15,6 +15,7 @@ from torch import Generator, Size, Tensor
 from torch.distributions import Distribution, constraints
 from torch.distributions.kl import register_kl
 
+from lipcomp._arguments import checked
 from lipcomp.distributions import _bessel as bessel
 from lipcomp.distributions._divergence import divergence_from_uniform, half_chord_squared, vmf_divergence
 from lipcomp.distributions._sampling import sample_sphere, sample_von_mises_fisher
@@ -33,6 +34,7 @@ class _UnitVector(constraints.Constraint):
 unit_vector = _UnitVector()
 
 
+@checked
 class VonMisesFisher(Distribution):
     """vMF(mu, kappa) on the unit sphere of R^d.
 

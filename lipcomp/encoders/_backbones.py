@@ -6,6 +6,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from lipcomp._arguments import checked
 from lipcomp._messages import needed
 from lipcomp.encoders._resnet import ResNet
 from lipcomp.encoders._small import SmallCNN
@@ -29,6 +30,7 @@ BACKBONES: dict[str, Callable[[int], nn.Module]] = {
 }
 
 
+@checked
 def register_backbone(name: str, function: Callable[..., object]) -> None:
     """Give a name to your own function that takes the number of channels and returns a network.
 

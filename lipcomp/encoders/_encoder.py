@@ -22,6 +22,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from lipcomp._arguments import checked
 from lipcomp._messages import nearest
 from lipcomp.distributions import VonMisesFisher
 from lipcomp.encoders._backbones import BACKBONES, make_backbone
@@ -34,6 +35,7 @@ class NormalisationError(ValueError):
     """A mean or standard deviation that does not fit the images."""
 
 
+@checked
 @dataclass(frozen=True)
 class EncoderSpec:
     """Everything needed to rebuild an encoder, except its weights.
@@ -214,6 +216,7 @@ class Encoder(nn.Module):
         return VonMisesFisher(mu, torch.full(mu.shape[:-1], concentration, dtype=mu.dtype, device=mu.device))
 
 
+@checked
 def build_encoder(spec: EncoderSpec, *, seed: int = 0) -> Encoder:
     """Build an encoder with weights drawn from ``seed``, a separate stream for each part.
 

@@ -20,6 +20,15 @@ def fitting_batch_size(fn: Map, images: Float[Tensor, "n ..."], largest: int = L
     return min(largest, len(images), _fitting(fn, images))
 
 
+def chosen_batch_size(given: int | None, fn: Map, images: Float[Tensor, "n ..."]) -> int:
+    """The batch size that was given, checked, or one that fits."""
+    if given is None:
+        return fitting_batch_size(fn, images)
+    if given < 1:
+        raise ValueError(f"batch_size must be at least 1, got {given}")
+    return int(given)
+
+
 def _fitting(fn: Map, images: Tensor) -> int:
     one = _kept(fn, images[:1])
     # What a second image adds; without it weights, which all images share, count as if each image kept them.

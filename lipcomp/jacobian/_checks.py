@@ -120,6 +120,11 @@ def check_map(fn: Map, images: Float[Tensor, "n ..."]) -> Checked:
                     f"fn does not take images of {image.dtype} on {image.device} ({str(error).splitlines()[0]}); bring "
                     f"the images to the type and the device of its weights, as by images.to(weight)"
                 ) from error
+            if re.search("shape|size|channels|dimension", str(error)):
+                raise ValueError(
+                    f"fn does not take images of shape {tuple(image.shape[1:])} ({str(error).splitlines()[0]}); give a "
+                    f"batch (n, ...) of images of the shape that it is made for"
+                ) from error
             raise
         if native.dtype not in AGREEMENT:
             raise ValueError(

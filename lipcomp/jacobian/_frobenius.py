@@ -25,8 +25,9 @@ from jaxtyping import Float
 from scipy.stats import chi2
 from torch import Generator, Tensor
 
+from lipcomp._arguments import checked
 from lipcomp._results import ResultMixin
-from lipcomp.jacobian._batching import fitting_batch_size
+from lipcomp.jacobian._batching import chosen_batch_size
 from lipcomp.jacobian._checks import EXCLUSIONS, check_images, check_map, usable_outputs
 from lipcomp.jacobian._precision import power_of_two
 from lipcomp.jacobian._products import Linearisation, Map
@@ -76,6 +77,7 @@ class FrobeniusNorm(ResultMixin):
         return self.squared / high, self.squared / low
 
 
+@checked
 def frobenius_norm(
     fn: Map,
     images: Float[Tensor, "n ..."],
@@ -119,7 +121,7 @@ def frobenius_norm(
     drawn = None if exact else normal((count, dim), draw_seeds(len(images), generator))
     norms = torch.full((count, len(images)), math.nan, dtype=torch.float64)
     excluded = dict.fromkeys(EXCLUSIONS, 0)
-    for index in torch.arange(len(images)).split(batch_size or fitting_batch_size(fn, images)):
+    for index in torch.arange(len(images)).split(chosen_batch_size(batch_size, fn, images)):
         at = Linearisation(fn, images[index], method="forward")  # without a second graph
         usable, left_out = usable_outputs(at.output, directions)
         excluded = {reason: excluded[reason] + number for reason, number in left_out.items()}

@@ -21,6 +21,7 @@ from jaxtyping import Float
 from torch import Tensor
 from torch.autograd import forward_ad
 
+from lipcomp._arguments import checked
 from lipcomp.jacobian._frozen import frozen, math_attention
 from lipcomp.jacobian._operator import Operator
 from lipcomp.jacobian._precision import doubled, full_precision
@@ -43,6 +44,7 @@ def as_rows(output: Tensor, images: int) -> Tensor:
     return output.flatten(1) if output.dim() > 1 else output.unsqueeze(1)
 
 
+@checked
 class Linearisation(Operator):
     """The differential of ``fn`` at every image of a batch, as an operator: ``J @ v``, ``J.T @ u``, ``J.to_scipy()``.
 
@@ -81,6 +83,11 @@ class Linearisation(Operator):
     def __init__(self, fn: Map, images: Float[Tensor, "batch ..."], *, method: str = "auto") -> None:
         if method not in ("auto", "reverse", "forward"):
             raise ValueError(f'method must be "auto", "reverse" or "forward", got {method!r}')
+        if images.dim() < 2 or not images.is_floating_point() or not len(images):
+            raise ValueError(
+                f"images must be a floating-point batch, first axis the images; got {images.dtype} "
+                f"{tuple(images.shape)}"
+            )
         self._fn, self._method = fn, method
         self._images = images.detach().clone().requires_grad_()
         try:

@@ -21,8 +21,9 @@ import torch
 from jaxtyping import Bool, Float, Int64
 from torch import Generator, Tensor
 
+from lipcomp._arguments import checked
 from lipcomp._results import ResultMixin
-from lipcomp.jacobian._batching import fitting_batch_size
+from lipcomp.jacobian._batching import chosen_batch_size
 from lipcomp.jacobian._checks import check_images, check_map
 from lipcomp.jacobian._dense import row_values
 from lipcomp.jacobian._lanczos import WHOLE, Lanczos, Part
@@ -102,6 +103,7 @@ class SpectralNorm(ResultMixin):
         return int(self.sigma.nan_to_num(-math.inf).argmax())
 
 
+@checked
 def spectral_norm(
     fn: Map,
     images: Float[Tensor, "n ..."],
@@ -167,8 +169,8 @@ def spectral_norm(
         raise ValueError(f'method must be "auto", "lanczos" or "rows", got {method!r}')
     if not 0 < rtol < 1:
         raise ValueError(f"rtol must lie in (0, 1), got {rtol}")
-    if batch_size is not None and batch_size < 1:
-        raise ValueError(f"batch_size must be at least 1, got {batch_size}")
+    if max_iterations is not None and max_iterations < 1:
+        raise ValueError(f"max_iterations must be at least 1, got {max_iterations}")
     check_images(images, domain)
     dim, directions = check_map(fn, images)
     if not 1 <= k <= dim:
@@ -178,7 +180,7 @@ def spectral_norm(
     seeds = draw_seeds(len(images), generator)
     start = normal((dim,), seeds)
     limit = max(k, min(dim, 200 if max_iterations is None else max_iterations))
-    size = batch_size or fitting_batch_size(fn, images)
+    size = chosen_batch_size(batch_size, fn, images)
     pilots = pilot_count(len(images)) if share and k == 1 and method == "lanczos" else 0
     order = (
         torch.randperm(len(images), generator=torch.Generator().manual_seed(seeds[0]))

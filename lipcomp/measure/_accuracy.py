@@ -11,6 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from lipcomp._arguments import checked
 from lipcomp._identity import digest
 from lipcomp.measure._bench import Advance, Bench, nothing
 from lipcomp.measure._conditions import Condition
@@ -64,6 +65,7 @@ def effective_finding(before: np.ndarray, after: np.ndarray, fit: BaselineFit, *
     return Finding.of("effective_robustness", effective_robustness(before, after, fit), **settings, **line)
 
 
+@checked
 @dataclass(frozen=True)
 class CleanAccuracy:
     """Top-1 and, from ten classes on, top-5 accuracy on the plan's images, and calibration.

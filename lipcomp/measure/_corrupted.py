@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 
+from lipcomp._arguments import checked
 from lipcomp.measure._accuracy import check_fit, effective_finding, probe_unit, right_of
 from lipcomp.measure._bench import Advance, Bench
 from lipcomp.measure._conditions import Condition, disk_conditions, generated_conditions
@@ -23,6 +24,7 @@ from lipcomp.robustness.corruptions._tables import COMMON, VALIDATION
 ALL_NINETEEN = (*COMMON, *VALIDATION)
 
 
+@checked
 @dataclass(frozen=True)
 class CorruptionAccuracy:
     """Accuracy under every corruption and severity, their mean, mCE where its reference fits, and flips per image.

@@ -13,6 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from lipcomp._arguments import checked
 from lipcomp.bound import lipschitz
 from lipcomp.bound._fisher import fisher_trace
 from lipcomp.jacobian import frobenius_norm, spectral_norm
@@ -56,6 +57,7 @@ def _key(
     return (name, version, *of.identity(bench), images_identity(bench.images, indices), bench.plan.seed, told)
 
 
+@checked
 @dataclass(frozen=True)
 class Sigma:
     """sigma_max(J) at every image: mean, quantiles, maximum (theory (4.4)).

@@ -13,6 +13,7 @@ import numpy as np
 import torch
 from torch import Generator, Tensor
 
+from lipcomp._arguments import checked
 from lipcomp._identity import digest
 from lipcomp.bound import all_pairs, measure_pairs
 from lipcomp.bound._lower import bounds_from_chords
@@ -99,6 +100,7 @@ class Map:
 LATENT = Map()
 
 
+@checked
 @dataclass(frozen=True)
 class Pairs:
     """The bounds (3.1) to (3.5) over pairs from one source.

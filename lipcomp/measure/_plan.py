@@ -12,6 +12,7 @@ from typing import Any, Literal, get_args
 import torch
 from torch import Tensor
 
+from lipcomp._arguments import checked
 from lipcomp._functions import load_function
 from lipcomp.checkpoints import load_encoder
 from lipcomp.checkpoints._native import Checkpoint, own_backbone
@@ -29,6 +30,7 @@ DTYPES: dict[str, torch.dtype] = {
 ProbeKind = Literal["linear", "knn", "augmented"]
 
 
+@checked
 @dataclass(frozen=True)
 class Source:
     """The source of an encoder, and how to read a file of another library.
@@ -89,6 +91,7 @@ class Source:
         return checkpoint
 
 
+@checked
 @dataclass(frozen=True)
 class Images:
     """The images to measure on: a known set or a folder, its split, and how many.
@@ -216,6 +219,7 @@ class Probe:
 LINEAR = Probe()
 
 
+@checked
 @dataclass(frozen=True)
 class Plan:
     """A complete description of what to measure, and how.

@@ -18,6 +18,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from lipcomp._arguments import checked
 from lipcomp._commands import choose_device
 from lipcomp._identity import digest
 from lipcomp.data._sets import file_of
@@ -116,6 +117,7 @@ def no_progress(total: int, label: str) -> AbstractContextManager[Callable[[int]
     return nullcontext(lambda n=1: None)
 
 
+@checked
 def run(
     plan: Plan,
     outputs: Outputs | Path | str | None = None,

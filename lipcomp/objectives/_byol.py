@@ -20,6 +20,7 @@ from dataclasses import dataclass
 from jaxtyping import Float, Shaped
 from torch import Generator, Tensor
 
+from lipcomp._arguments import checked
 from lipcomp.distributions._divergence import half_chord_squared
 from lipcomp.objectives._objective import (
     Draw,
@@ -104,6 +105,7 @@ class Regression(Objective, family="byol"):
             return Loss(value, {**metrics, "byol": byol.detach() / 2, **direction_metrics(*mu)})
 
 
+@checked
 @dataclass(frozen=True)
 class BYOL(Regression):
     """BYOL's regression.
@@ -128,6 +130,7 @@ class BYOL(Regression):
         positive(self, "weight")
 
 
+@checked
 @dataclass(frozen=True)
 class CBYOL(Regression):
     """C-BYOL: BYOL's regression from a compressed latent.

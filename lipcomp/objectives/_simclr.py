@@ -31,6 +31,7 @@ import torch
 from jaxtyping import Float, Shaped
 from torch import Generator, Tensor
 
+from lipcomp._arguments import checked
 from lipcomp.distributions._divergence import half_chord_squared
 from lipcomp.objectives._objective import (
     Draw,
@@ -156,6 +157,7 @@ class Contrastive(Objective, family="simclr"):
             return Loss(value, {**metrics, "i_yz": i_yz.detach().mean(), **direction_metrics(*mu)})
 
 
+@checked
 @dataclass(frozen=True)
 class SimCLR(Contrastive):
     """SimCLR's NT-Xent loss, summed over the directions.
@@ -210,6 +212,7 @@ class WeightedSimCLR(Contrastive):
         positive(self, "temperature beta")
 
 
+@checked
 @dataclass(frozen=True)
 class CSimCLR(Contrastive):
     """C-SimCLR: beta times the residual information, less the InfoNCE bound, summed over the directions.

@@ -12,6 +12,7 @@ from matplotlib.axes import Axes
 from matplotlib.axis import Axis
 from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullFormatter
 
+from lipcomp._arguments import checked
 from lipcomp.plots._frames import rows_of
 from lipcomp.plots._palette import styles
 from lipcomp.records import Record
@@ -33,6 +34,7 @@ FEW = 12  # images that are drawn one by one; more become a violin
 CONSTANT = "Lipschitz constant, 1 per pixel L2"
 
 
+@checked
 def local_constants(given: Values | Mapping[str, Values] | Records, *, ax: Axes | None = None) -> Axes:
     """Draw the local constants of every encoder over its images, on a logarithmic axis.
 
@@ -89,6 +91,7 @@ def local_constants(given: Values | Mapping[str, Values] | Records, *, ax: Axes 
     return _done(ax, left=True)
 
 
+@checked
 def bounds_against_distance(given: Any, *, bound: str = "direction", ax: Axes | None = None) -> Axes:
     """Draw the bound of each pair against the distance of its images; stars mark the pairs that attain the maximum.
 
@@ -139,6 +142,7 @@ def bounds_against_distance(given: Any, *, bound: str = "direction", ax: Axes | 
     return _done(ax, legend=True)
 
 
+@checked
 def certificate_against_radius(given: Any, *, ax: Axes | None = None) -> Axes:
     """Draw the lower, searched and certified constant against the radius of the ball: thin per image, thick the median.
 
@@ -204,6 +208,7 @@ def _curves(given: Any, kinds: Iterable[str]) -> pd.DataFrame:
     )
 
 
+@checked
 def accuracy_against_severity(records: Records, *, ax: Axes | None = None) -> Axes:
     """Draw the accuracy of every encoder against the severity of corruption; bands hold the middle half of corruptions.
 
@@ -240,6 +245,7 @@ def accuracy_against_severity(records: Records, *, ax: Axes | None = None) -> Ax
     return _done(ax, legend=True)
 
 
+@checked
 def smoothness_against_robustness(
     records: Records,
     *,

@@ -73,7 +73,10 @@ class Record:
             raise TypeError(f"subject and settings of {self.quantity} must be dictionaries")
         if (value := self.value) is not None:
             if type(value) is not float:
-                value = float(value)
+                try:
+                    value = float(value)
+                except (TypeError, ValueError):
+                    raise ValueError(f"{self.quantity} must be a number, got {value!r}") from None
                 object.__setattr__(self, "value", value)
             if not math.isfinite(value):
                 raise ValueError(f"{self.quantity} must be finite, got {value}; None means not estimable")
@@ -82,7 +85,12 @@ class Record:
                 raise ValueError(f"n of {self.quantity} must be a whole number of at least 0, got {self.n!r}")
             object.__setattr__(self, "n", int(self.n))  # NumPy's
         if (interval := self.interval) is not None:
-            low, high = interval
+            try:
+                low, high = interval
+            except (TypeError, ValueError):
+                raise ValueError(
+                    f"interval of {self.quantity} must be two numbers, got {interval!r}"
+                ) from None
             if not (type(interval) is tuple and type(low) is float and type(high) is float):
                 low, high = float(low), float(high)
                 object.__setattr__(self, "interval", (low, high))

@@ -13,6 +13,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
+from lipcomp._arguments import checked
 from lipcomp.plots._frames import labels
 from lipcomp.records import Record, read_records, to_frame
 from lipcomp.report._cells import Cell, Table, provenance_rows, split
@@ -45,6 +46,7 @@ NOT_TOLD = {
 }  # settings that name nothing to a reader
 
 
+@checked
 def write_report(
     records: Path | str | Sequence[Path | str] | Sequence[Record],
     out: Path | str,

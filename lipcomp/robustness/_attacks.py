@@ -27,6 +27,7 @@ import torch
 from jaxtyping import Bool, Float, Int64
 from torch import Tensor, nn
 
+from lipcomp._arguments import checked
 from lipcomp._messages import needed
 from lipcomp._results import ResultMixin
 from lipcomp.robustness._estimates import Estimate, proportion
@@ -68,6 +69,7 @@ class Attack(ResultMixin):
         return proportion(self.right)
 
 
+@checked
 def pgd(
     classifier: nn.Module,
     images: Float[Tensor, "n channels height width"],
@@ -197,6 +199,7 @@ def _ascend(
     return end, hit
 
 
+@checked
 def auto_attack(
     classifier: nn.Module,
     images: Float[Tensor, "n channels height width"],
@@ -283,9 +286,11 @@ def check_ball(images: Tensor, norm: str, radius: float | int) -> str:
         raise ValueError(
             f"an L-inf radius of {radius} leaves [0, 1]; pixels are in [0, 1], so 8 levels are 8/255"
         )
-    if not isinstance(images, Tensor) or images.ndim != 4 or not len(images):
-        got = tuple(images.shape) if isinstance(images, Tensor) else type(images).__name__
-        raise ValueError(f"images must be a tensor (n, channels, height, width), n at least 1; got {got}")
+    if images.ndim != 4 or not len(images) or not images.is_floating_point():
+        raise ValueError(
+            f"images must be a floating-point tensor (n, channels, height, width), n at least 1; got {images.dtype} "
+            f"{tuple(images.shape)}"
+        )
     low, high = images.aminmax()
     if not (low >= 0 and high <= 1):
         raise ValueError(

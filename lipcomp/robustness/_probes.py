@@ -18,6 +18,7 @@ import torch
 from jaxtyping import Float, Int64
 from torch import Tensor, nn
 
+from lipcomp._arguments import checked
 from lipcomp.robustness._estimates import Estimate, accuracy
 
 PENALTIES = tuple(10.0 ** (-k / 2) for k in range(0, 13))  # 1 .. 1e-6, two a decade
@@ -163,6 +164,7 @@ class NearestNeighbours(Probe):
         return votes.clamp_min(1e-30).log().to(features.dtype)
 
 
+@checked
 def fit_linear_probe(
     features: Float[Tensor, "n features"],
     labels: Int64[Tensor, " n"],
@@ -218,7 +220,7 @@ def fit_linear_probe(
     (torch.Size([200]), 200)
     """
     classes, labels = _check(features, labels, classes)
-    if not penalties or min(penalties) < 0:
+    if not len(penalties) or min(penalties) < 0:
         raise ValueError(f"penalties must be at least one number >= 0, got {tuple(penalties)}")
     if choose_by not in ("loss", "accuracy"):
         raise ValueError(f'choose_by must be "loss" or "accuracy", got {choose_by!r}')

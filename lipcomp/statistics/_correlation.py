@@ -22,6 +22,7 @@ import numpy as np
 import scipy.stats
 from jaxtyping import Float, Int
 
+from lipcomp._arguments import checked
 from lipcomp.statistics._estimate import Estimate, Values, check_level, group_codes, is_constant, vector
 from lipcomp.statistics._resampling import Arranged, Weighted, bootstrap_interval, free, whole
 
@@ -31,6 +32,7 @@ KENDALL_LIMIT = 3000  # observations; its cost grows with their square
 NAMES = {"spearman": "Spearman correlation", "kendall": "Kendall's tau-b", "pearson": "Pearson correlation"}
 
 
+@checked
 def correlation(
     x: Values,
     y: Values,

@@ -12,6 +12,7 @@ from typing import Literal
 import numpy as np
 import scipy.stats
 
+from lipcomp._arguments import checked
 from lipcomp._results import ResultMixin
 
 
@@ -50,6 +51,7 @@ class Adjusted(ResultMixin):
         return {"name": np.array(self.names), **floats, "rejected": np.array(self.rejected)}
 
 
+@checked
 def adjust(
     p_values: Sequence[float | None] | Mapping[str, float | None] | np.ndarray,
     *,

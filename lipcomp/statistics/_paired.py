@@ -26,6 +26,7 @@ import numpy as np
 import scipy.stats
 from jaxtyping import Float
 
+from lipcomp._arguments import checked
 from lipcomp.statistics._estimate import Estimate, Values, check_level, is_constant, vector
 from lipcomp.statistics._resampling import bootstrap_interval
 
@@ -61,6 +62,7 @@ class PairedEffect(Estimate):
     differences: tuple[float, ...] = ()
 
 
+@checked
 def paired_effect(
     a: Values,
     b: Values,

@@ -20,6 +20,7 @@ import numpy as np
 import scipy.optimize
 import scipy.stats
 
+from lipcomp._arguments import checked
 from lipcomp._results import ResultMixin
 from lipcomp.statistics._correlation import fisher_variance
 
@@ -67,6 +68,7 @@ class Detectable(ResultMixin):
         return f"{self.value:.3g} {self.unit}{scaled} at {asked}"
 
 
+@checked
 def smallest_detectable_effect(
     n: int,
     *,

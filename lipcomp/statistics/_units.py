@@ -21,6 +21,7 @@ from dataclasses import dataclass
 import numpy as np
 from jaxtyping import Float, Shaped
 
+from lipcomp._arguments import checked
 from lipcomp.statistics._estimate import Estimate, Values, check_level, vector
 from lipcomp.statistics._slopes import student
 
@@ -53,12 +54,13 @@ class Contrast(Estimate):
     differences: tuple[float, ...] = ()
 
 
+@checked
 def contrast(
     values: Values,
     unit: Sequence[object],
     condition: Sequence[object],
-    treated: str,
-    control: str,
+    treated: object,
+    control: object,
     *,
     pool: Sequence[str] = (),
     shared: float = 0.0,
@@ -107,7 +109,7 @@ def contrast(
     table, units, conditions = _table(values, unit, condition)
     name = f"{treated} minus {control}"
 
-    def column(which: str) -> Float[np.ndarray, " units"]:
+    def column(which: object) -> Float[np.ndarray, " units"]:
         return table[:, conditions.index(which)] if which in conditions else np.full(len(units), np.nan)
 
     difference = column(treated) - column(control)

@@ -18,6 +18,7 @@ from enum import StrEnum
 import numpy as np
 import scipy.stats
 
+from lipcomp._arguments import checked
 from lipcomp.statistics._units import Contrast
 
 
@@ -45,6 +46,7 @@ class Zone:
         return self.low < interval[0] and interval[1] < self.high
 
 
+@checked
 def decide(interval: tuple[float, float] | None, zone: Zone | tuple[float, float]) -> Verdict:
     """The verdict on an effect: "yes", "no larger than" or "cannot tell".
 

@@ -19,6 +19,7 @@ import numpy as np
 import scipy.stats
 from jaxtyping import Float, Int
 
+from lipcomp._arguments import checked
 from lipcomp.statistics._correlation import BCA_FROM, NAMES, correlation, fisher_interval
 from lipcomp.statistics._estimate import Estimate, Values, check_level, group_codes, is_constant, vector
 from lipcomp.statistics._resampling import bootstrap_interval, inside
@@ -49,6 +50,7 @@ class WithinBetween:
     reversal: bool
 
 
+@checked
 def within_pairs(
     x: Values,
     y: Values,

@@ -198,7 +198,7 @@ def autocast_inside(x):
             torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(12, 4)).double(),
             r"images of torch.float32 on cpu",
         ),
-        (object(), "fn must be a map of images"),
+        (object(), "fn must be a function, got object"),
     ],
 )
 def test_what_cannot_be_measured_is_named(fn, message, untyped):

@@ -348,7 +348,7 @@ def test_a_jpeg_file_gives_back_what_pillow_gives(tmp_path):
         ({"images": torch.full((2, 3, 32, 32), float("nan"))}, "got values from nan"),
         ({"indices": torch.arange(3)}, "one whole number per image"),
         ({"indices": torch.tensor([True, False])}, "got torch.bool"),
-        ({"severity": 3.0}, "got 3.0"),
+        ({"severity": 3.0}, "got float 3.0"),
         ({"images": np.zeros((2, 3, 32, 32))}, "must be a tensor .*got ndarray"),
         ({"table": "mnist", "name": "shear"}, "3 channels; take another table"),
     ],

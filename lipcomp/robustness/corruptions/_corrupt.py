@@ -2,10 +2,12 @@
 
 from collections.abc import Sequence
 
+import numpy as np
 import torch
 from jaxtyping import Float, Int64, UInt8
 from torch import Tensor
 
+from lipcomp._arguments import checked
 from lipcomp._messages import nearest
 from lipcomp.robustness.corruptions import _jpeg as jpeg
 from lipcomp.robustness.corruptions._draws import Draws
@@ -35,6 +37,7 @@ def corruption_names(table: str = "mnist") -> tuple[str, ...]:
     return tuple(_table(table))
 
 
+@checked
 def corrupt(
     images: Float[Tensor, "batch channels height width"] | UInt8[Tensor, "batch channels height width"],
     name: str,
@@ -42,7 +45,7 @@ def corrupt(
     *,
     table: str | None = None,
     seed: int = 0,
-    indices: Int64[Tensor, " ids"] | None = None,
+    indices: Int64[Tensor, " ids"] | np.ndarray | Sequence[int] | None = None,
     frost_textures: Textures | None = None,
     to_bytes: bool = True,
 ) -> Float[Tensor, "batch channels height width"] | UInt8[Tensor, "batch channels height width"]:

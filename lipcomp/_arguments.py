@@ -1,0 +1,168 @@
+"""What the public functions and classes take, checked by name before any work.
+
+The annotations say it already; :func:`checked` reads them. Only the kind of an argument is looked at (a tensor, a
+number, a function), leniently: lists pass for tuples, NumPy's numbers and tensors of one number for numbers, and
+become them. Shapes, types of numbers and ranges are the function's own to check, with what they mean there.
+"""
+
+import functools
+import inspect
+import types
+import typing
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from itertools import islice
+from numbers import Integral, Real
+from typing import Any, Literal, TypeVar
+
+import jaxtyping
+import numpy as np
+from torch import Tensor, nn
+
+C = TypeVar("C", bound=Callable[..., Any])
+LOOKED_AT = 100  # items of a list
+
+
+def checked(target: C) -> C:
+    """The function or class, refusing arguments of another kind than their annotations.
+
+    Raises
+    ------
+    ValueError
+        If an argument is of another kind (not ``TypeError``: the package refuses in one way).
+    """
+    if inspect.isclass(target):
+        target.__init__ = checked(target.__init__)  # type: ignore[method-assign]
+        return target
+    parameters = inspect.signature(target).parameters
+    places = list(parameters)
+
+    @functools.cache
+    def kinds() -> dict[str, Any]:
+        try:
+            return typing.get_type_hints(target)
+        except NameError:  # of a module that is imported for its types alone
+            return {name: each.annotation for name, each in parameters.items()}
+
+    def plain(name: str, value: Any) -> Any:
+        kind = kinds().get(name, Any)
+        if name not in parameters or kind is Any:
+            return value
+        if not _fits(value, kind):
+            raise ValueError(f"{name} must be {_words(kind)}, got {_shown(value)}{_remedy(value)}")
+        return _converted(value, kind)
+
+    @functools.wraps(target)
+    def wrapper(*arguments: Any, **named: Any) -> Any:
+        given = [plain(name, value) for name, value in zip(places, arguments, strict=False)]
+        return target(
+            *given, *arguments[len(given) :], **{name: plain(name, value) for name, value in named.items()}
+        )
+
+    return typing.cast(C, wrapper)
+
+
+def _choices(kind: Any) -> tuple[Any, ...]:
+    """The members of a union; any other annotation alone."""
+    return typing.get_args(kind) if typing.get_origin(kind) in (typing.Union, types.UnionType) else (kind,)
+
+
+def _converted(value: Any, kind: Any) -> Any:
+    """One number of NumPy or PyTorch as Python's, a list as a tuple, where the annotation names nothing else."""
+    wanted = {typing.get_origin(each) or each for each in _choices(kind)}
+    if isinstance(value, list | np.ndarray) and tuple in wanted and not wanted & {list, Sequence, np.ndarray}:
+        return tuple(value.tolist() if isinstance(value, np.ndarray) else value)
+    single = isinstance(value, np.generic) or (isinstance(value, Tensor) and value.ndim == 0)
+    tensors = any(
+        inspect.isclass(each) and issubclass(each, Tensor | jaxtyping.AbstractArray) for each in wanted
+    )
+    return value.item() if single and not tensors else value
+
+
+def _fits(value: Any, kind: Any) -> bool:
+    return any(_fits_one(value, each) for each in _choices(kind))
+
+
+def _fits_one(value: Any, kind: Any) -> bool:
+    origin, inner = typing.get_origin(kind), typing.get_args(kind)
+    if kind is None or kind is type(None):
+        return value is None
+    if origin is Literal:
+        return any(isinstance(value, type(each)) for each in inner)
+    kind = origin or kind
+    if not inspect.isclass(kind) or kind in (Any, inspect.Parameter.empty):
+        return True
+    if getattr(kind, "_is_protocol", False) and kind.__module__.startswith("lipcomp"):
+        return all(hasattr(value, name) for name in dir(kind) if not name.startswith("_"))
+    if issubclass(kind, jaxtyping.AbstractArray):
+        return isinstance(value, kind.array_type)
+    if kind in (float, int):
+        number: type = Real if kind is float else Integral
+        single = isinstance(value, Tensor) and value.ndim == 0 and not value.is_complex()
+        return single or isinstance(value, number)
+    if kind in (Callable, nn.Module):
+        return callable(value)
+    if kind in (tuple, list, Sequence):
+        return _is_sequence(value) and _items_fit(value, kind, inner)
+    if kind is Iterable:
+        return (
+            hasattr(value, "__iter__")
+            and not isinstance(value, str | bytes)
+            and _items_fit(value, kind, inner)
+        )
+    return isinstance(value, (bool, int, np.bool_) if kind is bool else kind)
+
+
+def _is_sequence(value: Any) -> bool:
+    return all(hasattr(value, name) for name in ("__len__", "__getitem__")) and not isinstance(
+        value, str | bytes | Mapping
+    )
+
+
+def _items_fit(value: Any, kind: Any, inner: tuple[Any, ...]) -> bool:
+    """Whether the items of a list or tuple, the first of many, fit; arrays and series have their own types."""
+    if not isinstance(value, list | tuple) or not inner:
+        return True
+    if kind is tuple and Ellipsis not in inner:
+        return len(value) == len(inner) and all(map(_fits, value, inner))
+    return all(_fits(item, inner[0]) for item in islice(value, LOOKED_AT))
+
+
+def _words(kind: Any) -> str:
+    """An annotation in words: ``a tensor (n ...) or None``."""
+    kinds = _choices(kind)
+    return " or ".join(dict.fromkeys(_words_of_one(k) for k in kinds if not (k is int and float in kinds)))
+
+
+def _words_of_one(kind: Any) -> str:
+    origin, inner = typing.get_origin(kind), typing.get_args(kind)
+    if kind is None or kind is type(None):
+        return "None"
+    if origin is Literal:
+        return "one of " + ", ".join(map(repr, inner))
+    kind = origin or kind
+    if not inspect.isclass(kind):
+        return str(kind)
+    if issubclass(kind, jaxtyping.AbstractArray):
+        return f"a tensor ({kind.dim_str})" if kind.array_type is Tensor else "an array"
+    if kind in (tuple, list, Sequence, Iterable) and inner:
+        if kind is tuple and Ellipsis not in inner:
+            return f"({', '.join(map(_words, inner))})"
+        return f"a sequence, each {_words(inner[0])}"
+    known: dict[Any, str] = {float: "a number", int: "a whole number", str: "text", bool: "True or False"}
+    known |= {Callable: "a function", object: "anything"}
+    return known.get(kind) or f"{kind.__module__.partition('.')[0]}'s {kind.__name__}"
+
+
+def _remedy(value: Any) -> str:
+    if isinstance(value, np.ndarray):
+        return "; convert it with torch.as_tensor"
+    for name, what in (("encoder", "checkpoint"), ("batch", "set of images")):
+        if hasattr(value, name):
+            return f"; of a {what} give its .{name}"
+    return ""
+
+
+def _shown(value: Any) -> str:
+    text = repr(value)
+    telling = len(text) <= 60 and "\n" not in text and " at 0x" not in text
+    return type(value).__name__ + (f" {text}" if telling else "")
