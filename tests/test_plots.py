@@ -127,6 +127,24 @@ def test_smoothness_against_robustness_has_intervals_and_a_colour_per_objective(
         plots.smoothness_against_robustness(records[:1])
 
 
+def test_values_of_several_settings_are_not_drawn_as_one():
+    """The last layer, or the mean over two sets of images, was drawn without a word."""
+    layers = [
+        Record("sigma_max.median", x, subject=SUBJECTS[0], settings={"layer": layer, "method": x})
+        for layer, x in (("latent", 0.5), ("backbone", 3.0), ("backbone", 2.0))
+    ]
+    told = (
+        r"several values of sigma_max.median of SimCLR-0, of layer latent, backbone; .*layer.\] == .latent.\]"
+    )
+    with pytest.raises(ValueError, match=told):
+        plots.local_constants(layers)
+    assert plots.local_constants(layers[1:]).lines[1].get_xdata().tolist() == [2.0]  # of a newer method
+    fog = {"corruption": "fog", "severity": 1}
+    two = [Record("accuracy.corruption", 0.5, subject=SUBJECTS[0], settings=fog | {"data": d}) for d in "ab"]
+    with pytest.raises(ValueError, match="of data a, b; draw those of one"):
+        plots.accuracy_against_severity(two)
+
+
 def test_results_by_name_become_violins_from_a_dozen_images_on():
     values = {"SimCLR": np.linspace(1, 2, 30), "C-SimCLR": np.linspace(0.5, 1, 30)}
     ax = plots.local_constants(values)

@@ -43,6 +43,11 @@ GENERIC_NAMES = ("model", "checkpoint", "last", "best", "pytorch_model")
 HEADER_KEY = "lipcomp"
 
 
+def label_of(path: Path) -> str:
+    """What :attr:`Checkpoint.label` is for a path."""
+    return path.parent.name if path.stem in GENERIC_NAMES and path.parent.name else path.stem
+
+
 @dataclass(frozen=True)
 class Metadata:
     """What a checkpoint knows of its encoder besides the weights (see the module's table)."""
@@ -118,8 +123,7 @@ class Checkpoint:
     @property
     def label(self) -> str:
         """A short name for tables: the file's, or its folder's where every file is called the same."""
-        stem = self.path.stem
-        return self.path.parent.name if stem in GENERIC_NAMES and self.path.parent.name else stem
+        return label_of(self.path)
 
     def subject(self) -> dict[str, Any]:
         """What a record says of the encoder that was measured: where it lies, its hash, how it was trained."""

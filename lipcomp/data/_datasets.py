@@ -254,6 +254,7 @@ def _name(dataset: Any) -> str:
 def _steady(name: str, dataset: Any, image_key: str | None, label_key: str | None) -> list[Image.Image]:
     """The first image, after a look whether items stay the same."""
     first: list[Image.Image] = []
+    brightest = 0.0
     for index in sorted({0, len(dataset) // 2, len(dataset) - 1}):
         items = [item_of(dataset, index, name) for _ in range(READINGS)]
         try:
@@ -263,6 +264,11 @@ def _steady(name: str, dataset: Any, image_key: str | None, label_key: str | Non
         if len({_hash_of(planes) for planes in read}) > 1:
             raise _changing(index, name)
         first = first or read[0]
+        brightest = max(brightest, *(float(np.asarray(plane).max()) for plane in read[0]))
+    if first[0].mode != "F" and brightest == 1:
+        raise ValueError(
+            f"bytes of {name} are 0 and 1, which is black and almost black; multiply them by 255, or give bool arrays"
+        )
     return first
 
 

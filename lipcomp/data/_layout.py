@@ -25,7 +25,7 @@ from pathlib import Path
 import torch
 
 from lipcomp.data._labels import Row, Table, find_metadata, in_order, match_rows, read_table, shorten
-from lipcomp.data._listing import has_images, list_images, normal, visible_folders
+from lipcomp.data._listing import UNPACK, has_images, list_images, normal, packed_files, visible_folders
 
 FOLDERS = {
     "train": ("train", "training"),
@@ -173,7 +173,7 @@ def _whole(
         raise FileNotFoundError(
             f"data folder {str(place)!r} holds no image, neither loose nor in class folders"
             + "".join(f" ({note})" for note in found.notes)
-            + "; check the path"
+            + (f", but {packed[0]}: {UNPACK}" if (packed := packed_files(place)) else "; check the path")
         )
     if holdout is None:
         if split == "train":

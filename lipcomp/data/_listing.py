@@ -28,6 +28,24 @@ _OTHER = (
     ".pcx",
 )
 SKIPPED = frozenset((*_OTHER, *_RAW)).difference(SUFFIXES)
+# Files that hold many images, which only code knows how to read.
+PACKED = (
+    ".tar",
+    ".tgz",
+    ".gz",
+    ".zip",
+    ".parquet",
+    ".arrow",
+    ".npy",
+    ".npz",
+    ".pt",
+    ".h5",
+    ".hdf5",
+    ".mdb",
+    ".tfrecord",
+    ".bin",
+)
+UNPACK = "unpack it into files of images, or name a function that returns its images as a dataset: FILE.py:FUNCTION"
 _SYSTEM = ("thumbs.db", "desktop.ini", "__macosx", "@eadir", "$recycle.bin")
 
 
@@ -42,6 +60,13 @@ class Listing:
 def is_visible(name: str) -> bool:
     """Neither hidden (``.ipynb_checkpoints``, ``._cat.jpg``) nor an operating system's own."""
     return not name.startswith(".") and name.lower() not in _SYSTEM
+
+
+def packed_files(folder: Path) -> list[str]:
+    """Names of the files in a folder that hold many images."""
+    return sorted(
+        entry.name for entry in folder.iterdir() if entry.suffix.lower() in PACKED and is_visible(entry.name)
+    )
 
 
 def visible_folders(folder: Path) -> list[Path]:

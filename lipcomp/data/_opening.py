@@ -39,6 +39,7 @@ from lipcomp.data._items import has_target_transform, is_plain
 from lipcomp.data._known import ON_DISK, SETS
 from lipcomp.data._labels import shorten
 from lipcomp.data._layout import SPLITS, canonical, choose_split, split_folders
+from lipcomp.data._listing import UNPACK
 from lipcomp.data._preprocessing import Preprocessing
 from lipcomp.data._sets import ImageSet
 
@@ -355,6 +356,8 @@ def splits_of(name: str) -> tuple[str, ...]:
 
 
 def _unknown(name: str) -> FileNotFoundError:
+    if Path(name).is_file():
+        return FileNotFoundError(f"data {name!r} is a file, not a folder of images; {UNPACK}")
     return FileNotFoundError(
         f"data {name!r} is neither a known set nor an existing folder{nearest(name, SETS)} "
         f"Known sets: {', '.join(SETS)}; or give the path of a folder of images, or package.module:function"

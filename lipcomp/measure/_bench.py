@@ -8,6 +8,7 @@ images must be what it was when the result was kept.
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from functools import cached_property, partial
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -16,7 +17,7 @@ from jaxtyping import Float, Int64
 from torch import Tensor, nn
 
 from lipcomp._identity import digest, hash_module
-from lipcomp.checkpoints._native import Checkpoint
+from lipcomp.checkpoints._native import Checkpoint, label_of
 from lipcomp.data._folders import FolderImages
 from lipcomp.data._opening import brought_to, check_splits
 from lipcomp.data._sets import ImageSet
@@ -82,8 +83,13 @@ class Bench:
 
     @property
     def label(self) -> str:
-        """What progress and tables call the encoder."""
-        return self.source.name or self.checkpoint.label
+        """What progress and tables call the encoder: with its folder where another one has the same name."""
+        if self.source.name is not None or self.source.path is None:
+            return self.source.name or self.checkpoint.label
+        path = Path(self.source.path)
+        others = {Path(s.path) for s in self.plan.sources if s.path is not None and s.name is None} - {path}
+        shared = label_of(path) in map(label_of, others)
+        return path.with_suffix("").as_posix() if shared else self.checkpoint.label
 
     @cached_property
     def identity(self) -> str:

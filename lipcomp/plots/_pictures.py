@@ -124,7 +124,7 @@ def bounds_against_distance(given: Any, *, bound: str = "direction", ax: Axes | 
         }
         unit = next(iter(points.values()))[bound].unit
     else:
-        rows = rows_of(given, f"bound.{bound}.max")
+        rows = rows_of(given, f"bound.{bound}.max", alike=("data", "layer", "normalised"))
         stars = {
             str(name): [*zip(part["provenance.witness_distance"], part["value"], strict=True)]
             for name, part in rows.groupby("name", sort=False)
@@ -202,7 +202,7 @@ def _curves(given: Any, kinds: Iterable[str]) -> pd.DataFrame:
             for image, value in enumerate(one.columns()[column])
         ]
         return pd.DataFrame(rows, columns=["name", "radius", "image", "what", "value"])
-    table = rows_of(given, *(f"ball.{kind}.median" for kind in kinds))
+    table = rows_of(given, *(f"ball.{kind}.median" for kind in kinds), drawn=("radius",))
     return table.assign(
         what=table["quantity"].str.split(".").str[1], radius=table["settings.radius"], image=0
     )
@@ -228,7 +228,7 @@ def accuracy_against_severity(records: Records, *, ax: Axes | None = None) -> Ax
     >>> lipcomp.plots.accuracy_against_severity(found).get_ylabel()
     'accuracy, %'
     """
-    rows = rows_of(records, "accuracy.corruption", "accuracy.clean")
+    rows = rows_of(records, "accuracy.corruption", "accuracy.clean", drawn=("corruption", "severity"))
     severity = rows.get("settings.severity", pd.Series(np.nan, rows.index)).where(
         rows["quantity"] != "accuracy.clean", 0
     )
@@ -273,7 +273,7 @@ def smoothness_against_robustness(
     >>> lipcomp.plots.smoothness_against_robustness(found).get_xlabel()
     'sigma_max.median'
     """
-    rows = rows_of(records, smoothness, robustness).drop_duplicates(["name", "quantity"], keep="last")
+    rows = rows_of(records, smoothness, robustness)
     if not {smoothness, robustness} <= set(rows["quantity"]):
         raise ValueError(
             f"records must hold {smoothness} and {robustness}; only {rows['quantity'].iloc[0]} is there"

@@ -179,9 +179,14 @@ class LineParser:
         except (ValueError, OverflowError) as error:
             raise self._damaged(number, str(error)) from error
 
+    def _place(self, number: int) -> str:
+        return (
+            f"{self.where}, line {number}" if number > 0 else self.where
+        )  # negative: of a line read from the end
+
     def _damaged(self, number: int, reason: str) -> RecordError:
         return RecordError(
-            f"{self.where}, line {number}: {reason}; skip it (skip_damaged=True), or rescue the others: "
+            f"{self._place(number)}: {reason}; skip it (skip_damaged=True), or rescue the others: "
             "python -m lipcomp.records salvage FILE --out NEW"
         )
 
@@ -215,7 +220,7 @@ class LineParser:
         if found != SCHEMA:
             remedy = "upgrade lipcomp to read it" if found > SCHEMA else "measure it again"
             raise SchemaError(
-                f"{self.where}, line {number}: schema {found!r}, this lipcomp reads 1 to {SCHEMA}; {remedy}"
+                f"{self._place(number)}: schema {found!r}, this lipcomp reads 1 to {SCHEMA}; {remedy}"
             )
         return fields
 

@@ -34,21 +34,28 @@ def dots(rows: pd.DataFrame, label: str) -> Figure:
         colour, marker = look[kind]
         for at, low, high in zip(y, mine["low"], mine["high"], strict=True):
             axis.plot([low, high], [at, at], color=colour, lw=1.4)
-        axis.scatter(mine["value"], y, color=colour, marker=marker, s=24, label=kind)
+        axis.scatter(mine["value"], y, color=colour, marker=marker, s=24, label=plain(kind))
     for row, name in enumerate(names):
-        axis.annotate(name, (0, row - 0.14), xycoords=("axes fraction", "data"), fontsize=8.5, va="bottom")
+        axis.annotate(
+            plain(name), (0, row - 0.14), xycoords=("axes fraction", "data"), fontsize=8.5, va="bottom"
+        )
     values = rows["value"].to_numpy(float)
     if (values > 0).all() and values.max() > 20 * values.min():
         axis.set_xscale("log")
     axis.set_yticks([])
     axis.set_ylim(len(names) - 0.4, -0.6)
-    axis.set_xlabel(label)
+    axis.set_xlabel(plain(label))
     figure.tight_layout()
     if len(kinds) <= 2 * SUBJECTS:
         told = dict(zip(*axis.get_legend_handles_labels()[::-1], strict=True))
         figure.legend(list(told.values()), list(told), loc="upper center", bbox_to_anchor=(0.5, 0.0), ncols=2)
     sns.despine(figure, left=True)
     return figure
+
+
+def plain(text: object) -> str:
+    """A name for matplotlib, which would read what stands between two dollars as mathematics."""
+    return str(text).replace("$", r"\$")
 
 
 def heat_map(table: pd.DataFrame) -> Figure:
@@ -60,9 +67,15 @@ def heat_map(table: pd.DataFrame) -> Figure:
         cbar_kws={"shrink": 0.6},
     )  # fmt: skip
     axis.set(xlabel="", ylabel="")
-    axis.set_yticks(np.arange(len(table)) + 0.5, [str(n).replace("_", " ") for n in table.index], rotation=0)
+    axis.set_yticks(
+        np.arange(len(table)) + 0.5, [plain(n).replace("_", " ") for n in table.index], rotation=0
+    )
     axis.set_xticks(
-        np.arange(table.shape[1]) + 0.5, list(table.columns), rotation=30, ha="right", fontsize=8.5
+        np.arange(table.shape[1]) + 0.5,
+        list(map(plain, table.columns)),
+        rotation=30,
+        ha="right",
+        fontsize=8.5,
     )
     axis.grid(visible=False)
     return figure

@@ -37,13 +37,12 @@ NOT_DRAWN = {
 }
 NOT_DRAWN_UNITS = {"images", "pairs", "s"}
 NOT_TOLD = {
-    "data_hash",
     "classes",
-    "images",
     "note",
     "method",
     "floor",
 }  # settings that name nothing to a reader
+LAST = ("images", "data_hash")  # that are told where nothing else tells two values apart
 
 
 @checked
@@ -114,18 +113,18 @@ def write_report(
 def tidy(frame: pd.DataFrame) -> pd.DataFrame:
     """One row per measured value: subject, quantity, what (the settings that distinguish its values), value, low, high.
 
-    Only settings that vary within a subject distinguish values; of values with equal settings, the last one counts.
+    Only settings that vary within a subject distinguish values, in as many digits as they need; of values with equal
+    settings, the last one counts.
     """
     table = frame.assign(subject=labels(frame), group=frame["quantity"].str.split(".").str[0])
     named = [str(c) for c in frame if str(c).startswith("settings.")]
     settings = [c for c in named if c.removeprefix("settings.") not in NOT_TOLD]
     what = pd.Series("", index=table.index)
     for _, rows in table.groupby("quantity", sort=False):
-        texts = {c.removeprefix("settings."): rows[c].map(_text) for c in settings}
+        texts = {c.removeprefix("settings."): _texts(rows[c]) for c in settings}
         varied = {name: t.nunique() for name, t in texts.items() if t.nunique() > 1}
-        for name in sorted(
-            varied, key=varied.__getitem__
-        ):  # the fewest that distinguish the values of a subject
+        # the fewest that distinguish the values of a subject
+        for name in sorted(varied, key=lambda name: (name in LAST, varied[name])):
             parts = pd.DataFrame({"subject": rows["subject"], "what": what[rows.index], "new": texts[name]})
             if parts.groupby(["subject", "what"])["new"].nunique().max() < 2:
                 continue
@@ -141,10 +140,16 @@ def tidy(frame: pd.DataFrame) -> pd.DataFrame:
     return table.drop_duplicates(["subject", "quantity", "what"], keep="last")
 
 
-def _text(value: object) -> str:
+def _texts(column: pd.Series) -> pd.Series:
+    """Values as texts that differ where the values do."""
+    short, exact = column.map(_text), column.map(partial(_text, digits=15))
+    return short if short.nunique() == exact.nunique() else exact
+
+
+def _text(value: object, digits: int = 4) -> str:
     if value is None or (isinstance(value, float) and np.isnan(value)):
         return "–"
-    return f"{value:.4g}" if isinstance(value, float) else str(value)
+    return f"{value:.{digits}g}" if isinstance(value, float) else str(value)
 
 
 def _count(number: int, one: str, many: str | None = None) -> str:
@@ -157,10 +162,14 @@ def _cautions(frame: pd.DataFrame, table: pd.DataFrame) -> list[str]:
     if len(missing):
         names = ", ".join(dict.fromkeys(missing["quantity"]))
         found.append(f"{_count(len(missing), 'value')} could not be estimated: {names}.")
-    for column, name in (("provenance.commit", "commits"), ("provenance.lipcomp", "versions of lipcomp")):
+    for column, name in (
+        ("provenance.commit", "by {} commits"),
+        ("provenance.lipcomp", "by {} versions of lipcomp"),
+        ("provenance.device", "on {} devices"),
+    ):
         values = list(frame[column].dropna().unique()) if column in frame else []
         if len(values) > 1:
-            found.append(f"Measured by {len(values)} {name}: {', '.join(map(str, values[:4]))}.")
+            found.append(f"Measured {name.format(len(values))}: {', '.join(map(str, values[:4]))}.")
     again = len(frame) - len(table)
     if again:
         found.append(f"{_count(again, 'value')} measured again; the last one of each counts.")
@@ -240,7 +249,8 @@ def _figures(table: pd.DataFrame) -> Iterator[Drawn]:
     for (group, unit), rows in rest.groupby(["group", "unit"], sort=False):
         short = rows["quantity"].map(lambda q: q.partition(".")[2] or q)
         whole = short + rows["what"].map(lambda w: f" ({w})" if w else "")
-        rows = rows.assign(name=whole.map(lambda n: n if len(n) < 60 else n[:58] + "…"))
+        short = whole.map(lambda n: n if len(n) < 60 else n[:58] + "…")
+        rows = rows.assign(name=short.where(whole.groupby(short).transform("nunique") == 1, whole))
         names = list(dict.fromkeys(rows["name"]))
         for start in range(0, len(names), ROWS):
             part = rows[rows["name"].isin(names[start : start + ROWS])]

@@ -51,13 +51,16 @@ class MappedImages:
 def read_array(path: Path) -> np.ndarray:
     """Map an array of numbers; a missing or half downloaded file is named."""
     try:
-        return np.load(path, mmap_mode="r", allow_pickle=False)
+        found = np.load(path, mmap_mode="r", allow_pickle=False)
     except FileNotFoundError as error:
         raise FileNotFoundError(f"{str(path)!r} is missing; download the whole set again") from error
     except (ValueError, EOFError, OSError) as error:
         raise ValueError(
             f"{str(path)!r} cannot be read ({error}); it is damaged or half downloaded, download it again"
         ) from error
+    if not isinstance(found, np.ndarray):
+        raise ValueError(f"{str(path)!r} holds several arrays (.npz), not one; save the one of the images")  # noqa: TRY004
+    return found
 
 
 def check_images(path: Path, pixels: np.ndarray, shape: tuple[int, ...]) -> None:

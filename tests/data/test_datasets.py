@@ -279,6 +279,7 @@ def noisy(image):
         ([{"img": x, "label": 0, "class": "a"} for x in COLOURS], {}, r"several labels.*label_key="),
         ([(x, f"{i}.png", 0) for i, x in enumerate(COLOURS)], {}, "second differs for every image"),
         (list(COLOURS), {"labels": np.eye(6, dtype=int)}, r"shape \(6, 6\)"),
+        ([(x % 2, 0) for x in COLOURS], {}, "bytes of list are 0 and 1, which is black and almost black"),
         ([], {}, "holds no image"),
         (iter([1]), {}, "map-style"),
     ],

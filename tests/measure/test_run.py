@@ -162,6 +162,18 @@ def test_what_is_asked_for_twice_is_measured_once(plan, tmp_path):
     assert len(values(out)) == len(done[0].records)
 
 
+def test_encoders_of_one_name_are_told_apart(save_small, tmp_path):
+    """Their rows of --compare were one row, with values of both."""
+    for seed, place in enumerate("ab"):
+        (tmp_path / place).mkdir()
+        save_small(tmp_path / place / "mine.safetensors", seed)
+    sources = tuple(Source(tmp_path / place / "mine.safetensors") for place in "ab")
+    plan = Plan(sources, Images("mnist5k", limit=2), (Sigma(),), device="cpu")
+    found = [bench.label for bench in open_benches(plan, Outputs())]
+    assert found == [(tmp_path / place / "mine").as_posix() for place in "ab"]
+    assert [bench.label for bench in open_benches(plan.of(sources[0]), Outputs())] == ["mine"]
+
+
 def test_a_record_that_was_lost_is_measured_again(plan, tmp_path):
     out, asked = tmp_path / "out.jsonl", replace(plan, sources=plan.sources[:1], quantities=(Sigma(limit=3),))
     first = list(run(asked, out))

@@ -64,6 +64,31 @@ def test_the_last_of_what_was_measured_twice_counts_and_names_are_told_apart_by_
     assert dict(zip(table["subject"], table["value"], strict=True)) == {"m aa": 2.0, "m bb": 3.0}
 
 
+def test_two_networks_of_a_file_two_sets_of_a_name_and_near_settings_are_told_apart():
+    """The last one counted, as one that was measured again."""
+    subject = {"checkpoint": "m.pth", "sha256": "aa"}
+    networks = [Record("mce", v, subject=subject | {"encoder": e}) for v, e in ((1.0, "x"), (2.0, "y"))]
+    table = tidy(to_frame(networks))
+    assert dict(zip(table["subject"], table["value"], strict=True)) == {"m x": 1.0, "m y": 2.0}
+    for setting, values in (
+        ("data_hash", ("0a", "0b")),
+        ("images", (6, 12)),
+        ("radius", (0.123456, 0.123457)),
+    ):
+        found = tidy(to_frame([Record("mce", 1.0, subject=subject, settings={setting: v}) for v in values]))
+        assert list(found["what"]) == [f"{setting} {v}" for v in values]
+
+
+def test_a_dollar_in_a_name_is_no_mathematics(tmp_path):
+    record = Record("sigma_max.median", 1.0, subject={"checkpoint": "a$b^{c$.pth"})
+    assert "a$b^{c$" in write_report([record], tmp_path / "page.html").read_text()
+
+
+def test_devices_are_told(tmp_path):
+    found = [Record("mce", 1.0, subject={"run": d}, provenance={"device": d}) for d in ("cpu", "cuda:0")]
+    assert "Measured on 2 devices: cpu, cuda:0." in write_report(found, tmp_path / "page.html").read_text()
+
+
 def test_wide_tables_become_several_that_fit():
     wide = Table("t", "T", "c", list("abcdefgh"), [[Cell(x) for x in "abcdefgh"]])
     parts = split(wide, columns=4)
