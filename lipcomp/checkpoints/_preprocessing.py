@@ -105,9 +105,15 @@ def from_timm(config: Mapping[str, Any], origin: str) -> Inputs | None:
     config = config.get("pretrained_cfg") or config
     if not isinstance(config, Mapping) or not {"mean", "std", "input_size"} <= config.keys():
         return None
-    _, height, width = (int(number) for number in config["input_size"])
+    channels, height, width = (int(number) for number in config["input_size"])
     share = float(config.get("crop_pct") or 0.875)  # timm's default
-    mean, mode = floats(config["mean"]), str(config.get("crop_mode") or "center")
+    mean, std, mode = floats(config["mean"]), floats(config["std"]), str(config.get("crop_mode") or "center")
+    if len(mean) not in (1, channels):
+        raise ValueError(
+            f"its input_size {config['input_size']} is (channels, height, width), its mean has {len(mean)} numbers"
+        )
+    if max(*mean, *std) > 1:
+        raise ValueError(f"its mean {mean} and std {std} must be of pixels in [0, 1]; divide both by 255")
     scaled = (math.floor(height / share), math.floor(width / share))
     filtered = str(config.get("interpolation") or "bilinear")
     if filtered not in INTERPOLATIONS or not 0 < share <= 2:  # "random", "bicubic,bilinear": as in training
@@ -121,7 +127,7 @@ def from_timm(config: Mapping[str, Any], origin: str) -> Inputs | None:
         squash=mode == "squash",
         border=tuple(round(255 * number) for number in mean) if mode == "border" else None,
     )
-    found = Inputs(mean, floats(config["std"]), (height, width), pipeline, origin)
+    found = Inputs(mean, std, (height, width), pipeline, origin)
     if not built:
         return found
     sides = built if isinstance(built, list) else [built]

@@ -53,6 +53,21 @@ def test_a_timm_folders_settings(arguments, said, tmp_path, shaken, small_images
     agree(checkpoint.encoder.features(small_images), network(normalised(small_images, [0.4] * 3, [0.3] * 3)))
 
 
+@pytest.mark.parametrize(
+    ("told", "message"),
+    [
+        ({"mean": [123.7, 116.3, 103.5]}, "must be of pixels in .* divide both by 255"),
+        ({"std": [58.4, 57.1, 57.4]}, "must be of pixels in .* divide both by 255"),
+        ({"input_size": [32, 32, 3]}, "is .channels, height, width., its mean has 3 numbers"),
+    ],
+)
+def test_a_timm_folders_numbers_are_of_pixels_and_in_order(told, message, tmp_path, shaken):
+    network = shaken(timm.create_model("resnet10t", num_classes=0))
+    path = folder(tmp_path, network, architecture="resnet10t", pretrained_cfg=GREY | told)
+    with pytest.raises(CheckpointError, match=message):
+        load_encoder(path)
+
+
 @pytest.mark.parametrize("side", [32, [32, 48]])
 def test_the_size_that_a_network_was_built_with_outranks_its_weights_first_one(side, tmp_path, shaken):
     """timm keeps the size of the pretrained weights in ``pretrained_cfg`` when a network is built for another."""
