@@ -30,6 +30,7 @@ from lipcomp.bound._results import LowerBounds
 from lipcomp.bound._rounding import along
 from lipcomp.bound._sketch import Histogram, Leaders
 from lipcomp.distributions._bessel import mean_resultant_length
+from lipcomp.jacobian._precision import power_of_two
 from lipcomp.jacobian._products import Map
 
 CANDIDATES = 64
@@ -122,6 +123,7 @@ def all_pairs(
         torch.arange(n),
         {name: Leaders(CANDIDATES) for name in formulas},
         {name: Histogram() for name in formulas},
+        1.0 if normalised or not len(kept) else float(power_of_two(mu[kept].abs().max())),
     )
     centre = (
         load(kept[:: max(1, len(kept) // size)]).flatten(1).float().nan_to_num(0, 0, 0).mean(0)
@@ -129,12 +131,17 @@ def all_pairs(
         else first.flatten()
     )
     blocks = kept.split(size) if len(kept) else ()
-    middle = mu[kept].float().mean(0)
+    scaled = mu / progress.unit
+    middle = scaled[kept].float().mean(0)
     for top in range(0, len(blocks), ROWS_AT_A_TIME):
-        lefts = [_Side(load, mu, rows, centre, middle) for rows in blocks[top : top + ROWS_AT_A_TIME]]
+        lefts = [_Side(load, mu, scaled, rows, centre, middle) for rows in blocks[top : top + ROWS_AT_A_TIME]]
         for column in range(top, len(blocks)):
             place = column - top
-            right = lefts[place] if place < len(lefts) else _Side(load, mu, blocks[column], centre, middle)
+            right = (
+                lefts[place]
+                if place < len(lefts)
+                else _Side(load, mu, scaled, blocks[column], centre, middle)
+            )
             for left in lefts[: place + 1]:
                 _block(left, right, left is right, formulas, progress, proof)
                 if advance is not None:
@@ -153,12 +160,21 @@ class _Side:
     """One block of images and mean directions, centred, ready for the products on either side."""
 
     def __init__(
-        self, load: Callable[[Tensor], Tensor], mu: Tensor, indices: Tensor, centre: Tensor, middle: Tensor
+        self,
+        load: Callable[[Tensor], Tensor],
+        mu: Tensor,
+        scaled: Tensor,
+        indices: Tensor,
+        centre: Tensor,
+        middle: Tensor,
     ) -> None:
         self.indices, self.images = indices, load(indices)
         self.mu = mu[indices]
         self.bad = ~self.images.flatten(1).isfinite().all(1)
-        self.pixels, self.centred_mu = self.images.flatten(1).float() - centre, self.mu.float() - middle
+        self.pixels, self.centred_mu = (
+            self.images.flatten(1).float() - centre,
+            scaled[indices].float() - middle,
+        )
         self.pixels[self.bad] = 0
         self.norm, self.mu_norm = (torch.linalg.vecdot(x, x) for x in (self.pixels, self.centred_mu))
 
@@ -216,7 +232,7 @@ def _patch(
         away = (exact == 0) | lost
         apart = apart if proof.fn is not None else proof.proved(apart)
         distance[i, j] = exact.square().to(distance).masked_fill(away, math.inf)
-        chord[i, j] = apart.square().to(chord)
+        chord[i, j] = (apart / progress.unit).square().to(chord)
         dropped += int(away.sum())
         progress.zero += int((exact == 0).sum())
         close = (lost & (exact > 0)).nonzero().squeeze(1).cpu()

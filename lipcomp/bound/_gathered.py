@@ -31,6 +31,7 @@ class Gathered:
     partner: Tensor  # (n,) with which
     leaders: dict[str, Leaders]
     histograms: dict[str, Histogram]
+    unit: float = 1.0  # of the chords that rank and are counted, so that no square under- or overflows
     zero: int = 0
     unread: int = 0  # pairs with an image that is not finite
     close: list[tuple[int, int]] = field(default_factory=list)  # measured by the Jacobian
@@ -52,7 +53,7 @@ class Proof:
     ) -> "Proof":
         """Eta from a few images, or assumed."""
         if fn is None or not len(kept):
-            size = 1.0 if normalised or not len(kept) else float(mu[kept].norm(dim=1).max())
+            size = 1.0 if normalised or not len(kept) else float(mu[kept].double().norm(dim=1).max())
             return cls(None, None, ASSUMED[mu.dtype] * size, normalised)
         few = load(kept[:SAMPLE])
         check_map(fn, few)
@@ -138,7 +139,9 @@ def report(
             witness = Witness(pair, float(d[best]), float(c[best]), images=(first, second))
         scale = _scale(name, dim, kappa)
         histogram = progress.histograms[RANKED_BY[name]]
-        at = {q: scale * math.sqrt(histogram.quantile(q)) if n else math.nan for q in quantiles}
+        at = {
+            q: progress.unit * scale * math.sqrt(histogram.quantile(q)) if n else math.nan for q in quantiles
+        }
         bounds[name] = Bound(name, maximum, witness, at, n + len(extra_chord), of_images[name])
     excluded = {**reasons, "zero distance": progress.zero}
     shared_kappa = None if kappa is None else float(kappa)

@@ -158,3 +158,14 @@ def test_a_map_that_does_not_move_has_the_bound_zero_and_one_without_numbers_has
         assert bound.n == (15 if given == "constant" else 0)
         assert bound.maximum == 0 if given == "constant" else bound.maximum != bound.maximum
     assert found.excluded["non-finite output"] == (0 if given == "constant" else 15)
+
+
+@pytest.mark.parametrize("size", [1e-36, 1e-25, 1e25, 1e36])
+def test_outputs_of_any_size_are_ranked(size, generator):
+    """Squares of float32 numbers left its range: a maximum of 0, or an error of bincount."""
+    images, weight = torch.rand(12, 6, generator=generator), torch.randn(6, 8, generator=generator)
+    found = all_pairs(images @ weight * size, images, normalised=False)["direction"]
+    truth = all_pairs(images @ weight, images, normalised=False)["direction"]
+    assert found.witness.pair == truth.witness.pair
+    assert found.maximum / size == pytest.approx(truth.maximum, rel=1e-5)
+    assert found.quantiles[0.5] / size == pytest.approx(truth.quantiles[0.5], rel=1e-2)
