@@ -6,10 +6,11 @@ Lanczos on J Jᵀ (:mod:`lipcomp.jacobian._lanczos`) with products at one forwar
 takes as many as there are outputs. Every value is a lower bound of sigma_max, converged or not.
 
 A float32 derivative is off by a part of the map's own scale ‖fn(x)‖ / ‖x‖, and by far more where a layer divides by
-a variance that is rounding alone. So a value below WEAK of that scale is no evidence, nor is one STRONG times as large,
-which may be rounding that a later layer enlarges, or one so small that float32 drops its digits, or zero, which may be
-a product of factors too small for float32: such images are measured again by the same map in float64. Where it has no
-such version or float32 cannot hold the result they are not converged; a zero stays one.
+a variance that is rounding alone, or a later layer enlarges rounding. So each float32 value s with its left vector u is
+held against ‖Jᵀ u‖ = s of the same map in float64, one product more. Where they differ by more than ``rtol``, where s
+is zero (which may be a product of factors too small for float32) and where float32 has no digits left, the image is
+measured again in float64. Of a map that has no float64 version, values below WEAK or above STRONG of its scale are not
+called converged.
 """
 
 import math
@@ -26,9 +27,10 @@ from lipcomp._results import ResultMixin
 from lipcomp.jacobian._batching import chosen_batch_size
 from lipcomp.jacobian._checks import check_images, check_map
 from lipcomp.jacobian._dense import row_values
+from lipcomp.jacobian._frozen import frozen
 from lipcomp.jacobian._lanczos import WHOLE, Lanczos, Part
 from lipcomp.jacobian._precision import doubled
-from lipcomp.jacobian._products import Map
+from lipcomp.jacobian._products import Map, as_rows
 from lipcomp.jacobian._sharing import SharedStart, pilot_count
 
 WEAK, STRONG = 1e-2, 1e4  # of the map's own scale: float32 values below and above are not trusted
@@ -188,16 +190,22 @@ def spectral_norm(
         else torch.arange(len(images))
     )
 
+    wide = fn if images.dtype == torch.float64 else doubled(fn, images[:1])[0]
+
     def measure(index: Tensor, *, keep: bool = vectors) -> Part:
         if method == "rows":
-            part = row_values(fn, images[index], k=k, vectors=keep, directions=directions)
+            part = row_values(fn, images[index], k=k, vectors=True, directions=directions)
         else:
             at, doubt = start[index].to(images), 1.0
             if shared is not None:
                 at, doubt = shared.starts(at), shared.doubt
             part = Lanczos(
-                fn, images[index], at, k=k, rtol=rtol, vectors=keep, directions=directions, doubt=doubt
+                fn, images[index], at, k=k, rtol=rtol, vectors=True, directions=directions, doubt=doubt
             ).run(limit)
+        if wide is not None:
+            part.doubt(rtol, singular_values(wide, images[index], part))
+        if not keep:
+            part.left = part.right = None
         if advance is not None:
             advance(len(index))
         return part
@@ -209,17 +217,19 @@ def spectral_norm(
         shared = SharedStart.of(parts)
     parts += [measure(index) for index in order[pilots:].split(size)]
     found = _joined(parts, order.argsort(), rtol, method, vectors=vectors)
-    scale = torch.cat([part.scale for part in parts])[order.argsort()]
-    digits = torch.finfo(images.dtype)
-    lost = torch.maximum(found.sigma, scale) < digits.tiny / digits.eps
-    odd = (found.sigma > 0) & (found.sigma < WEAK * scale) | (found.sigma > STRONG * scale)
-    doubtful = odd | lost
-    weak = (doubtful | (found.sigma == 0)).nonzero().squeeze(1).cpu()
-    if len(weak) and images.dtype != torch.float64:
-        wide, _ = doubled(fn, images[weak[:1]])
-        if wide is None:  # a zero may well be one: the region of a dead layer
-            found.converged[doubtful.cpu()] = False
-            return found
+    if images.dtype == torch.float64:
+        return found
+    scale, unsure = (
+        torch.cat([getattr(p, name) for p in parts])[order.argsort()] for name in ("scale", "doubted")
+    )
+    digits, sigma, scale = torch.finfo(images.dtype), found.sigma.cpu(), scale.cpu()
+    lost = torch.maximum(sigma, scale) < digits.tiny / digits.eps
+    if wide is None:  # a zero may well be one: the region of a dead layer
+        odd = (sigma > 0) & (sigma < WEAK * scale) | (sigma > STRONG * scale)
+        found.converged[odd | lost] = False
+        return found
+    weak = (unsure | lost | (sigma == 0)).nonzero().squeeze(1)
+    if len(weak):
         again = spectral_norm(
             wide, images[weak].double(), k=k, rtol=rtol, max_iterations=max_iterations, batch_size=batch_size,
             method=method, vectors=vectors, share=False, domain=domain, generator=[seeds[i] for i in weak.tolist()],
@@ -230,6 +240,22 @@ def spectral_norm(
                 into[weak] = new.to(into)
         found.converged[weak] &= ((again.sigma == 0) | (again.sigma >= digits.tiny)).cpu()
     return found
+
+
+def singular_values(wide: Map, images: Float[Tensor, "n ..."], part: Part) -> Float[Tensor, "n k"] | None:
+    """‖Jᵀ u‖ for every left vector that was found, by the map in float64; None if it has no derivative there."""
+    assert part.left is not None
+    point = images.detach().double().requires_grad_()
+    found = []
+    try:
+        with torch.enable_grad(), frozen():
+            output = as_rows(wide(point * 1), len(images))
+        for u in part.left.double().unbind(1):
+            (pulled,) = torch.autograd.grad(output, point, u, retain_graph=True, materialize_grads=True)
+            found.append(pulled.flatten(1).norm(dim=1))
+    except RuntimeError:
+        return None
+    return torch.stack(found, 1)
 
 
 def draw_seeds(count: int, generator: Generator | list[int] | None) -> list[int]:
