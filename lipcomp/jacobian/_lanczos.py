@@ -54,10 +54,7 @@ def unit(vectors: Tensor) -> Tensor:
 
 @dataclass
 class Part:
-    """What is known of the images of one batch: NaN for an image that was left out.
-
-    ``scale`` is the map's own; ``doubted`` are the images whose values float64 does not confirm.
-    """
+    """What is known of the images of one batch: NaN for an image that was left out; ``scale`` is the map's own."""
 
     scale: Float[Tensor, " n"]
     values: Float[Tensor, "n k"]
@@ -67,7 +64,6 @@ class Part:
     left: Float[Tensor, "n k dim"] | None
     right: Float[Tensor, "n k ..."] | None
     excluded: dict[str, int]
-    doubted: Bool[Tensor, " n"]
 
     @classmethod
     def empty(
@@ -84,22 +80,7 @@ class Part:
             images.new_full((n, k, dim), math.nan) if vectors else None,
             images.new_full((n, k, *images.shape[1:]), math.nan) if vectors else None,
             excluded,
-            torch.zeros(n, dtype=torch.bool),
         )
-
-    def doubt(self, rtol: float, values: Float[Tensor, "n k"] | None) -> None:
-        """Hold the values against those of float64 for the same left vectors, which are lower bounds too.
-
-        Values that float64 found itself, of products with J that disagree with those of Jᵀ, become these.
-        """
-        if values is None:
-            return
-        own = self.values.double()
-        off = ((own - values).abs() > rtol * torch.maximum(own, values)).any(1)
-        self.doubted = off.cpu()
-        if self.values.dtype == torch.float64:
-            self.values[off] = values[off]
-            self.converged[self.doubted] = False
 
 
 class Lanczos:

@@ -6,11 +6,12 @@ Lanczos on J Jᵀ (:mod:`lipcomp.jacobian._lanczos`) with products at one forwar
 takes as many as there are outputs. Every value is a lower bound of sigma_max, converged or not.
 
 A float32 derivative is off by a part of the map's own scale ‖fn(x)‖ / ‖x‖, and by far more where a layer divides by
-a variance that is rounding alone, or a later layer enlarges rounding. So each float32 value s with its left vector u is
-held against ‖Jᵀ u‖ = s of the same map in float64, one product more. Where they differ by more than ``rtol``, where s
-is zero (which may be a product of factors too small for float32) and where float32 has no digits left, the image is
-measured again in float64. Of a map that has no float64 version, values below WEAK or above STRONG of its scale are not
-called converged.
+a variance that is rounding alone, or a later layer enlarges rounding. So a value below WEAK of that scale is no
+evidence, nor is one STRONG times as large, nor zero, which may be a product of factors too small for float32: such
+images are measured again by the same map in float64. A network that loses digits does so for most images: the smallest
+value s beside its scale is held against ‖Jᵀ u‖ in float64, u its left vector, and if that differs by more than
+``rtol`` all are. Where the map has no float64 version or float32 cannot hold the result they are not converged; a zero
+stays one.
 """
 
 import math
@@ -34,6 +35,9 @@ from lipcomp.jacobian._products import Map, as_rows
 from lipcomp.jacobian._sharing import SharedStart, pilot_count
 
 WEAK, STRONG = 1e-2, 1e4  # of the map's own scale: float32 values below and above are not trusted
+ROUNDED = (
+    1e-6  # of that scale: float64 values below may be rounding, in which products with J and Jᵀ disagree
+)
 
 
 @dataclass(frozen=True)
@@ -190,8 +194,6 @@ def spectral_norm(
         else torch.arange(len(images))
     )
 
-    wide = fn if images.dtype == torch.float64 else doubled(fn, images[:1])[0]
-
     def measure(index: Tensor, *, keep: bool = vectors) -> Part:
         if method == "rows":
             part = row_values(fn, images[index], k=k, vectors=True, directions=directions)
@@ -202,10 +204,8 @@ def spectral_norm(
             part = Lanczos(
                 fn, images[index], at, k=k, rtol=rtol, vectors=True, directions=directions, doubt=doubt
             ).run(limit)
-        if wide is not None:
-            part.doubt(rtol, singular_values(wide, images[index], part))
         if not keep:
-            part.left = part.right = None
+            part.right = None
         if advance is not None:
             advance(len(index))
         return part
@@ -217,18 +217,27 @@ def spectral_norm(
         shared = SharedStart.of(parts)
     parts += [measure(index) for index in order[pilots:].split(size)]
     found = _joined(parts, order.argsort(), rtol, method, vectors=vectors)
-    if images.dtype == torch.float64:
-        return found
-    scale, unsure = (
-        torch.cat([getattr(p, name) for p in parts])[order.argsort()] for name in ("scale", "doubted")
+    scale, left = (
+        torch.cat([getattr(p, name) for p in parts])[order.argsort()] for name in ("scale", "left")
     )
-    digits, sigma, scale = torch.finfo(images.dtype), found.sigma.cpu(), scale.cpu()
-    lost = torch.maximum(sigma, scale) < digits.tiny / digits.eps
-    if wide is None:  # a zero may well be one: the region of a dead layer
-        odd = (sigma > 0) & (sigma < WEAK * scale) | (sigma > STRONG * scale)
-        found.converged[odd | lost] = False
+    digits, ratio = torch.finfo(images.dtype), found.sigma / scale
+    if images.dtype == torch.float64:
+        known = pulled_norms(fn, images, left, (ratio < ROUNDED).nonzero().squeeze(1), size)
+        off = _apart(found.values, known, rtol)
+        found.values[off], found.converged[off.cpu()] = known[off], False
         return found
-    weak = (unsure | lost | (sigma == 0)).nonzero().squeeze(1)
+    lost = torch.maximum(found.sigma, scale) < digits.tiny / digits.eps
+    doubtful = (found.sigma > 0) & (ratio < WEAK) | (ratio > STRONG) | lost
+    wide, _ = doubled(fn, images[:1])
+    if wide is None:  # a zero may well be one: the region of a dead layer
+        found.converged[doubtful.cpu()] = False
+        return found
+    zero = found.sigma == 0
+    sound = (~(doubtful | zero) & ratio.isfinite()).nonzero().squeeze(1)
+    smallest = sound[ratio[sound].argmin()].unsqueeze(0) if len(sound) else sound
+    if _apart(found.values, pulled_norms(wide, images, left, smallest, size), rtol).any():
+        doubtful = doubtful | _apart(found.values, pulled_norms(wide, images, left, sound, size), rtol)
+    weak = (doubtful | zero).nonzero().squeeze(1).cpu()
     if len(weak):
         again = spectral_norm(
             wide, images[weak].double(), k=k, rtol=rtol, max_iterations=max_iterations, batch_size=batch_size,
@@ -242,20 +251,31 @@ def spectral_norm(
     return found
 
 
-def singular_values(wide: Map, images: Float[Tensor, "n ..."], part: Part) -> Float[Tensor, "n k"] | None:
-    """‖Jᵀ u‖ for every left vector that was found, by the map in float64; None if it has no derivative there."""
-    assert part.left is not None
-    point = images.detach().double().requires_grad_()
-    found = []
-    try:
-        with torch.enable_grad(), frozen():
-            output = as_rows(wide(point * 1), len(images))
-        for u in part.left.double().unbind(1):
-            (pulled,) = torch.autograd.grad(output, point, u, retain_graph=True, materialize_grads=True)
-            found.append(pulled.flatten(1).norm(dim=1))
-    except RuntimeError:
-        return None
-    return torch.stack(found, 1)
+def pulled_norms(
+    fn: Map,
+    images: Float[Tensor, "n ..."],
+    left: Float[Tensor, "n k dim"],
+    which: Int64[Tensor, " m"],
+    size: int,
+) -> Float[Tensor, "n k"]:
+    """‖Jᵀ u‖ in float64 for every left vector of some images, a lower bound of sigma; NaN where it is not known."""
+    found = left.new_full(left.shape[:2], math.nan, dtype=torch.float64)
+    for index in which.split(size) if len(which) else ():
+        point = images[index].detach().double().requires_grad_()
+        try:
+            with torch.enable_grad(), frozen():
+                output = as_rows(fn(point * 1), len(index))
+            for j, u in enumerate(left[index].double().unbind(1)):
+                (pulled,) = torch.autograd.grad(output, point, u, retain_graph=True, materialize_grads=True)
+                found[index, j] = pulled.flatten(1).norm(dim=1)
+        except RuntimeError:  # an operator that has no derivative in float64
+            break
+    return found
+
+
+def _apart(values: Float[Tensor, "n k"], known: Float[Tensor, "n k"], rtol: float) -> Bool[Tensor, " n"]:
+    values = values.double()
+    return ((values - known).abs() > rtol * torch.maximum(values, known)).any(1)
 
 
 def draw_seeds(count: int, generator: Generator | list[int] | None) -> list[int]:
