@@ -24,6 +24,7 @@ import torch
 from jaxtyping import Float, Int64
 from torch import Tensor
 
+from lipcomp._arguments import checked
 from lipcomp.bound._gathered import Gathered, Proof, report
 from lipcomp.bound._lower import QUANTILES, check_concentration, check_precision
 from lipcomp.bound._results import LowerBounds
@@ -42,6 +43,7 @@ ROWS_AT_A_TIME = 4  # blocks of rows that one block of columns is read for
 Images = Float[Tensor, "n ..."] | Callable[[Int64[Tensor, " batch"]], Float[Tensor, "batch ..."]]
 
 
+@checked
 def all_pairs(
     mu: Float[Tensor, "n dim"],
     images: Images,
@@ -106,6 +108,8 @@ def all_pairs(
             "a concentration belongs to mean directions; leave it out, or normalise the embeddings"
         )
     mu = mu.detach()
+    if mu.dim() != 2:
+        raise ValueError(f"mu must be (n, dim), a row for each image; got {tuple(mu.shape)}")
     check_precision(mu)
     n, dim = mu.shape
     load = _loader(images, n, domain)
@@ -275,11 +279,6 @@ def _formulas(dim: int, concentration: float | None) -> dict[str, Callable[[Tens
 
 
 def _loader(images: Images, n: int, domain: tuple[float, float] | None) -> Callable[[Tensor], Tensor]:
-    if not isinstance(images, Tensor) and not callable(images):
-        raise ValueError(  # noqa: TRY004  (the package's one kind of refusal)
-            f"images must be a tensor or a function from indices to a batch, such as the batch method of an image set; "
-            f"got {type(images).__name__}"
-        )
     if isinstance(images, Tensor) and len(images) != n:
         raise ValueError(f"mu and images must be of the same images; got {n} and {len(images)}")
 

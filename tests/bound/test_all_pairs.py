@@ -47,7 +47,7 @@ def test_distances_are_of_pixels_and_outputs_of_their_images(embedded, untyped):
     for wrong, message in (
         ((images - 0.5) / 0.25, r"pixels in \[0, 1\], got values from"),
         ((255 * images).byte(), "divide bytes by 255"),
-        (list(images), "the batch method of an image set"),
+        (list(images), "images must be a tensor .* or a function, got list"),
     ):
         with pytest.raises(ValueError, match=message):
             all_pairs(mu, wrong)
