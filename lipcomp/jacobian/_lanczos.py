@@ -183,7 +183,10 @@ class Lanczos:
         if self.diagonal.shape[1]:
             largest = torch.maximum(largest, self.diagonal.amax(1, keepdim=True).to(new))
         if basis.shape[1]:
-            new = _orthogonal(torch.addcmul(new, along.to(new), basis[:, -1], value=-1), basis)
+            new = torch.addcmul(new, along.to(new), basis[:, -1], value=-1)
+            new = _orthogonal(
+                _orthogonal(new, basis), basis
+            )  # twice: what is left of a cancellation is not yet
         length = new.norm(dim=1, keepdim=True)
         spent = length <= 10 * torch.finfo(new.dtype).eps * largest
         return new.masked_fill(spent, 0), length.masked_fill(spent, 0).cpu().double()

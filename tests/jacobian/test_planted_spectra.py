@@ -123,3 +123,21 @@ def test_the_miss_bound_bounds_how_often_a_value_is_missed(generator):
     assert float(missed.double().mean()) > 0.2  # 5 steps are too few, so that there is something to bound
     for level in (0.3, 0.6, 0.9):  # stopping there, and having missed it
         assert float(((bound <= level) & missed).double().mean()) <= level / 2
+
+
+@pytest.mark.parametrize("rank", [1, 2, 3])
+@pytest.mark.parametrize("dim", [14, 30])
+def test_where_only_rounding_is_left_no_value_grows(rank, dim):
+    """Of rank one, what a cancellation left was not orthogonal any more: 113 times too much, "converged"."""
+    generator = torch.Generator().manual_seed(rank * 100 + dim)
+    left, right, mix = (
+        torch.linalg.qr(torch.randn(n, n, generator=generator, dtype=torch.float64))[0] for n in (dim, 40, 40)
+    )
+    spectrum = torch.zeros(dim, dtype=torch.float64)
+    spectrum[:rank] = torch.tensor([1.0, 0.5, 0.2])[:rank]
+    mix = mix * torch.logspace(0, -3, 40, dtype=torch.float64)
+    first, second = mix.float(), torch.linalg.solve(mix, right[:, :dim] @ (left * spectrum).T).float()
+    images = torch.rand(200, 40, generator=generator)
+    found = spectral_norm(lambda x: x @ first @ second, images, method="lanczos", share=False)
+    assert found.converged.all()
+    torch.testing.assert_close(found.sigma, torch.ones(200), rtol=1e-5, atol=0)
