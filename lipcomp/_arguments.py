@@ -1,22 +1,26 @@
 """What the public functions and classes take, checked by name before any work.
 
 The annotations say it already; :func:`checked` reads them. Only the kind of an argument is looked at (a tensor, a
-number, a function), leniently: lists pass for tuples, NumPy's numbers and tensors of one number for numbers, and
-become them. Shapes, types of numbers and ranges are the function's own to check, with what they mean there.
+number, a function), leniently: lists pass for tuples, NumPy's numbers and tensors of one number for numbers, what has
+a path for paths, and become them. Shapes, types of numbers and ranges are the function's own to check, with what they
+mean there.
 """
 
 import functools
 import inspect
+import os
 import types
 import typing
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from itertools import islice
 from numbers import Integral, Real
+from pathlib import Path
 from typing import Any, Literal, TypeVar
 
 import jaxtyping
 import numpy as np
-from torch import Tensor, nn
+import torch
+from torch import Tensor
 
 C = TypeVar("C", bound=Callable[..., Any])
 LOOKED_AT = 100  # items of a list
@@ -53,6 +57,8 @@ def checked(target: C) -> C:
 
     @functools.wraps(target)
     def wrapper(*arguments: Any, **named: Any) -> Any:
+        if torch.compiler.is_compiling():  # the graph has tensors alone
+            return target(*arguments, **named)
         given = [plain(name, value) for name, value in zip(places, arguments, strict=False)]
         return target(
             *given, *arguments[len(given) :], **{name: plain(name, value) for name, value in named.items()}
@@ -69,13 +75,24 @@ def _choices(kind: Any) -> tuple[Any, ...]:
 def _converted(value: Any, kind: Any) -> Any:
     """One number of NumPy or PyTorch as Python's, a list as a tuple, where the annotation names nothing else."""
     wanted = {typing.get_origin(each) or each for each in _choices(kind)}
-    if isinstance(value, list | np.ndarray) and tuple in wanted and not wanted & {list, Sequence, np.ndarray}:
-        return tuple(value.tolist() if isinstance(value, np.ndarray) else value)
-    single = isinstance(value, np.generic) or (isinstance(value, Tensor) and value.ndim == 0)
-    tensors = any(
-        inspect.isclass(each) and issubclass(each, Tensor | jaxtyping.AbstractArray) for each in wanted
+    arrays = any(
+        inspect.isclass(each) and issubclass(each, Tensor | np.ndarray | jaxtyping.AbstractArray)
+        for each in wanted
     )
-    return value.item() if single and not tensors else value
+    if arrays or value is None:
+        return value
+    if _is_single(value):
+        return value.item()
+    if tuple in wanted and not wanted & {list, Sequence} and _is_sequence(value):
+        items = value.tolist() if hasattr(value, "tolist") else value
+        return tuple(item.item() if _is_single(item) else item for item in items)
+    path = Path in wanted and isinstance(value, os.PathLike) and not isinstance(value, Path)
+    return Path(value) if path else value
+
+
+def _is_single(value: Any) -> bool:
+    """One number of NumPy or PyTorch."""
+    return isinstance(value, np.generic) or (isinstance(value, Tensor | np.ndarray) and value.ndim == 0)
 
 
 def _fits(value: Any, kind: Any) -> bool:
@@ -95,27 +112,25 @@ def _fits_one(value: Any, kind: Any) -> bool:
         return all(hasattr(value, name) for name in dir(kind) if not name.startswith("_"))
     if issubclass(kind, jaxtyping.AbstractArray):
         return isinstance(value, kind.array_type)
-    if kind in (float, int):
-        number: type = Real if kind is float else Integral
-        single = isinstance(value, Tensor) and value.ndim == 0 and not value.is_complex()
-        return single or isinstance(value, number)
-    if kind in (Callable, nn.Module):
+    if kind in (float, int, bool):
+        if _is_single(value):  # of a tensor the type is enough: its value may lie on another device
+            value = (torch.zeros((), dtype=value.dtype) if isinstance(value, Tensor) else value).item()
+        return isinstance(value, {float: Real, int: Integral, bool: Integral}[kind])
+    if kind is Path:
+        return isinstance(value, os.PathLike)
+    if kind is Callable:
         return callable(value)
     if kind in (tuple, list, Sequence):
         return _is_sequence(value) and _items_fit(value, kind, inner)
     if kind is Iterable:
-        return (
-            hasattr(value, "__iter__")
-            and not isinstance(value, str | bytes)
-            and _items_fit(value, kind, inner)
-        )
-    return isinstance(value, (bool, int, np.bool_) if kind is bool else kind)
+        several = hasattr(value, "__iter__") or hasattr(value, "__getitem__")
+        return several and not isinstance(value, str | bytes) and _items_fit(value, kind, inner)
+    return isinstance(value, kind)
 
 
 def _is_sequence(value: Any) -> bool:
-    return all(hasattr(value, name) for name in ("__len__", "__getitem__")) and not isinstance(
-        value, str | bytes | Mapping
-    )
+    several = hasattr(value, "__len__") and hasattr(value, "__getitem__") and not _is_single(value)
+    return several and not isinstance(value, str | bytes | Mapping)
 
 
 def _items_fit(value: Any, kind: Any, inner: tuple[Any, ...]) -> bool:
@@ -147,16 +162,25 @@ def _words_of_one(kind: Any) -> str:
     if kind in (tuple, list, Sequence, Iterable) and inner:
         if kind is tuple and Ellipsis not in inner:
             return f"({', '.join(map(_words, inner))})"
-        return f"a sequence, each {_words(inner[0])}"
+        return f"a sequence (each {_words(inner[0])})"
     known: dict[Any, str] = {float: "a number", int: "a whole number", str: "text", bool: "True or False"}
-    known |= {Callable: "a function", object: "anything"}
-    return known.get(kind) or f"{kind.__module__.partition('.')[0]}'s {kind.__name__}"
+    known |= {Callable: "a function", object: "anything", Path: "a path", Mapping: "a dictionary"}
+    known |= {np.ndarray: "an array", Tensor: "a tensor"}
+    return known.get(kind) or _owned(kind)
+
+
+def _owned(kind: type) -> str:
+    return f"{kind.__module__.partition('.')[0]}'s {kind.__name__}"
 
 
 def _remedy(value: Any) -> str:
     if isinstance(value, np.ndarray):
         return "; convert it with torch.as_tensor"
-    for name, what in (("encoder", "checkpoint"), ("batch", "set of images")):
+    for name, what in (
+        ("_orig_mod", "compiled module"),
+        ("encoder", "checkpoint"),
+        ("batch", "set of images"),
+    ):
         if hasattr(value, name):
             return f"; of a {what} give its .{name}"
     return ""
@@ -165,4 +189,6 @@ def _remedy(value: Any) -> str:
 def _shown(value: Any) -> str:
     text = repr(value)
     telling = len(text) <= 60 and "\n" not in text and " at 0x" not in text
-    return type(value).__name__ + (f" {text}" if telling else "")
+    kind = type(value)
+    common = kind.__module__ in ("builtins", "__main__") or isinstance(value, Tensor | np.ndarray)
+    return (kind.__name__ if common else _owned(kind)) + (f" {text}" if telling else "")

@@ -111,6 +111,8 @@ def _text(value: Any) -> str:
         return ", ".join(f"{k} {_text(v)}" for k, v in value.items())
     if isinstance(value, tuple):
         return f"({', '.join(_text(v) for v in value)})"
+    if value is None:
+        return "none"
     if isinstance(value, int | str | np.integer):
         return str(value)
     return f"{float(value):.4g}"

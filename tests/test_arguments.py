@@ -1,8 +1,11 @@
 """Arguments of another kind are refused by name, before any work; what means the same passes."""
 
 import dataclasses
+import os
+from pathlib import Path
 
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 
@@ -27,6 +30,9 @@ def linear(images):
         (lambda: lipcomp.spectral_norm(linear, IMAGES.numpy()), "got ndarray; convert it with torch.as_tensor"),
         (lambda: lipcomp.spectral_norm(linear, IMAGES, k="1"), "k must be a whole number, got str '1'"),
         (lambda: lipcomp.spectral_norm(linear, IMAGES, k=1.5), "k must be a whole number, got float 1.5"),
+        (lambda: lipcomp.spectral_norm(linear, IMAGES, k=torch.tensor(1.5)), "k must be a whole number, got Tensor"),
+        (lambda: bound.random_pairs([IMAGES], 0.1, generator=np.random.default_rng()), "torch's Generator .* numpy's"),
+        (lambda: robustness.pgd(linear, IMAGES, MU, norm="l2", radius=0.1), "classifier must be torch's Module"),
         (lambda: lipcomp.lower_bounds(MU.numpy(), MU, torch.ones(3)), "mu1 must be a tensor"),
         (lambda: lipcomp.lower_bounds(MU, MU, 2.0), r"distance must be a tensor \(pairs\), got float 2.0"),
         (lambda: lipcomp.VonMisesFisher([1.0, 0.0], 2.0), "loc must be a tensor"),
@@ -62,6 +68,16 @@ def test_numbers_of_numpy_and_tensors_of_one_number_become_pythons():
 
     found = given(np.float32(0.5), torch.tensor(3), shape=[np.int64(2)], either=torch.tensor(1.0))
     assert found == (0.5, 3, (2,), torch.tensor(1.0))
+    for shape in (
+        np.array([2]),
+        torch.tensor([2]),
+        pd.Series([2], index=[5]),
+        torch.Size([2]),
+        (np.int64(2),),
+    ):
+        again = given(np.array(0.5), shape=shape)
+        assert again == (0.5, 1, (2,), 0.0)
+        assert [type(again[0]), type(again[2]), type(again[2][0])] == [float, tuple, int]
     assert [type(value) for value in found] == [float, int, tuple, torch.Tensor]
     assert given(1) == (1, 1, (), 0.0)
     with pytest.raises(TypeError, match="unexpected keyword argument 'other'"):
@@ -76,3 +92,43 @@ def test_classes_stay_what_they_are():
     assert spec == encoders.EncoderSpec("small_cnn", (1, 28, 28))
     assert hash(spec) == hash(dataclasses.replace(spec))
     assert isinstance(spec, encoders.EncoderSpec)
+
+
+def test_whatever_has_a_path_is_one(tmp_path):
+    class Place:  # as a py.path.local of pytest
+        def __fspath__(self):
+            return str(tmp_path)
+
+    @checked
+    def given(path: Path | str | None):
+        return path
+
+    os.PathLike.register(Place)
+    assert given(Place()) == tmp_path
+    assert [type(given(p)) for p in ("a", None, tmp_path)] == [str, type(None), type(tmp_path)]
+
+
+def test_what_is_iterated_by_index_is_iterable():
+    class Batches:  # as a torch Dataset of batches
+        def __getitem__(self, index):
+            return [IMAGES, IMAGES][index]
+
+    assert len(list(bound.random_pairs(Batches(), 0.1))) == 2
+
+
+def test_compiled_code_sees_the_function_itself():
+    @checked
+    def doubled(x: torch.Tensor | float, times: float | int = 2):
+        return x * times
+
+    whole = torch.compile(lambda x: doubled(x), backend="eager", fullgraph=True)
+    assert whole(torch.ones(2)).tolist() == [2.0, 2.0]
+
+
+def test_indices_of_a_series_are_its_values():
+    chosen = pd.Series([2, 0], index=[7, 9])
+    images = torch.rand(2, 3, 32, 32, generator=torch.Generator().manual_seed(0))
+    expected = lipcomp.corrupt(images, "gaussian_noise", 1, indices=torch.tensor([2, 0]))
+    assert lipcomp.corrupt(images, "gaussian_noise", 1, indices=chosen).equal(expected)
+    digits = lipcomp.load_set("mnist5k_8x8")
+    assert digits.batch(chosen).equal(digits.batch(torch.tensor([2, 0])))

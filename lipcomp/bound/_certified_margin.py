@@ -143,8 +143,9 @@ def certified_accuracy(
     """
     check_images(images, None)
     check_map(fn, images)
-    if not len(radii) or not all(0 <= r < math.inf for r in radii):
-        raise ValueError(f"radii must be finite and not negative, at least one, got {list(radii)}")
+    radii = [float(r) for r in radii]  # in float32 a radius and one a little larger are the same number
+    if not radii or not all(0 <= r < math.inf for r in radii):
+        raise ValueError(f"radii must be finite and not negative, at least one, got {radii}")
     with torch.no_grad():
         logits = fn(images.clone()).flatten(1)
         exact = doubled(fn, images)[1]  # what is certified; where logits are close float32 sees another class

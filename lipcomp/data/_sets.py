@@ -4,6 +4,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
 from typing import Any, Protocol, runtime_checkable
 
+import numpy as np
 import torch
 from jaxtyping import Float, Int64, UInt8
 from torch import Tensor
@@ -113,7 +114,7 @@ def as_indices(indices: Any, n: int) -> Int64[Tensor, " m"]:
         If they are not whole numbers from 0 to n - 1 in a row; a mask is not.
     """
     if not isinstance(indices, Tensor):
-        indices = torch.as_tensor(indices)
+        indices = torch.as_tensor(np.array(indices))
     if indices.dtype == torch.bool:
         raise ValueError("indices must be whole numbers, got a mask; pass mask.nonzero().squeeze(1)")
     if indices.dim() != 1 or indices.is_floating_point() or indices.is_complex():

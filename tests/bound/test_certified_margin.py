@@ -2,6 +2,7 @@
 
 from functools import partial
 
+import numpy as np
 import pytest
 import torch
 from torch.nn import functional as F
@@ -35,9 +36,17 @@ def test_logits_that_are_no_numbers_certify_nothing_and_masked_classes_do_not_co
         assert certified_radius(lambda x, factor=factor: x * factor, images, 1.0).tolist() == [0.0]
 
 
+@pytest.mark.usefixtures("untyped")
 def test_a_margin_a_little_short_of_the_radius_is_not_certified():
     images, labels = torch.tensor([[0.1 * (1 - 5e-7)], [0.3]], dtype=torch.float64), torch.tensor([0, 0])
-    assert certified_accuracy(lambda x: F.pad(x, [0, 1]), images, labels, [0.1]).tolist() == [0.5]
+    for radii in (
+        [0.1],
+        torch.tensor([0.1]),
+        [torch.tensor(0.1)],
+        np.array([0.1], np.float32),
+        [np.float32(0.1)],
+    ):
+        assert certified_accuracy(lambda x: F.pad(x, [0, 1]), images, labels, radii).tolist() == [0.5]
 
 
 def test_labels_are_one_class_per_image(untyped):

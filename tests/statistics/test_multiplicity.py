@@ -24,6 +24,7 @@ def test_tests_without_a_p_value_do_not_enlarge_the_family():
     assert found.tests == 2
     assert found.names == ("fog", "snow", "jpeg")
     assert found.adjusted == (0.02, None, 0.04)
+    assert "adjusted=(0.02, none, 0.04)" in repr(found)
     assert found.rejected == (True, False, True)
     assert "over 2 tests" in found.method
 

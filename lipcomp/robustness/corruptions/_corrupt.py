@@ -106,7 +106,8 @@ def corrupt(
     check_corruptible(images.shape[1:], table)
     if indices is None:
         indices = torch.arange(len(images))
-    indices = torch.as_tensor(indices)
+    if not isinstance(indices, Tensor):
+        indices = torch.as_tensor(np.array(indices))
     if indices.shape != (len(images),) or indices.is_floating_point() or indices.dtype == torch.bool:
         raise ValueError(
             f"indices must hold one whole number per image ({len(images)}), got {indices.dtype} of shape "
