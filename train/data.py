@@ -138,6 +138,8 @@ def held_out_set(recipe: Recipe, settings: Settings, images: ImageSet) -> ImageS
     held_out = _load(recipe, split, settings)
     if held_out.classes != images.classes:
         return None
+    if settings.skip_unreadable and isinstance(held_out, FolderImages):
+        held_out = _readable(held_out, settings, lambda line: None)
     held_out.batch(torch.arange(min(8, len(held_out))))
     return held_out
 

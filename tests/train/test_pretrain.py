@@ -114,6 +114,7 @@ def test_unreadable_images_are_counted_named_and_skipped_on_request(recipes, wri
     assert "class1/3.png" in message
     assert "--skip-unreadable" in message
     said = []
+    next((root / "test").rglob("*.png")).write_bytes(b"no image")  # held out
     path = pretrain(recipe, 0, tmp_path / "r", Settings(skip_unreadable=True), report=said.append)
     assert "2 of the 36 images" in said[0]
     assert load_checkpoint(path).metadata.data["images"] == 34
