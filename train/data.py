@@ -121,7 +121,9 @@ def _readable(images: FolderImages, settings: Settings, report: Report) -> Folde
     return images.without(list(broken))
 
 
-def held_out_set(recipe: Recipe, settings: Settings, images: ImageSet) -> ImageSet | None:
+def held_out_set(
+    recipe: Recipe, settings: Settings, images: ImageSet, report: Report = lambda line: None
+) -> ImageSet | None:
     """Labelled images of the recipe's data that are not trained on, or None where there are none.
 
     Raises
@@ -139,7 +141,7 @@ def held_out_set(recipe: Recipe, settings: Settings, images: ImageSet) -> ImageS
     if held_out.classes != images.classes:
         return None
     if settings.skip_unreadable and isinstance(held_out, FolderImages):
-        held_out = _readable(held_out, settings, lambda line: None)
+        held_out = _readable(held_out, settings, report)
     held_out.batch(torch.arange(min(8, len(held_out))))
     return held_out
 

@@ -159,7 +159,7 @@ class Run:
             synchronise_batch_norm(self.trainee, settings.device)
         self.optimizer = build_optimizer(self.trainee, recipe)
         self.scaler = torch.amp.GradScaler(settings.device.type, enabled=settings.precision == "fp16")
-        held_out = held_out_set(recipe, settings, images) if self.evaluate_steps else None
+        held_out = held_out_set(recipe, settings, images, report) if self.evaluate_steps else None
         self.held_out = None if held_out is None else HeldOut(images, held_out)
         self.monitor = Monitor(out / "metrics.jsonl", report, self._sinks())
 
