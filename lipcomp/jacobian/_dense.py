@@ -37,10 +37,16 @@ def _rows(at: Linearisation) -> Tensor:
 
 
 def row_values(
-    fn: Map, images: Float[Tensor, "n ..."], *, k: int, vectors: bool, directions: bool = False
+    fn: Map,
+    images: Float[Tensor, "n ..."],
+    *,
+    k: int,
+    vectors: bool,
+    directions: bool = False,
+    verify: bool = True,
 ) -> Part:
     """The k largest singular values of a batch from all rows of its Jacobians."""
-    at = Linearisation(fn, images, method="forward")
+    at = Linearisation(fn, images, method="forward", verify=verify)
     usable, excluded = usable_outputs(at.output, directions)
     dim = at.output.shape[1]
     found = Part.empty(at, images, k, vectors, excluded)

@@ -105,6 +105,8 @@ class Lanczos:
         The threshold of rule 1.
     vectors
         Whether singular vectors are wanted.
+    verify
+        As :class:`Linearisation` takes it.
     """
 
     def __init__(
@@ -118,9 +120,10 @@ class Lanczos:
         vectors: bool,
         directions: bool = False,
         doubt: float = 1.0,
+        verify: bool = True,
     ) -> None:
         self.fn, self.images, self.k, self.rtol, self.doubt = fn, images, k, rtol, doubt
-        self.at = Linearisation(fn, images)
+        self.at = Linearisation(fn, images, verify=verify)
         usable, excluded = usable_outputs(self.at.output, directions)
         self.dim = self.at.output.shape[1]
         self.found = Part.empty(self.at, images, k, vectors, excluded)
@@ -201,7 +204,7 @@ class Lanczos:
     def _compact(self) -> None:
         if len(self.active) <= COMPACT_BELOW * self.graph_size:
             del self.at  # its graphs first: they hold most of the memory
-            self.at = Linearisation(self.fn, self.images[self.active])
+            self.at = Linearisation(self.fn, self.images[self.active], verify=False)
             self.rows, self.graph_size = torch.arange(len(self.active)), len(self.active)
 
     def _spread(self, vectors: Tensor) -> Tensor:

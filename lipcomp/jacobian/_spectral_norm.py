@@ -194,15 +194,27 @@ def spectral_norm(
         else torch.arange(len(images))
     )
 
+    unverified = True
+
     def measure(index: Tensor, *, keep: bool = vectors) -> Part:
+        nonlocal unverified
+        verify, unverified = unverified, False
         if method == "rows":
-            part = row_values(fn, images[index], k=k, vectors=True, directions=directions)
+            part = row_values(fn, images[index], k=k, vectors=True, directions=directions, verify=verify)
         else:
             at, doubt = start[index].to(images), 1.0
             if shared is not None:
                 at, doubt = shared.starts(at), shared.doubt
             part = Lanczos(
-                fn, images[index], at, k=k, rtol=rtol, vectors=True, directions=directions, doubt=doubt
+                fn,
+                images[index],
+                at,
+                k=k,
+                rtol=rtol,
+                vectors=True,
+                directions=directions,
+                doubt=doubt,
+                verify=verify,
             ).run(limit)
         if not keep:
             part.right = None
