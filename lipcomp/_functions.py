@@ -58,7 +58,11 @@ def call_function(place: str, *arguments: Any) -> Any:
     ValueError
         If it raises anything; the message names it and the reason.
     """
-    function = load_function(place)
+    return called(place, load_function(place), *arguments)
+
+
+def called(place: str, function: Callable[..., Any], *arguments: Any) -> Any:
+    """What a function returns that the user gave as ``place``; whatever it raises is a ValueError that names it."""
     try:
         return function(*arguments)
     except Exception as error:

@@ -19,7 +19,7 @@ from lipcomp.data import Preprocessing, batches, load_set
 from lipcomp.data._datasets import DatasetImages
 from lipcomp.data._folders import FolderImages, unreadable
 from lipcomp.data._known import SETS
-from lipcomp.data._opening import splits_of
+from lipcomp.data._opening import brought_to, splits_of
 from lipcomp.data._pictures import UnreadableImageError
 from lipcomp.data._sets import ImageSet, TensorImages
 from lipcomp.data._views import DigitViews, PhotoViews, Views
@@ -169,12 +169,14 @@ def _sized(
     report: Report = lambda line: None,
 ) -> ImageSet:
     """Images of a known set or a folder at a size, larger ones reduced and smaller ones enlarged."""
-    if data in SETS:
-        height, width = load_set(data, split, root=settings.data_root).image_shape[1:]
-        if (height, width) == shape[1:]:
-            return load_set(data, split, root=settings.data_root, image_shape=shape)
-        report(f"{data}: images of {width} x {height} are resized to {shape[2]} x {shape[1]}")
     way = Preprocessing.default(*shape[1:], enlarge=True)
+    if data in SETS:
+        own = load_set(data, split, root=settings.data_root)
+        height, width = own.image_shape[1:]
+        if (height, width) == shape[1:]:
+            return brought_to(own, shape)
+        report(f"{data}: images of {width} x {height} are resized to {shape[2]} x {shape[1]}")
+        return brought_to(own, shape, way)
     return load_set(data, split, root=settings.data_root, image_shape=shape, preprocessing=way)
 
 
@@ -255,8 +257,10 @@ def mean_and_std(images: ImageSet) -> tuple[tuple[float, ...], tuple[float, ...]
     try:
         return _measured(images)
     except UnreadableImageError:
-        broken = list(unreadable(images)) if isinstance(images, FolderImages) else []
-        if not isinstance(images, FolderImages) or len(broken) == len(images):
+        if not isinstance(images, FolderImages):
+            raise
+        broken = list(unreadable(images))
+        if len(broken) == len(images):
             raise
         return _measured(images.without(broken))
 

@@ -219,8 +219,8 @@ def change(recipe: Recipe, changes: Mapping[str, str]) -> Recipe:
     try:
         return _replaced(recipe, [(path, path.split("."), value) for path, value in values.items()])
     except TypeError as error:  # None, or words inside a tuple, where numbers are compared
-        given = " or ".join(f"{path} cannot be {value!r}" for path, value in values.items())
-        raise ValueError(f"{given} ({error})") from error
+        given = ", ".join(f"{path}={value!r}" for path, value in values.items())
+        raise ValueError(f"{given}: a value is of another kind than its field ({error})") from error
 
 
 def _takes_fractions(part: Any, name: str) -> bool:

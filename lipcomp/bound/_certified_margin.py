@@ -166,9 +166,11 @@ def certified_accuracy(
 
 
 def _check_labels(labels: Tensor, n: int, classes: int) -> None:
-    if not isinstance(labels, Tensor) or labels.is_floating_point() or labels.shape != (n,):
-        got = f"{labels.dtype} {tuple(labels.shape)}" if isinstance(labels, Tensor) else type(labels).__name__
-        raise ValueError(f"labels must be a tensor of one class per image, {n} whole numbers; got {got}")
+    if labels.is_floating_point() or labels.shape != (n,):
+        raise ValueError(
+            f"labels must be a tensor of one class per image, {n} whole numbers; got {labels.dtype} "
+            f"{tuple(labels.shape)}"
+        )
     if not 0 <= int(labels.min()) <= int(labels.max()) < classes:
         raise ValueError(
             f"labels must lie between 0 and {classes - 1}, the classes of fn; got {int(labels.min())} to "

@@ -7,6 +7,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from lipcomp._arguments import checked
+from lipcomp._functions import called
 from lipcomp._messages import needed
 from lipcomp.encoders._resnet import ResNet
 from lipcomp.encoders._small import SmallCNN
@@ -68,15 +69,8 @@ def make_backbone(name: str, image_shape: tuple[int, int, int]) -> nn.Module:
     """A backbone with random weights and its width as ``out_features``."""
     if name.startswith("timm/"):
         return Pooled(_from_timm(name.removeprefix("timm/"), image_shape), image_shape, name)
-    try:
-        network = BACKBONES[name](image_shape[0])
-    except Exception as error:
-        if ":" not in name:
-            raise
-        raise ValueError(
-            f"backbone {name!r} failed, called with {image_shape[0]} channels ({type(error).__name__}: {error}); "
-            f"correct it"
-        ) from error
+    function, channels = BACKBONES[name], image_shape[0]
+    network = called(name, function, channels) if ":" in name else function(channels)
     return network if hasattr(network, "out_features") else Pooled(network, image_shape, name)
 
 

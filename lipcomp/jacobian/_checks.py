@@ -17,7 +17,7 @@ from torch.utils._pytree import tree_leaves
 
 from lipcomp.jacobian._frozen import frozen, math_attention
 from lipcomp.jacobian._precision import full_precision
-from lipcomp.jacobian._products import Map, as_rows
+from lipcomp.jacobian._products import Map, as_rows, check_batch
 
 EXCLUSIONS = ("non-finite output", "zero-norm embedding", "non-finite derivative")
 # Of a mean direction's norm: beyond float32 rounding, below any real defect.
@@ -46,11 +46,7 @@ def check_images(
     ValueError
         Naming what was received and the remedy.
     """
-    if not isinstance(images, Tensor) or images.dim() < 2 or not images.is_floating_point():
-        kind = (
-            f"{images.dtype} {tuple(images.shape)}" if isinstance(images, Tensor) else type(images).__name__
-        )
-        raise ValueError(f"images must be a floating-point batch, first axis the images; got {kind}")
+    check_batch(images, at_least)
     if torch._C._functorch.is_functorch_wrapped_tensor(images):
         raise ValueError(
             "images are inside torch.func.vmap or another transform; call this outside of it: it takes a batch"
@@ -60,8 +56,6 @@ def check_images(
             f"images must be float32 or float64, got {images.dtype}, which has only two or three digits; convert "
             f"images and encoder with .float()"
         )
-    if len(images) < at_least:
-        raise ValueError(f"need at least {at_least} image{'s' * (at_least > 1)}, got {len(images)}")
     if images.numel() == 0:
         raise ValueError(f"images must hold pixels, got shape {tuple(images.shape)}")
     low, high = float(images.min()), float(images.max())

@@ -36,20 +36,12 @@ def _rows(at: Linearisation) -> Tensor:
     return torch.stack(rows, 1)
 
 
-def row_values(
-    fn: Map,
-    images: Float[Tensor, "n ..."],
-    *,
-    k: int,
-    vectors: bool,
-    directions: bool = False,
-    verify: bool = True,
-) -> Part:
+def row_values(fn: Map, images: Float[Tensor, "n ..."], *, k: int, directions: bool = False) -> Part:
     """The k largest singular values of a batch from all rows of its Jacobians."""
-    at = Linearisation(fn, images, method="forward", verify=verify)
+    at = Linearisation(fn, images, method="forward", verify=False)
     usable, excluded = usable_outputs(at.output, directions)
     dim = at.output.shape[1]
-    found = Part.empty(at, images, k, vectors, excluded)
+    found = Part.empty(at, images, k, excluded)
     keep = usable.nonzero().squeeze(1)
     if not len(keep):
         return found
@@ -66,9 +58,8 @@ def row_values(
     found.values[keep] = (sigma * scale.squeeze(2).cpu().double()).to(found.values)
     found.residual[keep] = dim * torch.finfo(rows.dtype).eps  # rounding
     found.steps[keep], found.converged[keep] = dim, True
-    if found.left is not None and found.right is not None:
-        u = axes.flip(2)[:, :, :k].mT.to(rows)
-        found.left[keep] = u
-        pulled = torch.nn.functional.normalize(u @ rows, dim=-1, eps=torch.finfo(rows.dtype).tiny)
-        found.right[keep] = pulled.reshape(len(keep), k, *images.shape[1:])
+    assert found.right is not None
+    found.left[keep] = u = axes.flip(2)[:, :, :k].mT.to(rows)
+    pulled = torch.nn.functional.normalize(u @ rows, dim=-1, eps=torch.finfo(rows.dtype).tiny)
+    found.right[keep] = pulled.reshape(len(keep), k, *images.shape[1:])
     return found

@@ -61,14 +61,12 @@ class Part:
     residual: Float[Tensor, " n"]
     steps: Int64[Tensor, " n"]
     converged: Bool[Tensor, " n"]
-    left: Float[Tensor, "n k dim"] | None
+    left: Float[Tensor, "n k dim"]
     right: Float[Tensor, "n k ..."] | None
     excluded: dict[str, int]
 
     @classmethod
-    def empty(
-        cls, at: Linearisation, images: Tensor, k: int, vectors: bool, excluded: dict[str, int]
-    ) -> "Part":
+    def empty(cls, at: Linearisation, images: Tensor, k: int, excluded: dict[str, int]) -> "Part":
         """Nothing known yet."""
         n, dim = at.output.shape
         return cls(
@@ -77,8 +75,8 @@ class Part:
             images.new_full((n,), math.nan),
             torch.zeros(n, dtype=torch.int64),
             torch.zeros(n, dtype=torch.bool),
-            images.new_full((n, k, dim), math.nan) if vectors else None,
-            images.new_full((n, k, *images.shape[1:]), math.nan) if vectors else None,
+            images.new_full((n, k, dim), math.nan),
+            images.new_full((n, k, *images.shape[1:]), math.nan),
             excluded,
         )
 
@@ -103,10 +101,6 @@ class Lanczos:
         How many of the largest values.
     rtol
         The threshold of rule 1.
-    vectors
-        Whether singular vectors are wanted.
-    verify
-        As :class:`Linearisation` takes it.
     """
 
     def __init__(
@@ -117,16 +111,14 @@ class Lanczos:
         *,
         k: int,
         rtol: float,
-        vectors: bool,
         directions: bool = False,
         doubt: float = 1.0,
-        verify: bool = True,
     ) -> None:
         self.fn, self.images, self.k, self.rtol, self.doubt = fn, images, k, rtol, doubt
-        self.at = Linearisation(fn, images, verify=verify)
+        self.at = Linearisation(fn, images, verify=False)
         usable, excluded = usable_outputs(self.at.output, directions)
         self.dim = self.at.output.shape[1]
-        self.found = Part.empty(self.at, images, k, vectors, excluded)
+        self.found = Part.empty(self.at, images, k, excluded)
         self.active = usable.nonzero().squeeze(1)  # of the batch
         self.rows = self.active.clone()  # of the linearisation
         self.graph_size = len(images)
@@ -187,9 +179,8 @@ class Lanczos:
             largest = torch.maximum(largest, self.diagonal.amax(1, keepdim=True).to(new))
         if basis.shape[1]:
             new = torch.addcmul(new, along.to(new), basis[:, -1], value=-1)
-            new = _orthogonal(
-                _orthogonal(new, basis), basis
-            )  # twice: what is left of a cancellation is not yet
+            # Twice: what a cancellation leaves is not orthogonal yet.
+            new = _orthogonal(_orthogonal(new, basis), basis)
         length = new.norm(dim=1, keepdim=True)
         spent = length <= 10 * torch.finfo(new.dtype).eps * largest
         return new.masked_fill(spent, 0), length.masked_fill(spent, 0).cpu().double()
@@ -246,11 +237,13 @@ class Lanczos:
         found.values[at] = (top[which] * self.scale[which].cpu().double()).to(found.values)
         found.residual[at] = relative[which].clamp(max=1).to(found.residual)
         found.steps[at], found.converged[at] = size, done[which]
-        if found.left is not None and found.right is not None:
-            sides = ((found.left, self.left[:, :size], left), (found.right, self.right, right))
-            for into, basis, weights in sides:
-                mixed = torch.einsum("nkd,nkj->njd", basis[which], weights[which, :, : self.k].to(basis))
-                into[at] = unit(mixed).reshape(into[at].shape)
+        assert found.right is not None
+        for into, basis, weights in (
+            (found.left, self.left[:, :size], left),
+            (found.right, self.right, right),
+        ):
+            mixed = torch.einsum("nkd,nkj->njd", basis[which], weights[which, :, : self.k].to(basis))
+            into[at] = unit(mixed).reshape(into[at].shape)
         self._keep(~stop)
 
 

@@ -30,6 +30,17 @@ Map = Callable[[Tensor], Tensor]
 ROWS = 'replace that layer, or take the row loop, which needs first derivatives only (method="rows")'
 
 
+def check_batch(images: Float[Tensor, "n ..."], at_least: int = 1) -> None:
+    """Refuse what is no batch of images in floating point, or has too few of them."""
+    if not isinstance(images, Tensor) or images.dim() < 2 or not images.is_floating_point():
+        kind = (
+            f"{images.dtype} {tuple(images.shape)}" if isinstance(images, Tensor) else type(images).__name__
+        )
+        raise ValueError(f"images must be a floating-point batch, first axis the images; got {kind}")
+    if len(images) < at_least:
+        raise ValueError(f"need at least {at_least} image{'s' * (at_least > 1)}, got {len(images)}")
+
+
 def as_rows(output: Tensor, images: int) -> Tensor:
     """A map's output as one vector per image.
 
@@ -87,11 +98,7 @@ class Linearisation(Operator):
     ) -> None:
         if method not in ("auto", "reverse", "forward"):
             raise ValueError(f'method must be "auto", "reverse" or "forward", got {method!r}')
-        if images.dim() < 2 or not images.is_floating_point() or not len(images):
-            raise ValueError(
-                f"images must be a floating-point batch, first axis the images; got {images.dtype} "
-                f"{tuple(images.shape)}"
-            )
+        check_batch(images)
         self._fn, self._method = fn, method
         self._images = images.detach().clone().requires_grad_()
         try:

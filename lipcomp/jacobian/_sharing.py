@@ -64,7 +64,7 @@ class SharedStart:
         steps = torch.cat([part.steps for part in pilots])[converged]
         if float(steps.double().mean()) < SLOW:
             return None
-        found = torch.cat([part.left[:, 0] for part in pilots if part.left is not None])
+        found = torch.cat([part.left[:, 0] for part in pilots])
         found = found[converged.to(found.device)].cpu().double()
         if found.shape[1] < DIMENSIONS:
             return None

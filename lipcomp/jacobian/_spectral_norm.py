@@ -31,13 +31,12 @@ from lipcomp.jacobian._dense import row_values
 from lipcomp.jacobian._frozen import frozen
 from lipcomp.jacobian._lanczos import WHOLE, Lanczos, Part
 from lipcomp.jacobian._precision import doubled
-from lipcomp.jacobian._products import Map, as_rows
+from lipcomp.jacobian._products import Linearisation, Map, as_rows
 from lipcomp.jacobian._sharing import SharedStart, pilot_count
 
 WEAK, STRONG = 1e-2, 1e4  # of the map's own scale: float32 values below and above are not trusted
-ROUNDED = (
-    1e-6  # of that scale: float64 values below may be rounding, in which products with J and Jᵀ disagree
-)
+# Of that scale too: float64 values below may be rounding, in which products with J and Jᵀ disagree.
+ROUNDED = 1e-6
 
 
 @dataclass(frozen=True)
@@ -194,28 +193,18 @@ def spectral_norm(
         else torch.arange(len(images))
     )
 
-    unverified = True
+    Linearisation(fn, images[:1])  # refuses a map whose derivative is not that of its values
 
     def measure(index: Tensor, *, keep: bool = vectors) -> Part:
-        nonlocal unverified
-        verify, unverified = unverified, False
         if method == "rows":
-            part = row_values(fn, images[index], k=k, vectors=True, directions=directions, verify=verify)
+            part = row_values(fn, images[index], k=k, directions=directions)
         else:
             at, doubt = start[index].to(images), 1.0
             if shared is not None:
                 at, doubt = shared.starts(at), shared.doubt
-            part = Lanczos(
-                fn,
-                images[index],
-                at,
-                k=k,
-                rtol=rtol,
-                vectors=True,
-                directions=directions,
-                doubt=doubt,
-                verify=verify,
-            ).run(limit)
+            part = Lanczos(fn, images[index], at, k=k, rtol=rtol, directions=directions, doubt=doubt).run(
+                limit
+            )
         if not keep:
             part.right = None
         if advance is not None:
@@ -318,7 +307,7 @@ def _joined(parts: list[Part], order: Tensor, rtol: float, method: str, *, vecto
         joined([part.steps for part in parts]),
         joined([part.converged for part in parts]),
         values,
-        joined([part.left for part in parts if part.left is not None]) if vectors else None,
+        joined([part.left for part in parts]) if vectors else None,
         joined([part.right for part in parts if part.right is not None]) if vectors else None,
         {reason: sum(part.excluded[reason] for part in parts) for reason in parts[0].excluded},
         rtol,

@@ -8,12 +8,8 @@ import pandas as pd
 from lipcomp.checkpoints._native import label_of
 from lipcomp.records import Record, to_frame
 
-UNTOLD = (
-    "method",
-    "note",
-    "classes",
-    "floor",
-)  # settings that a newer measurement of the same may have otherwise
+# Settings that a newer measurement of the same may have otherwise.
+UNTOLD = ("method", "note", "classes", "floor")
 
 
 def rows_of(

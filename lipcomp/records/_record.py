@@ -180,9 +180,8 @@ class LineParser:
             raise self._damaged(number, str(error)) from error
 
     def _place(self, number: int) -> str:
-        return (
-            f"{self.where}, line {number}" if number > 0 else self.where
-        )  # negative: of a line read from the end
+        """Where a line is; one that is read from the end has no number."""
+        return f"{self.where}, line {number}" if number > 0 else self.where
 
     def _damaged(self, number: int, reason: str) -> RecordError:
         return RecordError(

@@ -1,7 +1,5 @@
 """Datasets of others: torchvision's, Hugging Face's, any map-style object; labels by name, pixels as they are."""
 
-import struct
-
 import numpy as np
 import pytest
 import torch
@@ -12,7 +10,6 @@ from torchvision.transforms import v2
 
 from lipcomp.data import Preprocessing, batches, from_dataset, load_set, load_splits
 from lipcomp.data._items import planes_of, whole_numbers
-from lipcomp.data._opening import splits_of
 from lipcomp.data._sets import ImageSet, TensorImages, file_of
 
 RNG = np.random.default_rng(0)
@@ -349,135 +346,3 @@ def test_a_set_in_memory_is_brought_to_another_shape_by_request():
     assert len({s.content_hash() for s in (images, coloured, enlarged)}) == 3
     with pytest.raises(ValueError, match="labels is for folders"):
         load_set(images, labels="table.csv")
-
-
-def idx(array):
-    """LeCun's file format."""
-    return struct.pack(f">HBB{array.ndim}I", 0, 8, array.ndim, *array.shape) + array.tobytes()
-
-
-def test_mnist_and_fashion_mnist_as_torchvision_reads_them(tmp_path):
-    for name, folder in (("mnist", "MNIST"), ("fashion_mnist", "FashionMNIST")):
-        raw = tmp_path / folder / "raw"
-        raw.mkdir(parents=True)
-        for prefix, n in (("train", 5), ("t10k", 3)):
-            pixels = RNG.integers(0, 256, (n, 28, 28), dtype=np.uint8)
-            (raw / f"{prefix}-images-idx3-ubyte").write_bytes(idx(pixels))
-            (raw / f"{prefix}-labels-idx1-ubyte").write_bytes(idx(np.arange(n, dtype=np.uint8)))
-        images = load_set(name, "test", root=tmp_path)
-        assert images.labels.tolist() == [0, 1, 2]
-        assert torch.equal(images.batch(torch.arange(3))[:, 0], torch.from_numpy(pixels) / 255)
-        assert len(load_set(name, "train", root=tmp_path)) == 5
-        assert len(images.classes) == 10
-
-
-def test_svhn_and_stl10_as_torchvision_reads_them(tmp_path, monkeypatch):
-    from scipy.io import savemat
-    from torchvision.datasets import STL10, SVHN
-
-    pixels = RNG.integers(0, 256, (32, 32, 3, 4), dtype=np.uint8)
-    savemat(tmp_path / "test_32x32.mat", {"X": pixels, "y": np.array([[1], [10], [3], [4]])})
-    monkeypatch.setattr(SVHN, "_check_integrity", lambda self: True)
-    images = load_set("svhn", root=tmp_path)
-    assert images.labels.tolist() == [1, 0, 3, 4]
-    assert torch.equal(images.batch(torch.arange(4)), torch.from_numpy(pixels).permute(3, 2, 0, 1) / 255)
-
-    folder = tmp_path / "stl10_binary"
-    folder.mkdir()
-    columns = RNG.integers(0, 256, (2, 3, 96, 96), dtype=np.uint8)  # column-major, as published
-    (folder / "test_X.bin").write_bytes(columns.tobytes())
-    (folder / "test_y.bin").write_bytes(bytes([1, 10]))
-    (folder / "class_names.txt").write_text("\n".join(f"c{i}" for i in range(10)))
-    monkeypatch.setattr(STL10, "_check_integrity", lambda self: True)
-    images = load_set("stl10", root=tmp_path)
-    assert images.labels.tolist() == [0, 9]
-    assert images.classes[9] == "c9"
-    assert torch.equal(images.batch(torch.arange(2)), torch.from_numpy(columns).transpose(2, 3) / 255)
-
-
-@pytest.mark.parametrize("name", ["mnist", "fashion_mnist", "svhn", "stl10", "cifar10"])
-def test_sets_that_are_not_there_are_explained(name, tmp_path):
-    with pytest.raises(
-        FileNotFoundError, match=rf"{name} is not complete below .* missing or damaged.*Unpack"
-    ):
-        load_set(name, root=tmp_path)
-
-
-def test_probes_are_fitted_and_scored_on_different_images(tmp_path):
-    for colours, name in zip(COLOURS, ("cat/0.png", "cat/1.png", "dog/0.png", "dog/1.png"), strict=False):
-        (tmp_path / name).parent.mkdir(exist_ok=True)
-        Image.fromarray(colours).save(tmp_path / name)
-    options = {"image_shape": (3, 8, 9)}
-    with pytest.raises(ValueError, match="no train split"):
-        load_splits(str(tmp_path), **options)
-    train, test = load_splits(str(tmp_path), holdout=0.5, **options)
-    assert train.labels.tolist() == test.labels.tolist() == [0, 1]
-    assert not set(train.files) & set(test.files)
-    whole = load_set(str(tmp_path), **options)
-    with pytest.raises(ValueError, match="share images"):
-        load_splits((whole, whole))
-    (tmp_path / "linked").mkdir()
-    for split in ("train", "val"):  # two names of one folder
-        (tmp_path / "linked" / split).symlink_to(tmp_path / "both")
-    (tmp_path / "both").mkdir()
-    for name in ("cat", "dog"):
-        (tmp_path / name).rename(tmp_path / "both" / name)
-    with pytest.raises(ValueError, match="share images"):
-        load_splits(str(tmp_path / "linked"), **options)
-    for split in ("train", "val"):  # two names of single files, in folders of their own
-        for file in (tmp_path / "both").rglob("*.png"):
-            place = tmp_path / "links" / split / file.parent.name
-            place.mkdir(parents=True, exist_ok=True)
-            (place / f"{split}-{file.name}").symlink_to(file)
-    with pytest.raises(ValueError, match="share images"):
-        load_splits(str(tmp_path / "links"), **options)
-
-
-def test_a_function_by_name_gives_a_dataset_to_every_command(tmp_path, monkeypatch):
-    (tmp_path / "my_photos.py").write_text(
-        "import torch\n"
-        "def build(split):\n"
-        "    shade = {'train': 10, 'test': 20}[split]\n"
-        "    return [(torch.full((3, 8, 8), shade + i, dtype=torch.uint8), i % 2) for i in range(4)]\n"
-        "def nothing(split): return None\n"
-        "def bare(): return []\n"
-    )
-    monkeypatch.chdir(tmp_path)
-    train, test = load_splits("my_photos:build", image_shape=(3, 8, 8))
-    assert (train.batch(torch.tensor([1])) * 255).unique().tolist() == [11]
-    assert (test.batch(torch.tensor([1])) * 255).round().unique().tolist() == [21]
-    assert torch.equal(load_set("my_photos:build", "pretrain").labels, train.labels)
-    assert splits_of("my_photos:build") == ("train", "test")
-    for name, message in (
-        ("nothing", "returned None"),
-        ("bare", "cannot be used"),
-        ("none", "has no function"),
-    ):
-        with pytest.raises(ValueError, match=message):
-            load_set(f"my_photos:{name}")
-    with pytest.raises(ValueError, match="No module named"):
-        load_set("their_photos:build")
-
-
-def test_which_splits_there_are(tmp_path):
-    assert splits_of("mnist5k") == ("train", "test")
-    for name in ("cat/0.png", "dog/0.png"):
-        (tmp_path / name).parent.mkdir(exist_ok=True)
-        Image.fromarray(COLOURS[0]).save(tmp_path / name)
-    assert splits_of(str(tmp_path)) == ()
-    for split in ("train", "valid"):
-        (tmp_path / "s" / split / "cat").mkdir(parents=True)
-        Image.fromarray(COLOURS[0]).save(tmp_path / "s" / split / "cat" / "0.png")
-    assert set(splits_of(str(tmp_path / "s"))) == {"train", "val", "test"}
-
-
-def test_a_mapping_of_splits_gives_the_one_that_is_asked_for():
-    words = {
-        "train": [(x, w) for x, w in zip(COLOURS[:4], "baba", strict=True)],
-        "validation": [(COLOURS[4], "b")],
-    }
-    train, test = load_splits(words)
-    assert (train.classes, test.classes) == (("a", "b"), ("a", "b"))
-    assert (len(train), test.labels.tolist()) == (4, [1])
-    with pytest.raises(ValueError, match=r"no train split, only: extra"):
-        load_set({"extra": words["train"]}, "train")

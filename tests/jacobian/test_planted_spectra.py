@@ -42,7 +42,7 @@ def measured(values, *, null):
     matrix = mix[:, :DIM] * values
     images = torch.rand(STARTS, DIM, generator=generator, dtype=torch.float64)
     start = torch.randn(STARTS, DIM + null, generator=generator, dtype=torch.float64)
-    found = Lanczos(lambda x: x @ matrix.T, images, start, k=1, rtol=1e-4, vectors=True).run(100)
+    found = Lanczos(lambda x: x @ matrix.T, images, start, k=1, rtol=1e-4).run(100)
     return found, matrix
 
 

@@ -105,7 +105,7 @@ def test_how_many_pilots(images, pilots):
 def pilots(left, steps):
     n, dim = left.shape
     at = Linearisation(lambda x: x @ torch.ones(3, dim), torch.ones(n, 3))
-    part = Part.empty(at, torch.ones(n, 3), 1, True, {})
+    part = Part.empty(at, torch.ones(n, 3), 1, {})
     part.left, part.steps = left[:, None], torch.full((n,), steps)
     part.converged = torch.ones(n, dtype=torch.bool)
     return part

@@ -19,13 +19,8 @@ from lipcomp.robustness._texture import conflicting, decided, load_cue_conflict,
 SIXTEEN = tuple(class_table("sixteen_classes"))
 
 
-def photo(path, value=0, size=(40, 36)):
-    path.parent.mkdir(parents=True, exist_ok=True)
-    Image.new("RGB", size, (value, 100, 50)).save(path)
-
-
 @pytest.fixture
-def conflict(tmp_path):
+def conflict(tmp_path, photo):
     """Every shape with the texture of the next class, and once with its own."""
     for k, name in enumerate(SIXTEEN):
         photo(tmp_path / name / f"{name}1-{SIXTEEN[(k + 1) % 16]}2.png")
@@ -57,7 +52,7 @@ def test_a_thousand_classes_answer_by_their_mean_probability(conflict):
     assert set(conflict.decisions(p.log())) == {SIXTEEN.index("knife")}
 
 
-def test_a_cue_conflict_folder_is_checked(tmp_path):
+def test_a_cue_conflict_folder_is_checked(tmp_path, photo):
     with pytest.raises(FileNotFoundError, match="lacks 16 of the 16"):
         load_cue_conflict(tmp_path)
     for name in SIXTEEN:
@@ -69,7 +64,7 @@ def test_a_cue_conflict_folder_is_checked(tmp_path):
         load_cue_conflict(tmp_path)
 
 
-def test_cue_conflicts_of_ones_own_classes_name_their_textures(tmp_path):
+def test_cue_conflicts_of_ones_own_classes_name_their_textures(tmp_path, photo):
     for name in ("7/7_1-12_3.png", "7/7_2-12.png", "12/a-1_1.png", "12/a-7_12.png", "1/b-7.png"):
         photo(tmp_path / name)
     conflict = load_cue_conflict(tmp_path, classes=("1", "12", "7"), image_shape=(3, 32, 32))
@@ -98,7 +93,7 @@ def test_recombined_images_have_the_phase_of_one_and_the_amplitude_of_the_other(
         conflicting(labels[:30])
 
 
-def test_imagenet_d_and_hard_take_any_of_several_classes(tmp_path):
+def test_imagenet_d_and_hard_take_any_of_several_classes(tmp_path, photo):
     for kind in ("background", "material", "texture"):
         photo(tmp_path / "d" / kind / "chair" / "a.jpg")
     shift = load_shift("imagenet-d", tmp_path / "d", partial=True, image_shape=(3, 32, 32))
@@ -120,7 +115,7 @@ def test_imagenet_d_and_hard_take_any_of_several_classes(tmp_path):
         load_shift("imagenet-hard", tmp_path / "hard", partial=True)
 
 
-def test_stylized_imagenet_is_imagenets_classes(tmp_path):
+def test_stylized_imagenet_is_imagenets_classes(tmp_path, photo):
     wnids = imagenet_wnids()
     photo(tmp_path / wnids[3] / "a.png")
     shift = load_shift("imagenet-styled", tmp_path, partial=True, image_shape=(3, 32, 32))

@@ -297,7 +297,7 @@ def test_a_backbone_of_ones_own_that_fails_is_named(monkeypatch, tmp_path, capsy
     (tmp_path / "ours_that_fails.py").write_text("def net(channels):\n    raise KeyError('width')\n")
     assert run(main, ["mnist_simclr", "--backbone", "ours_that_fails.py:net", "--device", "cpu"]) == 1
     error = " ".join(capsys.readouterr().err.split())
-    assert "backbone 'ours_that_fails.py:net' failed, called with 1 channels (KeyError: 'width')" in error
+    assert "'ours_that_fails.py:net' failed, called with (1,) (KeyError: 'width')" in error
 
 
 def test_unknown_options_get_the_nearest(capsys):

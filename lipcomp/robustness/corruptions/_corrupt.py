@@ -91,10 +91,6 @@ def corrupt(
     True
     """
     check_severity(severity)
-    if not isinstance(images, Tensor):
-        raise ValueError(  # noqa: TRY004  (the package's one kind of refusal)
-            f"images must be a tensor (batch, 1 or 3, height, width), got {type(images).__name__}"
-        )
     in_bytes = images.dtype == torch.uint8
     if images.ndim != 4 or images.shape[1] not in (1, 3) or not (in_bytes or images.is_floating_point()):
         raise ValueError(

@@ -1,0 +1,237 @@
+"""Natural shifts and videos, as small trees in their real layouts; what is damaged or missing is named."""
+
+import csv
+import json
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from lipcomp.robustness._shifted import imagenet_wnids, project
+from lipcomp.robustness._shifts import SHIFTS, load_shift
+from lipcomp.robustness._videos import load_vid_robust, load_ytbb_robust, open_perturbations, sequences
+
+RNG = np.random.default_rng(0)
+
+
+def test_projection_takes_the_best_of_each_list():
+    logits = torch.tensor([[1.0, 5.0, 2.0, 0.0], [9.0, 0.0, 0.0, 1.0]])
+    assert project(logits, ((0, 1), (2,))).tolist() == [[5, 2], [9, 0]]
+    assert project(logits, None) is logits
+    with pytest.raises(ValueError, match="names class 7, but the model has 4"):
+        project(logits, ((7,),))
+
+
+def test_the_class_lists_are_subsets_of_imagenets():
+    everything = imagenet_wnids()
+    assert len(everything) == len(set(everything)) == 1000
+    for subset in ("imagenet_a", "imagenet_r"):
+        wnids = imagenet_wnids(subset)
+        assert len(wnids) == 200
+        assert set(wnids) < set(everything)
+        assert list(wnids) == sorted(wnids)
+
+
+def test_cifar_10_1_and_10_2(tmp_path):
+    np.save(tmp_path / "cifar10.1_v6_data.npy", RNG.integers(0, 256, (6, 32, 32, 3), dtype=np.uint8))
+    np.save(tmp_path / "cifar10.1_v6_labels.npy", np.arange(6))
+    shift = load_shift("cifar10.1", tmp_path, partial=True)
+    logits = torch.eye(10)[[0, 1, 2, 3, 5, 5]]
+    assert shift.right(logits).tolist() == [True, True, True, True, False, True]
+    with pytest.raises(ValueError, match="holds 6 images, published are 2000"):
+        load_shift("cifar10.1", tmp_path)
+    np.savez(
+        tmp_path / "cifar102_test.npz",
+        images=np.zeros((4, 32, 32, 3), np.uint8),
+        labels=np.array([0, 1, 9, 9]),
+    )
+    assert load_shift("cifar10.2", tmp_path, partial=True).images.labels.tolist() == [0, 1, 9, 9]
+    np.savez(
+        tmp_path / "cifar102_test.npz",
+        images=np.zeros((4, 32, 32, 3), np.uint8),
+        labels=np.array([0, 1, 9, 10]),
+    )
+    with pytest.raises(ValueError, match="labels from 0 to 10"):
+        load_shift("cifar10.2", tmp_path, partial=True)
+    whole = (tmp_path / "cifar102_test.npz").read_bytes()
+    (tmp_path / "cifar102_test.npz").write_bytes(whole[: len(whole) // 2])
+    with pytest.raises(ValueError, match="cannot be read"):
+        load_shift("cifar10.2", tmp_path, partial=True)
+
+
+def test_imagenet_v2_folders_are_numbers_and_not_sorted_as_text(tmp_path, photo):
+    for label in (0, 2, 10, 999):
+        photo(tmp_path / str(label) / "a.jpeg")
+    with pytest.raises(ValueError, match="lacks 996 of imagenet-v2's 1000"):
+        load_shift("imagenet-v2", tmp_path)
+    shift = load_shift("imagenet-v2", tmp_path, partial=True, image_shape=(3, 32, 32))
+    assert shift.images.labels.tolist() == [0, 2, 10, 999]
+    assert shift.class_map is None
+
+
+def test_imagenet_a_lets_only_its_classes_compete(tmp_path, photo):
+    wnids, everything = imagenet_wnids("imagenet_a"), imagenet_wnids()
+    for wnid in wnids:
+        photo(tmp_path / wnid / "a.jpg", size=(20, 30))  # smaller than wanted: resized, as published
+    shift = load_shift("imagenet-a", tmp_path, partial=True, image_shape=(3, 32, 32))
+    assert shift.images.batch(torch.arange(2)).shape == (2, 3, 32, 32)
+    logits = torch.zeros(200, 1000)
+    outside = next(k for k, wnid in enumerate(everything) if wnid not in wnids)
+    logits[:, outside] = 10  # a class of ImageNet that ImageNet-A does not have
+    for row, wnid in enumerate(wnids):
+        logits[row, everything.index(wnid)] = 5
+    assert shift.right(logits).all()
+    clean_labels = torch.tensor([outside, everything.index(wnids[3]), everything.index(wnids[7])])
+    assert shift.clean_subset(clean_labels).tolist() == [1, 2]
+    clean = torch.zeros(3, 1000)
+    clean[1, clean_labels[1]] = 1
+    clean[2, clean_labels[1]] = 1
+    assert shift.right_clean(clean, clean_labels).tolist() == [True, False]
+    with pytest.raises(ValueError, match="holds 200 images, published are 7500"):
+        load_shift("imagenet-a", tmp_path)
+    own = load_shift("imagenet-a", tmp_path, classes=[wnids[5], wnids[2]], image_shape=(3, 32, 32))
+    assert own.class_map == ((1,), (0,))
+    with pytest.raises(ValueError, match="none of the model's 1 classes"):
+        load_shift("imagenet-a", tmp_path, classes=["n00000000"])
+
+
+def objectnet(folder, photo):
+    for name, value in (("alarm_clock", 200), ("bucket", 90), ("only_objectnet", 3)):
+        photo(folder / "images" / name / "x.png", value)
+    mappings = folder / "mappings"
+    mappings.mkdir()
+    lines = [f"name {i}" for i in range(1000)]
+    lines[409], lines[530], lines[463] = "analog clock", "digital clock", "bucket, pail"
+    (mappings / "imagenet_to_label_2012_v2").write_text("\n".join(lines))
+    write = {
+        "pytorch_to_imagenet_2012_id": {str(i): (i + 7) % 1000 for i in range(1000)},
+        "folder_to_objectnet_label": {
+            "alarm_clock": "Alarm clock",
+            "bucket": "Bucket",
+            "only_objectnet": "Thing",
+        },
+        "objectnet_to_imagenet_1k": {"Alarm clock": "analog clock; digital clock", "Bucket": "bucket, pail"},
+    }
+    for name, content in write.items():
+        (mappings / f"{name}.json").write_text(json.dumps(content))
+
+
+def test_objectnet_reads_the_map_it_is_published_with_and_cuts_its_frame(tmp_path, photo):
+    objectnet(tmp_path, photo)
+    picture = Image.open(tmp_path / "images" / "bucket" / "x.png")
+    framed = Image.new("RGB", picture.size, (255, 0, 0))
+    framed.paste(picture.crop((2, 2, 38, 34)), (2, 2))
+    framed.save(tmp_path / "images" / "bucket" / "x.png")
+    shift = load_shift("objectnet", tmp_path, partial=True, image_shape=(3, 32, 32))
+    assert shift.images.classes == ("alarm_clock", "bucket")
+    assert shift.class_map == ((402, 523), (456,))
+    assert abs(float(shift.images.batch(torch.tensor([1]))[0, 0].max()) * 255 - 90) < 1.5
+    (tmp_path / "mappings" / "objectnet_to_imagenet_1k.json").write_text('{"Bucket": "no such class"}')
+    with pytest.raises(ValueError, match=r"do not fit each other.*no such class"):
+        load_shift("objectnet", tmp_path, partial=True)
+    (tmp_path / "mappings" / "objectnet_to_imagenet_1k.json").write_text("{")
+    with pytest.raises(ValueError, match="is not valid JSON"):
+        load_shift("objectnet", tmp_path, partial=True)
+    (tmp_path / "mappings" / "objectnet_to_imagenet_1k.json").unlink()
+    with pytest.raises(FileNotFoundError, match="is missing"):
+        load_shift("objectnet", tmp_path, partial=True)
+
+
+def test_every_shift_says_where_to_get_it(tmp_path):
+    for name, entry in SHIFTS.items():
+        if entry.source is not None:
+            with pytest.raises(FileNotFoundError, match="https://"):
+                load_shift(name, tmp_path / "nothing")
+    with pytest.raises(ValueError, match="did you mean 'imagenet-v2'"):
+        load_shift("imagenet-v3")
+
+
+def test_the_default_shift_comes_with_scikit_learn():
+    pytest.importorskip("sklearn")
+    assert len(load_shift("uci_digits").images) == 1797
+
+
+def test_vid_robust_frames_and_pm_k(tmp_path, photo):
+    frames = [f"val/v/{i:06d}.JPEG" for i in range(5)]
+    for i, frame in enumerate(frames):
+        photo(tmp_path / frame, 50 * i)
+    (tmp_path / "metadata").mkdir()
+    (tmp_path / "metadata" / "pmsets.json").write_text(
+        json.dumps({frames[2]: [frames[0], frames[1], frames[3], frames[4]]})
+    )
+    (tmp_path / "metadata" / "labels.json").write_text(json.dumps({frame: [7, 4] for frame in frames}))
+    found = load_vid_robust(tmp_path, image_shape=(3, 32, 32))
+    assert len(found.images) == 5
+    assert len(found.class_map) == 30
+    logits = torch.zeros(5, 1000)
+    logits[:, 345] = 1  # ImageNet's ox is VID's class 7
+    logits[0, 345], logits[0, 404] = 0, 1  # an airliner two frames away
+    assert [found.pm_k(logits, k).value for k in (0, 1, 2, 10)] == [1, 1, 0, 0]
+    with pytest.raises(ValueError, match="each of 5 frames"):
+        found.pm_k(logits[:3])
+    (tmp_path / frames[4]).unlink()
+    with pytest.raises(FileNotFoundError, match="1 of 5 frames are missing"):
+        load_vid_robust(tmp_path)
+    (tmp_path / "metadata" / "labels.json").write_text("{}")
+    with pytest.raises(ValueError, match="lacks 1 anchors"):
+        load_vid_robust(tmp_path)
+
+
+def test_ytbb_robust_keeps_reviewed_anchors_and_similar_neighbours(tmp_path, photo):
+    keys = [f"vid_{t}/frame-{i}.jpg" for t in (1000, 2000) for i in (14, 15, 16, 17)]
+    for key in keys:
+        photo(tmp_path / key)
+    meta = tmp_path / "metadata"
+    meta.mkdir()
+    (meta / "rev_class_idx_map.json").write_text(json.dumps({str(k): [k, k + 100] for k in range(24)}))
+    (meta / "ytbb_class_index.json").write_text(json.dumps({"3": "bear", "4": "dog"}))
+    with (meta / "ytbb_robustness_test_anchors_full.csv").open("w", newline="") as file:
+        csv.writer(file).writerows([("ytid", "time_ms", "label"), ("vid", 1000, 22), ("vid", 2000, 5)])
+    anchors = [
+        {"key": f"any/{keys[1]}", "labels": [0, 2]},  # good, bear
+        {"key": f"any/{keys[5]}", "labels": [1]},  # bad
+    ]
+    (meta / "anchor_labels.json").write_text(
+        json.dumps({"labels": ["good", "bad", "bear"], "annotations": anchors})
+    )
+    pairs = [
+        {"key": f"{keys[1]},{keys[0]}", "labels": [0]},
+        {"key": f"{keys[1]},{keys[2]}", "labels": [0, 1]},  # similar, but blurred
+        {"key": f"{keys[1]},{keys[3]}", "labels": [0]},
+    ]
+    (meta / "pmk_labels.json").write_text(
+        json.dumps({"labels": ["similar", "blur-increase"], "annotations": pairs})
+    )
+    found = load_ytbb_robust(tmp_path, image_shape=(3, 32, 32))
+    assert [near for _, near in found.anchors] == [{-1: 0, 2: 2}]
+    assert found.accepted == (frozenset({23, 3}),)  # 22 and 23 are exchanged in the published evaluation
+    assert len(found.images) == 3
+
+
+def test_perturbation_sequences(tmp_path):
+    array = RNG.integers(0, 256, (3, 7, 32, 32, 3), dtype=np.uint8)
+    np.save(tmp_path / "gaussian_noise.npy", array)
+    places = open_perturbations(tmp_path)
+    assert list(places) == ["gaussian_noise"]
+    read = list(sequences(places["gaussian_noise"]))
+    assert len(read) == 3
+    torch.testing.assert_close(read[1] * 255, torch.from_numpy(array[1]).permute(0, 3, 1, 2).float())
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(FileNotFoundError, match="neither"):
+        open_perturbations(tmp_path / "empty")
+
+
+def test_imagenet_p_videos_are_decoded(tmp_path):
+    cv2 = pytest.importorskip("cv2")
+    path = tmp_path / "brightness" / "n01" / "a.mp4"
+    path.parent.mkdir(parents=True)
+    writer = cv2.VideoWriter(str(path), cv2.VideoWriter_fourcc(*"mp4v"), 10, (64, 64))
+    if not writer.isOpened():
+        pytest.skip("this OpenCV writes no MP4")
+    for value in (30, 120, 220):
+        writer.write(np.full((64, 64, 3), (0, 0, value), np.uint8))
+    writer.release()
+    (frames,) = sequences(open_perturbations(tmp_path)["brightness"])
+    assert frames.shape == (3, 3, 64, 64)
+    np.testing.assert_allclose(frames[:, 0].mean((1, 2)).numpy() * 255, [30, 120, 220], atol=6)
