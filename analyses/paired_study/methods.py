@@ -10,6 +10,12 @@ def _one(frame: pd.DataFrame, column: str) -> str:
     return ", ".join(str(v) for v in values) if len(values) else "not recorded"
 
 
+def _latent(frame: pd.DataFrame) -> str:
+    """What earlier versions put in place of z, so that their bound is another one."""
+    told = frame.get("settings.z", pd.Series(dtype=object))
+    return " at z = μ, which bounds I(Y;μ(X)), not I(Y;Z)" if (told == "mean direction").any() else ""
+
+
 def methods_text(study: Study) -> list[str]:
     """Paragraphs that say what each number means and how it was computed."""
     frame, design = study.frame, study.design
@@ -62,8 +68,7 @@ def methods_text(study: Study) -> list[str]:
         f"direction μ; logits: the linear probe's. Bounds (3.1) to (3.4) are on log e(z|x) at one common κ.",
         "Compression. Residual information is E KL(e(z|x) ‖ b(z|y)) in closed form (2.2), x and y two augmented views "
         "of a held-out image, at κ_e = 1024 and κ_b = 10 for every model; the excess is over the floor "
-        "(2.4). I(Y;Z) is "
-        "the InfoNCE lower bound (2.3).",
+        f"(2.4). I(Y;Z) is the InfoNCE lower bound (2.3){_latent(frame)}.",
         "Accuracy. A linear probe (L-BFGS, regularisation chosen on held-out training images) on the pooled features, "
         "under the same corrupted images for every model. Shift: the UCI digits; the 8×8 control is "
         "MNIST's own test set "

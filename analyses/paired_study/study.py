@@ -143,7 +143,7 @@ HEADLINES: dict[str, tuple[str, dict[str, Any]]] = {
     "resolution": ("accuracy.resolution", {}),
     "residual": ("compression.residual_information", {"kappa": "common"}),
     "excess": ("compression.residual_excess", {"kappa": "common"}),
-    "i_yz": ("compression.i_yz", {}),
+    "i_yz": ("compression.i_yz", {"kappa": "common"}),
     "published": ("bound.published.max", {"pairs": "views", "kappa_e": COMMON_KAPPA}),
     "mean_direction": ("bound.direction.max", {"pairs": "views", "kappa_e": COMMON_KAPPA}),
     "stretch": ("bound.direction.median", {"pairs": "corruptions", "kappa_e": COMMON_KAPPA}),

@@ -140,7 +140,11 @@ class Sigma:
         ends = (float(np.quantile(middle, 0.025)), float(np.quantile(middle, 0.975)))
         for name, q in QUANTILES.items():
             yield Finding(
-                f"sigma_max.{name}", float(np.quantile(known, q)), UNIT, n, ends if q == 0.5 else None
+                f"sigma_max.{name}",
+                float(np.quantile(known, q)),
+                UNIT,
+                n,
+                ends if q == 0.5 and n > 1 else None,
             )
         witness = {"witness": int(indices[int(np.nanargmax(np.where(np.isfinite(sigma), sigma, np.nan)))])}
         yield Finding("sigma_max.max", float(known.max()), UNIT, n, details=witness)

@@ -14,6 +14,7 @@ correlation.
 Estimate(value=1, interval=(0.3976, 1), n=4)
 """
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
@@ -67,8 +68,8 @@ def bootstrap(
 ) -> Estimate:
     """A function of the means over images, with its percentile interval.
 
-    The mean of one row of zeros and ones, and of any rows that are right on every image or on none, is a share and has
-    the exact interval of :func:`proportion`.
+    Zeros and ones may be right answers or, by chance, values of any other kind, so shares are given to
+    :func:`proportion`. One image shows no spread and has no interval.
 
     Parameters
     ----------
@@ -88,12 +89,10 @@ def bootstrap(
     n = values.shape[1]
     if n == 0:
         raise ValueError("values must hold at least one image, got none")
-    if statistic is None:
-        each = values.mean(0)
-        if ((each == 0) | (each == 1)).all() and (len(values) == 1 or len(np.unique(each)) == 1):
-            return proportion(each == 1, level=level)
     statistic = statistic or (lambda means: means.mean(1))
     value = float(statistic(values.mean(1)[None])[0])
+    if n == 1 or not math.isfinite(value):
+        return Estimate(value, None, n)
     samples = statistic(resampled_means(values, resamples, seed))
     low, high = np.nanquantile(samples, [(1 - level) / 2, (1 + level) / 2])
     return Estimate(value, (float(low), float(high)), n)

@@ -22,7 +22,7 @@ import numpy as np
 import pandas as pd
 from jaxtyping import Float, Shaped
 
-from lipcomp.robustness._estimates import Estimate, bootstrap
+from lipcomp.robustness._estimates import Estimate, bootstrap, proportion
 
 # Mean error of AlexNet over the five severities, and its clean error (Hendrycks & Dietterich 2019, in the digits of
 # google-research/augmix).
@@ -92,7 +92,9 @@ def flip_rate(predictions: np.ndarray, *, noise: bool = False, stride: int = 1) 
         )
     before = predictions[:, :1] if noise else predictions[:, :-stride]
     flips = predictions[:, 1 if noise else stride :] != before
-    return bootstrap(flips.mean(1)[None])
+    rates = flips.mean(1)
+    # exact where every sequence flips always or never: resampling gives an interval of no width there
+    return proportion(rates == 1) if np.isin(rates, (0, 1)).all() else bootstrap(rates[None])
 
 
 def top5_distances(

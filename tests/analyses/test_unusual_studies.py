@@ -10,8 +10,9 @@ from analyses.paired_study.associations import main_data
 from analyses.paired_study.design import read_design
 from analyses.paired_study.frames import load_study
 from analyses.paired_study.pairs import find_pairs
-from analyses.paired_study.study import CREDIT, PLAIN
+from analyses.paired_study.study import CREDIT, PLAIN, models_table
 from analyses.paired_study.words import headline, value_text, verdict_rows
+from lipcomp.records import Record, to_frame
 from lipcomp.statistics._verdict import Verdict
 
 
@@ -213,3 +214,18 @@ def test_an_association_is_judged_and_drawn_by_the_zone_of_the_design(planted, t
 )
 def test_a_number_shows_on_which_side_of_zero_it_lies(value, interval, ratio, said):
     assert value_text(value, interval, ratio=ratio) == said
+
+
+def test_all_models_are_tabled_at_the_common_concentrations():
+    names = {"residual_information": "residual", "residual_excess": "excess", "i_yz": "i_yz"}
+    records = [
+        Record(
+            f"compression.{name}",
+            value,
+            subject={"run": "a", "objective": "CSimCLR"},
+            settings={"kappa": kappa},
+        )
+        for name in names
+        for kappa, value in (("common", 1.0), ("own", 2.0))
+    ]
+    assert models_table(to_frame(records))[[*names.values()]].iloc[0].tolist() == [1.0, 1.0, 1.0]

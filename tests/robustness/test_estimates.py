@@ -47,17 +47,19 @@ def test_an_accuracys_interval_covers_at_every_truth_exactly(truth, n):
     """Summed over every possible count, weighted by its probability: no simulation."""
     chances = stats.binom.pmf(np.arange(n + 1), n, truth)
     likely = np.flatnonzero(chances > 1e-12)
-    intervals = [bootstrap((np.arange(n) < count)[None]).interval for count in likely]
+    intervals = [proportion(np.arange(n) < count).interval for count in likely]
     covered = np.array([low <= truth <= high for low, high in intervals])
     assert chances[likely][covered].sum() >= 0.95
     assert all(high > low for low, high in intervals)
 
 
-def test_rows_that_are_all_wrong_or_all_right_have_a_width_too():
+def test_zeros_and_ones_are_shares_only_where_they_are_answers():
+    """A value of exactly 1 on every image (sigma of an isometry) is not "right"; one image has no spread."""
     for value in (0.0, 1.0):
-        low, high = bootstrap(np.full((3, 50), value)).interval
-        assert high - low == pytest.approx(1 - 0.025 ** (1 / 50))
-    assert proportion(np.zeros(50)).interval == bootstrap(np.zeros((3, 50))).interval
+        assert bootstrap(np.full((3, 50), value)).interval == (value, value)
+        always = np.zeros((50, 4)) if value == 0 else np.arange(200).reshape(50, 4)
+        assert flip_rate(always) == proportion(np.full(50, value))
+    assert bootstrap(np.ones((3, 1))).interval is None
 
 
 def test_accuracy_by_class_leaves_out_classes_without_images():
