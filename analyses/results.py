@@ -51,7 +51,7 @@ SMALL_COLOUR = (
     *("--set", "encoder.projector=(256, 64)"),
 )
 WIDER_AND_LONGER = (
-    *("--epochs", "30", "--batch-size", "256", "--lr", "0.001", "--precision", "bf16"),
+    *("--epochs", "20", "--batch-size", "256", "--lr", "0.001", "--precision", "bf16"),
     *("--set", "optimizer=adamw", "--set", "weight_decay=0.01", "--set", "warmup_epochs=3"),
 )
 
@@ -102,7 +102,7 @@ STUDIES = {
     # Colour, with the digits' network and schedule: the recipe of CIFAR-10 itself needs a GPU.
     "cifar": Published(TRIPLE, str(CIFAR), 4, SMALL_COLOUR, ("--sigma-images", "150")),
     # Needs a GPU: minutes there.
-    "cifar-resnet": Published(TRIPLE, str(MORE_CIFAR), 3, WIDER_AND_LONGER, ("--sigma-images", "100")),
+    "cifar-resnet": Published(TRIPLE, str(MORE_CIFAR), 4, WIDER_AND_LONGER, ("--sigma-images", "100")),
 }
 
 

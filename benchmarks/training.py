@@ -1,7 +1,8 @@
-"""Training's images a second, end to end, beside lightly's SimCLR on the same network: one process, one thread.
+"""Training's images a second, end to end, beside lightly's SimCLR on the same network: one process.
 
     pip install lightly==1.6.0
     python -m benchmarks.training --blocks 5 --steps 8
+    python -m benchmarks.training --device cuda --batch-size 512 --loaders 16
 
 Both sides train the same network with the same optimiser on the same images in batches of 64 (two views of each).
 lightly brings its data set, its SimCLRTransform, PyTorch's DataLoader and its NTXentLoss; this project its sets, views
@@ -11,6 +12,9 @@ memory here, first with lightly, as each side has them by default. Memory is the
 
 The colour augmentation is of the same kinds on both sides (crop, flip, jitter, grey; no blur at 32 x 32); of the
 digits, lightly makes the same and this project its affine views.
+
+On a GPU the figures are seconds on the clock, each part waited for; both sides compute in bfloat16 with channels last.
+lightly's images come from ``--loaders`` processes, whose start is not counted; this project makes its views on the GPU.
 """
 
 import json
@@ -20,7 +24,7 @@ import statistics
 import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -30,7 +34,7 @@ from PIL import Image
 from torch import Tensor
 
 from benchmarks._harness import smooth_images
-from lipcomp._commands import Parser, run, table
+from lipcomp._commands import Parser, choose_device, run, table
 from lipcomp.data._loading import view_batches
 from lipcomp.data._sets import TensorImages
 from train.data import order, stream
@@ -40,8 +44,32 @@ from train.parallel import Ranks
 from train.recipe import Recipe
 from train.recipes import cifar10_simclr, mnist_simclr
 
-BATCH = 64
 Stepper = Callable[[], dict[str, float]]
+
+
+@dataclass(frozen=True)
+class Setting:
+    """Where and how both sides train: device, images per step, processes that load lightly's images (0: none)."""
+
+    device: torch.device
+    batch: int
+    loaders: int
+
+    @property
+    def gpu(self) -> bool:
+        """Whether time passes on a GPU."""
+        return self.device.type == "cuda"
+
+    def clock(self) -> float:
+        """Processor seconds; on a GPU the clock's, once it has nothing left to do."""
+        if not self.gpu:
+            return time.process_time()
+        torch.cuda.synchronize()
+        return time.perf_counter()
+
+    def autocast(self) -> torch.autocast:
+        """The precision of the networks."""
+        return torch.autocast(self.device.type, dtype=torch.bfloat16, enabled=self.gpu)
 
 
 def generated(shape: tuple[int, int, int], count: int = 2048) -> TensorImages:
@@ -51,20 +79,24 @@ def generated(shape: tuple[int, int, int], count: int = 2048) -> TensorImages:
 
 
 def timed(
-    batches: Iterator[Any], forward: Callable[[Any], Tensor], optimizer: torch.optim.Optimizer
+    batches: Iterator[Any],
+    forward: Callable[[Any], Tensor],
+    optimizer: torch.optim.Optimizer,
+    setting: Setting,
 ) -> Stepper:
-    """One step, and the CPU seconds of its parts."""
+    """One step, and the seconds of its parts."""
 
     def step() -> dict[str, float]:
-        clock = [time.process_time()]
+        clock = [setting.clock()]
         batch = next(batches)
-        clock.append(time.process_time())
-        loss = forward(batch)
+        clock.append(setting.clock())
+        with setting.autocast():
+            loss = forward(batch)
         optimizer.zero_grad(set_to_none=True)
         loss.backward()
-        clock.append(time.process_time())
+        clock.append(setting.clock())
         optimizer.step()
-        clock.append(time.process_time())
+        clock.append(setting.clock())
         return {
             "data": clock[1] - clock[0],
             "network": clock[2] - clock[1],
@@ -74,9 +106,9 @@ def timed(
     return step
 
 
-def ours(recipe: Recipe, images: TensorImages) -> Stepper:
+def ours(recipe: Recipe, images: TensorImages, setting: Setting) -> Stepper:
     """Our loop without its files."""
-    trainee = Trainee(recipe, 0, 10).to(memory_format=torch.channels_last).train()
+    trainee = Trainee(recipe, 0, 10).to(setting.device, memory_format=torch.channels_last).train()
     optimizer = build_optimizer(trainee, recipe)
     set_rate(optimizer, 1e-3)
 
@@ -87,11 +119,11 @@ def ours(recipe: Recipe, images: TensorImages) -> Stepper:
     def forward(batch: Any) -> Tensor:
         views = tuple(v.contiguous(memory_format=torch.channels_last) for v in batch.views)
         noise = stream(0, "noise", batch.step)
-        rows = slice(0, BATCH)
-        result = trainee(recipe.objective, views, batch.labels, noise, Ranks(), rows, BATCH)
+        rows = slice(0, setting.batch)
+        result = trainee(recipe.objective, views, batch.labels, noise, Ranks(), rows, setting.batch)
         return result.value  # type: ignore[no-any-return]
 
-    return timed(view_batches(images, recipe.views, plan(), torch.device("cpu")), forward, optimizer)
+    return timed(view_batches(images, recipe.views, plan(), setting.device), forward, optimizer, setting)
 
 
 class Pictures(torch.utils.data.Dataset):  # type: ignore[type-arg]
@@ -111,13 +143,14 @@ class Pictures(torch.utils.data.Dataset):  # type: ignore[type-arg]
         return (image if self.transform is None else self.transform(image)), self.labels[index]
 
 
-def lightlys(recipe: Recipe, images: TensorImages) -> Stepper:
+def lightlys(recipe: Recipe, images: TensorImages, setting: Setting) -> Stepper:
     """Lightly's data set, transforms and loss around the same network and optimiser."""
     from lightly.data import LightlyDataset
     from lightly.loss import NTXentLoss
     from lightly.transforms import SimCLRTransform
 
-    trainee = Trainee(replace(recipe, probe=None), 0, 10).train()
+    layout = torch.channels_last if setting.gpu else torch.contiguous_format
+    trainee = Trainee(replace(recipe, probe=None), 0, 10).to(setting.device, memory_format=layout).train()
     optimizer = build_optimizer(trainee, recipe)
     set_rate(optimizer, 1e-3)
     transform = SimCLRTransform(
@@ -126,7 +159,15 @@ def lightlys(recipe: Recipe, images: TensorImages) -> Stepper:
         normalize={"mean": [0.0] * images.image_shape[0], "std": [1.0] * images.image_shape[0]},
     )
     dataset = LightlyDataset.from_torch_dataset(Pictures(images), transform=transform)
-    loader = torch.utils.data.DataLoader(dataset, BATCH, shuffle=True, drop_last=True, num_workers=0)
+    loader = torch.utils.data.DataLoader(
+        dataset,
+        setting.batch,
+        shuffle=True,
+        drop_last=True,
+        num_workers=setting.loaders,
+        persistent_workers=setting.loaders > 0,
+        pin_memory=setting.gpu,
+    )
     criterion = NTXentLoss(temperature=0.1)
 
     def batches() -> Iterator[Any]:
@@ -134,14 +175,20 @@ def lightlys(recipe: Recipe, images: TensorImages) -> Stepper:
             yield from loader
 
     def forward(batch: Any) -> Tensor:
-        views = torch.cat(batch[0][:2])
+        views = torch.cat(batch[0][:2]).to(setting.device, memory_format=layout, non_blocking=True)
         return criterion(*trainee.online.embedding(views).chunk(2))  # type: ignore[no-any-return]
 
-    return timed(batches(), forward, optimizer)
+    return timed(batches(), forward, optimizer, setting)
 
 
-def peak_mib(make: Callable[[], Stepper], steps: int = 3) -> float:
-    """By how much a forked child's peak memory grows in some steps."""
+def peak_mib(make: Callable[[], Stepper], setting: Setting, steps: int = 3) -> float:
+    """By how much a forked child's peak memory grows in some steps; on a GPU the peak of what is allocated there."""
+    if setting.gpu:
+        torch.cuda.reset_peak_memory_stats()
+        step = make()
+        for _ in range(steps):
+            step()
+        return torch.cuda.max_memory_allocated() / 2**20
     reader, writer = os.pipe()
     child = os.fork()
     if child == 0:
@@ -164,11 +211,14 @@ def peak_mib(make: Callable[[], Stepper], steps: int = 3) -> float:
     return float(text) / 1024
 
 
-def compare(recipe: Recipe, blocks: int, steps: int) -> dict[str, dict[str, float]]:
-    """Median CPU seconds a step of both sides, their parts, and memory."""
-    images = generated(recipe.encoder.image_shape)
-    makers = {"lipcomp": lambda: ours(recipe, images), "lightly": lambda: lightlys(recipe, images)}
-    memory = {name: peak_mib(make) for name, make in makers.items()}
+def compare(recipe: Recipe, setting: Setting, blocks: int, steps: int) -> dict[str, dict[str, float]]:
+    """Median seconds a step of both sides, their parts, and memory."""
+    images = generated(recipe.encoder.image_shape, max(2048, 16 * setting.batch))
+    makers = {
+        "lipcomp": lambda: ours(recipe, images, setting),
+        "lightly": lambda: lightlys(recipe, images, setting),
+    }
+    memory = {name: peak_mib(make, setting) for name, make in makers.items()}
     steppers = {name: make() for name, make in makers.items()}
     for step in steppers.values():
         step()
@@ -176,13 +226,15 @@ def compare(recipe: Recipe, blocks: int, steps: int) -> dict[str, dict[str, floa
     for block in range(blocks):
         names = list(steppers) if block % 2 == 0 else list(steppers)[::-1]
         for name in names:
+            for _ in range(2 * setting.loaders):  # what was loaded while the other side had its turn
+                steppers[name]()
             taken = [steppers[name]() for _ in range(steps)]
             times[name].append({part: statistics.mean(t[part] for t in taken) for part in taken[0]})
     result = {}
     for name, found in times.items():
         parts = {part: statistics.median(t[part] for t in found) for part in found[0]}
         total = statistics.median(sum(t.values()) for t in found)
-        result[name] = {**parts, "seconds": total, "images/s": BATCH / total, "MiB": memory[name]}
+        result[name] = {**parts, "seconds": total, "images/s": setting.batch / total, "MiB": memory[name]}
     return result
 
 
@@ -191,17 +243,24 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser = Parser(prog="python -m benchmarks.training", description=__doc__)
     parser.add_argument("--blocks", type=int, default=5, help="blocks a side (default 5)")
     parser.add_argument("--steps", type=int, default=8, help="steps a block (default 8)")
+    parser.add_argument("--device", default="cpu", help="cpu or cuda (default cpu)")
+    parser.add_argument("--batch-size", type=int, default=64, help="images per step (default 64)")
+    parser.add_argument(
+        "--loaders", type=int, default=0, help="processes that load lightly's images (default 0: none)"
+    )
     parser.add_argument("--out", type=Path, help="write the figures as JSON")
     options = parser.parse_args(arguments)
     torch.set_num_threads(1)
+    setting = Setting(choose_device(options.device), options.batch_size, options.loaders)
+    unit = "ms a step" if setting.gpu else "CPU ms a step"
     cases = {
-        "small CNN, 28 x 28": replace(mnist_simclr(), batch_size=BATCH),
-        "ResNet-18, 32 x 32": replace(cifar10_simclr(), batch_size=BATCH),
+        "small CNN, 28 x 28": replace(mnist_simclr(), batch_size=setting.batch),
+        "ResNet-18, 32 x 32": replace(cifar10_simclr(), batch_size=setting.batch),
     }
     found = {}
     for name, recipe in cases.items():
-        steps = options.steps if "CNN" in name else max(1, options.steps // 4)
-        found[name] = compare(recipe, options.blocks, steps)
+        steps = options.steps if setting.gpu or "CNN" in name else max(1, options.steps // 4)
+        found[name] = compare(recipe, setting, options.blocks, steps)
         rows = [
             [
                 side,
@@ -211,7 +270,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             ]
             for side, r in found[name].items()
         ]
-        print(f"\n{name}, batch {BATCH} x 2 views, CPU ms a step")
+        print(f"\n{name}, batch {setting.batch} x 2 views, {unit}")
         print(table(["", "data", "forward+backward", "optimiser", "all", "images/s", "peak MiB"], rows))
         ratio = found[name]["lipcomp"]["images/s"] / found[name]["lightly"]["images/s"]
         print(f"images a second, lipcomp : lightly = {ratio:.2f}", flush=True)
