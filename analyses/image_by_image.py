@@ -23,7 +23,7 @@ from torch import Tensor, nn
 
 from analyses.paired_study.study import RECORDS
 from analyses.runs import read_frame, read_study
-from lipcomp._atomic import atomic_file
+from lipcomp._atomic import atomic_file, check_writable
 from lipcomp._commands import Parser, progress, run, table
 from lipcomp._identity import digest
 from lipcomp.bound import certified_bound, search_ball
@@ -31,7 +31,6 @@ from lipcomp.jacobian import spectral_norm
 from lipcomp.measure import Plan
 from lipcomp.measure._bench import Bench
 from lipcomp.measure._options import add_data_arguments, add_foreign_arguments, positive
-from lipcomp.measure._outputs import check_writable
 from lipcomp.measure._run import open_benches
 from lipcomp.robustness import pgd
 from lipcomp.statistics._per_image import auroc

@@ -3,6 +3,7 @@
 import errno
 import os
 import secrets
+import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -14,8 +15,12 @@ FULL = (errno.ENOSPC, getattr(errno, "EDQUOT", errno.ENOSPC))  # a full disk, or
 def atomic_file(path: Path, *, flush: bool = True) -> Iterator[Path]:
     """Give a temporary path beside ``path``; on success flush it to disk and rename it, on failure remove it.
 
-    Without the flush a file may be damaged after a power failure: for what is checked when it is read.
+    Without the flush a file may be damaged after a power failure: for what is checked when it is read. Where ``path``
+    is a link, the file that it names is written. A device or pipe is refused: a rename would put a file in its place.
     """
+    path = Path(os.path.realpath(path))
+    if path.exists() and not (path.is_file() or path.is_dir()):
+        raise OSError(f"{str(path)!r} is not a regular file; give the path of a file")
     temporary = path.parent / f".{path.name}.{secrets.token_hex(6)}"
     try:
         temporary.touch(exist_ok=False)
@@ -33,6 +38,34 @@ def atomic_file(path: Path, *, flush: bool = True) -> Iterator[Path]:
         if isinstance(error, OSError) and error.errno in FULL:
             raise full_disk(error, path) from error
         raise
+
+
+def check_writable(path: Path, name: str) -> None:
+    """Refuse a path that cannot be written, before anything is measured; nothing is left behind.
+
+    Raises
+    ------
+    OSError
+        Naming the argument, the path and the reason.
+    """
+    try:
+        if path.is_dir():
+            raise IsADirectoryError("it is a folder; give the path of a file")
+        if path.exists():
+            if not path.is_file():
+                raise OSError("it is not a regular file; give the path of a file")
+            with path.open("rb+"):
+                return
+        folder = path.resolve().parent
+        while not folder.exists() and folder != folder.parent:
+            folder = folder.parent
+        if not folder.is_dir():
+            raise NotADirectoryError(f"{str(folder)!r} is not a folder; give another path")
+        with tempfile.TemporaryFile(dir=folder):  # permissions do not tell all: a system folder, a full disk
+            return
+    except (OSError, RuntimeError) as error:  # a loop of links is a RuntimeError
+        reason = getattr(error, "strerror", None) or str(error)
+        raise OSError(f"{name} {str(path)!r} cannot be written: {reason}") from error
 
 
 def full_disk(error: OSError, path: Path) -> OSError:

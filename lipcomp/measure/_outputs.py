@@ -2,7 +2,6 @@
 
 import importlib.util
 import re
-import tempfile
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,40 +14,12 @@ from jaxtyping import Float
 from torch import Tensor
 from torchvision.utils import save_image
 
-from lipcomp._atomic import atomic_file
+from lipcomp._atomic import atomic_file, check_writable
 from lipcomp._claims import claim
 
 if TYPE_CHECKING:
     from lipcomp.measure._bench import Bench
     from lipcomp.measure._unit import Unit
-
-
-def check_writable(path: Path, name: str) -> None:
-    """Refuse a path that cannot be written, before anything is measured; nothing is left behind.
-
-    Raises
-    ------
-    OSError
-        Naming the argument, the path and the reason.
-    """
-    try:
-        if path.is_dir():
-            raise IsADirectoryError("it is a folder; give the path of a file")
-        if path.exists():
-            if not path.is_file():
-                raise OSError("it is not a regular file; give the path of a file")
-            with path.open("rb+"):
-                return
-        folder = path.resolve().parent
-        while not folder.exists() and folder != folder.parent:
-            folder = folder.parent
-        if not folder.is_dir():
-            raise NotADirectoryError(f"{str(folder)!r} is not a folder; give another path")
-        with tempfile.TemporaryFile(dir=folder):  # permissions do not tell all: a system folder, a full disk
-            return
-    except (OSError, RuntimeError) as error:  # a loop of links is a RuntimeError
-        reason = getattr(error, "strerror", None) or str(error)
-        raise OSError(f"{name} {str(path)!r} cannot be written: {reason}") from error
 
 
 @runtime_checkable
@@ -85,12 +56,15 @@ class ImageTable:
         if not self.path.exists():
             return pd.DataFrame()
         try:
-            frame = pd.read_parquet(self.path) if self.path.suffix == ".parquet" else pd.read_csv(self.path)
+            if self.path.suffix == ".parquet":
+                frame = pd.read_parquet(self.path)
+            else:  # the rows are written again with new ones: a name such as NA stays what it is
+                frame = pd.read_csv(self.path, keep_default_na=False, na_values=[""])
         except (ValueError, OSError) as error:
             raise ValueError(
                 f"table {str(self.path)!r} exists and is not a table of lipcomp ({error}); give another path"
             ) from error
-        if "unit" not in frame:
+        if not {"checkpoint", "unit", "image"} <= {*frame}:
             raise ValueError(
                 f"table {str(self.path)!r} exists and is not a table of lipcomp; give another path"
             )

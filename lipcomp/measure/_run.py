@@ -19,13 +19,14 @@ import numpy as np
 import torch
 
 from lipcomp._arguments import checked
+from lipcomp._atomic import check_writable
 from lipcomp._commands import choose_device
 from lipcomp._identity import digest
 from lipcomp.data._sets import file_of
 from lipcomp.jacobian._precision import full_precision
 from lipcomp.measure._bench import Bench
 from lipcomp.measure._cells import Cells, IncompleteError
-from lipcomp.measure._outputs import ImageTable, Table, check_writable, save_witness, witness_path
+from lipcomp.measure._outputs import ImageTable, Table, save_witness, witness_path
 from lipcomp.measure._plan import Plan
 from lipcomp.measure._unit import Result, Unit
 from lipcomp.records import Record, append_records, read_records

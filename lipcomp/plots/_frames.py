@@ -65,14 +65,22 @@ def rows_of(
 
 def labels(frame: pd.DataFrame) -> pd.Series:
     """A short name per subject, with its hash where two share the name: the file's, and the network's where one file
-    holds several, or is read in several ways.
+    holds several, or is read in several ways; the whole path where there is no hash.
     """
     nothing = pd.Series(index=frame.index, dtype=object)
     run = frame.get("subject.run", nothing)
-    path = frame.get("subject.checkpoint", nothing).map(lambda p: _short(str(p)) if pd.notna(p) else p)
+    whole = frame.get("subject.checkpoint", nothing)
+    path = whole.map(lambda p: _short(str(p)) if pd.notna(p) else p)
     other = frame.get("subject.name", nothing)
     label = run.where(run.notna(), path).where(lambda s: s.notna(), other).where(lambda s: s.notna(), "all")
     label = label.astype(str)
+    unknown = (
+        run.isna()
+        & frame.get("subject.sha256", nothing).isna()
+        & frame.get("subject.encoder", nothing).isna()
+    )
+    shared = whole.where(unknown).groupby(label).transform("nunique") > 1
+    label = label.where(~shared | ~unknown | whole.isna(), whole.astype(str))
     for column in ("subject.sha256", "subject.encoder"):
         digest = frame.get(column, nothing).map(lambda h: str(h)[:6] if pd.notna(h) else None)
         shared = digest.groupby(label).transform("nunique") > 1

@@ -29,14 +29,14 @@ ZONE = "#2da44e33"  # the equivalence zone, on either ground
 
 @dataclass(frozen=True)
 class Drawn:
-    """A figure in the forms that a report needs."""
+    """A figure in the forms that a report needs; the PNG is empty where no file of it is written."""
 
     name: str
     title: str
     caption: str
     alt: str
     svg: str
-    png: bytes
+    png: bytes = b""
 
     @property
     def uri(self) -> str:
@@ -46,7 +46,9 @@ class Drawn:
         return "data:image/svg+xml," + quote(svg, safe=" '/:;,=()[]{}!*?+@-._~")
 
 
-def draw(name: str, title: str, caption: str, alt: str, make: Callable[[], Figure]) -> Drawn:
+def draw(
+    name: str, title: str, caption: str, alt: str, make: Callable[[], Figure], *, png: bool = True
+) -> Drawn:
     """Draw a figure, for light ground."""
     style: Any = {
         "text.color": INK,
@@ -66,8 +68,9 @@ def draw(name: str, title: str, caption: str, alt: str, make: Callable[[], Figur
         figure = make()
         vector, raster, small = io.StringIO(), io.BytesIO(), io.BytesIO()
         figure.savefig(vector, format="svg", bbox_inches="tight", metadata={"Date": None})
-        figure.savefig(raster, format="png", dpi=130, bbox_inches="tight", facecolor="white")
+        if png:
+            figure.savefig(raster, format="png", dpi=130, bbox_inches="tight", facecolor="white")
         plt.close(figure)
-    # Flat colours and few of them: a palette takes a third of the bytes.
-    Image.open(raster).convert("RGB").quantize(256).save(small, format="png", optimize=True)
+    if png:  # flat colours and few of them: a palette takes a third of the bytes
+        Image.open(raster).convert("RGB").quantize(256).save(small, format="png", optimize=True)
     return Drawn(name, title, caption, alt, vector.getvalue(), small.getvalue())

@@ -1,5 +1,7 @@
 """Figures that any page may use: dots with intervals, a heat map; narrow enough for a phone."""
 
+import re
+
 import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
@@ -40,7 +42,7 @@ def dots(rows: pd.DataFrame, label: str) -> Figure:
             plain(name), (0, row - 0.14), xycoords=("axes fraction", "data"), fontsize=8.5, va="bottom"
         )
     values = rows["value"].to_numpy(float)
-    if (values > 0).all() and values.max() > 20 * values.min():
+    if not (rows[["value", "low"]] <= 0).any(axis=None) and values.max() > 20 * values.min():
         axis.set_xscale("log")
     axis.set_yticks([])
     axis.set_ylim(len(names) - 0.4, -0.6)
@@ -54,8 +56,8 @@ def dots(rows: pd.DataFrame, label: str) -> Figure:
 
 
 def plain(text: object) -> str:
-    """A name for matplotlib, which would read what stands between two dollars as mathematics."""
-    return str(text).replace("$", r"\$")
+    """A name for matplotlib: no mathematics between two dollars, and no characters that no font or SVG holds."""
+    return re.sub(r"[\x00-\x1f\x7f\ud800-\udfff\ufffe\uffff]", "\ufffd", str(text)).replace("$", r"\$")
 
 
 def heat_map(table: pd.DataFrame) -> Figure:

@@ -14,6 +14,7 @@ import numpy as np
 import pandas as pd
 
 from lipcomp._arguments import checked
+from lipcomp._atomic import check_writable
 from lipcomp.plots._frames import labels
 from lipcomp.records import Record, read_records, to_frame
 from lipcomp.report._cells import Cell, Table, provenance_rows, split
@@ -22,6 +23,8 @@ from lipcomp.report._figures import SUBJECTS, dots, heat_map
 from lipcomp.report._page import Page, write_page
 
 ROWS = 12  # that a dot plot can show
+DOT_PLOTS = 4  # of one group and unit: a table is easier to read than the fifth
+LARGEST = 1e300  # that is drawn: an axis must hold the range of its values
 # Parts of a quantity's name, and units, that a table holds and no figure needs.
 NOT_DRAWN = {
     "time",
@@ -39,10 +42,11 @@ NOT_DRAWN_UNITS = {"images", "pairs", "s"}
 NOT_TOLD = {
     "classes",
     "note",
-    "method",
     "floor",
 }  # settings that name nothing to a reader
-LAST = ("images", "data_hash")  # that are told where nothing else tells two values apart
+CONDITION = ("corruption", "severity")
+NOT_COMPARED = {"dim", "seed", "candidates", "at_most"}  # that follow from the subject
+LAST = ("method", "images", "data_hash")  # that are told where nothing else tells two values apart
 
 
 @checked
@@ -74,6 +78,8 @@ def write_report(
         If a file cannot be read.
     ValueError
         If there is no record.
+    OSError
+        If ``out`` cannot be written; nothing is drawn then.
 
     Examples
     --------
@@ -84,6 +90,7 @@ def write_report(
     >>> page.name
     'page.html'
     """
+    check_writable(Path(out), "out")
     given = [records] if isinstance(records, Path | str) else list(records)
     files = [Path(g) for g in given if not isinstance(g, Record)]
     loose = [g for g in given if isinstance(g, Record)]
@@ -113,13 +120,15 @@ def write_report(
 def tidy(frame: pd.DataFrame) -> pd.DataFrame:
     """One row per measured value: subject, quantity, what (the settings that distinguish its values), value, low, high.
 
+    ``apart`` holds those of the settings that are not the corruption and its severity.
+
     Only settings that vary within a subject distinguish values, in as many digits as they need; of values with equal
     settings, the last one counts.
     """
     table = frame.assign(subject=labels(frame), group=frame["quantity"].str.split(".").str[0])
     named = [str(c) for c in frame if str(c).startswith("settings.")]
     settings = [c for c in named if c.removeprefix("settings.") not in NOT_TOLD]
-    what = pd.Series("", index=table.index)
+    what, apart = pd.Series("", index=table.index), pd.Series("", index=table.index)
     for _, rows in table.groupby("quantity", sort=False):
         texts = {c.removeprefix("settings."): _texts(rows[c]) for c in settings}
         varied = {name: t.nunique() for name, t in texts.items() if t.nunique() > 1}
@@ -131,7 +140,9 @@ def tidy(frame: pd.DataFrame) -> pd.DataFrame:
             told = texts[name].map(lambda text, name=name: "" if text == "–" else f"{name} {text}")
             between = np.where((parts["what"] != "") & (told != ""), ", ", "")
             what[rows.index] = parts["what"] + between + told
-    table["what"] = what
+            if name not in CONDITION:
+                apart[rows.index] += np.where(told != "", ", " + told, "")
+    table["what"], table["apart"] = what, apart
     table["corruption"] = frame.get("settings.corruption", pd.Series(index=frame.index, dtype=object))
     table["kind"] = table["subject"]  # what shares a colour
     if table["subject"].nunique() > SUBJECTS and "subject.objective" in frame:
@@ -142,14 +153,17 @@ def tidy(frame: pd.DataFrame) -> pd.DataFrame:
 
 def _texts(column: pd.Series) -> pd.Series:
     """Values as texts that differ where the values do."""
-    short, exact = column.map(_text), column.map(partial(_text, digits=15))
+    short, exact = (
+        column.map(_text),
+        column.map(lambda v: repr(v) if isinstance(v, float) and v == v else _text(v)),
+    )
     return short if short.nunique() == exact.nunique() else exact
 
 
-def _text(value: object, digits: int = 4) -> str:
+def _text(value: object) -> str:
     if value is None or (isinstance(value, float) and np.isnan(value)):
         return "–"
-    return f"{value:.{digits}g}" if isinstance(value, float) else str(value)
+    return f"{value:.4g}" if isinstance(value, float) else str(value)
 
 
 def _count(number: int, one: str, many: str | None = None) -> str:
@@ -170,10 +184,30 @@ def _cautions(frame: pd.DataFrame, table: pd.DataFrame) -> list[str]:
         values = list(frame[column].dropna().unique()) if column in frame else []
         if len(values) > 1:
             found.append(f"Measured {name.format(len(values))}: {', '.join(map(str, values[:4]))}.")
+    found += _differences(table)
     again = len(frame) - len(table)
     if again:
         found.append(f"{_count(again, 'value')} measured again; the last one of each counts.")
     return found
+
+
+def _differences(table: pd.DataFrame) -> Iterator[str]:
+    """Settings in which the subjects of one row differ, so that their values may not be comparable."""
+    settings = [c for c in map(str, table) if c.startswith("settings.")]
+    texts = {c.removeprefix("settings."): _texts(table[c]) for c in settings}
+    differ: dict[str, set[str]] = {}
+    for name, text in texts.items():
+        if name not in NOT_TOLD | NOT_COMPARED:
+            rows = text.groupby([table["quantity"], table["what"]]).transform("nunique") > 1
+            differ |= {name: set(text[rows])} if rows.any() else {}
+    if {"data", "preprocessing", "images"} & differ.keys():
+        differ.pop("data_hash", None)  # what it says is said
+    if differ:
+        told = (
+            f"{name} ({', '.join(v[:40] for v in sorted(values)[:4])})" for name, values in differ.items()
+        )
+        listed = ", ".join(told)
+        yield f"Values side by side differ in {listed}: compare them only where that makes no difference."
 
 
 def _methods(frame: pd.DataFrame) -> list[str]:
@@ -232,37 +266,55 @@ def _cell(row: object) -> Cell:
     return Cell(f"{value:.4g}{ends}", float(value))
 
 
+def _over(rows: pd.DataFrame) -> str:
+    """What a cell of a heat map is the mean of."""
+    per_cell = rows.groupby(["corruption", "column"])
+    severities = rows.get("settings.severity", pd.Series(index=rows.index, dtype=object)).map(_text)
+    held = severities.groupby([rows["corruption"], rows["column"]]).agg(lambda s: ", ".join(sorted(set(s))))
+    told = "Mean over severities" + (" and subjects" if (per_cell["subject"].nunique() > 1).any() else "")
+    if held.nunique() > 1:
+        return f"{told}, which are not the same in every cell: {'; '.join(held.unique()[:4])}. Do not compare those."
+    return f"{told}." if (per_cell.size() > 1).any() else ""
+
+
 def _figures(table: pd.DataFrame) -> Iterator[Drawn]:
     plain = table["quantity"].map(lambda q: NOT_DRAWN.isdisjoint(q.split(".")))
-    drawn = table[table["value"].notna() & plain & ~table["unit"].isin(NOT_DRAWN_UNITS)]
+    small = ~(table[["value", "low", "high"]].abs() > LARGEST).any(axis=1)
+    drawn = table[table["value"].notna() & small & plain & ~table["unit"].isin(NOT_DRAWN_UNITS)]
     corrupted = drawn[drawn["corruption"].notna()]
+    corrupted = corrupted.assign(column=corrupted["kind"] + corrupted["apart"])
+    in_map: list[object] = []
     for quantity, rows in corrupted.groupby("quantity", sort=False):
-        wide = rows.pivot_table("value", "corruption", "kind", aggfunc="mean", sort=False)
+        wide = rows.pivot_table("value", "corruption", "column", aggfunc="mean", sort=False)
         if wide.shape[0] > 1 and wide.shape[1] <= 2 * SUBJECTS:
+            in_map += rows.index.tolist()
             means = "; ".join(f"{name} {value:.3g}" for name, value in wide.mean().items())
             yield draw(
-                f"heat-{quantity}", f"{quantity} by corruption", "Mean over severities.",
+                f"heat-{quantity}", f"{quantity} by corruption", _over(rows),
                 f"Heat map of {quantity} by corruption. Means: {means}",
-                partial(heat_map, wide),
+                partial(heat_map, wide), png=False,
             )  # fmt: skip
-    rest = drawn.drop(index=corrupted.index)
+    rest = drawn.drop(index=in_map)
     for (group, unit), rows in rest.groupby(["group", "unit"], sort=False):
         short = rows["quantity"].map(lambda q: q.partition(".")[2] or q)
         whole = short + rows["what"].map(lambda w: f" ({w})" if w else "")
         short = whole.map(lambda n: n if len(n) < 60 else n[:58] + "…")
         rows = rows.assign(name=short.where(whole.groupby(short).transform("nunique") == 1, whole))
         names = list(dict.fromkeys(rows["name"]))
-        for start in range(0, len(names), ROWS):
+        shown_rows = min(len(names), DOT_PLOTS * ROWS)
+        for start in range(0, shown_rows, ROWS):
             part = rows[rows["name"].isin(names[start : start + ROWS])]
             label = f"{group}{f', {unit}' if unit else ''}"
+            caption = "One mark per subject, with its 95% interval where there is one."
+            if len(names) > shown_rows:
+                caption += f" Rows {start + 1} to {start + ROWS} of {len(names)}; beyond {shown_rows}, only the table."
             shown = part if len(part) <= 12 else part.loc[[part["value"].idxmin(), part["value"].idxmax()]]
             listed = "; ".join(
                 f"{r.name_} {r.subject} {r.value:.3g}"
                 for r in shown.rename(columns={"name": "name_"}).itertuples()
             )
             yield draw(
-                f"dots-{group}-{unit}-{start}".replace("/", "-").replace(" ", "-"), label,
-                "One mark per subject, with its 95% interval where there is one.",
+                f"dots-{group}-{unit}-{start}".replace("/", "-").replace(" ", "-"), label, caption,
                 f"Dot plot of {label}. {'' if len(part) <= 12 else 'Smallest and largest: '}{listed}",
-                partial(dots, part, label),
+                partial(dots, part, label), png=False,
             )  # fmt: skip

@@ -118,7 +118,7 @@ def write_page(out: Path, page: Page, *, markdown: bool = True) -> Path:
         (file.name, _data_uri("application/jsonl", file.read_bytes())) for file in page.records
     ]
     values["images_uri"] = _data_uri("text/csv", page.images_csv) if page.images_csv else ""
-    _write(out, environment.get_template("page.html.j2").render(values).encode())
+    _write(out, environment.get_template("page.html.j2").render(values).encode(errors="replace"))
     if markdown:
         for figure in page.figures:
             _write(out.parent / "figures" / f"{figure.name}.png", figure.png)

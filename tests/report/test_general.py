@@ -130,3 +130,75 @@ def test_the_command_prints_the_page_s_place(tmp_path, capsys):
     append_records(tmp_path / "r.jsonl", records())
     assert run(main, [str(tmp_path / "r.jsonl"), "--out", str(tmp_path / "p.html")]) == 0
     assert capsys.readouterr().out.strip() == str(tmp_path / "p.html")
+
+
+def values(frame, column="what"):
+    return dict(zip(frame[column], frame["value"], strict=True))
+
+
+def test_methods_and_close_settings_are_no_second_measurement():
+    found = [
+        Record("sigma_max.max", v, settings={"method": m}) for v, m in ((0.5, "lanczos"), (0.6, "dense"))
+    ]
+    assert values(tidy(to_frame(found))) == {"method lanczos": 0.5, "method dense": 0.6}
+    found = [Record("sigma_max.max", v, settings={"radius": r}) for v, r in ((0.5, 0.3), (0.6, 0.1 + 0.2))]
+    assert len(tidy(to_frame(found))) == 2
+
+
+def test_checkpoints_without_a_hash_are_told_apart_by_their_paths():
+    found = [Record("mce", v, subject={"checkpoint": f"{v}/x/model.safetensors"}) for v in (0.5, 0.6)]
+    assert values(tidy(to_frame(found)), "subject") == {f"{v}/x/model.safetensors": v for v in (0.5, 0.6)}
+
+
+def corrupted(value, corruption, severity, run="a", **settings):
+    told = {"corruption": corruption, "severity": severity, **settings}
+    return Record("accuracy.corruption", value, subject={"run": run}, settings=told)
+
+
+def test_a_heat_map_is_a_mean_over_severities_of_one_data_set(tmp_path):
+    found = [corrupted(0.5, name, s, data="one") for name in ("fog", "snow") for s in (1, 2)]
+    two = [corrupted(0.1, "fog", 1, data="two"), corrupted(0.3, "snow", 1, data="two")]
+    html = write_report([*found, *two], tmp_path / "page.html").read_text()
+    assert "Means: a, data one 0.5; a, data two 0.2" in html
+    assert "which are not the same in every cell: 1, 2; 1." in html
+    alone = write_report(
+        [corrupted(0.5, "fog", 1), corrupted(0.4, "fog", 2)], tmp_path / "page.html"
+    ).read_text()
+    assert "Dot plot of accuracy" in alone
+
+
+def test_what_stands_side_by_side_and_is_not_comparable_is_said(tmp_path):
+    found = [
+        Record("mce", 0.5, subject={"run": n}, settings={"data": f"{n}/test", "dim": len(n)}) for n in "ab"
+    ]
+    html = write_report(found, tmp_path / "page.html").read_text()
+    assert "Values side by side differ in data (a/test, b/test): compare them only where" in html
+    html = write_report(found[:1], tmp_path / "page.html").read_text()
+    assert "side by side" not in html
+
+
+def test_values_that_no_axis_holds_and_names_that_no_font_holds_end_no_report(tmp_path):
+    huge = [
+        Record("x.y", v, "u", subject={"run": n})
+        for n, v in (("a\x00\ud800", 1e308), ("b", -1e308), ("\n", 1.0))
+    ]
+    html = write_report(huge, tmp_path / "page.html").read_text()
+    assert "1e+308" in html
+    assert "Dot plot" in html
+    negative = Record("x.y", 1.0, "u", interval=(-1.0, 2.0))
+    assert write_report([negative, Record("x.z", 100.0, "u")], tmp_path / "page.html").exists()
+
+
+def test_hundreds_of_settings_are_tabled_and_the_first_of_them_drawn(tmp_path):
+    found = [Record("x.y", float(i), "u", settings={"radius": i}) for i in range(200)]
+    html = write_report(found, tmp_path / "page.html").read_text()
+    assert html.count("<figure ") == 4
+    assert "Rows 37 to 48 of 200; beyond 48, only the table." in html
+    assert "radius 199" in html
+
+
+def test_an_output_that_cannot_be_written_is_found_before_anything_is_drawn(tmp_path, monkeypatch):
+    monkeypatch.setattr("lipcomp.report._general.tidy", None)
+    (tmp_path / "page.html").mkdir()
+    with pytest.raises(OSError, match=r"out .*page.html' cannot be written: it is a folder"):
+        write_report(records(), tmp_path / "page.html")

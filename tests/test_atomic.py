@@ -1,0 +1,52 @@
+"""Files that appear whole: what is written, and what is left alone."""
+
+import os
+
+import pytest
+
+from lipcomp._atomic import atomic_file, check_writable
+from lipcomp.measure._outputs import ImageTable
+
+
+def write(path, text):
+    with atomic_file(path) as temporary:
+        temporary.write_text(text)
+
+
+def test_a_link_is_kept_and_its_file_written(tmp_path):
+    for name in ("there", "missing/there"):
+        link = tmp_path / name.replace("/", "-")
+        link.symlink_to(tmp_path / "folder" / name)
+        write(link, "new")
+        assert link.is_symlink()
+        assert (tmp_path / "folder" / name).read_text() == "new"
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="no pipes here")
+def test_a_pipe_is_no_file_to_be_replaced(tmp_path):
+    os.mkfifo(tmp_path / "pipe")
+    (tmp_path / "link").symlink_to(tmp_path / "pipe")
+    for name in ("pipe", "link"):
+        with pytest.raises(OSError, match="is not a regular file; give the path of a file"):
+            write(tmp_path / name, "new")
+        with pytest.raises(OSError, match="cannot be written: it is not a regular file"):
+            check_writable(tmp_path / name, "out")
+    assert (tmp_path / "pipe").is_fifo()
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["link", "pipe"]
+
+
+def test_a_failed_write_leaves_what_was_there(tmp_path):
+    write(tmp_path / "file", "old")
+    with pytest.raises(UnicodeEncodeError):
+        write(tmp_path / "file", "half \ud800")
+    assert [p.read_text() for p in tmp_path.iterdir()] == ["old"]
+
+
+def test_a_table_of_somebody_else_is_refused_and_names_are_kept(tmp_path):
+    (tmp_path / "theirs.csv").write_text("unit,length\nkm,3\n")
+    with pytest.raises(ValueError, match="is not a table of lipcomp; give another path"):
+        ImageTable(tmp_path / "theirs.csv").check()
+    (tmp_path / "ours.csv").write_text("checkpoint,unit,image,file,sigma\nNA,1,0,null,\n")
+    row = ImageTable(tmp_path / "ours.csv").read().iloc[0]
+    assert (row["checkpoint"], row["file"]) == ("NA", "null")
+    assert row.isna().tolist() == [False] * 4 + [True]
