@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from lipcomp._atomic import atomic_file
+from lipcomp._atomic import atomic_file, check_writable
 from lipcomp._claims import claim
 from lipcomp.checkpoints._native import load_checkpoint
 from train.data import data_hash
@@ -23,6 +23,7 @@ def plan(out: Path, name: str, purpose: str, recipes: Sequence[Recipe], seeds: i
     if len(set(names)) < len(names):
         raise ValueError(f"the runs of a study need different names, got {', '.join(names)}")
     file = out / "study.json"
+    check_writable(file, "out")
     with claim(file, wait=60.0) as mine:
         if not mine:
             raise BusyError(f"another command writes {str(file)!r} now; run this one again")

@@ -19,7 +19,7 @@ from typing import Any
 import numpy as np
 
 from analyses.paired_study.study import CREDIT, RECORDS, read_plan
-from lipcomp._atomic import atomic_file
+from lipcomp._atomic import atomic_file, check_writable
 from lipcomp._commands import Parser, run
 from lipcomp.statistics._verdict import Zone
 
@@ -168,6 +168,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser = Parser(prog="python -m analyses.paired_study.design", description=__doc__)
     parser.add_argument("study", type=Path, help="folder of the study")
     options = parser.parse_args(arguments)
+    check_writable(options.study / "study.json", "design")
     options.study.mkdir(parents=True, exist_ok=True)
     if (options.study / RECORDS).exists() and "design" not in read_plan(options.study):
         print("design: none was written before the data; every verdict of this study is exploratory")

@@ -27,7 +27,7 @@ import torchvision
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from lipcomp._atomic import atomic_file
+from lipcomp._atomic import atomic_file, check_writable
 from lipcomp.checkpoints._architectures import OURS
 from lipcomp.checkpoints._backbone import import_timm
 from lipcomp.checkpoints._errors import CheckpointError
@@ -35,6 +35,25 @@ from lipcomp.checkpoints._native import Checkpoint, save_checkpoint
 from lipcomp.checkpoints._preprocessing import Inputs
 from lipcomp.data._preprocessing import Preprocessing
 from lipcomp.encoders._encoder import Layer
+
+WRITTEN, MARK = ("model.safetensors", "config.json", "README.md"), "Exported by lipcomp"
+
+
+def _place(checkpoint: Checkpoint, out: Path | str, *names: str) -> Path:
+    """Where to write a file, or a folder of named files; neither the checkpoint nor other files are written over."""
+    out = Path(out)
+    files = [out / name for name in names] or [out]
+    for file in files:
+        check_writable(file, "out")
+    if checkpoint.path.resolve() in {place.resolve() for place in (out, *files)}:
+        raise CheckpointError(f"out {str(out)!r} is the checkpoint that is exported; give another path")
+    there = [file.name for file in files if names and file.exists()]
+    readme = out / "README.md"
+    if there and not (readme.is_file() and MARK in readme.read_text(errors="replace")):
+        raise CheckpointError(
+            f"out {str(out)!r} holds {' and '.join(there)}, which no export wrote; give another folder"
+        )
+    return out
 
 
 def to_torchvision(checkpoint: Checkpoint, path: Path | str) -> Path:
@@ -52,7 +71,7 @@ def to_torchvision(checkpoint: Checkpoint, path: Path | str) -> Path:
             f"{checkpoint.encoder.architecture} has no counterpart in torchvision (another family or padding); "
             f'export it "to safetensors" or "torchscript"'
         )
-    with atomic_file(Path(path)) as temporary:
+    with atomic_file(_place(checkpoint, path)) as temporary:
         torch.save(_weights(checkpoint.encoder.backbone), temporary)
     return Path(path)
 
@@ -99,7 +118,7 @@ def to_timm(checkpoint: Checkpoint, folder: Path | str) -> Path:
             "num_classes": 0,
         },
     }
-    return _write_folder(Path(folder), weights, config, card(checkpoint, "timm"))
+    return _write_folder(_place(checkpoint, folder, *WRITTEN), weights, config, card(checkpoint, "timm"))
 
 
 def to_safetensors(checkpoint: Checkpoint, folder: Path | str, *, records: Iterable[Any] = ()) -> Path:
@@ -107,13 +126,12 @@ def to_safetensors(checkpoint: Checkpoint, folder: Path | str, *, records: Itera
 
     Our own checkpoints keep their metadata, in the header of the safetensors file.
     """
-    encoder, folder = checkpoint.encoder, Path(folder)
+    encoder, folder = checkpoint.encoder, _place(checkpoint, folder, *WRITTEN)
     if checkpoint.format == "lipcomp":
-        folder.mkdir(parents=True, exist_ok=True)
+        _write_text(folder / "README.md", card(checkpoint, "safetensors", records))
         save_checkpoint(folder / "model.safetensors", encoder, metadata=checkpoint.metadata)
         config: dict[str, Any] = {"encoder": encoder.spec.to_dict(), "library_name": "lipcomp"}
         _write_text(folder / "config.json", json.dumps(config, indent=2))
-        _write_text(folder / "README.md", card(checkpoint, "safetensors", records))
         return folder
     if checkpoint.preprocessing is None:
         raise CheckpointError(
@@ -145,25 +163,25 @@ class Program(nn.Module):
 
 def to_torchscript(checkpoint: Checkpoint, path: Path | str, layer: Layer = "latent") -> Path:
     """Trace the encoder at a layer into a TorchScript program."""
-    program = Program(checkpoint.encoder, layer).eval()
+    place, program = _place(checkpoint, path), Program(checkpoint.encoder, layer).eval()
     with torch.no_grad(), warnings.catch_warnings():
         warnings.simplefilter("ignore")  # torch's own deprecations, and shapes that are fixed on purpose
         traced = torch.jit.trace(program, _example(checkpoint), check_trace=False)
-        with atomic_file(Path(path)) as temporary:
+        with atomic_file(place) as temporary:
             traced.save(str(temporary))
     return Path(path)
 
 
 def to_torch_export(checkpoint: Checkpoint, path: Path | str, layer: Layer = "latent") -> Path:
     """Export the encoder at a layer with ``torch.export``; the batch size stays free."""
-    program = Program(checkpoint.encoder, layer).eval()
+    place, program = _place(checkpoint, path), Program(checkpoint.encoder, layer).eval()
     batch = torch.export.Dim("batch", min=1)
     with torch.no_grad(), warnings.catch_warnings():
         warnings.simplefilter("ignore")
         exported = torch.export.export(
             program, (_example(checkpoint),), dynamic_shapes={"images": {0: batch}}
         )
-        with atomic_file(Path(path)) as temporary, temporary.open("wb") as file:
+        with atomic_file(place) as temporary, temporary.open("wb") as file:
             torch.export.save(exported, file)
     return Path(path)
 
@@ -202,7 +220,7 @@ def card(checkpoint: Checkpoint, target: str, records: Iterable[Any] = ()) -> st
         "",
         f"# {encoder.architecture}, from {checkpoint.path.name}",
         "",
-        f"Exported by lipcomp {version('lipcomp')} from a checkpoint of format {checkpoint.format!r}.",
+        f"{MARK} {version('lipcomp')} from a checkpoint of format {checkpoint.format!r}.",
         "",
         "| | |",
         "|---|---|",
@@ -259,11 +277,12 @@ def _attention(backbone: nn.Module) -> dict[str, Any]:
 
 
 def _write_folder(folder: Path, weights: dict[str, Tensor], config: Mapping[str, Any], text: str) -> Path:
-    folder.mkdir(parents=True, exist_ok=True)
+    _write_text(
+        folder / "README.md", text
+    )  # first: it says whose folder this is, should the rest be cut short
     with atomic_file(folder / "model.safetensors") as temporary:
         save_file(weights, temporary, metadata={"format": "pt"})
     _write_text(folder / "config.json", json.dumps(config, indent=2))
-    _write_text(folder / "README.md", text)
     return folder
 
 

@@ -22,7 +22,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import IO
 
-from lipcomp._atomic import FULL, full_disk
+from lipcomp._atomic import FULL, check_writable, full_disk
 from lipcomp._claims import claim
 from lipcomp.records._record import SCHEMA, LineParser, Record, RecordError, RecordWarning, SchemaError
 
@@ -321,4 +321,5 @@ def _new_file(out: Path | str) -> Path:
     out = Path(out)
     if out.exists():
         raise ValueError(f"{out} exists already; give the path of a new file")
+    check_writable(out, "out")
     return out

@@ -149,3 +149,27 @@ def test_the_command(tmp_path, capsys):
     assert load_encoder(out).encoder.architecture == "resnet9_0.0625x_cifar"
     assert main(["formats"]) == 0
     assert "solo-learn" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("target", ["safetensors", "torchscript"])
+def test_an_export_writes_over_no_file_of_others(tmp_path, target):
+    source, foreign = tmp_path / "run" / "model.safetensors", tmp_path / "project"
+    save_checkpoint(source, build_encoder(EncoderSpec("small_cnn", (1, 28, 28))))
+    foreign.mkdir()
+    (foreign / "README.md").write_text("Mine.")
+    before = {file: file.read_bytes() for file in tmp_path.rglob("*") if file.is_file()}
+
+    def export(out):
+        return main(["export", str(source), "--to", target, "--out", str(out)])
+
+    for out in {"safetensors": [source.parent], "torchscript": [source]}[target]:
+        with pytest.raises(CheckpointError, match="is the checkpoint that is exported; give another path"):
+            export(out)
+    with pytest.raises(
+        (CheckpointError, OSError), match=r"holds README.md, which no export wrote|it is a folder"
+    ):
+        export(foreign)
+    with pytest.raises(OSError, match=r"'.*README.md' is not a folder"):
+        export(foreign / "README.md" / "out")
+    assert {file: file.read_bytes() for file in tmp_path.rglob("*") if file.is_file()} == before
+    assert export(tmp_path / "out") == export(tmp_path / "out") == 0  # its own is written anew

@@ -24,6 +24,7 @@ from train.command import SHORT, changed, check_set
 from train.recipe import with_beta
 from train.recipes import find_recipe
 from train.settings import Settings
+from train.study import plan
 from train.sweep import PRESETS, main, over_betas, sweep
 
 ROOT = Path(__file__).parents[2]
@@ -289,3 +290,10 @@ def test_a_field_of_one_recipe_alone():
     assert (b.epochs, b.batch_size, b.objective.kappa_e) == (3, 8, 64.0)
     with pytest.raises(ValueError, match="no recipe is called 'c'"):
         check_set(recipes, Namespace(set=["c:epochs=3"]))
+
+
+def test_a_study_s_folder_that_is_a_file_is_named(tmp_path):
+    (tmp_path / "file").write_text("mine")
+    with pytest.raises(OSError, match=r"out '.*study.json' cannot be written: '.*file' is not a folder"):
+        plan(tmp_path / "file", "quick", "test", [], 1)
+    assert (tmp_path / "file").read_text() == "mine"
