@@ -147,7 +147,7 @@ def test_a_damaged_line_is_named_skipped_or_rescued(tmp_path, capsys):
     (tmp_path / "text").write_text("no record\n")
     with pytest.raises(RecordError, match="no record that could be rescued"):
         salvage_records(tmp_path / "text", tmp_path / "another")
-    with pytest.raises(OSError, match="out .* cannot be written: .* is not a folder"):
+    with pytest.raises(OSError, match=r"out .* cannot be written: .* is not a folder"):
         salvage_records(path, tmp_path / "text" / "another")
 
 
