@@ -139,6 +139,11 @@ def labels_of(name: str, dataset: Any, image_key: str | None, label_key: str | N
             f"items of {name} have {parts} parts, and the second differs for every image ({labels[0]}, {labels[1]} "
             f"...) as a file or an index does; give items of (image, label), or pass labels="
         )
+    if len(labels) > 2 and all(isinstance(label, int) and label == i for i, label in enumerate(labels)):
+        raise ValueError(
+            f"the second part of each item of {name} is its index, so that no two images have one class; give items of "
+            f"(image, label), or pass labels=, or labelled=False where none are needed"
+        )
     if any(label is None for label in labels):
         raise ValueError(
             f"{name} gives no labels; pass labels=, label_key=, or labelled=False where none are needed"
@@ -202,12 +207,24 @@ def names_of(dataset: Any, label_key: str | None, labels: Sequence[Any]) -> tupl
         return in_order({str(label) for label in labels})
     told = getattr(dataset, "classes", None)
     if isinstance(told, list | tuple) and told and getattr(dataset, "target_transform", None) is None:
+        _check_index(told, getattr(dataset, "class_to_idx", None))
         return tuple(normal(str(name)) for name in told)
     if max(labels) >= max(_MOST, 10 * len(labels)):
         raise ValueError(
             f"{len(labels)} labels go up to {max(labels)}; number the classes from 0, or make the labels words"
         )
     return tuple(str(i) for i in range(int(max(labels)) + 1))
+
+
+def _check_index(classes: Sequence[Any], index: Any) -> None:
+    """Refuse names of classes whose order is another than that of the dataset's own index of them."""
+    for number, name in enumerate(classes):
+        told = index.get(name, number) if isinstance(index, Mapping) and isinstance(name, str) else number
+        if told != number:
+            raise ValueError(
+                f"the dataset's classes say that class {number} is {name!r}, its class_to_idx says {told}; "
+                f"correct one of them"
+            )
 
 
 def has_target_transform(dataset: Any) -> bool:

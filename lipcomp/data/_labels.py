@@ -10,14 +10,13 @@ import io
 import json
 import os
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 from typing import Any
 
-from lipcomp.data._listing import normal
+from lipcomp.data._listing import METADATA, normal
 
-METADATA = ("metadata.csv", "metadata.jsonl", "metadata.parquet")
 READ = (".csv", ".tsv", ".txt", ".jsonl", ".json")
 _FILES = (
     "file_name",
@@ -195,7 +194,7 @@ def _column(
 
 
 def match_rows(
-    table: Table, rows: Sequence[Row], images: Sequence[Path], bases: Sequence[Path]
+    table: Table, rows: Sequence[Row], images: Sequence[Path], bases: Sequence[Collection[Path]]
 ) -> dict[Path, str]:
     """The label of each image that a row names.
 
@@ -206,7 +205,8 @@ def match_rows(
     images
         Every image that they may mean.
     bases
-        Folders that their paths may be relative to, tried in this order, before bare names.
+        Folders that their paths may be relative to, before bare names: groups, tried in this order, those of a group
+        alike.
 
     Raises
     ------
@@ -220,8 +220,9 @@ def match_rows(
     several: list[str] = []
     for row in rows:
         key = normal(PurePosixPath(row.file.replace("\\", "/")).as_posix())
-        meant = (normal(os.path.normpath(base.absolute() / key)) for base in bases)
-        matches = next((places[place] for place in meant if place in places), None) or next(
+        meant = ({normal(os.path.normpath(base.absolute() / key)) for base in group} for group in bases)
+        there = ([image for place in group for image in places.get(place, ())] for group in meant)
+        matches = next(filter(None, there), None) or next(
             (lookup[key] for lookup in names if key in lookup), []
         )
         if len(matches) != 1:

@@ -231,8 +231,11 @@ def _labelled(root: Path, place: Path, table: Table | None, label_column: str | 
 
 
 def _by_table(root: Path, place: Path, table: Table, rows: Sequence[Row]) -> Found:
-    listing = list_images(place if table.path.is_relative_to(place) else root)
-    matched = match_rows(table, rows, listing.files, (table.path.parent, place, root, root.absolute().parent))
+    own = table.path.is_relative_to(place)
+    listing = list_images(place if own else root)
+    beside = [place] if own or place == root else split_folders(root).values()  # a row may fit one of them
+    bases = [table.path.parent], beside, [root], [root.absolute().parent]
+    matched = match_rows(table, rows, listing.files, bases)
     inside = [file for file in listing.files if file.is_relative_to(place)]
     files = [file for file in inside if file in matched]
     left = [file.name for file in inside if file not in matched]
@@ -279,6 +282,12 @@ def _by_folders(place: Path) -> Found:
                 f"class folder {str(folder)!r} holds only images that cannot be decoded "
                 f"({'; '.join(_told(listing.skipped))}); convert them (to PNG, JPEG), or remove the folder"
             )
+        for path in listing.tables:
+            if read_table(path, required=False).rows:
+                raise ValueError(
+                    f"{str(path)!r} labels images in the class folder {folder.name!r}, so that they have two classes; "
+                    f"put its rows into one table beside the class folders, or remove it"
+                )
         files += listing.files
         names += [normal(folder.name)] * len(listing.files)
         if not listing.files:

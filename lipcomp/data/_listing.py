@@ -11,22 +11,12 @@ from torchvision.datasets.folder import IMG_EXTENSIONS
 
 SUFFIXES = (*IMG_EXTENSIONS, ".jfif", ".jpe", ".pnm", ".pbm", *((".avif",) if features.check("avif") else ()))
 # Images that are not read: animations, and formats that Pillow has no decoder for.
-_RAW = (".cr2", ".cr3", ".nef", ".arw", ".dng", ".raw", ".exr", ".hdr")
+_RAW = (".cr2", ".cr3", ".nef", ".arw", ".dng", ".raw", ".exr", ".hdr", ".orf", ".raf", ".rw2")
 _OTHER = (
-    ".gif",
-    ".heic",
-    ".heif",
-    ".avif",
-    ".jp2",
-    ".j2k",
-    ".jpf",
-    ".jxl",
-    ".svg",
-    ".psd",
-    ".ico",
-    ".tga",
-    ".pcx",
-)
+    ".gif", ".apng", ".heic", ".heif", ".avif", ".jp2", ".j2k", ".j2c", ".jpc", ".jpf", ".jpx", ".jxl",
+    ".mpo", ".qoi", ".svg", ".psd", ".ico", ".icns", ".tga", ".pcx", ".dib", ".pfm", ".dds", ".sgi",
+    ".rgb", ".rgba", ".bw", ".ras", ".xbm", ".xpm", ".fit", ".fits", ".dcm", ".nii",
+)  # fmt: skip
 SKIPPED = frozenset((*_OTHER, *_RAW)).difference(SUFFIXES)
 # Files that hold many images, which only code knows how to read.
 PACKED = (
@@ -45,15 +35,21 @@ PACKED = (
     ".tfrecord",
     ".bin",
 )
+METADATA = (
+    "metadata.csv",
+    "metadata.jsonl",
+    "metadata.parquet",
+)  # tables of labels as in Hugging Face's imagefolder
 UNPACK = "unpack it into files of images, or name a function that returns its images as a dataset: FILE.py:FUNCTION"
 _SYSTEM = ("thumbs.db", "desktop.ini", "__macosx", "@eadir", "$recycle.bin")
 
 
 @dataclass
 class Listing:
-    """What lies in a folder and below: image files in order, and how many images of other formats."""
+    """What lies in a folder and below: image files in order, tables of labels, and how many images of other formats."""
 
     files: list[Path] = field(default_factory=list)
+    tables: list[Path] = field(default_factory=list)
     skipped: Counter[str] = field(default_factory=Counter)
 
 
@@ -126,6 +122,8 @@ def _walk(folder: Path, below: bool, found: Listing | None, above: frozenset[tup
                 if found is None:
                     return True
                 found.files.append(_path(entry))
+            elif entry.name in METADATA and found is not None:
+                found.tables.append(_path(entry))
             elif suffix in SKIPPED and found is not None:
                 found.skipped[suffix] += 1
             elif below and entry.is_dir():

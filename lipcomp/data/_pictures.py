@@ -101,6 +101,10 @@ def _load(source: Image.Image) -> None:
         source.load()
     finally:
         source.filename = name  # type: ignore[attr-defined]
+    if stored == "RGB;16B" and "transparency" in source.info:
+        raise ValueError(
+            "a colour of 16 bits is transparent, and only the high bytes of colours are read; save it with alpha"
+        )
     if source.format == "PNG" and stored in ("L;2", "L;4") and "transparency" in source.info:
         source.info["transparency"] *= 85 if stored == "L;2" else 17
 
@@ -139,7 +143,7 @@ def _from_float(values: np.ndarray, inverted: bool) -> Image.Image:
 
 
 def _composited(image: Image.Image, background: tuple[int, int, int]) -> Image.Image:
-    rgba = image.convert("RGBA")
+    rgba = (image.convert("LA") if image.mode == "La" else image).convert("RGBA")
     behind = Image.new("RGBA", image.size, (*background, 255))
     flat = Image.alpha_composite(behind, rgba).convert("RGB")
     return flat.convert("L") if image.mode in ("LA", "La", "L", "1") and is_grey(flat) else flat

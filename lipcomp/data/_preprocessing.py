@@ -25,8 +25,8 @@ from lipcomp._arguments import checked
 from lipcomp.data._pictures import with_channels
 
 INTERPOLATIONS = ("nearest", "bilinear", "bicubic", "lanczos", "box", "hamming")
-# Interpolations whose kernels for bytes torchvision has; Pillow's nearest is its nearest-exact.
-PROCESSORS = ("bilinear", "bicubic", "lanczos")
+# Interpolations whose kernels for bytes torchvision has. Its nearest-exact takes other pixels than Pillow's at ties.
+PROCESSORS = {"nearest": "nearest-exact", "bilinear": "bilinear", "bicubic": "bicubic", "lanczos": "lanczos"}
 _MOST = 1 << 28  # pixels of a resized picture, about where Pillow takes a file for a decompression bomb
 Size = tuple[int, int]
 
@@ -173,7 +173,7 @@ class Preprocessing:
         if self.antialias and not (self.processor and self.interpolation in PROCESSORS):
             return picture.resize((size[1], size[0]), getattr(Image.Resampling, self.interpolation.upper()))
         pixels = V.pil_to_tensor(picture)
-        mode = InterpolationMode(self.interpolation)
+        mode = InterpolationMode(PROCESSORS[self.interpolation] if self.processor else self.interpolation)
         return V.to_pil_image(V.resize(pixels, list(size), mode, antialias=self.antialias), mode=picture.mode)
 
     def _target(self, height: int, width: int) -> Size | None:

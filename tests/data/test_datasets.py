@@ -149,6 +149,23 @@ def test_parts_that_number_their_classes_differently_are_not_joined(tmp_path):
     assert from_dataset(ConcatDataset([one, three])).classes == ("cat", "dog")
 
 
+def test_an_index_is_no_label():
+    items = [(Image.fromarray(pixels), i) for i, pixels in enumerate(COLOURS)]
+    with pytest.raises(
+        ValueError, match=r"the second part of each item of list is its index.*labelled=False"
+    ):
+        from_dataset(items)
+    assert from_dataset(items, labels=range(6)).labels.tolist() == [*range(6)]
+    assert from_dataset(items, labelled=False).classes == ()
+
+
+def test_names_in_two_orders_are_refused():
+    photos = Photos()
+    photos.class_to_idx = {"cat": 0, "dog": 2, "emu": 1}
+    with pytest.raises(ValueError, match="class 1 is 'dog', its class_to_idx says 2; correct one"):
+        from_dataset(photos)
+
+
 def test_names_of_classes_come_through_parts_of_datasets():
     """A column's names were lost in a Subset, so that numbers of other classes were taken by position."""
     swapped = HuggingFace()

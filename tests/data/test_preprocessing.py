@@ -8,6 +8,7 @@ import pytest
 import torch
 from PIL import Image
 
+from lipcomp.checkpoints._preprocessing import from_timm
 from lipcomp.checkpoints._processors import PROCESSORS, from_transformers
 from lipcomp.data._preprocessing import Preprocessing
 
@@ -138,6 +139,8 @@ LEFT_OUT = [  # configurations of older versions: numbers for sizes, and the cla
     ("Beit", {"size": 200, "do_center_crop": True, "crop_size": 100}),
     ("ViT", {"size": [80, 120], "image_mean": 0.4}),
     ("CLIP", {"do_center_crop": False, "size": {"height": 120, "width": 100}}),
+    *((name, {"resample": 0, "size": {"shortest_edge": 33}}) for name in ("CLIP", "MobileNetV2", "ConvNext")),
+    ("ConvNext", {"do_resize": False, "size": {"shortest_edge": 33}}),
 ]
 
 
@@ -206,6 +209,14 @@ def test_a_processor_of_images_of_any_shape_says_so():
         ),
         ({"image_processor_type": "ViTImageProcessor", "do_center_crop": True}, "no crop_size"),
         ({"image_processor_type": "ConvNextImageProcessor", "crop_pct": 1.5}, "crop_pct 1.5"),
+        *(
+            (
+                {"image_processor_type": f"{name}ImageProcessor", "do_center_crop": True, "crop_size": 9},
+                "do_center",
+            )
+            for name in ("ConvNext", "Segformer")
+        ),
+        ({"image_processor_type": "DINOv3ViTImageProcessor", "resample": 3}, "resizes by bicubic without"),
         (
             {"size": 224, "image_mean": [0.5], "image_std": [0.5], "resample": 2},
             "names no image_processor_type",
@@ -223,13 +234,29 @@ def test_a_step_that_is_not_known_is_refused(config, message):
         from_transformers(config, "")
 
 
-def test_a_rectangle_is_covered_as_timm_covers_it():
-    from timm.data import create_transform
+@pytest.mark.parametrize(
+    "told",
+    [
+        *(
+            {"input_size": (3, 160, 96), "crop_pct": 0.9, "interpolation": way}
+            for way in ("bilinear", "bicubic")
+        ),
+        {"input_size": (3, 160, 96), "crop_mode": "squash"},
+        {"input_size": (3, 64, 64), "crop_pct": 0, "interpolation": None},
+        {"input_size": (3, 64, 64), "crop_pct": 2.0, "interpolation": "lanczos"},
+        {"mean": (0.4,) * 3},
+        {"std": (0.5,), "input_size": None},
+    ],
+)
+def test_what_timm_makes_of_a_configuration_in_part(told):
+    """Its own values for what is left out; a rectangle is covered bilinearly, whatever the configuration says."""
+    from timm.data import create_transform, resolve_data_config
 
-    theirs = create_transform((3, 160, 96), mean=(0.0,) * 3, std=(1.0,) * 3, crop_pct=0.9)
-    ours = Preprocessing((177, 106), (160, 96))
+    theirs = create_transform(**resolve_data_config({}, pretrained_cfg=told), is_training=False)
+    ours = from_timm(told, "")
+    mean, std = (torch.tensor(numbers).view(-1, 1, 1) for numbers in ours.normalisation)
     for picture in pictures():
-        assert (ours(picture) - theirs(picture)).abs().max() <= 1e-6
+        assert (ours.pipeline(picture) - (theirs(picture) * std + mean)).abs().max() <= 1e-6
 
 
 @pytest.mark.parametrize("mode", ["nearest", "bilinear", "bicubic"])

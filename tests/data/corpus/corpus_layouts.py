@@ -351,7 +351,8 @@ def formats_that_are_counted(f: Folder) -> Checks:
     f.save("test/cat/1.gif", Image.new("L", (WIDTH, HEIGHT)))
     f.make("test/dog/1.heic", b"ftypheic")
     f.make("test/dog/2.heic", b"ftypheic")
-    yield Exact(TEST, note="1 .gif, 2 .heic")
+    f.make("test/dog/3.mpo", b"")
+    yield Exact(TEST, note="1 .gif, 2 .heic, 1 .mpo")
 
 
 @case

@@ -319,6 +319,11 @@ refused_of("whole32.tif", tiff(DEEP.astype(np.uint32), bits=32), "value for whit
 refused_of(
     "signed32.tif", tiff(DEEP.astype(np.int32), bits=32, sample_format=2), "value for white is unknown"
 )
+refused_of(
+    "key16.png",
+    png(16, 2, rows_of(COLOUR.astype(">u2") * 257), (b"tRNS", bytes(6))),
+    "16 bits is transparent",
+)
 refused_of("signed8.tif", tiff((GREY // 2).astype(np.int8), bits=8, sample_format=2), "with a sign")
 refused_of("signed16.tif", tiff(SIGNED, bits=16, sample_format=2), "with a sign")
 refused_of("float255.tif", saved(GREY.astype(np.float32)), r"from 0 to 255.*\[0, 1\]")

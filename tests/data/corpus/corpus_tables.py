@@ -288,3 +288,26 @@ def metadata_with_splits(f: Folder) -> Checks:
     yield Exact({"cat/1.png": "cat", "dog/1.png": "dog"}, classes=("cat", "dog"))
     yield Exact({"cat/0.png": "cat", "dog/0.png": "dog"}, "train")
     yield Refused("has splits already", options={"holdout": 0.5})
+
+
+@case
+def names_that_two_splits_have(f: Folder) -> Checks:
+    f.put("train/0.png", "train/1.png", "test/0.png", "test/2.png")
+    path = f.table("labels.csv", [("file", "label"), ("0.png", "x"), ("1.png", "y")])
+    for split in ("train", "test"):
+        yield Refused(
+            "1 rows .* fit several images: 0.png; give their paths", split, options={"labels": path}
+        )
+    path = f.table(
+        "labels.csv", [("file", "label"), ("1.png", "x"), ("2.png", "x")]
+    )  # each has one of its own
+    yield Exact({"test/2.png": "x"}, options={"labels": path})
+
+
+@case
+def metadata_in_class_folders(f: Folder) -> Checks:
+    f.put(*TWO)
+    f.table("test/cat/metadata.csv", [("file_name", "label"), ("0.png", "x")])
+    yield Refused("labels images in the class folder 'cat', so that they have two classes")
+    f.table("test/cat/metadata.csv", [("file_name", "caption"), ("0.png", "a cat")])
+    yield Exact(TEST)
