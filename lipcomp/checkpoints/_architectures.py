@@ -177,7 +177,7 @@ def _create(name: str, options: Mapping[str, Any], pool: str | None) -> nn.Modul
     """Timm's network; with the pooling that a folder names where that is not the network's own."""
     timm = import_timm("a network of timm")
     network: nn.Module = timm.create_model(name, pretrained=False, **options)
-    if pool and "global_pool" not in options and getattr(network, "global_pool", pool) != pool:
+    if pool is not None and "global_pool" not in options and getattr(network, "global_pool", pool) != pool:
         network = timm.create_model(name, pretrained=False, global_pool=pool, **options)
     return network
 

@@ -21,7 +21,7 @@ from lipcomp.checkpoints._dialects import RESNET, TRANSFORMERS, prefixes_of, tra
 from lipcomp.checkpoints._errors import CheckpointError
 
 LARGEST = 16 << 20  # bytes of a JSON file
-WEIGHTS = ("model.safetensors", "pytorch_model.bin")
+WEIGHTS, INDEX = ("model.safetensors", "pytorch_model.bin"), ".index.json"
 
 TRANSLATED = ("resnet", "vit", "vit_msn", "vit_mae", "dinov2", "dinov2_with_registers")
 
@@ -52,31 +52,34 @@ def read_processor(folder: Path) -> tuple[dict[str, Any], str]:
     return read_json(folder / name), name
 
 
-def weight_files(folder: Path) -> list[Path]:
-    """The files of weights in a folder: one, or the shards that an index names.
+def weight_files(folder: Path) -> tuple[list[Path], tuple[str, ...]]:
+    """The files of weights in a folder: one, or the shards that an index names; and a note where it holds others.
 
     Raises
     ------
     CheckpointError
         If there are none, or the index names something that is not a file of the folder.
     """
-    for name in WEIGHTS:
-        if (folder / name).is_file():
-            return [folder / name]
-        index = read_json(folder / f"{name}.index.json").get("weight_map")
-        if isinstance(index, Mapping):
-            shards = sorted({str(shard) for shard in index.values()})
-            bad = [shard for shard in shards if Path(shard).name != shard or not (folder / shard).is_file()]
-            if bad:
-                raise CheckpointError(
-                    f"folder {str(folder)!r}: its index names {bad[0]!r}, which is not a file in it"
-                )
-            return [folder / shard for shard in shards]
-    raise CheckpointError(
-        f"folder {str(folder)!r} has neither {' nor '.join(WEIGHTS)}, nor a TensorFlow checkpoint; give the "
-        f"checkpoint "
-        f"file itself, or the folder that save_pretrained wrote"
-    )
+    there = [name for own in WEIGHTS for name in (own, f"{own}{INDEX}") if (folder / name).is_file()]
+    if not there:
+        raise CheckpointError(
+            f"folder {str(folder)!r} has neither {' nor '.join(WEIGHTS)}, nor a TensorFlow checkpoint; give the "
+            f"checkpoint file itself, or the folder that save_pretrained wrote"
+        )
+    first, *others = there  # in the order of transformers
+    note = f"took {first}, as transformers does; the folder also holds {', '.join(others)}, which is not read"
+    notes = (note,) if others else ()
+    if not first.endswith(INDEX):
+        return [folder / first], notes
+    index = read_json(folder / first).get("weight_map")
+    shards = sorted({str(shard) for shard in index.values()}) if isinstance(index, Mapping) else []
+    bad = [shard for shard in shards if Path(shard).name != shard or not (folder / shard).is_file()]
+    if bad or not shards:
+        what = (
+            f"its index names {bad[0]!r}, which is not a file in it" if bad else f"its {first} names no file"
+        )
+        raise CheckpointError(f"folder {str(folder)!r}: {what}; get the folder again")
+    return [folder / shard for shard in shards], notes
 
 
 def is_plain(config: Mapping[str, Any]) -> bool:
@@ -123,7 +126,7 @@ def translate(
             )
     if kind == "resnet":
         return done.weights, done.keys, {}
-    epsilon = config.get("layer_norm_eps", 1e-12 if kind.startswith("vit") else 1e-6)
+    epsilon = config.get("layer_norm_eps", 1e-12 if kind in ("vit", "vit_mae") else 1e-6)
     if not isinstance(epsilon, float) or not 0 < epsilon < 1:
         raise CheckpointError(f"the config.json of the folder says layer_norm_eps {epsilon}, which is none")
     heads = config.get("num_attention_heads")

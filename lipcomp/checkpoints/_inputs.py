@@ -31,8 +31,11 @@ def channels_of(weights: State) -> int:
     stem = sorted(
         (name for name in kernels if STEM.fullmatch(name)), key=lambda name: (name.count("."), len(name))
     )
-    if stem and kernels[stem[0]].shape[1] <= 4:
-        return int(kernels[stem[0]].shape[1])
+    first = int(kernels[stem[0]].shape[1]) if stem else 0
+    if first <= 4 and stem:
+        return first
+    if first == 48:  # TResNet's, which reads 4 x 4 pixels of three colours as channels
+        return 3
     taken = {int(value.shape[1]) for value in kernels.values()}
     return 3 if 3 in taken or not taken else min(taken)
 
@@ -114,7 +117,7 @@ def _twin(network: nn.Module) -> nn.Module:
 
 
 def check_images(network: nn.Module, shape: tuple[int, ...], name: str, native: Sequence[int] | None) -> None:
-    """Check that a network takes images of a shape.
+    """Check that a network takes images of a shape, and gives one vector of features for each.
 
     Raises
     ------
@@ -122,13 +125,18 @@ def check_images(network: nn.Module, shape: tuple[int, ...], name: str, native: 
         If it does not.
     """
     try:
-        run_once(network, shape)
+        out = run_once(network, shape)
     except Exception as error:  # whatever a network of another library raises
         reason = (str(error).strip() or repr(error)).splitlines()[0]
         hint = f" {native[0]}" if native and tuple(native) != shape[1:] else ""
         raise CheckpointError(
             f"{name} does not take images of {shape[1]} x {shape[2]} ({reason}); pass --image-size{hint}"
         ) from error
+    if isinstance(out, Tensor) and out.ndim != 2:
+        raise CheckpointError(
+            f"{name} gives {tuple(out.shape)} for an image, not one vector of features; name its pooling in the "
+            f"folder's config.json (global_pool), or build it with --factory package.module:function, which may pool"
+        )
 
 
 def _short(numbers: Sequence[float]) -> str:

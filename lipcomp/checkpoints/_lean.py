@@ -66,6 +66,8 @@ class _Allocations(TorchFunctionMode):
             sizes = [size for size in _flat(sizes) if isinstance(size, int)]
             if math.prod(sizes) > self.budget.numbers:
                 raise _too_large(self.budget, f"a tensor of size {tuple(sizes)}")
+            if str(kwargs.get("device")) == "meta":  # a table made where the parameters are
+                kwargs = {**kwargs, "device": "cpu"}
         return func(*args, **kwargs)
 
 
@@ -111,6 +113,8 @@ def lean(budget: Budget, *, empty: bool = True) -> Iterator[None]:
         return moved[id(value)][1]
 
     def buffer(module: nn.Module, name: str, value: Tensor | None) -> None:
+        if empty and value is not None and value.is_meta:
+            raise RuntimeError(f"{name} was computed on the meta device, where its parameters are")
         count(0 if value is None else value.numel())
 
     def child(module: nn.Module, name: str, value: nn.Module | None) -> None:

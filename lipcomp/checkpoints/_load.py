@@ -177,7 +177,7 @@ def _assemble(
     note = resize_positions(
         backbone.network, weights, antialias=source.container != "huggingface" or not source.keys
     )
-    notes = (*found.notes, *backbone.notes, *([note] if note else []))
+    notes = (*source.notes, *found.notes, *backbone.notes, *([note] if note else []))
     used, missing = _fit(backbone, found, weights, source)
     heads, told_of_heads = _heads(found, backbone, head, size)
     for part, names in (("projector", found.projector), ("predictor", found.predictor)):

@@ -46,11 +46,10 @@ def to_common(keys: Iterable[str]) -> tuple[Renamed, dict[str, Any]]:
 
 
 def _vit(keys: list[str]) -> Renamed:
-    """DINOv2's chunks of blocks and its gated MLP; DeiT-III's layer scale (BEiT, CaiT and XCiT keep that name)."""
+    """DINOv2's chunks of blocks and its gated MLP; DeiT-III's layer scale (BEiT, EVA, CaiT and XCiT keep that name)."""
     chunked = any(re.match(r"blocks\.\d+\.\d+\.norm1\.", key) for key in keys)
-    plain = not any(
-        re.search(r"blocks_token_only|q_bias|relative_position|gamma3|local_mp", key) for key in keys
-    )
+    others = re.compile(r".*(blocks_token_only|q_bias|relative_position|gamma3|local_mp)|reg_token|fc_norm")
+    plain = "pos_embed" in keys and not any(map(others.match, keys))
     rules = [(r"blocks\.\d+\.(\d+)\.", r"blocks.\1.")] if chunked else []
     rules += [(r"(blocks\.\d+)\.gamma_([12])", r"\1.ls\2.gamma")] if plain else []
     rules += [(r"(blocks\.\d+\.mlp)\.w12\.", r"\1.fc1."), (r"(blocks\.\d+\.mlp)\.w3\.", r"\1.fc2.")]

@@ -18,6 +18,11 @@ IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 CLIP_NORMALISATION = (0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711)
 CIFAR_MEAN, CIFAR_STD = (0.4914, 0.4822, 0.4465), (0.2470, 0.2435, 0.2616)
 
+# What timm takes where its configuration is silent (an empty or zero entry is silence to it).
+TIMM: dict[str, Any] = {
+    "input_size": (3, 224, 224), "interpolation": "bicubic", "crop_pct": 0.875, "crop_mode": "center",
+    "mean": IMAGENET_MEAN, "std": IMAGENET_STD,
+}  # fmt: skip
 LARGEST = 4096  # pixels a side; a configuration that claims more would fill the memory
 
 
@@ -103,11 +108,13 @@ def from_timm(config: Mapping[str, Any], origin: str) -> Inputs | None:
     """Of timm's configuration, as its hub folders and its models carry it; None where it says nothing."""
     built = (config.get("model_args") or {}).get("img_size")  # outranks the size of the weights it began from
     config = config.get("pretrained_cfg") or config
-    if not isinstance(config, Mapping) or not {"mean", "std", "input_size"} <= config.keys():
+    if not isinstance(config, Mapping) or not {"mean", "std", "input_size"} & config.keys():
         return None
+    config = TIMM | {key: value for key, value in config.items() if value}
     channels, height, width = (int(number) for number in config["input_size"])
-    share = float(config.get("crop_pct") or 0.875)  # timm's default
-    mean, std, mode = floats(config["mean"]), floats(config["std"]), str(config.get("crop_mode") or "center")
+    share, filtered = float(config["crop_pct"]), str(config["interpolation"])
+    mode = config["crop_mode"] if config["crop_mode"] in ("squash", "border") else "center"  # as timm
+    mean, std = floats(config["mean"]), floats(config["std"])
     if len(mean) not in (1, channels):
         raise ValueError(
             f"its input_size {config['input_size']} is (channels, height, width), its mean has {len(mean)} numbers"
@@ -115,7 +122,10 @@ def from_timm(config: Mapping[str, Any], origin: str) -> Inputs | None:
     if max(*mean, *std) > 1:
         raise ValueError(f"its mean {mean} and std {std} must be of pixels in [0, 1]; divide both by 255")
     scaled = (math.floor(height / share), math.floor(width / share))
-    filtered = str(config.get("interpolation") or "bilinear")
+    if mode == "center" and scaled[0] != scaled[1]:
+        filtered = (
+            "bilinear"  # timm hands the interpolation to none of its resizes to another shape than a square
+        )
     if filtered not in INTERPOLATIONS or not 0 < share <= 2:  # "random", "bicubic,bilinear": as in training
         raise ValueError(
             f"interpolation {filtered!r} and crop_pct {share} are not an evaluation preprocessing"

@@ -92,6 +92,8 @@ MORE = {
     "PoolFormer": {"crop_pct"},
     "EfficientNet": {"rescale_offset", "include_top"},
 }
+# Options of all that these classes leave aside, or follow in another way than the others.
+OWN = {"Segformer": {"do_center_crop"}, "ConvNext": {"do_center_crop"}}
 ASKED = {"size": dict, "resample": int, "image_mean": list, "image_std": list}  # of one that names no class
 
 
@@ -122,7 +124,9 @@ def from_transformers(config: Mapping[str, Any], origin: str) -> Inputs | None:
     strange = [
         key
         for key, value in config.items()
-        if value and key not in KNOWN | MORE.get(name or "", set()) and not key.startswith("_")
+        if value
+        and key not in (KNOWN - OWN.get(name or "", set())) | MORE.get(name or "", set())
+        and not key.startswith("_")
     ]
     if strange:
         raise ValueError(f"it asks for {strange[0]}, a step that lipcomp does not have; {REMEDY}")
@@ -131,7 +135,11 @@ def from_transformers(config: Mapping[str, Any], origin: str) -> Inputs | None:
     if not (isinstance(size, tuple) or crop) or not config.get("do_resize", True):
         origin = origin if crop else f"{origin}; it gives images of any shape, of which the centre is taken"
     chosen = config.get("resample", usual.interpolation)
-    filtered = RESAMPLE[chosen] if isinstance(chosen, int) else str(chosen)
+    filtered = RESAMPLE.get(chosen, str(chosen))
+    if name == "DINOv3ViT" and filtered not in ("nearest", "bilinear"):
+        raise ValueError(
+            f"it resizes by {filtered} without rounding or clipping to bytes, which lipcomp does not; {REMEDY}"
+        )
     mean, std, white = _normalisation(
         config, usual, twice=name == "EfficientNet" and config.get("include_top", True)
     )
@@ -160,7 +168,8 @@ def _geometry(
         crop = None
     elif crop is None:
         raise ValueError("it asks for a centre crop and has no crop_size")
-    if name not in SHARES or (name == "Levit" and isinstance(size, tuple)):
+    whole = not config.get("do_resize", True)
+    if name not in SHARES or whole or (name == "Levit" and isinstance(size, tuple)):
         return size, crop
     share = float(config.get("crop_pct", SHARES[name]))
     if not 0 < share <= 1:

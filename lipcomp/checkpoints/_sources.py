@@ -16,7 +16,7 @@ What a file is, its first bytes say, not its name.
 import hashlib
 import re
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -70,6 +70,8 @@ class Source:
         The architecture that a configuration beside the weights names.
     conventions, preprocessing
         What that configuration says besides.
+    notes
+        What was left aside.
     """
 
     path: Path
@@ -82,6 +84,7 @@ class Source:
     arch: str | None = None
     conventions: Mapping[str, Any] = field(default_factory=dict)
     preprocessing: Inputs | None = None
+    notes: tuple[str, ...] = ()
 
     def states(self) -> Iterator[tuple[tuple[str, ...], State]]:
         """Every dictionary with tensors of its own in it, once: (where, name -> tensor)."""
@@ -192,8 +195,12 @@ def _file(path: Path) -> tuple[Tree, dict[str, str] | None]:
 
 def _folder(path: Path) -> Source:
     """A Hugging Face folder."""
+    files, notes = hugging_face.weight_files(path)
+    return replace(_read_folder(path, files), notes=notes)
+
+
+def _read_folder(path: Path, files: list[Path]) -> Source:
     config = hugging_face.read_json(path / "config.json")
-    files = hugging_face.weight_files(path)
     weights: State = {}
     digest = hashlib.sha256()
     for file in files:
@@ -214,7 +221,9 @@ def _folder(path: Path) -> Source:
         ready = from_transformers(*hugging_face.read_processor(path))
         ready = ready or from_timm(config, "pretrained_cfg of config.json")
     except (ValueError, TypeError, KeyError, ArithmeticError, AttributeError) as error:
-        raise CheckpointError(f"folder {str(path)!r}: its preprocessing cannot be read ({error})") from error
+        raise CheckpointError(
+            f"folder {str(path)!r}: its preprocessing cannot be read ({error}); correct it there"
+        ) from error
     if "model_type" in config and not hugging_face.is_plain(config):
         told = {"config": config}
         return Source(
@@ -244,10 +253,13 @@ def _folder(path: Path) -> Source:
         options = config.get("model_args") or {}
         if not isinstance(options, dict) or not all(_harmless(value) for value in options.values()):
             raise CheckpointError(
-                f"folder {str(path)!r}: the model_args of its config.json are damaged ({options!r})"
+                f"folder {str(path)!r}: the model_args of its config.json hold more than numbers, words and short "
+                f"lists ({options!r}); build the network with --factory package.module:function"
             )
         told = {"model_args": {name: value for name, value in options.items() if name != "num_classes"}}
-        told |= {name: config[name] for name in ("global_pool", "num_features") if config.get(name)}
+        told |= {
+            name: config[name] for name in ("global_pool", "num_features") if config.get(name) is not None
+        }
     arch = arch if isinstance(arch, str) else None
     return Source(
         path, "huggingface", weights, digest.hexdigest(), arch=arch, conventions=told, preprocessing=ready

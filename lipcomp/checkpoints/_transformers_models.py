@@ -115,7 +115,7 @@ def from_folder(
         if name in weights and name not in tower.unused
     }
     ignored = dict.fromkeys(origin.values() - used.keys(), "classifier, head or counter")
-    return _checkpoint(source, tower, KeyReport(used, ignored), head, size, mean, std)
+    return _checkpoint(source, tower, KeyReport(used, ignored, (), source.notes), head, size, mean, std)
 
 
 def from_bare(

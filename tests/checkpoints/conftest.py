@@ -11,8 +11,10 @@ def shaken():
     """A function that gives a module weights and running statistics drawn at random, in evaluation mode."""
 
     def shake(module, seed=0):
-        draw = torch.Generator().manual_seed(seed)
+        draw, kept = torch.Generator().manual_seed(seed), module.state_dict().keys()
         for name, value in [*module.named_parameters(), *module.named_buffers()]:
+            if name not in kept:  # a table that the network computes
+                continue
             with torch.no_grad():
                 if name.endswith("running_var"):
                     value.copy_(0.5 + torch.rand(value.shape, generator=draw))

@@ -10,7 +10,7 @@ from torch import nn
 
 from lipcomp.checkpoints import load_encoder
 from lipcomp.checkpoints._errors import CheckpointError
-from lipcomp.checkpoints._inputs import check_images
+from lipcomp.checkpoints._inputs import channels_of, check_images
 
 timm = pytest.importorskip("timm")
 
@@ -127,6 +127,13 @@ def test_a_convolutional_folders_pooling(pool, tmp_path, shaken, small_images, n
         load_encoder(path).encoder.features(small_images),
         network(normalised(small_images, [0.4] * 3, [0.3] * 3)),
     )
+
+
+@pytest.mark.parametrize("told", [{"global_pool": ""}, {"model_args": {"global_pool": ""}}])
+def test_a_folder_without_pooling_gives_no_vector(told, tmp_path, shaken):
+    network = shaken(timm.create_model("resnet10t", num_classes=0, global_pool=""))
+    with pytest.raises(CheckpointError, match=r"gives \(1, 512, 1, 1\) for an image, .* \(global_pool\)"):
+        load_encoder(folder(tmp_path, network, architecture="resnet10t", **told))
 
 
 def test_a_folder_that_says_another_width_is_refused(tmp_path, shaken):
@@ -290,3 +297,18 @@ def test_dialects_of_timms_own_names(more, change, tmp_path, shaken, small_image
     torch.save({"model": state | extra}, tmp_path / "vit.pth")
     encoder = load_encoder(tmp_path / "vit.pth", mean=(0.5,) * 3, std=(0.5,) * 3).encoder
     agree(encoder.features(small_images), network(normalised(small_images, [0.5] * 3, [0.5] * 3)))
+
+
+def test_evas_layer_scale_keeps_its_name(tmp_path, shaken, small_images, normalised):
+    """It is DeiT-III's of old, in a network whose other names are timm's."""
+    sizes = {"img_size": 32, "patch_size": 8, "embed_dim": 64, "depth": 2, "num_heads": 2}
+    network = shaken(timm.create_model("vit_mediumd_patch16_rope_reg1_gap_256", num_classes=0, **sizes))
+    assert "blocks.0.gamma_1" in network.state_dict()
+    name = {"architecture": "vit_mediumd_patch16_rope_reg1_gap_256", "model_args": sizes}
+    encoder = load_encoder(folder(tmp_path, network, **name)).encoder
+    agree(encoder.features(small_images), network(normalised(small_images, [0.4] * 3, [0.3] * 3)))
+
+
+def test_a_stem_that_reads_blocks_of_pixels_has_three_channels():
+    assert channels_of({"body.conv1.conv.weight": torch.zeros(8, 48, 3, 3)}) == 3
+    assert channels_of({"conv1.weight": torch.zeros(8, 13, 3, 3)}) == 13

@@ -148,6 +148,7 @@ def test_a_transformers_resnet_in_shards(tmp_path, resnet18, images, normalised,
     checkpoint = load_encoder(tmp_path, image_size=64)
     assert checkpoint.encoder.architecture == "resnet18"
     close(checkpoint.encoder.features(images), resnet18(normalised(images)))
+    assert not any("took" in note for note in checkpoint.report.notes)
     assert load_encoder(tmp_path).preprocessing.pipeline.resize == 256
     first, second = shards
     name = next(iter(shards[first]))
@@ -163,6 +164,8 @@ def test_a_transformers_resnet_in_shards(tmp_path, resnet18, images, normalised,
         CheckpointError, match=r"its index names '\.\./\.\./etc/passwd', which is not a file in it"
     ):
         load_encoder(tmp_path)
+    save_file(state, tmp_path / "model.safetensors")
+    assert "took model.safetensors, as transformers does" in load_encoder(tmp_path).report.notes[0]
 
 
 @pytest.mark.parametrize(

@@ -13,7 +13,7 @@ from safetensors.torch import save_file
 
 from lipcomp.checkpoints import load_encoder
 from lipcomp.checkpoints._errors import CheckpointError
-from lipcomp.checkpoints._lean import Budget, lean
+from lipcomp.checkpoints._lean import Budget, build_lean, lean
 
 # Loads every path in a process of its own; prints seconds and MiB beyond the start of each.
 CHILD = """
@@ -150,6 +150,23 @@ def test_a_network_larger_than_the_file_is_not_built():
         network = torch.nn.Sequential(torch.nn.Linear(3, 2), torch.nn.BatchNorm1d(2))
     assert network[0].weight.is_meta
     assert not network[1].running_mean.is_meta
+
+
+class Tabled(torch.nn.Module):
+    """Computes a table where its parameters are, as timm's swinv2_cr; ``late`` moves it there."""
+
+    def __init__(self, late):
+        super().__init__()
+        self.scale = torch.nn.Parameter(torch.ones(3))
+        device = self.scale.device
+        table = torch.arange(3.0).to(device) if late else torch.arange(3.0, device=device)
+        self.register_buffer("table", table, persistent=False)
+
+
+@pytest.mark.parametrize("late", [True, False])
+def test_a_table_computed_beside_the_weights_has_numbers(late):
+    network = build_lean(lambda: Tabled(late), Budget())
+    assert network.table.tolist() == [0, 1, 2]
 
 
 @pytest.mark.parametrize(
