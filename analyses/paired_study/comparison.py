@@ -74,11 +74,7 @@ class Comparison:
         return replace(middle, interval=whole, p_value=p_value, method=method)
 
     def at_slope(self, key: str, level: float, slope: float) -> Effect | None:
-        """The effect on one column, minus ``slope`` times that on clean accuracy.
-
-        Accuracies are counts: few of them often have equal differences by chance, which does not mean no spread. They
-        would give a yes in 8% of null studies (2 seeds, 100 images), so such differences have no interval.
-        """
+        """The effect on one column, minus ``slope`` times that on clean accuracy."""
         ratio = key in RATIOS
         values = self.runs[key].to_numpy(float)
         with np.errstate(invalid="ignore", divide="ignore"):
@@ -96,12 +92,10 @@ class Comparison:
         rows = [h - slope * clean[s] if slope else h for s, h in hits.items() if not slope or s in clean]
         if rows:
             shared, freedom = shared_image_variance(np.stack(rows))
-        found = contrast(
+        return contrast(
             values[known], list(seeds), list(methods), self.contrast.treated, self.contrast.control,
             pool=pool, shared=shared, shared_freedom=freedom, level=level,
         )  # fmt: skip
-        counted = found.error == 0 and not ratio
-        return replace(found, interval=None, p_value=None) if counted else found
 
 
 def compare(study: Study, members: pd.DataFrame, contrast: Contrast) -> Comparison:

@@ -6,6 +6,7 @@ returns an :class:`Estimate` whose missing parts are None and whose ``note`` say
 corruptions goes on when one of them cannot be estimated, and a reader sees that it was not.
 """
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -117,6 +118,30 @@ def vector(name: str, values: Values, length: int | None = None) -> Float[np.nda
             f"arguments by the model or image that each value belongs to"
         )
     return array
+
+
+def own_unit(*arrays: Float[np.ndarray, "..."]) -> int:
+    """The exponent e for which values / 2^e are near 1: squares of such values neither over- nor underflow.
+
+    0 where nothing needs it, so that ordinary values keep every bit.
+    """
+    largest = max(float(np.nanmax(np.abs(array))) for array in arrays)
+    return 0 if largest == 0 or 1e-100 < largest < 1e100 else int(np.frexp(largest)[1])
+
+
+def in_unit(value: float, exponent: int) -> float:
+    """A value in units of 2^e as it is.
+
+    Raises
+    ------
+    ValueError
+        If no float64 holds it.
+    """
+    with np.errstate(over="ignore"):
+        found = float(np.ldexp(value, exponent))
+    if not math.isfinite(found):
+        raise ValueError("values are so large that no float64 holds the result; divide them by a constant")
+    return found
 
 
 def group_codes(name: str, groups: Values, length: int) -> tuple[Int[np.ndarray, " n"], int]:

@@ -27,7 +27,7 @@ import scipy.stats
 from jaxtyping import Float
 
 from lipcomp._arguments import checked
-from lipcomp.statistics._estimate import Estimate, Values, check_level, is_constant, vector
+from lipcomp.statistics._estimate import Estimate, Values, check_level, in_unit, is_constant, own_unit, vector
 from lipcomp.statistics._resampling import bootstrap_interval
 
 BOOTSTRAP_FROM = 10  # pairs; from the coverage table
@@ -103,9 +103,12 @@ def paired_effect(
     if interval not in get_args(Interval):
         raise ValueError(f"interval must be one of {', '.join(get_args(Interval))}, got {interval!r}")
     first = vector("a", a)
-    difference = first - vector("b", b, first.size)
+    second = vector("b", b, first.size)
+    unit = own_unit(first, second)
+    first, second = np.ldexp(first, -unit), np.ldexp(second, -unit)
+    difference = first - second
     # a - b of equal pairs leaves rounding; it must not become ranks and signs
-    scale = max(np.abs(first).max(), np.abs(first - difference).max())
+    scale = max(np.abs(first).max(), np.abs(second).max())
     difference = np.where(np.abs(difference) <= 1e-14 * scale, 0.0, difference)
     n, generator = difference.size, np.random.default_rng(rng)
     mean = float(difference.mean())
@@ -141,10 +144,13 @@ def paired_effect(
                 quantile = _studentized_quantile(difference, level, resamples, generator)
             half = float(quantile) * spread / math.sqrt(n)
             ends = (mean - half, mean + half)
+            if not half > 0:
+                ends = None
+                notes.append(f'no interval: a bootstrap of {n} pairs has no width; use interval="t"')
     return PairedEffect(
         name="mean difference",
-        value=mean,
-        interval=ends,
+        value=in_unit(mean, unit),
+        interval=None if ends is None else (in_unit(ends[0], unit), in_unit(ends[1], unit)),
         p_value=p_value,
         n=n,
         method=f"mean of {n} paired differences; {label} interval; sign-flip test ({how}); Wilcoxon",
@@ -155,7 +161,7 @@ def paired_effect(
         standardized=standardized,
         rank_biserial=_rank_biserial(difference),
         wins=int((difference > 0).sum()),
-        differences=tuple(difference.tolist()),
+        differences=tuple(in_unit(d, unit) for d in difference),
     )
 
 

@@ -22,7 +22,7 @@ import numpy as np
 from jaxtyping import Float, Shaped
 
 from lipcomp._arguments import checked
-from lipcomp.statistics._estimate import Estimate, Values, check_level, vector
+from lipcomp.statistics._estimate import Estimate, Values, check_level, in_unit, own_unit, vector
 from lipcomp.statistics._slopes import student
 
 
@@ -89,7 +89,8 @@ def contrast(
     Returns
     -------
     Contrast
-        Without value if no unit has both conditions; without interval if only one has.
+        Without value if no unit has both conditions; without interval and p-value if only one has, or where nothing
+        varies: few counts often have equal differences by chance.
 
     Raises
     ------
@@ -106,7 +107,8 @@ def contrast(
     check_level(level)
     if not 0 <= shared < math.inf:
         raise ValueError(f"shared must be a variance, at least 0 and finite, got {shared}")
-    table, units, conditions = _table(values, unit, condition)
+    table, units, conditions, power = _table(values, unit, condition)
+    shared_here = float(np.ldexp(shared, -2 * power))
     name = f"{treated} minus {control}"
 
     def column(which: object) -> Float[np.ndarray, " units"]:
@@ -130,35 +132,39 @@ def contrast(
         if left > n - 1:
             spread, freedom = max(own, 2 * residual), float(left)
             how = f"Student's interval, spread pooled over {len(members)} methods, or their own if that is larger"
-    told = (value, float(np.sqrt(spread)) if np.isfinite(spread) else None, held, tuple(difference.tolist()))
+    value_here = in_unit(value, power)
+    deviation = in_unit(math.sqrt(spread), power) if math.isfinite(spread) else None
+    rest = (deviation, shared, held, tuple(in_unit(d, power) for d in difference))
     if n < 2 or freedom < 1:
         note = f"{n} unit shows no spread, so no interval"
-        return Contrast(
-            name, value, None, None, n, how, level, None, note, None, 0.0, told[1], shared, *told[2:]
-        )
+        return Contrast(name, value_here, None, None, n, how, level, None, note, None, 0.0, *rest)
     between = spread / n
     if between <= (1e-12 * scale) ** 2:
         between = 0.0
-    total = between + shared
-    if shared > 0 and total > 0:
-        freedom = total**2 / (between**2 / freedom + shared**2 / shared_freedom)
+    total = between + shared_here
+    if shared_here > 0 and total > 0:
+        freedom = total**2 / (between**2 / freedom + shared_here**2 / shared_freedom)
     error = math.sqrt(total)
-    ends, p_value = student(value, error, freedom, level)
-    note = "" if error > 0 else "the differences do not vary"
     method = f"mean over {n} units; {how}, {freedom:.3g} degrees of freedom"
+    if error == 0:
+        note = "the differences do not vary: neither interval nor p-value is estimable"
+        return Contrast(name, value_here, None, None, n, method, level, None, note, 0.0, freedom, *rest)
+    (low, high), p_value = student(value, error, freedom, level)
+    ends = (in_unit(low, power), in_unit(high, power))
     return Contrast(
-        name, value, ends, p_value, n, method, level, None, note,
-        error, freedom, told[1], shared, *told[2:],
-    )  # fmt: skip
+        name, value_here, ends, p_value, n, method, level, None, "", in_unit(error, power), freedom, *rest
+    )
 
 
 def _table(
     values: Values, unit: Sequence[object], condition: Sequence[object]
-) -> tuple[Float[np.ndarray, "units conditions"], list[str], list[str]]:
-    """Means by unit and condition, NaN where there is no run."""
+) -> tuple[Float[np.ndarray, "units conditions"], list[str], list[str], int]:
+    """Means by unit and condition in units of 2^e, NaN where there is no run; their labels; e."""
     if not len(values):
-        return np.zeros((0, 0)), [], []
+        return np.zeros((0, 0)), [], [], 0
     column = vector("values", values)
+    power = own_unit(column)
+    column = np.ldexp(column, -power)
     for name, labels in (("unit", unit), ("condition", condition)):
         if len(labels) != column.size:
             raise ValueError(
@@ -170,7 +176,7 @@ def _table(
     count, total = np.zeros((2, len(units), len(conditions)))
     np.add.at(count, (rows, columns), 1)
     np.add.at(total, (rows, columns), column)
-    return np.where(count > 0, total / np.maximum(count, 1), np.nan), units, conditions
+    return np.where(count > 0, total / np.maximum(count, 1), np.nan), units, conditions, power
 
 
 def _residual_variance(table: Float[np.ndarray, "units conditions"]) -> tuple[float, int]:

@@ -57,6 +57,11 @@ def decide(interval: tuple[float, float] | None, zone: Zone | tuple[float, float
     zone
         The effects that would make no difference, (low, high) around zero, fixed before the data.
 
+    Raises
+    ------
+    ValueError
+        If the ends of the interval are not in order, or those of the zone not on both sides of zero.
+
     Examples
     --------
     >>> from lipcomp.statistics import decide
@@ -66,6 +71,10 @@ def decide(interval: tuple[float, float] | None, zone: Zone | tuple[float, float
     zone = zone if isinstance(zone, Zone) else Zone(*zone)
     if interval is None:
         return Verdict.CANNOT_TELL
+    if not interval[0] <= interval[1]:
+        raise ValueError(
+            f"interval must be (low, high), got {interval}; give None where there is no interval"
+        )
     if zone.holds(interval):
         return Verdict.NO_LARGER
     return Verdict.YES if interval[0] > 0 or interval[1] < 0 else Verdict.CANNOT_TELL

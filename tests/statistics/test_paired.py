@@ -138,3 +138,25 @@ def test_random_sign_patterns_count_the_observed_one():
     # and one in which every pattern is as extreme: all are counted, the observed one too
     zero = paired_effect(np.r_[1.0, -1.0, np.zeros(18)], np.zeros(20), resamples=99)
     assert zero.p_value == 1.0
+
+
+@pytest.mark.parametrize("n", [5, 12])
+@pytest.mark.parametrize("scale", [2.0**-1000, 2.0**-600, 2.0**600, 2.0**1018])
+def test_the_unit_of_the_values_changes_no_effect(n, scale):
+    a = np.random.default_rng(0).normal(size=n)
+    base, far = paired_effect(a + 0.5, -a), paired_effect((a + 0.5) * scale, -a * scale)
+    for name in ("p_value", "wilcoxon_p", "standardized", "rank_biserial"):
+        assert getattr(far, name) == pytest.approx(getattr(base, name), rel=1e-9)
+    for name in ("value", "interval", "differences"):
+        np.testing.assert_allclose(getattr(far, name), np.array(getattr(base, name)) * scale, rtol=1e-9)
+
+
+def test_a_difference_that_no_number_holds_is_refused():
+    with pytest.raises(ValueError, match="no float64 holds the result; divide them by a constant"):
+        paired_effect([1.5e308, 1.7e308], [-1.5e308, -1.0e308])
+
+
+def test_a_bootstrap_without_width_is_no_interval():
+    found = paired_effect([1.0, 2.0], [0.0, 0.0], interval="studentized")
+    assert found.interval is None
+    assert 'use interval="t"' in found.note

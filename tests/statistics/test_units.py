@@ -76,7 +76,8 @@ def test_what_cannot_be_estimated_says_so():
     assert none.value is None
     assert "no unit holds both" in none.note
     same = contrast([1.5, 1.0, 2.5, 2.0], [0, 0, 1, 1], list("tctc"), "t", "c")
-    assert same.interval == (0.5, 0.5)
+    assert (same.value, same.interval, same.p_value) == (0.5, None, None)
+    assert "do not vary" in same.note
     for wrong in ({"unit": ["a"]}, {"condition": ["t"]}):
         arguments = {"unit": ["a", "a"], "condition": ["t", "c"], **wrong}
         with pytest.raises(ValueError, match=next(iter(wrong))):
@@ -100,3 +101,15 @@ def test_the_images_share_of_the_variance_is_what_simulation_gives():
     truth = np.var([d.mean() for d in draws], ddof=1)
     assert between + np.mean(found) == pytest.approx(truth, rel=0.25)
     assert shared_image_variance(np.zeros((3, 10)))[0] == 0
+
+
+@pytest.mark.parametrize("scale", [2.0**-1000, 2.0**-600, 2.0**600, 2.0**1018])
+def test_the_unit_of_the_values_changes_no_verdict(scale):
+    """Squares under- and overflowed: at 1e-200 four differences that vary had an interval of no width and p = 0."""
+    values, unit, condition = layout(4)
+    base = contrast(values, unit, condition, "t", "c", pool=METHODS)
+    far = contrast(values * scale, unit, condition, "t", "c", pool=METHODS)
+    assert far.p_value == pytest.approx(base.p_value, rel=1e-9)
+    for name in ("value", "interval", "error", "spread", "differences"):
+        expected = np.array(getattr(base, name)) * scale
+        np.testing.assert_allclose(getattr(far, name), expected, rtol=1e-9)

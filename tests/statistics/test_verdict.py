@@ -157,3 +157,10 @@ def test_an_exact_law_has_an_interval_of_either_sign():
         assert found.interval == pytest.approx((2 * sign, 2 * sign))
         assert decide(found.interval, ZONE) is Verdict.YES
     assert block_slope([1.0, 1.0, 1.0], [1.0, 2.0, 3.0]).note == "x does not vary inside the blocks"
+
+
+@pytest.mark.parametrize("ends", [(1.0, -1.0), (2.0, 1.0), (math.nan, 1.0), (0.0, math.nan)])
+def test_an_interval_that_is_none_has_no_verdict(ends):
+    """(1, -1) was "no larger than"."""
+    with pytest.raises(ValueError, match=r"interval must be \(low, high\), got"):
+        decide(ends, (-1.5, 1.5))
