@@ -147,6 +147,13 @@ def find_prefixes(state: Mapping[str, Tensor]) -> list[str]:
             inside = any(prefix.startswith(known) for known in found)
             if not inside and lookup(below(state, prefix)):
                 found.add(prefix)
+        inner = tuple(found)
+        for prefix in {
+            name for name in tried if inner and any(one.startswith(name) for one in inner)
+        } - found:
+            own = {key: value for key, value in state.items() if not key.startswith(inner)}
+            if lookup(below(own, prefix)):  # a network around a copy of itself
+                found.add(prefix)
     return sorted(found)
 
 

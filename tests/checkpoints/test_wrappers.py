@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+import torchvision
 from safetensors.torch import save_file
 from torch import nn
 
@@ -90,6 +91,22 @@ def test_a_teacher_is_one_wherever_the_word_stands(tmp_path, resnet18):
     torch.save(two(resnet18, "student.backbone.", "net.teacher.module.backbone."), tmp_path / "both.pth")
     note = load_encoder(tmp_path / "both.pth").report.notes[0]
     assert note.startswith("took net.teacher.backbone (momentum); the file also holds student.backbone")
+
+
+@pytest.mark.parametrize("outer", ["", "model."])
+def test_a_network_around_a_copy_of_itself_is_seen(outer, tmp_path, shaken):
+    """Read off the index, the copy was taken without a word."""
+    state = {f"{outer}{k}": v for k, v in torchvision.models.squeezenet1_1().state_dict().items()}
+    both = {key: value + 1 for key, value in state.items()}
+    both |= {f"{outer}old.{key.removeprefix(outer)}": value for key, value in state.items()}
+    torch.save(both, tmp_path / "net.pth")
+    names = ("model", "model.old") if outer else ("the top", "old")
+    with pytest.raises(
+        CheckpointError, match=f"ambiguous: .* the networks {names[0]} or {names[1]}; pass --branch"
+    ):
+        load_encoder(tmp_path / "net.pth")
+    found = load_encoder(tmp_path / "net.pth", branch=names[0]).encoder.state_dict()
+    assert found["backbone.features.0.weight"].equal(both[f"{outer}features.0.weight"])
 
 
 def test_two_networks_of_equal_right_are_ambiguous(tmp_path, resnet18):
