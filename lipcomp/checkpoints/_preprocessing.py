@@ -13,6 +13,7 @@ from typing import Any
 import torchvision
 
 from lipcomp.data._preprocessing import INTERPOLATIONS, Preprocessing
+from lipcomp.encoders._encoder import NormalisationError
 
 IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 CLIP_NORMALISATION = (0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711)
@@ -55,7 +56,7 @@ class Inputs:
             )
         numbers = (*self.mean, *self.std)
         if not numbers or not all(map(math.isfinite, numbers)) or min(self.std) <= 0:
-            raise ValueError(
+            raise NormalisationError(
                 f"mean and std must be finite and std positive, got mean {self.mean}, std {self.std}"
             )
 

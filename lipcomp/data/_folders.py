@@ -73,7 +73,7 @@ class FolderImages:
         if self.preprocessing.size not in (None, self.image_shape[1:]):
             raise ValueError(
                 f"the preprocessing gives pictures of {self.preprocessing.size} (height, width), but image_shape is "
-                f"{self.image_shape}; change one of them"
+                f"{self.image_shape}; change one of them (--crop, --image-size on the command line)"
             )
 
     def __len__(self) -> int:

@@ -76,9 +76,11 @@ class Source:
             If the file cannot be read safely, or an option does not fit it.
         """
         if self.factory is not None and (self.path is None or not (own := own_backbone(self.path))):
-            known = ("mean", "std", "image_size", "branch")
-            given = {name: value for name, value in self.options.items() if name in known}
-            return load_own(build_own(self.factory), self.path, **given, name=self.factory)
+            if idle := [f"--{name}" for name in ("arch", "format", "head") if self.options.get(name)]:
+                raise ValueError(
+                    f"{', '.join(idle)} would be ignored with --factory, which builds the network; leave it out"
+                )
+            return load_own(build_own(self.factory), self.path, **self.options, name=self.factory)
         if self.path is None:
             raise ValueError("path must name a checkpoint, or factory a function that builds the network")
         if self.factory is not None:

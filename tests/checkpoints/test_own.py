@@ -2,11 +2,12 @@
 
 import pytest
 import torch
+import torchvision
 from torch import nn
 
 from lipcomp import _commands as commands
 from lipcomp._functions import load_function
-from lipcomp.checkpoints import save_checkpoint
+from lipcomp.checkpoints import load_encoder, save_checkpoint
 from lipcomp.checkpoints._errors import CheckpointError
 from lipcomp.checkpoints._native import Metadata
 from lipcomp.checkpoints._own import build_own, load_own
@@ -14,6 +15,7 @@ from lipcomp.encoders import EncoderSpec, build_encoder, register_backbone, wrap
 from lipcomp.encoders._backbones import BACKBONES
 from lipcomp.encoders._resnet import ResNet
 from lipcomp.measure._options import add_encoder_arguments, load_listed
+from lipcomp.measure._plan import Source
 
 FACTORY = """
 from torch import nn
@@ -203,3 +205,18 @@ def test_a_wrapped_encoder_is_not_written_as_ours(tmp_path):
             tmp_path / "m.safetensors", wrap(nn.Flatten(), image_shape=(1, 2, 2)), metadata=Metadata()
         )
     assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("option", ["arch", "format", "head"])
+def test_what_a_factory_would_ignore_is_refused(option):
+    source = Source(None, None, "torch.nn:Flatten", options={option: "none"})
+    with pytest.raises(ValueError, match=f"--{option} would be ignored with --factory"):
+        source.load()
+
+
+@pytest.mark.parametrize("given", [{"std": (0.0,)}, {"mean": (float("nan"),) * 3}])
+def test_a_normalisation_that_is_none_is_not_the_files_fault(given, tmp_path):
+    torch.save(torchvision.models.resnet18().state_dict(), tmp_path / "net.pth")
+    with pytest.raises(CheckpointError, match="mean and std must be finite") as error:
+        load_encoder(tmp_path / "net.pth", **given)
+    assert "damaged" not in str(error.value)
