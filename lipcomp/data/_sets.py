@@ -94,7 +94,7 @@ def batches(
     Examples
     --------
     >>> import torch, lipcomp
-    >>> images = lipcomp.load_set([(x, i) for i, x in enumerate(torch.rand(5, 1, 8, 8))])
+    >>> images = lipcomp.load_set([(x, 0) for x in torch.rand(5, 1, 8, 8)])
     >>> [len(batch) for batch in lipcomp.data.batches(images, batch_size=2)]
     [2, 2, 1]
     """
