@@ -4,8 +4,8 @@
 #   make results               the published studies of docs/results, trained and measured again   (STUDIES="mnist fashion")
 #   make bounds                how tight the bounds are, on the encoders of a study   (PRESET as above)
 #   make test                  the tests, one process per core; a few minutes
-#   make test-all              all of them, also those that take minutes or need Slurm or Ray
-#   make test-plain            the tests without the type checks of arguments, as users run the library
+#   make test-typed            the same, with the types and shapes of all arguments and results checked
+#   make test-all              all of them, checked so, also those that take minutes or need Slurm or Ray
 #   make coverage              the tests with the share of lines and branches that they reach
 #   make gpu                   the checks that need a CUDA device
 #   make check                 lint, format and types
@@ -28,10 +28,12 @@ unexport PYTHONDONTWRITEBYTECODE
 
 # Whole files to one worker, in the order of tests/conftest.py: what a file's tests share is made once.
 PYTEST = $(PY) -m pytest -q -n $(WORKERS) --dist loadfile --no-loadscope-reorder
+# By jaxtyping and beartype, in every call: a third more time.
+TYPED = --jaxtyping-packages=lipcomp,beartype.beartype
 
 STUDIES ?=
 
-.PHONY: study results bounds test test-all test-plain coverage gpu check setup clean
+.PHONY: study results bounds test test-typed test-all coverage gpu check setup clean
 .DELETE_ON_ERROR:
 
 study: $(VENV)/.study
@@ -50,11 +52,11 @@ bounds: $(VENV)/.study
 test: $(VENV)/.dev
 	$(PYTEST) -m "not slow and not cuda" $(ARGS)
 
-test-all: $(VENV)/.dev
-	$(PYTEST) -m "not cuda" $(ARGS)
+test-typed: $(VENV)/.dev
+	$(PYTEST) $(TYPED) -m "not slow and not cuda" $(ARGS)
 
-test-plain: $(VENV)/.dev
-	$(PYTEST) -o addopts="--import-mode=importlib --strict-markers" -m "not slow and not cuda" $(ARGS)
+test-all: $(VENV)/.dev
+	$(PYTEST) $(TYPED) -m "not cuda" $(ARGS)
 
 coverage: $(VENV)/.dev
 	$(PYTEST) -m "not slow and not cuda" --cov=lipcomp --cov-branch --cov-report=term:skip-covered $(ARGS)

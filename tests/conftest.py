@@ -22,8 +22,8 @@ torch.set_num_threads(1)
 settings.register_profile("lipcomp", derandomize=True, deadline=None, suppress_health_check=list(HealthCheck))
 settings.load_profile("lipcomp")
 
-# Types of arguments and results are checked in all tests (--jaxtyping-packages). jaxtyping's part of that takes longer
-# than many a function; one whose annotations hold no shape loses nothing by beartype alone.
+# `make test-typed` and `make test-all` check the types of arguments and results (--jaxtyping-packages). That takes
+# longer than many a function; one whose annotations hold no shape loses nothing by beartype alone.
 _with_shapes = jaxtyping.jaxtyped
 
 

@@ -31,7 +31,7 @@ def test_public_ci_runs_the_checks_everywhere():
     matrix = jobs["test"]["strategy"]["matrix"]
     assert matrix == {"os": ["ubuntu-latest", "macos-latest"], "python": ["3.11", "3.12", "3.13"]}
     runs = [step["run"] for step in jobs["test"]["steps"] if "run" in step]
-    assert runs == ["make check PYTHON=python", "make test PYTHON=python"]
+    assert runs == ["make check PYTHON=python", "make test-typed PYTHON=python"]
 
 
 def test_pre_commit_uses_the_ruff_of_the_constraints():

@@ -44,6 +44,7 @@ def folder_of_images(tmp_path_factory):
     return str(folder)
 
 
+@pytest.mark.slow
 def test_every_source_of_pairs_is_recorded_for_every_encoder(checkpoints, small_digits, tmp_path, capsys):
     out, table = tmp_path / "bounds.jsonl", tmp_path / "images.csv"
     sources = "views,corruptions,random,neighbours,shuffled,all,search,certified"

@@ -67,6 +67,7 @@ def test_a_run_its_records_and_the_same_again(checkpoint, tmp_path, capsys):
     assert len(read_records(out)) == len(records)
 
 
+@pytest.mark.slow
 def test_killed_between_conditions_it_goes_on_and_ends_alike(checkpoint, few_digits, tmp_path, capsys):
     arguments = (
         checkpoint, "--data", "mnist5k", "--limit", 100, "--only", "shear,scale,rotate,stripe", "--device", "cpu",

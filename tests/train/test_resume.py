@@ -92,6 +92,7 @@ def test_killed_at_random_moments_a_run_ends_as_if_it_had_not_been(long_runs, tm
     assert kills >= 24
 
 
+@pytest.mark.slow
 def test_the_command_killed_and_called_again_goes_on(long_runs, tmp_path, capsys):
     """The real command, on the real digits' recipe shrunk to the bars; interrupted, then finished in this process."""
     recipe = long_runs[0]

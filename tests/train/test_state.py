@@ -104,6 +104,7 @@ def test_a_read_only_folder_is_refused(tmp_path):
     assert not list(readonly.iterdir())
 
 
+@pytest.mark.slow
 def test_two_runs_in_one_folder_are_refused_while_the_first_lives(tmp_path):
     code = "import sys, time\nfrom pathlib import Path\nsys.path.insert(0, sys.argv[2])\n"
     code += "from train.folder import held\n"
