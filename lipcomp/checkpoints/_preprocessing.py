@@ -87,6 +87,13 @@ class Inputs:
             )
         return changed
 
+    def overridden(self, **choices: Any) -> "Inputs":
+        """The same with choices of a user for :meth:`lipcomp.data.Preprocessing.overridden`."""
+        if not choices:
+            return self
+        pipeline = self.pipeline.overridden(**choices)
+        return replace(self, pipeline=pipeline, origin=f"{self.origin}; {', '.join(choices)} as given")
+
     def __str__(self) -> str:
         """One line."""
         numbers = ", ".join(

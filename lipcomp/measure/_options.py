@@ -7,6 +7,7 @@ Everything else is here.
 import argparse
 import sys
 from collections.abc import Callable, Iterable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -149,6 +150,9 @@ def load_listed(options: argparse.Namespace) -> list[Checkpoint]:
     """Load the encoders; with ``--list``, print how each key was read and end the command."""
     loaded = [source.load() for source in sources(options)]
     for checkpoint in loaded:
+        if checkpoint.preprocessing is not None:  # what is printed is what is done
+            done = checkpoint.preprocessing.overridden(**override(options))
+            checkpoint = replace(checkpoint, preprocessing=done)
         if options.list:
             print(checkpoint.describe(every_key=True))
         elif checkpoint.format != "lipcomp":
@@ -255,17 +259,27 @@ def images(options: argparse.Namespace, metadata: Sequence[Metadata]) -> Images:
                 f"no --data given; name the images to measure on: a folder, or one of {', '.join(SETS)}"
             )
         data = DEFAULT_DATA
-    crop = (options.crop, options.crop) if isinstance(options.crop, int) else options.crop
     told = {
         "labels": options.labels,
         "label_column": options.label_column,
         "holdout": options.holdout,
         "skip_unreadable": options.skip_unreadable,
         "convert_channels": options.convert_channels,
-        "override": {"resize": options.resize, "crop": crop, "interpolation": options.interpolation},
+        "override": override(options),
     }
     chosen = {name: value for name, value in told.items() if value is not None and value is not False}
     return Images(data, options.split, options.data_root, options.limit, options.seed, chosen)
+
+
+def override(options: argparse.Namespace) -> dict[str, Any]:
+    """What of the model's own preprocessing the options change; without data arguments nothing."""
+    crop = getattr(options, "crop", None)
+    told = {
+        "resize": getattr(options, "resize", None),
+        "crop": (crop, crop) if isinstance(crop, int) else crop,
+        "interpolation": getattr(options, "interpolation", None),
+    }
+    return {name: value for name, value in told.items() if value is not None}
 
 
 def run_command(

@@ -4,6 +4,8 @@ import csv
 
 import numpy as np
 import pytest
+import torch
+import torchvision
 from PIL import Image
 
 from lipcomp import _commands as commands
@@ -100,3 +102,28 @@ def test_colour_and_sizes_are_changed_by_request(checkpoint, tmp_path, capsys):
     assert "smaller than the 16 x 16" in words(capsys)
     assert run(jacobian, *arguments, "--convert-channels", "--resize", 16, "--interpolation", "bicubic") == 0
     assert "shorter side to 16 (bicubic, antialias), centre crop 16 x 16" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("given", [(), ("--resize", 40), ("--crop", 12), ("--interpolation", "bicubic")])
+def test_the_preprocessing_that_is_said_is_the_one_that_is_recorded(given, photos, tmp_path, capsys):
+    weights, out = tmp_path / "resnet18.pt", tmp_path / "out.jsonl"
+    torch.save(torchvision.models.resnet18().state_dict(), weights)
+    (photos / "dark" / "broken.png").unlink()
+    size = 12 if "--crop" in given else 16
+    arguments = (
+        weights,
+        "--data",
+        photos,
+        "--device",
+        "cpu",
+        "--image-size",
+        size,
+        "--limit",
+        1,
+        "--out",
+        out,
+    )
+    assert run(jacobian, *arguments, "--convert-channels", *given) == 0
+    said = words(capsys)
+    assert f"images: {read_records(out)[0].settings['preprocessing']}, {size}x{size}," in said
+    assert not given or f"; {given[0].removeprefix('--')} as given" in said
