@@ -11,6 +11,8 @@ from lipcomp.measure import Images, Source, _options as measure_options
 from lipcomp.records import read_records, to_frame
 
 CHECKPOINTS = (".safetensors", ".ckpt", ".pth", ".pt", ".tar")
+# Settings that tell apart the values which a study measures of a run; those that differ in others were measured again.
+PLACES = ("corruption", "severity", "refit", "shift", "pairs", "kappa", "kappa_e", "layer", "radius", "stage")
 
 
 def find_runs(study: Path) -> dict[str, Path]:
@@ -80,3 +82,15 @@ def read_frame(file: Path, command: str) -> pd.DataFrame:
         return frame
     last = frame.groupby("subject.run")["subject.sha256"].transform("last")
     return frame[frame["subject.sha256"].isna() | (frame["subject.sha256"] == last)].copy()
+
+
+def last_values(frame: pd.DataFrame) -> tuple[pd.DataFrame, int]:
+    """Of every value of a run that was measured again, with other images say, the last one alone; how many changed.
+
+    Times are of the machine and add up; they all stay.
+    """
+    settings = [name for place in PLACES if (name := f"settings.{place}") in frame]
+    values = frame[frame["subject.run"].notna() & ~frame["quantity"].isin(("time", "time.wall"))]
+    place = values.groupby(["subject.run", "quantity", *settings], dropna=False, sort=False).ngroup()
+    changed = values["value"].groupby(place).nunique(dropna=False) > 1
+    return frame.drop(index=values.index[place.duplicated(keep="last")]), int(changed.sum())

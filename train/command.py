@@ -141,7 +141,8 @@ def changed(recipe: Recipe, options: argparse.Namespace) -> Recipe:
         if (value := getattr(options, flag.replace("-", "_"))) is not None:
             if field == "objective.beta" and not hasattr(recipe.objective, "beta"):
                 raise ValueError(
-                    f"{recipe.name} minimises {type(recipe.objective).__name__}, which has no beta"
+                    f"{recipe.name} minimises {type(recipe.objective).__name__}, which has no beta; leave --beta out "
+                    f"(the --betas of a sweep leave such methods as they are)"
                 )
             _note(everywhere, field, str(value), f"--{flag} {value}")
     return change(recipe, {path: value for path, (value, _) in (everywhere | here).items()})

@@ -1,39 +1,62 @@
 """The folder of a study: its plan, which of its runs are what the plan says, how long its stages took."""
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from lipcomp._atomic import atomic_file, check_writable
 from lipcomp._claims import claim
 from lipcomp.checkpoints._native import load_checkpoint
-from train.data import data_hash
+from train.data import Report, data_hash
 from train.folder import CHECKPOINT, DIVERGED, BusyError, check_same, flat, identity, identity_of
 from train.recipe import Recipe
 from train.settings import Settings
 
 
-def plan(out: Path, name: str, purpose: str, recipes: Sequence[Recipe], seeds: int | str) -> int:
+def plan(
+    out: Path, name: str, purpose: str, recipes: Sequence[Recipe], seeds: int | str, report: Report = print
+) -> int:
     """Write study.json and return the number of seeds; refuse a folder that holds another study.
 
-    More seeds may be added to a study, never fewer.
+    More seeds may be added to a study, never fewer. ``"+N"`` adds seeds to a study whose runs have all ended, finished
+    or diverged, and otherwise continues it: so the command that added seeds can be repeated until they are trained.
     """
     names = [recipe.name for recipe in recipes]
     if len(set(names)) < len(names):
         raise ValueError(f"the runs of a study need different names, got {', '.join(names)}")
+    kinds: dict[str, str] = {}
+    for recipe in recipes:
+        kind = json.dumps({"data": recipe.data, **flat({"recipe": recipe.to_dict()})}, sort_keys=True)
+        if (same := kinds.setdefault(kind, recipe.name)) != recipe.name:
+            raise ValueError(
+                f"{same} and {recipe.name} are one recipe with two names, and would be trained twice; leave one of "
+                f"them out, or the option that made them equal"
+            )
     file = out / "study.json"
     check_writable(file, "out")
+    if isinstance(seeds, str) and not _read_plan(file).get("seeds"):
+        raise ValueError(
+            f"{str(out)!r} holds no study to add seeds to; train one first, with a number of seeds without +"
+        )
     with claim(file, wait=60.0) as mine:
         if not mine:
             raise BusyError(f"another command writes {str(file)!r} now; run this one again")
         known = _read_plan(file)
         before = int(known.get("seeds", 0))
-        count = before + int(seeds[1:]) if isinstance(seeds, str) else max(before, seeds)
+        if isinstance(seeds, str):
+            ended = _ended(out, known.get("runs", ()))
+            count = before + int(seeds[1:]) if ended else before
+            if not ended:
+                report(
+                    f"note: runs of the study's {before} seeds have not ended, so these continue and none is added"
+                )
+        else:
+            count = max(before, seeds)
         if count < 1:
             raise ValueError(f"a study needs at least 1 seed, got {seeds}")
         runs = {f"{r.name}-seed{seed}": r.to_dict() for r in recipes for seed in range(count)}
-        told = json.loads(json.dumps({"preset": name, "purpose": purpose, "seeds": count, "runs": runs}))
+        told = json.loads(json.dumps({"seeds": count, "runs": runs}))
         for run, fields in known.get("runs", {}).items():
             if run not in told["runs"]:
                 raise ValueError(
@@ -45,11 +68,18 @@ def plan(out: Path, name: str, purpose: str, recipes: Sequence[Recipe], seeds: i
                 out,
                 f"another study, a run {run!r}",
             )
-        told = known | told  # what others wrote beside it, a design say, stays
+        told = (
+            {"preset": name, "purpose": purpose} | known | told
+        )  # what others wrote beside it, a design say, stays
         if told != known:
             with atomic_file(file) as temporary:
                 temporary.write_text(json.dumps(told, indent=1))
     return count
+
+
+def _ended(out: Path, runs: Iterable[str]) -> bool:
+    """Whether every run is finished, or was given up."""
+    return all(any((out / "runs" / run / file).exists() for file in (CHECKPOINT, DIVERGED)) for run in runs)
 
 
 def _read_plan(file: Path) -> dict[str, Any]:

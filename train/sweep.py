@@ -76,7 +76,7 @@ def default() -> Preset:
     """Five methods, three paired seeds."""
     methods = ("simclr", "weighted_simclr", "c_simclr", "byol", "c_byol")
     recipes = tuple(find_recipe(f"mnist_{method}") for method in methods)
-    return Preset(recipes, 3, "five methods at beta = 1 with three paired seeds")
+    return Preset(recipes, 3, "five methods at beta = 1")
 
 
 def full() -> Preset:
@@ -86,7 +86,7 @@ def full() -> Preset:
     return Preset(
         (*plain, *over_betas(twins, BETAS)),
         5,
-        f"beta over {', '.join(f'{beta:g}' for beta in BETAS)} with five paired seeds",
+        f"beta over {', '.join(f'{beta:g}' for beta in BETAS)}",
     )
 
 
@@ -185,7 +185,7 @@ def sweep(
     recipes
         Each is trained with every seed; their names must differ.
     seeds
-        How many paired seeds; ``"+N"`` adds N to those of a study that is there.
+        How many paired seeds; ``"+N"`` adds N to those of a study that is there, once all of its runs have ended.
     out
         Folder of the study. Nodes of a cluster must see it under the same path.
     settings
@@ -202,7 +202,7 @@ def sweep(
         ``workers``, ``engine`` and ``options`` of :func:`lipcomp.jobs.run_jobs`.
     """
     settings = settings or Settings()
-    count = plan(out, name, purpose, recipes, seeds)
+    count = plan(out, name, purpose, recipes, seeds, report)
     folders = {
         f"{recipe.name}-seed{seed}": (recipe, seed, out / "runs" / f"{recipe.name}-seed{seed}")
         for seed in range(count)
@@ -292,6 +292,22 @@ def _seeds(text: str) -> str:
     return text
 
 
+def _path(text: str) -> str:
+    """The field that ``--set RECIPE:FIELD=VALUE`` sets."""
+    return text.partition("=")[0].rpartition(":")[2]
+
+
+def _check_names(recipes: Sequence[Recipe]) -> None:
+    """Refuse a recipe that is called after another beta than its own."""
+    for recipe in recipes:
+        called = re.search(r"-beta([0-9.e+-]+)$", recipe.name)
+        if called and (beta := f"{getattr(recipe.objective, 'beta', 0.0):g}") != called[1]:
+            raise ValueError(
+                f"{recipe.name} would be trained at beta = {beta}, which is not what it is called; leave "
+                f"objective.beta out of --set"
+            )
+
+
 def _cost(recipe: Recipe) -> float:
     """What a run takes, in epochs of SimCLR."""
     return recipe.epochs * (1.2 if recipe.objective.family == "byol" else 1.0)
@@ -312,7 +328,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--betas", type=numbers, metavar="FLOAT,...",
         help="values of beta, comma-separated, for every method that has one (default: the recipe's)")
     parser.add_argument("--seeds", type=_seeds, metavar="INT",
-        help="number of paired seeds; +N adds N seeds to an existing study (default: 3, or the preset's)")
+        help="number of paired seeds; +N adds N to a study whose runs have all ended (default: 3, or the preset's)")
     parser.add_argument("--out", type=Path, help="folder of the study (default: studies/PRESET)")
     parser.add_argument("--ranks", type=positive(int), default=1,
         help="processes per run, started by torchrun; set --gpus too")
@@ -348,7 +364,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
             raise ValueError(
                 f"--betas is for methods with a beta; {', '.join(r.name for r in recipes)} has none"
             )
+        if again := [text for text in options.set if _path(text) == "objective.beta"]:
+            raise ValueError(f"--set {again[0]} would be ignored with --betas; leave one of them out")
         recipes = over_betas(recipes, options.betas)
+    _check_names(recipes)
     wanted = options.seeds or str(seeds)
     wanted = wanted if wanted.startswith("+") else int(wanted)
     out = options.out or Path("studies") / name

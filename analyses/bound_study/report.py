@@ -19,11 +19,12 @@ from matplotlib.figure import Figure
 from analyses.bound_study.measure import KAPPAS, RADIUS, RECORDS, TABLE
 from analyses.paired_study.figures import dots
 from analyses.paired_study.study import METHODS
-from analyses.runs import read_frame
+from analyses.runs import last_values, read_frame
 from lipcomp._commands import Parser, run
 from lipcomp.bound._results import LABELS
 from lipcomp.measure._local import Ball
 from lipcomp.measure._outputs import ImageTable
+from lipcomp.records._files import iterate_records
 from lipcomp.report._cells import Cell, Table, number, provenance_rows
 from lipcomp.report._drawn import WIDTH, Drawn, draw
 from lipcomp.report._page import Page, write_page
@@ -41,14 +42,29 @@ SOURCES = {
     "all": "all pairs",
 }
 RADII = Ball.radii
+# What the headline and the figures are made of.
+NEEDED = (
+    "sigma_max.max",
+    "sigma_max.median",
+    "bound.direction.max",
+    "bound.published.max",
+    "bound.supremum.max",
+    "ball.searched.median",
+)
 
 
 def load(folder: Path) -> pd.DataFrame:
     """The records, with each run's method."""
-    frame = read_frame(folder / RECORDS, "analyses.bound_study.measure")
+    frame, _ = last_values(read_frame(folder / RECORDS, "analyses.bound_study.measure"))
+    held = set(frame.loc[frame["value"].notna(), "quantity"])
+    if lacking := [name for name in NEEDED if name not in held]:
+        raise ValueError(
+            f"{folder / RECORDS} holds no value of {', '.join(lacking)}; measure it to the end: "
+            f"python -m analyses.bound_study.measure {folder}"
+        )
     objective = frame.get("subject.objective", pd.Series(index=frame.index, dtype=object))
     frame["method"] = [
-        METHODS.get(str(o), str(o) if o == o else str(r))
+        METHODS.get(str(o), str(o) if pd.notna(o) else str(r))
         for o, r in zip(objective, frame["subject.run"], strict=True)
     ]
     return frame
@@ -77,7 +93,6 @@ def ratios(frame: pd.DataFrame) -> dict[str, pd.Series]:
 def answer(frame: pd.DataFrame) -> tuple[str, list[str]]:
     """How tight each bound is, as a range over the models."""
     gaps = {name: series.dropna() for name, series in ratios(frame).items()}
-    runs = frame["subject.run"].nunique()
 
     def span(name: str, form: str = "{:.1f}") -> str:
         found = gaps[name]
@@ -86,7 +101,7 @@ def answer(frame: pd.DataFrame) -> tuple[str, list[str]]:
     headline = (
         f"At κ = 1024 the published bound (3.1) over positive pairs lies {span('published', '{:.0f}')} times below κ "
         f"times the largest local constant at a test image, the supremum bound (3.4) of the same pairs "
-        f"{span('supremum')} times (median over {runs} models, and the range)."
+        f"{span('supremum')} times (median over {len(gaps['supremum'])} models, and the range)."
     )
     findings = [
         f"Looking at all pairs of test images instead of positive ones still leaves a factor of {span('all_pairs')}: "
@@ -116,11 +131,11 @@ def image_by_image(folder: Path, frame: pd.DataFrame) -> pd.DataFrame:
     """The three constants of every image and radius, one row each; empty where they were not kept."""
     table = ImageTable(folder / TABLE).read()
     if not {"certified", "radius"} <= set(table):
-        return pd.DataFrame(columns=["method", "run", "image", "radius", "quantity", "value"])
+        return pd.DataFrame({name: [] for name in ("method", "run", "image", "radius", "quantity", "value")})
     names = {key.split(".")[1]: label for key, label in BALL.items()}
-    long = table.dropna(subset=["certified", "radius"]).melt(
-        ["run", "image", "radius"], list(names), var_name="quantity", value_name="value"
-    )
+    table = table.dropna(subset=["certified", "radius"])
+    last = table.drop_duplicates(["run", "image", "radius"], keep="last")
+    long = last.melt(["run", "image", "radius"], list(names), var_name="quantity", value_name="value")
     method = frame.drop_duplicates("subject.run").set_index("subject.run")["method"]
     return long.assign(method=long["run"].map(method), quantity=long["quantity"].map(names))
 
@@ -270,7 +285,7 @@ def make_page(folder: Path) -> tuple[Path, str]:
         methods=METHOD,
         provenance=provenance_rows(frame),
         records=[folder / RECORDS],
-        record_count=len(frame),
+        record_count=sum(1 for _ in iterate_records(folder / RECORDS)),
     )
     return write_page(folder / "bounds.html", page), headline
 

@@ -55,7 +55,7 @@ def cautions(study: Study, verdicts: Verdicts) -> list[str]:
     """What limits the study as a whole, most important first."""
     found = []
     if study.plan.get("preset") == "quick":
-        found.append("Smoke test: one seed and few epochs. The results are not meaningful.")
+        found.append("Smoke test: few epochs. The results are not meaningful.")
     if not study.design.written:
         late = (study.plan.get("design") or {}).get("written")
         why = (
@@ -64,6 +64,12 @@ def cautions(study: Study, verdicts: Verdicts) -> list[str]:
             else "No design was written before the data"
         )
         found.append(f"{why}, so every verdict here is exploratory.")
+    if len(study.looks) > study.design.looks:
+        found.append(
+            f"Measured with {', '.join(map(str, study.looks))} seeds, so it may have been looked at {len(study.looks)} "
+            f"times; the design plans for {study.design.looks} looks at most. A false yes is more likely than the "
+            f"intervals say."
+        )
     primary = verdicts.find(study.design.primary[0], CREDIT)
     if primary is None and verdicts.find(study.design.primary[0], PLAIN) is not None:
         found.append(
@@ -77,6 +83,11 @@ def cautions(study: Study, verdicts: Verdicts) -> list[str]:
     ]
     if lost and verdicts.rows:
         found.append(f"Not measured, so without a verdict: {', '.join(lost)}.")
+    if study.again:
+        found.append(
+            f"Measured again, with other images or settings, and changed: {study.again} of the values. The last ones "
+            f"count."
+        )
     found += _measured_otherwise(study)
     missing = sorted(set(study.plan.get("runs", {})) - set(study.models.index) - set(study.collapsed))
     if missing:
@@ -129,16 +140,15 @@ def _measured_otherwise(study: Study) -> list[str]:
             f"No run has β = {study.design.beta:g}, which the design compares at; means over β = {told} are compared."
         )
     method = frame["subject.run"].map(models["method"])
+    primary = frame["n"].where(frame["quantity"].isin(("accuracy.corruption.mean", "sigma_max.median")))
+    columns = {"images": frame["quantity"].where(primary.notna()) + primary.map(" of {:.0f}".format)}
     for name in ("device", "precision", "torch", "lipcomp"):
-        known = frame[
-            frame.get(f"provenance.{name}", pd.Series(index=frame.index, dtype=object)).notna()
-            & method.notna()
-        ]
+        columns[name] = frame.get(f"provenance.{name}", pd.Series(index=frame.index, dtype=object))
+    for name, column in columns.items():
+        known = column[column.notna() & method.notna()]
         if not len(known):
             continue
-        seen = (
-            known[f"provenance.{name}"].astype(str).groupby(method).agg(lambda v: ", ".join(sorted(set(v))))
-        )
+        seen = known.astype(str).groupby(method).agg(lambda v: ", ".join(sorted(set(v))))
         if seen.nunique() > 1:
             each = "; ".join(f"{m}: {v}" for m, v in seen.items())
             found.append(

@@ -10,7 +10,7 @@ from jaxtyping import Bool, Float, Shaped
 
 from analyses.paired_study.design import Design, read_design
 from analyses.paired_study.study import BASELINES, COMMON_KAPPA, RECORDS, models_table, read_plan
-from analyses.runs import read_frame
+from analyses.runs import last_values, read_frame
 
 BOUND_ROWS = (
     ("published", "(3.1) published, √KL"),
@@ -19,6 +19,7 @@ BOUND_ROWS = (
     ("supremum", "(3.4) supremum, worst z"),
 )
 CLEAN = "clean"
+_LOOK = ("subject.seed", "settings.stage")
 
 
 @dataclass(frozen=True)
@@ -46,7 +47,7 @@ class Study:
     Parameters
     ----------
     frame
-        The records.
+        The records; of what was measured again, the last.
     models
         One row per run that counts (``study.models_table``); ``corruption`` is the mean over ``informative``.
     collapsed
@@ -61,6 +62,10 @@ class Study:
         Share of the most frequent class among the test images; None if it is unknown.
     bits
         By run.
+    again
+        How many values became others when they were measured again.
+    looks
+        Numbers of seeds with which the study was measured to the end: with each it may have been looked at.
     """
 
     frame: pd.DataFrame
@@ -73,6 +78,8 @@ class Study:
     plan: dict[str, Any]
     design: Design
     bits: dict[str, Bits] = field(repr=False, default_factory=dict)
+    again: int = 0
+    looks: tuple[int, ...] = ()
 
 
 def load_study(folder: Path) -> Study:
@@ -92,6 +99,8 @@ def load_study(folder: Path) -> Study:
         first = pd.to_datetime(frame["provenance.time"], utc=True, format="ISO8601").min()
         if pd.notna(first) and first < pd.Timestamp(design.written):
             design = replace(design, written="")  # it may have been written to fit the data
+    looks = find_looks(frame)
+    frame, again = last_values(frame)
     models = models_table(frame[frame["subject.run"].notna()])
     bits = {name: found for name in models.index if (found := read_bits(folder / "bits" / f"{name}.npz"))}
     images = _images(folder, models)
@@ -104,7 +113,16 @@ def load_study(folder: Path) -> Study:
     return Study(
         frame, models, collapsed, images[~images["run"].isin(collapsed)], corruptions, informative, chance,
         plan, design, {run: b for run, b in bits.items() if run not in collapsed},
+        again, looks,
     )  # fmt: skip
+
+
+def find_looks(frame: pd.DataFrame) -> tuple[int, ...]:
+    """How many seeds had been measured whenever measuring came to its end, and now."""
+    seed, stage = (frame.get(name, pd.Series(index=frame.index, dtype=object)) for name in _LOOK)
+    known = (seed.notna() & ~seed.duplicated()).cumsum()
+    ended = (frame["quantity"] == "time.wall") & (stage == "measure")
+    return tuple(sorted({int(n) for n in (*known[ended], *known.tail(1)) if n}))
 
 
 def read_bits(path: Path) -> Bits | None:

@@ -3,6 +3,7 @@
 import pandas as pd
 
 from analyses.paired_study.frames import Study
+from analyses.paired_study.verdicts import OUTCOMES
 
 
 def _one(frame: pd.DataFrame, column: str) -> str:
@@ -22,14 +23,13 @@ def methods_text(study: Study) -> list[str]:
     sigma = frame[frame["quantity"] == "sigma_max.median"]
     images = sigma["n"].dropna().astype(int).unique()
     count = ", ".join(str(n) for n in images) if len(images) else "the sampled"
+    primary = " and for ".join(o.label for o in OUTCOMES if o.key in design.primary)
     written = f"was written on {design.written}," if design.written else "was not written"
     low, high = design.clean_slope
     return [
-        f"Design. It {written} before the data. Primary: {design.treated} against {design.control}, for σ "
-        f"of the probed "
-        f"features and for "
-        f"corruption accuracy at equal clean accuracy. Everything else is exploratory. The equivalence zones are "
-        f"±{100 * design.zone_sigma:g}% of σ and ±{design.zone_accuracy:g} point of accuracy.",
+        f"Design. It {written} before the data. Primary: {design.treated} against {design.control}, for {primary}. "
+        f"Everything else is exploratory. The equivalence zones are ±{100 * design.zone_sigma:g}% of σ and "
+        f"±{design.zone_accuracy:g} point of accuracy.",
         "Pairs. Two runs are a pair if they agree in data, recipe, architecture, schedule and seed and differ in the "
         "objective; all other runs are left unpaired and listed. Runs of one seed share initial weights, data order "
         "and every augmentation draw. The compression term re-weights alignment: its gradient is that of SimCLR with "

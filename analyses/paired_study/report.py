@@ -20,6 +20,7 @@ from analyses.paired_study.study import RECORDS
 from analyses.paired_study.tables import build_tables
 from analyses.paired_study.words import findings, headline, model_findings, verdict_rows
 from lipcomp._commands import Parser, run
+from lipcomp.records._files import iterate_records
 from lipcomp.report._cells import provenance_rows
 from lipcomp.report._page import Page, write_page
 
@@ -47,7 +48,7 @@ def make_report(folder: Path, *, downloads: bool = True) -> tuple[Path, Page]:
         methods=methods_text(study),
         provenance=provenance_rows(study.frame),
         records=[folder / RECORDS] if downloads else [],
-        record_count=len(study.frame),
+        record_count=sum(1 for _ in iterate_records(folder / RECORDS)),
         cautions=answered.cautions,
         images_csv=study.images.to_csv(index=False).encode() if downloads and len(study.images) else b"",
     )

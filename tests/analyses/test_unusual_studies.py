@@ -5,6 +5,7 @@ import json
 import numpy as np
 import pytest
 
+from analyses.bound_study.report import RADII, make_page
 from analyses.paired_study.answer import answer_study
 from analyses.paired_study.associations import main_data
 from analyses.paired_study.design import read_design
@@ -12,7 +13,7 @@ from analyses.paired_study.frames import load_study
 from analyses.paired_study.pairs import find_pairs
 from analyses.paired_study.study import CREDIT, PLAIN, models_table
 from analyses.paired_study.words import headline, value_text, verdict_rows
-from lipcomp.records import Record, to_frame
+from lipcomp.records import Record, append_records, to_frame
 from lipcomp.statistics._verdict import Verdict
 
 
@@ -229,3 +230,86 @@ def test_all_models_are_tabled_at_the_common_concentrations():
         for kappa, value in (("common", 1.0), ("own", 2.0))
     ]
     assert models_table(to_frame(records))[[*names.values()]].iloc[0].tolist() == [1.0, 1.0, 1.0]
+
+
+def test_what_was_measured_again_on_other_images_is_not_mixed_with_what_it_was(planted, tmp_path):
+    """Measured on 300 images, then on 1000: a gain of 4.5 points became a loss of 5.5."""
+    planted(tmp_path)
+    before = answer_study(load_study(tmp_path)).verdicts
+    file = tmp_path / "records.jsonl"
+    now = file.read_text().splitlines()
+    first = [json.loads(line) for line in now if '"accuracy.corruption' in line]
+    for record in first:
+        record["settings"]["images"] = 300
+        record["value"] *= 0.5 if of("CSimCLR")(record) else 1.0
+        del record["identity"]
+    file.write_text("\n".join([*map(json.dumps, first), *now]) + "\n")
+    study = load_study(tmp_path)
+    found = answer_study(study)
+    for key in ("corruption", "clean", "given_clean"):
+        assert found.verdicts.find(key, CREDIT) == before.find(key, CREDIT)
+    assert (
+        f"Measured again, with other images or settings, and changed: {study.again} of" in found.cautions[0]
+    )
+    assert study.again == 85  # of 5 seeds: 16 conditions and their mean
+
+
+def test_methods_measured_on_other_numbers_of_images_are_named(planted, tmp_path):
+    def fewer(record):
+        few = of("CSimCLR")(record) and record["quantity"] == "sigma_max.median"
+        return record | {"n": 30} if few else record
+
+    planted(tmp_path)
+    _, found = altered(tmp_path, fewer)
+    told = next(c for c in found.cautions if "not measured alike (images)" in c)
+    assert "C-SimCLR: accuracy.corruption.mean of 1000, sigma_max.median of 30" in told
+
+
+@pytest.mark.parametrize(
+    ("looks", "told"), [((1, 2, 3, 5), False), ((1, 1, 2, 3, 4, 5), True), ((5,) * 9, False)]
+)
+def test_more_looks_than_the_design_plans_are_told(planted, tmp_path, looks, told):
+    """Seeds added one by one: each number of seeds is a look, however often it is measured or reported."""
+    planted(tmp_path)
+    file = tmp_path / "records.jsonl"
+    by_seed = {seed: [] for seed in range(5)}
+    for line in file.read_text().splitlines():
+        by_seed[json.loads(line)["subject"]["seed"]].append(line.strip())
+    lines = []
+    for seeds in looks:
+        lines += [line for seed in range(seeds) for line in by_seed.pop(seed, [])]
+        lines.append(Record("time.wall", 1.0, "s", settings={"stage": "measure"}).to_json())
+    file.write_text("\n".join(lines) + "\n")
+    study = load_study(tmp_path)
+    assert study.looks == tuple(sorted(set(looks)))
+    assert any("looked at 5 times; the design plans for 4" in c for c in answer_study(study).cautions) == told
+
+
+def bounds(run, factor=1.0, **settings):
+    """What the bound study needs of a model."""
+    views, ball = {"pairs": "views", "kappa_e": 1024.0}, [{"radius": r} for r in RADII]
+    told = [(f"sigma_max.{q}", 2.0 * factor, {"layer": "latent"}) for q in ("max", "median")]
+    told += [(f"bound.{q}.max", 0.1, views) for q in ("published", "supremum", "direction")]
+    told += [("bound.direction.max", 0.5, {"pairs": "all", "kappa_e": 1024.0})]
+    told += [(f"ball.{q}.median", 2.0, place) for q in ("lower", "searched", "certified") for place in ball]
+    subject = {"run": run, "sha256": run, "objective": None}
+    return [Record(name, v, subject=subject, settings=place | settings) for name, v, place in told]
+
+
+def test_the_page_of_the_bounds_needs_no_table_and_takes_the_last_of_what_was_measured_again(tmp_path):
+    append_records(tmp_path / "bounds.jsonl", [*bounds("a"), *bounds("b"), *bounds("b", 2.0, images=7)])
+    append_records(tmp_path / "bounds.jsonl", [Record("sigma_max.max", 1.0, subject={"run": "unfinished"})])
+    path, headline = make_page(tmp_path)
+    assert "30720 (20480 to 40960) times" in headline
+    assert "median over 2 models" in headline
+    assert "<td>None" not in path.read_text()
+
+
+@pytest.mark.parametrize("name", ["sigma_max", "bound", "ball"])
+def test_bounds_that_were_not_measured_to_the_end_are_named(tmp_path, name):
+    parts = [r for r in bounds("a") if not r.quantity.startswith(name)]
+    append_records(tmp_path / "bounds.jsonl", parts)
+    with pytest.raises(
+        ValueError, match=rf"bounds\.jsonl holds no value of {name}\..*; measure it to the end"
+    ):
+        make_page(tmp_path)

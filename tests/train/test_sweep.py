@@ -108,6 +108,56 @@ def test_a_sweep_trains_what_is_missing_adds_seeds_and_refuses_another_study(sho
         sweep([tiny[0], tiny[0]], 2, tmp_path)
 
 
+def test_the_command_that_adds_seeds_can_be_repeated_until_they_are_trained(short, tmp_path, here):
+    """Interrupted and run again, or run in two terminals, it added as many seeds again."""
+    said = []
+    with pytest.raises(ValueError, match="holds no study to add seeds to; train one first"):
+        sweep(short, "+1", tmp_path, report=said.append)
+    assert not list(tmp_path.iterdir())
+    wild = replace(short[0], name="wild", learning_rate=1e30, warmup_epochs=0)
+    recipes = [wild, short[1]]
+    sweep(recipes, 1, tmp_path, report=said.append)
+    assert plan(tmp_path, "a", "b", recipes, "+2", said.append) == 3  # what diverged has ended too
+    for _ in range(2):
+        assert plan(tmp_path, "a", "b", recipes, "+2", said.append) == 3
+        assert (
+            said[-1]
+            == "note: runs of the study's 3 seeds have not ended, so these continue and none is added"
+        )
+    sweep(recipes, "+2", tmp_path, report=said.append)
+    assert plan(tmp_path, "a", "b", recipes, "+2", said.append) == 5
+
+
+def test_one_recipe_under_two_names_is_refused_and_the_first_name_of_a_study_stays(short, tmp_path):
+    with pytest.raises(ValueError, match="a-beta1 and b-beta1 are one recipe with two names"):
+        plan(tmp_path, "a", "b", [with_beta(replace(short[1], name=n), 1.0) for n in "ab"], 1)
+    assert plan(tmp_path, "quick", "smoke test", short[:1], 1) == 1
+    assert plan(tmp_path, "custom", "own recipes", short, 2) == 2
+    assert json.loads((tmp_path / "study.json").read_text())["preset"] == "quick"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (
+            ["--recipes", "mnist_c_simclr", "--betas", "1,3", "--set", "objective.beta=7"],
+            "ignored with --betas",
+        ),
+        (
+            ["full", "--set", "mnist_c_simclr-beta0.1:objective.beta=7"],
+            "would be trained at beta = 7, which is not",
+        ),
+        (["full", "--betas", "1"], "are one recipe with two names"),
+        (["default", "--beta", "1"], "has no beta; leave --beta out"),
+        (["quick", "--seeds", "+4"], "holds no study to add seeds to"),
+    ],
+)
+def test_betas_that_contradict_each_other_are_refused(arguments, message, capsys, tmp_path):
+    assert run(main, [*arguments, "--out", str(tmp_path / "study")]) == 1
+    assert message in " ".join(capsys.readouterr().err.split())
+    assert not list(tmp_path.iterdir())
+
+
 def test_a_diverging_run_fails_alone_and_is_not_tried_again(short, tmp_path, here):
     said = []
     wild = replace(short[0], name="wild", learning_rate=1e30, warmup_epochs=0)
