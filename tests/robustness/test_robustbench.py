@@ -146,6 +146,7 @@ def test_a_zoo_checkpoint_comes_from_its_usual_place(bench, tmp_path):
         bench.load_zoo_model(name, "cifar10", "Linf", folder=tmp_path)
 
 
+@pytest.mark.slow
 def test_nothing_is_imported_unless_asked():
     """In a process of its own: the suite, without RobustBench, timm, pyautoattack or OpenCV."""
     code = (

@@ -50,6 +50,7 @@ def test_the_fit_is_the_maximum_not_a_point_on_the_boundary(seed):
     assert found.spreads["images"] < 1.0  # simulated: 0 between blocks, up to their averaging
 
 
+@pytest.mark.slow
 def test_runs_that_differ_for_no_reason_are_no_effect():
     """Independent bits would call two in three of these an effect: 5 x 960 of them a side."""
     said = [hierarchical_effect(*runs(0.0, 0.4, seed, images=60)).p_value < 0.05 for seed in range(12)]
