@@ -69,7 +69,7 @@ class Metadata:
             raise TypeError(f"objective's kappa_e must be a number, got {kappa_e!r:.80}")
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Checkpoint:
     """A loaded checkpoint: the encoder in evaluation mode, its metadata, and the hash of the file.
 
@@ -153,13 +153,19 @@ class Checkpoint:
         known = {name: value for name, value in told.items() if value is not None}
         return {"checkpoint": str(self.path), "sha256": self.sha256, "encoder": self.identity, **known}
 
-    def describe(self, every_key: bool = False) -> str:
-        """What was recognised and assumed, in lines for people; with a line for every key on request."""
+    def __repr__(self) -> str:
+        return f"<Checkpoint {self._line()}>"
+
+    def _line(self) -> str:
         layers = ", ".join(f"{layer}" for layer in self.encoder.layers())
         shape = "x".join(map(str, self.image_shape))
-        lines = [
+        return (
             f"{self.path}: format {self.format}, {self.encoder.architecture}, images {shape}, layers {layers}"
-        ]
+        )
+
+    def describe(self, every_key: bool = False) -> str:
+        """What was recognised and assumed, in lines for people; with a line for every key on request."""
+        lines = [self._line()]
         if self.preprocessing is not None:
             lines.append(f"  images: {self.preprocessing}")
         if self.report is not None:
