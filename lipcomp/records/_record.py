@@ -23,6 +23,15 @@ class SchemaError(RecordError):
     """A record of a schema that this code does not know: not damage, so it is never skipped."""
 
 
+_KINDS: tuple[tuple[str, type], ...] = (
+    ("unit", str),
+    ("identity", str),
+    ("subject", dict),
+    ("settings", dict),
+    ("provenance", dict),
+)
+
+
 @dataclass(frozen=True, slots=True)
 class Record:
     """One measured value (see the package's table).
@@ -69,11 +78,15 @@ class Record:
     def __post_init__(self) -> None:
         if not self.quantity or not isinstance(self.quantity, str):
             raise ValueError(f"quantity must be a name, got {self.quantity!r}")
-        if not (isinstance(self.subject, dict) and isinstance(self.settings, dict)):
-            raise TypeError(f"subject and settings of {self.quantity} must be dictionaries")
+        for name, kind in _KINDS:
+            if not isinstance(getattr(self, name), kind):
+                told = "a dictionary" if kind is dict else "text"
+                raise TypeError(f"{name} of {self.quantity} must be {told}, got {getattr(self, name)!r}")
         if (value := self.value) is not None:
             if type(value) is not float:
                 try:
+                    if isinstance(value, str | bool):
+                        raise TypeError
                     value = float(value)
                 except (TypeError, ValueError):
                     raise ValueError(f"{self.quantity} must be a number, got {value!r}") from None
@@ -168,13 +181,18 @@ class LineParser:
                 raise TypeError(f"schema {found!r}")
         except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
             raise self._damaged(number, "not a record") from error
-        if found != SCHEMA:
-            fields = self._upgraded(fields, found, number)
         try:
+            if found != SCHEMA:
+                fields = self._upgraded(fields, found, number)
             if fields.get("interval") is not None:
                 fields["interval"] = tuple(fields["interval"])
             return Record(**fields)
-        except TypeError as error:  # a field too many, or one that is missing
+        except SchemaError:
+            raise
+        except (
+            TypeError,
+            AttributeError,
+        ) as error:  # a field too many, one that is missing, or of another kind
             raise self._damaged(number, "not the fields of a record") from error
         except (ValueError, OverflowError) as error:
             raise self._damaged(number, str(error)) from error

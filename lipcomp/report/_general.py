@@ -14,13 +14,12 @@ import numpy as np
 import pandas as pd
 
 from lipcomp._arguments import checked
-from lipcomp._atomic import check_writable
 from lipcomp.plots._frames import labels
 from lipcomp.records import Record, read_records, to_frame
 from lipcomp.report._cells import Cell, Table, provenance_rows, split
 from lipcomp.report._drawn import Drawn, draw
 from lipcomp.report._figures import SUBJECTS, dots, heat_map
-from lipcomp.report._page import Page, write_page
+from lipcomp.report._page import Page, check_page, write_page
 
 ROWS = 12  # that a dot plot can show
 DOT_PLOTS = 4  # of one group and unit: a table is easier to read than the fifth
@@ -77,7 +76,7 @@ def write_report(
     lipcomp.records.RecordError
         If a file cannot be read.
     ValueError
-        If there is no record.
+        If there is no record, or ``out`` is there and is no page of lipcomp.
     OSError
         If ``out`` cannot be written; nothing is drawn then.
 
@@ -90,7 +89,7 @@ def write_report(
     >>> page.name
     'page.html'
     """
-    check_writable(Path(out), "out")
+    check_page(Path(out))
     given = [records] if isinstance(records, Path | str) else list(records)
     files = [Path(g) for g in given if not isinstance(g, Record)]
     loose = [g for g in given if isinstance(g, Record)]
@@ -123,7 +122,7 @@ def tidy(frame: pd.DataFrame) -> pd.DataFrame:
     ``apart`` holds those of the settings that are not the corruption and its severity.
 
     Only settings that vary within a subject distinguish values, in as many digits as they need; of values with equal
-    settings, the last one counts.
+    settings and unit, the last one counts. A setting that is null is one that is absent.
     """
     table = frame.assign(subject=labels(frame), group=frame["quantity"].str.split(".").str[0])
     named = [str(c) for c in frame if str(c).startswith("settings.")]
@@ -143,21 +142,26 @@ def tidy(frame: pd.DataFrame) -> pd.DataFrame:
             if name not in CONDITION:
                 apart[rows.index] += np.where(told != "", ", " + told, "")
     table["what"], table["apart"] = what, apart
-    table["corruption"] = frame.get("settings.corruption", pd.Series(index=frame.index, dtype=object))
+    corruption = frame.get("settings.corruption", pd.Series(index=frame.index, dtype=object))
+    table["corruption"] = corruption.map(_text).where(corruption.notna())
     table["kind"] = table["subject"]  # what shares a colour
     if table["subject"].nunique() > SUBJECTS and "subject.objective" in frame:
         objective = frame["subject.objective"]
         table["kind"] = objective.where(objective.notna(), table["subject"]).astype(str)
-    return table.drop_duplicates(["subject", "quantity", "what"], keep="last")
+    return table.drop_duplicates(["subject", "quantity", "unit", "what"], keep="last")
 
 
 def _texts(column: pd.Series) -> pd.Series:
     """Values as texts that differ where the values do."""
-    short, exact = (
-        column.map(_text),
-        column.map(lambda v: repr(v) if isinstance(v, float) and v == v else _text(v)),
-    )
+    short, exact = column.map(_text), column.map(_exact_text)
     return short if short.nunique() == exact.nunique() else exact
+
+
+def _exact_text(value: object) -> str:
+    """As JSON has it: the text "1" is not the number 1, which is 1.0."""
+    if isinstance(value, float) and value == value:
+        return repr(int(value) if value.is_integer() else value)
+    return repr(value) if isinstance(value, str) else _text(value)
 
 
 def _text(value: object) -> str:
@@ -181,7 +185,7 @@ def _cautions(frame: pd.DataFrame, table: pd.DataFrame) -> list[str]:
         ("provenance.lipcomp", "by {} versions of lipcomp"),
         ("provenance.device", "on {} devices"),
     ):
-        values = list(frame[column].dropna().unique()) if column in frame else []
+        values = list(frame[column].dropna().map(str).unique()) if column in frame else []
         if len(values) > 1:
             found.append(f"Measured {name.format(len(values))}: {', '.join(map(str, values[:4]))}.")
     found += _differences(table)
@@ -198,7 +202,7 @@ def _differences(table: pd.DataFrame) -> Iterator[str]:
     differ: dict[str, set[str]] = {}
     for name, text in texts.items():
         if name not in NOT_TOLD | NOT_COMPARED:
-            rows = text.groupby([table["quantity"], table["what"]]).transform("nunique") > 1
+            rows = text.groupby([table["quantity"], table["unit"], table["what"]]).transform("nunique") > 1
             differ |= {name: set(text[rows])} if rows.any() else {}
     if {"data", "preprocessing", "images"} & differ.keys():
         differ.pop("data_hash", None)  # what it says is said
@@ -240,15 +244,14 @@ def _subjects(frame: pd.DataFrame, table: pd.DataFrame) -> list[Table]:
 def _tables(table: pd.DataFrame) -> Iterator[Table]:
     """One table per group of quantities: rows are quantities, columns subjects, or the other way round."""
     for group, rows in table.groupby("group", sort=False):
-        keys = rows[["quantity", "what"]].drop_duplicates()
+        keys = rows[["quantity", "unit", "what"]].drop_duplicates()
         subjects = list(dict.fromkeys(rows["subject"]))
-        cells = {(r.subject, r.quantity, r.what): _cell(r) for r in rows.itertuples()}
-        unit = dict(zip(rows["quantity"], rows["unit"], strict=True))
+        cells = {(r.subject, r.quantity, r.unit, r.what): _cell(r) for r in rows.itertuples()}
         names = [
-            f"{q}{f', {unit[q]}' if unit[q] else ''}{f' ({w})' if w else ''}"
-            for q, w in keys.itertuples(index=False)
+            f"{q}{f', {unit}' if unit else ''}{f' ({w})' if w else ''}"
+            for q, unit, w in keys.itertuples(index=False)
         ]
-        grid = [[cells.get((s, q, w), Cell("–")) for s in subjects] for q, w in keys.itertuples(index=False)]
+        grid = [[cells.get((s, *key), Cell("–")) for s in subjects] for key in keys.itertuples(index=False)]
         caption = "Value, and its 95% interval where there is one."
         if len(subjects) <= SUBJECTS:
             body = [[Cell(name, words=True), *row] for name, row in zip(names, grid, strict=True)]

@@ -8,10 +8,12 @@ from pathlib import Path
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 
-from lipcomp._atomic import atomic_file
+from lipcomp._atomic import atomic_file, check_writable
 from lipcomp.report._cells import Table
 from lipcomp.report._drawn import Drawn
 
+# What every page holds, and files of others do not: it may be written again.
+MARKS = {".html": b":root { --ground: ", ".md": b"\n## Answer\n"}
 KINDS = ("yes", "small", "open", "")
 
 
@@ -98,6 +100,23 @@ class Page:
     images_csv: bytes = field(default=b"", repr=False)
 
 
+def check_page(out: Path, *, markdown: bool = False) -> None:
+    """Refuse what a page cannot be written to: a path that is not writable, a file that is there and is no page.
+
+    Raises
+    ------
+    OSError, ValueError
+        Naming the file and the reason.
+    """
+    for file, mark in [(out, MARKS[".html"]), *[(out.with_suffix(".md"), MARKS[".md"])] * markdown]:
+        check_writable(file, "out")
+        held = file.read_bytes() if file.exists() else b""
+        if held and mark not in held:
+            raise ValueError(
+                f"out {str(file)!r} exists and is not a page of lipcomp; give another path, or move it away"
+            )
+
+
 def write_page(out: Path, page: Page, *, markdown: bool = True) -> Path:
     """Write a page as one HTML file; with ``markdown`` also as .md beside it, its figures in figures/.
 
@@ -106,6 +125,7 @@ def write_page(out: Path, page: Page, *, markdown: bool = True) -> Path:
     Path
         The HTML file.
     """
+    check_page(out, markdown=markdown)
     environment = Environment(
         loader=FileSystemLoader(Path(__file__).parent),
         autoescape=lambda template: template is not None and template.endswith(".html.j2"),

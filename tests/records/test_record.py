@@ -72,6 +72,8 @@ def test_a_changed_line_is_a_record_or_a_named_error(record, data):
     [
         ({"value": float("nan")}, "must be finite"),
         ({"value": float("inf")}, "must be finite"),
+        ({"value": "0.5"}, "must be a number, got '0.5'"),
+        ({"value": True}, "must be a number, got True"),
         ({"n": -4}, "n of .* must be a whole number"),
         ({"interval": (2.0, 1.0)}, "ordered"),
         ({"quantity": ""}, "must be a name"),
@@ -81,6 +83,18 @@ def test_a_changed_line_is_a_record_or_a_named_error(record, data):
 def test_what_is_no_measurement_is_refused(fields, message):
     with pytest.raises(ValueError, match=message):
         Record(**{"quantity": "q", "value": 1.0, **fields})
+
+
+@pytest.mark.parametrize("name", ["unit", "identity", "subject", "settings", "provenance"])
+def test_fields_of_another_kind_are_refused_and_named_in_a_file(name):
+    """A report of such lines ended in an AttributeError."""
+    for value in (None, 5, ["a"]):
+        with pytest.raises(TypeError, match=rf"{name} of q must be (a dictionary|text), got "):
+            Record("q", 1.0, **{name: value})
+        for schema in (1, 2):
+            line = json.dumps({"schema": schema, "quantity": "q", "value": 1.0, name: value})
+            with pytest.raises(RecordError, match=r"file, line 3: not the fields of a record.*salvage"):
+                LineParser("file").parse(line.encode(), 3)
 
 
 def test_identity_is_of_what_can_change_the_value():

@@ -12,6 +12,7 @@ from lipcomp.report.__main__ import main
 from lipcomp.report._cells import Cell, Table, split
 from lipcomp.report._general import tidy
 from lipcomp.report._marks import interval_mark
+from lipcomp.report._page import check_page
 
 
 def records():
@@ -202,3 +203,51 @@ def test_an_output_that_cannot_be_written_is_found_before_anything_is_drawn(tmp_
     (tmp_path / "page.html").mkdir()
     with pytest.raises(OSError, match=r"out .*page.html' cannot be written: it is a folder"):
         write_report(records(), tmp_path / "page.html")
+
+
+@pytest.mark.parametrize(
+    ("first", "second", "apart"),
+    [
+        ({"settings": {"radius": 1}}, {"settings": {"radius": "1"}}, True),
+        ({"settings": {"radius": 1}}, {"settings": {"radius": True}}, True),
+        ({"settings": {"radius": 1, "x": "a"}}, {"settings": {"radius": 1.0, "x": "a"}}, False),
+        ({"settings": {"radius": None}}, {"settings": {}}, False),
+        ({"unit": "nats"}, {"unit": "bits"}, True),
+    ],
+)
+def test_what_counts_as_measured_again(tmp_path, first, second, apart):
+    """Text is no number and bits are no nats, and no such value may vanish; 1 is 1.0, and null is absent."""
+    found = [Record("x.y", value, **told) for value, told in ((1.0, first), (2.0, second))]
+    html = write_report(found, tmp_path / "page.html").read_text()
+    assert ("1 value measured again" in html) != apart
+    assert ("2 values of 1 quantity" in html) == apart
+    if "unit" in first:
+        assert all(f"y, {unit}" in html for unit in ("nats", "bits"))
+
+
+def test_fields_of_an_odd_kind_end_no_report(tmp_path):
+    names = (1, "fog", ["x"], None)
+    found = [
+        Record(
+            "accuracy.corruption", 0.5, settings={"corruption": c, "severity": 1}, interval=(0.6, 0.7), n=0
+        )
+        for c in names
+    ]
+    found[0].provenance.update(device={"name": "cpu"}, commit=["a"])
+    assert "[&#39;x&#39;]" in write_report(found, tmp_path / "page.html").read_text()
+
+
+def test_a_page_is_written_over_pages_alone(tmp_path):
+    for text in ("<html>mine</html>", " "):
+        (tmp_path / "page.html").write_text(text)
+        with pytest.raises(
+            ValueError, match=r"out .*page.html' exists and is not a page of lipcomp; give another"
+        ):
+            write_report(records(), tmp_path / "page.html")
+        assert (tmp_path / "page.html").read_text() == text
+    (tmp_path / "page.html").write_text("")  # as mktemp leaves it
+    for _ in range(2):
+        write_report(records(), tmp_path / "page.html")
+    (tmp_path / "page.md").write_text("# Notes\n")
+    with pytest.raises(ValueError, match=r"page.md' exists and is not a page"):
+        check_page(tmp_path / "page.html", markdown=True)
