@@ -1,11 +1,15 @@
 """Ellipsoids of pixels and uncertain units (theory (5.4)): above every choice of slopes, and near the largest."""
 
+import math
+
+import pytest
 import torch
 from torch import nn
 
 from lipcomp.bound import certified_bound
 from lipcomp.bound._ellipsoids import Units, norm_bound, row_bounds
-from lipcomp.bound._noise import Noise, block_norm, row_norms
+from lipcomp.bound._local import Ball, Track, direction_bound
+from lipcomp.bound._noise import Noise, block_norm, norm_above, row_norms
 from lipcomp.jacobian import spectral_norm
 
 PIXELS = 6
@@ -83,3 +87,28 @@ def test_ellipsoids_of_places_tighten_the_certificate(generator, monkeypatch):
     monkeypatch.setattr("lipcomp.bound._ellipsoids.WORK", 0)
     none = float(certified_bound(network, images, radius=0.08, method="local").bound)
     assert together < 0.92 * none
+
+
+def test_a_direction_turned_as_far_as_it_may_is_no_faster_than_the_bound():
+    """(5.5) for the Jacobian u vT that is fastest where mu has turned away from u by all of its angle."""
+    for angle in (0.05, 0.3, 0.8):
+        cosine, sine = math.cos(angle), math.sin(angle)
+        mu, across = torch.eye(2, dtype=torch.float64)
+        u = cosine * across + mu  # sin / s^2 of it along mu, with s^2 = sin
+        v = torch.tensor([0.6, 0.8, 0.0], dtype=torch.float64)
+        track = Track(mu, v[:, None] * u, turn=(1.0, math.tan(angle)))
+        turned = cosine * mu - sine * across
+        speed = float(torch.linalg.matrix_norm(u[:, None] * v - turned[:, None] * (turned @ u) * v, 2))
+        bound = direction_bound(track, Ball(1.0, 3, 1e9, 100, True))
+        assert speed <= bound < 1.0001 * speed
+
+
+@pytest.mark.parametrize("size", [20, 300, 301, 420])
+def test_the_norm_of_a_matrix_is_bounded_from_above_and_nearly_met(size, generator):
+    """Up to 300 by eigenvalues, above by a power iteration that a Cholesky factorisation proves."""
+    matrix = torch.randn(size, size + 5, generator=generator).double()
+    matrix[0] += 3.0  # one direction is longest by far
+    true = float(torch.linalg.matrix_norm(matrix, 2))
+    assert true <= norm_above(matrix) <= 1.0006 * true
+    assert true <= norm_above(matrix.mT) <= 1.0006 * true
+    assert norm_above(torch.zeros_like(matrix)) == 0

@@ -63,6 +63,7 @@ def test_the_penalty_is_chosen_on_held_out_training_images():
     train, test = split_by_class(labels, 0.2)
     assert not set(train.tolist()) & set(test.tolist())
     assert sorted(train.tolist() + test.tolist()) == list(range(400))
+    assert len(test) == sum(max(1, round(0.2 * n)) for n in labels.bincount().tolist())
     refitted = fit_linear_probe(features, labels, penalties=[probe.penalty])
     scale = float(probe.weight.abs().max())
     torch.testing.assert_close(refitted.weight, probe.weight, rtol=0, atol=1e-3 * scale)
@@ -170,3 +171,14 @@ def test_linear_evaluation_learns_leaves_the_encoder_alone_and_follows_its_seed(
         LinearEvaluation(epochs=0)
     with pytest.raises(ValueError, match="area must be"):
         LinearEvaluation(area=(0.5, 2.0))
+
+
+def test_the_soft_vote_of_neighbours_is_the_sum_over_every_training_image(generator):
+    """What attacks ascend: log sum exp(cosine / temperature) of each class, up to a constant of the image."""
+    bank, features = (torch.randn(n, 5, generator=generator) * 3 for n in (12, 4))
+    labels = torch.arange(12) % 3
+    found = NearestNeighbours(bank, labels, k=2, temperature=0.3).soft(features)
+    for i, feature in enumerate(features):
+        cosine = torch.nn.functional.cosine_similarity(feature[None], bank) / 0.3
+        votes = torch.stack([cosine[labels == c].logsumexp(0) for c in range(3)])
+        torch.testing.assert_close(found[i] - found[i, 0], votes - votes[0])
