@@ -82,7 +82,9 @@ def _converted(value: Any, kind: Any) -> Any:
     if arrays or value is None:
         return value
     if _is_single(value):
-        return value.item()
+        value = value.item()
+    if isinstance(value, bool) and bool not in wanted and wanted & {int, float}:
+        return int(value)  # the same number, whether it is compared, counted or hashed by its name
     if tuple in wanted and not wanted & {list, Sequence} and _is_sequence(value):
         items = value.tolist() if hasattr(value, "tolist") else value
         return tuple(item.item() if _is_single(item) else item for item in items)

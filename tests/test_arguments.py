@@ -132,3 +132,11 @@ def test_indices_of_a_series_are_its_values():
     assert lipcomp.corrupt(images, "gaussian_noise", 1, indices=chosen).equal(expected)
     digits = lipcomp.load_set("mnist5k_8x8")
     assert digits.batch(chosen).equal(digits.batch(torch.tensor([2, 0])))
+
+
+def test_a_truth_value_for_a_number_is_that_number():
+    images = torch.rand(2, 3, 32, 32)
+    assert torch.equal(
+        robustness.corruptions.corrupt(images, "shot_noise", True, seed=True),
+        robustness.corruptions.corrupt(images, "shot_noise", 1, seed=1),
+    )

@@ -9,7 +9,7 @@ from typing import Any, ClassVar
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from lipcomp._arguments import checked
 from lipcomp._identity import digest
@@ -63,6 +63,28 @@ def effective_finding(before: np.ndarray, after: np.ndarray, fit: BaselineFit, *
         "baselines": fit.n,
     }
     return Finding.of("effective_robustness", effective_robustness(before, after, fit), **settings, **line)
+
+
+def attacked(dtype: torch.dtype) -> torch.dtype:
+    """The precision of attacked images: an attack's steps are finer than bfloat16's, so float32 at least."""
+    return torch.promote_types(dtype, torch.float32)
+
+
+class Rounding(nn.Module):
+    """A classifier in a precision of its own, of images of any."""
+
+    def __init__(self, classifier: nn.Module, dtype: torch.dtype) -> None:
+        super().__init__()
+        self.classifier, self.dtype = classifier, dtype
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Class scores of images."""
+        return self.classifier(images.to(self.dtype)).to(images.dtype)
+
+    def surrogate(self, images: Tensor) -> Tensor:
+        """The scores that attacks ascend."""
+        scores = getattr(self.classifier, "surrogate", self.classifier)
+        return scores(images.to(self.dtype)).to(images.dtype)
 
 
 @checked
@@ -165,10 +187,10 @@ class RobustAccuracy:
             for places in torch.arange(len(condition)).split(self.block):
 
                 def compute(places: Tensor = places) -> dict[str, np.ndarray]:
-                    batch = condition.batch(places, bench.device, bench.dtype)
+                    batch = condition.batch(places, bench.device, attacked(bench.dtype))
                     labels = condition.labels()[places].to(bench.device)
                     found = run(
-                        classifier,
+                        Rounding(classifier, bench.dtype),
                         batch,
                         labels,
                         norm=self.norm,

@@ -15,7 +15,7 @@ from torch import Tensor
 from lipcomp._identity import digest
 from lipcomp._identity_files import hash_files
 from lipcomp.data import load_set
-from lipcomp.measure._accuracy import VERSION, check_fit, probe_unit, right_of
+from lipcomp.measure._accuracy import Rounding, attacked, check_fit, probe_unit, right_of
 from lipcomp.measure._bench import Advance, Bench
 from lipcomp.measure._conditions import Condition, clean_condition
 from lipcomp.measure._unit import Finding, Result, Unit
@@ -25,6 +25,9 @@ from lipcomp.robustness._compare import published_rows
 from lipcomp.robustness._embedding_attack import embedding_attack, found_again
 from lipcomp.robustness._estimates import bootstrap, per_class_accuracy, proportion
 from lipcomp.robustness._robustbench import SHAPES, run_benchmark
+from lipcomp.robustness._shifted import check_imagenet_order
+
+EMBEDDING_VERSION = 2  # encoders without a gradient are searched at random
 
 
 @dataclass(frozen=True)
@@ -135,6 +138,7 @@ class ShapeBias:
             decide = lambda logits: logits.argmax(1).numpy()  # noqa: E731
         else:
             own = None if len(names) == 1000 else names
+            check_imagenet_order("cue conflict", names)
             conflict = texture.load_cue_conflict(
                 self.folder, image_shape=bench.checkpoint.image_shape, classes=own
             )
@@ -168,6 +172,7 @@ class WatermarkGap:
                 f"the watermark is for square colour images of ImageNet's 1000 classes, got images of shape "
                 f"{bench.checkpoint.image_shape} and {len(bench.images.classes)} classes"
             )
+        check_imagenet_order("ImageNet-W", bench.images.classes)
         mark = watermark.Watermark(height, self.font)
         told = {"watermark": hash_files([self.font])[0]}
         settings = {**bench.clean.settings, **told}
@@ -204,6 +209,7 @@ class StreamAccuracy:
                 f"CCC is for a probe of {len(stream.classes)} classes, {bench.images.name} has "
                 f"{len(bench.images.classes)}"
             )
+        check_imagenet_order("CCC", bench.images.classes)
         condition = clean_condition(stream)
 
         def measure(advance: Advance) -> Result:
@@ -254,33 +260,36 @@ class EmbeddingRobustness:
         }
 
         def compute(places: Tensor) -> dict[str, np.ndarray]:
-            batch = condition.batch(places, bench.device, bench.dtype)
-            encode, classifier = bench.map(self.layer), bench.classifier()
+            batch = condition.batch(places, bench.device, attacked(bench.dtype))
+            layer, classifier = bench.map(self.layer), Rounding(bench.classifier(), bench.dtype)
+            encode = lambda x: layer(x.to(bench.dtype)).to(x.dtype)  # noqa: E731
             found = embedding_attack(encode, batch, norm=self.norm, radius=self.radius, seed=bench.plan.seed)
             with torch.no_grad():
                 right = classifier(found.images).argmax(1).cpu() == condition.labels()[places]
                 directions = [encode(x).float().cpu() for x in (batch, found.images)]
             return {
                 "chord": found.chord,
+                "blind": found.blind,
                 "right": right.numpy(),
                 "clean": directions[0].numpy(),
                 "moved": directions[1].numpy(),
             }
 
         def measure(advance: Advance) -> Result:
-            key = ("embedding attack", VERSION, bench.probe_identity(), condition.identity, told)
+            key = ("embedding attack", EMBEDDING_VERSION, bench.probe_identity(), condition.identity, told)
             held = bench.by_blocks(key, len(condition), compute, advance, size=self.block)
-            return Result(
-                [
-                    Finding.of("attack.chord", bootstrap(held["chord"][None])),
-                    Finding.of("attack.found_again", found_again(held["clean"], held["moved"])),
-                    Finding.of("accuracy.robust", proportion(held["right"])),
-                ]
-            )
+            findings = [
+                Finding.of("attack.chord", bootstrap(held["chord"][None])),
+                Finding.of("attack.found_again", found_again(held["clean"], held["moved"])),
+                Finding.of("accuracy.robust", proportion(held["right"])),
+            ]
+            blind = held["blind"].mean()
+            note = f"no gradient on {blind:.1%} of the images, which were searched at random"
+            return Result(findings, notes=[note] if blind else [])
 
         told_of = bench.data_settings(condition.images, condition.indices) | told
         label = f"embedding {self.norm} {self.radius:g}"
-        yield probe_unit(bench, "embedding", [condition], measure, label, told_of, told)
+        yield probe_unit(bench, "embedding", [condition], measure, label, told_of, (told, EMBEDDING_VERSION))
 
 
 @dataclass(frozen=True)
@@ -310,6 +319,8 @@ class LeaderboardRow:
                 f"RobustBench's corruptions are for {', '.join(f'{d} {s}' for d, s in SHAPES.items())}; the encoder "
                 f"takes {bench.checkpoint.image_shape} and its probe has {len(bench.images.classes)} classes"
             )
+        if dataset == "imagenet":
+            check_imagenet_order("RobustBench", bench.images.classes)
         places = sorted(path for path in Path(self.root).rglob("*") if path.is_file())
         content = digest(hash_files(places))
 

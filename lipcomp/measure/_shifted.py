@@ -21,7 +21,7 @@ from lipcomp.robustness._effective import CLEAN_COLUMN, BaselineFit, baseline_fi
 from lipcomp.robustness._estimates import Estimate, bootstrap, proportion
 from lipcomp.robustness._features import evaluation_mode
 from lipcomp.robustness._metrics import flip_rate, mean_flip_rate, read_flip_reference, top5_distances
-from lipcomp.robustness._shifted import Shift
+from lipcomp.robustness._shifted import Shift, check_imagenet_order
 from lipcomp.robustness._shifts import SHIFTS, load_shift
 from lipcomp.robustness._videos import (
     FrameSet,
@@ -68,6 +68,8 @@ class ShiftAccuracy:
                 f"shift {self.shift} is for a probe of {shift.model_classes} classes, {bench.images.name} has "
                 f"{classes}; give the training set that the shift belongs to"
             )
+        if self.shift in SHIFTS:
+            check_imagenet_order(f"shift {self.shift}", bench.images.classes)
         condition = clean_condition(shift.images)
 
         def measure(advance: Advance) -> Result:
@@ -134,6 +136,7 @@ class VideoAccuracy:
         """One unit."""
         if self.name not in VIDEOS:
             raise ValueError(f"videos must be one of {', '.join(VIDEOS)}; got {self.name!r}")
+        check_imagenet_order(self.name, bench.images.classes)
         frames = VIDEOS[self.name](self.folder, image_shape=bench.checkpoint.image_shape)
         frames = replace(frames, images=bench.prepared(frames.images))
         condition = clean_condition(frames.images)

@@ -75,7 +75,13 @@ def read_labels(
     path: Path, classes: int | Sequence[str] | None
 ) -> tuple[Int64[Tensor, " n"], tuple[str, ...]]:
     """Labels from 0, and the classes' names."""
-    array = np.array(read_array(path))
+    return check_labels(path, np.array(read_array(path)), classes)
+
+
+def check_labels(
+    path: Path, array: np.ndarray, classes: int | Sequence[str] | None
+) -> tuple[Int64[Tensor, " n"], tuple[str, ...]]:
+    """Labels from 0, and the classes' names, of an array that was read from a file."""
     if array.ndim != 1 or not np.issubdtype(array.dtype, np.integer) or not len(array):
         raise ValueError(
             f"{str(path)!r} must hold one integer per image, got {array.dtype} {array.shape}; download it again"

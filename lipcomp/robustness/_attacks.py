@@ -20,6 +20,7 @@ import logging
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -35,6 +36,10 @@ from lipcomp.robustness._probes import class_indices
 from lipcomp.robustness._random_search import into_ball, length, random_search, random_start, steepest
 
 TARGETS = 9
+STANDARD = ("apgd-ce", "apgd-t", "fab-t", "square")
+STAND_IN = dict.fromkeys(("apgd-t", "apgd-dlr", "fab-t"), "fab")  # with fewer than four classes
+KNOWN = (*STANDARD, "apgd-dlr", "fab")
+SMALLEST_SQUARE = 5  # pixels: Square in L2 places two patches
 
 
 @dataclass(frozen=True)
@@ -124,7 +129,9 @@ def pgd(
     >>> pgd(classifier, images, labels, norm="linf", radius=0.0, steps=2).accuracy.value
     1.0
     """
-    norm = check_ball(images, norm, radius)
+    norm, reach = check_ball(images, norm, radius)
+    check_counts(steps=steps, starts=starts, batch_size=batch_size)
+    check_counts(0, targets=targets, queries=queries)
     images = images.detach()
     _, labels = _check_labels(classifier, images, labels)
     generator = torch.Generator().manual_seed(0) if generator is None else generator
@@ -147,17 +154,17 @@ def pgd(
                 start = (
                     origin
                     if number == 0 or target is not None
-                    else random_start(origin, norm, radius, generator)
+                    else random_start(origin, norm, reach, generator)
                 )
                 entropy = target is None and number > 0
-                end, hit = _ascend(
-                    classifier, scores, origin, start, truth, aim, entropy, norm, radius, steps
-                )
+                end, hit = _ascend(classifier, scores, origin, start, truth, aim, entropy, norm, reach, steps)
                 best[todo[hit]] = end[hit]
                 fooled[todo[hit]] = True
             todo = (~fooled & flat).nonzero()[:, 0]
             if len(todo):
-                end, hit = random_search(classifier, x[todo], y[todo], norm, radius, queries, generator)
+                margins = partial(_margins, classifier, labels=y[todo])
+                end, margin = random_search(margins, x[todo], norm, reach, queries, generator)
+                hit = margin < 0
                 best[todo[hit]] = end[hit]
                 fooled[todo[hit]] = True
             found.append(best)
@@ -184,11 +191,10 @@ def _ascend(
     end, hit = candidate.clone(), torch.zeros(len(origin), dtype=torch.bool, device=origin.device)
     for step in range(steps + 1):
         logits, gradient = _ascent(scores, candidate, labels, aim, entropy)
-        wrong = (
-            ~_is_right(classifier, candidate, labels)
-            if scores is not classifier
-            else logits.argmax(1) != labels
-        )
+        if scores is not classifier:
+            wrong = ~_is_right(classifier, candidate, labels)
+        else:
+            wrong = _no_nan(logits).argmax(1) != labels
         new = wrong & ~hit
         end[new] = candidate[new]
         hit |= new
@@ -209,7 +215,7 @@ def auto_attack(
     radius: float | int,
     generator: torch.Generator | None = None,
     batch_size: int = 128,
-    attacks: tuple[str, ...] = ("apgd-ce", "apgd-t", "fab-t", "square"),
+    attacks: tuple[str, ...] = STANDARD,
 ) -> Attack:
     """AutoAttack's standard version, through ``pyautoattack``; the global random state is not changed.
 
@@ -224,7 +230,7 @@ def auto_attack(
     generator
         Its seed is used as AutoAttack's; 0 by default.
     attacks
-        The attacks, in this order.
+        The attacks, in this order: of apgd-ce, apgd-t, apgd-dlr, fab, fab-t and square.
 
     Raises
     ------
@@ -239,20 +245,21 @@ def auto_attack(
     >>> auto_attack(classifier, images, labels, norm="linf", radius=8 / 255).accuracy  # doctest: +SKIP
     Estimate(value=0.31, interval=(0.28, 0.34), n=1000)
     """
-    norm = check_ball(images, norm, radius)
+    norm, reach = check_ball(images, norm, radius)
+    check_counts(batch_size=batch_size)
     images = images.detach()
     classes, labels = _check_labels(classifier, images, labels)
+    chosen = _chosen(tuple(attacks), classes, norm, images)
     attack_class = load_autoattack()
     with frozen(classifier), torch.random.fork_rng(), _quiet():
         pairs = [*zip(images.split(batch_size), labels.split(batch_size), strict=True)]
         before = torch.cat([_is_right(classifier, *pair) for pair in pairs])
         gradients = [_ascent(classifier, *pair, None)[1] for pair in pairs]
         blind = torch.cat([gradient.flatten(1).abs().amax(1) == 0 for gradient in gradients])
-        chosen = attacks if classes >= 4 else ("apgd-ce", "fab", "square")
         adversary = attack_class(
             classifier,
             norm={"l2": "L2", "linf": "Linf"}[norm],
-            eps=radius,
+            eps=reach,
             version="custom",
             attacks=list(chosen),
             device=images.device,
@@ -261,7 +268,7 @@ def auto_attack(
         adversary.apgd_targeted.n_target_classes = min(TARGETS, classes - 1)
         adversary.fab.n_target_classes = min(TARGETS, classes - 1)
         found, _ = adversary.run_standard_evaluation(images, labels, batch_size=batch_size)
-        found = into_ball(found, images, norm, radius)
+        found = into_ball(found, images, norm, reach)
         parts = zip(found.split(batch_size), labels.split(batch_size), strict=True)
         after = torch.cat([_is_right(classifier, *part) for part in parts])
     right = after & before
@@ -276,8 +283,32 @@ def load_autoattack() -> Any:
     return AutoAttack
 
 
-def check_ball(images: Tensor, norm: str, radius: float | int) -> str:
-    """Refuse a ball or images that do not fit; the norm in lower case."""
+def _chosen(attacks: tuple[str, ...], classes: int, norm: str, images: Tensor) -> list[str]:
+    """The attacks to run: those asked for, if classes and images are enough for them."""
+    unknown = [name for name in attacks if name not in KNOWN]
+    if unknown or not attacks:
+        raise ValueError(
+            f"attacks must be one or more of {', '.join(KNOWN)}, got {', '.join(attacks) or 'none'}"
+        )
+    if classes < 4:
+        attacks = tuple(dict.fromkeys(STAND_IN.get(name, name) for name in attacks))
+    if norm == "l2" and "square" in attacks and min(images.shape[2:]) < SMALLEST_SQUARE:
+        raise ValueError(
+            f"attack square in l2 needs images of {SMALLEST_SQUARE} x {SMALLEST_SQUARE} pixels or more, got "
+            f"{tuple(images.shape[2:])}; give the other attacks, or norm linf"
+        )
+    return list(attacks)
+
+
+def check_counts(least: int = 1, **counts: int) -> None:
+    """Refuse counts below the least: an attack that takes no step finds every image robust."""
+    for name, count in counts.items():
+        if count < least:
+            raise ValueError(f"{name} must be at least {least}, got {count}")
+
+
+def check_ball(images: Tensor, norm: str, radius: float | int) -> tuple[str, float]:
+    """Refuse a ball or images that do not fit; the norm in lower case, and how far the ball reaches within [0, 1]."""
     if norm.lower() not in ("l2", "linf"):
         raise ValueError(f'norm must be "l2" or "linf", got {norm!r}')
     if not radius >= 0:
@@ -286,10 +317,11 @@ def check_ball(images: Tensor, norm: str, radius: float | int) -> str:
         raise ValueError(
             f"an L-inf radius of {radius} leaves [0, 1]; pixels are in [0, 1], so 8 levels are 8/255"
         )
-    if images.ndim != 4 or not len(images) or not images.is_floating_point():
+    if images.ndim != 4 or not images.numel() or images.dtype not in (torch.float32, torch.float64):
         raise ValueError(
-            f"images must be a floating-point tensor (n, channels, height, width), n at least 1; got {images.dtype} "
-            f"{tuple(images.shape)}"
+            f"images must be a tensor (n, channels, height, width) of float32 or float64, n at least 1; got "
+            f"{images.dtype} {tuple(images.shape)}. bfloat16 has steps of 1/256 near 1, an eighth of a radius of "
+            f"8/255: let the classifier round the pixels that it is given"
         )
     low, high = images.aminmax()
     if not (low >= 0 and high <= 1):
@@ -297,7 +329,7 @@ def check_ball(images: Tensor, norm: str, radius: float | int) -> str:
             f"images must hold pixels in [0, 1], got values from {low:.4g} to {high:.4g}; put the normalisation "
             f"into the classifier"
         )
-    return norm.lower()
+    return norm.lower(), min(radius, 1 if norm.lower() == "linf" else images[0].numel() ** 0.5)
 
 
 def _check_labels(
@@ -308,7 +340,11 @@ def _check_labels(
     if labels.shape != (len(images),):
         raise ValueError(f"images and labels (n,) must agree, got {len(images)} and {tuple(labels.shape)}")
     with frozen(classifier), torch.no_grad():
-        classes = classifier(images[:1]).shape[1]
+        found = classifier(images[:1])
+    if not isinstance(found, Tensor) or found.ndim != 2 or len(found) != 1:
+        got = f"a tensor {tuple(found.shape)}" if isinstance(found, Tensor) else type(found).__name__
+        raise ValueError(f"the classifier must give logits (n, classes), for one image it gave {got}")
+    classes = found.shape[1]
     if labels.min() < 0 or labels.max() >= classes:
         raise ValueError(
             f"labels must lie between 0 and {classes - 1}, the classifier's classes; got {int(labels.min())} to "
@@ -319,13 +355,24 @@ def _check_labels(
 
 def _is_right(classifier: Callable[[Tensor], Tensor], images: Tensor, labels: Tensor) -> Tensor:
     with torch.no_grad():
-        logits = classifier(images)
+        return _no_nan(classifier(images)).argmax(1) == labels
+
+
+def _margins(classifier: Callable[[Tensor], Tensor], images: Tensor, labels: Tensor) -> Tensor:
+    """The true class's score less the best other's."""
+    with torch.no_grad():
+        logits = _no_nan(classifier(images))
+    true = logits.gather(1, labels[:, None])[:, 0]
+    return true - logits.scatter(1, labels[:, None], -torch.inf).amax(1)
+
+
+def _no_nan(logits: Tensor) -> Tensor:
     if torch.isnan(logits).any():
         raise ValueError(
             "the classifier gives NaN on an image in [0, 1], and NaN compares as wrong: an attack on it means nothing; "
             "is the checkpoint intact, or the precision too low?"
         )
-    return logits.argmax(1) == labels
+    return logits
 
 
 def _ascent(
@@ -343,10 +390,15 @@ def _ascent(
             if aim is not None:
                 other = logits.gather(1, aim[:, None])[:, 0]
             loss = (other - logits[true]).sum()
-        if not loss.requires_grad:
-            return logits.detach(), torch.zeros_like(x)
-        (gradient,) = torch.autograd.grad(loss, x, allow_unused=True)
-    return logits.detach(), torch.zeros_like(x) if gradient is None else gradient.nan_to_num(0.0, 0.0, 0.0)
+        return logits.detach(), gradient_of(loss, x)
+
+
+def gradient_of(loss: Tensor, x: Tensor) -> Tensor:
+    """The gradient at x; zero where the loss does not depend on x, or not differentiably."""
+    if not loss.requires_grad:
+        return torch.zeros_like(x)
+    (gradient,) = torch.autograd.grad(loss, x, allow_unused=True)
+    return torch.zeros_like(x) if gradient is None else gradient.nan_to_num(0.0, 0.0, 0.0)
 
 
 def _attack(images: Tensor, *tensors: Tensor, norm: str, radius: float | int) -> Attack:

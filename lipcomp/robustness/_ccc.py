@@ -65,8 +65,14 @@ class Stream:
         """The images at ``indices``, pixels in [0, 1]."""
         images = []
         for index in indices.tolist():
-            with Image.open(io.BytesIO(self._bytes(index))) as source:
-                pixels = torch.from_numpy(np.array(source.convert("RGB"))).permute(2, 0, 1)
+            try:
+                with Image.open(io.BytesIO(self._bytes(index))) as source:
+                    pixels = torch.from_numpy(np.array(source.convert("RGB"))).permute(2, 0, 1)
+            except (OSError, SyntaxError) as error:
+                raise ValueError(
+                    f"image {index} of {self.name}, in {str(self.places[index][0])!r}, cannot be read ({error}); the "
+                    f"archive is damaged, get it again"
+                ) from error
             if tuple(pixels.shape) != self.image_shape:
                 raise ValueError(
                     f"{self.name}: image {index} is {tuple(pixels.shape)}, the encoder takes {self.image_shape}"
@@ -92,16 +98,18 @@ def open_ccc(
     FileNotFoundError
         If the folder holds no archive.
     ValueError
-        If an archive is damaged, or one between the first and the last is missing.
+        If an archive is damaged or holds labels outside ImageNet's classes, or one before the last is missing.
     """
+    if limit is not None and limit < 1:
+        raise ValueError(f"limit must be at least 1 image, got {limit}")
     folder, wanted = Path(folder), limit or PUBLISHED
-    archives = sorted(folder.glob("serial_*.tar")) if folder.is_dir() else []
+    archives = sorted(folder.glob("serial_" + "[0-9]" * 5 + ".tar")) if folder.is_dir() else []
     if not archives:
         raise FileNotFoundError(
             f"{str(folder)!r} holds no serial_<number>.tar; CCC is made or streamed by https://github.com/oripress/CCC"
         )
     numbers = [int(path.stem.removeprefix("serial_")) for path in archives]
-    lost = sorted({*range(numbers[0], numbers[-1])} - {*numbers})
+    lost = sorted({*range(numbers[-1])} - {*numbers})
     if lost:
         raise ValueError(
             f"{str(folder)!r} lacks serial_{lost[0]:05d}.tar; the stream is in order, get it again"
@@ -115,7 +123,7 @@ def open_ccc(
             with tarfile.open(archive) as content:
                 members = {member.name: member for member in content if member.isfile()}
                 for name, member in members.items():
-                    if not name.endswith(".input.jpg"):
+                    if not name.endswith(".input.jpg") or Path(name).name.startswith("."):
                         continue
                     label = content.extractfile(members[name.removesuffix(".input.jpg") + ".output.cls"])
                     assert label is not None
@@ -125,8 +133,14 @@ def open_ccc(
             raise ValueError(
                 f"{str(archive)!r} cannot be read ({error!r}); it is damaged, get it again"
             ) from error
-    kept = torch.tensor(labels[:wanted], dtype=torch.long)
-    return Stream(folder.name, tuple(places[:wanted]), kept, imagenet_wnids(), image_shape)
+    kept, wnids = torch.tensor(labels[:wanted], dtype=torch.long), imagenet_wnids()
+    if not len(kept) or kept.min() < 0 or kept.max() >= len(wnids):
+        held = f"labels from {kept.min()} to {kept.max()}" if len(kept) else "no <key>.input.jpg"
+        raise ValueError(
+            f"the archives of {str(folder)!r} hold {held}, not images of ImageNet's {len(wnids)} classes; get "
+            f"them again"
+        )
+    return Stream(folder.name, tuple(places[:wanted]), kept, wnids, image_shape)
 
 
 def accuracy_over_time(right: Bool[np.ndarray, " n"], block: int = 50_000) -> Sequence[Estimate]:

@@ -29,6 +29,7 @@ from scipy import special
 
 from lipcomp._messages import nearest
 from lipcomp.robustness._estimates import RESAMPLES, Estimate, resampled_means
+from lipcomp.robustness._metrics import numbers, read_table
 
 Scale = Literal["logit", "probit"]
 
@@ -175,15 +176,13 @@ def read_baselines(path: Path | str, clean: str, shifted: str) -> BaselineFit:
     ValueError
         If a column is missing or holds no accuracies.
     """
-    if not Path(path).is_file():
-        raise FileNotFoundError(f"baselines {str(path)!r} do not exist; give a CSV file, one row per model")
-    frame = pd.read_csv(path)
+    frame = read_table(path, "baselines", "model")
     missing = [name for name in (clean, shifted) if name not in frame]
     if missing:
         raise ValueError(
             f"baselines {str(path)!r} have no column {missing[0]!r}, only: {', '.join(map(str, frame))}"
         )
-    return fit_baselines(frame[clean].to_numpy(float), frame[shifted].to_numpy(float))
+    return fit_baselines(numbers(path, frame, clean), numbers(path, frame, shifted))
 
 
 def effective_robustness(

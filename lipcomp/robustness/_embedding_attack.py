@@ -6,21 +6,24 @@ a lower bound of the constant of mu on the segment (theory, 3.5). Two numbers co
 the share of images that are still *found*: whose attacked embedding lies nearer to their own clean embedding than to
 that of any other image of the set.
 
+Where the encoder has no gradient (rounded pixels), the chord is searched at random; ``EmbeddingAttack.blind`` says so.
+
 >>> attack = embedding_attack(encoder, images, norm="linf", radius=4 / 255)  # doctest: +SKIP
 >>> attack.chord.mean(), found_again(encoder(images), encoder(attack.images))  # doctest: +SKIP
 """
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from functools import partial
 
 import numpy as np
 import torch
-from jaxtyping import Float
+from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
-from lipcomp.robustness._attacks import check_ball, frozen
+from lipcomp.robustness._attacks import check_ball, check_counts, frozen, gradient_of
 from lipcomp.robustness._estimates import Estimate, proportion
-from lipcomp.robustness._random_search import into_ball, length, random_start, steepest
+from lipcomp.robustness._random_search import into_ball, length, random_search, random_start, steepest
 
 Encode = Callable[[Tensor], Tensor]
 
@@ -39,6 +42,8 @@ class EmbeddingAttack:
         ||x' - x||_2 of each, in pixels.
     norm, radius
         Of the ball, in pixels.
+    blind
+        Whether the chord has no gradient at random points of the ball, so that only random search could enlarge it.
     """
 
     images: Float[Tensor, "n channels height width"] = field(repr=False)
@@ -46,6 +51,7 @@ class EmbeddingAttack:
     distance: Float[np.ndarray, " n"] = field(repr=False)
     norm: str
     radius: float | int
+    blind: Bool[np.ndarray, " n"] = field(repr=False)
 
 
 def embedding_attack(
@@ -56,6 +62,7 @@ def embedding_attack(
     radius: float | int,
     steps: int = 50,
     starts: int = 2,
+    queries: int = 500,
     seed: int = 0,
     batch_size: int = 128,
 ) -> EmbeddingAttack:
@@ -66,11 +73,14 @@ def embedding_attack(
     encode
         Pixels in [0, 1] -> embeddings (n, dim); they are normalised here. A module runs in evaluation mode.
     images
-        The images to attack, and their classes.
+        The images to attack.
     norm, radius
         Norm ("linf" or "l2") and radius of the ball, in pixels.
     steps, starts
-        Gradient steps from each start, and random starts.
+        Gradient steps from each start (at least two: half of them go to the border, half from the best point on), and
+        random starts.
+    queries
+        Queries of the random search on images without a gradient.
     seed
         Of the starts.
     batch_size
@@ -81,42 +91,64 @@ def embedding_attack(
     ValueError
         If norm, radius or images (pixels in [0, 1]) do not fit, or an embedding is not finite.
     """
-    norm = check_ball(images, norm, radius)
+    norm, reach = check_ball(images, norm, radius)
+    check_counts(2, steps=steps)
+    check_counts(starts=starts, batch_size=batch_size)
+    check_counts(0, queries=queries)
+    images = images.detach()
     generator = torch.Generator().manual_seed(seed)
-    found, chords = [], []
+    found, chords, blind = [], [], []
     with frozen(encode if isinstance(encode, nn.Module) else nn.Module()):
         for x in images.split(batch_size):
             with torch.no_grad():
                 clean = _directions(encode, x)
             best, chord = x.clone(), torch.zeros(len(x), dtype=clean.dtype, device=x.device)
+            flat = torch.ones(len(x), dtype=torch.bool, device=x.device)
             for _ in range(starts):
-                candidate = random_start(x, norm, radius, generator)
+                candidate = random_start(x, norm, reach, generator)
                 for step in range(steps + 1):
                     if step == steps // 2:
                         candidate = best.clone()
                     candidate.requires_grad_(True)
                     with torch.enable_grad():
                         squared = (_directions(encode, candidate) - clean).square().sum(1)
-                        (gradient,) = torch.autograd.grad(squared.sum(), candidate)
+                        gradient = gradient_of(squared.sum(), candidate)
+                    if step == 0:
+                        flat &= gradient.flatten(1).abs().amax(1) == 0
                     candidate, reached = candidate.detach(), squared.detach().sqrt()
                     further = reached > chord
                     best[further], chord[further] = candidate[further], reached[further]
                     uphill = steepest(gradient, norm)
                     if step < steps // 2:  # to the border: the power method, where the chord is nearly linear
-                        candidate = into_ball(x + radius * uphill, x, norm, radius)
+                        candidate = into_ball(x + reach * uphill, x, norm, reach)
                     else:  # from the best point on, by steps that shrink to 0
-                        size = 8 * radius / steps * (1 - step / steps)
-                        candidate = into_ball(candidate + size * uphill, x, norm, radius)
+                        size = 8 * reach / steps * (1 - step / steps)
+                        candidate = into_ball(candidate + size * uphill, x, norm, reach)
+            if reach > 0 and len(todo := flat.nonzero()[:, 0]):
+                nearness = partial(_nearness, encode, clean[todo])
+                end, least = random_search(
+                    nearness, x[todo], norm, reach, queries, generator, enough=-torch.inf
+                )
+                further = -least > chord[todo]
+                best[todo[further]], chord[todo[further]] = end[further], -least[further]
             found.append(best)
             chords.append(chord)
+            blind.append(flat)
     moved = torch.cat(found)
     distance = length(moved - images, "l2").cpu().double().numpy()
-    return EmbeddingAttack(moved, torch.cat(chords).cpu().double().numpy(), distance, norm, radius)
+    apart = torch.cat(chords).cpu().double().numpy()
+    return EmbeddingAttack(moved, apart, distance, norm, radius, torch.cat(blind).cpu().numpy())
 
 
 def found_again(clean: Float[np.ndarray, "n dim"], moved: Float[np.ndarray, "n dim"]) -> Estimate:
     """The share of attacked images whose nearest clean direction is their own."""
     return proportion((moved @ clean.T).argmax(1) == np.arange(len(clean)))
+
+
+def _nearness(encode: Encode, clean: Tensor, x: Tensor) -> Float[Tensor, " n"]:
+    """Minus the chord."""
+    with torch.no_grad():
+        return -(_directions(encode, x) - clean).norm(dim=1)
 
 
 def _directions(encode: Encode, x: Tensor) -> Float[Tensor, "n dim"]:

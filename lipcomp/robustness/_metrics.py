@@ -133,22 +133,50 @@ def read_flip_reference(path: Path | str) -> dict[str, dict[str, float]]:
     FileNotFoundError
         If the file is missing.
     ValueError
-        If a column is missing.
+        If it is no table, a column is missing, a perturbation comes twice, or a value is no positive number.
     """
-    if not Path(path).is_file():
-        raise FileNotFoundError(
-            f"flip reference {str(path)!r} does not exist; give a CSV file, one row per perturbation"
-        )
-    table = pd.read_csv(path)
+    table = read_table(path, "flip reference", "perturbation")
     if not {"perturbation", "flip_rate"} <= {*table}:
         raise ValueError(
             f"flip reference {str(path)!r} needs the columns perturbation and flip_rate (and top5_distance for mT5D), "
             f"it has {', '.join(map(str, table))}"
         )
+    if table["perturbation"].duplicated().any():
+        twice = table["perturbation"][table["perturbation"].duplicated()].iloc[0]
+        raise ValueError(
+            f"flip reference {str(path)!r} has perturbation {twice} twice; leave one of the rows out"
+        )
     columns = [name for name in ("flip_rate", "top5_distance") if name in table]
-    return {
-        name: dict(zip(table["perturbation"], table[name].astype(float), strict=True)) for name in columns
+    found = {
+        name: dict(zip(table["perturbation"], numbers(path, table, name), strict=True)) for name in columns
     }
+    for name, values in found.items():
+        if not all(0 < value < np.inf for value in values.values()):
+            raise ValueError(
+                f"column {name} of {str(path)!r} must hold positive numbers: mFR and mT5D divide by them"
+            )
+    return found
+
+
+def read_table(path: Path | str, what: str, row: str) -> pd.DataFrame:
+    """A CSV table of the user's."""
+    if not Path(path).is_file():
+        raise FileNotFoundError(f"{what} {str(path)!r} does not exist; give a CSV file, one row per {row}")
+    try:
+        return pd.read_csv(path)
+    except (ValueError, OSError) as error:  # pandas' own errors are ValueErrors
+        raise ValueError(f"{what} {str(path)!r} is no CSV table ({error})") from error
+
+
+def numbers(path: Path | str, table: pd.DataFrame, column: str) -> Float[np.ndarray, " rows"]:
+    """A column of numbers; what is no number is named."""
+    found = pd.to_numeric(table[column], errors="coerce").to_numpy(float)
+    odd = np.isnan(found) & table[column].notna().to_numpy()
+    if odd.any():
+        raise ValueError(
+            f"column {column} of {str(path)!r} must hold numbers, got {table[column][odd].iloc[0]!r}"
+        )
+    return found
 
 
 def mean_flip_rate(rates: Mapping[str, float], reference: Mapping[str, float]) -> float:
@@ -156,6 +184,11 @@ def mean_flip_rate(rates: Mapping[str, float], reference: Mapping[str, float]) -
     missing = [name for name in rates if name not in reference]
     if missing or not rates:
         raise ValueError(f"the reference flip rates lack {', '.join(missing) or 'everything'}; give them all")
+    useless = [name for name in rates if not 0 < reference[name] < np.inf]
+    if useless:
+        raise ValueError(
+            f"the reference of {useless[0]} must be a positive number to divide by, got {reference[useless[0]]}"
+        )
     return float(np.mean([rate / reference[name] for name, rate in rates.items()]))
 
 

@@ -62,7 +62,7 @@ def auroc(inside: Float[np.ndarray, " n"], outside: Float[np.ndarray, " m"]) -> 
     above = (ranks[:n] - stats.rankdata(inside)) / m
     below = 1 - (ranks[n:] - stats.rankdata(outside)) / n
     value = float(above.mean())
-    if value in (0, 1) or min(n, m) == 1:  # no spread to be seen: as if the smaller set's images were pairs
+    if np.ptp(above) == np.ptp(below) == 0 or min(n, m) == 1:  # no spread: as if images were pairs
         low, high = proportion(np.arange(min(n, m)) < value * min(n, m)).interval or (0.0, 1.0)
         return Estimate(value, (min(low, value), max(high, value)), n + m)
     error = np.sqrt(above.var(ddof=1) / n + below.var(ddof=1) / m)
@@ -130,6 +130,11 @@ def mahalanobis_score(
     """Minus the squared distance of each feature to the nearest class mean, under the classes' shared covariance.
 
     The covariance is inverted on the directions in which the training features vary.
+
+    Raises
+    ------
+    ValueError
+        If they vary in none: one image per class, or a dead encoder.
     """
     train, features = train.double().cpu(), features.double().cpu()
     classes, which = labels.cpu().unique(return_inverse=True)
@@ -139,6 +144,11 @@ def mahalanobis_score(
     residual = train - means[which]
     variances, axes = torch.linalg.eigh(residual.T @ residual / len(train))
     used = variances > 1e-10 * variances[-1]
+    if not variances[-1] > 1e-20 * train.square().mean():
+        raise ValueError(
+            f"mahalanobis needs training features that vary within a class, got {len(train)} images of {len(classes)} "
+            f"classes without; give more images per class"
+        )
     whiten = axes[:, used] / variances[used].sqrt()
     return -torch.cdist(features @ whiten, means @ whiten).square().amin(1).numpy()
 

@@ -1,6 +1,7 @@
 """Probes: what a frozen encoder's features say about the classes.
 
-The linear probe minimises, over standardised features f and without penalising the bias,
+The linear probe minimises, over standardised features f (one that varies less than 1e-6 of the largest counts as dead)
+and without penalising the bias,
 
     mean_i -log softmax(W f_i + b)[y_i] + (penalty / 2) |W|^2.
 
@@ -10,6 +11,7 @@ strong to weak, each solution the start of the next, until two in a row do not i
 on all of them.
 """
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
@@ -134,8 +136,8 @@ class NearestNeighbours(Probe):
         _, labels = _check(features, labels, classes)
         if not 1 <= k <= len(features):
             raise ValueError(f"k must lie between 1 and the {len(features)} training images, got {k}")
-        if temperature <= 0:
-            raise ValueError(f"temperature must be positive, got {temperature}")
+        if not 0 < temperature < math.inf:
+            raise ValueError(f"temperature must be positive and finite, got {temperature}")
         self.register_buffer("bank", nn.functional.normalize(features.float(), dim=1))
         self.register_buffer("labels", labels)
         self.k, self.temperature = k, temperature
@@ -220,8 +222,19 @@ def fit_linear_probe(
     (torch.Size([200]), 200)
     """
     classes, labels = _check(features, labels, classes)
-    if not len(penalties) or min(penalties) < 0:
-        raise ValueError(f"penalties must be at least one number >= 0, got {tuple(penalties)}")
+    if not len(penalties) or not all(0 <= penalty < math.inf for penalty in penalties):
+        raise ValueError(f"penalties must be at least one finite number >= 0, got {tuple(penalties)}")
+    if max_iterations < 1 or not 0 <= tolerance < math.inf:
+        raise ValueError(
+            f"max_iterations must be at least 1 and tolerance a number >= 0, got {max_iterations} and {tolerance}"
+        )
+    if dtype not in (None, torch.float32, torch.float64):
+        raise ValueError(f"dtype must be torch.float32 or torch.float64, got {dtype}")
+    if start is not None and start.weight.shape != (classes, features.shape[1]):
+        raise ValueError(
+            f"start must be a probe of {classes} classes on {features.shape[1]} features, got one of shape "
+            f"{tuple(start.weight.shape)}"
+        )
     if choose_by not in ("loss", "accuracy"):
         raise ValueError(f'choose_by must be "loss" or "accuracy", got {choose_by!r}')
     dtype = dtype or (torch.float64 if features.device.type == "cpu" else torch.float32)
@@ -298,6 +311,10 @@ def _check(features: Tensor, labels: Tensor, classes: int | None) -> tuple[int, 
     if features.ndim != 2 or labels.shape != (len(features),):
         raise ValueError(
             f"features must be (n, features) and labels (n,), got {tuple(features.shape)} and {tuple(labels.shape)}"
+        )
+    if features.is_complex() or not features.shape[1]:
+        raise ValueError(
+            f"features must be real numbers, one or more per image, got {features.dtype} {tuple(features.shape)}"
         )
     if len(features) == 0:
         raise ValueError("features must hold at least one training image, got none")

@@ -9,7 +9,7 @@ does where there is one.
 from collections.abc import Callable
 
 import torch
-from jaxtyping import Bool, Float
+from jaxtyping import Float
 from torch import Tensor
 
 # Share of the pixels in a patch, from which share of the queries on.
@@ -63,22 +63,17 @@ def random_start(x: Tensor, norm: str, radius: float | int, generator: torch.Gen
 
 
 def random_search(
-    classifier: Callable[[Tensor], Tensor],
+    margins: Callable[[Tensor], Tensor],
     images: Float[Tensor, "n channels height width"],
-    labels: Tensor,
     norm: str,
     radius: float | int,
     queries: int,
     generator: torch.Generator,
-) -> tuple[Float[Tensor, "n channels height width"], Bool[Tensor, " n"]]:
-    """The best image found for each, and whether it is wrong."""
+    *,
+    enough: float = 0.0,
+) -> tuple[Float[Tensor, "n channels height width"], Float[Tensor, " n"]]:
+    """The image of the least margin found for each, and that margin; ends once all margins are below ``enough``."""
     n, channels, height, width = images.shape
-
-    def margins(x: Tensor) -> Tensor:
-        with torch.no_grad():
-            logits = classifier(x)
-        true = logits.gather(1, labels[:, None])[:, 0]
-        return true - logits.scatter(1, labels[:, None], -torch.inf).amax(1)
 
     def signs(*shape: int) -> Tensor:
         return (torch.randint(0, 2, shape, generator=generator) * 2 - 1).to(images)
@@ -87,7 +82,7 @@ def random_search(
     best = into_ball(images + radius * steepest(stripes, norm), images, norm, radius)
     margin = margins(best)
     for query in range(queries):
-        if (margin < 0).all():
+        if (margin < enough).all():
             break
         share = next(p for begin, p in reversed(_SHARES) if query >= begin * queries)
         side = max(1, min(round((share * height * width) ** 0.5), height, width))
@@ -105,4 +100,4 @@ def random_search(
         better = found < margin
         best = torch.where(better.view(-1, 1, 1, 1), proposed, best)
         margin = torch.where(better, found, margin)
-    return best, margin < 0
+    return best, margin

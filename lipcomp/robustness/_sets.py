@@ -46,6 +46,7 @@ from lipcomp.robustness._arrays import (
     same_names,
 )
 from lipcomp.robustness._protocols import IDENTITY
+from lipcomp.robustness._shifted import is_alphabetical
 
 SEVERITIES = ("1", "2", "3", "4", "5")
 COMPARED = 8  # images compared to find out whether two conditions are the same
@@ -282,7 +283,8 @@ def _class_names(
 ) -> tuple[str, ...]:
     """The names of the class folders in the order of the labels.
 
-    They are those of the classes. WordNet ids may stand for classes of other names, which ImageNet has in their order.
+    They are those of the classes. WordNet ids may stand for classes of other names, which ImageNet has in their order;
+    names in alphabetical order are in another.
     """
     severities = [place for corruption in corruptions for place in _severity_folders(corruption)]
     present = {
@@ -297,7 +299,7 @@ def _class_names(
     ids = not present & set(names) and all(re.fullmatch(r"n\d+", name) for name in present)
     if names and not unknown:
         return names
-    if names and not ids:
+    if names and (not ids or is_alphabetical(names)):
         raise ValueError(
             f"{str(folder)!r} has class folders outside the classes: {', '.join(unknown[:5])}; the classes are "
             f"{', '.join(names[:5])}{' ...' if len(names) > 5 else ''}: give the folders these names, or the probe's "

@@ -1,6 +1,7 @@
 """Shifted sets: images with classes of their own, and the map from a model's classes to them."""
 
 import json
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from importlib.resources import files
 from pathlib import Path
@@ -137,6 +138,30 @@ def imagenet_wnids(subset: str = "imagenet") -> tuple[str, ...]:
     """WordNet ids of ImageNet's classes in label order, or of "imagenet_a" or "imagenet_r" (200 each)."""
     table = files("lipcomp.robustness") / "tables" / f"{subset}_wnids.txt"
     return tuple(table.read_text().split())
+
+
+def is_alphabetical(names: Sequence[str]) -> bool:
+    """Whether names are in alphabetical order, in which ImageNet's classes are only by their ids or numbers."""
+    numbered = all(name.isdigit() and int(name) == k for k, name in enumerate(names))
+    return len(names) > 1 and not numbered and list(names) == sorted(names)
+
+
+def check_imagenet_order(what: str, names: Sequence[str]) -> None:
+    """Refuse a thousand classes that cannot be ImageNet's in their order, in which published maps count them.
+
+    Raises
+    ------
+    ValueError
+        If they are WordNet ids, numbers or words in another order.
+    """
+    wnids = imagenet_wnids()
+    if len(names) != len(wnids) or tuple(names) == wnids:
+        return
+    if {*names} & {*wnids} or is_alphabetical(names):
+        raise ValueError(
+            f"{what} counts ImageNet's classes in the order of their WordNet ids, and the classes here, "
+            f"{', '.join(names[:3])} ..., are in another; name the class folders of the training set by WordNet ids"
+        )
 
 
 def class_table(name: str) -> dict[str, list[int]]:

@@ -39,7 +39,14 @@ import torch
 
 from lipcomp._messages import nearest
 from lipcomp.data import load_set
-from lipcomp.robustness._arrays import MappedImages, check_images, list_classes, read_array, read_labels
+from lipcomp.robustness._arrays import (
+    MappedImages,
+    check_images,
+    check_labels,
+    list_classes,
+    read_array,
+    read_labels,
+)
 from lipcomp.robustness._shifted import ManyLabels, Shift, WebImages, class_table, imagenet_wnids, read_json
 
 CIFAR10 = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck")
@@ -104,8 +111,13 @@ def load_shift(
     else:
         folder = Path(root)
     own = None if classes is None else tuple(classes)
+    if own is not None and entry.subset is None:
+        raise ValueError(f"shift {name} is for its own classes, not for those of a model; leave classes out")
+    if own is not None and len({*own}) != len(own):
+        raise ValueError("classes must name every class once, got some twice")
     shift = entry.load(Request(name, folder, image_shape or LARGE, own, partial))
-    if not partial and own is None and len(shift.images) != entry.count:
+    whole = own is None or {*imagenet_wnids(entry.subset or "imagenet")} <= {*own}
+    if not partial and whole and len(shift.images) != entry.count:
         raise ValueError(
             f"shift {name} below {str(folder)!r} holds {len(shift.images)} images, published are {entry.count}; it is "
             f"half downloaded or half unpacked (or give partial=True for a subset of your own)"
@@ -136,13 +148,9 @@ def _cifar102(wanted: Request) -> Shift:
         raise ValueError(
             f"{str(path)!r} cannot be read ({error}); it is damaged or half downloaded, download it again"
         ) from error
-    check_images(path, pixels, (len(raw), 32, 32, 3))
-    if len(raw) and (raw.min() < 0 or raw.max() > 9):
-        raise ValueError(
-            f"{str(path)!r} holds labels from {raw.min()} to {raw.max()}, outside CIFAR-10's 10 classes"
-        )
-    labels = torch.from_numpy(raw.astype(np.int64))
-    return Shift(name, MappedImages(name, pixels, labels, CIFAR10), None, 10)
+    labels, names = check_labels(path, raw, CIFAR10)
+    check_images(path, pixels, (len(labels), 32, 32, 3))
+    return Shift(name, MappedImages(name, pixels, labels, names), None, 10)
 
 
 def _imagenet(subset: str, *, numbered: bool = False) -> "Loader":
@@ -173,8 +181,6 @@ def _imagenet(subset: str, *, numbered: bool = False) -> "Loader":
 
 def _objectnet(wanted: Request) -> Shift:
     name, folder, shape = wanted.name, wanted.folder, wanted.image_shape
-    if wanted.classes is not None:
-        raise ValueError("objectnet's published map is to ImageNet's 1000 classes; leave classes out")
     meaning = read_json(folder / "mappings" / "objectnet_to_imagenet_1k.json")
     label_of = read_json(folder / "mappings" / "folder_to_objectnet_label.json")
     line_of = read_json(folder / "mappings" / "pytorch_to_imagenet_2012_id.json")
@@ -231,9 +237,14 @@ def _imagenet_hard(wanted: Request) -> Shift:
             f"{str(wanted.folder / 'images')!r} lacks {len(lost)} of the {len(found)} images of labels.json "
             f"({', '.join(lost[:3])})"
         )
-    return _many_labels(
-        wanted, found, tuple(frozenset(map(int, np.atleast_1d(own))) for own in labels.values())
-    )
+    listed = {name: own if isinstance(own, list) else [own] for name, own in labels.items()}
+    odd = [name for name, own in listed.items() if not own or any(type(k) is not int for k in own)]
+    if odd:
+        raise ValueError(
+            f"{str(wanted.folder / 'labels.json')!r} must hold a class number or a list of them for each image, got "
+            f"{labels[odd[0]]!r} for {odd[0]}"
+        )
+    return _many_labels(wanted, found, tuple(frozenset(own) for own in listed.values()))
 
 
 def _all_of_imagenet(wanted: Request) -> None:
@@ -242,9 +253,9 @@ def _all_of_imagenet(wanted: Request) -> None:
 
 
 def _many_labels(wanted: Request, found: list[Path], accepted: tuple[frozenset[int], ...]) -> ManyLabels:
-    labels = torch.tensor([min(own) for own in accepted], dtype=torch.long)
     if any(not own or max(own) > 999 or min(own) < 0 for own in accepted):
         raise ValueError(f"{wanted.name}: an image has no label, or one that is no ImageNet class")
+    labels = torch.tensor([min(own) for own in accepted], dtype=torch.long)
     images = WebImages(wanted.name, tuple(found), labels, imagenet_wnids(), wanted.image_shape)
     return ManyLabels(wanted.name, images, None, 1000, accepted)
 
@@ -262,6 +273,7 @@ class _Entry:
     count: int
     layout: str
     source: str | None
+    subset: str | None = None  # of ImageNet's classes
 
 
 SHIFTS: dict[str, _Entry] = {
@@ -277,30 +289,49 @@ SHIFTS: dict[str, _Entry] = {
         10000,
         "the folders 0 .. 999",
         "https://github.com/modestyachts/ImageNetV2 (matched frequency)",
+        "imagenet",
     ),
     "imagenet-a": _Entry(
-        _imagenet("imagenet_a"), 7500, "n01498041 ...", "https://github.com/hendrycks/natural-adv-examples"
+        _imagenet("imagenet_a"),
+        7500,
+        "n01498041 ...",
+        "https://github.com/hendrycks/natural-adv-examples",
+        "imagenet_a",
     ),
     "imagenet-r": _Entry(
-        _imagenet("imagenet_r"), 30000, "n01443537 ...", "https://github.com/hendrycks/imagenet-r"
+        _imagenet("imagenet_r"),
+        30000,
+        "n01443537 ...",
+        "https://github.com/hendrycks/imagenet-r",
+        "imagenet_r",
     ),
     "imagenet-sketch": _Entry(
-        _imagenet("imagenet"), 50889, "n01440764 ...", "https://github.com/HaohanWang/ImageNet-Sketch"
+        _imagenet("imagenet"),
+        50889,
+        "n01440764 ...",
+        "https://github.com/HaohanWang/ImageNet-Sketch",
+        "imagenet",
     ),
     "imagenet-styled": _Entry(
-        _imagenet("imagenet"), 50000, "n01440764 ...", "https://github.com/rgeirhos/Stylized-ImageNet"
+        _imagenet("imagenet"),
+        50000,
+        "n01440764 ...",
+        "https://github.com/rgeirhos/Stylized-ImageNet",
+        "imagenet",
     ),
     "imagenet-d": _Entry(
         _imagenet_d,
         4835,
         "background/, material/ and texture/",
         "https://github.com/chenshuang-zhang/imagenet_d",
+        "imagenet",
     ),
     "imagenet-hard": _Entry(
         _imagenet_hard,
         10980,
         "images/ and labels.json",
         "https://huggingface.co/datasets/taesiri/imagenet-hard",
+        "imagenet",
     ),
     "objectnet": _Entry(_objectnet, 18514, "images/ and mappings/", "https://objectnet.dev"),
     "uci_digits": _Entry(_digits, 1797, "", None),

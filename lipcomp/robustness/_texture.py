@@ -139,7 +139,8 @@ def load_cue_conflict(
     FileNotFoundError
         If the folder or a class of it is missing.
     ValueError
-        If a file's name does not contain its texture, or the count is not the published one (unless ``partial``).
+        If a file's name does not tell its shape and texture, or the count is not the published one (unless
+        ``partial``).
     """
     folder, names = Path(folder), tuple(classes or class_table("sixteen_classes"))
     partial = partial or classes is not None
@@ -169,6 +170,12 @@ def load_cue_conflict(
 def _texture(file: Path, names: Sequence[str]) -> int:
     found = [name for name in names if re.search(rf"-{re.escape(name)}(_?\d+)?$", file.stem)]
     exact = [name for name in found if re.search(rf"-{re.escape(name)}(_\d+)?$", file.stem)]
+    shapes = [name for name in names if re.match(rf"{re.escape(name)}_?\d+-", file.stem)]
+    if shapes and file.parent.name not in shapes:
+        raise ValueError(
+            f"{str(file)!r} lies in the folder of {file.parent.name}, its name tells another shape; it was moved, "
+            f"get the folders again"
+        )
     told = exact or found  # class 1 is no texture of ...-12, if there is a class 12
     if not told:
         raise ValueError(

@@ -252,8 +252,8 @@ def open_perturbations(folder: Path | str) -> dict[str, Path]:
         If there are none.
     """
     folder = _existing(folder, "perturbation set")
-    arrays = {path.stem: path for path in sorted(folder.glob("*.npy"))}
-    videos = {path.name: path for path in sorted(folder.iterdir()) if any(path.glob("*/*.mp4"))}
+    arrays = {path.stem: path for path in sorted(folder.glob("[!.]*.npy")) if path.stem != "labels"}
+    videos = {path.name: path for path in sorted(folder.iterdir()) if any(path.glob("*/[!.]*.mp4"))}
     if not (arrays or videos):
         raise FileNotFoundError(
             f"{str(folder)!r} holds neither <perturbation>.npy (CIFAR-10-P) nor <perturbation>/<class>/*.mp4 "
@@ -282,7 +282,7 @@ def sequences(place: Path) -> Iterator[Float[Tensor, "frames channels height wid
             yield torch.from_numpy(np.array(sequence)).permute(0, 3, 1, 2).float().div_(255)
         return
     cv2 = _decoder()
-    for path in sorted(place.glob("*/*.mp4")):
+    for path in sorted(place.glob("*/[!.]*.mp4")):
         capture = cv2.VideoCapture(str(path))
         frames = []
         while True:

@@ -170,6 +170,15 @@ def test_flips_and_attacks_are_kept(classifier_bench, tmp_path):
     assert all(a != b.identity for a, b in zip(names, flips.units(bench), strict=True))
 
 
+def test_a_classifier_in_bfloat16_is_attacked_in_finer_steps(classifier_bench):
+    bench = classifier_bench(network(3).bfloat16(), image_set(12, 3))
+    bench.dtype = torch.bfloat16
+    whole = findings_of(CleanAccuracy(), bench)[0].value
+    shares = [findings_of(RobustAccuracy("pgd", "linf", r), bench)[0].value for r in (1e-6, 8 / 255, 0.5)]
+    assert whole == shares[0] > shares[2]
+    assert shares == sorted(shares, reverse=True)
+
+
 def test_a_zoo_model_runs_through_bounds_jacobians_and_robustness(classifier_bench):
     model = ZooModel(network(5), (3, 32, 32), "tiny")
     images = torch.rand(4, 3, 32, 32, generator=torch.Generator().manual_seed(0))

@@ -204,6 +204,82 @@ def test_bad_input_is_named(change, message, attack, untyped):
         attack(model, given.pop("images"), given.pop("labels"), **given)
 
 
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        *(
+            ({name: -1}, f"{name} must be at least")
+            for name in ("steps", "starts", "targets", "queries", "batch_size")
+        ),
+        ({"images": torch.rand(4, 3, 8, 8).bfloat16()}, "float32 or float64.*torch.bfloat16"),
+    ],
+)
+def test_an_attack_that_would_do_nothing_is_refused(change, message):
+    given = {"images": torch.rand(4, 3, 8, 8), "labels": torch.zeros(4, dtype=torch.long)} | change
+    with pytest.raises(ValueError, match=message):
+        pgd(linear(), given.pop("images"), given.pop("labels"), norm="linf", radius=0.1, **given)
+    given = {"images": torch.rand(4, 3, 8, 8)} | change
+    if "targets" not in given:
+        with pytest.raises(ValueError, match=message):
+            embedding_attack(linear(), given.pop("images"), norm="linf", radius=0.1, **given)
+
+
+def test_a_ball_larger_than_all_images_is_all_images():
+    model, images = linear(), torch.rand(20, 3, 8, 8)
+    labels = model(images).argmax(1)
+    reached = [
+        pgd(model, images, labels, norm="l2", radius=r, steps=10) for r in (0.01, 1.0, 1e3, 1e30, np.inf)
+    ]
+    shares = [attack.right.mean() for attack in reached]
+    assert shares == sorted(shares, reverse=True)
+    assert shares[-1] == 0
+    assert all(0 <= a.images.min() <= a.images.max() <= 1 for a in reached)
+    assert np.isfinite(embedding_attack(model, images, norm="l2", radius=np.inf).chord).all()
+
+
+@pytest.mark.parametrize("rounded", [False, True])
+def test_nan_inside_the_ball_is_no_success(rounded):
+    class Breaking(nn.Module):
+        def forward(self, x):
+            logits = (Rounding(linear(4)) if rounded else linear(4))(x)
+            return torch.where((x.flatten(1).amax(1) > 0.61)[:, None], torch.nan, logits)
+
+    images = 0.4 + 0.2 * torch.rand(6, 3, 8, 8)
+    labels = Breaking()(images).argmax(1)
+    with pytest.raises(ValueError, match="gives NaN"):
+        pgd(Breaking(), images, labels, norm="linf", radius=0.05, steps=5)
+
+
+@pytest.mark.parametrize("hide", [lambda x: (x * 31).round() / 31, lambda x: x.detach()])
+def test_an_embedding_without_gradient_is_named_and_searched(hide):
+    torch.manual_seed(0)
+    encoder = nn.Sequential(nn.Flatten(), nn.Linear(3 * 8 * 8, 12))
+    images = 0.4 + 0.2 * torch.rand(6, 3, 8, 8)
+    truth = embedding_attack(encoder, images, norm="linf", radius=0.05)
+    found = embedding_attack(lambda x: encoder(hide(x)), images, norm="linf", radius=0.05)
+    assert found.blind.all()
+    assert not truth.blind.any()
+    assert found.chord.mean() > 0.6 * truth.chord.mean()
+    chord = (
+        nn.functional.normalize(encoder(hide(found.images))) - nn.functional.normalize(encoder(hide(images)))
+    ).norm(dim=1)
+    np.testing.assert_allclose(found.chord, chord.detach(), rtol=1e-4)
+    assert (found.images - images).abs().max() <= 0.05 * 1.0001
+
+
+def test_the_attacks_of_autoattack_are_those_that_fit():
+    given = {"norm": "l2", "radius": 0.1}
+    images, labels = torch.rand(2, 3, 4, 4), torch.zeros(2, dtype=torch.long)
+    model = nn.Sequential(nn.Flatten(), nn.Linear(48, 5))
+    for attacks, message in (
+        ((), "one or more of apgd-ce.*got none"),
+        (("pgd",), "got pgd"),
+        (("square",), "5 x 5"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            auto_attack(model, images, labels, attacks=attacks, **given)
+
+
 def linear_probe_on_pixels():
     """The linear probe of raw digits as one linear layer, with the first 200 test images and their labels."""
     train, test = load_set("mnist5k", "train"), load_set("mnist5k", "test")

@@ -64,6 +64,12 @@ def test_a_cue_conflict_folder_is_checked(tmp_path, photo):
         load_cue_conflict(tmp_path)
 
 
+def test_a_cue_conflict_in_the_folder_of_another_shape_is_named(tmp_path, photo):
+    photo(tmp_path / "cat" / "dog1-cat2.png")
+    with pytest.raises(ValueError, match="lies in the folder of cat, its name tells another shape"):
+        load_cue_conflict(tmp_path, classes=("cat", "dog"), partial=True)
+
+
 def test_cue_conflicts_of_ones_own_classes_name_their_textures(tmp_path, photo):
     for name in ("7/7_1-12_3.png", "7/7_2-12.png", "12/a-1_1.png", "12/a-7_12.png", "1/b-7.png"):
         photo(tmp_path / name)
@@ -176,6 +182,33 @@ def test_ccc_is_a_stream_read_from_its_archives(tmp_path):
         open_ccc(tmp_path)
     with pytest.raises(FileNotFoundError, match="oripress"):
         open_ccc(tmp_path / "none")
+    with pytest.raises(ValueError, match="limit must be at least 1"):
+        open_ccc(tmp_path, limit=0)
+
+
+def test_a_ccc_stream_that_lacks_its_beginning_or_has_foreign_labels_is_named(tmp_path):
+    ccc_archive(tmp_path / "serial_00001.tar", ("a",))
+    with pytest.raises(ValueError, match=r"lacks serial_00000.tar"):
+        open_ccc(tmp_path)
+    ccc_archive(tmp_path / "serial_00000.tar", [f"{k}" for k in range(25)])
+    assert len(open_ccc(tmp_path, limit=25)) == 25
+    content = (tmp_path / "serial_00000.tar").read_bytes()
+    (tmp_path / "serial_00000.tar").write_bytes(content.replace(b"\xff\xd8", b"no"))
+    with pytest.raises(ValueError, match=r"image 0 of .*serial_00000.tar', cannot be read"):
+        open_ccc(tmp_path, image_shape=(3, 32, 32)).batch(torch.arange(1))
+    (tmp_path / "serial_00000.tar").write_bytes(content.replace(b"24" + b"\0" * 9, b"-1" + b"\0" * 9))
+    with pytest.raises(ValueError, match="labels from -1 to"):
+        open_ccc(tmp_path)
+
+
+@pytest.mark.parametrize("labels", ["[3.7]", '["tench"]', "[[1], [2]]", "null", "true", "[]", '{"a": 1}'])
+def test_labels_of_imagenet_hard_are_class_numbers(tmp_path, photo, labels):
+    photo(tmp_path / "images" / "0.png")
+    (tmp_path / "labels.json").write_text(f'{{"0.png": {labels}}}')
+    with pytest.raises(
+        ValueError, match=r"a class number or a list of them for each image, got .* for 0.png"
+    ):
+        load_shift("imagenet-hard", tmp_path, partial=True)
 
 
 @pytest.mark.parametrize(("noise", "stride"), [(False, 1), (True, 1), (False, 2)])

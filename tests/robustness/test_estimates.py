@@ -28,6 +28,7 @@ from lipcomp.robustness._metrics import (
     estimate_mce,
     estimate_relative_mce,
     flip_rate,
+    read_flip_reference,
 )
 
 
@@ -164,6 +165,21 @@ def test_flip_rates_by_hand():
 
 
 @pytest.mark.parametrize(
+    ("rows", "message"),
+    [
+        ("fog,x", "numbers, got 'x'"),
+        ("fog,0", "positive"),
+        ("fog,", "positive"),
+        ("fog,1\nfog,2", "fog twice"),
+    ],
+)
+def test_a_flip_reference_that_cannot_be_divided_by_is_named(tmp_path, rows, message):
+    (tmp_path / "r.csv").write_text(f"perturbation,flip_rate\n{rows}\n")
+    with pytest.raises(ValueError, match=message):
+        read_flip_reference(tmp_path / "r.csv")
+
+
+@pytest.mark.parametrize(
     ("shift", "slope", "intercept", "r_squared"),
     [
         ("imagenet_v2", 0.923, -0.498, 0.996),
@@ -207,9 +223,13 @@ def test_baselines_of_ones_own(tmp_path):
     table = tmp_path / "models.csv"
     table.write_text("model,clean,moved\na,0.6,0.5\nb,0.7,0.6\nc,0.8,0.7\nd,0.9,\n")
     assert read_baselines(table, "clean", "moved").n == 3
+    for text, message in (("", "is no CSV table"), ("clean,moved\n0.1,x\n", "must hold numbers, got 'x'")):
+        (tmp_path / "bad.csv").write_text(text)
+        with pytest.raises(ValueError, match=message):
+            read_baselines(tmp_path / "bad.csv", "clean", "moved")
     with pytest.raises(ValueError, match="no column 'shifted', only: model, clean, moved"):
         read_baselines(table, "clean", "shifted")
-    with pytest.raises(FileNotFoundError, match="do not exist"):
+    with pytest.raises(FileNotFoundError, match="does not exist"):
         read_baselines(tmp_path / "none.csv", "clean", "moved")
     with pytest.raises(ValueError, match="divide percent by 100"):
         fit_baselines(np.array([60.0, 70, 80]), np.array([50.0, 60, 70]))

@@ -53,6 +53,15 @@ def test_perfect_separation_has_an_interval_of_some_width():
     assert 0.8 < found.interval[0] < 1 == found.interval[1]
 
 
+def test_scores_that_are_all_alike_prove_nothing():
+    assert auroc(np.zeros(10), np.zeros(10)).value == 0.5
+    low, high = auroc(np.zeros(10), np.zeros(10)).interval
+    assert low < 0.3 < 0.7 < high
+    for train, labels in ((torch.randn(10, 4), torch.arange(10)), (torch.ones(10, 4), torch.arange(10) % 2)):
+        with pytest.raises(ValueError, match="vary within a class"):
+            mahalanobis_score(train, labels, torch.randn(3, 4))
+
+
 def test_knn_is_the_distance_to_the_kth_normalised_neighbour():
     train, test = RNG.normal(size=(60, 7)), RNG.normal(size=(9, 7))
     unit = [x / np.linalg.norm(x, axis=1, keepdims=True) for x in (test, train)]

@@ -10,7 +10,7 @@ from torch import nn
 from lipcomp.data._sets import TensorImages
 from lipcomp.robustness._features import extract_features
 from lipcomp.robustness._linear_evaluation import LinearEvaluation, linear_evaluation
-from lipcomp.robustness._probes import NearestNeighbours, fit_linear_probe, split_by_class
+from lipcomp.robustness._probes import LinearProbe, NearestNeighbours, fit_linear_probe, split_by_class
 
 
 def clusters(n=300, d=12, classes=4, seed=0, spread=1.5):
@@ -111,6 +111,16 @@ def test_nearest_neighbours_vote_as_by_hand():
         ({"labels": [0, 0, 1, 1]}, "got list"),
         ({"features": np.zeros((4, 2))}, "features must be a tensor"),
         ({"penalties": [-1.0]}, "numbers? >= 0"),
+        ({"penalties": [1.0, float("nan")]}, "finite number >= 0"),
+        ({"max_iterations": 0}, "max_iterations must be at least 1"),
+        ({"tolerance": float("nan")}, "tolerance a number >= 0"),
+        ({"dtype": torch.float16}, "float32 or torch.float64"),
+        ({"features": torch.zeros(4, 2, dtype=torch.complex64)}, "real numbers"),
+        ({"features": torch.zeros(4, 0)}, "one or more per image"),
+        (
+            {"start": LinearProbe(torch.zeros(2, 3), torch.zeros(2))},
+            r"start must be a probe of 2 classes on 2",
+        ),
         ({"labels": torch.tensor([0, 0, 0, 1])}, "class 1 has one training image"),
         ({"choose_by": "luck"}, "choose_by"),
     ],
@@ -121,6 +131,8 @@ def test_bad_input_is_named(change, message, untyped):
         fit_linear_probe(given.pop("features"), given.pop("labels"), **given)
     whole = torch.tensor([0, 0, 1, 1], dtype=torch.uint8)  # as MNIST's files have them
     assert len(fit_linear_probe(torch.rand(4, 2), whole).bias) == 2
+    with pytest.raises(ValueError, match="temperature must be positive and finite"):
+        NearestNeighbours(torch.rand(4, 2), whole, k=1, temperature=float("nan"))
     with pytest.raises(ValueError, match="k must lie between"):
         NearestNeighbours(torch.rand(4, 2), torch.tensor([0, 0, 1, 1]), k=5)
 

@@ -65,9 +65,16 @@ def test_the_search_says_what_it_found(norm, radius):
         return (x.flatten(1) - 0.5) @ weight.T
 
     labels = classifier(images).argmax(1)
+
+    def margins(x):
+        logits = classifier(x)
+        true = logits.gather(1, labels[:, None])[:, 0]
+        return true - logits.scatter(1, labels[:, None], -torch.inf).amax(1)
+
     shares = []
     for queries in (0, 60):
-        end, hit = random_search(classifier, images, labels, norm, radius, queries, seeded())
+        end, margin = random_search(margins, images, norm, radius, queries, seeded())
+        hit = margin < 0
         assert torch.equal(hit, classifier(end).argmax(1) != labels)
         assert (length(end - images, norm) <= radius * (1 + 1e-5)).all()
         shares.append(float(hit.float().mean()))

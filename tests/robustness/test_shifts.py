@@ -8,7 +8,7 @@ import pytest
 import torch
 from PIL import Image
 
-from lipcomp.robustness._shifted import imagenet_wnids, project
+from lipcomp.robustness._shifted import check_imagenet_order, imagenet_wnids, project
 from lipcomp.robustness._shifts import SHIFTS, load_shift
 from lipcomp.robustness._videos import load_vid_robust, load_ytbb_robust, open_perturbations, sequences
 
@@ -33,6 +33,15 @@ def test_the_class_lists_are_subsets_of_imagenets():
         assert list(wnids) == sorted(wnids)
 
 
+def test_a_thousand_classes_in_another_order_are_refused():
+    wnids, words = imagenet_wnids(), tuple(f"class {k:04}" for k in range(1000))
+    for fits in (wnids, tuple(map(str, range(1000))), ("tench", "goldfish", *words[2:]), words[:10]):
+        check_imagenet_order("imagenet-a", fits)
+    for other in (wnids[::-1], words, tuple(sorted(map(str, range(1000))))):
+        with pytest.raises(ValueError, match="imagenet-a counts ImageNet's classes in the order of"):
+            check_imagenet_order("imagenet-a", other)
+
+
 def test_cifar_10_1_and_10_2(tmp_path):
     np.save(tmp_path / "cifar10.1_v6_data.npy", RNG.integers(0, 256, (6, 32, 32, 3), dtype=np.uint8))
     np.save(tmp_path / "cifar10.1_v6_labels.npy", np.arange(6))
@@ -54,6 +63,12 @@ def test_cifar_10_1_and_10_2(tmp_path):
     )
     with pytest.raises(ValueError, match="labels from 0 to 10"):
         load_shift("cifar10.2", tmp_path, partial=True)
+    for labels in (np.zeros((4, 1), int), np.array([3.7, 1, 2, 9]), np.array(list("abcd")), np.array(3)):
+        np.savez(tmp_path / "cifar102_test.npz", images=np.zeros((4, 32, 32, 3), np.uint8), labels=labels)
+        with pytest.raises(ValueError, match="one integer per image"):
+            load_shift("cifar10.2", tmp_path, partial=True)
+    with pytest.raises(ValueError, match="leave classes out"):
+        load_shift("cifar10.2", tmp_path, classes=("cat",))
     whole = (tmp_path / "cifar102_test.npz").read_bytes()
     (tmp_path / "cifar102_test.npz").write_bytes(whole[: len(whole) // 2])
     with pytest.raises(ValueError, match="cannot be read"):
@@ -76,6 +91,11 @@ def test_imagenet_a_lets_only_its_classes_compete(tmp_path, photo):
         photo(tmp_path / wnid / "a.jpg", size=(20, 30))  # smaller than wanted: resized, as published
     shift = load_shift("imagenet-a", tmp_path, partial=True, image_shape=(3, 32, 32))
     assert shift.images.batch(torch.arange(2)).shape == (2, 3, 32, 32)
+    for classes in (None, everything, wnids):  # half a set is half a set, whatever the model's classes
+        with pytest.raises(ValueError, match="holds 200 images, published are 7500"):
+            load_shift("imagenet-a", tmp_path, classes=classes)
+    with pytest.raises(ValueError, match="every class once"):
+        load_shift("imagenet-a", tmp_path, classes=wnids + wnids[:1])
     logits = torch.zeros(200, 1000)
     outside = next(k for k, wnid in enumerate(everything) if wnid not in wnids)
     logits[:, outside] = 10  # a class of ImageNet that ImageNet-A does not have
@@ -212,6 +232,8 @@ def test_ytbb_robust_keeps_reviewed_anchors_and_similar_neighbours(tmp_path, pho
 def test_perturbation_sequences(tmp_path):
     array = RNG.integers(0, 256, (3, 7, 32, 32, 3), dtype=np.uint8)
     np.save(tmp_path / "gaussian_noise.npy", array)
+    np.save(tmp_path / "labels.npy", np.arange(3))
+    (tmp_path / "._gaussian_noise.npy").write_bytes(b"what a Mac leaves behind")
     places = open_perturbations(tmp_path)
     assert list(places) == ["gaussian_noise"]
     read = list(sequences(places["gaussian_noise"]))
