@@ -54,15 +54,14 @@ def check_writable(path: Path, name: str) -> None:
         if path.exists():
             if not path.is_file():
                 raise OSError("it is not a regular file; give the path of a file")
-            with path.open("rb+"):
-                return
+            path.open("rb+").close()
         folder = path.resolve().parent
         while not folder.exists() and folder != folder.parent:
             folder = folder.parent
         if not folder.is_dir():
             raise NotADirectoryError(f"{str(folder)!r} is not a folder; give another path")
-        with tempfile.TemporaryFile(dir=folder):  # permissions do not tell all: a system folder, a full disk
-            return
+        # Every file is written beside its place, or claimed there. Permissions do not tell all: a full disk, say.
+        tempfile.TemporaryFile(dir=folder).close()
     except (OSError, RuntimeError) as error:  # a loop of links is a RuntimeError
         reason = getattr(error, "strerror", None) or str(error)
         raise OSError(f"{name} {str(path)!r} cannot be written: {reason}") from error

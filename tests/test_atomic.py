@@ -50,3 +50,17 @@ def test_a_table_of_somebody_else_is_refused_and_names_are_kept(tmp_path):
     row = ImageTable(tmp_path / "ours.csv").read().iloc[0]
     assert (row["checkpoint"], row["file"]) == ("NA", "null")
     assert row.isna().tolist() == [False] * 4 + [True]
+
+
+def test_a_file_in_a_folder_that_takes_no_other_is_refused_before_the_work(tmp_path, monkeypatch):
+    """It is written beside its place, or claimed there: a writable table there was lost after it was measured."""
+
+    def refuse(dir):
+        raise PermissionError(13, "Permission denied")
+
+    (tmp_path / "t.csv").write_text("mine")
+    check_writable(tmp_path / "t.csv", "table")
+    monkeypatch.setattr("tempfile.TemporaryFile", refuse)
+    with pytest.raises(OSError, match=r"table .*t.csv' cannot be written: Permission denied"):
+        check_writable(tmp_path / "t.csv", "table")
+    assert (tmp_path / "t.csv").read_text() == "mine"
