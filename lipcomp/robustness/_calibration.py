@@ -73,7 +73,7 @@ def brier_score(logits: Float[Tensor, "n classes"], labels: Int64[Tensor, " n"])
     """Mean of sum_k (p_k - [k = label])^2, from 0 to 2 (Brier 1950)."""
     p = torch.softmax(logits.cpu().double(), 1)
     p[torch.arange(len(p)), labels.cpu()] -= 1
-    return bootstrap(p.square().sum(1).numpy()[None])
+    return bootstrap(p.square().sum(1).numpy()[None], limits=(0.0, 2.0))
 
 
 def negative_log_likelihood(logits: Float[Tensor, "n classes"], labels: Int64[Tensor, " n"]) -> Estimate:

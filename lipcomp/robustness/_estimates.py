@@ -62,6 +62,7 @@ def bootstrap(
     values: Shaped[np.ndarray, "..."],
     statistic: Statistic | None = None,
     *,
+    limits: tuple[float, float] | None = None,
     resamples: int = RESAMPLES,
     level: float = LEVEL,
     seed: int = 0,
@@ -77,6 +78,9 @@ def bootstrap(
         One row per condition, one column per image; the same column is the same image in every row.
     statistic
         Takes means of shape (samples, conditions) and gives (samples,). The mean over conditions if not given.
+    limits
+        The least and the largest value of a linear statistic of one image. Where all images are alike, resampling
+        shows no spread; the interval is then that of images of which a share that was not seen is at these limits.
     resamples, level, seed
         Of the bootstrap; the seed decides which images are drawn.
 
@@ -93,6 +97,11 @@ def bootstrap(
     value = float(statistic(values.mean(1)[None])[0])
     if n == 1 or not math.isfinite(value):
         return Estimate(value, None, n)
+    if limits is not None and (values == values[:, :1]).all():
+        unseen = 1 - ((1 - level) / 2) ** (1 / n)  # the exact bound of a share of which n images show none
+        return Estimate(
+            value, (value - unseen * (value - limits[0]), value + unseen * (limits[1] - value)), n
+        )
     samples = statistic(resampled_means(values, resamples, seed))
     low, high = np.nanquantile(samples, [(1 - level) / 2, (1 + level) / 2])
     return Estimate(value, (float(low), float(high)), n)

@@ -51,7 +51,7 @@ Right = Mapping[str, np.ndarray]
 def estimate_corruption_accuracy(right: Right) -> Estimate:
     """Mean accuracy over corruptions and severities (every corruption counts alike), with its interval."""
     weights = np.concatenate([np.full(len(rows), 1 / len(rows) / len(right)) for rows in right.values()])
-    return bootstrap(_stack(right), lambda means: means @ weights)
+    return bootstrap(_stack(right), lambda means: means @ weights, limits=(0.0, 1.0))
 
 
 def estimate_mce(right: Right, reference: Mapping[str, float] = ALEXNET) -> Estimate:
@@ -60,7 +60,7 @@ def estimate_mce(right: Right, reference: Mapping[str, float] = ALEXNET) -> Esti
     weights = np.concatenate(
         [np.full(len(rows), 1 / len(rows) / reference[name] / len(right)) for name, rows in right.items()]
     )
-    return bootstrap(_stack(right), lambda means: (1 - means) @ weights)
+    return bootstrap(_stack(right), lambda means: (1 - means) @ weights, limits=(0.0, float(weights.sum())))
 
 
 def estimate_relative_mce(right: Right, clean: Shaped[np.ndarray, " n"]) -> Estimate:
@@ -69,8 +69,8 @@ def estimate_relative_mce(right: Right, clean: Shaped[np.ndarray, " n"]) -> Esti
     rows = np.concatenate([_stack(right), np.asarray(clean)[None]])
     gains = {name: 1 / (ALEXNET[name] - ALEXNET_CLEAN) / len(right) for name in right}
     weights = np.concatenate([np.full(len(cell), gains[name] / len(cell)) for name, cell in right.items()])
-
-    return bootstrap(rows, lambda means: (means[:, -1:] - means[:, :-1]) @ weights)
+    most = float(weights.sum())
+    return bootstrap(rows, lambda means: (means[:, -1:] - means[:, :-1]) @ weights, limits=(-most, most))
 
 
 def flip_rate(predictions: np.ndarray, *, noise: bool = False, stride: int = 1) -> Estimate:

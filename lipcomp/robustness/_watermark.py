@@ -67,7 +67,7 @@ def gap(
     """Accuracy with the watermark less accuracy without, over the same images (those ``chosen``), with its interval."""
     rows = np.stack([marked, clean]).astype(float)
     rows = rows if chosen is None else rows[:, chosen]
-    return bootstrap(rows, lambda means: means[:, 0] - means[:, 1])
+    return bootstrap(rows, lambda means: means[:, 0] - means[:, 1], limits=(-1.0, 1.0))
 
 
 def carton_gap(

@@ -86,6 +86,16 @@ def test_accuracy_of_predictions_and_top_k():
         bootstrap(np.zeros((1, 0)))
 
 
+def test_the_upper_end_of_the_calibration_error_where_gaps_are_large():
+    """T + 1.96 s, s^2 from the squared gaps where these exceed what confidences would give."""
+    p = 0.995
+    logits = torch.tensor([[np.log(p / (1 - p)), 0.0]] * 400).double()
+    labels = (torch.arange(400) % 2).long()
+    gaps = np.where(labels == 0, 1 - p, -p)
+    found = calibration_error(logits, labels)
+    assert found.interval[1] == pytest.approx(abs(gaps.mean()) + 1.959964 * np.sqrt((gaps**2).mean() / 400))
+
+
 def test_calibration_error_of_a_model_that_is_always_as_sure():
     """Confidence 0.8 everywhere and 60% right: the error is 0.2, in whatever bin."""
     logits = torch.tensor([[np.log(0.8), np.log(0.2)]]).repeat(50, 1)
@@ -142,6 +152,20 @@ def test_estimates_from_images_equal_the_errors_formula():
     mean = estimate_corruption_accuracy(right)
     assert abs(mean.value - np.mean([cell.mean() for cell in right.values()])) < 1e-12
     assert mean.interval[0] < mean.value < mean.interval[1]
+
+
+@pytest.mark.parametrize("share", [0.0, 0.4, 1.0])
+def test_images_that_are_all_alike_leave_a_mean_uncertain(share):
+    """As for one accuracy, exactly: of n images none showed another answer, so up to 1 - .025^(1/n) of all may."""
+    n, unseen = 30, stats.binomtest(0, 30).proportion_ci(method="exact").high
+    severities = np.repeat(np.arange(5) < 5 * share, n).reshape(5, n)
+    mean = estimate_corruption_accuracy({"fog": severities, "snow": severities})
+    assert mean.value == pytest.approx(share)
+    assert mean.interval == pytest.approx((share - unseen * share, share + unseen * (1 - share)))
+    error = estimate_mce({"fog": severities}, {"fog": 0.5})
+    assert error.interval == pytest.approx((2 - 2 * mean.interval[1], 2 - 2 * mean.interval[0]))
+    sure = torch.tensor([[200.0, 0.0]] * n)
+    assert brier_score(sure, torch.zeros(n).long()).interval == pytest.approx((0, 2 * unseen))
 
 
 def test_metrics_refuse_what_does_not_fit():
