@@ -71,6 +71,17 @@ def untyped():
     jaxtyping.config.update("jaxtyping_disable", False)
 
 
+@pytest.fixture(autouse=True, scope="module")
+def _seeded_module():
+    """Weights of networks come from the global draws: what ran before in this process must not decide them."""
+    torch.manual_seed(0)
+
+
+@pytest.fixture(autouse=True)
+def _seeded(_seeded_module):
+    torch.manual_seed(0)
+
+
 @pytest.fixture
 def generator() -> torch.Generator:
     """Seeded randomness."""
