@@ -8,7 +8,7 @@ import scipy.stats
 
 from lipcomp.statistics import correlation
 from lipcomp.statistics._correlation import _kendall, _residual, partial_correlation
-from lipcomp.statistics._resampling import bootstrap_interval
+from lipcomp.statistics._resampling import Arrangements, bootstrap_interval
 
 SCIPY = {
     "spearman": lambda x, y: scipy.stats.spearmanr(x, y).statistic,
@@ -215,3 +215,12 @@ def test_random_arrangements_count_the_observed_one():
         np.arange(20.0), np.arange(20.0) ** 2, method="spearman", resamples=99, interval="fisher"
     )
     assert found.p_value == found.smallest_p == 1 / 100
+
+
+@pytest.mark.parametrize("limit", [7, 4000, 40_000])
+def test_as_many_arrangements_are_drawn_as_were_asked_for(limit):
+    """In chunks whose last one is smaller; all of them where there are no more."""
+    many = Arrangements([np.arange(60)[:, None]], limit)
+    assert sum(len(chunk) for chunk in many.chunks(np.random.default_rng(0))) == limit
+    few = Arrangements([np.arange(3)[:, None]], limit)
+    assert sum(len(chunk) for chunk in few.chunks(np.random.default_rng(0))) == 6
