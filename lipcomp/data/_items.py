@@ -17,6 +17,7 @@ from lipcomp.data._pictures import as_picture
 _IMAGES = ("image", "img", "jpg", "png")
 _MADE = ("pixel_values",)  # of the image, by a processor
 _MOST = 100_000  # classes, of which few are seen in a small part of a set
+_ONE_OF_EACH = 10  # images that may well be one of each class, as numbered
 _LABELS = ("label", "labels", "fine_label", "class", "cls", "target")
 
 
@@ -139,7 +140,8 @@ def labels_of(name: str, dataset: Any, image_key: str | None, label_key: str | N
             f"items of {name} have {parts} parts, and the second differs for every image ({labels[0]}, {labels[1]} "
             f"...) as a file or an index does; give items of (image, label), or pass labels="
         )
-    if len(labels) > 2 and all(isinstance(label, int) and label == i for i, label in enumerate(labels)):
+    counted = all(isinstance(label, int) and label == i for i, label in enumerate(labels))
+    if counted and len(labels) > _ONE_OF_EACH and len(getattr(dataset, "classes", None) or ()) != len(labels):
         raise ValueError(
             f"the second part of each item of {name} is its index, so that no two images have one class; give items of "
             f"(image, label), or pass labels=, or labelled=False where none are needed"
@@ -220,7 +222,7 @@ def _check_index(classes: Sequence[Any], index: Any) -> None:
     """Refuse names of classes whose order is another than that of the dataset's own index of them."""
     for number, name in enumerate(classes):
         told = index.get(name, number) if isinstance(index, Mapping) and isinstance(name, str) else number
-        if told != number:
+        if told != number and classes.count(name) == 1:  # of a name that is there twice, it tells one
             raise ValueError(
                 f"the dataset's classes say that class {number} is {name!r}, its class_to_idx says {told}; "
                 f"correct one of them"

@@ -17,6 +17,7 @@ folders, splits inside classes, two folders for one split) is refused.
 """
 
 import difflib
+import re
 from collections import Counter
 from collections.abc import Container, Sequence
 from dataclasses import dataclass, field
@@ -233,7 +234,10 @@ def _labelled(root: Path, place: Path, table: Table | None, label_column: str | 
 def _by_table(root: Path, place: Path, table: Table, rows: Sequence[Row]) -> Found:
     own = table.path.is_relative_to(place)
     listing = list_images(place if own else root)
-    beside = [place] if own or place == root else split_folders(root).values()  # a row may fit one of them
+    splits = {} if own or place == root else split_folders(root)
+    words = {canonical(word) for word in re.split(r"[\W_]+", table.path.stem)}
+    named = [folder for split, folder in splits.items() if split in words]  # train.csv is that of train
+    beside = named or splits.values() or [place]  # a row may fit one of them
     bases = [table.path.parent], beside, [root], [root.absolute().parent]
     matched = match_rows(table, rows, listing.files, bases)
     inside = [file for file in listing.files if file.is_relative_to(place)]
@@ -283,7 +287,8 @@ def _by_folders(place: Path) -> Found:
                 f"({'; '.join(_told(listing.skipped))}); convert them (to PNG, JPEG), or remove the folder"
             )
         for path in listing.tables:
-            if read_table(path, required=False).rows:
+            rows = read_table(path, required=False).rows
+            if any(row.label != normal(folder.name) for row in rows):
                 raise ValueError(
                     f"{str(path)!r} labels images in the class folder {folder.name!r}, so that they have two classes; "
                     f"put its rows into one table beside the class folders, or remove it"

@@ -1,6 +1,7 @@
 """Shifted sets: images with classes of their own, and the map from a model's classes to them."""
 
 import json
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from importlib.resources import files
@@ -141,9 +142,15 @@ def imagenet_wnids(subset: str = "imagenet") -> tuple[str, ...]:
 
 
 def is_alphabetical(names: Sequence[str]) -> bool:
-    """Whether names are in alphabetical order, in which ImageNet's classes are only by their ids or numbers."""
-    numbered = all(name.isdigit() and int(name) == k for k, name in enumerate(names))
-    return len(names) > 1 and not numbered and list(names) == sorted(names)
+    """Whether names are in alphabetical order, in which ImageNet's classes are only by their ids or numbers.
+
+    Names may hold more than these: n01440764_tench, class_000, 000.tench.
+    """
+    found = [re.search(r"\d+", name) for name in names]
+    counts = [int(number[0]) if number else -1 for number in found]
+    numbered = counts == [first + k for first in counts[:1] for k in range(len(names))]
+    known = numbered or all(re.match(r"n\d{8}(?!\d)", name) for name in names)
+    return len(names) > 1 and not known and list(names) == sorted(names)
 
 
 def check_imagenet_order(what: str, names: Sequence[str]) -> None:

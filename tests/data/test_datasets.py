@@ -150,19 +150,23 @@ def test_parts_that_number_their_classes_differently_are_not_joined(tmp_path):
 
 
 def test_an_index_is_no_label():
-    items = [(Image.fromarray(pixels), i) for i, pixels in enumerate(COLOURS)]
+    items = [(Image.fromarray(pixels), i) for i, pixels in enumerate([*COLOURS, *COLOURS])]
     with pytest.raises(
         ValueError, match=r"the second part of each item of list is its index.*labelled=False"
     ):
         from_dataset(items)
-    assert from_dataset(items, labels=range(6)).labels.tolist() == [*range(6)]
+    assert from_dataset(items, labels=range(12)).labels.tolist() == [*range(12)]
     assert from_dataset(items, labelled=False).classes == ()
+    assert from_dataset(items[:3]).labels.tolist() == [0, 1, 2]  # one image of each class
 
 
 def test_names_in_two_orders_are_refused():
     photos = Photos()
     photos.class_to_idx = {"cat": 0, "dog": 2, "emu": 1}
     with pytest.raises(ValueError, match="class 1 is 'dog', its class_to_idx says 2; correct one"):
+        from_dataset(photos)
+    photos.classes, photos.class_to_idx = ["cat", "crane", "crane"], {"cat": 0, "crane": 2}
+    with pytest.raises(ValueError, match="there are two classes 'crane'; rename"):
         from_dataset(photos)
 
 

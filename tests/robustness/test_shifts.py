@@ -2,6 +2,7 @@
 
 import csv
 import json
+from itertools import product
 
 import numpy as np
 import pytest
@@ -34,8 +35,13 @@ def test_the_class_lists_are_subsets_of_imagenets():
 
 
 def test_a_thousand_classes_in_another_order_are_refused():
-    wnids, words = imagenet_wnids(), tuple(f"class {k:04}" for k in range(1000))
-    for fits in (wnids, tuple(map(str, range(1000))), ("tench", "goldfish", *words[2:]), words[:10]):
+    wnids, words = imagenet_wnids(), tuple(map("".join, product("abcdefghij", repeat=3)))
+    numbered = (
+        [f"{wnid}_{word}" for wnid, word in zip(wnids, words[::-1], strict=True)],
+        [f"class {k:04}" for k in range(1000)],
+    )
+    numbered += (tuple(map(str, range(1000))), [f"{k:04}.{words[-k]}" for k in range(1, 1001)])
+    for fits in (wnids, *numbered, ("tench", "goldfish", *words[2:]), words[:10]):
         check_imagenet_order("imagenet-a", fits)
     for other in (wnids[::-1], words, tuple(sorted(map(str, range(1000))))):
         with pytest.raises(ValueError, match="imagenet-a counts ImageNet's classes in the order of"):

@@ -311,3 +311,18 @@ def metadata_in_class_folders(f: Folder) -> Checks:
     yield Refused("labels images in the class folder 'cat', so that they have two classes")
     f.table("test/cat/metadata.csv", [("file_name", "caption"), ("0.png", "a cat")])
     yield Exact(TEST)
+    f.table("test/cat/metadata.csv", [("file_name", "label"), ("0.png", "cat")])
+    yield Exact(TEST)
+
+
+@case
+def one_table_for_each_split(f: Folder) -> Checks:
+    f.put("train/0.png", "train/1.png", "test/0.png", "test/1.png")
+    tables = {
+        split: f.table(f"{split}_labels.csv", [("file", "label"), ("0.png", first), ("1.png", "y")])
+        for split, first in (("train", "x"), ("test", "y"))
+    }
+    for split, first in (("train", "x"), ("test", "y")):
+        yield Exact(
+            {f"{split}/0.png": first, f"{split}/1.png": "y"}, split, options={"labels": tables[split]}
+        )
