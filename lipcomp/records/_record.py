@@ -214,7 +214,7 @@ class LineParser:
         try:
             fields = _object(head + "}")
             fields["subject"] = self._nested(subject)
-            fields["settings"] = self._nested(settings)
+            fields["settings"] = _object(settings)  # differ in most lines
             fields["provenance"] = self._nested(provenance.removesuffix("}"))
         except (ValueError, RecursionError):
             return None
