@@ -70,7 +70,7 @@ def bootstrap(
     """A function of the means over images, with its percentile interval.
 
     Zeros and ones may be right answers or, by chance, values of any other kind, so shares are given to
-    :func:`proportion`. One image shows no spread and has no interval.
+    :func:`proportion`. One image shows no spread and has no interval without limits.
 
     Parameters
     ----------
@@ -95,7 +95,7 @@ def bootstrap(
         raise ValueError("values must hold at least one image, got none")
     statistic = statistic or (lambda means: means.mean(1))
     value = float(statistic(values.mean(1)[None])[0])
-    if n == 1 or not math.isfinite(value):
+    if not math.isfinite(value) or (n == 1 and limits is None):
         return Estimate(value, None, n)
     if limits is not None and (values == values[:, :1]).all():
         unseen = 1 - ((1 - level) / 2) ** (1 / n)  # the exact bound of a share of which n images show none

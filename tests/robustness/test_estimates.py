@@ -296,3 +296,9 @@ def test_brier_score_and_likelihood_by_hand():
     expected = [0.25 + 0.09 + 0.04, 0.01 + 0.64 + 0.81]
     assert brier_score(logits, labels).value == pytest.approx(np.mean(expected))
     assert negative_log_likelihood(logits, labels).value == pytest.approx(-(np.log(0.5) + np.log(0.1)) / 2)
+
+
+def test_a_share_over_corruptions_of_one_image_has_its_exact_interval():
+    found = estimate_corruption_accuracy({"blur": np.ones((2, 1)), "fog": np.ones((2, 1))})
+    assert found.interval == pytest.approx(proportion(np.ones(1)).interval)
+    assert bootstrap(np.ones((1, 1))).interval is None
