@@ -80,12 +80,14 @@ def test_a_changed_line_is_a_record_or_a_named_error(record, data):
         ({"subject": {"x": object()}}, "cannot be written as JSON"),
     ],
 )
+@pytest.mark.usefixtures("untyped")
 def test_what_is_no_measurement_is_refused(fields, message):
     with pytest.raises(ValueError, match=message):
         Record(**{"quantity": "q", "value": 1.0, **fields})
 
 
 @pytest.mark.parametrize("name", ["unit", "identity", "subject", "settings", "provenance"])
+@pytest.mark.usefixtures("untyped")
 def test_fields_of_another_kind_are_refused_and_named_in_a_file(name):
     """A report of such lines ended in an AttributeError."""
     for value in (None, 5, ["a"]):
