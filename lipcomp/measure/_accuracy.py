@@ -16,7 +16,8 @@ from lipcomp._identity import digest
 from lipcomp.measure._bench import Advance, Bench, nothing
 from lipcomp.measure._conditions import Condition
 from lipcomp.measure._unit import Finding, Result, Unit
-from lipcomp.robustness._attacks import auto_attack, load_autoattack, pgd
+from lipcomp.robustness._attacks import pgd
+from lipcomp.robustness._auto_attack import auto_attack, load_autoattack
 from lipcomp.robustness._calibration import brier_score, calibration_error, negative_log_likelihood
 from lipcomp.robustness._effective import BaselineFit, effective_robustness
 from lipcomp.robustness._estimates import proportion, top_k_correct

@@ -173,8 +173,7 @@ def fitting(options: Mapping[str, Any], checkpoint: Checkpoint) -> dict[str, Any
     pipeline = getattr(own, "pipeline", None)  # how the library that wrote the weights prepares images
     if pipeline is not None and "preprocessing" not in given:
         given["preprocessing"] = pipeline
-    override = {name: value for name, value in given.pop("override", {}).items() if value is not None}
-    if override:
+    if override := given.pop("override", None):
         base = given.get("preprocessing") or Preprocessing.default(*checkpoint.image_shape[1:])
         given["preprocessing"] = base.overridden(**override)
     return given

@@ -12,16 +12,14 @@ Such images are counted (``Attack.blind``), and attacked by random search (:mod:
 instead; a classifier with a differentiable stand-in (``classifier.surrogate``, as nearest neighbours have) is
 ascended through it.
 
-:func:`auto_attack` runs AutoAttack (Croce & Hein 2020: two APGD, FAB, Square) through the package ``pyautoattack``;
-it is the number to report, since a weak attack flatters. :mod:`lipcomp.robustness._embedding_attack` needs no probe.
+The number to report is that of :mod:`lipcomp.robustness._auto_attack`, since a weak attack flatters;
+:mod:`lipcomp.robustness._embedding_attack` needs no probe.
 """
 
-import logging
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
-from typing import Any
 
 import numpy as np
 import torch
@@ -29,17 +27,12 @@ from jaxtyping import Bool, Float, Int64
 from torch import Tensor, nn
 
 from lipcomp._arguments import checked
-from lipcomp._messages import needed
 from lipcomp._results import ResultMixin
 from lipcomp.robustness._estimates import Estimate, proportion
 from lipcomp.robustness._probes import class_indices
 from lipcomp.robustness._random_search import into_ball, length, random_search, random_start, steepest
 
 TARGETS = 9
-STANDARD = ("apgd-ce", "apgd-t", "fab-t", "square")
-STAND_IN = dict.fromkeys(("apgd-t", "apgd-dlr", "fab-t"), "fab")  # with fewer than four classes
-KNOWN = (*STANDARD, "apgd-dlr", "fab")
-SMALLEST_SQUARE = 5  # pixels: Square in L2 places two patches
 
 
 @dataclass(frozen=True)
@@ -133,15 +126,15 @@ def pgd(
     check_counts(steps=steps, starts=starts, batch_size=batch_size)
     check_counts(0, targets=targets, queries=queries)
     images = images.detach()
-    _, labels = _check_labels(classifier, images, labels)
+    _, labels = check_labels(classifier, images, labels)
     generator = torch.Generator().manual_seed(0) if generator is None else generator
     scores = getattr(classifier, "surrogate", classifier)
     found, clean, right, blind = [], [], [], []
     with frozen(classifier):
         for x, y in zip(images.split(batch_size), labels.split(batch_size), strict=True):
-            best, before = x.clone(), _is_right(classifier, x, y)
+            best, before = x.clone(), is_right(classifier, x, y)
             fooled = ~before
-            logits, gradient = _ascent(scores, x, y, None)
+            logits, gradient = ascent(scores, x, y, None)
             flat = gradient.flatten(1).abs().amax(1) == 0
             others = logits.scatter(1, y[:, None], -torch.inf).argsort(1, descending=True)
             rounds: list[int | None] = [None] * starts + list(range(min(targets, logits.shape[1] - 1)))
@@ -172,7 +165,7 @@ def pgd(
             right.append(~fooled)
             blind.append(flat)
     joined = (torch.cat(parts) for parts in (found, clean, right, blind))
-    return _attack(images, *joined, norm=norm, radius=radius)
+    return attack_of(images, *joined, norm=norm, radius=radius)
 
 
 def _ascend(
@@ -190,9 +183,9 @@ def _ascend(
     """The first point on the way that is wrong, and whether there is one."""
     end, hit = candidate.clone(), torch.zeros(len(origin), dtype=torch.bool, device=origin.device)
     for step in range(steps + 1):
-        logits, gradient = _ascent(scores, candidate, labels, aim, entropy)
+        logits, gradient = ascent(scores, candidate, labels, aim, entropy)
         if scores is not classifier:
-            wrong = ~_is_right(classifier, candidate, labels)
+            wrong = ~is_right(classifier, candidate, labels)
         else:
             wrong = _no_nan(logits).argmax(1) != labels
         new = wrong & ~hit
@@ -203,101 +196,6 @@ def _ascend(
         size = 4 * radius / steps * (1 - step / steps)
         candidate = into_ball(candidate + size * steepest(gradient, norm), origin, norm, radius)
     return end, hit
-
-
-@checked
-def auto_attack(
-    classifier: nn.Module,
-    images: Float[Tensor, "n channels height width"],
-    labels: Int64[Tensor, " labels"],
-    *,
-    norm: str = "linf",
-    radius: float | int,
-    generator: torch.Generator | None = None,
-    batch_size: int = 128,
-    attacks: tuple[str, ...] = STANDARD,
-) -> Attack:
-    """AutoAttack's standard version, through ``pyautoattack``; the global random state is not changed.
-
-    With fewer than ten classes the targeted attacks aim at all others (the standard aims at nine), and with fewer
-    than four the untargeted FAB stands in for APGD-T, whose loss needs four. Square in L2 needs images of at least
-    5 x 5 pixels.
-
-    Parameters
-    ----------
-    classifier, images, labels, norm, radius, batch_size
-        As for :func:`pgd`.
-    generator
-        Its seed is used as AutoAttack's; 0 by default.
-    attacks
-        The attacks, in this order: of apgd-ce, apgd-t, apgd-dlr, fab, fab-t and square.
-
-    Raises
-    ------
-    ImportError
-        If pyautoattack is not installed.
-    ValueError
-        As for :func:`pgd`.
-
-    Examples
-    --------
-    >>> from lipcomp.robustness import auto_attack
-    >>> auto_attack(classifier, images, labels, norm="linf", radius=8 / 255).accuracy  # doctest: +SKIP
-    Estimate(value=0.31, interval=(0.28, 0.34), n=1000)
-    """
-    norm, reach = check_ball(images, norm, radius)
-    check_counts(batch_size=batch_size)
-    images = images.detach()
-    classes, labels = _check_labels(classifier, images, labels)
-    chosen = _chosen(tuple(attacks), classes, norm, images)
-    attack_class = load_autoattack()
-    with frozen(classifier), torch.random.fork_rng(), _quiet():
-        pairs = [*zip(images.split(batch_size), labels.split(batch_size), strict=True)]
-        before = torch.cat([_is_right(classifier, *pair) for pair in pairs])
-        gradients = [_ascent(classifier, *pair, None)[1] for pair in pairs]
-        blind = torch.cat([gradient.flatten(1).abs().amax(1) == 0 for gradient in gradients])
-        adversary = attack_class(
-            classifier,
-            norm={"l2": "L2", "linf": "Linf"}[norm],
-            eps=reach,
-            version="custom",
-            attacks=list(chosen),
-            device=images.device,
-            seed=0 if generator is None else generator.initial_seed(),
-        )
-        adversary.apgd_targeted.n_target_classes = min(TARGETS, classes - 1)
-        adversary.fab.n_target_classes = min(TARGETS, classes - 1)
-        found, _ = adversary.run_standard_evaluation(images, labels, batch_size=batch_size)
-        found = into_ball(found, images, norm, reach)
-        parts = zip(found.split(batch_size), labels.split(batch_size), strict=True)
-        after = torch.cat([_is_right(classifier, *part) for part in parts])
-    right = after & before
-    found = torch.where((before & ~after).view(-1, 1, 1, 1), found, images)
-    return _attack(images, found, before, right, blind, norm=norm, radius=radius)
-
-
-def load_autoattack() -> Any:
-    """Pyautoattack's class, or an ImportError that says how to install it."""
-    with needed("AutoAttack", "lipcomp[attacks]"):
-        from pyautoattack import AutoAttack
-    return AutoAttack
-
-
-def _chosen(attacks: tuple[str, ...], classes: int, norm: str, images: Tensor) -> list[str]:
-    """The attacks to run: those asked for, if classes and images are enough for them."""
-    unknown = [name for name in attacks if name not in KNOWN]
-    if unknown or not attacks:
-        raise ValueError(
-            f"attacks must be one or more of {', '.join(KNOWN)}, got {', '.join(attacks) or 'none'}"
-        )
-    if classes < 4:
-        attacks = tuple(dict.fromkeys(STAND_IN.get(name, name) for name in attacks))
-    if norm == "l2" and "square" in attacks and min(images.shape[2:]) < SMALLEST_SQUARE:
-        raise ValueError(
-            f"attack square in l2 needs images of {SMALLEST_SQUARE} x {SMALLEST_SQUARE} pixels or more, got "
-            f"{tuple(images.shape[2:])}; give the other attacks, or norm linf"
-        )
-    return list(attacks)
 
 
 def check_counts(least: int = 1, **counts: int) -> None:
@@ -332,7 +230,7 @@ def check_ball(images: Tensor, norm: str, radius: float | int) -> tuple[str, flo
     return norm.lower(), min(radius, 1 if norm.lower() == "linf" else images[0].numel() ** 0.5)
 
 
-def _check_labels(
+def check_labels(
     classifier: nn.Module, images: Tensor, labels: Tensor
 ) -> tuple[int, Int64[Tensor, " labels"]]:
     """Refuse labels that do not fit the classifier's classes; the count of these, and the labels."""
@@ -353,7 +251,7 @@ def _check_labels(
     return classes, labels
 
 
-def _is_right(classifier: Callable[[Tensor], Tensor], images: Tensor, labels: Tensor) -> Tensor:
+def is_right(classifier: Callable[[Tensor], Tensor], images: Tensor, labels: Tensor) -> Tensor:
     with torch.no_grad():
         return _no_nan(classifier(images)).argmax(1) == labels
 
@@ -375,7 +273,7 @@ def _no_nan(logits: Tensor) -> Tensor:
     return logits
 
 
-def _ascent(
+def ascent(
     scores: Callable[[Tensor], Tensor], x: Tensor, labels: Tensor, aim: Tensor | None, entropy: bool = False
 ) -> tuple[Float[Tensor, "batch classes"], Tensor]:
     """The scores, and the gradient of: a class's score (the best other's) less the true one's, or cross-entropy."""
@@ -401,7 +299,7 @@ def gradient_of(loss: Tensor, x: Tensor) -> Tensor:
     return torch.zeros_like(x) if gradient is None else gradient.nan_to_num(0.0, 0.0, 0.0)
 
 
-def _attack(images: Tensor, *tensors: Tensor, norm: str, radius: float | int) -> Attack:
+def attack_of(images: Tensor, *tensors: Tensor, norm: str, radius: float | int) -> Attack:
     found, clean, right, blind = tensors
     arrays = (t.cpu().numpy() for t in (clean, right, length(found - images, norm), blind))
     before, after, distance, flat = arrays
@@ -421,16 +319,3 @@ def frozen(network: nn.Module) -> Iterator[None]:
             module.training = training
         for parameter, required in wanted:
             parameter.requires_grad_(required)
-
-
-@contextmanager
-def _quiet() -> Iterator[None]:
-    """NumPy's random state and the attack's logger, as they were."""
-    state, logger = np.random.get_state(), logging.getLogger("auto-attack")  # noqa: NPY002
-    level = logger.level
-    logger.setLevel(logging.ERROR)
-    try:
-        yield
-    finally:
-        np.random.set_state(state)  # noqa: NPY002
-        logger.setLevel(level)

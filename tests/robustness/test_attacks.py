@@ -7,7 +7,7 @@ import torch
 from torch import nn
 
 from lipcomp.data import load_set
-from lipcomp.robustness._attacks import auto_attack, pgd
+from lipcomp.robustness import auto_attack, pgd
 from lipcomp.robustness._embedding_attack import embedding_attack, found_again
 from lipcomp.robustness._probes import Classifier, NearestNeighbours, fit_linear_probe
 

@@ -150,7 +150,7 @@ def test_a_zoo_checkpoint_comes_from_its_usual_place(bench, tmp_path):
 def test_nothing_is_imported_unless_asked():
     """In a process of its own: the suite, without RobustBench, timm, pyautoattack or OpenCV."""
     code = (
-        "import sys, lipcomp.robustness, lipcomp.robustness._robustbench, lipcomp.robustness._attacks\n"
+        "import sys, lipcomp.robustness, lipcomp.robustness._robustbench, lipcomp.robustness._auto_attack\n"
         "import lipcomp.robustness._videos, lipcomp.robustness._shifts, lipcomp.measure._beyond\n"
         "wanted = {'robustbench', 'timm', 'pyautoattack', 'autoattack', 'cv2', 'imagecorruptions'}\n"
         "print(sorted(wanted & set(sys.modules)))"
