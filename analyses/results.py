@@ -10,6 +10,7 @@
 
 import json
 import lzma
+import re
 import shutil
 import subprocess
 import sys
@@ -33,6 +34,7 @@ from lipcomp.data import load_set
 
 PUBLISHED = Path("docs/results")
 MADE = Path("studies/results")
+SHOWN = ("features", "given_clean", "latent")  # outcomes on the page of all studies
 FASHION = Path("studies/fashion5k")
 CIFAR = Path("studies/cifar5k")
 MORE_CIFAR = Path("studies/cifar15k")
@@ -219,13 +221,15 @@ def redraw(published: Path, out: Path) -> None:
 
 
 def summary(published: Path) -> str:
-    """The headline of a published study and a table of its verdicts, as Markdown."""
+    """The headline of a published study and a table of its main outcomes, as Markdown; its report has all of them."""
     with unpacked(published) as folder:
         study = load_study(folder)
         answered = answer_study(study)
     lines = [headline(answered, study.design), ""]
     lines += ["| | outcome | verdict | estimate | seeds |", "|---|---|---|---|---|"]
     for row in answered.verdicts.rows:
+        if row.outcome.key not in SHOWN:
+            continue
         against = f"{row.contrast.treated} against {row.contrast.control}"
         what = f"**{row.outcome.label}** (primary)" if row.primary else row.outcome.label
         said = f"{row.verdict.value}: {row.word}" if row.word else row.verdict.value
@@ -233,12 +237,33 @@ def summary(published: Path) -> str:
     return "\n".join(lines)
 
 
+def overview(page: str) -> str:
+    """A table of the primary outcomes of all studies whose summaries stand on a page, as Markdown."""
+    lines = [
+        "| study | seeds | σ of the features | corruption accuracy, at equal clean accuracy |",
+        "|---|---|---|---|",
+    ]
+    for name, said in re.findall(r"^<!-- ([\w-]+) -->\n(.*?)^<!-- /\1 -->", page, re.MULTILINE | re.DOTALL):
+        rows = [line.strip("| ").split(" | ") for line in said.splitlines() if "(primary)" in line]
+        if len(rows) == 2:
+            told = (
+                f"**{verdict}**: {estimate.replace('97.5% interval ', '')}"
+                for _, _, verdict, estimate, _ in rows
+            )
+            lines.append(f"| [{name}]({name}/report.md) | {rows[0][-1]} | {' | '.join(told)} |")
+    return "\n".join(lines)
+
+
 def write_summary(name: str, page: Path) -> None:
-    """Put a study's summary between its marks on a page: ``<!-- NAME -->`` and ``<!-- /NAME -->``."""
-    before, start, rest = page.read_text().partition(f"<!-- {name} -->\n")
+    """Put a study's summary between its marks on a page, ``<!-- NAME -->`` and ``<!-- /NAME -->``, and the overview."""
+    text = _between(page.read_text(), name, summary(PUBLISHED / name))
+    page.write_text(_between(text, "overview", overview(text)))
+
+
+def _between(text: str, name: str, said: str) -> str:
+    before, start, rest = text.partition(f"<!-- {name} -->\n")
     _, end, after = rest.partition(f"<!-- /{name} -->")
-    if start and end:
-        page.write_text(f"{before}{start}{summary(PUBLISHED / name)}\n{end}{after}")
+    return f"{before}{start}{said}\n{end}{after}" if start and end else text
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

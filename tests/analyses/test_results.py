@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from analyses.results import PUBLISHED, STUDIES, design, redraw, summary
+from analyses.results import PUBLISHED, STUDIES, design, overview, redraw, summary
 
 ROOT = Path(__file__).parents[2]
 FOLDERS = sorted(p.parent for p in (ROOT / PUBLISHED).glob("*/records.jsonl.xz"))
@@ -28,6 +28,13 @@ def test_the_verdicts_on_the_page_are_those_of_the_records(name):
     page = (ROOT / PUBLISHED / "index.md").read_text()
     said = page.partition(f"<!-- {name} -->\n")[2].partition(f"\n<!-- /{name} -->")[0]
     assert said == told(name)
+
+
+def test_the_overview_has_every_study_on_the_page():
+    page = (ROOT / PUBLISHED / "index.md").read_text()
+    said = page.partition("<!-- overview -->\n")[2].partition("\n<!-- /overview -->")[0]
+    assert said == overview(page)
+    assert len(said.splitlines()) == 2 + len(NAMES)
 
 
 def test_the_readme_says_what_was_published():
