@@ -106,7 +106,7 @@ def _fits_one(value: Any, kind: Any) -> bool:
     if kind is None or kind is type(None):
         return value is None
     if origin is Literal:
-        return any(isinstance(value, type(each)) for each in inner)
+        return any(value is each or (type(value) is type(each) and value == each) for each in inner)
     kind = origin or kind
     if not inspect.isclass(kind) or kind in (Any, inspect.Parameter.empty):
         return True
@@ -164,7 +164,7 @@ def _words_of_one(kind: Any) -> str:
     if kind in (tuple, list, Sequence, Iterable) and inner:
         if kind is tuple and Ellipsis not in inner:
             return f"({', '.join(map(_words, inner))})"
-        return f"a sequence (each {_words(inner[0])})"
+        return "a sequence" + ("" if inner[0] is Any else f" (each {_words(inner[0])})")
     known: dict[Any, str] = {float: "a number", int: "a whole number", str: "text", bool: "True or False"}
     known |= {Callable: "a function", object: "anything", Path: "a path", Mapping: "a dictionary"}
     known |= {np.ndarray: "an array", Tensor: "a tensor"}

@@ -13,6 +13,7 @@ exit code   meaning
 import argparse
 import difflib
 import os
+import re
 import shutil
 import sys
 import textwrap
@@ -20,7 +21,7 @@ import time
 import traceback
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from typing import Any, NoReturn
+from typing import Any, ClassVar, NoReturn
 
 import torch
 from rich import box
@@ -48,6 +49,9 @@ class HelpFormatter(argparse.RawDescriptionHelpFormatter):
 class Parser(argparse.ArgumentParser):
     """An argument parser without abbreviations that answers an unknown option with the nearest known one."""
 
+    latest: "ClassVar[Parser | None]" = None
+    """The parser of the running command."""
+
     def __init__(self, **options: Any) -> None:
         options.setdefault("formatter_class", HelpFormatter)
         super().__init__(allow_abbrev=False, **options)
@@ -59,6 +63,7 @@ class Parser(argparse.ArgumentParser):
 
     def parse_known_args(self, args: Any = None, namespace: Any = None) -> tuple[Any, list[str]]:
         """Parse; an empty argument is refused, since an unset variable of a shell gives one."""
+        Parser.latest = self
         given = list(sys.argv[1:] if args is None else args)
         for before, argument in zip(["the first", *given], given, strict=False):
             if argument == "" or (argument.startswith("--") and argument.endswith("=")):
@@ -90,6 +95,41 @@ class Parser(argparse.ArgumentParser):
         super().error(message)
 
 
+# What the library's parameters are called on a command line, where it is another name or none.
+ON_COMMAND_LINE = {
+    "root": "--data-root",
+    "image_shape": "--image-size",
+    "preprocessing": "--resize, --crop",
+    "enlarge": "--resize",
+}
+BY_FACTORY = {
+    "(lipcomp.wrap)": "(--factory package.module:function)",
+    "lipcomp.encoders.register_backbone(name, function)": "--factory FILE.py:FUNCTION",
+}
+
+
+def as_options(text: str) -> str:
+    """A message of the library, with the running command's options in the place of its parameters."""
+    actions = () if Parser.latest is None else Parser.latest._actions
+    known = {option for action in actions for option in action.option_strings}
+
+    def option(match: re.Match[str]) -> str:
+        if match[1] is None:  # in quotes: a path or a name
+            return match[0]
+        name, value = match[1], (match[2] or "").strip("\"'")
+        told = ON_COMMAND_LINE.get(name) or "--" + name.replace("_", "-")
+        if told.split(",")[0] not in known:
+            return match[0]
+        return told if value in ("", "True", "...") or name in ON_COMMAND_LINE else f"{told} {value}"
+
+    for function, told in BY_FACTORY.items() if "--factory" in known else ():
+        text = text.replace(function, told)
+    quoted, value = r"\"[^\"]*\"|'[^']*'", r"True\b|[\d.]*\d|\.\.\."
+    return re.sub(
+        rf"(?<![\w=])(?:{quoted})|(?<![\w./-])(?<!--set )([a-z_]+)=(?!=)({value}|{quoted})?", option, text
+    )
+
+
 class UsageError(ValueError):
     """Options that contradict each other, or a missing one: exit code 2."""
 
@@ -99,6 +139,7 @@ def run(main: Callable[[Sequence[str] | None], int | None], arguments: Sequence[
 
     Set LIPCOMP_TRACEBACK=1 to see the traceback.
     """
+    Parser.latest = None
     try:
         code = main(arguments) or 0
         if sys.stdout is not None:  # None where a shell has closed it
@@ -112,7 +153,7 @@ def run(main: Callable[[Sequence[str] | None], int | None], arguments: Sequence[
     except Exception as failure:
         if os.environ.get("LIPCOMP_TRACEBACK"):
             traceback.print_exc()
-        fail(_explain(failure))
+        fail(as_options(_explain(failure)))
         return 2 if isinstance(failure, UsageError) else 1
     return code
 

@@ -1,11 +1,15 @@
 """The command: subcommands, version, completion, what it says of a wrong word."""
 
+import ast
+import re
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
 import lipcomp
+from lipcomp import _commands as commands
 from lipcomp.__main__ import SUBCOMMANDS, main
 
 
@@ -69,3 +73,50 @@ def test_completion_of_an_unknown_shell_is_refused(capsys):
 def test_the_version_is_cheap():
     code = "import lipcomp, sys; assert lipcomp.__version__; assert 'torch' not in sys.modules"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+def test_messages_of_the_library_name_no_option_of_a_command():
+    """They are read in Python too; a command puts its options in."""
+    package = Path(lipcomp.__file__).parent
+    programs = {
+        "jobs/_slurm.py",
+        "jobs/_options.py",
+        "records/_origin.py",
+        "data/_listing.py",
+        "measure/_options.py",
+    }
+    for file in sorted(package.rglob("*.py")):
+        if file.name in ("__main__.py", "_commands.py") or str(file.relative_to(package)) in programs:
+            continue
+        tree = ast.parse(file.read_text())
+        documented = {id(node.value) for node in ast.walk(tree) if isinstance(node, ast.Expr)}
+        for node in ast.walk(tree):
+            if isinstance(node, ast.Constant) and isinstance(node.value, str) and id(node) not in documented:
+                named = re.findall(r"(?<!\w)--[a-z][\w-]*", node.value)
+                assert not named or "python -m" in node.value or "ray start" in node.value, (file, node.value)
+
+
+def test_a_command_names_its_options_for_the_librarys_parameters(monkeypatch):
+    parser = commands.Parser()
+    for option in (
+        "--mean",
+        "--std",
+        "--image-size",
+        "--skip-unreadable",
+        "--branch",
+        "--data-root",
+        "--factory",
+    ):
+        parser.add_argument(option)
+    monkeypatch.setattr(commands.Parser, "latest", parser)
+    for said, told in {
+        "pass mean= and std=, or image_size=32": "pass --mean and --std, or --image-size 32",
+        "leave it out with skip_unreadable=True)": "leave it out with --skip-unreadable)",
+        "take branch='the top' or branch=\"x\"": "take --branch the top or --branch x",
+        "the folder that holds it (root=...)": "the folder that holds it (--data-root)",
+        "the file 'runs/mean=3.pt', /data/std=2/x or a.mean=4": "the file 'runs/mean=3.pt', /data/std=2/x or a.mean=4",
+        "use arch= or mean==3, or --set mean=2": "use arch= or mean==3, or --set mean=2",
+        "the model's mean= is the file's": "the model's --mean is the file's",
+        "build it yourself (lipcomp.wrap)": "build it yourself (--factory package.module:function)",
+    }.items():
+        assert commands.as_options(said) == told

@@ -97,7 +97,7 @@ def torchvisions(name: str, channels: int) -> Backbone:
     """One of torchvision's networks without its classifier."""
     if channels != 3:
         raise CheckpointError(
-            f"arch {name!r} of torchvision takes 3 channels; use --factory with a function that builds the network"
+            f"arch {name!r} of torchvision takes 3 channels; build the network yourself (lipcomp.wrap)"
         )
     more = {"init_weights": False} if name in TRANSFORMED else {}
     network = torchvision.models.get_model(name, weights=None, **more)
@@ -131,8 +131,8 @@ def _timm(name: str, channels: int, told: Mapping[str, Any]) -> Backbone:
         known = [*BACKBONES, *torchvision.models.list_models(torchvision.models), *timm.list_models()]
         hint = nearest(name, known)
         raise CheckpointError(
-            f"arch {name!r} is known neither to lipcomp, torchvision nor timm{hint} For a network of your own, use "
-            f"--factory package.module:function"
+            f"arch {name!r} is known neither to lipcomp, torchvision nor timm{hint} A network of your own is "
+            f"built by you (lipcomp.wrap)"
         )
     options = {"num_classes": 0, "in_chans": channels, **told.get("model_args", {})}
     builders = (timm.create_model, timm.models.build_model_with_cfg)
@@ -153,14 +153,14 @@ def _timm(name: str, channels: int, told: Mapping[str, Any]) -> Backbone:
     except Exception as error:  # whatever a library makes of options that do not fit
         raise CheckpointError(
             f"arch {name!r}: timm does not build it with {_few(options)} ({str(error).splitlines()[0]}); leave "
-            f"--image-size out, or build it with --factory package.module:function"
+            f"image_size= out, or build it yourself (lipcomp.wrap)"
         ) from error
     features = told.get("num_features", getattr(network, "num_features", None))
     if features != getattr(network, "num_features", features):
         raise CheckpointError(
             f"arch {name!r}: the folder says num_features {features}, timm builds it with "
             f"{network.num_features}; its "
-            f"config.json lacks the model_args that it was built with; use --factory package.module:function"
+            f"config.json lacks the model_args that it was built with; build it yourself (lipcomp.wrap)"
         )
     config: Any = network.pretrained_cfg
     classifier = config.get("classifier") or ("head", "fc")

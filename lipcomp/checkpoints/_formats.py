@@ -31,7 +31,7 @@ class Format:
     Parameters
     ----------
     name
-        What ``--format`` takes.
+        What ``format=`` takes.
     writer
         Whose files these are.
     marks

@@ -49,14 +49,14 @@ def build_head(state: State, in_features: int, name: str, activation: str = "rel
         if match is None:
             raise CheckpointError(
                 f"the {name} has a key {key!r} that is no numbered linear layer or batch norm; load the backbone "
-                f'alone with --head none (head="none")'
+                f'alone with head="none"'
             )
         parts.setdefault(int(match[1]), {})[match[2]] = value
     if min(parts, default=0) > 0:
         raise CheckpointError(
             f"ambiguous: the {name} begins at number {min(parts)}, and what precedes it (an activation, a "
             f"dropout or nothing) "
-            f'is not in the file; load the backbone alone with --head none (head="none"), or build it with --factory'
+            f'is not in the file; load the backbone alone with head="none", or build it yourself (lipcomp.wrap)'
         )
     modules: list[nn.Module] = []
     width = in_features
@@ -69,7 +69,7 @@ def build_head(state: State, in_features: int, name: str, activation: str = "rel
     if any(isinstance(a, nn.Linear) and isinstance(b, nn.Linear) for a, b in pairwise(modules)):
         raise CheckpointError(
             f"the {name} has two linear layers with nothing between, so its activations are elsewhere; "
-            f'load the backbone alone with --head none (head="none")'
+            f'load the backbone alone with head="none"'
         )
     head = nn.Sequential(*modules)
     head.load_state_dict({key: value.float() for key, value in state.items()}, strict=False)

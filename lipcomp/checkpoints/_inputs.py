@@ -66,8 +66,8 @@ def inputs_of(
             )
             raise CheckpointError(
                 f"ambiguous: the weights fit {backbone.name}, whose images are normalised with {several}; "
-                f"pass --mean and "
-                f"--std, or --arch with one of these names"
+                f"pass mean= and "
+                f"std=, or arch= with one of these names"
             )
     if known is None:
         family = found.format.small if max(native) < 96 else found.format.normalisation
@@ -75,9 +75,11 @@ def inputs_of(
         if usual is None and (mean is None or std is None):
             raise CheckpointError(
                 f"ambiguous: nothing says how the images of {backbone.name} are normalised, with mean and std 0.5 as "
-                f"Google's vision transformers or with ImageNet's as DINO's; pass --mean and --std"
+                f"Google's vision transformers or with ImageNet's as DINO's; pass mean= and std="
             )
-        origin = f"assumed, the convention of {found.format.name}: the file does not say; --mean and --std overrule"
+        origin = (
+            f"assumed, the convention of {found.format.name}: the file does not say; mean= and std= overrule"
+        )
         known = convention(channels_of(weights), size or native, *(usual or family), origin)
         if backbone.preprocessing and size is None:
             known = replace(known, size=backbone.preprocessing.size, pipeline=backbone.preprocessing.pipeline)
@@ -128,14 +130,14 @@ def check_images(network: nn.Module, shape: tuple[int, ...], name: str, native: 
         out = run_once(network, shape)
     except Exception as error:  # whatever a network of another library raises
         reason = (str(error).strip() or repr(error)).splitlines()[0]
-        hint = f" {native[0]}" if native and tuple(native) != shape[1:] else ""
+        hint = f"{native[0]}" if native and tuple(native) != shape[1:] else ""
         raise CheckpointError(
-            f"{name} does not take images of {shape[1]} x {shape[2]} ({reason}); pass --image-size{hint}"
+            f"{name} does not take images of {shape[1]} x {shape[2]} ({reason}); pass image_size={hint}"
         ) from error
     if isinstance(out, Tensor) and out.ndim != 2:
         raise CheckpointError(
             f"{name} gives {tuple(out.shape)} for an image, not one vector of features; name its pooling in the "
-            f"folder's config.json (global_pool), or build it with --factory package.module:function, which may pool"
+            f"folder's config.json (global_pool), or build it yourself (lipcomp.wrap), pooled"
         )
 
 

@@ -110,7 +110,7 @@ def load_encoder(
             return load_checkpoint(source.path)
         if format == "lipcomp":
             raise CheckpointError(
-                f"checkpoint {str(path)!r} is not of lipcomp's own format; leave --format out"
+                f"checkpoint {str(path)!r} is not of lipcomp's own format; leave format= out"
             )
         return _assemble(source, arch, format, branch, head, _size(image_size), mean, std)
     except (CheckpointError, ImportError, OSError):
@@ -121,7 +121,7 @@ def load_encoder(
         first = (str(error).strip() or repr(error)).splitlines()[0]
         raise CheckpointError(
             f"checkpoint {str(path)!r} cannot be loaded ({type(error).__name__}: {first}); it is damaged, or "
-            f"needs --arch, --format or --factory"
+            f"needs arch= or format=, or to be built by you (lipcomp.wrap)"
         ) from error
 
 
@@ -256,7 +256,8 @@ def _fit(
         more = f"; and {len(disagree) - SHOWN} more" if len(disagree) > SHOWN else ""
         raise CheckpointError(
             f"the weights do not fit architecture {backbone.name!r}: {'; '.join(disagree[:SHOWN])}{more}. "
-            f"Leave --arch out to have it read off the weights, name another, or build the network with --factory"
+            f"Leave arch= out to have it read off the weights, name another, or build the network yourself "
+            f"(lipcomp.wrap)"
         )
     fitting = {name: value for name, value in weights.items() if name in wanted}
     check_numbers(fitting, source.path)
@@ -274,7 +275,7 @@ def _heads(
 ) -> tuple[dict[str, nn.Sequential], str]:
     """Projection and prediction heads with their weights, and a line on what the latent is."""
     if head == "none" and found.projector:
-        return {}, "latent: the backbone's features, as asked (--head none)"
+        return {}, 'latent: the backbone\'s features, as asked (head="none")'
     if not found.projector:
         return {}, "latent: the backbone's features; no projector was found"
     activation = found.conventions["activation"]

@@ -28,8 +28,7 @@ IMAGENET, HALF = (IMAGENET_MEAN, IMAGENET_STD), ((0.5,) * 3, (0.5,) * 3)
 # PIL's numbers for filters, as transformers writes them.
 RESAMPLE = {0: "nearest", 1: "lanczos", 2: "bilinear", 3: "bicubic", 4: "box", 5: "hamming"}
 REMEDY = (
-    "move the file out of the folder and pass --mean, --std, --resize, --crop and --interpolation, or prepare the "
-    "images yourself"
+    "move the file out of the folder and pass mean=, std= and preprocessing=, or prepare the images yourself"
 )
 
 

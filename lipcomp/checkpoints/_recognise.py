@@ -146,10 +146,10 @@ def recognise(
     )
     told = f"is not of format {name!r}" if forced else "is of no known format"
     raise CheckpointError(
-        f"checkpoint {str(source.path)!r} {told}: it has {some}. Name the format with --format "
-        f"({', '.join(NAMES)}), or the network with --arch; give the folder with its config.json if "
+        f"checkpoint {str(source.path)!r} {told}: it has {some}. Name the format with format= "
+        f"({', '.join(NAMES)}), or the network with arch=; give the folder with its config.json if "
         f"transformers or timm "
-        f"wrote it; or build its network with --factory package.module:function"
+        f"wrote it; or build its network yourself (lipcomp.wrap)"
     )
 
 
@@ -282,16 +282,16 @@ def choose(
     if not chosen:
         raise CheckpointError(
             f"branch {branch!r} is not in checkpoint {str(path)!r}, which has {', '.join(names)}; leave "
-            f"--branch out or "
+            f"branch= out or "
             f"name one"
         )
     if len(chosen) > 1:
         several = " or ".join(names[i] for i in chosen)
         raise CheckpointError(
-            f"ambiguous: checkpoint {str(path)!r} holds the networks {several}; pass --branch with one of these"
+            f"ambiguous: checkpoint {str(path)!r} holds the networks {several}; pass branch= with one of these"
         )
     others = [name for i, name in enumerate(names) if i != chosen[0]]
-    note = f"took {names[chosen[0]]} ({branches[chosen[0]]}); the file also holds {', '.join(others)}: see --branch"
+    note = f"took {names[chosen[0]]} ({branches[chosen[0]]}); the file also holds {', '.join(others)}: see branch="
     return chosen[0], (note,) if others else ()
 
 
@@ -314,7 +314,7 @@ def split(
     notes: tuple[str, ...] = ()
     if chosen not in row.branches:
         raise CheckpointError(
-            f"branch {chosen!r}: a {row.name} checkpoint has {', '.join(row.branches)}; leave --branch out "
+            f"branch {chosen!r}: a {row.name} checkpoint has {', '.join(row.branches)}; leave branch= out "
             f"or name one"
         )
     taken: set[str] = set()
@@ -330,7 +330,7 @@ def split(
                     if name in part:
                         raise CheckpointError(
                             f"ambiguous: {part[name]} or {key} could be the backbone of this {row.name} checkpoint; "
-                            f"pass --format plain and --branch with the prefix of one"
+                            f'pass format="plain" and branch= with the prefix of one'
                         )
                     part[name] = key
             if part:
@@ -353,7 +353,7 @@ def split(
     if branch is None and len(row.branches) > 1:
         other = next(name for name in row.branches if name != chosen)
         if (prefix := row.prefix_of(other, state)) and prefix != row.prefix_of(chosen, state):
-            notes = (f"took the {chosen} network; the file also holds the {other} one: --branch {other}",)
+            notes = (f"took the {chosen} network; the file also holds the {other} one: branch={other!r}",)
     renamed, conventions = to_common(backbone)
     if row.name == "vissl":
         project = join_heads(project)

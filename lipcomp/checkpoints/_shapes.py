@@ -54,15 +54,15 @@ def infer_backbone(state: State, conventions: Mapping[str, Any]) -> Backbone:
             if (found := reader(state, conventions)) is not None:
                 others = [entry.name for entry in known if entry.name.rpartition("/")[2] != plain[0][12:]]
                 if others and conventions.get("format") == "plain":
-                    note = f"{found.name} assumed: {', '.join(others)} have the same names and shapes; --arch names one"
+                    note = f"{found.name} assumed: {', '.join(others)} have the same names and shapes; arch= names one"
                     found = replace(found, notes=(*found.notes, note))
                 return found
     some = ", ".join(f"{key} {tuple(value.shape)}" for key, value in list(state.items())[:4])
     raise CheckpointError(
-        f"the architecture is not one that can be read off its weights (they begin {some}); name it with --arch "
+        f"the architecture is not one that can be read off its weights (they begin {some}); name it with arch= "
         f"(resnet50, vit_small_patch16_224, any name of torchvision or timm), give the folder with its "
         f"config.json, or "
-        f"build it with --factory package.module:function"
+        f"build it yourself (lipcomp.wrap)"
     )
 
 
@@ -76,7 +76,7 @@ def _read_index(known: list[Entry], conventions: Mapping[str, Any], budget: Budg
     if len(functions) > 1:
         raise CheckpointError(
             f"ambiguous: the weights have the names and shapes of {' or '.join(functions.values())}, which compute "
-            f"different things with them; pass --arch with one of these"
+            f"different things with them; pass arch= with one of these"
         )
     found = build_backbone(next(iter(functions.values())), 3, conventions, budget)
     normalisations: dict[Any, str] = {}

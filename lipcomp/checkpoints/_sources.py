@@ -254,7 +254,7 @@ def _read_folder(path: Path, files: list[Path]) -> Source:
         if not isinstance(options, dict) or not all(_harmless(value) for value in options.values()):
             raise CheckpointError(
                 f"folder {str(path)!r}: the model_args of its config.json hold more than numbers, words and short "
-                f"lists ({options!r}); build the network with --factory package.module:function"
+                f"lists ({options!r}); build the network yourself (lipcomp.wrap)"
             )
         told = {"model_args": {name: value for name, value in options.items() if name != "num_classes"}}
         told |= {

@@ -44,7 +44,7 @@ SPARE = re.compile(
     r"(.*\.)?(classifier|cls_classifier|distillation_classifier|head|decoder|decode_head|pooler|lm_head|logit_scale|logit_bias"
     r"|mask_token|position_ids|relative_position_index)(\.\d+)?(\..*)?|(model\.)?(text_model|text_projection|text_embed)\w*\..*"
 )
-HELP = "or load it in Python and give it to lipcomp.encoders.wrap, or use --factory package.module:function"
+HELP = "or load it yourself (lipcomp.wrap)"
 
 
 @dataclass(frozen=True)
@@ -165,7 +165,7 @@ def _checkpoint(
     if known is None and (mean is None or std is None):
         raise CheckpointError(
             f"ambiguous: {str(source.path)!r} has no preprocessor_config.json, which would say its normalisation; "
-            f"pass --mean and --std"
+            f"pass mean= and std="
         )
     known = known or convention(channels, (native[0], native[1]), (0.0,), (1.0,), "")
     ready = known.with_given(size, mean, std)

@@ -59,7 +59,7 @@ def read_vit(state: State, conventions: Mapping[str, Any]) -> Backbone | None:
     if patch.ndim != 4 or positions.ndim != 3 or "blocks.0.mlp.fc1.weight" not in state:
         raise CheckpointError(
             "the weights are of a vision transformer of a particular kind (gated MLP or other patches); name it "
-            "with --arch (vit_giant_patch14_dinov2 and so on)"
+            "with arch= (vit_giant_patch14_dinov2 and so on)"
         )
     timm = import_timm("a vision transformer, which timm builds,")
     width, channels = int(patch.shape[0]), int(patch.shape[1])
@@ -71,7 +71,7 @@ def read_vit(state: State, conventions: Mapping[str, Any]) -> Backbone | None:
     if (native[0] // patch.shape[2]) * (native[1] // patch.shape[3]) + prefix != positions.shape[1]:
         raise CheckpointError(
             f"the ViT has {positions.shape[1]} positions, which make up no square image (a distilled one has a token "
-            f"more) nor what its config.json says; name its architecture with --arch, or give the folder with its "
+            f"more) nor what its config.json says; name its architecture with arch=, or give the folder with its "
             f"config.json"
         )
     size = conventions.get("image_size") or native
@@ -82,7 +82,7 @@ def read_vit(state: State, conventions: Mapping[str, Any]) -> Backbone | None:
     if conventions.get("hidden_act", "gelu") is None:
         raise CheckpointError(
             "ambiguous: the weights are of a CLIP with QuickGELU, as OpenAI's, or with GELU, as LAION's, which its "
-            "config.json says; give the folder in which both lie, or pass --arch (timm/vit_base_patch32_clip_224, "
+            "config.json says; give the folder in which both lie, or pass arch= (timm/vit_base_patch32_clip_224, "
             "timm/vit_base_patch32_clip_quickgelu_224 or the like)"
         )
     heads = heads_of(conventions, state)
@@ -91,12 +91,12 @@ def read_vit(state: State, conventions: Mapping[str, Any]) -> Backbone | None:
         raise CheckpointError(
             f"ambiguous: a ViT of width {width} may have {max(1, width // 64)} heads of 64 or others, which "
             f"its config.json "
-            f"says; give the folder in which both lie, or pass --arch"
+            f"says; give the folder in which both lie, or pass arch="
         )
     heads = int(heads or max(1, width // 64))
     if width % heads:
         raise CheckpointError(
-            f"a ViT of width {width} cannot have {heads} heads; name its architecture with --arch"
+            f"a ViT of width {width} cannot have {heads} heads; name its architecture with arch="
         )
     hidden = state["blocks.0.mlp.fc1.weight"].shape[0]
     depth = len({key.split(".")[1] for key in state if key.startswith("blocks.")})
@@ -159,7 +159,7 @@ def resize_positions(network: nn.Module, state: dict[str, Tensor], antialias: bo
         raise CheckpointError(
             f"images of {grid[0]} x {grid[1]} patches need a position table 64 times the file's {side} x "
             f"{side}; give a "
-            f"smaller --image-size"
+            f"smaller image_size="
         )
     if prefix not in (0, 1) or side * side + prefix != have.shape[1] or side == 0:
         return None

@@ -228,7 +228,7 @@ def from_dataset(
     if channels == 1 and image_shape[0] == 3 and not convert_channels:
         raise ValueError(
             f"the images of {name} are grey, the encoder takes 3 channels; give the data that it is for, or allow "
-            f"three equal channels with convert_channels=True (--convert-channels on the command line)"
+            f"three equal channels with convert_channels=True"
         )
     if preprocessing is None and image_shape[1:] != (height, width):
         preprocessing = Preprocessing.default(*image_shape[1:])

@@ -73,7 +73,7 @@ class FolderImages:
         if self.preprocessing.size not in (None, self.image_shape[1:]):
             raise ValueError(
                 f"the preprocessing gives pictures of {self.preprocessing.size} (height, width), but image_shape is "
-                f"{self.image_shape}; change one of them (--crop, --image-size on the command line)"
+                f"{self.image_shape}; change preprocessing= or image_shape="
             )
 
     def __len__(self) -> int:
@@ -272,7 +272,7 @@ def _check_channels(images: FolderImages) -> None:
     if channels == 3 and grey:
         raise ValueError(
             f"the images of {images.name} are grey, the encoder takes 3 channels; give the data that it is for, or "
-            f"allow three equal channels with convert_channels=True (--convert-channels on the command line)"
+            f"allow three equal channels with convert_channels=True"
         )
 
 

@@ -90,7 +90,7 @@ def find_split(
         if place != places.get("train") and train and found.names is None:
             raise ValueError(
                 f"{str(place)!r} holds images without class folders, but the train split has classes; put them into "
-                f"class folders, give a table (labels=, --labels)"
+                f"class folders, give a table (labels=)"
                 + (", take split='val'" if "val" in places and split == "test" else "")
                 + f", or name {str(place)!r} itself as the data where no labels are needed"
             )
@@ -181,7 +181,7 @@ def _whole(
             raise ValueError(
                 f"data folder {str(root)!r} has no train split, and a probe is never scored on the images it was "
                 f"fitted on: make folders {str(root / 'train')!r} and {str(root / 'test')!r} of class folders, give a "
-                f"table with a column 'split' (labels=, --labels), or hold images out with holdout=0.2 (--holdout)"
+                f"table with a column 'split' (labels=), or hold images out with holdout=0.2"
             )
         return found, None
     if not 0 < holdout < 1:
@@ -323,7 +323,7 @@ def _check_depth(place: Path, files: Sequence[Path]) -> None:
     if splits:
         raise ValueError(
             f"folders {shorten(splits)} lie inside the class folders of {str(place)!r}; put the splits outside, "
-            f"split/class, or give a table with a column 'split' (labels=, --labels)"
+            f"split/class, or give a table with a column 'split' (labels=)"
         )
 
 

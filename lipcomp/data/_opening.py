@@ -225,7 +225,7 @@ def check_splits(train: ImageSet, test: ImageSet) -> tuple[str, ...]:
     if len(train.labels.unique()) < 2:
         raise ValueError(
             f"{train.name} has {'no labels' if not train.classes else 'one class'}, a probe needs at least two "
-            f"classes: give one folder per class, or a table of labels (labels=, --labels)"
+            f"classes: give one folder per class, or a table of labels (labels=)"
         )
     if test.classes != train.classes:
         raise ValueError(
@@ -302,8 +302,8 @@ def brought_to(
     ):
         raise ValueError(
             f"the images of {images.name} have shape {images.image_shape} (channels, height, width), the encoder takes "
-            f"{shape}; give data of that shape, or ask for it to be converted: a preprocessing for the size (--resize "
-            f"on the command line), convert_channels=True for the channels (--convert-channels)"
+            f"{shape}; give data of that shape, or ask for it to be converted: preprocessing= for the size, "
+            f"convert_channels=True for the channels"
         )
     return DatasetImages(
         images.name, _Items(images), images.labels, images.classes, shape, preprocessing, convert_channels

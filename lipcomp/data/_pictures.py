@@ -175,8 +175,7 @@ def with_channels(picture: Image.Image, channels: int, convert: bool) -> Image.I
         return picture
     if not convert and not is_grey(picture):
         raise ValueError(
-            "is in colour, the encoder takes 1 channel; allow grey values with convert_channels=True "
-            "(--convert-channels on the command line)"
+            "is in colour, the encoder takes 1 channel; allow grey values with convert_channels=True"
         )
     return picture.convert("L")
 
@@ -185,5 +184,5 @@ def _unreadable(file: Path, error: Exception) -> UnreadableImageError:
     reason = str(error).replace(repr(str(file)), "").strip() or type(error).__name__
     return UnreadableImageError(
         f"image {str(file)!r} cannot be read ({reason}); replace it (of a folder of your own, leave such files out "
-        f"with skip_unreadable=True, --skip-unreadable on the command line)"
+        f"with skip_unreadable=True)"
     )

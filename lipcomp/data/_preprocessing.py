@@ -157,8 +157,7 @@ class Preprocessing:
         if not self.enlarge and (picture.height < height or picture.width < width):
             raise ValueError(
                 f"is {picture.width} x {picture.height}, smaller than the {width} x {height} that the encoder takes; "
-                f"use larger images, or allow it with a preprocessing that has enlarge=True (--resize on the command "
-                f"line)"
+                f"use larger images, or a preprocessing= with enlarge=True"
             )
 
     def _resized(self, picture: Image.Image) -> Image.Image:

@@ -82,7 +82,7 @@ class EncoderSpec:
             hint = nearest(self.backbone, BACKBONES)
             if ":" in self.backbone:
                 hint = (
-                    "; name the function of your own that builds it: --factory FILE.py:FUNCTION, or in Python "
+                    "; name the function of your own that builds it: "
                     "lipcomp.encoders.register_backbone(name, function)."
                 )
             raise ValueError(

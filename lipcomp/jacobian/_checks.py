@@ -262,7 +262,7 @@ def check_layer(encoder: Any, layer: str) -> None:
     """
     if layer not in encoder.layers():
         raise ValueError(
-            f"--layer must be one of {', '.join(encoder.layers())} for this encoder, got {layer!r}"
+            f"layer must be one of {', '.join(encoder.layers())} for this encoder, got {layer!r}"
         )
 
 

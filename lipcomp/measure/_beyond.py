@@ -71,7 +71,7 @@ class OutOfDistribution:
         """One unit."""
         shape = bench.checkpoint.image_shape
         images = load_set(self.data, "test", root=self.root, image_shape=shape, **bench.preparation)
-        check_fit(f"--ood {self.data}", images.image_shape, shape)
+        check_fit(f"out-of-distribution data {self.data!r}", images.image_shape, shape)
         other = clean_condition(images, bench.plan.images.choose(len(images)))
         told = {
             "outside": images.name,

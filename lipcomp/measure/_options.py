@@ -154,9 +154,9 @@ def load_listed(options: argparse.Namespace) -> list[Checkpoint]:
             done = checkpoint.preprocessing.overridden(**override(options))
             checkpoint = replace(checkpoint, preprocessing=done)
         if options.list:
-            print(checkpoint.describe(every_key=True))
+            print(commands.as_options(checkpoint.describe(every_key=True)))
         elif checkpoint.format != "lipcomp":
-            print(checkpoint.describe(), file=sys.stderr)
+            print(commands.as_options(checkpoint.describe()), file=sys.stderr)
     if options.list:
         raise SystemExit(0)
     return loaded

@@ -211,6 +211,10 @@ class Pairs:
                 raise ValueError(
                     f"corruptions {', '.join(unknown)} are not in the table {table!r}: {', '.join(known)}"
                 )
+            if not names or not self.severities:
+                raise ValueError(
+                    "corruptions and severities must name at least one each; leave them out for all"
+                )
             if self.pooled:
                 yield {"table": table, "corruptions": list(names), "severities": list(self.severities)}
                 return
@@ -218,6 +222,8 @@ class Pairs:
                 for severity in self.severities:
                     yield {"corruption": name, "severity": severity, "table": table}
         elif self.source == "random":
+            if not 0 < self.radius < math.inf:
+                raise ValueError(f"radius must be a positive length in pixels, got {self.radius}")
             yield {"radius": self.radius}
         elif self.source == "neighbours":
             yield {"neighbours": self.neighbours}

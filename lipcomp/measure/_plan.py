@@ -76,9 +76,9 @@ class Source:
             If the file cannot be read safely, or an option does not fit it.
         """
         if self.factory is not None and (self.path is None or not (own := own_backbone(self.path))):
-            if idle := [f"--{name}" for name in ("arch", "format", "head") if self.options.get(name)]:
+            if idle := [f"{name}=" for name in ("arch", "format", "head") if self.options.get(name)]:
                 raise ValueError(
-                    f"{', '.join(idle)} would be ignored with --factory, which builds the network; leave it out"
+                    f"{', '.join(idle)} would be ignored with factory=, which builds the network; leave it out"
                 )
             return load_own(build_own(self.factory), self.path, **self.options, name=self.factory)
         if self.path is None:
@@ -270,6 +270,13 @@ class Plan:
             raise ValueError(f"batch_size must be at least 1, got {self.batch_size}")
         if not 0 <= self.seed < 2**32:
             raise ValueError(f"seed must be from 0 to 2**32 - 1, got {self.seed}")
+        for quantity in self.quantities:
+            if isinstance(quantity, type) or not hasattr(quantity, "units"):
+                raise ValueError(
+                    f"quantities must be objects of lipcomp.measure's classes, such as Sigma(), got {quantity!r}"
+                )
+            if (limit := getattr(quantity, "limit", None)) is not None and limit < 1:
+                raise ValueError(f"limit of {type(quantity).__name__} must be at least 1 image, got {limit}")
 
     def of(self, source: Source) -> "Plan":
         """The same plan for one of its encoders."""

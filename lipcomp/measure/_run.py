@@ -165,6 +165,8 @@ def run(
     kept.check()
     benches = open_benches(plan, kept, shard) if benches is None else benches
     work = [(bench, unit) for bench in benches for unit in units_of(bench)]
+    if not work:
+        raise ValueError("plan names no sources or no quantities: nothing would be measured")
     known = Known.read(kept.out)
     table: Any = kept.table
     for bench, unit in work:
@@ -211,7 +213,13 @@ def open_benches(
 
 def units_of(bench: Bench) -> list[Unit]:
     """Everything that the plan asks of an encoder."""
-    return [unit for quantity in bench.plan.quantities for unit in quantity.units(bench)]
+    units: list[Unit] = []
+    for quantity in bench.plan.quantities:
+        found = list(quantity.units(bench))
+        if not found:
+            raise ValueError(f"{quantity!r} names nothing to measure; is one of its lists empty?")
+        units += found
+    return units
 
 
 @dataclass

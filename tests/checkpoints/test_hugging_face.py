@@ -244,7 +244,7 @@ def test_bare_weights_of_transformers(kind, options, tmp_path, shaken, images, c
     for state in states:
         torch.save({"model": state, "best_acc1": torch.tensor(71.5)}, tmp_path / "bare.pth")
         if kind != "dinov2":
-            with pytest.raises(CheckpointError, match=r"ambiguous: .* pass --mean and --std"):
+            with pytest.raises(CheckpointError, match=r"ambiguous: .* pass mean= and std="):
                 load_encoder(tmp_path / "bare.pth")
         size = 32 if "conv" in kind or kind == "dinov3_vit" else None
         checkpoint = load_encoder(tmp_path / "bare.pth", mean=(0.4,), std=(0.3,), image_size=size)

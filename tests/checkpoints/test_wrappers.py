@@ -102,7 +102,7 @@ def test_a_network_around_a_copy_of_itself_is_seen(outer, tmp_path, shaken):
     torch.save(both, tmp_path / "net.pth")
     names = ("model", "model.old") if outer else ("the top", "old")
     with pytest.raises(
-        CheckpointError, match=f"ambiguous: .* the networks {names[0]} or {names[1]}; pass --branch"
+        CheckpointError, match=f"ambiguous: .* the networks {names[0]} or {names[1]}; pass branch="
     ):
         load_encoder(tmp_path / "net.pth")
     found = load_encoder(tmp_path / "net.pth", branch=names[0]).encoder.state_dict()
@@ -112,13 +112,13 @@ def test_a_network_around_a_copy_of_itself_is_seen(outer, tmp_path, shaken):
 def test_two_networks_of_equal_right_are_ambiguous(tmp_path, resnet18):
     torch.save(two(resnet18, "left.", "right."), tmp_path / "both.pth")
     with pytest.raises(
-        CheckpointError, match=r"ambiguous: .* holds the networks left or right; pass --branch"
+        CheckpointError, match=r"ambiguous: .* holds the networks left or right; pass branch="
     ):
         load_encoder(tmp_path / "both.pth")
     found = load_encoder(tmp_path / "both.pth", branch="right")
     assert torch.equal(found.encoder.backbone.conv1.weight, resnet18.conv1.weight + 1)
     torch.save(two(resnet18, "", "module."), tmp_path / "nested.pth")
-    with pytest.raises(CheckpointError, match=r"the networks the top or module; pass --branch"):
+    with pytest.raises(CheckpointError, match=r"the networks the top or module; pass branch="):
         load_encoder(tmp_path / "nested.pth", arch="resnet18")
     for branch, shift in (("the top", 0), ("module", 1)):
         found = load_encoder(tmp_path / "nested.pth", arch="resnet18", branch=branch)
@@ -143,7 +143,7 @@ def test_a_factory_says_which_of_several_places_it_took(order, tmp_path, shaken)
     assert report.notes[0].startswith("took teacher (momentum); the file also holds student")
     plain = {f"a.{k}": v for k, v in state.items()} | {f"b.{k}": v for k, v in state.items()}
     torch.save(plain, tmp_path / "plain.pth")
-    with pytest.raises(CheckpointError, match=r"ambiguous: .* a or b; pass --branch"):
+    with pytest.raises(CheckpointError, match=r"ambiguous: .* a or b; pass branch="):
         load_own(network, tmp_path / "plain.pth")
 
 
@@ -160,7 +160,7 @@ def test_lightlys_dino_evaluates_its_teacher(order, tmp_path, resnet18, shaken):
         checkpoint = load_encoder(tmp_path / "dino.ckpt", branch=branch)
         assert torch.equal(checkpoint.encoder.backbone.conv1.weight, resnet18.conv1.weight + shift), branch
     assert (
-        "took the momentum network; the file also holds the online one: --branch online"
+        "took the momentum network; the file also holds the online one: branch='online'"
         in load_encoder(tmp_path / "dino.ckpt").report.notes
     )
 
@@ -208,11 +208,11 @@ def test_a_head_that_begins_late_is_ambiguous(tmp_path, shaken, resnet18):
     state |= {f"encoder_q.fc.{key}": value for key, value in head.state_dict().items()}
     torch.save(state, tmp_path / "late.pth")
     with pytest.raises(
-        CheckpointError, match=r"ambiguous: the projection head begins at number 1.*--head none"
+        CheckpointError, match=r"ambiguous: the projection head begins at number 1.*head=.none"
     ):
         load_encoder(tmp_path / "late.pth")
     checkpoint = load_encoder(tmp_path / "late.pth", head="none")
-    assert "latent: the backbone's features, as asked (--head none)" in checkpoint.report.notes
+    assert 'latent: the backbone\'s features, as asked (head="none")' in checkpoint.report.notes
 
 
 @pytest.mark.parametrize(

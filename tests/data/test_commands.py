@@ -97,7 +97,7 @@ def test_colour_and_sizes_are_changed_by_request(checkpoint, tmp_path, capsys):
         Image.fromarray(rng.integers(0, 256, (9, 9, 3), dtype=np.uint8)).save(tmp_path / f"{i}.png")
     arguments = (checkpoint, "--data", tmp_path, "--device", "cpu", "--json")
     assert run(jacobian, *arguments) == 1
-    assert "convert_channels" in words(capsys)
+    assert "--convert-channels" in words(capsys)
     assert run(jacobian, *arguments, "--convert-channels") == 1
     assert "smaller than the 16 x 16" in words(capsys)
     assert run(jacobian, *arguments, "--convert-channels", "--resize", 16, "--interpolation", "bicubic") == 0

@@ -1,6 +1,7 @@
 """The engine's loop: shards, workers, two processes on one folder, kills, streaming, and what it refuses beforehand."""
 
 import json
+import math
 import os
 import pickle
 import random
@@ -30,7 +31,9 @@ from lipcomp.measure import (
     _bench as benching,
     run,
 )
+from lipcomp.measure._accuracy import RobustAccuracy
 from lipcomp.measure._beyond import OutOfDistribution
+from lipcomp.measure._local import Ball
 from lipcomp.measure._pairs import Map
 from lipcomp.measure._parallel import measure_source, run_parallel
 from lipcomp.measure._run import Outputs, dry_run, open_benches, units_of
@@ -354,3 +357,46 @@ def test_records_tell_what_they_are_of(plan, tmp_path):
     )
     assert torch.__version__ == record["provenance"]["torch"]
     time.strptime(record["provenance"]["time"][:19], "%Y-%m-%dT%H:%M:%S")
+
+
+@pytest.mark.parametrize(
+    ("quantity", "said"),
+    [
+        (Sigma(limit=0), "limit of Sigma must be at least 1 image, got 0"),
+        (Sigma(limit=-1), "limit of Sigma must be at least 1 image, got -1"),
+        (RobustAccuracy("pgd", "l2", 0.5, limit=0), "limit of RobustAccuracy must be at least 1"),
+        (Sigma, r"such as Sigma\(\)"),
+        ("sigma", r"such as Sigma\(\)"),
+    ],
+)
+def test_a_quantity_that_cannot_be_measured_is_refused_in_the_plan(quantity, said):
+    """A negative limit left the last images out, and 0 meant all of them."""
+    with pytest.raises(ValueError, match=said):
+        Plan((Source("m.safetensors"),), Images("mnist5k", limit=2), (quantity,))
+
+
+@pytest.mark.parametrize(
+    ("quantity", "said"),
+    [
+        (Ball(radii=()), "names nothing to measure"),
+        (Pairs("corruptions", severities=()), "corruptions and severities must name at least one"),
+        (Pairs("random", radius=-1.0), "radius must be a positive length"),
+        (Pairs("random", radius=math.nan), "radius must be a positive length"),
+    ],
+)
+def test_a_quantity_without_anything_to_measure_is_refused(quantity, said, save_small, tmp_path):
+    save_small(tmp_path / "m.safetensors")
+    plan = Plan((Source(tmp_path / "m.safetensors"),), Images("mnist5k", limit=2), (quantity,))
+    with pytest.raises(ValueError, match=said):
+        next(run(plan))
+
+
+def test_an_empty_plan_is_refused(save_small, tmp_path, untyped):
+    save_small(tmp_path / "m.safetensors")
+    for sources, quantities in (((), (Sigma(),)), ((Source(tmp_path / "m.safetensors"),), ())):
+        with pytest.raises(ValueError, match="names no sources or no quantities"):
+            next(run(Plan(sources, Images("mnist5k", limit=2), quantities)))
+    with pytest.raises(
+        ValueError, match="baseline must be one of 'random', 'pixels' or None, got str 'none'"
+    ):
+        Source(tmp_path / "m.safetensors", baseline="none")
