@@ -126,7 +126,7 @@ def load_encoder(
 
 
 def _refuse_options(options: Mapping[str, Any], source: Source) -> None:
-    given = [f"--{name.replace('_', '-')}" for name, value in options.items() if value is not None]
+    given = [f"{name}=" for name, value in options.items() if value is not None]
     if given:
         raise CheckpointError(
             f"checkpoint {str(source.path)!r} is lipcomp's own and says this itself; leave {', '.join(given)} out"
@@ -148,7 +148,7 @@ def _assemble(
         for option, value in (("arch", arch), ("format", format), ("branch", branch)):
             if value not in (None, "huggingface"):
                 raise CheckpointError(
-                    f"folder {str(source.path)!r} says its architecture in config.json; leave --{option} {value} out"
+                    f"folder {str(source.path)!r} says its architecture in config.json; leave {option}={value!r} out"
                 )
         return from_folder(source, head, size, mean, std)
     bare = arch is None and format in (None, "huggingface") and source.container in ("torch", "safetensors")
