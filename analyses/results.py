@@ -247,7 +247,7 @@ def overview(page: str) -> str:
         rows = [line.strip("| ").split(" | ") for line in said.splitlines() if "(primary)" in line]
         if len(rows) == 2:
             told = (
-                f"**{verdict}**: {estimate.replace('97.5% interval ', '')}"
+                f"**{verdict}**: {estimate.replace(', 97.5% interval ', ' (')})"
                 for _, _, verdict, estimate, _ in rows
             )
             lines.append(f"| [{name}]({name}/report.md) | {rows[0][-1]} | {' | '.join(told)} |")
