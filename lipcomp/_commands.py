@@ -120,7 +120,7 @@ def as_options(text: str) -> str:
         told = ON_COMMAND_LINE.get(name) or "--" + name.replace("_", "-")
         if told.split(",")[0] not in known:
             return match[0]
-        return told if value in ("", "True", "...") or name in ON_COMMAND_LINE else f"{told} {value}"
+        return told if value in ("", "True", "...") else f"{told} {value}"
 
     for function, told in BY_FACTORY.items() if "--factory" in known else ():
         text = text.replace(function, told)

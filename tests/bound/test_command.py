@@ -207,7 +207,7 @@ def test_the_jacobian_command(checkpoints, small_digits, tmp_path, capsys):
         ),
         (bound, ["--cores", "2"], "without --workers, --engine or --shards", 2),
         (bound, ["--minutes", "5", "--workers", "2"], "--minutes would be ignored without --engine slurm", 2),
-        (bound, ["--data-root", "/data"], "root='/data' is the dataset directory of cifar10", 1),
+        (bound, ["--data-root", "/data"], "--data-root /data is the dataset directory of cifar10", 1),
         (
             jacobian,
             ["--layer", "logits", "--concentration", "3"],
