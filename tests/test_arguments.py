@@ -17,6 +17,7 @@ pytestmark = pytest.mark.usefixtures("untyped")
 
 IMAGES = torch.rand(3, 1, 2, 2, generator=torch.Generator().manual_seed(0))
 MU = torch.eye(3)
+FLAT = torch.nn.Flatten()
 
 
 def linear(images):
@@ -46,6 +47,10 @@ def linear(images):
         (lambda: lipcomp.spectral_norm(linear, IMAGES, max_iterations=0), "max_iterations must be at least 1"),
         (lambda: encoders.EncoderSpec("small_cnn", (1, 28)), r"image_shape must be \(a whole number, a whole"),
         (lambda: encoders.EncoderSpec(5, (1, 28, 28)), "backbone must be text, got int 5"),
+        (lambda: encoders.wrap(FLAT, layer=1), "layer 1 is not a submodule of the network"),
+        (lambda: encoders.wrap(FLAT, image_shape=(1, 2, 2))((IMAGES * 255).byte()), "divide bytes by 255"),
+        (lambda: bound.all_pairs(MU, IMAGES, block_size=-1), "block_size must be at least 1, got -1"),
+        (lambda: lipcomp.lower_bounds(MU, MU, MU[0], pairs=torch.zeros(2, 2).long()), r"shape \(3, 2\)"),
         (lambda: data.Preprocessing("32"), "resize must be a whole number or"),
         (lambda: objectives.CSimCLR(kappa_e=None), "kappa_e must be a number, got NoneType"),
         (lambda: robustness.fit_linear_probe(MU, [0, 1, 0]), r"labels must be a tensor \(n\), got list"),

@@ -114,6 +114,8 @@ def all_pairs(
     n, dim = mu.shape
     load = _loader(images, n, domain)
     usable, reasons = _usable(mu, normalised)
+    if block_size is not None and block_size < 1:
+        raise ValueError(f"block_size must be at least 1, got {block_size}")
     if n < 2:
         raise ValueError(f"all pairs need at least two images, got {n}")
     kept = usable.nonzero().squeeze(1).cpu()

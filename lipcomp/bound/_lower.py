@@ -86,6 +86,10 @@ def lower_bounds(
             f"mu1 and mu2 must be (pairs, dim) and distance (pairs,); got {tuple(mu1.shape)}, {tuple(mu2.shape)}, "
             f"{tuple(distance.shape)}"
         )
+    if pairs is not None and pairs.shape != (len(mu1), 2):
+        raise ValueError(
+            f"pairs must name two images for each pair, shape ({len(mu1)}, 2); got {tuple(pairs.shape)}"
+        )
     check_precision(mu1)
     check_precision(mu2)
     first, second = mu1.detach().double(), mu2.detach().double()

@@ -179,6 +179,8 @@ class Encoder(nn.Module):
                 f"images must have shape (batch, {', '.join(map(str, expected))}) for this {self.architecture} "
                 f"encoder, got {tuple(images.shape)}; resize or convert them first"
             )
+        if not images.is_floating_point():
+            raise ValueError(f"images must be pixels in [0, 1], got {images.dtype}; divide bytes by 255")
         return self.backbone((images - self.mean) / self.std)
 
     def embedding(

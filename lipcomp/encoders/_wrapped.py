@@ -218,7 +218,7 @@ def wrap(
     if layer is not None:
         names = [name for name, _ in module.named_modules() if name]
         if layer not in names:
-            near = difflib.get_close_matches(layer, names, 3, cutoff=0.4) or names[:6]
+            near = difflib.get_close_matches(str(layer), names, 3, cutoff=0.4) or names[:6]
             raise ValueError(f"layer {layer!r} is not a submodule of the network; near it: {', '.join(near)}")
     encoder = WrappedEncoder(
         Tap(module, layer, pool),
