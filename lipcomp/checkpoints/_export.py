@@ -16,7 +16,7 @@ inside. The state dicts hold weights only, and the folders say the normalisation
 
 import json
 import warnings
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict
 from importlib.metadata import version
 from pathlib import Path
@@ -126,9 +126,10 @@ def to_safetensors(checkpoint: Checkpoint, folder: Path | str, *, records: Itera
 
     Our own checkpoints keep their metadata, in the header of the safetensors file.
     """
+    text = card(checkpoint, "safetensors", records)
     encoder, folder = checkpoint.encoder, _place(checkpoint, folder, *WRITTEN)
     if checkpoint.format == "lipcomp":
-        _write_text(folder / "README.md", card(checkpoint, "safetensors", records))
+        _write_text(folder / "README.md", text)
         save_checkpoint(folder / "model.safetensors", encoder, metadata=checkpoint.metadata)
         config: dict[str, Any] = {"encoder": encoder.spec.to_dict(), "library_name": "lipcomp"}
         _write_text(folder / "config.json", json.dumps(config, indent=2))
@@ -146,7 +147,7 @@ def to_safetensors(checkpoint: Checkpoint, folder: Path | str, *, records: Itera
             "preprocessing": asdict(checkpoint.preprocessing),
         },
     }
-    return _write_folder(folder, _weights(encoder), config, card(checkpoint, "safetensors", records))
+    return _write_folder(folder, _weights(encoder), config, text)
 
 
 class Program(nn.Module):
@@ -206,11 +207,24 @@ def preprocessing_of(checkpoint: Checkpoint) -> Inputs:
     return Inputs(mean, std, (height, width), pipeline, "the checkpoint")
 
 
+CONDITIONS = (
+    "data",
+    "layer",
+    "probe",
+    "pairs",
+    "corruption",
+    "severity",
+    "attack",
+    "norm",
+    "radius",
+)  # settings that a row of the card names
+
+
 def card(checkpoint: Checkpoint, target: str, records: Iterable[Any] = ()) -> str:
     """The model card: what it is, where it comes from, what was measured of it, how it is loaded."""
     encoder, ready = checkpoint.encoder, preprocessing_of(checkpoint)
     told = {key: value for key, value in checkpoint.subject().items() if key != "checkpoint"}
-    measured = [record for record in records if record.value is not None]
+    measured = _measured(_of_this(checkpoint, list(records)))
     layers = ", ".join(encoder.layers()) if target == "safetensors" else "backbone"
     lines = [
         "---",
@@ -230,7 +244,7 @@ def card(checkpoint: Checkpoint, target: str, records: Iterable[Any] = ()) -> st
         f"| parameters | {sum(value.numel() for value in encoder.parameters()):,} |",
         *(f"| {key} | {value} |" for key, value in told.items()),
         *(["", "| measured | value | 95% interval | n |", "|---|---|---|---|"] if measured else []),
-        *(_measured(record) for record in measured),
+        *measured,
         "",
         "```python",
         "import lipcomp",
@@ -242,14 +256,40 @@ def card(checkpoint: Checkpoint, target: str, records: Iterable[Any] = ()) -> st
     return "\n".join(lines) + "\n"
 
 
-def _measured(record: Any) -> str:
-    """A record as a row of the card."""
-    settings = {
-        key: record.settings[key] for key in ("corruption", "severity", "radius") if key in record.settings
-    }
-    told = ", ".join([record.quantity, *(f"{key} {value}" for key, value in settings.items())])
-    ends = "" if record.interval is None else "{:.4g} to {:.4g}".format(*record.interval)
-    return f"| {told} | {record.value:.4g} {record.unit} | {ends} | {record.n or ''} |"
+def _of_this(checkpoint: Checkpoint, records: Sequence[Any]) -> list[Any]:
+    """The records of an encoder; a file may hold those of others too. One without a subject is taken as it is given."""
+    own = {"encoder": checkpoint.identity, "sha256": checkpoint.sha256}
+
+    def belongs(record: Any) -> bool:
+        known = [name for name in own if name in record.subject]
+        return not known or record.subject[known[0]] == own[known[0]]
+
+    found = [record for record in records if belongs(record)]
+    if records and not found:
+        others = sorted({str(record.subject.get("checkpoint")) for record in records})
+        raise ValueError(
+            f"records are of other encoders ({', '.join(others[:3])}), none of {checkpoint.path} as it is loaded here; "
+            f"measure this one, or load it with the same options"
+        )
+    return found
+
+
+def _measured(records: Sequence[Any]) -> list[str]:
+    """Records as rows of the card: of which data, at which layer, under what; the last of what was measured twice."""
+    groups: dict[str, list[Any]] = {}
+    for record in {record.identity: record for record in records if record.value is not None}.values():
+        told = [
+            f"{name} {record.settings[name]}" for name in CONDITIONS if record.settings.get(name) is not None
+        ]
+        groups.setdefault(", ".join([record.quantity, *told]), []).append(record)
+    rows = []
+    for what, alike in groups.items():
+        names = [name for name in alike[0].settings if len({str(r.settings.get(name)) for r in alike}) > 1]
+        for record in alike:
+            apart = "".join(f", {name} {record.settings.get(name)}" for name in names)
+            ends = "" if record.interval is None else "{:.4g} to {:.4g}".format(*record.interval)
+            rows.append(f"| {what}{apart} | {record.value:.4g} {record.unit} | {ends} | {record.n or ''} |")
+    return rows
 
 
 def weights_out(backbone: nn.Module) -> int:

@@ -114,7 +114,12 @@ class Checkpoint:
         folder
             Is made if there is none.
         records
-            What was measured of the encoder; the card shows it as a table.
+            What was measured; the card shows those of this encoder as a table.
+
+        Raises
+        ------
+        ValueError
+            If all records are of other encoders.
         """
         from lipcomp.checkpoints._export import to_safetensors
 

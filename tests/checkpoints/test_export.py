@@ -21,6 +21,7 @@ from lipcomp.checkpoints._export import (
 from lipcomp.checkpoints._native import Metadata
 from lipcomp.encoders import EncoderSpec, build_encoder
 from lipcomp.encoders._resnet import ResNet
+from lipcomp.records import Record
 
 timm = pytest.importorskip("timm")
 
@@ -112,6 +113,50 @@ def test_our_own_keep_their_metadata(tmp_path):
     images = torch.rand(2, 1, 28, 28)
     assert torch.equal(again.encoder(images), ours.encoder(images))
     assert "| kappa_e | 64.0 |" in (tmp_path / "card" / "README.md").read_text()
+
+
+def test_the_card_shows_what_was_measured_of_this_encoder(tmp_path):
+    """Those of others are left out; a row says of which data, at which layer, under what."""
+    found = []
+    for seed in (0, 1):
+        save_checkpoint(
+            tmp_path / f"{seed}.safetensors", build_encoder(EncoderSpec("small_cnn", (1, 28, 28)), seed=seed)
+        )
+        found.append(load_encoder(tmp_path / f"{seed}.safetensors"))
+    own, other = (checkpoint.subject() for checkpoint in found)
+    at = {"data": "d/test", "layer": "latent"}
+    records = [
+        Record("sigma_max.median", 1.5, subject=own, settings=at, identity="a"),
+        Record("sigma_max.median", 2.5, subject=own, settings=at, identity="a"),
+        Record("sigma_max.median", 3.5, subject=other, settings=at),
+        Record(
+            "accuracy.corruption",
+            0.25,
+            subject=own,
+            settings={"corruption": "fog", "severity": 1, "table": "x"},
+        ),
+        Record(
+            "accuracy.corruption",
+            0.75,
+            subject=own,
+            settings={"corruption": "fog", "severity": 1, "table": "y"},
+        ),
+        Record("accuracy.clean", None, subject=own),
+        Record("mine", 7.0),
+    ]
+    text = (found[0].save_pretrained(tmp_path / "hub", records=records) / "README.md").read_text()
+    rows = [line for line in text.partition("| measured ")[2].splitlines()[2:] if line.startswith("|")]
+    assert rows == [
+        "| sigma_max.median, data d/test, layer latent | 2.5  |  |  |",
+        "| accuracy.corruption, corruption fog, severity 1, table x | 0.25  |  |  |",
+        "| accuracy.corruption, corruption fog, severity 1, table y | 0.75  |  |  |",
+        "| mine | 7  |  |  |",
+    ]
+    with pytest.raises(
+        ValueError, match=r"records are of other encoders \(.*1\.safetensors\), none of .*0\.safetensors"
+    ):
+        found[0].save_pretrained(tmp_path / "wrong", records=records[2:3])
+    assert not (tmp_path / "wrong").exists()
 
 
 def test_programs_without_lipcomp(tmp_path, simsiam, images):

@@ -114,15 +114,23 @@ def check_share_results(names):
     tracker, run = Mock(), Mock()
     names["log_records"](tracker, names["records"], step=3)
     names["log_records"](names["WandbTracker"](run), names["records"], step=3)
-    values = {r.quantity: r.value for r in names["records"] if r.value is not None}
+    values = {
+        f"{r.quantity}/latent": r.value
+        for r in names["records"]
+        if r.value is not None and "layer" in r.settings
+    }
+    values |= {
+        r.quantity: r.value for r in names["records"] if r.value is not None and "layer" not in r.settings
+    }
+    median = values["sigma_max.median/latent"]
     assert {c.args[0]: c.args[1] for c in tracker.log_metric.call_args_list} == values
     assert all(c.kwargs == {"step": 3} for c in tracker.log_metric.call_args_list)
     assert {k: v for c in run.log.call_args_list for k, v in c.args[0].items()} == values
-    assert names["frame"]["sigma_max.median"] == values["sigma_max.median"]
+    assert names["frame"]["sigma_max.median"] == median
     images = torch.rand(2, 1, 28, 28)
     assert torch.equal(names["again"].encoder(images), names["checkpoint"].encoder(images))
     card = Path(names["folder"], "hub", "README.md").read_text()
-    assert f"| sigma_max.median | {values['sigma_max.median']:.4g} 1/pixel L2 |" in card
+    assert f"| sigma_max.median, data mnist5k/test, layer latent | {median:.4g} 1/pixel L2 |" in card
 
 
 NEEDS = {"lightning": ("pytorch_lightning",), "hugging-face-trainer": ("transformers", "accelerate")}
