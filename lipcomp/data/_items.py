@@ -140,7 +140,7 @@ def labels_of(name: str, dataset: Any, image_key: str | None, label_key: str | N
             f"items of {name} have {parts} parts, and the second differs for every image ({labels[0]}, {labels[1]} "
             f"...) as a file or an index does; give items of (image, label), or pass labels="
         )
-    counted = all(isinstance(label, int) and label == i for i, label in enumerate(labels))
+    counted = all(_is_number(label, i) for i, label in enumerate(labels))
     if counted and len(labels) > _ONE_OF_EACH and len(getattr(dataset, "classes", None) or ()) != len(labels):
         raise ValueError(
             f"the second part of each item of {name} is its index, so that no two images have one class; give items of "
@@ -151,6 +151,14 @@ def labels_of(name: str, dataset: Any, image_key: str | None, label_key: str | N
             f"{name} gives no labels; pass labels=, label_key=, or labelled=False where none are needed"
         )
     return labels
+
+
+def _is_number(label: Any, number: int) -> bool:
+    """Whether a label is this whole number, of Python, NumPy or torch."""
+    try:
+        return not isinstance(label, str) and plain_label(label) == number
+    except ValueError:
+        return False
 
 
 def plain_label(label: Any) -> int | str:

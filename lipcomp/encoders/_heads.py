@@ -36,5 +36,5 @@ class LatentDecoder(nn.Linear):
 
 
 def mean_direction(embedding: Float[Tensor, "*batch dim"]) -> Float[Tensor, "*batch dim"]:
-    """Mu = h / |h|, of norm one however small h is. A zero vector stays zero: the measuring code counts it out."""
-    return F.normalize(embedding, dim=-1, eps=1e-30 if embedding.dtype == torch.float64 else 1e-18)
+    """Mu = h / |h|, of norm one where |h|^2 can be held. A zero vector stays zero: the measuring code counts it out."""
+    return F.normalize(embedding, dim=-1, eps=1e-150 if embedding.dtype == torch.float64 else 1e-18)

@@ -194,7 +194,8 @@ def wrap(
     Raises
     ------
     ValueError
-        If an argument is not valid, the layer does not exist, or a trial pass of one black image fails.
+        If an argument is not valid, the layer does not exist, or a trial pass of two black images fails or does not
+        give a row of floats for each.
 
     Examples
     --------
@@ -233,12 +234,17 @@ def wrap(
     encoder.mean, encoder.std = encoder.mean.to(place), encoder.std.to(place)
     try:
         with torch.no_grad():
-            encoder.embedding(place.new_zeros(1, *encoder.image_shape))
+            out = encoder.embedding(place.new_zeros(2, *encoder.image_shape))
     except (RuntimeError, TypeError, AssertionError) as error:
         raise ValueError(
             f"the network does not take images of image_shape {encoder.image_shape}: "
             f"{str(error).splitlines()[0]}"
         ) from error
+    if len(out) != 2 or not out.is_floating_point():
+        raise ValueError(
+            f"the network gives {len(out)} rows of {out.dtype} for 2 images; an embedding is one row of floats per "
+            f"image"
+        )
     return encoder
 
 

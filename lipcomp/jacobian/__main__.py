@@ -75,6 +75,7 @@ def build_parser() -> commands.Parser:
     # fmt: on
     options.add_run_arguments(parser)
     parser.ignores("with --unnormalised or --layer logits", options.is_no_direction, "--concentration")
+    parser.ignores("without --frobenius", lambda given: given.frobenius is None, "--concentration")
     parser.ignores("with --method rows", lambda given: given.method == "rows", "--max-iterations")
     return parser
 

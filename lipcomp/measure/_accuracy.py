@@ -21,7 +21,7 @@ from lipcomp.robustness._auto_attack import auto_attack, load_autoattack
 from lipcomp.robustness._calibration import brier_score, calibration_error, negative_log_likelihood
 from lipcomp.robustness._effective import BaselineFit, effective_robustness
 from lipcomp.robustness._estimates import proportion, top_k_correct
-from lipcomp.robustness._probes import NearestNeighbours
+from lipcomp.robustness._probes import NO_VOTE, NearestNeighbours
 
 VERSION = 3
 
@@ -38,6 +38,8 @@ def probe_unit(
     """A unit that reads the scores of some conditions; ``extra`` is what else can change its numbers."""
     content = (bench.probe_identity(), [c.identity for c in conditions], extra)
     told = {**bench.plan.probe.settings(), "train": bench.train.images.name, **settings}
+    if "k" in bench.plan.probe.settings():  # as many as there are
+        told["k"] = min(bench.plan.probe.neighbours, len(bench.train))
     count = sum(len(c) for c in conditions)
     return Unit(kind, content, told, label, count, measure, 1.0, VERSION, per_image=kind == "corruption.mean")
 
@@ -109,8 +111,14 @@ class CleanAccuracy:
                 findings.append(Finding.of("accuracy.top5", proportion(top_k_correct(logits, labels, 5))))
             findings.append(Finding.of("ece", calibration_error(logits, labels)))
             findings.append(Finding.of("brier", brier_score(logits, labels)))
-            findings.append(Finding.of("nll", negative_log_likelihood(logits, labels), "nats"))
-            return Result(findings)
+            voted = logits.gather(1, labels[:, None]).squeeze(1) > np.log(2 * NO_VOTE)
+            if bench.plan.probe.kind != "knn" or voted.all():
+                findings.append(Finding.of("nll", negative_log_likelihood(logits, labels), "nats"))
+                return Result(findings)
+            none = int((~voted).sum())
+            findings.append(Finding("nll", None, "nats", len(labels)))
+            note = f"no nll: {none} of {len(labels)} images have no neighbour of their class, whose likelihood is 0"
+            return Result(findings, notes=[note])
 
         yield probe_unit(bench, "accuracy.clean", [bench.clean], measure, "clean", bench.data_settings())
 

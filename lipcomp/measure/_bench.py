@@ -20,7 +20,7 @@ from lipcomp._identity import digest, hash_module
 from lipcomp.checkpoints._native import Checkpoint, label_of
 from lipcomp.data._folders import FolderImages
 from lipcomp.data._opening import brought_to, check_splits
-from lipcomp.data._sets import ImageSet
+from lipcomp.data._sets import ImageSet, file_of
 from lipcomp.jacobian._batching import forward_batch_size
 from lipcomp.jacobian._precision import full_precision
 from lipcomp.measure._cells import Arrays, Cells, IncompleteError
@@ -73,6 +73,7 @@ class Bench:
         self.images, self.indices = self.plan.images.load(self.checkpoint)
         self._probes: dict[int, Probe] = {}
         self._probe_identities: dict[str | None, str] = {}
+        _ = self.guard  # a network that cannot run is named before anything is measured
 
     # --- who is measured ---------------------------------------------------------------------------------------
 
@@ -104,11 +105,41 @@ class Bench:
     @cached_property
     def guard(self) -> list[float]:
         """The encoder's output on two fixed images: eight numbers that another function would not give."""
+        try:
+            out = self._of_noise(self.encoder)
+        except RuntimeError as error:
+            if "dtype" not in str(error):
+                raise
+            raise ValueError(
+                f"the network cannot run in {self.plan.precision}, some of it has a type of its own "
+                f"({str(error).splitlines()[0]}); choose another precision=, or convert to the type of the input"
+            ) from error
+        return [float(f"{value:.4g}") for value in out[:, :4].flatten()]
+
+    def _of_noise(self, fn: Callable[[Tensor], Tensor]) -> Tensor:
+        """Outputs on two fixed images of noise, in float64."""
         generator = torch.Generator().manual_seed(0)
         noise = torch.rand(2, *self.checkpoint.image_shape, generator=generator).to(self.device, self.dtype)
         with evaluation_mode(self.encoder), full_precision():
-            out = self.encoder(noise).double().cpu()
-        return [float(f"{value:.4g}") for value in out[:, :4].flatten()]
+            return fn(noise).double().cpu()
+
+    def check_directions(self, layer: str) -> None:
+        """Refuse embeddings whose squares leave the range of the precision: their directions would be of other lengths.
+
+        Raises
+        ------
+        ValueError
+            If an embedding is not zero and its direction has not the length 1.
+        """
+        lengths = self._of_noise(partial(self.encoder, layer=layer)).norm(dim=1)
+        largest = self._of_noise(partial(self.encoder.embedding, layer=layer)).abs().amax(1)
+        odd = (largest > 0) & largest.isfinite() & ((lengths - 1).abs() > 0.1)
+        if odd.any():
+            wider = 'use precision="float64", or ' if self.plan.precision != "float64" else ""
+            raise ValueError(
+                f"the embedding at layer {layer} has values near {float(largest[odd][0]):.0e}, whose squares "
+                f"{self.plan.precision} does not hold, so that it has no direction; {wider}scale the network's output"
+            )
 
     def agrees(self, guard: list[float] | None) -> bool:
         """Whether a stored guard is this encoder's; one that was not stored is believed."""
@@ -281,15 +312,31 @@ class Bench:
 
     @torch.no_grad()
     def features(self, condition: Condition, advance: Advance = nothing) -> Float[Tensor, "n features"]:
-        """Pooled features of every image of a condition, in float32 on the CPU."""
+        """Pooled features of every image of a condition, in float32 or float64 on the CPU."""
+        kind = torch.promote_types(self.dtype, torch.float32)
 
         def compute(places: Tensor) -> Arrays:
             with evaluation_mode(self.encoder), full_precision():
-                rows = [self.encoder.features(x).float().cpu() for _, x in self.batches(condition, places)]
+                rows = [self.encoder.features(x).to("cpu", kind) for _, x in self.batches(condition, places)]
             return {"features": torch.cat(rows).numpy()}
 
         key = ("features", self.identity, condition.identity)
-        return torch.from_numpy(self.by_blocks(key, len(condition), compute, advance)["features"])
+        held = self.by_blocks(key, len(condition), compute, advance)["features"]
+        return self._finite("features", torch.from_numpy(held), condition)
+
+    def _finite(self, what: str, rows: Tensor, condition: Condition) -> Tensor:
+        """Rows of all images of a condition; NaN is no answer, and would count as one of the first class."""
+        odd = (~rows.isfinite().all(1)).nonzero().squeeze(1)
+        if len(odd):
+            changed = {k: v for k, v in condition.settings.items() if k in ("corruption", "severity")}
+            told = "".join(f", {k} {v}" for k, v in changed.items())
+            first = file_of(condition.images, int(condition.indices[odd[0]]))
+            raise ValueError(
+                f"{what} must be finite, but are NaN or infinite on {len(odd)} of {len(rows)} images of "
+                f"{condition.images.name}{told} (the first is {first}); is the encoder's checkpoint intact, and "
+                f"precision={self.plan.precision!r} wide enough for it?"
+            )
+        return rows
 
     def probe_identity(self, kind: str | None = None) -> str:
         """A hash of what the probe depends on: settings, encoder, training images."""
@@ -303,7 +350,10 @@ class Bench:
     def probe(self, refit: int = 0, advance: Advance = nothing) -> Probe:
         """The fitted probe; ``refit`` r > 0 is the linear probe on the r-th bootstrap sample of the training images."""
         if refit not in self._probes:
-            self._probes[refit] = self._fit(refit, advance).to(self.device)
+            kind = torch.promote_types(
+                self.dtype, torch.float32
+            )  # of a vote in bfloat16 little would be left
+            self._probes[refit] = self._fit(refit, advance).to(self.device, kind)
         return self._probes[refit]
 
     def _fit(self, refit: int, advance: Advance) -> Probe:
@@ -347,7 +397,7 @@ class Bench:
 
     def classifier(self) -> nn.Module:
         """Pixels to class scores: the probe on the encoder's features."""
-        return self.probe().on(self.encoder).to(self.device, self.dtype).eval().requires_grad_(False)
+        return self.probe().on(self.encoder).eval().requires_grad_(False)
 
     @torch.no_grad()
     def logits(self, condition: Condition, advance: Advance = nothing) -> Float[Tensor, "n classes"]:
@@ -374,7 +424,8 @@ class Bench:
             return {f"logits{r}": torch.cat(scores).numpy() for r, scores in enumerate(rows)}
 
         key = ("scores", self.probe_identity(), refits, condition.identity)
-        return torch.from_numpy(self.by_blocks(key, len(condition), compute, advance)[f"logits{refit}"])
+        held = self.by_blocks(key, len(condition), compute, advance)[f"logits{refit}"]
+        return self._finite("class scores", torch.from_numpy(held), condition)
 
 
 def recipe_hash(recipe: Mapping[str, Any]) -> str | None:

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 
 from lipcomp._arguments import checked
 from lipcomp.measure._accuracy import check_fit, effective_finding, probe_unit, right_of
@@ -17,6 +18,7 @@ from lipcomp.robustness._estimates import proportion
 from lipcomp.robustness._metrics import estimate_corruption_accuracy, estimate_mce, estimate_relative_mce
 from lipcomp.robustness._protocols import Protocol, literature
 from lipcomp.robustness._sets import open_corruption_set
+from lipcomp.robustness._shifted import check_cifar_order
 from lipcomp.robustness.corruptions import corruption_names
 from lipcomp.robustness.corruptions._corrupt import SEVERITIES, table_for
 from lipcomp.robustness.corruptions._tables import COMMON, VALIDATION
@@ -78,8 +80,14 @@ class CorruptionAccuracy:
                 frost=self.frost,
             )
         found = open_corruption_set(
-            Path(self.folder), classes=bench.images.classes, image_shape=shape, corruptions=self.names
+            Path(self.folder),
+            classes=bench.images.classes,
+            image_shape=shape,
+            corruptions=self.names,
+            severities=self.severities,
         )
+        if found.kind == "cifar":
+            check_cifar_order(self.folder, bench.images.classes)
         made = disk_conditions(found, bench.plan.images.limit, bench.plan.images.seed)
         wanted = self.names or literature(found.corruptions, all_found=self.everything)
         made = [
@@ -165,6 +173,7 @@ def _summary(bench: Bench, made: Sequence[Condition], clean: Condition, advance:
             f"the corrupted images are {len(made[0].images)}, those of {bench.images.name} {len(bench.images)}: the "
             f"clean accuracy is of other images"
         )
+    same_labels = torch.equal(clean.labels(), made[0].labels())  # as the same images have in their order
     thousand = len(made[0].images.classes) == 1000
     if thousand and on_disk and set(table) == set(ALL_NINETEEN):
         fit = baseline_fit("imagenet_c_disk")
@@ -178,7 +187,7 @@ def _summary(bench: Bench, made: Sequence[Condition], clean: Condition, advance:
             notes.append(str(error))
         else:
             findings.append(Finding.of("mce", estimate_mce(fifteen), differs=differs))
-            if len(before) == next(iter(fifteen.values())).shape[1]:
+            if same_labels:
                 relative = estimate_relative_mce(fifteen, before)
                 findings.append(Finding.of("mce.relative", relative, differs=differs))
     columns = {}

@@ -72,6 +72,10 @@ class Map:
             check_layer(bench.encoder, self.layer)
         if bench.plan.precision == "bfloat16":
             raise ValueError('precision must be "float32" or "float64" for Lipschitz bounds, got "bfloat16"')
+        if (
+            self.is_direction and bench.plan.precision == "float64"
+        ):  # from float32, sigma goes there by itself
+            bench.check_directions(self.layer)
 
     @property
     def is_direction(self) -> bool:
@@ -165,6 +169,8 @@ class Pairs:
         if self.source == "random" and self.norm != "l2":
             raise ValueError(f'norm is of the searched ball; random steps are in "l2", got {self.norm!r}')
         self.map.check(bench)
+        if self.map.is_direction:
+            bench.check_directions(self.map.layer)
         indices = bench.indices[: self.limit]
         if len(indices) < 2:
             raise ValueError(f"pairs need at least two images, got {len(indices)} of {bench.images.name}")

@@ -76,7 +76,8 @@ class Source:
             If the file cannot be read safely, or an option does not fit it.
         """
         if self.factory is not None and (self.path is None or not (own := own_backbone(self.path))):
-            if idle := [f"{name}=" for name in ("arch", "format", "head") if self.options.get(name)]:
+            unread = ("arch", "format", "head", *(("branch",) if self.path is None else ()))
+            if idle := [f"{name}=" for name in unread if self.options.get(name)]:
                 raise ValueError(
                     f"{', '.join(idle)} would be ignored with factory=, which builds the network; leave it out"
                 )

@@ -21,7 +21,7 @@ from lipcomp.robustness._effective import CLEAN_COLUMN, BaselineFit, baseline_fi
 from lipcomp.robustness._estimates import Estimate, bootstrap, proportion
 from lipcomp.robustness._features import evaluation_mode
 from lipcomp.robustness._metrics import flip_rate, mean_flip_rate, read_flip_reference, top5_distances
-from lipcomp.robustness._shifted import Shift, check_imagenet_order
+from lipcomp.robustness._shifted import Shift, check_cifar_order, check_imagenet_order
 from lipcomp.robustness._shifts import SHIFTS, load_shift
 from lipcomp.robustness._videos import (
     FrameSet,
@@ -70,6 +70,8 @@ class ShiftAccuracy:
             )
         if self.shift in SHIFTS:
             check_imagenet_order(f"shift {self.shift}", bench.images.classes)
+        if self.shift.startswith("cifar10."):
+            check_cifar_order(f"shift {self.shift}", bench.images.classes)
         condition = clean_condition(shift.images)
 
         def measure(advance: Advance) -> Result:
@@ -194,7 +196,7 @@ class FlipRate:
             held = bench.cells.get(key, lambda: self._predict(bench, places[name], "noise" in name))
             found = {"flip_rate": flip_rate(held["predicted"], noise="noise" in name)}
             if held["distance"].size:
-                found["top5_distance"] = bootstrap(held["distance"][None])
+                found["top5_distance"] = bootstrap(held["distance"][None], limits=(0.0, 15.0))
             return found
 
         for name in places:

@@ -8,7 +8,9 @@ calibrated model on 200 images has T near 0.05. So
   expectation 0 for a calibrated model and ECE for one that is plainly not; between, it is the lower;
 * the *interval* is [T - q, T + 1.96 s], cut at 0. q is the 97.5% quantile of T if confidences were true (labels drawn
   from them; Broecker and Smith 2007), s^2 the variance of sum_b w_b g_b sign(E g_b). Since T is at least that sum, and
-  at most ECE + sum_b w_b |noise_b|, it holds its level whatever the truth, up to the normal approximation above.
+  at most ECE + sum_b w_b |noise_b|, it holds its level whatever the truth, up to the normal approximation above. Where
+  bins hold right answers alone, or wrong ones alone, s shows nothing: the reach is then at least the share of the other
+  kind that this many images may have without showing one.
 
 Brier score and negative log-likelihood are proper scores, means over images, with no bins and no such bias.
 
@@ -17,6 +19,8 @@ Brier score and negative log-likelihood are proper scores, means over images, wi
 >>> brier_score(torch.tensor([[4.0, 0.0], [4.0, 0.0]]), torch.tensor([0, 0])).value < 1e-3
 True
 """
+
+from dataclasses import replace
 
 import numpy as np
 import torch
@@ -65,7 +69,10 @@ def calibration_error(
         [np.abs(by_bin((rng.random(n) < confidence) - confidence)).sum() for _ in range(resamples)]
     )
     low = max(0.0, plug_in - float(np.quantile(true, 0.975)))
-    high = min(1.0, plug_in + NORMAL_QUANTILE * float(np.sqrt(variance.sum())))
+    counts, hits = np.bincount(which, minlength=BINS), np.bincount(which, right, minlength=BINS)
+    pure = int(counts[(hits == 0) | (hits == counts)].sum())
+    unseen = pure / n * (1 - 0.025 ** (1 / pure)) if pure else 0.0
+    high = min(1.0, plug_in + max(NORMAL_QUANTILE * float(np.sqrt(variance.sum())), unseen))
     return Estimate(float(np.clip(value, low, high)), (low, high), n)
 
 
@@ -77,6 +84,8 @@ def brier_score(logits: Float[Tensor, "n classes"], labels: Int64[Tensor, " n"])
 
 
 def negative_log_likelihood(logits: Float[Tensor, "n classes"], labels: Int64[Tensor, " n"]) -> Estimate:
-    """Mean of -log p of the label, in nats."""
+    """Mean of -log p of the label, in nats; it has no upper limit, so images that are all alike give no interval."""
     log_p = torch.log_softmax(logits.cpu().double(), 1)
-    return bootstrap(-log_p.gather(1, labels.cpu()[:, None]).numpy().T)
+    values = -log_p.gather(1, labels.cpu()[:, None]).numpy().T
+    found = bootstrap(values)
+    return replace(found, interval=None) if np.ptp(values) == 0 else found

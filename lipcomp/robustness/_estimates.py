@@ -136,11 +136,18 @@ def accuracy(predictions: Int64[Tensor, " n"], labels: Int64[Tensor, " n"]) -> E
 def top_k_correct(
     logits: Float[Tensor, "n classes"], labels: Int64[Tensor, " n"], k: int
 ) -> Float[np.ndarray, " n"]:
-    """Whether the label is among the k largest logits, per image, as 0 or 1."""
+    """Whether the label is among the k largest logits, per image, as 0 or 1.
+
+    The first is that of ``argmax``. Beyond it, a label that ties for the last of the places has none: a vote of few
+    neighbours gives most classes nothing, and which of them comes next is chance.
+    """
     if k > logits.shape[1]:
         raise ValueError(f"k must be at most the {logits.shape[1]} classes, got {k}")
-    top = logits.topk(k, dim=1).indices
-    return (top == labels.to(top.device)[:, None]).any(1).double().cpu().numpy()
+    labels = labels.to(logits.device)
+    right = logits.argmax(1) == labels
+    if k > 1:
+        right |= (logits >= logits.gather(1, labels[:, None])).sum(1) <= k
+    return right.double().cpu().numpy()
 
 
 def per_class_accuracy(

@@ -67,6 +67,13 @@ def extract_features(
     return torch.cat(parts)
 
 
+def unit_rows(rows: Float[Tensor, "n features"]) -> Float[Tensor, "n features"]:
+    """Rows of length 1, in float32 or wider, also where their squares leave its range; a row of zeros stays."""
+    rows = rows.to(torch.promote_types(rows.dtype, torch.float32))
+    largest = rows.detach().abs().amax(1, keepdim=True)
+    return nn.functional.normalize(rows / largest.where(largest > 0, 1.0), dim=1)
+
+
 @contextmanager
 def evaluation_mode(network: nn.Module) -> Iterator[None]:
     """Evaluation mode without gradients; afterwards every module is in the mode it was in."""

@@ -126,6 +126,12 @@ def linear_evaluation(
                 parameter.sub_(gradient + recipe.momentum * momentum, alpha=rate)
             step += 1
             advance(len(part))
+        assert weight is not None
+        if not torch.isfinite(weight).all():
+            raise ValueError(
+                "the linear evaluation came to NaN or infinity: features that are not finite, or too large for its "
+                "learning rate; is the encoder's checkpoint intact?"
+            )
     assert weight is not None
     assert bias is not None
     weight = weight / spread

@@ -37,6 +37,7 @@ from scipy import special, stats
 from torch import Tensor
 
 from lipcomp.robustness._estimates import LEVEL, RESAMPLES, Estimate, proportion
+from lipcomp.robustness._features import unit_rows
 
 NEIGHBOURS = 50
 FROM_LOGITS: dict[str, Callable[[Tensor], Tensor]] = {
@@ -116,9 +117,9 @@ def knn_score(
     """
     if not 1 <= k <= len(train):
         raise ValueError(f"k must lie between 1 and the {len(train)} training images, got {k}")
-    bank, found = torch.nn.functional.normalize(train.float(), dim=1), []
+    bank, found = unit_rows(train), []
     step = max(1, 2**25 // len(bank))
-    for part in torch.nn.functional.normalize(features.float(), dim=1).split(step):
+    for part in unit_rows(features).split(step):
         cosine = (part @ bank.T).topk(k, dim=1).values[:, -1]
         found.append(-(2 - 2 * cosine.double()).clamp_min(0).sqrt())
     return torch.cat(found).cpu().numpy()

@@ -22,12 +22,14 @@ from torch import Tensor, nn
 
 from lipcomp._arguments import checked
 from lipcomp.robustness._estimates import Estimate, accuracy
+from lipcomp.robustness._features import unit_rows
 
 PENALTIES = tuple(10.0 ** (-k / 2) for k in range(0, 13))  # 1 .. 1e-6, two a decade
 PATIENCE = 2
 # Largest entry of the gradient: of the last fit, and of fits on the path, whose held-out losses are then right to 1e-4.
 TOLERANCE, PATH_TOLERANCE = 1e-7, 1e-5
 ROWS_AT_ONCE = 65536
+NO_VOTE = 1e-30  # stands for the zero of a class without a neighbour, whose logarithm has no gradient
 
 
 class Probe(nn.Module):
@@ -138,7 +140,7 @@ class NearestNeighbours(Probe):
             raise ValueError(f"k must lie between 1 and the {len(features)} training images, got {k}")
         if not 0 < temperature < math.inf:
             raise ValueError(f"temperature must be positive and finite, got {temperature}")
-        self.register_buffer("bank", nn.functional.normalize(features.float(), dim=1))
+        self.register_buffer("bank", unit_rows(features))
         self.register_buffer("labels", labels)
         self.k, self.temperature = k, temperature
         self.classes = classes or int(labels.max()) + 1
@@ -147,23 +149,23 @@ class NearestNeighbours(Probe):
         """Log of the votes."""
         votes = []
         step = max(1, 2**25 // len(self.bank))
-        for part in nn.functional.normalize(features.float(), dim=1).split(step):
+        for part in unit_rows(features).to(self.bank).split(step):
             cosine, nearest = (part @ self.bank.T).topk(self.k, dim=1)
             weight = ((cosine - cosine[:, :1]) / self.temperature).exp()
-            scores = torch.zeros(len(part), self.classes, device=part.device)
+            scores = part.new_zeros(len(part), self.classes)
             votes.append(scores.scatter_add_(1, self.labels[nearest], weight))
-        return torch.cat(votes).clamp_min(1e-30).log().to(features.dtype)
+        return torch.cat(votes).clamp_min(NO_VOTE).log().to(features.dtype)
 
     def soft(self, features: Float[Tensor, "n features"]) -> Float[Tensor, "n classes"]:
         """The vote of all training features, not of k: log sum exp(cosine / temperature) of each class.
 
         The vote of one neighbour does not change until the neighbour does, so it has no gradient.
         """
-        cosine = nn.functional.normalize(features.float(), dim=1) @ self.bank.T
+        cosine = unit_rows(features).to(self.bank) @ self.bank.T
         weight = (cosine - cosine.amax(1, keepdim=True).detach()) / self.temperature
-        scores = torch.zeros(len(features), self.classes, device=features.device)
+        scores = cosine.new_zeros(len(features), self.classes)
         votes = scores.index_add(1, self.labels, weight.exp())
-        return votes.clamp_min(1e-30).log().to(features.dtype)
+        return votes.clamp_min(NO_VOTE).log().to(features.dtype)
 
 
 @checked
@@ -238,12 +240,18 @@ def fit_linear_probe(
     if choose_by not in ("loss", "accuracy"):
         raise ValueError(f'choose_by must be "loss" or "accuracy", got {choose_by!r}')
     dtype = dtype or (torch.float64 if features.device.type == "cpu" else torch.float32)
-    features, labels = features.detach().to(dtype), labels.to(features.device)
+    given, labels = features.detach(), labels.to(features.device)
+    wide = given.to(torch.promote_types(given.dtype, dtype))
+    # a power of two, so that it rounds nothing: squares of 1e30 or 1e-30 leave the range of float32
+    scale = 2.0 ** (math.frexp(float(wide.abs().max()) or 1.0)[1] - 1)
+    features = (wide / scale).to(dtype)
     ordered = sorted(set(penalties), reverse=True)
     path: list[PathPoint] = []
     first = best_start = None
     if start is not None:
-        first = best_start = torch.cat([start.weight, start.bias[:, None]], 1).to(features)
+        first = best_start = torch.cat(
+            [start.weight.to(features) * scale, start.bias[:, None].to(features)], 1
+        )
     if len(ordered) > 1:
         train, test = split_by_class(labels, held_out, generator)
         held, targets = features[test], labels[test]
@@ -264,8 +272,9 @@ def fit_linear_probe(
     else:
         penalty = ordered[0]
     solution, _ = _minimise(features, labels, classes, penalty, best_start, max_iterations, tolerance)
-    solution = solution.float()
-    return LinearProbe(solution[:, :-1].contiguous(), solution[:, -1].contiguous(), penalty, path)
+    kind = torch.promote_types(given.dtype, torch.float32) if given.is_floating_point() else torch.float32
+    weight, bias = (solution[:, :-1] / scale).to(kind), solution[:, -1].to(kind)
+    return LinearProbe(weight.contiguous(), bias.contiguous(), penalty, path)
 
 
 def split_by_class(
@@ -345,9 +354,7 @@ def _minimise(
     p (1 - p)). The objective is the same; the iterations fall by several times.
     """
     mean, std = features.mean(0), features.std(0, unbiased=False)
-    std = torch.where(
-        std > 1e-6 * std.max().clamp_min(1e-30), std, 1.0
-    )  # a dead feature stays as it is: zero
+    std = torch.where(std > 1e-6 * std.max(), std, 1.0)  # a dead feature stays as it is: zero
     scaled = (features - mean) / std
     n = len(features)
     variances, axes = torch.linalg.eigh(scaled.T @ scaled / n)

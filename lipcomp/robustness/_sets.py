@@ -32,7 +32,7 @@ from pathlib import Path
 import torch
 
 from lipcomp.data._folders import FolderImages
-from lipcomp.data._labels import shorten
+from lipcomp.data._labels import in_order, shorten
 from lipcomp.data._listing import has_images, visible_folders
 from lipcomp.data._pictures import read_picture
 from lipcomp.data._sets import ImageSet
@@ -110,6 +110,7 @@ def open_corruption_set(
     classes: int | Sequence[str] | None = None,
     image_shape: tuple[int, int, int] = (3, 224, 224),
     corruptions: Sequence[str] | None = None,
+    severities: Sequence[int] = (1, 2, 3, 4, 5),
     partial: bool = False,
 ) -> CorruptionSet:
     """Open a corrupted set, whichever layout it has, and check it.
@@ -125,6 +126,8 @@ def open_corruption_set(
         What folders of images are brought to; arrays stay as they are.
     corruptions
         Take these only.
+    severities
+        Take these only of folders that are named 1 to 5; the others need not be there.
     partial
         Accept a set of images from some of the classes only (a subset of your own).
 
@@ -145,7 +148,7 @@ def open_corruption_set(
         return _open_mnist(folder, classes, corruptions)
     found = _corruption_folders(folder)
     if found:
-        return _open_imagenet(folder, found, classes, image_shape, corruptions, partial)
+        return _open_imagenet(folder, found, classes, image_shape, corruptions, severities, partial)
     raise FileNotFoundError(
         f"{str(folder)!r} holds no corrupted set: neither labels.npy with <corruption>.npy (CIFAR-C), nor "
         f"<corruption>/test_images.npy (MNIST-C), nor <corruption>/<1..5>/<class>/ (ImageNet-C). "
@@ -310,7 +313,7 @@ def _class_names(
             f"{str(folder)!r} has {len(present)} class folders, not {count}; it is half unpacked, or give the "
             f"classes' names in the order of the labels"
         )
-    return tuple(sorted(present))
+    return in_order(present)
 
 
 def _open_imagenet(
@@ -319,6 +322,7 @@ def _open_imagenet(
     classes: int | Sequence[str] | None,
     image_shape: tuple[int, int, int],
     wanted: Sequence[str] | None,
+    levels: Sequence[int],
     partial: bool,
 ) -> CorruptionSet:
     chosen = choose(list(found), wanted, folder)
@@ -329,12 +333,17 @@ def _open_imagenet(
     for corruption in chosen:
         cells[corruption] = {}
         places = _severity_folders(found[corruption])
-        if len(places) != len(SEVERITIES):
-            lost = [s for s in SEVERITIES if not (found[corruption] / s).is_dir()]
+        numbered = all(place.name in SEVERITIES for place in places)
+        by_level = {int(p.name) if numbered else k: p for k, p in enumerate(places, 1)}
+        lost = [s for s in (levels if numbered else (1, 2, 3, 4, 5)) if s not in by_level]
+        if lost:
             raise FileNotFoundError(
-                f"{str(found[corruption] / lost[0])!r} is missing; unpack the archive of {corruption} again"
+                f"{str(found[corruption] / str(lost[0]))!r} is missing; unpack the archive of {corruption} again"
+                + (", or take those that are there with severities=" if numbered else "")
             )
-        for severity, place in enumerate(places, 1):
+        for severity, place in by_level.items():
+            if severity not in levels:
+                continue
             cell = list_classes(place, names, f"{folder.name}/{corruption}/{place.name}", image_shape)
             cell = replace(cell, notes=notes)
             cells[corruption][severity] = members[f"{corruption}/{place.name}"] = cell

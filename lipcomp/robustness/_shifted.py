@@ -18,6 +18,7 @@ from lipcomp.data._pictures import read_picture
 from lipcomp.data._preprocessing import Preprocessing, to_shape
 from lipcomp.data._sets import ImageSet
 
+CIFAR10 = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck")
 ClassMap = tuple[tuple[int, ...], ...]
 
 
@@ -168,6 +169,22 @@ def check_imagenet_order(what: str, names: Sequence[str]) -> None:
         raise ValueError(
             f"{what} counts ImageNet's classes in the order of their WordNet ids, and the classes here, "
             f"{', '.join(names[:3])} ..., are in another; name the class folders of the training set by WordNet ids"
+        )
+
+
+def check_cifar_order(what: str, names: Sequence[str]) -> None:
+    """Refuse ten classes of which one has a name of CIFAR-10's at another place: published arrays number them.
+
+    Raises
+    ------
+    ValueError
+        Naming the class.
+    """
+    moved = [name for k, name in enumerate(names) if name in CIFAR10 and CIFAR10.index(name) != k]
+    if len(names) == len(CIFAR10) and moved:
+        raise ValueError(
+            f"{what} numbers CIFAR-10's classes {', '.join(CIFAR10)}; of the classes here {moved[0]} is number "
+            f"{tuple(names).index(moved[0])}, not {CIFAR10.index(moved[0])}: give the training set's classes that order"
         )
 
 

@@ -47,9 +47,16 @@ from lipcomp.robustness._arrays import (
     read_array,
     read_labels,
 )
-from lipcomp.robustness._shifted import ManyLabels, Shift, WebImages, class_table, imagenet_wnids, read_json
+from lipcomp.robustness._shifted import (
+    CIFAR10,
+    ManyLabels,
+    Shift,
+    WebImages,
+    class_table,
+    imagenet_wnids,
+    read_json,
+)
 
-CIFAR10 = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck")
 LARGE = (3, 224, 224)
 
 

@@ -220,6 +220,7 @@ def test_the_jacobian_command(checkpoints, small_digits, tmp_path, capsys):
             "--max-iterations would be ignored with --method rows",
             2,
         ),
+        (jacobian, ["--concentration", "3"], "--concentration would be ignored without --frobenius", 2),
         (jacobian, ["--frobenius", "1"], "at least 2 probes", 2),
         (jacobian, ["--rtol", "3"], "rtol must lie in", 1),
         (jacobian, ["--data", "nowhere"], "neither a known set nor an existing folder", 1),

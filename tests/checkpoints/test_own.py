@@ -205,7 +205,7 @@ def test_a_wrapped_encoder_is_not_written_as_ours(tmp_path):
     assert not list(tmp_path.iterdir())
 
 
-@pytest.mark.parametrize("option", ["arch", "format", "head"])
+@pytest.mark.parametrize("option", ["arch", "format", "head", "branch"])
 def test_what_a_factory_would_ignore_is_refused(option):
     source = Source(None, None, "torch.nn:Flatten", options={option: "none"})
     with pytest.raises(ValueError, match=f"{option}= would be ignored with factory="):

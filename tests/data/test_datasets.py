@@ -155,6 +155,10 @@ def test_an_index_is_no_label():
         ValueError, match=r"the second part of each item of list is its index.*labelled=False"
     ):
         from_dataset(items)
+    stacked = torch.stack([torch.from_numpy(pixels) for pixels in [*COLOURS, *COLOURS]]).permute(0, 3, 1, 2)
+    for index in (torch.arange(12), np.arange(12)):
+        with pytest.raises(ValueError, match="the second part of each item of list is its index"):
+            from_dataset([*zip(stacked, index, strict=True)])
     assert from_dataset(items, labels=range(12)).labels.tolist() == [*range(12)]
     assert from_dataset(items, labelled=False).classes == ()
     assert from_dataset(items[:3]).labels.tolist() == [0, 1, 2]  # one image of each class

@@ -63,7 +63,7 @@ def test_a_layer_by_name_and_its_pooling(generator):
     tokens = network(images)
     for pool, expected in (("mean", tokens.mean(1)), ("token", tokens[:, 0])):
         torch.testing.assert_close(wrap(network, image_shape=(3, 4, 4), pool=pool).features(images), expected)
-    with pytest.raises(ValueError, match=r"output has shape \(1, 16, 2\).*give pool="):
+    with pytest.raises(ValueError, match=r"output has shape \(2, 16, 2\).*give pool="):
         wrap(network, image_shape=(3, 4, 4))
     with pytest.raises(ValueError, match="near it: inner"):
         wrap(network, layer="iner", image_shape=(3, 4, 4))
@@ -115,6 +115,26 @@ def test_an_output_that_is_no_tensor_is_named():
 
     with pytest.raises(ValueError, match="is a tuple, not a tensor; give layer="):
         wrap(Pair(), image_shape=(3, 2, 2))
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (
+            lambda x: x[:1],
+            "1 rows of torch.float32 for 2 images; an embedding is one row of floats per image",
+        ),
+        (lambda x: torch.cat([x, x]), "4 rows of torch.float32 for 2 images"),
+        (lambda x: x.argmax(1, keepdim=True), "2 rows of torch.int64"),
+    ],
+)
+def test_an_output_that_is_not_one_row_of_floats_per_image_is_named(change, message):
+    class Changed(nn.Module):
+        def forward(self, x):
+            return change(x.flatten(1))
+
+    with pytest.raises(ValueError, match=message):
+        wrap(Changed(), image_shape=(3, 2, 2))
 
 
 def test_it_is_measured_in_evaluation_mode(generator):

@@ -86,6 +86,39 @@ def test_accuracy_of_predictions_and_top_k():
         bootstrap(np.zeros((1, 0)))
 
 
+def test_top_k_of_classes_that_tie():
+    """Most classes have no vote of few neighbours: that torch.topk names them by their index is no answer."""
+    votes = torch.tensor([[0.0, 0.0, 3.0, 1.0, 0.0, 0.0]])
+    right = [[bool(top_k_correct(votes, torch.tensor([c]), k)[0]) for c in range(6)] for k in (1, 2, 5, 6)]
+    assert right[0] == [False, False, True, False, False, False]
+    assert right[1] == right[2] == [False, False, True, True, False, False]
+    assert all(right[3])
+    assert top_k_correct(torch.zeros(1, 6), torch.tensor([0]), 5).tolist() == [1]  # as argmax has it
+
+
+@pytest.mark.parametrize("n", [4, 30, 200])
+def test_sure_and_right_answers_leave_the_calibration_error_uncertain(n):
+    """With k right of k at confidence 1, a share of wrong ones up to Clopper and Pearson's bound may be unseen."""
+    for logit in (12.0, 1000.0):
+        found = calibration_error(torch.tensor([[logit, 0.0]]).repeat(n, 1), torch.zeros(n, dtype=torch.long))
+        assert found.interval[0] == 0
+        assert found.interval[1] == pytest.approx(1 - proportion(np.ones(n)).interval[0], abs=1e-4)
+
+
+def test_a_likelihood_that_is_the_same_of_every_image_has_no_interval():
+    found = negative_log_likelihood(torch.zeros(20, 4), torch.zeros(20, dtype=torch.long))
+    assert (found.value, found.interval) == (pytest.approx(np.log(4)), None)
+
+
+def test_a_shift_on_which_nothing_is_right_leaves_effective_robustness_uncertain():
+    """As ResNet-50 on ImageNet-A: of 20 images, as many as Clopper and Pearson's bound may be right."""
+    clean = np.arange(400) % 4 > 0
+    fit = baseline_fit("imagenet_v2")
+    ends = [effective_robustness(clean, np.full(n, 0), fit).interval for n in (20, 10_000)]
+    assert ends[0][1] - ends[1][1] == pytest.approx(proportion(np.zeros(20)).interval[1], abs=1e-3)
+    assert ends[0][0] == pytest.approx(ends[1][0])
+
+
 def test_the_upper_end_of_the_calibration_error_where_gaps_are_large():
     """T + 1.96 s, s^2 from the squared gaps where these exceed what confidences would give."""
     p = 0.995

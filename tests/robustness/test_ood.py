@@ -72,6 +72,12 @@ def test_knn_is_the_distance_to_the_kth_normalised_neighbour():
         knn_score(torch.tensor(train), torch.tensor(test), k=61)
 
 
+@pytest.mark.parametrize("scale", [2.0**-120, 2.0**100])
+def test_knn_does_not_depend_on_the_scale_of_features(scale):
+    train, features = torch.randn(60, 7), torch.randn(9, 7)
+    assert (knn_score(train * scale, features * scale, k=3) == knn_score(train, features, k=3)).all()
+
+
 @pytest.mark.parametrize("flat", [False, True])
 def test_mahalanobis_is_scipys_distance_to_the_nearest_class(flat):
     labels = np.arange(90) % 3

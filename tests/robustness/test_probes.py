@@ -98,6 +98,19 @@ def test_nearest_neighbours_vote_as_by_hand():
         torch.testing.assert_close(torch.softmax(scores, 0), votes / votes.sum(), atol=1e-4, rtol=1e-3)
 
 
+@pytest.mark.parametrize("scale", [2.0**-120, 2.0**-66, 2.0**66, 2.0**110])
+def test_probes_do_not_depend_on_the_scale_of_features(scale):
+    """Squares of 1e-20 and 1e20 leave the range of float32: what was lost there was a prediction of chance."""
+    features, labels = clusters(80, d=5)
+    queries, _ = clusters(10, d=5, seed=5)
+    for fit in (
+        lambda x: NearestNeighbours(x, labels, k=7),
+        lambda x: fit_linear_probe(x, labels, penalties=[1e-2], dtype=torch.float32),
+        lambda x: fit_linear_probe(x, labels, penalties=[1e-2]),
+    ):
+        torch.testing.assert_close(fit(features * scale)(queries * scale), fit(features)(queries))
+
+
 @pytest.mark.parametrize(
     ("change", "message"),
     [
@@ -183,6 +196,14 @@ def test_linear_evaluation_learns_leaves_the_encoder_alone_and_follows_its_seed(
         LinearEvaluation(epochs=0)
     with pytest.raises(ValueError, match="area must be"):
         LinearEvaluation(area=(0.5, 2.0))
+
+
+def test_a_linear_evaluation_that_is_not_finite_is_refused():
+    """Its weights were NaN, and every image of the first class."""
+    encoder, recipe = Pooled(), LinearEvaluation(epochs=2, batch_size=16)
+    encoder.layers[0].weight.data[:] = torch.nan
+    with pytest.raises(ValueError, match="linear evaluation came to NaN or infinity"):
+        linear_evaluation(encoder, image_set(), recipe)
 
 
 def test_the_soft_vote_of_neighbours_is_the_sum_over_every_training_image(generator):

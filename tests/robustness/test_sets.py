@@ -207,6 +207,14 @@ def test_c_bar_severities_are_named_by_their_levels(tmp_path, photo):
     assert mean * 255 == pytest.approx(200, abs=3)
 
 
+def test_numbered_classes_are_in_the_order_of_their_numbers(tmp_path, photo):
+    for severity in "12345":
+        for name in ("2", "10", "9"):
+            photo(tmp_path / "fog" / severity / name / "a.JPEG", 20 * int(severity) + int(name))
+    found = open_corruption_set(tmp_path, classes=3, image_shape=(3, 32, 32)).images("fog", 1)
+    assert [file.parent.name for file in found.files] == ["2", "9", "10"]
+
+
 def test_no_set_says_where_to_get_one(tmp_path):
     with pytest.raises(FileNotFoundError, match=r"does not exist.*zenodo"):
         open_corruption_set(tmp_path / "nothing")

@@ -9,7 +9,13 @@ import pytest
 import torch
 from PIL import Image
 
-from lipcomp.robustness._shifted import check_imagenet_order, imagenet_wnids, project
+from lipcomp.robustness._shifted import (
+    CIFAR10,
+    check_cifar_order,
+    check_imagenet_order,
+    imagenet_wnids,
+    project,
+)
 from lipcomp.robustness._shifts import SHIFTS, load_shift
 from lipcomp.robustness._videos import load_vid_robust, load_ytbb_robust, open_perturbations, sequences
 
@@ -46,6 +52,14 @@ def test_a_thousand_classes_in_another_order_are_refused():
     for other in (wnids[::-1], words, tuple(sorted(map(str, range(1000))))):
         with pytest.raises(ValueError, match="imagenet-a counts ImageNet's classes in the order of"):
             check_imagenet_order("imagenet-a", other)
+
+
+def test_ten_classes_in_another_order_than_cifars_are_refused():
+    words = ("plane", "car", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck")
+    for fits in (CIFAR10, words, tuple("0123456789"), words[:3]):
+        check_cifar_order("cifar10.1", fits)
+    with pytest.raises(ValueError, match=r"cifar10\.1 numbers CIFAR-10's.* here bird is number 0, not 2"):
+        check_cifar_order("cifar10.1", sorted(words))
 
 
 def test_cifar_10_1_and_10_2(tmp_path):
