@@ -128,7 +128,7 @@ def test_an_output_that_is_no_tensor_is_named():
         (lambda x: x.argmax(1, keepdim=True), "2 rows of torch.int64"),
     ],
 )
-def test_an_output_that_is_not_one_row_of_floats_per_image_is_named(change, message):
+def test_an_output_that_is_not_one_row_of_floats_per_image_is_named(change, message, untyped):
     class Changed(nn.Module):
         def forward(self, x):
             return change(x.flatten(1))
