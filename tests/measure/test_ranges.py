@@ -91,7 +91,7 @@ def test_an_embedding_whose_squares_are_lost_has_no_direction(measured, quantity
         measured("small", quantity, precision="float64")
     if isinstance(quantity, Pairs):  # sigma goes from float32 to float64 by itself
         with pytest.raises(
-            ValueError, match=r"values near \de-30, .* float32 does not hold.*use --precision float64, or"
+            ValueError, match=r"values near \de-30, .* float32 does not hold.*use precision=\"float64\", or"
         ):
             measured("tiny", quantity)
     else:
