@@ -201,6 +201,19 @@ def test_images_that_are_all_alike_leave_a_mean_uncertain(share):
     assert brier_score(sure, torch.zeros(n).long()).interval == pytest.approx((0, 2 * unseen))
 
 
+@pytest.mark.parametrize("n", [4, 12, 40])
+def test_images_that_are_alike_but_for_rounding_leave_a_mean_as_uncertain(n):
+    """A Brier score of sure and right answers said 2e-10 +- 1e-10, of four images as of forty."""
+    sure = torch.tensor([[12.0, 0.0]]).repeat(n, 1).double() + torch.rand(n, 1, dtype=torch.float64)
+    found = [
+        brier_score(logits, torch.zeros(n, dtype=torch.long)) for logits in (sure, torch.stack([sure[0]] * n))
+    ]
+    sure[:, 1] = 0
+    found.append(brier_score(sure, torch.zeros(n, dtype=torch.long)))
+    for one in found:
+        assert one.interval[1] == pytest.approx(2 * (1 - proportion(np.ones(n)).interval[0]), rel=1e-3)
+
+
 def test_metrics_refuse_what_does_not_fit():
     with pytest.raises(ValueError, match="reference errors lack spatter"):
         estimate_mce({"spatter": np.ones((1, 1))})
