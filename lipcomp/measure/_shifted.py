@@ -192,9 +192,10 @@ class FlipRate:
         hashes = {name: digest(hash_files(listed)) for name, listed in files.items()}
 
         def measured(name: str) -> dict[str, Estimate]:
+            noise = "noise" in name.lower()
             key = digest("flips", VERSION, bench.probe_identity(), name, hashes[name], self.limit)
-            held = bench.cells.get(key, lambda: self._predict(bench, places[name], "noise" in name))
-            found = {"flip_rate": flip_rate(held["predicted"], noise="noise" in name)}
+            held = bench.cells.get(key, lambda: self._predict(bench, places[name], noise))
+            found = {"flip_rate": flip_rate(held["predicted"], noise=noise)}
             if held["distance"].size:
                 found["top5_distance"] = bootstrap(held["distance"][None], limits=(0.0, 15.0))
             return found

@@ -182,4 +182,9 @@ def _texture(file: Path, names: Sequence[str]) -> int:
             f"{str(file)!r} does not tell its texture; names are <shape><number>-<texture><number>.png, with a texture "
             f"of the {len(names)} classes"
         )
-    return names.index(max(told, key=len))
+    longest = max(told, key=len)
+    if other := [name for name in told if name != longest and longest.startswith(name)]:
+        raise ValueError(
+            f"{str(file)!r} may tell the texture {other[0]} or {longest}; put an underscore before the number"
+        )
+    return names.index(longest)

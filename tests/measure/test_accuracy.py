@@ -170,6 +170,19 @@ def test_flips_and_attacks_are_kept(classifier_bench, tmp_path):
     assert all(a != b.identity for a, b in zip(names, flips.units(bench), strict=True))
 
 
+def test_noise_is_compared_with_the_first_frame_however_it_is_written(classifier_bench, tmp_path):
+    """Frames a, b, b, b: all differ from the first, one from the frame before."""
+    model, images = network(3), image_set(40, 3)
+    with torch.no_grad():
+        answers = model(images.batch(torch.arange(40))).argmax(1)
+    one, other = 0, int((answers != answers[0]).nonzero()[0])
+    frames = images.pixels[[one, other, other, other]].permute(0, 2, 3, 1).numpy()[None]
+    np.save(tmp_path / "Gaussian_Noise.npy", frames)
+    np.save(tmp_path / "tilt.npy", frames)
+    noise, tilt, mean = findings_of(FlipRate(str(tmp_path)), classifier_bench(model, images))
+    assert (noise.value, tilt.value, mean.value) == pytest.approx((1, 1 / 3, 2 / 3))
+
+
 def test_a_classifier_in_bfloat16_is_attacked_in_finer_steps(classifier_bench):
     bench = classifier_bench(network(3).bfloat16(), image_set(12, 3))
     bench.dtype = torch.bfloat16

@@ -79,7 +79,12 @@ def test_cue_conflicts_of_ones_own_classes_name_their_textures(tmp_path, photo):
     assert told == {
         "7_1-12_3.png": (2, 1), "7_2-12.png": (2, 1), "a-1_1.png": (1, 0), "a-7_12.png": (1, 2), "b-7.png": (0, 2),
     }  # fmt: skip
-    photo(tmp_path / "7" / "7_1-9_3.png")
+    ambiguous, unknown = tmp_path / "7" / "7_1-123.png", tmp_path / "7" / "7_1-9_3.png"
+    photo(ambiguous)
+    with pytest.raises(ValueError, match=r"7_1-123\.png' may tell the texture 1 or 12; put an underscore"):
+        load_cue_conflict(tmp_path, classes=("1", "12", "7"))
+    ambiguous.unlink()
+    photo(unknown)
     with pytest.raises(ValueError, match="does not tell its texture"):
         load_cue_conflict(tmp_path, classes=("1", "12", "7"))
 

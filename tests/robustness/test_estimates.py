@@ -108,6 +108,10 @@ def test_sure_and_right_answers_leave_the_calibration_error_uncertain(n):
 def test_a_likelihood_that_is_the_same_of_every_image_has_no_interval():
     found = negative_log_likelihood(torch.zeros(20, 4), torch.zeros(20, dtype=torch.long))
     assert (found.value, found.interval) == (pytest.approx(np.log(4)), None)
+    sure = torch.rand(20, 1, generator=torch.Generator().manual_seed(0)) * torch.tensor(
+        [[1.0, 0.0]]
+    ) + torch.tensor([12.0, 0])
+    assert negative_log_likelihood(sure, torch.zeros(20, dtype=torch.long)).interval is None
 
 
 def test_a_shift_on_which_nothing_is_right_leaves_effective_robustness_uncertain():
