@@ -22,7 +22,7 @@ import torch
 from torch import Tensor, nn
 
 from analyses.paired_study.study import RECORDS
-from analyses.runs import read_frame, read_study
+from analyses.runs import read_measured, read_study
 from lipcomp._atomic import atomic_file, check_writable
 from lipcomp._commands import Parser, progress, run, table
 from lipcomp._identity import digest
@@ -202,7 +202,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         raise ValueError("name the folder of a measured study, or a file with --table")
     out = options.out or options.study / "image_by_image.csv"
     sources, _, _, chosen = read_study(options)
-    told = read_frame(options.study / RECORDS, "analyses.paired_study.measure")
+    told = read_measured(options.study / RECORDS, "analyses.paired_study.measure").frame
     patterns = options.runs.split(",")
     sources = [source for source in sources if any(fnmatch(str(source.name), each) for each in patterns)]
     if not sources:

@@ -26,10 +26,10 @@ from PIL import Image
 from analyses.paired_study.answer import answer_study
 from analyses.paired_study.design import write_design
 from analyses.paired_study.frames import load_study
-from analyses.paired_study.report import make_report
 from analyses.paired_study.study import RECORDS
-from analyses.paired_study.words import headline, shown_value
+from analyses.runs import ROLL, write_roll
 from lipcomp._commands import Parser, run
+from lipcomp._messages import needed
 from lipcomp.data import load_set
 
 PUBLISHED = Path("docs/results")
@@ -179,8 +179,15 @@ def make(name: str, machine: Sequence[str], roots: Mapping[Path, Path | None]) -
 def publish(name: str) -> None:
     """Copy what a study's page is drawn from, and draw the page, into docs/results."""
     made, out = MADE / name, PUBLISHED / name
+    if not (made / RECORDS).exists():
+        raise FileNotFoundError(
+            f"{str(made)!r} holds no records; make it with: python -m analyses.results run {name}"
+        )
     out.mkdir(parents=True, exist_ok=True)
-    shutil.copy(made / "study.json", out / "study.json")
+    write_roll(made)
+    for file in (made / "study.json", made / ROLL):
+        if file.exists():
+            shutil.copy(file, out)
     pack(made / RECORDS, out)
     for kind in ("bits", "images"):
         shutil.rmtree(out / kind, ignore_errors=True)
@@ -211,6 +218,8 @@ def unpacked(published: Path) -> Iterator[Path]:
 
 def redraw(published: Path, out: Path) -> None:
     """Draw a published study's page and figures from what is committed."""
+    from analyses.paired_study.page import make_report
+
     with unpacked(published) as folder:
         make_report(folder, downloads=False)
         (out / "figures").mkdir(parents=True, exist_ok=True)
@@ -222,6 +231,8 @@ def redraw(published: Path, out: Path) -> None:
 
 def summary(published: Path) -> str:
     """The headline of a published study and a table of its main outcomes, as Markdown; its report has all of them."""
+    from analyses.paired_study.words import headline, shown_value
+
     with unpacked(published) as folder:
         study = load_study(folder)
         answered = answer_study(study)
@@ -284,6 +295,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     )
     options = parser.parse_args(arguments)
     roots = {FASHION: options.fashion_root, CIFAR: options.cifar_root, MORE_CIFAR: options.cifar_root}
+    if options.step != "design":
+        with needed("drawing a study's page", ".[study]"):  # before the work
+            import analyses.paired_study.page  # noqa: F401
     machine = ["--workers", str(options.workers), "--device", options.device]
     for name in options.studies or STUDIES:
         if name not in STUDIES:

@@ -1,10 +1,13 @@
 """A study's folder: its encoders (finished runs, or the checkpoint files of a plain folder), options and records."""
 
 import argparse
+import json
+from dataclasses import dataclass
 from pathlib import Path
 
 import pandas as pd
 
+from lipcomp._atomic import atomic_file
 from lipcomp._commands import Parser
 from lipcomp.checkpoints._native import Metadata
 from lipcomp.measure import Images, Source, _options as measure_options
@@ -13,6 +16,48 @@ from lipcomp.records import read_records, to_frame
 CHECKPOINTS = (".safetensors", ".ckpt", ".pth", ".pt", ".tar")
 # Settings that tell apart the values which a study measures of a run; those that differ in others were measured again.
 PLACES = ("corruption", "severity", "refit", "shift", "pairs", "kappa", "kappa_e", "layer", "radius", "stage")
+
+ROLL = "runs.json"  # what measuring found of each run: a page may be drawn where the checkpoints are not
+FINISHED = "finished"
+BASELINES = ("Random", "RawPixels")  # objectives of what is measured beside the runs, without a checkpoint
+
+
+@dataclass(frozen=True)
+class Measured:
+    """What a command measured of a study.
+
+    Parameters
+    ----------
+    frame
+        The records of runs that count: not of removed ones, and of one that was trained anew only its last.
+    count
+        How many records the file holds.
+    removed
+        Runs that were measured and have no checkpoint any more.
+    diverged
+        Runs that ended without an encoder, and why.
+    """
+
+    frame: pd.DataFrame
+    count: int
+    removed: tuple[str, ...]
+    diverged: dict[str, str]
+
+    def cautions(self) -> list[str]:
+        """What a page has to say of the runs that do not count."""
+        found = []
+        if self.removed:
+            found.append(
+                f"Left out: {', '.join(self.removed)}, measured before, but no longer among the checkpoints of the "
+                f"study. Verdicts are too sure if runs are removed because of their results."
+            )
+        if self.diverged:
+            told = "; ".join(f"{run} ({why})" for run, why in self.diverged.items())
+            found.append(
+                f"Diverged in training, so without an encoder: {told}. If divergence depends on the method, the "
+                f"effects hold only for runs that do not diverge."
+            )
+        return found
 
 
 def find_runs(study: Path) -> dict[str, Path]:
@@ -39,6 +84,41 @@ def find_runs(study: Path) -> dict[str, Path]:
     return runs
 
 
+def call_roll(study: Path) -> dict[str, str] | None:
+    """What became of each run, :data:`FINISHED` or why it diverged; None if it is not known.
+
+    As its folder says, or where that holds no checkpoint, as measuring found it.
+
+    Raises
+    ------
+    ValueError
+        If the file of what measuring found is damaged.
+    """
+    try:
+        roll = dict.fromkeys(find_runs(study), FINISHED)
+    except FileNotFoundError:
+        try:
+            return dict(json.loads((study / ROLL).read_text()))
+        except FileNotFoundError:
+            return None
+        except (TypeError, ValueError) as error:
+            raise ValueError(f"{study / ROLL} is damaged ({error}); remove it") from error
+    for file in sorted(study.glob("runs/*/diverged.json")):
+        try:
+            reason = str(json.loads(file.read_text())["reason"])
+        except (KeyError, TypeError, ValueError):
+            reason = "the reason is not readable"
+        roll.setdefault(file.parent.name, reason.partition(";")[0].rpartition("): ")[2])  # no path, no advice
+    return roll
+
+
+def write_roll(study: Path) -> None:
+    """Keep what became of each run for pages that are drawn elsewhere."""
+    if (roll := call_roll(study)) is not None:
+        with atomic_file(study / ROLL) as temporary:
+            temporary.write_text(json.dumps(roll, indent=1))
+
+
 def add_study_arguments(parser: Parser) -> None:
     """How checkpoints, images and machines are chosen: the options of the ``lipcomp`` commands."""
     measure_options.add_foreign_arguments(parser)
@@ -61,27 +141,41 @@ def read_study(
     return sources, metadata, layers, measure_options.images(options, metadata)
 
 
-def read_frame(file: Path, command: str) -> pd.DataFrame:
-    """The records that a command wrote about a study's runs; of a run that was trained anew, its last.
+def read_measured(file: Path, command: str) -> Measured:
+    """What a command wrote about a study's runs.
 
     Raises
     ------
     FileNotFoundError
         If nothing has been measured.
     ValueError
-        If the records are not of a study.
+        If the records are not of a study, or all of its runs are gone.
     """
     if not file.exists():
         raise FileNotFoundError(
             f"{file.parent} holds no {file.name}: measure it first with: python -m {command} {file.parent}"
         )
     frame = to_frame(read_records(file))
+    count = len(frame)
     if frame.empty or "subject.run" not in frame:
         raise ValueError(f"{file} holds no record of a study's run; measure the study again")
-    if "subject.sha256" not in frame:
-        return frame
-    last = frame.groupby("subject.run")["subject.sha256"].transform("last")
-    return frame[frame["subject.sha256"].isna() | (frame["subject.sha256"] == last)].copy()
+    if "subject.sha256" in frame:
+        last = frame.groupby("subject.run")["subject.sha256"].transform("last")
+        frame = frame[frame["subject.sha256"].isna() | (frame["subject.sha256"] == last)]
+    roll = call_roll(file.parent)
+    removed: tuple[str, ...] = ()
+    if roll is not None:
+        objective = frame.get("subject.objective", pd.Series(index=frame.index, dtype=object))
+        named = frame.loc[~objective.isin(BASELINES), "subject.run"].dropna()
+        gone = named[~named.isin([run for run, end in roll.items() if end == FINISHED])]
+        removed = tuple(dict.fromkeys(run for run in gone if run not in roll))
+        frame = frame.drop(index=gone.index)
+    if not frame["subject.run"].notna().any():
+        raise ValueError(
+            f"{file} holds records of other runs alone; measure the study: python -m {command} {file.parent}"
+        )
+    diverged = {run: end for run, end in (roll or {}).items() if end != FINISHED}
+    return Measured(frame.copy(), count, removed, diverged)
 
 
 def last_values(frame: pd.DataFrame) -> tuple[pd.DataFrame, int]:

@@ -21,7 +21,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from analyses.runs import add_study_arguments, read_study
+from analyses.runs import add_study_arguments, read_study, write_roll
 from lipcomp._commands import Parser, run
 from lipcomp.jobs._options import engine_choice
 from lipcomp.measure import Pairs, Plan, Sigma, Source
@@ -79,6 +79,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
             tell_plan(plan, outputs)
         else:
             run_parallel(plan, lambda source: replace(outputs), **engine)
+    if not options.dry_run:
+        write_roll(options.study)
     return 0
 
 

@@ -89,7 +89,9 @@ def cautions(study: Study, verdicts: Verdicts) -> list[str]:
             f"count."
         )
     found += _measured_otherwise(study)
-    missing = sorted(set(study.plan.get("runs", {})) - set(study.models.index) - set(study.collapsed))
+    found += study.measured.cautions()
+    known = {*study.models.index, *study.collapsed, *study.measured.removed, *study.measured.diverged}
+    missing = sorted(set(study.plan.get("runs", {})) - known)
     if missing:
         found.append(f"{_count(missing, 'planned run')} not measured: {', '.join(missing)}.")
     if study.collapsed:

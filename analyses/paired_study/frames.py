@@ -10,7 +10,7 @@ from jaxtyping import Bool, Float, Shaped
 
 from analyses.paired_study.design import Design, read_design
 from analyses.paired_study.study import BASELINES, COMMON_KAPPA, RECORDS, models_table, read_plan
-from analyses.runs import last_values, read_frame
+from analyses.runs import Measured, last_values, read_measured
 
 BOUND_ROWS = (
     ("published", "(3.1) published, √KL"),
@@ -62,6 +62,8 @@ class Study:
         Share of the most frequent class among the test images; None if it is unknown.
     bits
         By run.
+    measured
+        All records that were read, and the runs that do not count.
     again
         How many values became others when they were measured again.
     looks
@@ -77,6 +79,7 @@ class Study:
     chance: float | None
     plan: dict[str, Any]
     design: Design
+    measured: Measured = field(repr=False)
     bits: dict[str, Bits] = field(repr=False, default_factory=dict)
     again: int = 0
     looks: tuple[int, ...] = ()
@@ -92,7 +95,8 @@ def load_study(folder: Path) -> Study:
     ValueError
         If the records are not of a study.
     """
-    frame = read_frame(folder / RECORDS, "analyses.paired_study.measure")
+    measured = read_measured(folder / RECORDS, "analyses.paired_study.measure")
+    frame = measured.frame
     plan = read_plan(folder)
     design = read_design(plan)
     if design.written and "provenance.time" in frame:
@@ -112,7 +116,7 @@ def load_study(folder: Path) -> Study:
     models = models.assign(corruption=_counted(models, corruptions, informative)).copy()  # one block: faster
     return Study(
         frame, models, collapsed, images[~images["run"].isin(collapsed)], corruptions, informative, chance,
-        plan, design, {run: b for run, b in bits.items() if run not in collapsed},
+        plan, design, measured, {run: b for run, b in bits.items() if run not in collapsed},
         again, looks,
     )  # fmt: skip
 

@@ -20,7 +20,7 @@ import numpy as np
 import pandas as pd
 
 from analyses.paired_study.study import RECORDS, read_plan
-from analyses.runs import add_study_arguments, read_study
+from analyses.runs import add_study_arguments, read_study, write_roll
 from lipcomp._atomic import atomic_file
 from lipcomp._commands import Parser, run
 from lipcomp.checkpoints._native import Metadata
@@ -192,6 +192,7 @@ def measure(study: Path, plan: Plan, corruptions: CorruptionAccuracy, engine: di
     outputs = Outputs(study / RECORDS, made=made, table=StudyTable(study, corruptions), keep_cells=False)
     fresh = run_parallel(plan, lambda source: outputs, tell=_tell, **engine)
     training_times(study)
+    write_roll(study)
     if fresh:
         write_wall_time(study, "measure", time.monotonic() - started)
     return fresh

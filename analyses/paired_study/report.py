@@ -2,8 +2,9 @@
 
     python -m analyses.paired_study.report studies/default
 
-Reads only the files in the study's folder that the measuring stage wrote: records.jsonl, bits/, images/ and study.json.
-Writes report.html, report.md and figures/. The last line printed is the path of the report.
+Reads only what the measuring stage wrote into the study's folder (records.jsonl, bits/, images/ and study.json), and
+which runs have a checkpoint there: those without one do not count. Writes report.html, report.md and figures/. The last
+line printed is the path of the report.
 """
 
 import sys
@@ -11,48 +12,8 @@ import textwrap
 from collections.abc import Sequence
 from pathlib import Path
 
-from analyses.paired_study.answer import answer_study
-from analyses.paired_study.associations import bits_model, through_smoothness
-from analyses.paired_study.drawings import build_figures
-from analyses.paired_study.frames import load_study
-from analyses.paired_study.methods import methods_text
-from analyses.paired_study.study import RECORDS
-from analyses.paired_study.tables import build_tables
-from analyses.paired_study.words import findings, headline, model_findings, verdict_rows
 from lipcomp._commands import Parser, run
-from lipcomp.records._files import iterate_records
-from lipcomp.report._cells import provenance_rows
-from lipcomp.report._page import Page, write_page
-
-
-def make_report(folder: Path, *, downloads: bool = True) -> tuple[Path, Page]:
-    """Write report.html, report.md and figures/ into a study's folder; returns the HTML's path and the page.
-
-    Without ``downloads`` the page does not carry its records.
-    """
-    study = load_study(folder)
-    answered = answer_study(study)
-    methods = list(dict.fromkeys(study.models["method"]))
-    seeds = study.models["seed"].nunique()
-    page = Page(
-        title="Does compression make the encoder smoother, and does smoothness make it robust?",
-        subtitle=f"{len(study.models)} runs: {', '.join(methods)}; {seeds or 'no'} seed{'s' if seeds != 1 else ''}.",
-        headline=headline(answered, study.design),
-        verdicts=verdict_rows(answered),
-        findings=[
-            *findings(answered),
-            *model_findings(answered, bits_model(study), through_smoothness(study)),
-        ],
-        figures=build_figures(study, answered),
-        tables=build_tables(study, answered),
-        methods=methods_text(study),
-        provenance=provenance_rows(study.frame),
-        records=[folder / RECORDS] if downloads else [],
-        record_count=sum(1 for _ in iterate_records(folder / RECORDS)),
-        cautions=answered.cautions,
-        images_csv=study.images.to_csv(index=False).encode() if downloads and len(study.images) else b"",
-    )
-    return write_page(folder / "report.html", page), page
+from lipcomp._messages import needed
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -60,6 +21,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser = Parser(prog="python -m analyses.paired_study.report", description=__doc__)
     parser.add_argument("study", type=Path, help="folder of the study")
     options = parser.parse_args(arguments)
+    with needed("the report of a study", ".[study]"):  # imported here so that --help needs no extra
+        from analyses.paired_study.page import make_report
     path, page = make_report(options.study)
     print(textwrap.fill(page.headline, 100))
     print(path.resolve())

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from analyses.bound_study import measure as measuring
-from analyses.bound_study.report import BALL, ball_lines, image_by_image, load, make_page, ratios
+from analyses.bound_study.page import BALL, ball_lines, image_by_image, load, make_page, ratios
 from analyses.runs import find_runs
 from lipcomp._commands import run
 from lipcomp.checkpoints import save_checkpoint
@@ -47,7 +47,7 @@ def plan(folder, images):
 
 
 def test_the_gaps_hold_the_orders_of_the_theory(study):
-    gaps = ratios(load(study))
+    gaps = ratios(load(study).frame)
     expected = math.sqrt(2 * 1024 / float(mean_resultant_length(16, torch.tensor(1024.0).double())))
     assert list(gaps["published"] / gaps["supremum"]) == pytest.approx([expected] * 2, rel=1e-6)
     assert (gaps["search"] >= 1 - 1e-3).all()
@@ -55,7 +55,7 @@ def test_the_gaps_hold_the_orders_of_the_theory(study):
 
 
 def test_the_picture_has_a_line_for_every_image_and_the_order_holds_for_each(study):
-    frame = load(study)
+    frame = load(study).frame
     images = image_by_image(study, frame)
     table = images.pivot_table("value", ["run", "image", "radius"], "quantity")
     lower, searched, certified = (table[label] for label in BALL.values())
@@ -70,7 +70,7 @@ def test_the_picture_has_a_line_for_every_image_and_the_order_holds_for_each(stu
 
 
 def test_all_pairs_prove_at_least_what_neighbours_and_chance_do(study):
-    frame = load(study)
+    frame = load(study).frame
     bound = frame[frame["quantity"] == "bound.direction.max"]
     table = bound.pivot_table("value", "subject.run", "settings.pairs")
     for source in ("shuffled", "neighbours"):

@@ -22,7 +22,7 @@ from analyses import image_by_image
 from analyses.bound_study import measure as bounds
 from analyses.paired_study import measure as measuring
 from analyses.paired_study.frames import load_study
-from analyses.paired_study.report import make_report
+from analyses.paired_study.page import make_report
 from analyses.paired_study.study import RECORDS, read_plan
 from analyses.runs import add_study_arguments, find_runs, read_study
 from lipcomp._commands import Parser, run

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from analyses.paired_study.report import make_report
+from analyses.paired_study.page import make_report
 
 webdriver = pytest.importorskip("selenium.webdriver")
 Keys = pytest.importorskip("selenium.webdriver.common.keys").Keys

@@ -11,8 +11,8 @@ from analyses.paired_study.answer import answer_study
 from analyses.paired_study.associations import ALL_MODELS, RUNS, image_findings
 from analyses.paired_study.design import Design, read_design, write_design
 from analyses.paired_study.frames import load_study, read_bits
+from analyses.paired_study.page import make_report
 from analyses.paired_study.pairs import find_pairs
-from analyses.paired_study.report import make_report
 from analyses.paired_study.study import CREDIT, PLAIN, models_table
 from analyses.paired_study.words import headline, value_text, verdict_rows
 from analyses.runs import find_runs
