@@ -1,6 +1,7 @@
 """Adjusted p-values against statsmodels, and the guarantee itself."""
 
 import numpy as np
+import pandas as pd
 import pytest
 
 from lipcomp.statistics import adjust
@@ -29,6 +30,26 @@ def test_tests_without_a_p_value_do_not_enlarge_the_family():
     assert "over 2 tests" in found.method
 
 
+def test_what_is_missing_is_missing_in_whatever_it_comes():
+    """An array of numbers and a data frame have NaN alone for it."""
+    found = adjust([0.01, None, 0.04])
+    column = pd.Series([0.01, np.nan, 0.04], index=["fog", "snow", "jpeg"])
+    for given in (np.array([0.01, np.nan, 0.04]), found.columns()["p_value"], column):
+        assert adjust(given).adjusted == found.adjusted
+    assert adjust(column).names == ("fog", "snow", "jpeg")
+
+
+@pytest.mark.parametrize(("ours", "theirs"), [("holm", "holm"), ("bh", "fdr_bh")])
+def test_a_family_that_was_planned_larger_counts_whole(ours, theirs):
+    p = [0.004, 0.03, None, 0.02]
+    expected = multitest.multipletests([0.004, 0.03, 0.02, 1.0, 1.0, 1.0, 1.0], 0.05, theirs)[1]
+    found = adjust(p, method=ours, tests=7)
+    assert [q for q in found.adjusted if q is not None] == pytest.approx(expected[:3])
+    assert found.tests == 7
+    with pytest.raises(ValueError, match="tests must be at least 3, the number of p-values, got 2"):
+        adjust(p, tests=2)
+
+
 def test_an_empty_family_is_no_error():
     assert adjust([]).adjusted == ()
     assert adjust([None, None]).adjusted == (None, None)
@@ -52,8 +73,8 @@ def test_bh_bounds_the_share_of_false_findings():
     assert np.mean(shares) <= 0.05 * 12 / 16 + 0.01
 
 
-@pytest.mark.parametrize("bad", [[0.5, 1.2], [-0.1], [float("nan")]])
-def test_what_is_no_probability_is_refused(bad):
+@pytest.mark.parametrize("bad", [[0.5, 1.2], [-0.1], [float("inf")], {"fog": "low"}, np.ones((2, 2))])
+def test_what_is_no_probability_is_refused(bad, untyped):
     with pytest.raises(ValueError, match=r"p_values must lie in \[0, 1\]"):
         adjust(bad)
 
