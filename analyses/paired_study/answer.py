@@ -12,8 +12,15 @@ from analyses.paired_study.associations import (
     image_findings,
 )
 from analyses.paired_study.frames import Study
+from analyses.paired_study.pairs import WITHIN
 from analyses.paired_study.study import CREDIT, PLAIN
 from analyses.paired_study.verdicts import OUTCOMES, Credit, Verdicts, credits, judge
+from analyses.runs import PLACES
+
+# Columns of the models' table that the primary outcomes are made of -> what they are called.
+LACKING = {"features": "σ of the features", "corruption": "Corruption accuracy", "clean": "Clean accuracy"}
+# Where a value comes from, as far as it may change it.
+MACHINE = [f"provenance.{name}" for name in ("device", "precision", "torch", "lipcomp")]
 
 
 @dataclass(frozen=True)
@@ -101,16 +108,15 @@ def cautions(study: Study, verdicts: Verdicts) -> list[str]:
             f"on the method, "
             f"the effects hold only for runs that do not collapse."
         )
-    empty = [
-        str(run)
-        for run in study.models.index[study.models["features"].isna() & study.models["seed"].notna()]
-        if study.models["features"].notna().any()
-    ]
-    if empty:
-        found.append(f"σ of the features could not be measured for {', '.join(empty)}.")
+    seeded = study.models[study.models["seed"].notna()]
+    for column, name in LACKING.items():
+        empty = seeded.index[seeded[column].isna()]
+        if 0 < len(empty) < len(seeded):
+            found.append(f"{name} was not measured for {', '.join(map(str, empty))}.")
     if verdicts.refused:
         shown = "; ".join(verdicts.refused[:4]) + ("; ..." if len(verdicts.refused) > 4 else "")
-        found.append(f"{_count(verdicts.refused, 'run')} without a matching partner: {shown}.")
+        runs = tuple({reason.partition(" is not paired")[0] for reason in verdicts.refused})
+        found.append(f"{_count(runs, 'run')} without a matching partner: {shown}.")
     if verdicts.strata:
         found.append(
             f"The folder holds several kinds of runs, which are never mixed: {'; '.join(verdicts.strata)}. "
@@ -141,21 +147,9 @@ def _measured_otherwise(study: Study) -> list[str]:
         found.append(
             f"No run has β = {study.design.beta:g}, which the design compares at; means over β = {told} are compared."
         )
-    method = frame["subject.run"].map(models["method"])
-    primary = frame["n"].where(frame["quantity"].isin(("accuracy.corruption.mean", "sigma_max.median")))
-    columns = {"images": frame["quantity"].where(primary.notna()) + primary.map(" of {:.0f}".format)}
-    for name in ("device", "precision", "torch", "lipcomp"):
-        columns[name] = frame.get(f"provenance.{name}", pd.Series(index=frame.index, dtype=object))
-    for name, column in columns.items():
-        known = column[column.notna() & method.notna()]
-        if not len(known):
-            continue
-        seen = known.astype(str).groupby(method).agg(lambda v: ", ".join(sorted(set(v))))
-        if seen.nunique() > 1:
-            each = "; ".join(f"{m}: {v}" for m, v in seen.items())
-            found.append(
-                f"The methods were not measured alike ({name}), which may explain differences. {each}."
-            )
+    for name, held in _unlike(frame[frame["subject.run"].isin(models.index)], models).items():
+        each = "; ".join(f"{method}: {', '.join(values)}" for method, values in held.items())
+        found.append(f"The methods were not measured alike ({name}), which may explain differences. {each}.")
     bare = models.index[
         models["seed"].notna() & models["corruption"].notna() & ~models.index.isin(list(study.bits))
     ]
@@ -164,6 +158,30 @@ def _measured_otherwise(study: Study) -> list[str]:
             f"{_count(list(bare), 'run')} without correctness bits: intervals of accuracies leave out the sampling of "
             f"test images as far as no seed has them."
         )
+    return found
+
+
+def _unlike(frame: pd.DataFrame, models: pd.DataFrame) -> dict[str, dict[str, list[str]]]:
+    """In what values of one quantity, setting and seed differ between methods: field -> method -> what it has."""
+    method, seed = (frame["subject.run"].map(models[name]) for name in ("method", "seed"))
+    fields = {"images": frame["quantity"].where(frame["n"].notna()) + frame["n"].map(" of {:.0f}".format)}
+    fields["unit"] = frame["unit"].where(frame["unit"] != "")
+    for column in map(str, frame):
+        group, _, name = column.partition(".")
+        if (group == "settings" and name not in (*PLACES, "images", "note")) or column in MACHINE:
+            fields["test images" if name == "data_hash" else name] = frame[column]
+    settings = [f"settings.{p}" for p in PLACES if f"settings.{p}" in frame]
+    kind = [frame["subject.run"].map(models[field]) for field in WITHIN]  # others are not compared
+    place = frame.groupby(["quantity", *settings, seed, *kind], dropna=False, sort=False).ngroup()
+    found = {}
+    for name, values in fields.items():
+        text = values.astype(str).where(values.notna())
+        odd = seed.notna() & (text.groupby(place).transform("nunique") > 1)
+        if odd.any():
+            found[name] = {
+                str(m): [v if len(v) < 60 else f"{v[:57]}..." for v in sorted(set(own.dropna()))[:3]]
+                for m, own in text[odd].groupby(method[odd], sort=False)
+            }
     return found
 
 

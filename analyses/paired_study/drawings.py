@@ -19,8 +19,7 @@ SIGMA = "σ of the features, 1 per pixel L2"
 def build_figures(study: Study, answered: Answered) -> list[Drawn]:
     """All figures for which there is data."""
     drawn: list[Drawn] = []
-    rows = [r for r in answered.verdicts.rows if r.effect.value is not None and not r.stratum]
-    rows = rows or [r for r in answered.verdicts.rows if r.effect.value is not None]
+    rows = [r for r in answered.verdicts.rows if r.main and r.effect.value is not None]
     for name, title, wanted, label in (
         (
             "smoothness",

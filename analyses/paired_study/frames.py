@@ -58,8 +58,6 @@ class Study:
         Accuracy by run, corruption and severity; ``chance`` marks corruptions that carry no information.
     informative
         The corruptions that count.
-    chance
-        Share of the most frequent class among the test images; None if it is unknown.
     bits
         By run.
     measured
@@ -76,7 +74,6 @@ class Study:
     images: pd.DataFrame
     corruptions: pd.DataFrame
     informative: tuple[str, ...]
-    chance: float | None
     plan: dict[str, Any]
     design: Design
     measured: Measured = field(repr=False)
@@ -93,7 +90,7 @@ def load_study(folder: Path) -> Study:
     FileNotFoundError
         If nothing has been measured in the folder.
     ValueError
-        If the records are not of a study.
+        If the records are not of a study, or an accuracy is no share.
     """
     measured = read_measured(folder / RECORDS, "analyses.paired_study.measure")
     frame = measured.frame
@@ -105,20 +102,30 @@ def load_study(folder: Path) -> Study:
             design = replace(design, written="")  # it may have been written to fit the data
     looks = find_looks(frame)
     frame, again = last_values(frame)
+    _check_shares(frame, folder / RECORDS)
     models = models_table(frame[frame["subject.run"].notna()])
     bits = {name: found for name in models.index if (found := read_bits(folder / "bits" / f"{name}.npz"))}
     images = _images(folder, models)
-    chance = _chance(bits, images)
+    chance = _chance(models, bits, images)
     corruptions = _corruptions(frame, models)
     collapsed = find_collapsed(models, design, chance)
     models = models.drop(index=list(collapsed))
     corruptions, informative = _informative(corruptions[~corruptions["run"].isin(collapsed)], design, chance)
     models = models.assign(corruption=_counted(models, corruptions, informative)).copy()  # one block: faster
     return Study(
-        frame, models, collapsed, images[~images["run"].isin(collapsed)], corruptions, informative, chance,
+        frame, models, collapsed, images[~images["run"].isin(collapsed)], corruptions, informative,
         plan, design, measured, {run: b for run, b in bits.items() if run not in collapsed},
         again, looks,
     )  # fmt: skip
+
+
+def _check_shares(frame: pd.DataFrame, file: Path) -> None:
+    """Refuse accuracies in percent: beside shares of other runs they would be differences of thousands of points."""
+    wrong = frame[frame["quantity"].str.startswith("accuracy.") & ~frame["value"].fillna(0.0).between(0, 1)]
+    for row in wrong[["quantity", "subject.run", "value"]].itertuples(index=False, name=None):
+        raise ValueError(
+            f"{file}: {row[0]} of {row[1]} is {row[2]:g}; an accuracy must be a share between 0 and 1, not in percent"
+        )
 
 
 def find_looks(frame: pd.DataFrame) -> tuple[int, ...]:
@@ -147,7 +154,7 @@ def read_bits(path: Path) -> Bits | None:
         raise ValueError(f"{path} is damaged ({error}); remove it and measure the study again") from error
 
 
-def find_collapsed(models: pd.DataFrame, design: Design, chance: float | None) -> dict[str, str]:
+def find_collapsed(models: pd.DataFrame, design: Design, chance: pd.Series) -> dict[str, str]:
     """Runs that the design's rule leaves out: a constant that is zero, or clean accuracy at chance.
 
     The random encoder and raw pixels are no trained runs and cannot collapse.
@@ -160,8 +167,10 @@ def find_collapsed(models: pd.DataFrame, design: Design, chance: float | None) -
         ]
         if flat:
             found[str(run)] = f"σ of its {flat[0]} is 0"
-        elif chance is not None and row["clean"] <= chance + design.collapse_margin / 100:
-            found[str(run)] = f"clean accuracy {100 * row['clean']:.0f}%, chance is {100 * chance:.0f}%"
+        elif row["clean"] <= chance[str(run)] + design.collapse_margin / 100:
+            found[str(run)] = (
+                f"clean accuracy {100 * row['clean']:.0f}%, chance is {100 * chance[str(run)]:.0f}%"
+            )
     return found
 
 
@@ -178,14 +187,15 @@ def _images(folder: Path, models: pd.DataFrame) -> pd.DataFrame:
     return images.dropna(subset=measured).reset_index(drop=True)
 
 
-def _chance(bits: dict[str, Bits], images: pd.DataFrame) -> float | None:
-    """Share of the most frequent class."""
-    if bits:
-        return float(pd.Series(next(iter(bits.values())).labels).value_counts(normalize=True).iloc[0])
-    if "label" in images and len(images):
-        first = images[images["run"] == images["run"].iloc[0]]
-        return float(first["label"].value_counts(normalize=True).iloc[0])
-    return None
+def _chance(models: pd.DataFrame, bits: dict[str, Bits], images: pd.DataFrame) -> pd.Series:
+    """Share of the most frequent class among each run's test images; where a run has no labels, that of most others."""
+    labels = (
+        {str(run): rows.dropna() for run, rows in images.groupby("run")["label"]} if "label" in images else {}
+    )
+    labels |= {run: pd.Series(found.labels) for run, found in bits.items()}
+    found = {run: value.value_counts(normalize=True).max() for run, value in labels.items() if len(value)}
+    chance = pd.Series(found, index=models.index, dtype=float)
+    return chance.fillna(chance.mode().min())
 
 
 def _corruptions(frame: pd.DataFrame, models: pd.DataFrame) -> pd.DataFrame:
@@ -202,12 +212,13 @@ def _corruptions(frame: pd.DataFrame, models: pd.DataFrame) -> pd.DataFrame:
 
 
 def _informative(
-    corruptions: pd.DataFrame, design: Design, chance: float | None
+    corruptions: pd.DataFrame, design: Design, chance: pd.Series
 ) -> tuple[pd.DataFrame, tuple[str, ...]]:
     """Mark the corruptions under which no run is above chance (7.8); the rule looks at all methods alike."""
-    best = corruptions.groupby(["corruption", "run"])["value"].mean().groupby("corruption").max()
-    floor = -np.inf if chance is None else chance + design.chance_margin / 100
-    dull = set(best.index[best <= floor])
+    means = corruptions.groupby(["corruption", "run"])["value"].mean()
+    above = means - chance.reindex(means.index.get_level_values("run")).to_numpy()
+    best = above.fillna(np.inf).groupby("corruption").max()
+    dull = set(best.index[best <= design.chance_margin / 100])
     marked = corruptions.assign(chance=corruptions["corruption"].isin(dull))
     return marked, tuple(str(c) for c in best.index if c not in dull)
 

@@ -2,8 +2,9 @@
 
 Two runs are a pair if they agree in everything that a subject says of how a run came about (:data:`IDENTITY`) and
 differ in the objective. A folder may hold several data sets or recipes: runs that agree in all but seed and objective
-are one *stratum*, and strata are never mixed. A run that finds partners of its seed but none of its kind is refused,
-and the reason names what differs.
+are one *stratum*, and strata are never mixed: the headline is on the stratum with the most pairs of the primary
+contrast, and all that is said beside it is on the same data. A treated run without a partner of its seed and kind is
+refused, and the reason says what is missing or differs.
 """
 
 from dataclasses import dataclass
@@ -11,7 +12,7 @@ from typing import Any
 
 import pandas as pd
 
-from analyses.paired_study.study import Contrast
+from analyses.paired_study.study import CREDIT, PLAIN, Contrast
 
 # Field of the subject -> how a reason calls it.
 IDENTITY = {
@@ -23,6 +24,7 @@ IDENTITY = {
     "perturb": "perturbation",
 }
 WITHIN = [field for field in IDENTITY if field != "perturb"]  # what a stratum shares
+DATA = ["data", "data_hash"]
 
 
 @dataclass(frozen=True)
@@ -35,18 +37,13 @@ class Pairs:
         By name of the stratum ("" if there is one): the runs of both methods, rows of the models' table.
     refused
         A sentence per treated run that has no partner of its kind.
-    nothing
-        The models' table without a row.
+    main
+        The stratum of the headline, or of another family the first on the same data; no row if there is none.
     """
 
     strata: dict[str, pd.DataFrame]
     refused: tuple[str, ...]
-    nothing: pd.DataFrame
-
-    @property
-    def main(self) -> pd.DataFrame:
-        """The stratum with the most seeds that hold both methods, the first of several; no row without any."""
-        return next(iter(self.strata.values()), self.nothing)
+    main: pd.DataFrame
 
 
 def find_pairs(models: pd.DataFrame, contrast: Contrast, beta: float | None = None) -> Pairs:
@@ -62,6 +59,35 @@ def find_pairs(models: pd.DataFrame, contrast: Contrast, beta: float | None = No
         Take runs at this beta where there are any, and otherwise all, each with the control of its beta.
     """
     known = [field for field in IDENTITY if field in models and models[field].notna().any()]
+    found, refused = _strata(models, contrast, beta, known)
+    first = next((kinds for c in (CREDIT, PLAIN) if (kinds := _strata(models, c, beta, known)[0])), found)
+    # methods of one family share all but the objective; of another one, the data
+    shared = WITHIN if contrast.family == CREDIT.family else DATA
+    like = [i for i, name in enumerate(known) if name in shared]
+    wanted = next(([kind[i] for i in like] for kind in first), [])
+    main = next((runs for kind, runs in found.items() if [kind[i] for i in like] == wanted), [])
+    varying = [
+        i
+        for i, name in enumerate(known)
+        if name in WITHIN and len({k[i] for k in (*found, *(first if name in shared else ()))}) > 1
+    ]
+    tables = {
+        ", ".join(f"{IDENTITY[known[i]]} {kind[i]}" for i in varying): models.loc[runs]
+        for kind, runs in sorted(found.items(), key=lambda each: each[1] is not main)
+    }
+    return Pairs(tables, refused, models.loc[main])
+
+
+def headline_runs(models: pd.DataFrame, beta: float | None) -> pd.DataFrame:
+    """The paired runs that the headline is on."""
+    found = find_pairs(models, CREDIT, beta).main
+    return found if len(found) else find_pairs(models, PLAIN, beta).main
+
+
+def _strata(
+    models: pd.DataFrame, contrast: Contrast, beta: float | None, known: list[str]
+) -> tuple[dict[tuple[str, ...], list[str]], tuple[str, ...]]:
+    """The paired runs by kind, the one with the most seeds first; and why the others are not paired."""
     chosen = models["method"].isin([contrast.treated, contrast.control]) & models["seed"].notna()
     rows = _at_beta(
         [
@@ -74,8 +100,9 @@ def find_pairs(models: pd.DataFrame, contrast: Contrast, beta: float | None = No
     )
     paired: dict[str, _Run] = {}
     refused = []
+    controls = [r for r in rows if r.method == contrast.control]
     for one in (r for r in rows if r.method == contrast.treated):
-        partners = [r for r in rows if r.method == contrast.control and r.seed == one.seed]
+        partners = [r for r in controls if r.seed == one.seed]
         at_beta = [r for r in partners if r.beta == one.beta or not contrast.same_beta]
         same = [r for r in at_beta if r.kind == one.kind]
         partners = at_beta or partners
@@ -89,14 +116,14 @@ def find_pairs(models: pd.DataFrame, contrast: Contrast, beta: float | None = No
             differs += [] if at_beta else ["β"]
             others = ", ".join(r.run for r in partners)
             refused.append(f"{one.run} is not paired with {others}: they differ in {', '.join(differs)}")
-    shared = [i for i, name in enumerate(known) if name in WITHIN]
-    varying = [i for i in shared if len({r.kind[i] for r in paired.values()}) > 1]
-    strata: dict[str, list[_Run]] = {}
+        elif controls and not partners:
+            refused.append(f"{one.run} is not paired: there is no {contrast.control} of its seed")
+    within = [i for i, name in enumerate(known) if name in WITHIN]
+    kinds: dict[tuple[str, ...], list[_Run]] = {}
     for r in paired.values():
-        strata.setdefault(", ".join(f"{IDENTITY[known[i]]} {r.kind[i]}" for i in varying), []).append(r)
-    order = sorted(strata, key=lambda name: (-len({r.seed for r in strata[name]}), name))
-    tables = {name: models.loc[[r.run for r in strata[name]]] for name in order}
-    return Pairs(tables, tuple(refused), models.iloc[:0])
+        kinds.setdefault(tuple(k if i in within else "" for i, k in enumerate(r.kind)), []).append(r)
+    order = sorted(kinds, key=lambda kind: (-len({r.seed for r in kinds[kind]}), kind))
+    return {kind: [r.run for r in kinds[kind]] for kind in order}, tuple(refused)
 
 
 @dataclass(frozen=True)

@@ -13,7 +13,7 @@ from dataclasses import dataclass, replace
 from analyses.paired_study.comparison import RATIOS, Comparison, compare
 from analyses.paired_study.design import Design
 from analyses.paired_study.frames import Study
-from analyses.paired_study.pairs import find_pairs
+from analyses.paired_study.pairs import find_pairs, headline_runs
 from analyses.paired_study.study import CONTRASTS, CREDIT, PLAIN, Contrast
 from lipcomp.statistics import adjust, contrast, decide
 from lipcomp.statistics._units import Contrast as Effect
@@ -68,6 +68,8 @@ class Row:
         Of what, and between which methods.
     stratum
         Which data or recipe, where the folder holds several; "" otherwise.
+    main
+        Whether it is of the stratum that the headline is on.
     primary
         Whether the design named it before the data.
     effect
@@ -89,6 +91,7 @@ class Row:
     outcome: Outcome
     contrast: Contrast
     stratum: str
+    main: bool
     primary: bool
     effect: Effect
     zone: Zone
@@ -121,7 +124,9 @@ class Verdicts:
 
     def find(self, key: str, contrast: Contrast) -> Row | None:
         """The row of an outcome and contrast in the main stratum."""
-        return next((r for r in self.rows if r.outcome.key == key and r.contrast == contrast), None)
+        return next(
+            (r for r in self.rows if r.main and r.outcome.key == key and r.contrast == contrast), None
+        )
 
 
 def judge(study: Study) -> Verdicts:
@@ -132,11 +137,13 @@ def judge(study: Study) -> Verdicts:
     for found in CONTRASTS:
         pairs = find_pairs(study.models, found, study.design.beta)
         refused |= dict.fromkeys(pairs.refused)
-        for number, (name, members) in enumerate(pairs.strata.items()):
-            strata |= {name: None} if len(pairs.strata) > 1 else {}
+        for name, members in pairs.strata.items():
+            strata |= {name: None} if name else {}
             comparison = compare(study, members, found)
             for outcome in OUTCOMES:
-                row = judge_one(comparison, outcome, name, study.design, main=number == 0)
+                row = judge_one(
+                    comparison, outcome, name, study.design, main=members.index.equals(pairs.main.index)
+                )
                 if row is not None:
                     rows.append(row)
     rows.sort(key=lambda r: (not r.primary, study.design.primary.index(r.outcome.key) if r.primary else 0))
@@ -172,7 +179,7 @@ def judge_one(
                 fragile = unit
                 break
     primary = main and named and bool(design.written)
-    return Row(outcome, found, stratum, primary, effect, zone, verdict, needed, None, note, fragile)
+    return Row(outcome, found, stratum, main, primary, effect, zone, verdict, needed, None, note, fragile)
 
 
 def _clean_decides(comparison: Comparison, zone: Zone) -> bool:
@@ -217,10 +224,8 @@ def credits(verdicts: Verdicts, design: Design) -> list[Credit]:
 
 def corruption_rows(study: Study) -> Sequence[tuple[str, Effect, float | None]]:
     """The primary contrast, corruption by corruption, p-values adjusted over those that count (Holm)."""
-    members = find_pairs(study.models, CREDIT, study.design.beta).main
-    found = CREDIT
-    if not len(members):
-        found, members = PLAIN, find_pairs(study.models, PLAIN, study.design.beta).main
+    members = headline_runs(study.models, study.design.beta)
+    found = CREDIT if (members["method"] == CREDIT.control).any() else PLAIN
     if not len(members) or not len(study.corruptions):
         return []
     wide = 100 * study.corruptions.pivot_table("value", "run", "corruption", aggfunc="mean")

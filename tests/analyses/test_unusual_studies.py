@@ -169,6 +169,7 @@ def test_every_slope_is_asked_of_the_same_runs(planted, tmp_path):
     effect = found.verdicts.find("given_clean", CREDIT).effect
     assert effect.n == 4
     assert effect.interval[0] < effect.value < effect.interval[1]
+    assert any(c.startswith("Clean accuracy was not measured for SimCLR-0, ") for c in found.cautions)
 
 
 def test_a_primary_outcome_that_was_not_measured_is_named(planted, tmp_path):
@@ -183,7 +184,7 @@ def test_a_study_of_collapsed_runs_has_no_verdict_and_no_error(planted, tmp_path
     planted(tmp_path, seeds=2)
     study, found = altered(tmp_path, lambda r: {**r, "value": 0.0})
     assert study.collapsed.keys() == study.plan["runs"].keys()
-    assert not len(main_data(study.models))
+    assert not len(main_data(study))
     assert headline(found, study.design).startswith("There is no pair")
 
 
@@ -264,7 +265,100 @@ def test_methods_measured_on_other_numbers_of_images_are_named(planted, tmp_path
     planted(tmp_path)
     _, found = altered(tmp_path, fewer)
     told = next(c for c in found.cautions if "not measured alike (images)" in c)
-    assert "C-SimCLR: accuracy.corruption.mean of 1000, sigma_max.median of 30" in told
+    assert "C-SimCLR: sigma_max.median of 30" in told
+
+
+@pytest.mark.parametrize(
+    ("name", "told"),
+    [("device", "cpu, cuda"), ("test images", "0, 1"), ("unit", "0, 1")],
+)
+def test_what_differs_within_a_seed_is_named_though_each_method_has_both(planted, tmp_path, name, told):
+    def crossed(record):
+        odd = (record["subject"]["seed"] + of("CSimCLR")(record)) % 2
+        changes = {
+            "device": {"provenance": {"device": ("cpu", "cuda")[odd]}},
+            "test images": {"settings": {**record["settings"], "data_hash": str(odd)}},
+            "unit": {"unit": str(odd)},
+        }
+        return record | changes[name]
+
+    planted(tmp_path)
+    _, found = altered(tmp_path, crossed)
+    assert any(f"not measured alike ({name})" in c and f"C-SimCLR: {told}" in c for c in found.cautions)
+
+
+def test_two_data_sets_were_not_measured_unlike_and_each_has_its_own_chance(planted, tmp_path):
+    def of_hundred(record):
+        record["settings"]["data_hash"] = record["subject"]["data_hash"]
+        if record["subject"]["data_hash"] == "B" and record["quantity"].startswith("accuracy"):
+            record["value"] *= 0.13  # 12% of a hundred classes
+        return record
+
+    planted(tmp_path, "mixed data")
+    for file in (tmp_path / "bits").glob("*B.npz"):
+        held = dict(np.load(file))
+        np.savez(file, **held | {"labels": np.arange(1000) % 100})
+    study, found = altered(tmp_path, of_hundred)
+    assert not study.collapsed
+    assert "fog" not in study.informative  # 10% of ten classes, 1.3% of a hundred
+    assert not any("not measured alike" in c for c in found.cautions)
+
+
+def test_accuracies_in_percent_are_refused(planted, tmp_path):
+    """Beside shares they were a difference of −2,610 points."""
+
+    def percent(record):
+        share = 100 if of("CSimCLR")(record) and record["quantity"] == "accuracy.clean" else 1
+        return record | {"value": share * record["value"]}
+
+    planted(tmp_path)
+    with pytest.raises(
+        ValueError, match=r"accuracy\.clean of C-SimCLR-\d is 9.*; an accuracy must be a share"
+    ):
+        altered(tmp_path, percent)
+
+
+def test_all_that_is_said_beside_the_headline_is_on_its_data(planted, tmp_path):
+    """An effect was credited for a control in one data set and a plain twin in the other."""
+
+    def parted(record):
+        subject, plain = record["subject"], of("SimCLR")(record)
+        return None if plain and subject["data_hash"] == "A" and subject["seed"] < 3 else record
+
+    planted(tmp_path, "mixed data")
+    _, found = altered(tmp_path, parted)
+    for credit in found.credits:
+        assert credit.row.stratum == credit.plain.stratum == "data set A, training images A"
+        assert credit.plain.effect.n == 2
+    assert any("C-SimCLR-0 is not paired with SimCLR-0B" in c for c in found.cautions)
+    _, found = altered(
+        tmp_path, lambda r: None if r["subject"]["data_hash"] == "A" and of("SimCLR")(r) else r
+    )
+    assert found.verdicts.strata == ("data set A, training images A", "data set B, training images B")
+    assert [c.plain for c in found.credits] == [None, None]
+
+
+def test_an_outcome_that_one_data_set_lacks_is_not_taken_from_another(planted, tmp_path):
+    def lost(record):
+        features = record["settings"].get("layer") == "backbone" and record["subject"]["data_hash"] == "A"
+        return None if features else record
+
+    planted(tmp_path, "mixed data")
+    _, found = altered(tmp_path, lost)
+    assert [c.row.outcome.key for c in found.credits] == ["given_clean"]
+    assert "Not measured, so without a verdict: σ of the probed features." in found.cautions
+
+
+def test_a_run_without_any_partner_of_its_seed_is_named(planted, tmp_path):
+    def lone(record):
+        return None if of("WeightedSimCLR")(record) and record["subject"]["seed"] == 4 else record
+
+    planted(tmp_path)
+    _, found = altered(tmp_path, lone)
+    told = (
+        "1 run without a matching partner: C-SimCLR-4 is not paired: there is no SimCLR ×(1+β) of its seed."
+    )
+    assert told in found.cautions
 
 
 @pytest.mark.parametrize(

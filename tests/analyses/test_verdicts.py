@@ -128,7 +128,7 @@ def test_collapsed_and_missing_runs_are_left_out_by_name(planted, tmp_path):
     assert set(study.collapsed) == {"C-SimCLR-0"}
     assert credit(found, "features").credited
     assert any("C-SimCLR-0 (σ of its features is 0)" in c for c in found.cautions)
-    assert any("could not be measured for SimCLR ×(1+β)-1" in c for c in found.cautions)
+    assert any("was not measured for SimCLR ×(1+β)-1" in c for c in found.cautions)
     planted(tmp_path / "b", "missing runs")
     _, found = answered(tmp_path / "b")
     assert any("2 planned runs not measured: C-SimCLR-0, SimCLR-1." in c for c in found.cautions)
