@@ -203,7 +203,10 @@ def bits_model(study: Study) -> HierarchicalEffect | None:
     """The primary contrast by the hierarchical model of the correctness bits; None without bits of pairs."""
     members = find_pairs(study.models, CREDIT, study.design.beta).main
     runs = [r for r in members.index if r in study.bits]
-    if not runs or len({study.bits[r].right.shape for r in runs}) > 1:
+    alike = {
+        (b.right.shape, b.labels.tobytes(), b.corruption.tobytes()) for b in map(study.bits.get, runs) if b
+    }
+    if len(alike) != 1:  # none, or of other images
         return None
     kept = np.isin(study.bits[runs[0]].corruption, list(study.informative))
     if not kept.any():

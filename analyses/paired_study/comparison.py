@@ -55,11 +55,10 @@ class Comparison:
         if key != "given_clean":
             return self.at_slope(key, level, 0.0)
         low, high = self.clean_slope
-        known = replace(self, runs=self.runs.dropna(subset=[CLEAN]))  # the same runs at every slope
-        middle = known.at_slope("corruption", level, (low + high) / 2)
+        middle = self.with_clean.at_slope("corruption", level, (low + high) / 2)
         if middle is None:
             return None
-        ends = [e for e in (known.at_slope("corruption", level, k) for k in (low, high)) if e is not None]
+        ends = self.ends(level)
         intervals = [e.interval for e in ends if e.interval is not None]
         if len(intervals) < 2:
             note = next((e.note for e in ends if e.interval is None), middle.note)
@@ -71,7 +70,26 @@ class Comparison:
             crosses = (ends[0].value or 0.0) * (ends[1].value or 0.0) <= 0
             p_value = 1.0 if crosses else max(ends[0].p_value, ends[1].p_value)
         method = f"{middle.method}; every slope on clean accuracy from {low:g} to {high:g}"
-        return replace(middle, interval=whole, p_value=p_value, method=method)
+        widest = max(ends, key=lambda e: e.error or 0.0)  # so many units as decide at either end
+        return replace(
+            middle, interval=whole, p_value=p_value, method=method,
+            spread=widest.spread, shared=widest.shared, error=widest.error, freedom=widest.freedom,
+        )  # fmt: skip
+
+    @functools.cached_property
+    def with_clean(self) -> "Comparison":
+        """The same of the runs whose clean accuracy is known: those that count at every slope."""
+        return replace(self, runs=self.runs.dropna(subset=[CLEAN]))
+
+    def ends(self, level: float) -> list[Effect]:
+        """The effect on corruption accuracy at both ends of the range of slopes."""
+        found = (self.with_clean.at_slope("corruption", level, k) for k in self.clean_slope)
+        return [e for e in found if e is not None]
+
+    def margin(self, key: str) -> float:
+        """How far the range of slopes alone moves the effect to either side, without any noise."""
+        values = [e.value for e in self.ends(0.95) if e.value is not None] if key == "given_clean" else []
+        return (max(values) - min(values)) / 2 if values else 0.0
 
     def at_slope(self, key: str, level: float, slope: float) -> Effect | None:
         """The effect on one column, minus ``slope`` times that on clean accuracy."""

@@ -9,7 +9,7 @@ from analyses.paired_study.associations import Association, ImageFinding
 from analyses.paired_study.frames import Study
 from analyses.paired_study.study import BASELINES
 from analyses.paired_study.verdicts import Row, corruption_rows
-from analyses.paired_study.words import shown_value
+from analyses.paired_study.words import number_text, shown_value
 from lipcomp.report._cells import Cell, Table, interval, number, split
 
 COLUMNS = [
@@ -114,7 +114,7 @@ def associations_table(found: Sequence[Association]) -> Table:
             Cell(a.level, words=True),
             Cell(f"{a.y} per {a.x}", words=True),
             number(a.estimate.value, "{:+.2f}"),
-            interval(a.estimate, "{:+.2f}"),
+            Cell(_ends(a), (a.estimate.interval or (None,))[0]),
             Cell(str(a.verdict)),
             Cell(f"{a.estimate.n} {a.units}", a.estimate.n),
         ]
@@ -125,6 +125,11 @@ def associations_table(found: Sequence[Association]) -> Table:
         "Exploratory. Points of accuracy per 10% lower σ; positive: smoother encoders are more accurate."
     )
     return Table("associations", "What goes together", caption, head, rows)
+
+
+def _ends(found: Association) -> str:
+    ends = found.estimate.interval or ()
+    return " to ".join(number_text(end, ratio=False, zone=found.zone, digits=2) for end in ends) or "–"
 
 
 def images_table(found: Sequence[ImageFinding]) -> Table:

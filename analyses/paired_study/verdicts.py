@@ -168,10 +168,12 @@ def judge_one(
     if effect is None:
         return None
     verdict = decide(effect.interval, zone)
-    needed = units_needed(effect, zone) if verdict is Verdict.CANNOT_TELL else None
-    note, fragile = effect.note, ""
-    if verdict is Verdict.CANNOT_TELL and outcome.key == "given_clean" and _clean_decides(comparison, zone):
-        note, needed = "clean accuracy differs, and may explain it; more seeds would not decide", None
+    needed, note, fragile = None, effect.note, ""
+    if verdict is Verdict.CANNOT_TELL and effect.value is not None:
+        margin = comparison.margin(outcome.key)
+        needed = units_needed(effect, zone, margin=margin)
+        if margin and decide((effect.value - margin, effect.value + margin), zone) is Verdict.CANNOT_TELL:
+            note = "clean accuracy differs, and may explain it; more seeds would not decide"
     if main and named and effect.n > 3 and verdict is not Verdict.CANNOT_TELL:
         for unit in effect.units:
             without = comparison.without(unit).effect(outcome.key, level)
@@ -180,13 +182,6 @@ def judge_one(
                 break
     primary = main and named and bool(design.written)
     return Row(outcome, found, stratum, main, primary, effect, zone, verdict, needed, None, note, fragile)
-
-
-def _clean_decides(comparison: Comparison, zone: Zone) -> bool:
-    """Whether the range of slopes alone, without any noise, leaves the verdict open."""
-    ends = [comparison.at_slope("corruption", 0.95, k) for k in comparison.clean_slope]
-    values = sorted(e.value for e in ends if e is not None and e.value is not None)
-    return len(values) == 2 and decide((values[0], values[1]), zone) is Verdict.CANNOT_TELL
 
 
 @dataclass(frozen=True)

@@ -1,5 +1,7 @@
 """The answer in words: a headline of one sentence per primary outcome, and the rows of the verdict table."""
 
+from collections.abc import Sequence
+
 import numpy as np
 
 from analyses.paired_study.answer import Answered
@@ -70,13 +72,20 @@ def _sentence(credit: Credit, answered: Answered, design: Design) -> str:
 
 def shown_value(row: Row) -> str:
     """Estimate and interval, in % change or points."""
-    return value_text(row.effect.value, row.effect.interval, ratio=row.outcome.ratio, level=row.effect.level)
+    return value_text(
+        row.effect.value, row.effect.interval, ratio=row.outcome.ratio, level=row.effect.level, zone=row.zone
+    )
 
 
 def value_text(
-    value: float | None, interval: tuple[float, float] | None, *, ratio: bool, level: float = 0.95
+    value: float | None,
+    interval: tuple[float, float] | None,
+    *,
+    ratio: bool,
+    level: float = 0.95,
+    zone: Zone | None = None,
 ) -> str:
-    """Estimate and interval of a log ratio (as % change) or of points, in words.
+    """Estimate and interval of a log ratio (as % change) or of points, in words; a verdict by the zone follows from it.
 
     Examples
     --------
@@ -85,22 +94,35 @@ def value_text(
     """
     if value is None:
         return "not measured"
-
-    def text(number: float) -> str:
-        if ratio:
-            number = 100 * float(np.expm1(min(number, 700.0)))
-        if number > LARGEST:
-            return f"over +{LARGEST:,}{'%' if ratio else ''}"
-        digits = 0 if ratio else 1
-        while digits < 4 and round(number, digits) == 0 != number:
-            digits += 1  # an end that rounds to zero would hide on which side it lies
-        form = f"{number:+.{digits}f}" if round(number, digits) else "0"
-        return form.replace("-", "−") + ("%" if ratio else "")
-
     unit = "" if ratio else " points"
     if interval is None:
-        return f"{text(value)}{unit}, no interval"
-    return f"{text(value)}{unit}, {100 * level:.4g}% interval {text(interval[0])} to {text(interval[1])}"
+        return f"{number_text(value, ratio=ratio, zone=zone)}{unit}, no interval"
+    ends = " to ".join(number_text(end, ratio=ratio, zone=zone) for end in interval)
+    return f"{number_text(value, ratio=ratio, zone=zone)}{unit}, {100 * level:.4g}% interval {ends}"
+
+
+def number_text(number: float, *, ratio: bool, zone: Zone | None = None, digits: int | None = None) -> str:
+    """A log ratio (as % change) or points, with as many digits as show its side of zero and of the zone's ends."""
+
+    def scaled(value: float) -> float:
+        return 100 * float(np.expm1(min(value, 700.0))) if ratio else value
+
+    edges = [0.0, *((scaled(zone.low), scaled(zone.high)) if zone else ())]
+    shown = scaled(number)
+    if shown > LARGEST:
+        return f"over +{LARGEST:,}{'%' if ratio else ''}"
+    digits = digits_on_side(shown, edges, (0 if ratio else 1) if digits is None else digits)
+    form = f"{shown:+.{digits}f}" if round(shown, digits) else "0"
+    return form.replace("-", "−") + ("%" if ratio else "")
+
+
+def digits_on_side(number: float, edges: Sequence[float], digits: int) -> int:
+    """At least ``digits``, and more where rounding would put the number on another side of an edge."""
+    while digits < 4 and any(
+        np.sign(round(number - e, 9)) != np.sign(round(round(number, digits) - e, 9)) for e in edges
+    ):
+        digits += 1
+    return digits
 
 
 def zone_text(zone: Zone, ratio: bool) -> str:
@@ -187,7 +209,9 @@ def _association_rows(main: list[Association]) -> list[VerdictRow]:
             Verdict.NO_LARGER: f"no larger than {zone_text(a.zone, False)}",
             Verdict.CANNOT_TELL: "cannot tell",
         }[a.verdict]
-        text = "per 10% lower σ " + value_text(a.estimate.value, a.estimate.interval, ratio=False)
+        text = "per 10% lower σ " + value_text(
+            a.estimate.value, a.estimate.interval, ratio=False, zone=a.zone
+        )
         meaning = "An association; it does not say that one causes the other."
         if reversal:
             meaning = "Across methods the association has the opposite sign, so neither answers the question."
@@ -210,7 +234,10 @@ def _image_row(finding: ImageFinding) -> VerdictRow:
     if estimate.value is None:
         text = f"not estimable: {estimate.note}"
     else:
-        ends = "no interval" if interval is None else f"95% interval {interval[0]:.2f} to {interval[1]:.2f}"
+        ends = "no interval"
+        if interval is not None:
+            low, high = (f"{end:.{digits_on_side(end, (0.45, 0.5, 0.55), 2)}f}" for end in interval)
+            ends = f"95% interval {low} to {high}"
         text = f"AUROC {estimate.value:.2f}, {ends}"
     shift = None if interval is None else (interval[0] - 0.5, interval[1] - 0.5)
     mark = interval_mark(None if estimate.value is None else estimate.value - 0.5, shift, (-0.05, 0.05), text)
@@ -231,15 +258,15 @@ def model_findings(
     row = answered.verdicts.find("corruption", CREDIT)
     if model is not None and model.points is not None and row is not None:
         verdict = decide(model.points_interval, row.zone)
-        same = (
-            "as the paired analysis does"
-            if verdict is row.verdict
-            else f"where the paired analysis says {row.verdict}"
-        )
+        sign = int(np.sign(model.points)) if verdict is Verdict.YES else 0
+        same = "as the paired analysis does"
+        if (verdict, sign) != (row.verdict, row.direction):
+            same = f"where the paired analysis says {row.verdict}{f', {row.word}' if row.word else ''}"
+        text = value_text(model.points, model.points_interval, ratio=False, zone=row.zone)
         found.append(
             f"Corruption accuracy ({CREDIT.name}) by a hierarchical model of every correctness bit (seed, "
             f"run, image and "
-            f"corruption as groups): {value_text(model.points, model.points_interval, ratio=False)}: {verdict}, {same}."
+            f"corruption as groups): {text}: {verdict}, {same}."
         )
     if through is not None and through.value is not None:
         text = value_text(through.value, through.interval, ratio=False)
@@ -274,7 +301,8 @@ def findings(answered: Answered) -> list[str]:
             found.append(f"{row.outcome.label.capitalize()} ({row.contrast.name}): {shown_value(row)}.")
     for a in answered.associations:
         if a.units == "seeds":
-            text = value_text(a.estimate.value, a.estimate.interval, ratio=a.y.startswith("log"))
+            ratio = a.y.startswith("log")
+            text = value_text(a.estimate.value, a.estimate.interval, ratio=ratio, zone=a.zone)
             found.append(
                 f"{a.level}: {a.y.removeprefix('log ').removesuffix(', points')} {text} per tenfold β "
                 f"({a.estimate.n} seeds)."

@@ -89,11 +89,14 @@ def equivalence_p(effect: Contrast, zone: Zone) -> float | None:
     return float(max(above, below))
 
 
-def units_needed(effect: Contrast, zone: Zone, *, power: float = 0.8, most: int = 100) -> int | None:
+def units_needed(
+    effect: Contrast, zone: Zone, *, margin: float = 0.0, power: float = 0.8, most: int = 100
+) -> int | None:
     """How many units would decide, if effect and spread are what they were estimated to be.
 
     The smallest number above ``effect.n`` with which the verdict would be *yes* or *no larger than* with probability
-    ``power``. It is a plan, not a promise: both are estimates.
+    ``power``. It is a plan, not a promise: both are estimates. ``margin`` is what widens the interval on each side at
+    any number of units.
 
     Returns
     -------
@@ -105,7 +108,7 @@ def units_needed(effect: Contrast, zone: Zone, *, power: float = 0.8, most: int 
     n = np.arange(effect.n + 1, most + 1)
     per_unit = effect.freedom / max(1, effect.n - 1) if not effect.shared else 1.0
     error = np.sqrt(effect.spread**2 / n + effect.shared)
-    half = scipy.stats.t.ppf((1 + effect.level) / 2, np.maximum(1.0, per_unit * (n - 1))) * error
+    half = scipy.stats.t.ppf((1 + effect.level) / 2, np.maximum(1.0, per_unit * (n - 1))) * error + margin
     error = np.maximum(error, 1e-300)
 
     def below(x: np.ndarray) -> np.ndarray:

@@ -8,14 +8,15 @@ import pytest
 
 from analyses.bound_study.page import RADII, load, make_page
 from analyses.paired_study.answer import answer_study
-from analyses.paired_study.associations import main_data
-from analyses.paired_study.design import read_design
+from analyses.paired_study.associations import bits_model, main_data
+from analyses.paired_study.design import Design, read_design
 from analyses.paired_study.frames import load_study
 from analyses.paired_study.pairs import find_pairs
 from analyses.paired_study.study import CREDIT, PLAIN, models_table
-from analyses.paired_study.words import headline, value_text, verdict_rows
+from analyses.paired_study.words import headline, model_findings, number_text, value_text, verdict_rows
 from analyses.runs import write_roll
 from lipcomp.records import Record, append_records, to_frame
+from lipcomp.statistics._hierarchical import HierarchicalEffect
 from lipcomp.statistics._verdict import Verdict
 
 
@@ -218,6 +219,47 @@ def test_an_association_is_judged_and_drawn_by_the_zone_of_the_design(planted, t
 )
 def test_a_number_shows_on_which_side_of_zero_it_lies(value, interval, ratio, said):
     assert value_text(value, interval, ratio=ratio) == said
+
+
+@pytest.mark.parametrize(
+    ("end", "ratio", "said"),
+    [
+        (np.log(1.104), True, "+10.4%"),
+        (np.log(1.096), True, "+9.6%"),
+        (np.log(1.1), True, "+10%"),
+        (np.log(0.896), True, "−10.4%"),
+        (0.96, False, "+0.96"),
+        (1.04, False, "+1.04"),
+        (1.0, False, "+1.0"),
+        (-1.0001, False, "−1.0001"),
+    ],
+)
+def test_a_number_shows_on_which_side_of_the_zone_it_lies(end, ratio, said):
+    """“−5% to +10%” was no larger than 10% once, and once it could not tell."""
+    zone = Design().sigma if ratio else Design().accuracy
+    assert number_text(float(end), ratio=ratio, zone=zone) == said
+
+
+def test_another_sign_is_not_what_the_paired_analysis_says(planted, tmp_path):
+    planted(tmp_path)
+    found = answer_study(load_study(tmp_path))
+    row = found.verdicts.find("corruption", CREDIT)
+    assert row.word == "more accurate"
+    model = HierarchicalEffect("", -0.2, None, None, 5, "", points=-4.0, points_interval=(-6.0, -2.0))
+    assert model_findings(found, model, None)[0].endswith(
+        ": yes, where the paired analysis says yes, more accurate."
+    )
+    model = HierarchicalEffect("", 0.2, None, None, 5, "", points=4.0, points_interval=(2.0, 6.0))
+    assert model_findings(found, model, None)[0].endswith(": yes, as the paired analysis does.")
+
+
+def test_bits_of_other_images_are_not_joined_in_one_model(planted, tmp_path):
+    planted(tmp_path, seeds=2)
+    assert bits_model(load_study(tmp_path)) is not None
+    file = tmp_path / "bits" / "C-SimCLR-0.npz"
+    held = dict(np.load(file))
+    np.savez(file, **held | {"labels": held["labels"][::-1]})
+    assert bits_model(load_study(tmp_path)) is None
 
 
 def test_all_models_are_tabled_at_the_common_concentrations():
