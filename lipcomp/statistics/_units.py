@@ -19,6 +19,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
+import pandas as pd
 from jaxtyping import Float, Shaped
 
 from lipcomp._arguments import checked
@@ -95,7 +96,8 @@ def contrast(
     Raises
     ------
     ValueError
-        If lengths differ, values are not finite, or ``shared`` is negative.
+        If lengths differ, values are not finite, a label is missing, the conditions are the same, or ``shared`` is
+        negative.
 
     Examples
     --------
@@ -107,11 +109,14 @@ def contrast(
     check_level(level)
     if not 0 <= shared < math.inf:
         raise ValueError(f"shared must be a variance, at least 0 and finite, got {shared}")
+    treated, control = _label("treated", treated), _label("control", control)
+    if treated == control:
+        raise ValueError(f"treated and control must be two conditions, got {treated!r} twice")
     table, units, conditions, power = _table(values, unit, condition)
     shared_here = float(np.ldexp(shared, -2 * power))
     name = f"{treated} minus {control}"
 
-    def column(which: object) -> Float[np.ndarray, " units"]:
+    def column(which: str) -> Float[np.ndarray, " units"]:
         return table[:, conditions.index(which)] if which in conditions else np.full(len(units), np.nan)
 
     difference = column(treated) - column(control)
@@ -170,24 +175,36 @@ def _table(
             raise ValueError(
                 f"{name} must hold one label for each of {column.size} values, got {len(labels)}"
             )
-    units, conditions = (list(dict.fromkeys(map(str, labels))) for labels in (unit, condition))
-    rows = np.array([units.index(str(u)) for u in unit])
-    columns = np.array([conditions.index(str(c)) for c in condition])
+    own, kinds = [_label("unit", u) for u in unit], [_label("condition", c) for c in condition]
+    units, conditions = list(dict.fromkeys(own)), list(dict.fromkeys(kinds))
+    rows, columns = np.array([units.index(u) for u in own]), np.array([conditions.index(c) for c in kinds])
     count, total = np.zeros((2, len(units), len(conditions)))
     np.add.at(count, (rows, columns), 1)
     np.add.at(total, (rows, columns), column)
     return np.where(count > 0, total / np.maximum(count, 1), np.nan), units, conditions, power
 
 
+def _label(name: str, label: object) -> str:
+    """A label as text: 1 and 1.0 are one, and what is missing is none."""
+    if pd.isna(label):  # type: ignore[call-overload]
+        raise ValueError(f"{name} has a label that is missing ({label!r}); name it, or drop the run")
+    return f"{label:.0f}" if isinstance(label, float | np.floating) and label == round(label) else str(label)
+
+
 def _residual_variance(table: Float[np.ndarray, "units conditions"]) -> tuple[float, int]:
     """Variance of the noise in the additive layout of a table with holes, and its degrees of freedom."""
     rows, columns = np.nonzero(np.isfinite(table))
-    design = np.zeros((rows.size, sum(table.shape)))
-    design[np.arange(rows.size), rows] = 1
-    design[np.arange(rows.size), table.shape[0] + columns] = 1
-    y = table[rows, columns]
+    held, unit = np.unique(rows, return_inverse=True)
+
+    def inside(values: Float[np.ndarray, "runs k"]) -> Float[np.ndarray, "runs k"]:
+        """Less the mean of the unit."""
+        sums = np.zeros((held.size, values.shape[1]))
+        np.add.at(sums, unit, values)
+        return values - (sums / np.bincount(unit)[:, None])[unit]
+
+    y, design = inside(table[rows, columns][:, None]), inside(np.eye(table.shape[1])[columns])
     solution, _, rank, _ = np.linalg.lstsq(design, y, rcond=None)
-    left = rows.size - int(rank)
+    left = rows.size - held.size - int(rank)
     if left < 1:
         return math.nan, 0
     return float(((y - design @ solution) ** 2).sum() / left), left

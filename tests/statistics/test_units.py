@@ -47,6 +47,48 @@ def test_the_pooled_spread_is_that_of_the_two_way_layout_or_the_pairs_own(seed):
     assert ours.freedom == fit.df_resid == 8
 
 
+@pytest.mark.parametrize("seed", range(4))
+def test_the_pooled_spread_of_a_table_with_holes_is_that_of_the_two_way_layout(seed):
+    values, unit, condition = layout(7, seed=seed)
+    kept = np.random.default_rng(seed).permutation(values.size)[:14]
+    data = {"y": values[kept], "unit": np.array(unit)[kept], "condition": np.array(condition)[kept]}
+    fit = smf.ols("y ~ C(unit) + C(condition)", data).fit()
+    ours = contrast(data["y"], list(data["unit"]), list(data["condition"]), "t", "c", pool=METHODS)
+    own = np.var(ours.differences, ddof=1)
+    pooled = fit.df_resid > ours.n - 1
+    assert ours.spread**2 == pytest.approx(max(own, 2 * fit.mse_resid) if pooled else own, rel=1e-10)
+    assert ours.freedom == (fit.df_resid if pooled else ours.n - 1)
+
+
+def test_a_thousand_seeds_are_no_matter_of_minutes():
+    values, unit, condition = layout(1000)
+    ours = contrast(values, unit, condition, "t", "c", pool=METHODS)
+    table = values.reshape(-1, 3)
+    residual = table - table.mean(0) - table.mean(1, keepdims=True) + table.mean()
+    assert ours.freedom == 2 * 999
+    assert ours.spread**2 == pytest.approx(
+        max(2 * (residual**2).sum() / 1998, np.var(table[:, 0] - table[:, 1], ddof=1)), rel=1e-10
+    )
+
+
+def test_labels_are_compared_by_what_they_say():
+    """Conditions 1 and 0, or seeds 0 and 0.0, found no unit that holds both; two missing seeds were one."""
+    values = [1.0, 2.0, 3.0, 0.0, 1.0, 2.1]
+    expected = contrast(values, [0, 1, 2, 0, 1, 2], list("tttccc"), "t", "c")
+    for unit, condition, pair in (
+        ([0, 1, 2, 0, 1, 2], [1, 1, 1, 0, 0, 0], (1, 0)),
+        ([0, 1, 2, 0.0, 1.0, np.float32(2)], [True] * 3 + [False] * 3, (True, False)),
+        (list("abcabc"), [1.0, 1, 1, 0, 0, 0], (1, np.float64(0))),
+    ):
+        found = contrast(values, unit, condition, *pair)
+        assert found.interval == expected.interval
+    for missing in (None, np.nan):
+        with pytest.raises(ValueError, match="unit has a label that is missing"):
+            contrast(values, [0, missing, missing, 0, missing, missing], list("tttccc"), "t", "c")
+    with pytest.raises(ValueError, match="treated and control must be two conditions, got 't' twice"):
+        contrast(values, [0, 1, 2, 0, 1, 2], list("tttccc"), "t", "t")
+
+
 @settings(max_examples=20)
 @given(shift=st.floats(-1e6, 1e6), scale=st.floats(1e-3, 1e3), seed=st.integers(0, 100))
 def test_shift_and_scale_carry_through(shift, scale, seed):
