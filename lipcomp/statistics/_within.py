@@ -101,7 +101,8 @@ def within_pairs(
     between = correlation(means[0], means[1], method=method, **options)  # type: ignore[arg-type]
     within = _within(first, second, codes, method, level, resamples, generator)
     concordance, comparisons = _concordance(first, second, codes)
-    reversal = within.value is not None and between.value is not None and within.value * between.value < 0
+    both = within.value is not None and between.value is not None
+    reversal = both and within.value * between.value < -1e-12  # type: ignore[operator]  # zero comes out as 1e-17
     return WithinBetween(within, between, pooled, concordance, comparisons, reversal)
 
 

@@ -42,6 +42,14 @@ def test_weights_are_repetitions(method, ties):
     np.testing.assert_allclose(weighted(counts.astype(float)), slow, atol=1e-12)
 
 
+@pytest.mark.parametrize(("x", "y"), [([2, 1, 2, 3], [0, 0, 1, 0]), ([1, 0, 0, 1, 1], [1, 0, 3, 1, 1])])
+@pytest.mark.parametrize("method", SCIPY)
+def test_a_coefficient_of_zero_is_as_extreme_as_none(x, y, method):
+    """Rounding made it 1e-17, and arrangements that give exactly 0 less extreme: p = 0.5."""
+    if abs(SCIPY[method](x, y)) < 1e-12:
+        assert correlation(x, y, method=method).p_value == 1.0
+
+
 @pytest.mark.parametrize("method", SCIPY)
 def test_small_samples_count_every_permutation(method):
     x, y = sample(6, False)
