@@ -83,10 +83,13 @@ def cautions(study: Study, verdicts: Verdicts) -> list[str]:
             f"There is no pair of {study.design.treated} and its control {study.design.control}, so no effect can be "
             f"credited to compression."
         )
+    kinds = sorted(set(map(str, study.corruptions["corruption"])))
     lost = [
         o.label
         for o in OUTCOMES
-        if o.key in study.design.primary and not (verdicts.find(o.key, CREDIT) or verdicts.find(o.key, PLAIN))
+        if o.key in study.design.primary
+        and not (verdicts.find(o.key, CREDIT) or verdicts.find(o.key, PLAIN))
+        and not (o.key == "given_clean" and kinds and not study.informative)
     ]
     if lost and verdicts.rows:
         found.append(f"Not measured, so without a verdict: {', '.join(lost)}.")
@@ -123,11 +126,11 @@ def cautions(study: Study, verdicts: Verdicts) -> list[str]:
             f"The headline "
             f"is on the first."
         )
-    dull = sorted(set(map(str, study.corruptions["corruption"])) - set(study.informative))
-    if dull:
-        found.append(
-            f"{', '.join(dull)}: at chance for every run; left out of the mean, by a rule of the design."
+    if dull := [name for name in kinds if name not in study.informative]:
+        rest = (
+            "left out of the mean" if study.informative else "so there is no verdict on corruption accuracy"
         )
+        found.append(f"{', '.join(dull)}: at chance for every run; {rest}, by a rule of the design.")
     found += [
         f"The verdict on {r.outcome.label} ({r.contrast.name}) depends on seed {r.fragile.removesuffix('.0')}: "
         f"without it, the verdict changes."

@@ -155,7 +155,7 @@ def _hits(
                 for b in (*sides[0], *sides[1])
             }
             images = images or next(iter(labels), None)
-            if all(sides) and labels == {images}:
+            if images is not None and all(sides) and labels == {images}:
                 treated, control = (np.mean([b.hits(wanted) for b in side], axis=0) for side in sides)
                 found.setdefault(key, {})[str(seed)] = 100 * (treated - control)
     return found

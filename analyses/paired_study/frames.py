@@ -204,7 +204,7 @@ def _corruptions(frame: pd.DataFrame, models: pd.DataFrame) -> pd.DataFrame:
         {
             "run": corrupted["subject.run"],
             "method": corrupted["subject.run"].map(models["method"]),
-            "corruption": corrupted.get("settings.corruption", pd.Series(dtype=object)),
+            "corruption": corrupted.get("settings.corruption", pd.Series(dtype=object)).map(str),
             "severity": corrupted.get("settings.severity", pd.Series(dtype=float)),
             "value": corrupted["value"],
         }
@@ -224,13 +224,15 @@ def _informative(
 
 
 def _counted(models: pd.DataFrame, corruptions: pd.DataFrame, informative: tuple[str, ...]) -> pd.Series:
-    """Corruption accuracy: the mean over those that count, and over the probe's refits.
+    """Corruption accuracy: the mean over those that count (none: no value), and over the probe's refits.
 
     Refits are recorded as means over all corruptions; those at chance are so for every refit, and move nothing.
     """
     mean, share = models["corruption"], 1.0
     count = corruptions["corruption"].nunique()
-    if informative and len(informative) < count:
+    if count and not informative:
+        return mean * np.nan  # equal accuracies at chance are no equivalence
+    if len(informative) < count:
         counted = corruptions[corruptions["corruption"].isin(informative)]
         share = count / len(informative)
         mean = (

@@ -101,9 +101,9 @@ def units_needed(
     Returns
     -------
     int or None
-        None if ``most`` units would not be enough, or nothing is known of the spread.
+        None if ``most`` units would not be enough, or nothing is known of the spread: the effect has no interval.
     """
-    if effect.value is None or effect.spread is None or effect.n < 2:
+    if effect.value is None or effect.interval is None or effect.spread is None:
         return None
     n = np.arange(effect.n + 1, most + 1)
     per_unit = effect.freedom / max(1, effect.n - 1) if not effect.shared else 1.0

@@ -147,6 +147,7 @@ def test_equal_differences_of_counts_are_no_certainty(planted, tmp_path):
     assert row.effect.interval is None
     assert row.verdict is Verdict.CANNOT_TELL
     assert "do not vary" in row.note
+    assert row.needed is None  # nothing is known of the spread
     assert any("without correctness bits" in c for c in found.cautions)
 
 
@@ -157,6 +158,23 @@ def test_seeds_without_bits_do_not_take_the_images_error_from_the_others(planted
     _, found = altered(tmp_path, same)
     assert found.verdicts.find("corruption", CREDIT).effect.shared == pytest.approx(whole, rel=0.5)
     assert any("1 run without correctness bits" in c for c in found.cautions)
+
+
+def test_corruptions_that_are_all_at_chance_are_no_equivalence(planted, tmp_path):
+    """The mean over all was taken then, and differences of a floor were "no larger than 1 point"."""
+
+    def floor(record):
+        chance = 0.1 + 1e-4 * (len(record["subject"]["run"]) + record["subject"]["seed"])
+        return record | {"value": chance} if record["quantity"].startswith("accuracy.corr") else record
+
+    planted(tmp_path)
+    study, found = altered(tmp_path, floor)
+    assert study.informative == ()
+    assert not [r for r in found.verdicts.rows if r.outcome.key in ("corruption", "given_clean")]
+    assert found.cautions == [
+        "blur, fog, glass, noise, rotate, shear, snow, spatter: at chance for every run; no verdict on "
+        "corruption accuracy, by a rule of the design."
+    ]
 
 
 def test_every_slope_is_asked_of_the_same_runs(planted, tmp_path):
