@@ -4,18 +4,22 @@
     python -m benchmarks.stability default --reruns 10 --shard 3/10 --out studies/stability   the third
     python -m benchmarks.stability fashion --primary --reruns 8 --out studies/stability       a published study
     python -m benchmarks.stability --out studies/stability                                    the table
+    python -m benchmarks.stability --mix mnist mnist-again --reruns 10                        of published draws
 
 Another processor or thread count rounds differently, and training amplifies that: the same seeds are another draw
 (theory 7.9). A rerun trains, measures and judges the whole study with every first weight multiplied by 1 + 1e-7 e,
 e normal and another one in each rerun. The table shows each rerun's verdicts and how often one flips between *yes* and
 its opposite or *no larger than* (none should) or to *cannot tell*; and how far reruns of one seed lie apart, beside how
 far seeds do.
+
+``--mix`` trains nothing: rounding disturbs every run on its own, so a study that takes each run from one or the other
+of two published draws is a rerun as well. Such mixtures of two draws lie 1/√2 as far apart as fresh reruns.
 """
 
 import json
 import subprocess
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from itertools import combinations
 from pathlib import Path
@@ -23,11 +27,10 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from analyses.paired_study.answer import answer_study
-from analyses.paired_study.frames import load_study
+from analyses.paired_study.frames import Study, load_study
 from analyses.paired_study.study import BASELINES, RECORDS
-from analyses.paired_study.verdicts import Row
-from analyses.results import PUBLISHED, STUDIES
+from analyses.paired_study.verdicts import Row, judge
+from analyses.results import PUBLISHED, STUDIES, unpacked
 from benchmarks._harness import add_part
 from lipcomp._commands import Parser, run, table
 
@@ -84,21 +87,24 @@ def spreads(studies: dict[str, pd.DataFrame], column: str) -> tuple[float, float
     return float(np.sqrt(again)), float(np.sqrt(seeds))
 
 
-def report(out: Path) -> str:
-    """The tables of all reruns that are measured."""
-    folders = sorted(folder for folder in out.glob("rerun-*") if (folder / RECORDS).exists())
-    if not folders:
-        raise ValueError(f"{out} holds no measured rerun; make some with a PRESET and --reruns")
-    studies = {folder.name: load_study(folder) for folder in folders}
-    verdicts = {name: answer_study(study).verdicts.rows for name, study in studies.items()}
-    keys = dict.fromkeys((r.contrast.name, r.outcome.label) for rows in verdicts.values() for r in rows)
+def mixtures(studies: Sequence[Study], count: int) -> Iterator[Study]:
+    """Studies that take each run from one of several draws of it, at random."""
+    rng = np.random.default_rng(0)
+    runs = [run for run in studies[0].models.index if all(run in s.models.index for s in studies)]
+    for _ in range(count):
+        taken = {run: studies[rng.integers(len(studies))] for run in runs}
+        models = pd.concat([study.models.loc[[run]] for run, study in taken.items()])
+        bits = {run: study.bits[run] for run, study in taken.items() if run in study.bits}
+        yield replace(studies[0], models=models.assign(perturb=None), bits=bits)
+
+
+def verdict_table(verdicts: Sequence[Sequence[Row]]) -> str:
+    """Which verdicts the reruns of a study have, and how many contradict each other."""
+    keys = dict.fromkeys((r.contrast.name, r.outcome.label) for rows in verdicts for r in rows)
     lines, against, lost = [], 0, 0
     for contrast, outcome in keys:
         mine = [
-            r
-            for rows in verdicts.values()
-            for r in rows
-            if (r.contrast.name, r.outcome.label) == (contrast, outcome)
+            r for rows in verdicts for r in rows if (r.contrast.name, r.outcome.label) == (contrast, outcome)
         ]
         contradictions, open_ = flips(mine)
         against, lost = against + contradictions, lost + open_
@@ -106,6 +112,16 @@ def report(out: Path) -> str:
         lines.append(
             [contrast, outcome, "; ".join(f"{k} {v}" for k, v in counts.items()), str(contradictions)]
         )
+    told = table(["contrast", "outcome", "verdicts", "contradictions"], lines)
+    return f"{told}\ncontradictions {against}; cannot tell where others can {lost}"
+
+
+def report(out: Path) -> str:
+    """The tables of all reruns that are measured."""
+    folders = sorted(folder for folder in out.glob("rerun-*") if (folder / RECORDS).exists())
+    if not folders:
+        raise ValueError(f"{out} holds no measured rerun; make some with a PRESET and --reruns")
+    studies = {folder.name: load_study(folder) for folder in folders}
     tables = {name: study.models for name, study in studies.items()}
     spread = [
         [column, *(f"{s:.3g}" for s in spreads(tables, column))]
@@ -114,8 +130,7 @@ def report(out: Path) -> str:
     return "\n".join(
         [
             f"{len(folders)} reruns",
-            table(["contrast", "outcome", "verdicts", "contradictions"], lines),
-            f"contradictions {against}; cannot tell where others can {lost}",
+            verdict_table([judge(study).rows for study in studies.values()]),
             table(["standard deviation of (log σ, points)", "reruns of a seed", "seeds"], spread),
         ]
     )
@@ -134,9 +149,20 @@ def main(arguments: Sequence[str] | None = None) -> int:
     )
     parser.add_argument("--reruns", type=int, default=10, help="how many (default 10)")
     add_part(parser)
-    parser.add_argument("--out", type=Path, required=True, help="folder of the reruns")
+    parser.add_argument("--out", type=Path, help="folder of the reruns")
+    parser.add_argument("--mix", nargs="+", metavar="STUDY", help="mix published draws of one study instead")
     parser.add_argument("--workers", type=int, default=1, help="processes (default 1)")
     options = parser.parse_args(arguments)
+    if (options.out is None) == (options.mix is None):
+        raise ValueError("give --out FOLDER, or --mix with published draws of one study")
+    if options.mix:
+        studies = []
+        for name in options.mix:
+            with unpacked(PUBLISHED / name) as folder:
+                studies.append(load_study(folder))
+        mixed = [judge(study).rows for study in mixtures(studies, options.reruns)]
+        print(f"{options.reruns} mixtures of {len(studies)} draws\n{verdict_table(mixed)}")
+        return 0
     if options.study:
         for number in range(options.reruns)[options.shard]:
             folder = options.out / f"rerun-{number}"

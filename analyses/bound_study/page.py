@@ -59,27 +59,44 @@ def load(folder: Path) -> Measured:
         METHODS.get(str(o), str(o) if pd.notna(o) else str(r))
         for o, r in zip(objective, frame["subject.run"], strict=True)
     ]
+    if not ratios(frame)["supremum"].notna().any():
+        raise ValueError(
+            f"{folder / RECORDS} holds no model with bounds of positive pairs at κ = 1024 and a σ_max above 0, so "
+            f"there is no gap to tell"
+        )
     return replace(measured, frame=frame)
 
 
 def ratios(frame: pd.DataFrame) -> dict[str, pd.Series]:
-    """The gaps in the answer, one per run."""
+    """The gaps in the answer, one per run; NaN where a constant or a bound is zero."""
 
     def of(quantity: str, **settings: object) -> pd.Series:
         rows = frame[frame["quantity"] == quantity]
         for key, wanted in settings.items():
-            rows = rows[rows[f"settings.{key}"] == wanted]
+            rows = rows[rows.get(f"settings.{key}", pd.Series(index=rows.index, dtype=object)) == wanted]
         return rows.set_index("subject.run")["value"]
 
     sigma = of("sigma_max.max", layer="latent")
     gap = {radius: of("ball.gap.median", radius=radius) for radius in RADII}
-    return {
+    found = {
         "published": 1024 * sigma / of("bound.published.max", kappa_e=1024.0, pairs="views"),
         "supremum": 1024 * sigma / of("bound.supremum.max", kappa_e=1024.0, pairs="views"),
         "all_pairs": sigma / of("bound.direction.max", pairs="all"),
         "search": of("ball.searched.median", radius=RADII[-1]) / of("ball.searched.median", radius=RADII[0]),
         **{f"gap_{radius:g}": values for radius, values in gap.items()},
     }
+    return {name: values.where(np.isfinite(values)) for name, values in found.items()}
+
+
+def without_gap(frame: pd.DataFrame) -> list[str]:
+    """Which models the answer does not count."""
+    told = pd.DataFrame({name: ratios(frame)[name] for name in ("published", "supremum", "all_pairs")})
+    none = told.index[told.isna().any(axis=1)]
+    return (
+        [f"Not counted, since a bound or σ_max is 0 or was not measured: {', '.join(none)}."]
+        if len(none)
+        else []
+    )
 
 
 def answer(frame: pd.DataFrame) -> tuple[str, list[str]]:
@@ -280,6 +297,6 @@ def make_page(folder: Path) -> tuple[Path, str]:
         provenance=provenance_rows(frame),
         records=[folder / RECORDS],
         record_count=measured.count,
-        cautions=measured.cautions(),
+        cautions=[*measured.cautions(), *without_gap(frame)],
     )
     return write_page(folder / "bounds.html", page), headline

@@ -4,9 +4,11 @@ import re
 
 import pytest
 
+from analyses.paired_study.frames import load_study
+from analyses.paired_study.verdicts import judge
 from benchmarks._harness import part
 from benchmarks.planted_worlds import WORLDS, judge_draw, outcomes
-from benchmarks.stability import report
+from benchmarks.stability import mixtures, report, verdict_table
 
 SIGMA = re.escape("C-SimCLR − SimCLR ×(1+β)") + " +σ of the probed features"
 
@@ -37,6 +39,16 @@ def test_reruns_of_a_study_are_held_against_each_other(planted, tmp_path):
     told = report(tmp_path)
     assert told.startswith("2 reruns")
     assert re.search(rf"{SIGMA} +yes smoother 2 +0\n", told)
+    studies = [load_study(tmp_path / f"rerun-{number}") for number in range(2)]
+    mixed = list(mixtures(studies, 2))
+    for study in mixed:
+        taken = [
+            any(study.models.loc[run, "features"] == each.models.loc[run, "features"] for each in studies)
+            for run in study.models.index
+        ]
+        assert all(taken)
+    assert not mixed[0].models["features"].equals(mixed[1].models["features"])
+    assert re.search(rf"{SIGMA} +yes smoother 2 +0\n", verdict_table([judge(study).rows for study in mixed]))
     planted(tmp_path / "rerun-2", "opposite")
     assert re.search(rf"{SIGMA} +yes smoother 2; yes less smooth 1 +2\n", report(tmp_path))
     with pytest.raises(ValueError, match="no measured rerun"):

@@ -2,11 +2,12 @@
 
 import json
 import shutil
+from dataclasses import replace
 
 import numpy as np
 import pytest
 
-from analyses.bound_study.page import RADII, load, make_page
+from analyses.bound_study.page import RADII, answer, load, make_page, without_gap
 from analyses.paired_study.answer import answer_study
 from analyses.paired_study.associations import bits_model, main_data
 from analyses.paired_study.design import Design, read_design
@@ -505,6 +506,23 @@ def test_the_page_of_the_bounds_needs_no_table_and_takes_the_last_of_what_was_me
     (caution,) = load(tmp_path).cautions()
     assert caution.startswith("Left out: b, unfinished, measured before")
     assert set(load(tmp_path).frame["subject.run"]) == {"a"}
+
+
+def test_a_collapsed_model_has_no_gap_and_is_named(tmp_path):
+    """The headline said inf (inf to inf) and nan (nan to nan)."""
+    nothing = [replace(r, value=0.0, identity="") for r in bounds("b")]
+    flat = [replace(r, value=0.0, identity="") if "bound" in r.quantity else r for r in bounds("c")]
+    append_records(tmp_path / "bounds.jsonl", [*nothing, *flat])
+    with pytest.raises(
+        ValueError, match="no model with bounds of positive pairs at κ = 1024 and a σ_max above 0"
+    ):
+        load(tmp_path)
+    append_records(tmp_path / "bounds.jsonl", bounds("a"))
+    frame = load(tmp_path).frame
+    headline, findings = answer(frame)
+    assert "20480 (20480 to 20480) times" in headline
+    assert not any(word in " ".join([headline, *findings]) for word in ("inf ", "nan"))
+    assert without_gap(frame) == ["Not counted, since a bound or σ_max is 0 or was not measured: b, c."]
 
 
 @pytest.mark.parametrize("name", ["sigma_max", "bound", "ball"])
