@@ -116,13 +116,14 @@ def number_text(number: float, *, ratio: bool, zone: Zone | None = None, digits:
     return form.replace("-", "−") + ("%" if ratio else "")
 
 
-def digits_on_side(number: float, edges: Sequence[float], digits: int) -> int:
-    """At least ``digits``, and more where rounding would put the number on another side of an edge."""
-    while digits < 4 and any(
-        np.sign(round(number - e, 9)) != np.sign(round(round(number, digits) - e, 9)) for e in edges
-    ):
-        digits += 1
-    return digits
+def digits_on_side(number: float, edges: Sequence[float], least: int) -> int:
+    """The fewest digits with which rounding leaves a number on its side of all edges; ``least`` if four do not do."""
+
+    def stays(digits: int) -> bool:
+        shown = round(number, digits)
+        return all(np.sign(round(number - e, 9)) == np.sign(round(shown - e, 9)) for e in edges)
+
+    return next((digits for digits in range(least, 5) if stays(digits)), least)
 
 
 def zone_text(zone: Zone, ratio: bool) -> str:
