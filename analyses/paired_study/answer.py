@@ -127,9 +127,7 @@ def cautions(study: Study, verdicts: Verdicts) -> list[str]:
             f"is on the first."
         )
     if dull := [name for name in kinds if name not in study.informative]:
-        rest = (
-            "left out of the mean" if study.informative else "so there is no verdict on corruption accuracy"
-        )
+        rest = "left out of the mean" if study.informative else "no verdict on corruption accuracy"
         found.append(f"{', '.join(dull)}: at chance for every run; {rest}, by a rule of the design.")
     found += [
         f"The verdict on {r.outcome.label} ({r.contrast.name}) depends on seed {r.fragile.removesuffix('.0')}: "
