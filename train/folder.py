@@ -269,8 +269,9 @@ def last_state(folder: Path, report: Any) -> dict[str, Any] | None:
     return None
 
 
-def clear_states(folder: Path) -> None:
-    """Remove the states of a finished run, and what a killed write left."""
+def tidy(folder: Path) -> None:
+    """Remove the states of a finished run, what a killed write left, and that the run was given up before."""
+    (folder / DIVERGED).unlink(missing_ok=True)
     states = folder / "states"
     if states.is_dir():
         for file in states.iterdir():

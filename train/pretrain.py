@@ -33,7 +33,7 @@ from lipcomp.data._loading import ViewBatch, in_memory, view_batches
 from lipcomp.data._sets import ImageSet
 from lipcomp.jobs._options import available_cores
 from train.data import check_split, held_out_set, order, stream, training_set
-from train.folder import CHECKPOINT, DIVERGED, Keeper, clear_states, find_states, held, keep_lines
+from train.folder import CHECKPOINT, DIVERGED, Keeper, find_states, held, keep_lines, tidy
 from train.monitor import HeldOut, Line, Monitor, geometry, tensorboard_sink, wandb_sink
 from train.networks import Step, Trainee
 from train.optimizers import (
@@ -99,6 +99,8 @@ def pretrain(
         data_hash = ranks.everyones(images.content_hash() if ranks.first else None)[0]
         keeper = Keeper(recipe, seed, out, settings, images, data_hash, ranks.size)
         if (checkpoint := keeper.finished()) is not None:
+            if ranks.first:  # a kill after the last write leaves them
+                tidy(out)
             return checkpoint
         interruption = stack.enter_context(Interruption())
         try:
@@ -222,8 +224,7 @@ class Run:
         if self.ranks.first:
             metrics = {name: float(value) for name, value in line.items() if not isinstance(value, str)}
             self.keeper.keep(checkpoint, self.trainee, self.total, metrics)
-            clear_states(self.out)
-            (self.out / DIVERGED).unlink(missing_ok=True)
+            tidy(self.out)
         return checkpoint
 
     def stops(self, interruption: Interruption, done: int) -> bool:
