@@ -212,7 +212,7 @@ def fit_linear_probe(
     Raises
     ------
     ValueError
-        If the arguments are not valid, or a class has no image left to train on.
+        If the arguments are not valid, or no class has an image to hold out.
 
     Examples
     --------
@@ -280,22 +280,26 @@ def fit_linear_probe(
 def split_by_class(
     labels: Int64[Tensor, " n"], share: float, generator: torch.Generator | None = None
 ) -> tuple[Int64[Tensor, " train"], Int64[Tensor, " test"]]:
-    """Split indices so that ``share`` of each class (at least one image, never all) is held out."""
+    """Split indices so that ``share`` of each class (at least one image, never all) is held out.
+
+    The one image of a class is kept: long-tailed sets have such classes.
+    """
     if not 0 < share < 1:
         raise ValueError(f"held_out must lie between 0 and 1, got {share}")
     generator = torch.Generator().manual_seed(0) if generator is None else generator
     train, test = [], []
     for label in labels.unique().tolist():
         members = (labels == label).nonzero().squeeze(1).cpu()
-        if len(members) < 2:
-            raise ValueError(
-                f"class {label} has one training image, so none can be held out to choose the penalty; give more "
-                f"images, or one penalty"
-            )
-        members = members[torch.randperm(len(members), generator=generator)]
+        if len(members) > 1:
+            members = members[torch.randperm(len(members), generator=generator)]
         count = min(max(1, round(share * len(members))), len(members) - 1)
         test.append(members[:count])
         train.append(members[count:])
+    if not len(torch.cat(test)):
+        raise ValueError(
+            f"each of the {len(train)} classes has one training image, so none can be held out to choose the penalty; "
+            f"give more images, one penalty, or a probe of nearest neighbours"
+        )
     return torch.cat(train).sort().values.to(labels.device), torch.cat(test).sort().values.to(labels.device)
 
 

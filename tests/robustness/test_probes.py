@@ -71,6 +71,17 @@ def test_the_penalty_is_chosen_on_held_out_training_images():
     assert by_accuracy.penalty == min(by_accuracy.path, key=lambda point: -point.accuracy).penalty
 
 
+def test_the_one_image_of_a_class_is_trained_on():
+    """As long-tailed sets have them; the other classes are held out as without it."""
+    features, labels = clusters(80)
+    train, test = split_by_class(torch.cat([labels, torch.tensor([4])]), 0.2)
+    before = split_by_class(labels, 0.2)
+    assert train.tolist() == [*before[0].tolist(), 80]
+    assert torch.equal(test, before[1])
+    far = torch.cat([features, 50 + features[:1]])
+    assert int(fit_linear_probe(far, torch.cat([labels, torch.tensor([4])])).predict(far[-1:])) == 4
+
+
 def test_a_probe_says_its_accuracy_with_an_interval_and_classifies_images():
     images = image_set()
     encoder = Pooled().eval()
@@ -134,7 +145,7 @@ def test_probes_do_not_depend_on_the_scale_of_features(scale):
             {"start": LinearProbe(torch.zeros(2, 3), torch.zeros(2))},
             r"start must be a probe of 2 classes on 2",
         ),
-        ({"labels": torch.tensor([0, 0, 0, 1])}, "class 1 has one training image"),
+        ({"labels": torch.tensor([0, 1, 2, 3])}, "each of the 4 classes has one training image"),
         ({"choose_by": "luck"}, "choose_by"),
     ],
 )
