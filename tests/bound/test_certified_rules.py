@@ -355,3 +355,50 @@ def test_memory_that_does_not_suffice_leaves_the_product(generator):
     few = certified_bound(fn, images, radius=0.1, memory=1e-6)
     assert few.methods == ["product"]
     assert "GiB" in certified_bound(fn, images, radius=0.1, memory=1e-6, method="local").reason
+
+
+def scores(z):
+    """Three numbers of slopes 1, 4 and 2, at the middle .8, .45 and .1: within .1 the second may be the largest."""
+    return z.flatten(1) * torch.tensor([1.0, 4.0, 2.0]).to(z) + torch.tensor([0.3, -1.55, -0.9]).to(z)
+
+
+@pytest.mark.parametrize(
+    "largest",
+    [
+        lambda y: y.sort(1).values[:, -1:],
+        lambda y: y.sort(1, descending=True).values[:, :1],
+        lambda y: (-y).sort(1).values[:, :1],
+        lambda y: y.topk(1, 1).values,
+        lambda y: y.amax(1, keepdim=True),
+        lambda y: y.max(1, keepdim=True).values,
+        lambda y: (-y).amin(1, keepdim=True),
+    ],
+)
+def test_the_largest_number_may_be_any_that_reaches_it(largest):
+    """Its constant is the steepest slope of those: 4, though that number is the third at the middle."""
+    middle = torch.full((1, 1, 1, 3), 0.5, dtype=torch.float64)
+    assert float(certified_bound(lambda z: largest(scores(z)), middle, radius=0.1).bound) == pytest.approx(
+        4, rel=1e-6
+    )
+
+
+@pytest.mark.parametrize("radius", [0.1, 0.3])
+@pytest.mark.parametrize("direction", [False, True])
+def test_a_norm_of_stretched_pixels_turns_within_the_ball(radius, direction, generator):
+    """Of A x, A = diag(1, 4, 2), and A x / |A x|: slopes are 1 and 8 at the middle and grow as A x turns."""
+
+    def fn(z):
+        y = (z.flatten(1) - torch.tensor([0.0, 0.5, 0.5]).to(z)) * torch.tensor([1.0, 4.0, 2.0]).to(z)
+        return y / y.norm(dim=1, keepdim=True) if direction else y.norm(dim=1, keepdim=True)
+
+    middle = torch.full((1, 1, 1, 3), 0.5, dtype=torch.float64)
+    steps = torch.randn(5000, 1, 1, 3, generator=generator, dtype=torch.float64)
+    steps = radius * steps / steps.flatten(1).norm(dim=1).view(-1, 1, 1, 1)
+    truth = float(
+        spectral_norm(fn, middle + torch.cat([steps, steps / 2]), method="rows", domain=None).sigma.max()
+    )
+    assert (
+        truth
+        <= float(certified_bound(fn, middle, radius=radius).bound)
+        <= (1.2 * truth if direction else 4.001)
+    )

@@ -133,6 +133,15 @@ def test_the_upper_end_of_the_calibration_error_where_gaps_are_large():
     assert found.interval[1] == pytest.approx(abs(gaps.mean()) + 1.959964 * np.sqrt((gaps**2).mean() / 400))
 
 
+def test_the_lowest_confidences_have_a_bin_of_their_own():
+    """Of 40 classes: 0.05 sure and always right, 0.1 sure and always wrong: (0.95 + 0.1) / 2, not their difference."""
+    sure = torch.tensor([0.05] * 500 + [0.1] * 500, dtype=torch.float64)
+    others = ((1 - sure) / 39).unsqueeze(1).expand(-1, 39)
+    labels = (torch.arange(1000) >= 500).long()
+    logits = torch.cat([sure.unsqueeze(1), others], 1).log()
+    assert calibration_error(logits, labels).value == pytest.approx(0.525, abs=1e-9)
+
+
 def test_calibration_error_of_a_model_that_is_always_as_sure():
     """Confidence 0.8 everywhere and 60% right: the error is 0.2, in whatever bin."""
     logits = torch.tensor([[np.log(0.8), np.log(0.2)]]).repeat(50, 1)

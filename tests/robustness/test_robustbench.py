@@ -1,16 +1,19 @@
 """RobustBench's own evaluation against ours, and that it leaves nothing behind."""
 
+import csv
 import hashlib
 import pickle
 import subprocess
 import sys
 import warnings
+from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 from torch import nn
 
+from lipcomp import robustness
 from lipcomp.robustness._compare import place_among, published_rows
 from lipcomp.robustness._sets import open_corruption_set
 
@@ -147,6 +150,16 @@ def test_a_zoo_checkpoint_comes_from_its_usual_place(bench, tmp_path):
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("board", [("cifar10", "Linf"), ("cifar10", "L2"), ("imagenet", "corruptions")])
+def test_the_published_rows_are_those_of_one_leaderboard(board):
+    file = Path(robustness.__file__).parent / "tables" / "robustbench_rows.csv"
+    with file.open() as text:
+        expected = {row["model"] for row in csv.DictReader(text) if (row["dataset"], row["threat"]) == board}
+    found = published_rows(*board)
+    assert set(found.model) == expected
+    assert found.shifted.is_monotonic_decreasing
+
+
 def test_nothing_is_imported_unless_asked():
     """In a process of its own: the suite, without RobustBench, timm, pyautoattack or OpenCV."""
     code = (
