@@ -3,6 +3,8 @@
 import csv
 import json
 from itertools import product
+from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -16,7 +18,7 @@ from lipcomp.robustness._shifted import (
     imagenet_wnids,
     project,
 )
-from lipcomp.robustness._shifts import SHIFTS, load_shift
+from lipcomp.robustness._shifts import SHIFTS, _many_labels, load_shift
 from lipcomp.robustness._videos import load_vid_robust, load_ytbb_robust, open_perturbations, sequences
 
 RNG = np.random.default_rng(0)
@@ -277,3 +279,10 @@ def test_imagenet_p_videos_are_decoded(tmp_path):
     (frames,) = sequences(open_perturbations(tmp_path)["brightness"])
     assert frames.shape == (3, 3, 64, 64)
     np.testing.assert_allclose(frames[:, 0].mean((1, 2)).numpy() * 255, [30, 120, 220], atol=6)
+
+
+@pytest.mark.parametrize("own", [(), (1000,), (-1,), (3, 1000)])
+def test_an_image_without_a_class_of_imagenet_is_refused(own, untyped):
+    wanted = SimpleNamespace(name="mine", image_shape=(3, 8, 8))
+    with pytest.raises(ValueError, match="mine: an image has no label, or one that is no ImageNet class"):
+        _many_labels(wanted, [Path("a.png"), Path("b.png")], (frozenset({3}), frozenset(own)))
