@@ -4,7 +4,6 @@ import csv
 import json
 from itertools import product
 from pathlib import Path
-from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -18,7 +17,7 @@ from lipcomp.robustness._shifted import (
     imagenet_wnids,
     project,
 )
-from lipcomp.robustness._shifts import SHIFTS, _many_labels, load_shift
+from lipcomp.robustness._shifts import SHIFTS, Request, _many_labels, load_shift
 from lipcomp.robustness._videos import load_vid_robust, load_ytbb_robust, open_perturbations, sequences
 
 RNG = np.random.default_rng(0)
@@ -282,7 +281,7 @@ def test_imagenet_p_videos_are_decoded(tmp_path):
 
 
 @pytest.mark.parametrize("own", [(), (1000,), (-1,), (3, 1000)])
-def test_an_image_without_a_class_of_imagenet_is_refused(own, untyped):
-    wanted = SimpleNamespace(name="mine", image_shape=(3, 8, 8))
+def test_an_image_without_a_class_of_imagenet_is_refused(own):
+    wanted = Request("mine", Path(), (3, 8, 8), None, False)
     with pytest.raises(ValueError, match="mine: an image has no label, or one that is no ImageNet class"):
         _many_labels(wanted, [Path("a.png"), Path("b.png")], (frozenset({3}), frozenset(own)))
