@@ -4,6 +4,7 @@ import itertools
 
 import numpy as np
 import pytest
+import scipy.stats
 
 from lipcomp.statistics import within_pairs
 
@@ -26,6 +27,18 @@ def test_opposite_relations_are_shown_apart():
     assert found.reversal
     assert found.concordance == 0
     assert found.comparisons == 8
+
+
+def test_concordance_counts_comparisons_as_kendalls_tau():
+    """(tau + 1) / 2 of each group, weighted by its comparisons; scipy's tau, no ties."""
+    rng = np.random.default_rng(2)
+    pair = np.repeat([0, 1, 2], [4, 6, 3])
+    x, y = rng.normal(size=13) - 1, rng.normal(size=13)
+    counts = np.array([6, 15, 3])
+    shares = [(scipy.stats.kendalltau(x[pair == k], y[pair == k]).statistic + 1) / 2 for k in range(3)]
+    found = within_pairs(x, y, pair)
+    assert found.comparisons == counts.sum()
+    assert found.concordance == pytest.approx(counts @ shares / counts.sum())
 
 
 def test_within_is_the_partial_correlation_given_the_pairs():
