@@ -1,6 +1,9 @@
 # ruff: noqa: NPY002
 """Corruptions: an image's own, whatever the batch; each against its definition by independent code."""
 
+import hashlib
+import sys
+
 import numpy as np
 import pytest
 import torch
@@ -119,6 +122,24 @@ def test_the_tables_are_the_published_ones_and_differ():
     assert len(corruption_names("mnist")) == 15
     assert find_corruption("translate", "mnist").published == 3
     assert find_corruption("fog", "cifar").published is None
+
+
+def test_draws_follow_from_seed_stream_image_and_call_alone():
+    """SplitMix64 in Python's own whole numbers: published corrupted accuracies rest on these draws."""
+
+    def mixed(word):
+        word = (word + 0x9E3779B97F4A7C15) % 2**64
+        word = (word ^ (word >> 30)) * 0xBF58476D1CE4E5B9 % 2**64
+        word = (word ^ (word >> 27)) * 0x94D049BB133111EB % 2**64
+        return word ^ (word >> 31)
+
+    draws = Draws(5, "fog/3", torch.tensor([7, 0]), torch.device("cpu"))
+    found = torch.stack([draws.uniform(4) for _ in range(3)])
+    head = int.from_bytes(hashlib.sha256(b"5/fog/3").digest()[:8], sys.byteorder)
+    for call in range(3):
+        for row, image in enumerate((7, 0)):
+            seed = mixed((mixed(mixed(image) ^ head) + call) % 2**64)
+            assert torch.equal(found[call, row], torch.rand(4, generator=torch.Generator().manual_seed(seed)))
 
 
 def test_normal_and_uniform_draws_are_what_they_say():
