@@ -3,7 +3,7 @@
 The annotations say it already; :func:`checked` reads them. Only the kind of an argument is looked at (a tensor, a
 number, a function), leniently: lists pass for tuples, NumPy's numbers and tensors of one number for numbers, what has
 a path for paths, and become them. Shapes, types of numbers and ranges are the function's own to check, with what they
-mean there.
+mean there. What is checked runs as under torch.no_grad where it is called under torch.inference_mode.
 """
 
 import functools
@@ -11,7 +11,8 @@ import inspect
 import os
 import types
 import typing
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, contextmanager
 from itertools import islice
 from numbers import Integral, Real
 from pathlib import Path
@@ -26,7 +27,33 @@ C = TypeVar("C", bound=Callable[..., Any])
 LOOKED_AT = 100  # items of a list
 
 
-def checked(target: C) -> C:
+@contextmanager
+def differentiable() -> Iterator[None]:
+    """Outside of torch.inference_mode, inside of which nothing has a derivative: there as under torch.no_grad."""
+    if not torch.is_inference_mode_enabled():
+        yield
+        return
+    with torch.inference_mode(False), torch.no_grad():
+        yield
+
+
+@contextmanager
+def estimating() -> Iterator[None]:
+    """Differentiable, and tensors on the CPU where nothing else is said, whatever torch.set_default_device says."""
+    with differentiable():
+        if torch.get_default_device().type == "cpu":
+            yield
+            return
+        with torch.device("cpu"):
+            yield
+
+
+def estimator(target: C) -> C:
+    """:func:`checked`, for what estimates: its numbers are drawn and kept on the CPU."""
+    return checked(target, within=estimating)
+
+
+def checked(target: C, *, within: Callable[[], AbstractContextManager[None]] = differentiable) -> C:
     """The function or class, refusing arguments of another kind than their annotations.
 
     Raises
@@ -35,7 +62,7 @@ def checked(target: C) -> C:
         If an argument is of another kind (not ``TypeError``: the package refuses in one way).
     """
     if inspect.isclass(target):
-        target.__init__ = checked(target.__init__)  # type: ignore[method-assign]
+        target.__init__ = checked(target.__init__, within=within)  # type: ignore[method-assign]
         return target
     parameters = inspect.signature(target).parameters
     places = list(parameters)
@@ -60,9 +87,9 @@ def checked(target: C) -> C:
         if torch.compiler.is_compiling():  # the graph has tensors alone
             return target(*arguments, **named)
         given = [plain(name, value) for name, value in zip(places, arguments, strict=False)]
-        return target(
-            *given, *arguments[len(given) :], **{name: plain(name, value) for name, value in named.items()}
-        )
+        named = {name: plain(name, value) for name, value in named.items()}
+        with within():
+            return target(*given, *arguments[len(given) :], **named)
 
     return typing.cast(C, wrapper)
 

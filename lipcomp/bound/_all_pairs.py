@@ -24,7 +24,7 @@ import torch
 from jaxtyping import Float, Int64
 from torch import Tensor
 
-from lipcomp._arguments import checked
+from lipcomp._arguments import estimator
 from lipcomp.bound._gathered import Gathered, Proof, report
 from lipcomp.bound._lower import QUANTILES, check_concentration, check_precision
 from lipcomp.bound._results import LowerBounds
@@ -43,7 +43,7 @@ ROWS_AT_A_TIME = 4  # blocks of rows that one block of columns is read for
 Images = Float[Tensor, "n ..."] | Callable[[Int64[Tensor, " batch"]], Float[Tensor, "batch ..."]]
 
 
-@checked
+@estimator
 def all_pairs(
     mu: Float[Tensor, "n dim"],
     images: Images,
@@ -125,7 +125,7 @@ def all_pairs(
     size = block_size or block_length(pixels + dim)
     formulas = _formulas(dim, concentration)
     progress = Gathered(
-        torch.zeros(n),
+        torch.zeros(n, dtype=torch.float32),
         torch.arange(n),
         {name: Leaders(CANDIDATES) for name in formulas},
         {name: Histogram() for name in formulas},

@@ -156,12 +156,14 @@ def _compare(fn: Map, graph: fx.GraphModule, images: Tensor) -> None:
 
 def _decompositions() -> dict[Any, Callable[..., Any]]:
     known = [
-        aten.native_layer_norm, aten.native_group_norm, aten.glu, aten.addcmul, aten.addcdiv, aten.lerp, aten.rsub,
+        aten.native_layer_norm, aten.glu, aten.addcmul, aten.addcdiv, aten.lerp, aten.rsub,
         aten._scaled_dot_product_flash_attention_for_cpu, aten._upsample_nearest_exact1d,
         aten._upsample_nearest_exact2d, aten._upsample_nearest_exact3d,
     ]  # fmt: skip
     table: dict[Any, Callable[..., Any]] = dict(get_decompositions(known))
     table[aten.native_batch_norm.default] = _batch_norm
+    table[aten.native_group_norm.default] = _group_norm
+    table[aten.rrelu_with_noise.default] = _rrelu
     table[aten.topk.default] = _topk
     table[aten.kthvalue.default] = lambda x, k, dim=-1, keepdim=False: _kth(x, k, dim, keepdim)
     table[aten.median.dim] = lambda x, dim, keepdim=False: _kth(x, (x.shape[dim] + 1) // 2, dim, keepdim)
@@ -208,15 +210,34 @@ def _batch_norm(
     """Statistics of the one image itself (instance norm) become visible; stored ones stay."""
     if not training:
         return NotImplemented
-    axes = [0, *range(2, x.dim())]
-    shape = [1, -1, *[1] * (x.dim() - 2)]
+    out, mean, scale = _standardised(x, [0, *range(2, x.dim())], eps)
+    return _scaled(out, weight, bias), mean.flatten(), scale.flatten()
+
+
+def _group_norm(
+    x: Tensor, weight: Any, bias: Any, n: int, channels: int, pixels: int, groups: int, eps: float
+) -> Any:
+    out, mean, scale = _standardised(x.reshape(n, groups, -1), [2], eps)
+    return _scaled(out.view(x.shape), weight, bias), mean.squeeze(2), scale.squeeze(2)
+
+
+def _standardised(x: Tensor, axes: list[int], eps: float) -> tuple[Tensor, Tensor, Tensor]:
     mean = x.mean(axes, keepdim=True)
     centred = x - mean
     scale = (centred.square().mean(axes, keepdim=True) + eps).rsqrt()
-    out = centred * scale
-    out = out if weight is None else out * weight.view(shape)
-    out = out if bias is None else out + bias.view(shape)
-    return out, mean.flatten(), scale.flatten()
+    return centred * scale, mean, scale
+
+
+def _scaled(x: Tensor, weight: Tensor | None, bias: Tensor | None) -> Tensor:
+    """Times a weight of each channel, plus a bias."""
+    shape = [1, -1, *[1] * (x.dim() - 2)]
+    x = x if weight is None else x * weight.view(shape)
+    return x if bias is None else x + bias.view(shape)
+
+
+def _rrelu(x: Tensor, noise: Tensor, lower: float = 1 / 8, upper: float = 1 / 3, *more: Any) -> Any:
+    """Its mean slope; ``more`` begins with training."""
+    return NotImplemented if more[:1] == (True,) else torch.nn.functional.leaky_relu(x, (lower + upper) / 2)
 
 
 def leaves(node: fx.Node) -> Iterator[Any]:

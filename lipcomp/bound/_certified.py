@@ -18,7 +18,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, fx
 
-from lipcomp._arguments import checked
+from lipcomp._arguments import estimator
 from lipcomp._results import ResultMixin
 from lipcomp.bound._capture import NoRule, capture
 from lipcomp.bound._local import Ball, Track, direction_bound, interpret
@@ -60,7 +60,7 @@ class Certificate(ResultMixin):
     methods: list[str] = field(default_factory=list)
 
 
-@checked
+@estimator
 def certified_bound(
     fn: Map,
     images: Float[Tensor, "n ..."],

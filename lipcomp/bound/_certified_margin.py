@@ -13,7 +13,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor, fx
 
-from lipcomp._arguments import checked
+from lipcomp._arguments import estimator
 from lipcomp.bound._capture import NoRule, capture
 from lipcomp.bound._certified import UNITS, check_limits, chord_pass
 from lipcomp.bound._local import Track
@@ -22,7 +22,7 @@ from lipcomp.jacobian._precision import doubled, full_precision
 from lipcomp.jacobian._products import Map
 
 
-@checked
+@estimator
 def certified_radius(
     fn: Map,
     images: Float[Tensor, "n ..."],
@@ -103,7 +103,7 @@ def _radius(graph: fx.GraphModule, image: Tensor, radius: float, memory: float, 
     return least * (1 - 1e-9)
 
 
-@checked
+@estimator
 def certified_accuracy(
     fn: Map,
     images: Float[Tensor, "n ..."],

@@ -139,8 +139,9 @@ def report(
             witness = Witness(pair, float(d[best]), float(c[best]), images=(first, second))
         scale = _scale(name, dim, kappa)
         histogram = progress.histograms[RANKED_BY[name]]
-        at = {
-            q: progress.unit * scale * math.sqrt(histogram.quantile(q)) if n else math.nan for q in quantiles
+        at = {  # a bin's middle may lie above all that is proved
+            q: min(progress.unit * scale * math.sqrt(histogram.quantile(q)), maximum) if n else math.nan
+            for q in quantiles
         }
         bounds[name] = Bound(name, maximum, witness, at, n + len(extra_chord), of_images[name])
     excluded = {**reasons, "zero distance": progress.zero}

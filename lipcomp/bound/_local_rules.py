@@ -83,6 +83,8 @@ def joined(function: Callable[..., Tensor]) -> Rule:
     """An operation that is linear in all its tensors together, but for masks and places."""
 
     def rule(ball: Ball, node: fx.Node, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Track:
+        if "reduce" in kwargs:
+            raise NoRule("has no rule for other ways to combine numbers than to take the place of one")
         tracks = list({id(track): track for track in tracks_in(args, *kwargs.values())}.values())
         value = function(*at_image(args), **{k: at_image(v) for k, v in kwargs.items()})
 
@@ -396,6 +398,14 @@ def batch_norm(ball: Ball, node: fx.Node, args: tuple[Any, ...], kwargs: dict[st
 def cast(ball: Ball, node: fx.Node, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Track:
     """A change of floating-point type is no change (:func:`~lipcomp.bound._capture.check_dtype`)."""
     return args[0]
+
+
+def copied(ball: Ball, node: fx.Node, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Track | Tensor:
+    """The second tensor in the shape of the first, whose place it takes."""
+    shape, source = args[0].value.shape if isinstance(args[0], Track) else args[0].shape, args[1]
+    if not isinstance(source, Track):
+        return source.expand(shape).double()
+    return ball.affine([source], source.value.expand(shape), lambda column: column.expand(shape))
 
 
 def sum_or_mean(ball: Ball, node: fx.Node, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Track:

@@ -29,7 +29,7 @@ import torch
 from jaxtyping import Float, Int64
 from torch import Tensor
 
-from lipcomp._arguments import checked
+from lipcomp._arguments import estimator
 from lipcomp.bound._results import Bound, LowerBounds, Witness
 from lipcomp.bound._rounding import ASSUMED, unit
 from lipcomp.distributions._bessel import LARGEST_CONCENTRATION, mean_resultant_length
@@ -38,7 +38,7 @@ QUANTILES = (0.5, 0.9, 0.99)
 UNIT_TOLERANCE = 1e-3
 
 
-@checked
+@estimator
 def lower_bounds(
     mu1: Float[Tensor, "pairs dim"],
     mu2: Float[Tensor, "pairs dim"],

@@ -105,14 +105,15 @@ def sort(ball: Ball, node: fx.Node, args: tuple[Any, ...], kwargs: dict[str, Any
     return ball.uncertain(out, tau=tau), None
 
 
-def max_pool(dims: int) -> Rule:
+def max_pool(dims: int, *, adaptive: bool = False) -> Rule:
     """The maximum of every window: windows gathered, then a tree of maxima."""
 
     def rule(ball: Ball, node: fx.Node, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         track, *how = args
         out_value = node.target(track.value, *how, **kwargs)  # type: ignore[operator]
         out_value = out_value[0] if isinstance(out_value, tuple) else out_value
-        places = windows(tuple(track.value.shape[-dims:]), dims, how, tuple(out_value.shape[-dims:]))
+        sizes, outputs = tuple(track.value.shape[-dims:]), tuple(out_value.shape[-dims:])
+        places = windows(sizes, None if adaptive else how, outputs)
         places = places.to(track.value.device)
         flat = (-1,) if dims else ()
 
@@ -127,22 +128,29 @@ def max_pool(dims: int) -> Rule:
     return rule
 
 
-def windows(sizes: tuple[int, ...], dims: int, how: list[Any], outputs: tuple[int, ...]) -> Tensor:
-    """Which input numbers lie in the window of every output; a place outside repeats one inside."""
+def windows(sizes: tuple[int, ...], how: list[Any] | None, outputs: tuple[int, ...]) -> Tensor:
+    """Which input numbers lie in the window of every output; a place outside repeats one inside.
+
+    ``how`` are kernel, stride, padding and dilation; None for windows that share the places out (adaptive pooling).
+    """
 
     def axis(value: Any, place: int, default: Any) -> int:
         value = default if value in (None, []) else value
         return value if isinstance(value, int) else value[place if len(value) > 1 else 0]
 
-    kernel, stride, padding, dilation = (how + [None] * 4)[:4]
+    kernel, stride, padding, dilation = ((how or []) + [None] * 4)[:4]
     lines = []
     for place, (size, count) in enumerate(zip(sizes, outputs, strict=True)):
-        width = axis(kernel, place, 1)
-        step, pad = axis(stride, place, width), axis(padding, place, 0)
-        gap = axis(dilation, place, 1)
-        starts = torch.arange(count)[:, None] * step - pad
-        where = starts + gap * torch.arange(width)
-        inside = (where >= 0) & (where < size)
+        rank = torch.arange(count)[:, None]
+        if how is None:
+            starts, stops = rank * size // count, -(-(rank + 1) * size // count)
+            where = starts + torch.arange(int((stops - starts).max()))
+            inside = where < stops
+        else:
+            width = axis(kernel, place, 1)
+            step, pad = axis(stride, place, width), axis(padding, place, 0)
+            where = rank * step - pad + axis(dilation, place, 1) * torch.arange(width)
+            inside = (where >= 0) & (where < size)
         first = where.gather(1, inside.long().argmax(1, keepdim=True))
         lines.append((torch.where(inside, where, first), size))
     total = torch.zeros(1, 1, dtype=torch.long)

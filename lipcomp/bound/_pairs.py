@@ -25,7 +25,7 @@ import torch
 from jaxtyping import Float, Int64
 from torch import Generator, Tensor
 
-from lipcomp._arguments import checked
+from lipcomp._arguments import estimator
 from lipcomp.bound._lower import (
     QUANTILES,
     UNIT_TOLERANCE,
@@ -54,7 +54,7 @@ class PairBlock:
     second_mu: Float[Tensor, "pairs dim"] | None = field(default=None, repr=False)
 
 
-@checked
+@estimator
 def measure_pairs(
     fn: Map,
     blocks: Iterable[PairBlock | tuple[Tensor, Tensor]],
@@ -261,7 +261,7 @@ def view_pairs(
         start += len(images)
 
 
-@checked
+@estimator
 def random_pairs(
     batches: Iterable[Float[Tensor, "batch ..."]],
     radius: float,

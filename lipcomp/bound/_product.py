@@ -145,6 +145,10 @@ class Product:
             spread = name not in JOINED - SPREADING  # what is broadcast counts as often as it is repeated
             bounds = [t.bound * (self._repeat(result, t) if spread else 1.0) for t in _all(args)]
             return Norm(result, math.hypot(*bounds), log=self.layers)
+        if name == "copy":
+            result, source = run(), args[1]
+            factor = self._repeat(result, source) if isinstance(source, Norm) else 0.0
+            return Norm(result, source.bound * factor, log=self.layers) if factor else result
         if name in ("add", "sub"):
             return self._sum(args, kwargs, run())
         if name == "div" and len(tracked) == 2 and args[1].norm_of is first:
@@ -180,7 +184,7 @@ class Product:
             return Norm(result, track.bound / 2, log=self.layers)
         if name == "logsumexp":  # its gradient is a softmax, of norm 1 at most
             return Norm(result, track.bound, log=self.layers)
-        if name.startswith("max_pool"):
+        if "max_pool" in name:
             return self._max_pool(node, track, values, result)
         if name in SMOOTH:
             return self._elementwise(name, node, track, values, kwargs, result)
@@ -281,11 +285,12 @@ class Product:
         return Norm(result[0], track.bound * float(scale.abs().max()), log=self.layers)
 
     def _max_pool(self, node: fx.Node, track: Norm, values: list[Any], result: Any) -> Any:
-        dims = int(name_of(node)[8])
+        adaptive, dims = name_of(node).startswith("adaptive"), int(name_of(node).split("pool")[1][0])
         out = result[0]
 
         def overlap() -> float:
-            places = windows(tuple(track.value.shape[-dims:]), dims, values[1:], tuple(out.shape[-dims:]))
+            sizes, outputs = tuple(track.value.shape[-dims:]), tuple(out.shape[-dims:])
+            places = windows(sizes, None if adaptive else values[1:], outputs)
             counts = torch.zeros(math.prod(track.value.shape[-dims:]))
             for line in places.mT:
                 counts.index_add_(

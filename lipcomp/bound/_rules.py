@@ -14,6 +14,7 @@ from lipcomp.bound._local_rules import (
     cast,
     clamp_low,
     convolution,
+    copied,
     divide,
     elementwise,
     expanded,
@@ -57,20 +58,26 @@ SMOOTH = (
     "hardswish", "hardsigmoid", "sigmoid", "tanh", "erf", "atan", "sin", "cos", "gelu", "silu", "mish", "softplus",
     "log_sigmoid_forward", "exp", "log", "sqrt", "rsqrt", "reciprocal", "pow",
 )  # fmt: skip
+TOGETHER = (
+    "cat", "stack", "where", "slice_scatter", "select_scatter", "diagonal_scatter", "scatter", "scatter_add",
+    "index_add", "index_copy", "index_put",
+)  # fmt: skip
 RULES: dict[str, Rule] = {
     **{name: expanded(function) for name, function in VIEWS.items()},
     **{name: linear(function) for name, function in PLAIN.items()},
-    **{name: joined(getattr(aten, name)) for name in ("cat", "stack", "where", "slice_scatter", "select_scatter")},
+    **{name: joined(getattr(aten, name)) for name in TOGETHER},
     **dict.fromkeys(SMOOTH, elementwise),
     "add": add(1.0), "sub": add(-1.0), "rsub": reverse_subtract, "mul": multiply, "div": divide,
     "linalg_vector_norm": vector_norm, "clamp_min": clamp_low, "sum": sum_or_mean, "mean": sum_or_mean,
     "mm": matmul, "bmm": matmul, "addmm": matmul, "baddbmm": matmul, "mv": matmul, "_softmax": softmax,
     "_safe_softmax": softmax, "logsumexp": logsumexp, "convolution": convolution, "_convolution": convolution,
     "sort": sort, "native_batch_norm": batch_norm, "cudnn_batch_norm": batch_norm,
-    "_native_batch_norm_legit_no_training": batch_norm, "_to_copy": cast,
+    "_native_batch_norm_legit_no_training": batch_norm, "_to_copy": cast, "copy": copied,
+    **{f"grid_sampler_{dims}d": linear(getattr(aten, f"grid_sampler_{dims}d")) for dims in (2, 3)},
     **{name: maximum(1.0) for name in ("amax", "max", "maximum")},
     **{name: maximum(-1.0) for name in ("amin", "min", "minimum")},
     **{f"max_pool{dims}d_with_indices": max_pool(dims) for dims in (1, 2, 3)},
+    **{f"adaptive_max_pool{dims}d": max_pool(dims, adaptive=True) for dims in (2, 3)},
 }  # fmt: skip
 PASSIVE = {
     "empty_like", "zeros_like", "ones_like", "full_like", "new_zeros", "new_ones", "new_full", "new_empty", "rand_like",

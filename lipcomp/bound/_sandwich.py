@@ -18,7 +18,7 @@ import torch
 from jaxtyping import Float
 from torch import Generator, Tensor
 
-from lipcomp._arguments import checked
+from lipcomp._arguments import estimator
 from lipcomp._results import ResultMixin
 from lipcomp.bound._certified import Certificate, certified_bound
 from lipcomp.bound._pairs import measure_pairs, random_pairs
@@ -91,7 +91,7 @@ def sandwich(lower: float, searched: float, certified: float) -> str:
     return line if ordered else f"OUT OF ORDER, an estimate is wrong: {line}"
 
 
-@checked
+@estimator
 def lipschitz(
     encoder: Map | Any,
     images: Float[Tensor, "n ..."],

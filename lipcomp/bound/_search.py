@@ -24,7 +24,7 @@ import torch
 from jaxtyping import Float
 from torch import Generator, Tensor
 
-from lipcomp._arguments import checked
+from lipcomp._arguments import estimator
 from lipcomp._results import ResultMixin
 from lipcomp.bound._ball import project
 from lipcomp.bound._rounding import RELATIVE, along, chords, in_float64
@@ -80,7 +80,7 @@ class SearchResult(ResultMixin):
     excluded: dict[str, int]
 
 
-@checked
+@estimator
 def search_ball(
     fn: Map,
     images: Float[Tensor, "n ..."],

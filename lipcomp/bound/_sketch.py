@@ -47,7 +47,7 @@ class Leaders:
 
     def __init__(self, count: int) -> None:
         self.count = count
-        self.values = torch.zeros(0)
+        self.values = torch.zeros(0, dtype=torch.float32)
         self.found = torch.zeros((0, 2), dtype=torch.int64)
 
     def offer(

@@ -25,7 +25,7 @@ from jaxtyping import Float
 from scipy.stats import chi2
 from torch import Generator, Tensor
 
-from lipcomp._arguments import checked
+from lipcomp._arguments import estimator
 from lipcomp._results import ResultMixin
 from lipcomp.jacobian._batching import chosen_batch_size
 from lipcomp.jacobian._checks import EXCLUSIONS, check_images, check_map, usable_outputs
@@ -77,7 +77,7 @@ class FrobeniusNorm(ResultMixin):
         return self.squared / high, self.squared / low
 
 
-@checked
+@estimator
 def frobenius_norm(
     fn: Map,
     images: Float[Tensor, "n ..."],

@@ -98,7 +98,9 @@ class _Frozen(TorchFunctionMode):
 
 
 def _constant(value: Any) -> Any:
-    return value.detach() if isinstance(value, nn.Parameter) else value
+    value = value.detach() if isinstance(value, nn.Parameter) else value
+    made_there = isinstance(value, Tensor) and value.is_inference()  # no graph may keep it
+    return value.clone() if made_there else value
 
 
 def _batch_norm(

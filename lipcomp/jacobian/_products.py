@@ -21,7 +21,7 @@ from jaxtyping import Float
 from torch import Tensor
 from torch.autograd import forward_ad
 
-from lipcomp._arguments import checked
+from lipcomp._arguments import estimating, estimator
 from lipcomp.jacobian._frozen import frozen, math_attention
 from lipcomp.jacobian._operator import Operator
 from lipcomp.jacobian._precision import doubled, full_precision
@@ -51,11 +51,12 @@ def as_rows(output: Tensor, images: int) -> Tensor:
     """
     if not isinstance(output, Tensor) or output.shape[:1] != (images,):
         found = tuple(output.shape) if isinstance(output, Tensor) else type(output).__name__
-        raise ValueError(f"fn must return one row per image; for {images} images it returned {found}")
+        remedy = "" if isinstance(output, Tensor) else "; give a function that returns the tensor among them"
+        raise ValueError(f"fn must return one row per image; for {images} images it returned {found}{remedy}")
     return output.flatten(1) if output.dim() > 1 else output.unsqueeze(1)
 
 
-@checked
+@estimator
 class Linearisation(Operator):
     """The differential of ``fn`` at every image of a batch, as an operator: ``J @ v``, ``J.T @ u``, ``J.to_scipy()``.
 
@@ -121,6 +122,7 @@ class Linearisation(Operator):
         if verify:
             _verify(fn, self._images.detach()[:1])
 
+    @estimating()
     def transposed(self, u: Float[Tensor, "batch dim"]) -> Float[Tensor, "batch ..."]:
         """Jᵀ u for every image."""
         if self._pullback is None and self._method != "forward":
@@ -137,6 +139,7 @@ class Linearisation(Operator):
             raise named_error(error, "the first derivative") from error
         return product
 
+    @estimating()
     def forward(self, v: Float[Tensor, "batch ..."]) -> Float[Tensor, "batch dim"]:
         """J v for every image."""
         if self._method == "forward":

@@ -23,7 +23,7 @@ import torch
 from jaxtyping import Bool, Float, Int64
 from torch import Generator, Tensor
 
-from lipcomp._arguments import checked
+from lipcomp._arguments import estimator
 from lipcomp._results import ResultMixin
 from lipcomp.jacobian._batching import chosen_batch_size
 from lipcomp.jacobian._checks import check_images, check_map
@@ -108,7 +108,7 @@ class SpectralNorm(ResultMixin):
         return int(self.sigma.nan_to_num(-math.inf).argmax())
 
 
-@checked
+@estimator
 def spectral_norm(
     fn: Map,
     images: Float[Tensor, "n ..."],
@@ -288,12 +288,15 @@ def draw_seeds(count: int, generator: Generator | list[int] | None) -> list[int]
             )
         return generator
     generator = torch.Generator().manual_seed(0) if generator is None else generator
-    return [int(torch.randint(2**62, (), generator=generator)) for _ in range(count)]
+    return [int(torch.randint(2**62, (), generator=generator, device="cpu")) for _ in range(count)]
 
 
 def normal(shape: tuple[int, ...], seeds: list[int]) -> Float[Tensor, "count ..."]:
     """Normal numbers for each seed."""
-    return torch.stack([torch.randn(shape, generator=torch.Generator().manual_seed(seed)) for seed in seeds])
+    return torch.stack([
+        torch.randn(shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float32, device="cpu")
+        for seed in seeds
+    ])  # fmt: skip
 
 
 def _joined(parts: list[Part], order: Tensor, rtol: float, method: str, *, vectors: bool) -> SpectralNorm:

@@ -57,6 +57,12 @@ def test_distances_are_of_pixels_and_outputs_of_their_images(embedded, untyped):
         all_pairs(images.flatten(1).flip(0), images, fn=nn.Flatten(), normalised=False)
 
 
+def test_no_quantile_is_above_what_is_proved(embedded):
+    images, mu = embedded
+    for bound in all_pairs(mu, images, concentration=50.0, quantiles=(0.99, 1.0)).bounds.values():
+        assert bound.quantiles[0.99] <= bound.quantiles[1.0] <= bound.maximum
+
+
 def test_images_may_come_block_by_block(embedded):
     images, mu = embedded
     asked = []

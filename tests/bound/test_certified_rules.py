@@ -29,6 +29,45 @@ LINEAR = {
 }
 
 
+class Of(nn.Module):
+    def __init__(self, function):
+        super().__init__()
+        self.function = function
+
+    def forward(self, x):
+        return self.function(x)
+
+
+def pasted(x):
+    canvas = x.new_zeros(len(x), 3, 9, 12)
+    canvas[:, :2, 1:8, 2:11] = x
+    canvas[:, [0, 2]] = 2 * canvas[:, :2]
+    return canvas
+
+
+def turned(mode, padding):
+    theta = torch.tensor([[[0.9, 0.3, 0.1], [-0.3, 1.2, -0.4]]])
+
+    def fn(x):
+        grid = F.affine_grid(theta.to(x).expand(len(x), -1, -1), x.shape, align_corners=False)
+        return F.grid_sample(x, grid, mode, padding, align_corners=False)
+
+    return Of(fn)
+
+
+PLACES = torch.tensor([4, 0, 4, 1, 8, 2, 6])
+LINEAR |= {
+    "pasted": Of(pasted),
+    "filled": Of(lambda x: torch.empty_like(x).copy_(x.flip(1))),
+    "repeated into place": Of(lambda x: torch.empty_like(x).copy_(x[:, :1])),
+    "scattered": Of(lambda x: x.scatter(3, PLACES[3:].expand(len(x), 2, 7, 4), 3 * x[..., :4])),
+    "sums by place": Of(lambda x: torch.zeros_like(x).index_add(3, PLACES, x[..., 2:], alpha=-2)),
+    "scattered sums": Of(lambda x: x.scatter_add(3, PLACES.expand(len(x), 2, 7, 7), x[..., :7])),
+    "turned": turned("bilinear", "zeros"),
+    "turned, cubic": turned("bicubic", "reflection"),
+}
+
+
 @pytest.mark.parametrize("name", LINEAR)
 def test_linear_operations_are_exact(name, generator):
     network = nn.Sequential(LINEAR[name], nn.Flatten()).eval()
@@ -56,6 +95,10 @@ OTHERS = {
     "dilated maximum": nn.MaxPool2d(3, 2, 1, dilation=2),
     "maximum of overlapping windows": nn.MaxPool2d(3, 1),
     "maximum, last windows not whole": nn.MaxPool2d(2, ceil_mode=True),
+    "adaptive maximum": nn.AdaptiveMaxPool2d((3, 4)),
+    "adaptive maximum in a row": nn.Sequential(nn.Flatten(2), nn.AdaptiveMaxPool1d(10)),
+    "largest": nn.AdaptiveMaxPool2d(1),
+    "random slope at its mean": nn.RReLU(0.2, 3.0).eval(),
     "maximum with its place": nn.MaxPool2d(2, return_indices=True),
     "norm": nn.LPPool2d(2, 2),
     "overlapping norm": nn.LPPool2d(2, 3, 1),
@@ -251,6 +294,10 @@ def test_constants_among_the_numbers_have_their_value_and_no_derivative(name, af
         (lambda x: x.flatten(1) * 2 if x.sum() > 3 else x.flatten(1), "bool"),
         (lambda x: F.lp_pool2d(x, 3.0, 2).flatten(1), "sign"),
         (lambda x: x.flatten(1).topk(3, sorted=False).values, "topk"),  # in any order
+        (
+            lambda x: x.scatter(3, torch.zeros(len(x), 2, 7, 1).long(), 3.0, reduce="multiply").flatten(1),
+            "combine",
+        ),
         (lambda x: F.softplus(x - 0.5, beta=200.0, threshold=0.01).flatten(1), "softplus"),  # jumps there
     ],
 )
@@ -267,6 +314,9 @@ ON_A_BALL = {
     "cosine": lambda x: F.cosine_similarity(x.flatten(1)[:, None] - 0.3, torch.eye(36).to(x)[None], dim=2),
     "instance norm": lambda x: F.instance_norm(x).flatten(1),
     "group norm": lambda x: F.group_norm(x, 1).flatten(1),
+    "group norm with weights": lambda x: F.group_norm(
+        x.view(-1, 4, 3, 3), 2, torch.arange(4.0).to(x), torch.ones(4).to(x)
+    ).flatten(1),
     "softmax": lambda x: torch.softmax(5 * x.flatten(1), 1),
     "logsumexp": lambda x: (5 * x).logsumexp((1, 3)),
     "log softmax": lambda x: F.log_softmax(5 * x.flatten(1), 1),

@@ -1,5 +1,6 @@
 """What is measured leaves the caller's world alone, and a map with a life of its own is refused."""
 
+import copy
 import subprocess
 import sys
 import threading
@@ -10,8 +11,17 @@ import torchvision
 from torch import nn
 from torch.nn import functional as F
 
-from lipcomp.bound import measure_pairs, random_pairs, search_ball
-from lipcomp.jacobian import frobenius_norm, spectral_norm
+from lipcomp.bound import (
+    all_pairs,
+    certified_accuracy,
+    certified_bound,
+    certified_radius,
+    lower_bounds,
+    measure_pairs,
+    random_pairs,
+    search_ball,
+)
+from lipcomp.jacobian import Linearisation, frobenius_norm, spectral_norm
 
 
 def in_place(x):
@@ -194,6 +204,7 @@ def autocast_inside(x):
         (lambda x: x.flatten(1).bfloat16(), "bfloat16"),
         (autocast_inside, "autocast"),
         (lambda x: x.sum(), "one row"),
+        (lambda x: (x, x), "returned tuple; give a function that returns the tensor"),
         (
             torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(12, 4)).double(),
             r"images of torch.float32 on cpu",
@@ -248,3 +259,65 @@ def test_the_last_batch_of_one_changes_nothing(method, generator):
     fn, exact = network.double(), images.double()  # in float32 an ascent amplifies rounding
     searched = [search_ball(fn, exact, 0.3, starts=2, steps=3, batch_size=size).sigma for size in (3, 7)]
     torch.testing.assert_close(*searched, rtol=1e-6, atol=0)
+
+
+class Unit(nn.Module):
+    def forward(self, x):
+        return F.normalize(x, dim=1)
+
+
+SURROUNDINGS = {
+    "no_grad": torch.no_grad,
+    "inference mode": torch.inference_mode,
+    "default device": lambda: torch.device("meta"),  # as torch.set_default_device("cuda")
+    "default type": None,
+}
+
+
+@pytest.mark.parametrize("name", SURROUNDINGS)
+def test_numbers_do_not_depend_on_where_the_call_stands(name, generator):
+    network = nn.Sequential(nn.Conv2d(1, 4, 3), nn.ReLU(), nn.Flatten(), nn.Linear(16, 26)).eval()
+    encoder = nn.Sequential(network, Unit())
+    images = torch.rand(3, 1, 4, 4, generator=generator)
+    with torch.no_grad():
+        mu, labels = encoder(images), network(images).argmax(1)
+
+    def measured():
+        near, close = (
+            measure_pairs(encoder, random_pairs([images], radius), concentration=9.0)
+            for radius in (0.1, 1e-6)
+        )
+        J = Linearisation(network, images)
+        return [
+            spectral_norm(network, images, method="lanczos").sigma, spectral_norm(network, images, method="rows").sigma,
+            frobenius_norm(network, images).norm, search_ball(network, images, 0.1, starts=1, steps=2).sigma,
+            near["mean"].values, close["direction"].values, all_pairs(mu, images, fn=encoder)["direction"].values,
+            lower_bounds(mu[:2], mu[1:], images[:2, 0, 0, 0])["direction"].values,
+            certified_bound(network, images[:1], radius=1e-3).bound, certified_radius(network, images[:1], 1e-3),
+            certified_accuracy(network, images[:1], labels[:1], [1e-4]), J @ images, J.T @ J.output,
+        ]  # fmt: skip
+
+    expected = measured()
+    if name == "default type":
+        torch.set_default_dtype(torch.float64)
+        try:
+            found = measured()
+        finally:
+            torch.set_default_dtype(torch.float32)
+    else:
+        with SURROUNDINGS[name]():
+            found = measured()
+    for one, other in zip(found, expected, strict=True):
+        torch.testing.assert_close(one, other, rtol=1e-5, atol=0, equal_nan=True)
+
+
+def test_weights_made_in_inference_mode_are_constants_too(generator):
+    images = torch.rand(2, 3, 4, 4, generator=generator)
+    network = nn.Sequential(nn.Conv2d(3, 4, 3), nn.GELU(), nn.Flatten(), nn.Linear(16, 26)).eval()
+    with torch.inference_mode():
+        made = copy.deepcopy(network)
+    for method in ("lanczos", "rows"):
+        torch.testing.assert_close(
+            spectral_norm(made, images, method=method).sigma,
+            spectral_norm(network, images, method=method).sigma,
+        )
