@@ -19,7 +19,7 @@ from lipcomp.bound._certified import UNITS, check_limits, chord_pass
 from lipcomp.bound._local import Track
 from lipcomp.jacobian._checks import check_images, check_map, check_pixels
 from lipcomp.jacobian._precision import doubled, full_precision
-from lipcomp.jacobian._products import Map
+from lipcomp.jacobian._products import Map, as_rows
 
 
 @estimator
@@ -147,13 +147,13 @@ def certified_accuracy(
     if not radii or not all(0 <= r < math.inf for r in radii):
         raise ValueError(f"radii must be finite and not negative, at least one, got {radii}")
     with torch.no_grad():
-        logits = fn(images.clone()).flatten(1)
+        logits = as_rows(fn(images.clone()), len(images))
         exact = doubled(fn, images)[1]  # what is certified; where logits are close float32 sees another class
     labels = torch.as_tensor(labels) if isinstance(labels, np.ndarray) else labels
     _check_labels(labels, len(images), logits.shape[1])
     right = logits.argmax(1) == labels.to(logits.device)
     if exact is not None:
-        right &= exact.flatten(1).argmax(1) == labels.to(logits.device)
+        right &= as_rows(exact, len(images)).argmax(1) == labels.to(logits.device)
     right = right.cpu()
     held = torch.stack([
         certified_radius(fn, images, r * (1 + 1e-8), **settings).cpu() >= r if r else torch.ones_like(right)  # type: ignore[arg-type]

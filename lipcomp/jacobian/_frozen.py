@@ -11,6 +11,7 @@ GELU, SiLU        a product with the derivative, taken once
 hard sigmoid      its formula (the native operator has no second derivative)
 attention         four matrix products in either direction; with masks the math kernel, no fast path
 dropout           nothing (training mode is refused)
+checkpointing     nothing: what it wraps, run once
 view              a copy where a convolution's memory layout asks for it
 parameters        constants: no derivative in them is ever taken
 ================  ======================================================================================
@@ -29,6 +30,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.overrides import TorchFunctionMode
+from torch.utils import checkpoint
 
 from lipcomp.jacobian._attention import attention, multi_head_attention
 from lipcomp.jacobian._convolution import affine, convolution
@@ -50,19 +52,41 @@ def _as_written() -> AbstractContextManager[object]:
     return torch.compiler.set_stance("force_eager") if "torch._dynamo" in sys.modules else nullcontext()
 
 
+class _Straight:
+    """In the place of torch's checkpointing, which runs a function again, outside of :func:`frozen`: runs it once."""
+
+    @staticmethod
+    def apply(function: Callable[..., Any], preserve: bool, *args: Any) -> Any:
+        return function(*args)
+
+    @staticmethod
+    def generator(*args: Any, **kwargs: Any) -> Iterator[None]:
+        yield
+
+
+CHECKPOINTING: dict[str, Any] = {  # of one version of torch or another
+    "CheckpointFunction": _Straight,
+    "_checkpoint_without_reentrant_generator": _Straight.generator,
+    "_checkpoint_without_reentrant_generator_impl": _Straight.generator,
+}
+
+
 @contextmanager
 def _by_math() -> Iterator[None]:
     fast = torch.backends.mha.get_fastpath_enabled()
+    native = {name: vars(checkpoint)[name] for name in CHECKPOINTING if hasattr(checkpoint, name)}
     torch.backends.mha.set_fastpath_enabled(False)
+    vars(checkpoint).update({name: CHECKPOINTING[name] for name in native})
     try:
         with sdpa_kernel(SDPBackend.MATH), _as_written():
             yield
     finally:
+        vars(checkpoint).update(native)
         torch.backends.mha.set_fastpath_enabled(fast)
 
 
 math_attention = ProcessWide(_by_math)
-"""Attention by the math kernel, without fast paths, and nothing compiled; as it was afterwards."""
+"""Attention by the math kernel, without fast paths, nothing compiled or checkpointed; as it was afterwards."""
 
 
 class _Frozen(TorchFunctionMode):

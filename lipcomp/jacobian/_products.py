@@ -41,7 +41,7 @@ def check_batch(images: Float[Tensor, "n ..."], at_least: int = 1) -> None:
         raise ValueError(f"need at least {at_least} image{'s' * (at_least > 1)}, got {len(images)}")
 
 
-def as_rows(output: Tensor, images: int) -> Tensor:
+def as_rows(output: object, images: int) -> Tensor:
     """A map's output as one vector per image.
 
     Raises
@@ -299,11 +299,6 @@ def _missing_operator(error: BaseException) -> str | None:
 
 def named_error(error: BaseException, needed: str) -> Exception:
     """What to raise for an error of autograd: the operator and the remedy, where they are known."""
-    if "checkpoint" in str(error):
-        return ValueError(
-            f"fn uses activation checkpointing, which does not allow {needed}: turn it off, or use use_reentrant=False "
-            f"and {ROWS}"
-        )
     if "modified by an inplace operation" in str(error) or "out=... arguments" in str(error):
         return ValueError(
             f"fn writes into a tensor in a way that autograd cannot follow ({str(error)[:120]}...): write into a copy "

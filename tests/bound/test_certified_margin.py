@@ -61,6 +61,13 @@ def test_labels_are_one_class_per_image(untyped):
             certified_accuracy(fn, images, labels, [0.1])
 
 
+def test_one_logit_has_no_margin():
+    """As numbers without a second axis too, which ended in an error of torch."""
+    images = torch.full((2, 3), 0.5)
+    for fn in (lambda x: x[:, :1], lambda x: x[:, 0]):
+        assert certified_accuracy(fn, images, torch.tensor([0, 0]), [0.0, 0.1]).tolist() == [1.0, 0.0]
+
+
 def test_an_encoder_takes_pixels():
     encoder = wrap(torch.nn.Flatten(), mean=0.5, std=0.25, image_shape=(1, 2, 2))
     images = torch.rand(2, 1, 2, 2)

@@ -1,8 +1,6 @@
 """What is measured leaves the caller's world alone, and a map with a life of its own is refused."""
 
 import copy
-import subprocess
-import sys
 import threading
 
 import pytest
@@ -10,6 +8,7 @@ import torch
 import torchvision
 from torch import nn
 from torch.nn import functional as F
+from torch.utils.checkpoint import checkpoint
 
 from lipcomp.bound import (
     all_pairs,
@@ -217,21 +216,23 @@ def test_what_cannot_be_measured_is_named(fn, message, untyped):
         spectral_norm(fn, torch.rand(3, 3, 2, 2), method="lanczos")
 
 
-REENTRANT = """
-from torch.utils.checkpoint import checkpoint
-import torch
-from lipcomp.jacobian import spectral_norm
-try:
-    spectral_norm(lambda x: checkpoint(torch.sin, x * 1, use_reentrant=True), torch.rand(3, 30), method="lanczos")
-except ValueError as error:
-    print(error)
-"""
+@pytest.mark.parametrize("reentrant", [True, False])
+@pytest.mark.parametrize("method", ["lanczos", "rows"])
+def test_activation_checkpointing_changes_nothing(reentrant, method, generator):
+    network = nn.Sequential(nn.Conv2d(3, 4, 3), nn.GELU(), nn.Flatten(), nn.Linear(16, 26)).eval()
+    images = torch.rand(2, 3, 4, 4, generator=generator)
 
+    def fn(x):
+        part = checkpoint(network[0], x, use_reentrant=reentrant)
+        return checkpoint(network[1:], part, use_reentrant=reentrant)
 
-def test_reentrant_checkpointing_is_named():
-    """In a process of its own: it starts threads of autograd, after which no test of this process could fork."""
-    said = subprocess.run([sys.executable, "-c", REENTRANT], capture_output=True, text=True, check=True)
-    assert "checkpointing" in said.stdout
+    found = [spectral_norm(f, images, method=method).sigma for f in (fn, network)]
+    torch.testing.assert_close(*found)
+    searched = [search_ball(f, images, 0.1, starts=1, steps=2).sigma for f in (fn, network)]
+    torch.testing.assert_close(*searched)
+    calls = []
+    checkpoint(lambda x: calls.append(x) or network(x), images, use_reentrant=False).sum().backward()
+    assert len(calls) == 2  # torch's own is in its place again
 
 
 def test_transforms_and_outputs_of_one_number(generator):
