@@ -6,6 +6,9 @@ at its instructions: containers and numbers become themselves, a call of a known
 what it was given, a harmless name becomes a label that ignores what it is given, and everything else is refused.
 Nothing is imported, looked up or called but these stand-ins.
 
+Sixty tuples, each of the one before it twice, are a few hundred bytes and take years to hash, to compare or to print.
+So only words and numbers become keys, sets stay empty (their content is no weight), and no message shows a value.
+
 What comes out is enough to check a checkpoint before torch sees it: for every tensor its storage, type, offset, size
 and stride, so that no claim goes beyond the bytes that are there.
 """
@@ -16,7 +19,7 @@ import pickle
 import pickletools
 import re
 from collections.abc import Mapping
-from typing import Any, NamedTuple
+from typing import Any, ClassVar, NamedTuple
 
 from lipcomp.checkpoints._errors import CheckpointError
 
@@ -137,7 +140,17 @@ class _Refusal(Exception):  # noqa: N818 - what a message says of the file
 class _Dict(dict[Any, Any]):
     """An ordered dictionary, without the attributes that its state would set."""
 
+    def __init__(self, pairs: Any = ()) -> None:  # as Python 2 wrote it
+        super().__init__(pair for pair in pairs if _is_plain(pair[0]))
+
     __setstate__ = Made._ignore
+
+
+def _is_plain(key: Any) -> bool:
+    """Whether a key is cheap to hash and to compare."""
+    if isinstance(key, int | float):  # larger numbers all have one hash, if they are chosen so
+        return abs(key) < NUMBER >> 2
+    return key is None or isinstance(key, str | bytes | Made)
 
 
 class _Parameter(Made):
@@ -170,8 +183,10 @@ STAND_INS: dict[str, type] = {
 }
 
 
-class _Reader(pickle.Unpickler):
-    """Python's unpickler, for which every name is one of our stand-ins."""
+class _Reader(pickle._Unpickler):
+    """Python's unpickler (that in Python), for which every name is one of our stand-ins, and few things are keys."""
+
+    stack: list[Any]
 
     def __init__(self, data: bytes, more: Mapping[str, type]) -> None:
         super().__init__(io.BytesIO(data), fix_imports=False, encoding="latin-1")
@@ -198,10 +213,10 @@ class _Reader(pickle.Unpickler):
 
     def persistent_load(self, given: Any) -> Storage:
         """A storage, as torch refers to it."""
-        kind = str(getattr(given[1], "name", "")) if len(given) >= 5 else ""
+        kind = str(getattr(given[1], "name", "")) if isinstance(given, tuple) and len(given) >= 5 else ""
         match = STORAGE.fullmatch(kind)
-        if given[0] != "storage" or match is None or match[1] not in ITEM_SIZES:
-            raise _Refusal(f"refers to storage of an unknown type {kind or given!r}")
+        if match is None or match[1] not in ITEM_SIZES or not isinstance(given[2], str | int):
+            raise _Refusal(f"refers to storage of an unknown type{kind and f' {kind}'}")
         key, count = str(given[2]), given[4]
         if type(count) is not int or not 0 <= count < NUMBER:
             raise _Refusal("claims a storage of an impossible size")
@@ -209,6 +224,19 @@ class _Reader(pickle.Unpickler):
         if self.storages.setdefault(key, storage).size != storage.size:
             raise _Refusal(f"claims two sizes for storage {key!r}")
         return storage
+
+    def _set_items(self, items: list[Any]) -> None:
+        for key, value in zip(items[::2], items[1::2], strict=True):
+            if _is_plain(key):
+                self.stack[-1][key] = value
+
+    dispatch: ClassVar[dict[int, Any]] = {
+        **pickle._Unpickler.dispatch,
+        pickle.SETITEM[0]: lambda self: self._set_items([*reversed((self.stack.pop(), self.stack.pop()))]),
+        pickle.SETITEMS[0]: lambda self: self._set_items(self.pop_mark()),
+        pickle.ADDITEMS[0]: lambda self: self.pop_mark(),
+        pickle.FROZENSET[0]: lambda self: (self.pop_mark(), self.append(frozenset())),
+    }
 
 
 def read_inert(

@@ -4,6 +4,8 @@ from collections import defaultdict
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 
+from lipcomp.checkpoints._errors import printable
+
 
 @dataclass(frozen=True)
 class KeyReport:
@@ -38,14 +40,14 @@ class KeyReport:
         ]
         if self.missing:
             lines.append(f"  missing, harmless: {_few(self.missing)}")
-        return "\n".join([*lines, *(f"  note: {note}" for note in self.notes)])
+        return _lines([*lines, *(f"  note: {note}" for note in self.notes)])
 
     def full(self) -> str:
         """The report with a line for every key."""
         lines = [f"used     {source} -> {target}" for source, target in self.used.items()]
         lines += [f"ignored  {source} ({reason})" for source, reason in self.ignored.items()]
         lines += [f"missing  {name}" for name in self.missing]
-        return "\n".join([*lines, *(f"note     {note}" for note in self.notes)])
+        return _lines([*lines, *(f"note     {note}" for note in self.notes)])
 
     def by_reason(self) -> dict[str, list[str]]:
         """The ignored keys, gathered by why."""
@@ -53,6 +55,10 @@ class KeyReport:
         for source, reason in self.ignored.items():
             groups[reason].append(source)
         return dict(groups)
+
+
+def _lines(lines: Iterable[str]) -> str:
+    return "\n".join(map(printable, lines))
 
 
 def _few(keys: Iterable[str], shown: int = 3) -> str:

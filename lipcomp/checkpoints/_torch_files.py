@@ -25,6 +25,7 @@ from lipcomp.checkpoints._errors import CheckpointError
 from lipcomp.checkpoints._inert import LONGEST, Claim, Made, Storage, read_inert
 
 MEMBERS = 60_000  # entries of an archive; a tensor has one
+DIRECTORY = 20_000_000  # bytes of their list, of which zipfile makes fifty times as much
 DEEPEST = 40  # nested dictionaries
 LEGACY_MAGIC = 0x1950A86A20F9469CFC6C
 
@@ -127,6 +128,9 @@ def read_tensor(data: bytes, what: str) -> Tensor:
 def _check_archive(file: BinaryIO | io.BytesIO, size: int, what: str, opened: ExitStack) -> Described:
     """Check a zip archive of torch, which stays open for its storages."""
     try:
+        end = zipfile._EndRecData(file)  # type: ignore[attr-defined]  # as ZipFile finds it
+        if end and end[zipfile._ECD_SIZE] > DIRECTORY:  # type: ignore[attr-defined]
+            raise CheckpointError(f"{what} has too long a list of members; it is no torch archive")
         archive = opened.enter_context(zipfile.ZipFile(file))
         members = archive.infolist()
         if len(members) > MEMBERS or sum(member.file_size for member in members) > size:

@@ -14,6 +14,7 @@ from safetensors.torch import save_file
 from lipcomp.checkpoints import load_encoder
 from lipcomp.checkpoints._errors import CheckpointError
 from lipcomp.checkpoints._lean import Budget, build_lean, lean
+from lipcomp.checkpoints._report import KeyReport
 
 # Loads every path in a process of its own; prints seconds and MiB beyond the start of each.
 CHILD = """
@@ -66,6 +67,55 @@ def claim(size):
         + b"\x89ccollections\nOrderedDict\n)RtR"
     )
     return TORCH + b"}X\x01\x00\x00\x00w" + tensor + b"s."
+
+
+def twice(n, kind, start=0):
+    """A stack of n tuples or frozen sets, each of the one before it twice (sets: beside another such set)."""
+    get = lambda place: b"j" + struct.pack("<I", place)  # noqa: E731
+    put = lambda place: b"r" + struct.pack("<I", place)  # noqa: E731
+    if kind == "tuple":
+        return (
+            b")" + put(start) + b"".join(get(start + i) * 2 + b"\x86" + put(start + i + 1) for i in range(n))
+        )
+    data = b"(K\x01\x91" + put(start) + b"(K\x02\x91" + put(start + 1)
+    for i in range(start, start + 2 * n, 2):
+        both = b"(" + get(i) + get(i + 1)
+        data += both + b"\x91" + put(i + 2) + both + b"N\x91" + put(i + 3)
+    return data
+
+
+def write_endless(root):
+    """Less than two MiB each, and years of hashing, comparing or printing; and two long lists."""
+    start, last = TORCH + b"}X\x01\x00\x00\x00x(", b"j" + struct.pack("<I", 60)
+    tuples = start + twice(60, "tuple") + b"ts"
+    archive(root / "key.pth", tuples + last + b"K\x01s.")
+    archive(root / "member.pth", b"\x80\x04" + tuples[2:] + b"\x8f(" + last + b"\x90.")
+    archive(root / "ordered.pth", tuples + b"ccollections\nOrderedDict\n](](" + last + b"K\x01ee\x85R.")
+    archive(root / "storage.pth", tuples + last + b"Q.")
+    archive(
+        root / "named.pth",
+        tuples + b"(X\x07\x00\x00\x00storagectorch\nFloatStorage\n" + last + b"X\x03\x00\x00\x00cpuK\x01tQ.",
+    )
+    sets = b"\x80\x04" + start[2:] + twice(60, "set") + twice(60, "set", 1000) + b"ts("
+    archive(
+        root / "equal.pth", sets + b"j" + struct.pack("<I", 120) + b"Nj" + struct.pack("<I", 1120) + b"Nu."
+    )
+    numbers = b"".join(number(i * ((1 << 61) - 1)) + b"N" for i in range(1, 100_000))  # all have the hash 0
+    archive(root / "numbers.pth", TORCH + b"}(" + numbers + b"u.")
+    entry, n = b"PK\1\2" + bytes(24) + struct.pack("<H", 1) + bytes(16) + b"a", 1_000_000
+    end = struct.pack("<QHHIIQQQQ", 44, 45, 45, 0, 0, n, n, n * len(entry), 30)
+    end += (
+        b"PK\6\7"
+        + struct.pack("<IQI", 0, 30 + n * len(entry), 1)
+        + b"PK\5\6"
+        + bytes(4)
+        + b"\xff" * 12
+        + bytes(2)
+    )
+    (root / "directory.pth").write_bytes(b"PK\3\4" + bytes(26) + entry * n + b"PK\6\6" + end)
+    empty = {"dtype": "F32", "shape": [0], "data_offsets": [0, 0]}
+    header = json.dumps({str(i): empty for i in range(500_000)}).encode()
+    (root / "header.safetensors").write_bytes(len(header).to_bytes(8, "little") + header)
 
 
 def folder(path, config, state):
@@ -122,6 +172,7 @@ def write(root):
 
 def test_a_small_file_takes_little(tmp_path):
     write(tmp_path)
+    write_endless(tmp_path)
     paths = sorted(map(str, tmp_path.iterdir()))
     child = subprocess.run(
         [sys.executable, "-W", "ignore", "-c", CHILD, *paths],
@@ -198,6 +249,17 @@ def test_any_protocol_is_read(protocol, tmp_path, resnet18):
     torch.save(resnet18.state_dict(), tmp_path / "net.pth", pickle_protocol=protocol)
     encoder = load_encoder(tmp_path / "net.pth").encoder
     assert torch.equal(encoder.backbone.conv1.weight, resnet18.conv1.weight)
+
+
+def test_a_files_own_words_are_printed_as_text(tmp_path):
+    """An escape sequence in a name coloured the terminal, a line break began a line that looked like ours."""
+    save_file({"a\n\x1b[31m": torch.zeros(2, 2)}, tmp_path / "a.safetensors")
+    with pytest.raises(CheckpointError, match=r"it has a\\n\\x1b\[31m\. Name"):
+        load_encoder(tmp_path / "a.safetensors")
+    report = KeyReport({}, {"b\x1b]0;\x07": "classifier"}, (), ("c\rd",))
+    for text in (report.summary(), report.full()):
+        assert "b\\x1b]0;\\x07" in text
+        assert all(line.isprintable() for line in text.split("\n"))
 
 
 def test_a_bad_checksum_is_refused(tmp_path, resnet18):
