@@ -85,7 +85,7 @@ def inputs_of(
             known = replace(known, size=backbone.preprocessing.size, pipeline=backbone.preprocessing.pipeline)
     if source.preprocessing is None and (stored := _stored_normalisation(found, source)):
         known = replace(known, mean=stored[0], std=stored[1], origin=stored[2])
-    return known.with_given(size, mean, std)
+    return known.for_channels(channels_of(weights)).with_given(size, mean, std)
 
 
 def run_once(network: nn.Module, shape: tuple[int, ...], name: str | None = None) -> Any:

@@ -87,6 +87,14 @@ class Inputs:
             )
         return changed
 
+    def for_channels(self, channels: int) -> "Inputs":
+        """The same for a network of another number of channels, which takes the mean of the colours' numbers."""
+        if len(self.mean) in (1, channels):
+            return self
+        mean, std = (sum(numbers) / len(numbers) for numbers in self.normalisation)
+        origin = f"{self.origin}; the mean of its colours for {channels} channels"
+        return replace(self, mean=(mean,) * channels, std=(std,) * channels, origin=origin)
+
     def overridden(self, **choices: Any) -> "Inputs":
         """The same with choices of a user for :meth:`lipcomp.data.Preprocessing.overridden`."""
         if not choices:
@@ -107,9 +115,8 @@ def convention(
     channels: int, size: tuple[int, int], mean: Sequence[float], std: Sequence[float], origin: str
 ) -> Inputs:
     """The preprocessing of a source that does not say: ImageNet's evaluation, or nothing at small sizes."""
-    if channels != len(mean):
-        mean, std = (sum(mean) / len(mean),) * channels, (sum(std) / len(std),) * channels
-    return Inputs(tuple(mean), tuple(std), size, Preprocessing.default(*size), origin)
+    found = Inputs(tuple(mean), tuple(std), size, Preprocessing.default(*size), origin)
+    return found.for_channels(channels)
 
 
 def from_timm(config: Mapping[str, Any], origin: str) -> Inputs | None:

@@ -2,7 +2,7 @@
 
 The names are timm's ``VisionTransformer``, which DINO, MoCo v3 and DINOv2 share. Shapes give width, depth, patch,
 image size and what else there is; the number of heads they do not give, since one matrix holds all of them: 64
-features per head is the rule of DINO and of timm's named models, MoCo v3's ViT-S has twelve of 32.
+features per head is the rule of DINO and of timm's named models but the largest, MoCo v3's ViT-S has twelve of 32.
 
 The pooled feature is the class token after the last layer norm.
 """
@@ -19,6 +19,12 @@ from lipcomp.checkpoints._backbone import Backbone, State, import_timm
 from lipcomp.checkpoints._errors import CheckpointError
 
 USUAL = (192, 384, 768, 1024)  # widths whose heads have 64 features in every library
+SIXTEEN = (
+    1152,
+    1280,
+    1408,
+    1664,
+)  # widths that have 16 heads in every library: SO-400M, huge, giant, gigantic
 
 
 def prepare_vit(state: dict[str, Tensor]) -> dict[str, Tensor]:
@@ -65,15 +71,26 @@ def read_vit(state: State, conventions: Mapping[str, Any]) -> Backbone | None:
     width, channels = int(patch.shape[0]), int(patch.shape[1])
     registers = int(state["reg_token"].shape[1]) if "reg_token" in state else 0
     class_token = "cls_token" in state
-    prefix = 0 if registers else int(class_token)
-    side = math.isqrt(max(positions.shape[1] - prefix, 0))
-    native = conventions.get("native_size") or (side * int(patch.shape[2]), side * int(patch.shape[3]))
-    if (native[0] // patch.shape[2]) * (native[1] // patch.shape[3]) + prefix != positions.shape[1]:
+    tokens = registers + int(
+        class_token
+    )  # with positions of their own, or without as DINOv2's and DeiT-III's
+    prefixes = (0, tokens) if registers else (tokens, 0)
+    count, sides = positions.shape[1], patch.shape[2:]
+    configured = conventions.get("native_size")
+    asked = configured or conventions.get("image_size")
+    shapes = [(n, asked) for n in prefixes if asked]
+    if not configured:
+        shapes += [(n, tuple(math.isqrt(max(count - n, 0)) * side for side in sides)) for n in prefixes]
+    fitting = [
+        (n, shape) for n, shape in shapes if (shape[0] // sides[0]) * (shape[1] // sides[1]) + n == count
+    ]
+    if not fitting:
         raise CheckpointError(
-            f"the ViT has {positions.shape[1]} positions, which make up no square image (a distilled one has a token "
-            f"more) nor what its config.json says; name its architecture with arch=, or give the folder with its "
-            f"config.json"
+            f"the ViT has {count} positions, which make up no square image (a distilled one has a token more) nor "
+            f"what its config.json says; pass image_size=(height, width) if its images are not square, name its "
+            f"architecture with arch=, or give the folder with its config.json"
         )
+    prefix, native = fitting[0]
     size = conventions.get("image_size") or native
     if size[0] % patch.shape[2] or size[1] % patch.shape[3]:
         raise CheckpointError(
@@ -87,13 +104,13 @@ def read_vit(state: State, conventions: Mapping[str, Any]) -> Backbone | None:
         )
     heads = heads_of(conventions, state)
     known = heads is not None
-    if not known and conventions.get("configured") and width not in USUAL:
+    unusual = width % 64 if not conventions.get("configured") else width not in USUAL
+    if not known and unusual and width not in SIXTEEN:
         raise CheckpointError(
-            f"ambiguous: a ViT of width {width} may have {max(1, width // 64)} heads of 64 or others, which "
-            f"its config.json "
-            f"says; give the folder in which both lie, or pass arch="
+            f"ambiguous: a ViT of width {width} may have {max(1, width // 64)} heads or others, which its config.json "
+            f"says; give the folder in which both lie, pass arch=, or build it yourself (lipcomp.wrap)"
         )
-    heads = int(heads or max(1, width // 64))
+    heads = int(heads or (16 if width in SIXTEEN else width // 64))
     if width % heads:
         raise CheckpointError(
             f"a ViT of width {width} cannot have {heads} heads; name its architecture with arch="
@@ -126,7 +143,7 @@ def read_vit(state: State, conventions: Mapping[str, Any]) -> Backbone | None:
         qkv_bias="blocks.0.attn.qkv.bias" in state,
         init_values=1.0 if "blocks.0.ls1.gamma" in state else None,
         class_token=class_token,
-        no_embed_class=bool(registers),
+        no_embed_class=prefix < tokens,
         reg_tokens=registers,
         pre_norm="norm_pre.weight" in state,
         fc_norm="fc_norm.weight" in state,
@@ -140,6 +157,8 @@ def read_vit(state: State, conventions: Mapping[str, Any]) -> Backbone | None:
         () if known else (f"assumed, since a ViT's weights do not say it: {', '.join(told)}",)
     )
     notes += (f"pooled by {'the class token' if pool == 'token' else 'the mean over patches'}",)
+    if tokens and not registers and not prefix:
+        notes += ("the class token has no position, as DeiT-III's",)
     name = f"vit_{width}x{len(network.blocks)}_patch{patch.shape[2]}"
     return Backbone(name, network, ("head", "head_dist"), None, size, notes)
 
@@ -161,7 +180,11 @@ def resize_positions(network: nn.Module, state: dict[str, Tensor], antialias: bo
             f"{side}; give a "
             f"smaller image_size="
         )
-    if prefix not in (0, 1) or side * side + prefix != have.shape[1] or side == 0:
+    if (
+        not 0 <= prefix <= getattr(network, "num_prefix_tokens", 1)
+        or side * side + prefix != have.shape[1]
+        or side == 0
+    ):
         return None
     tokens, places = have[:, :prefix].float(), have[:, prefix:].float()
     places = places.reshape(1, side, side, -1).permute(0, 3, 1, 2)

@@ -12,6 +12,8 @@ from safetensors.torch import save_file
 from torch import nn
 
 from lipcomp.checkpoints import load_encoder
+from lipcomp.checkpoints._lean import Budget, lean
+from lipcomp.checkpoints._shapes import infer_backbone
 from lipcomp.encoders._preact import PreActResNet, WideResNet
 
 timm = pytest.importorskip("timm")
@@ -147,6 +149,78 @@ def test_a_vit_at_another_size_has_its_positions_resampled(arch, tmp_path, shake
         checkpoint.encoder.features(images), expected, rtol=0, atol=2e-5 * float(expected.abs().max())
     )
     assert "position embeddings resampled from 6x6 to 4x4 patches" in checkpoint.report.notes
+
+
+@pytest.mark.parametrize(
+    ("more", "size", "grid"),
+    [
+        ({"reg_tokens": 4}, None, (4, 4)),  # with positions of their own
+        ({"no_embed_class": True}, None, (4, 4)),  # as DeiT-III's
+        ({"no_embed_class": True}, 24, (3, 3)),
+        ({"reg_tokens": 4, "class_token": False, "global_pool": "avg"}, None, (4, 4)),
+        ({"reg_tokens": 4}, 24, (3, 3)),
+        (
+            {"img_size": (16, 32)},
+            (16, 32),
+            (2, 4),
+        ),  # 9 positions, which might be 3 x 3 without the class token's
+    ],
+    ids=["registers", "no position", "no position, smaller", "no class token", "smaller", "not square"],
+)
+def test_positions_of_a_vit_are_read_off(more, size, grid, tmp_path, shaken, images, normalised, close):
+    network = vit(shaken, **more)
+    torch.save(network.state_dict(), tmp_path / "vit.pth")
+    checkpoint = load_encoder(tmp_path / "vit.pth", image_size=size, mean=IMAGENET[0], std=IMAGENET[1])
+    small = images[:, :, : 8 * grid[0], : 8 * grid[1]]
+    if size == 24:
+        theirs = vit(shaken, **more, img_size=24)
+        tokens = 0 if "no_embed_class" in more else 5
+        state = network.state_dict()
+        resample = timm.layers.resample_abs_pos_embed
+        state["pos_embed"] = resample(state["pos_embed"], [3, 3], [4, 4], num_prefix_tokens=tokens)
+        theirs.load_state_dict(state)
+        network = theirs
+    close(checkpoint.encoder.features(small), network(normalised(small)))
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "vit_so400m_patch14_siglip_gap_224",
+        "vit_huge_patch14_224",
+        "vit_giant_patch14_224",
+        "vit_gigantic_patch14_224",
+    ],
+)
+def test_the_widest_vits_have_heads_of_more_than_64(name):
+    """At another depth or image size than the index knows, they got 18 to 26 heads, which none of them has."""
+    with lean(Budget()):
+        network = timm.create_model(name, depth=1, num_classes=0)
+    found = infer_backbone(network.state_dict(), {})
+    assert found.network.blocks[0].attn.num_heads == network.blocks[0].attn.num_heads == 16
+
+
+def test_a_width_without_a_rule_for_heads_is_ambiguous(tmp_path, shaken):
+    torch.save(vit(shaken, embed_dim=96, num_heads=3).state_dict(), tmp_path / "vit.pth")
+    with pytest.raises(ValueError, match="ambiguous: a ViT of width 96 may have 1 heads or others"):
+        load_encoder(tmp_path / "vit.pth")
+
+
+@pytest.mark.parametrize("arch", [None, "timm/vit_tiny_patch16_224"])
+def test_one_channel_takes_the_mean_of_its_sources_colours(arch, tmp_path, shaken):
+    """It was refused with "mean needs 1 or 1 finite numbers" where a library or a folder said the mean."""
+    network = shaken(timm.create_model("vit_tiny_patch16_224", num_classes=0, in_chans=1))
+    save_file(network.state_dict(), tmp_path / "model.safetensors")
+    path = tmp_path / "model.safetensors"
+    if arch is None:
+        config = {"architecture": "vit_tiny_patch16_224", "model_args": {"in_chans": 1}}
+        inputs = {"input_size": [3, 224, 224], "mean": [0.2, 0.3, 0.4], "std": [0.1, 0.2, 0.3]}
+        (tmp_path / "config.json").write_text(json.dumps({**config, "pretrained_cfg": inputs}))
+        path = tmp_path
+    ready = load_encoder(path, arch=arch).preprocessing
+    assert ready.mean == pytest.approx((0.3 if arch is None else 0.5,))
+    assert ready.std == pytest.approx((0.2 if arch is None else 0.5,))
+    assert "the mean of its colours for 1 channels" in ready.origin
 
 
 def test_moco_v3s_vit_has_twelve_heads(tmp_path, shaken, small_images, normalised):
