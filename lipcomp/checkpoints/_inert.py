@@ -56,7 +56,9 @@ OTHERS = {
     "torch._utils._rebuild_qtensor": "quantised tensors",
     "torch._utils._rebuild_sparse_tensor": "sparse tensors",
     "torch._utils._rebuild_nested_tensor": "nested tensors",
-    "torch._tensor._rebuild_from_type_v2": "tensors of a class of their own",
+    "torch._tensor._rebuild_from_type_v2": (
+        "tensors of a class of their own, such as parts of tensors of a distributed run; save the full state dict"
+    ),
     "torch.distributed.tensor.DTensor": "parts of tensors of a distributed run; save the full state dict",
     "torch.distributed._shard.sharded_tensor.api.ShardedTensor": (
         "parts of tensors of a distributed run; save the full state dict"

@@ -125,7 +125,8 @@ def open_source(path: Path | str) -> Source:
                 f"checkpoint {str(path)!r} holds DeepSpeed's shards ({shards[0].name}); turn them into one file with "
                 f"the zero_to_fp32.py that lies beside them"
             )
-        if any((path / name).exists() for name in ("config.json", *hugging_face.WEIGHTS)):
+        indices = [f"{name}{hugging_face.INDEX}" for name in hugging_face.WEIGHTS]
+        if any((path / name).exists() for name in ("config.json", *hugging_face.WEIGHTS, *indices)):
             return _folder(path)
         if (path / "adapter_config.json").is_file():
             raise CheckpointError(

@@ -27,6 +27,7 @@ from lipcomp.data._items import (
     parts_of,
     plain_label,
     planes_of,
+    unformatted,
     whole_numbers,
 )
 from lipcomp.data._preprocessing import Preprocessing, to_shape
@@ -203,6 +204,7 @@ def from_dataset(
         )
     if not len(dataset):
         raise ValueError(f"{name} holds no image")
+    dataset = unformatted(dataset)
     label_key = label_key or label_column(dataset)
     first = _steady(name, dataset, image_key, label_key)
     numbers = None

@@ -1,13 +1,13 @@
 """Items of datasets: their image as pictures, their label as the index of a class."""
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 import torch
 from PIL import Image
 from torch import Tensor
-from torch.utils.data import ConcatDataset
+from torch.utils.data import ConcatDataset, Subset
 
 from lipcomp.data._labels import in_order, shorten
 from lipcomp.data._layout import check_distinct
@@ -32,14 +32,24 @@ def planes_of(image: Any) -> list[Image.Image]:
     if isinstance(image, Image.Image):
         return [as_picture(image)]
     if not isinstance(image, Tensor | np.ndarray):
-        kind = type(image).__name__
-        raise ValueError(f"an image must be one of Pillow's, an array or a tensor, got {kind}")  # noqa: TRY004
-    if isinstance(image, Tensor):
-        array = (image.float() if image.dtype == torch.bfloat16 else image).detach().cpu().numpy()
-    else:
-        array = image
+        raise ValueError(  # noqa: TRY004
+            f"an image must be one of Pillow's, an array or a tensor, got {type(image).__name__}; open files with "
+            f"PIL.Image.open, a column of Hugging Face with cast_column('image', datasets.Image())"
+        )
+    try:
+        array = (
+            np.asarray((image.float() if image.is_floating_point() else image).detach().cpu())
+            if isinstance(image, Tensor)
+            else image
+        )
+    except (TypeError, RuntimeError) as error:
+        raise ValueError(f"the tensor holds no pixels ({error})") from error
     channels_first = isinstance(image, Tensor) or (array.ndim == 3 and array.shape[2] not in (1, 3, 4))
-    if array.ndim == 3 and channels_first and array.shape[0] in (1, 3):
+    if (
+        array.ndim == 3
+        and channels_first
+        and array.shape[0] in (1, 3, *([4] if isinstance(image, Tensor) else []))
+    ):
         array = np.moveaxis(array, 0, 2)
     if array.ndim == 3 and array.shape[2] == 1:
         array = array[..., 0]
@@ -103,7 +113,10 @@ def label_column(dataset: Any) -> str | None:
     columns = getattr(dataset, "column_names", None)
     if not isinstance(columns, list | tuple):
         return None
-    return one_of(columns, _LABELS, "labels", "label_key")
+    found = one_of(columns, _LABELS, "labels", "label_key")
+    return (
+        found if found and found in item_of(dataset, 0, type(dataset).__name__) else None
+    )  # by its transform
 
 
 def one_of(there: Collection[Any], usual: Sequence[str], what: str, option: str) -> str | None:
@@ -120,10 +133,13 @@ def labels_of(name: str, dataset: Any, image_key: str | None, label_key: str | N
     """All labels; without reading the images if the dataset has a list of them."""
     label_key = label_key or label_column(dataset)
     if label_key and hasattr(dataset, "column_names"):
-        return list(dataset[label_key])
-    told = getattr(dataset, "targets", getattr(dataset, "labels", getattr(dataset, "_labels", None)))
-    if told is not None and getattr(dataset, "target_transform", None) is None and len(told) == len(dataset):
-        return list(told)
+        return _none_missing(name, dataset[label_key])
+    told: Any = getattr(dataset, "targets", getattr(dataset, "labels", getattr(dataset, "_labels", None)))
+    plain = getattr(dataset, "target_transform", None) is None and isinstance(
+        told, Sequence | np.ndarray | Tensor
+    )
+    if plain and getattr(told, "ndim", 1) == 1 and len(told) == len(dataset):
+        return _none_missing(name, told)
     if hasattr(dataset, "indices") and hasattr(dataset, "dataset"):  # torch's Subset
         whole = labels_of(name, dataset.dataset, image_key, label_key)
         return [whole[i] for i in dataset.indices]
@@ -146,6 +162,11 @@ def labels_of(name: str, dataset: Any, image_key: str | None, label_key: str | N
             f"the second part of each item of {name} is its index, so that no two images have one class; give items of "
             f"(image, label), or pass labels=, or labelled=False where none are needed"
         )
+    return _none_missing(name, labels)
+
+
+def _none_missing(name: str, labels: Iterable[Any]) -> list[Any]:
+    labels = list(labels)
     if any(label is None for label in labels):
         raise ValueError(
             f"{name} gives no labels; pass labels=, label_key=, or labelled=False where none are needed"
@@ -159,6 +180,23 @@ def _is_number(label: Any, number: int) -> bool:
         return not isinstance(label, str) and plain_label(label) == number
     except ValueError:
         return False
+
+
+def unformatted(dataset: Any) -> Any:
+    """A Hugging Face dataset, or parts of one, as it stores its items.
+
+    Its formats (``with_format("torch")``) turn pictures into arrays: of a palette's indices, for one.
+    """
+    if isinstance(dataset, Subset):
+        return Subset(unformatted(dataset.dataset), dataset.indices)
+    if isinstance(dataset, ConcatDataset):
+        return ConcatDataset(map(unformatted, dataset.datasets))
+    told = getattr(dataset, "format", None)
+    kinds = getattr(dataset, "features", None)
+    pictures = isinstance(kinds, Mapping) and any(type(kind).__name__ == "Image" for kind in kinds.values())
+    if isinstance(told, Mapping) and pictures and told.get("type") not in (None, "custom"):
+        return dataset.with_format(None)
+    return dataset
 
 
 def plain_label(label: Any) -> int | str:
@@ -215,15 +253,35 @@ def names_of(dataset: Any, label_key: str | None, labels: Sequence[Any]) -> tupl
             return parts.pop()
     if any(isinstance(label, str) for label in labels):
         return in_order({str(label) for label in labels})
-    told = getattr(dataset, "classes", None)
-    if isinstance(told, list | tuple) and told and getattr(dataset, "target_transform", None) is None:
-        _check_index(told, getattr(dataset, "class_to_idx", None))
+    told = _told_names(dataset)
+    if told and getattr(dataset, "target_transform", None) is None:
         return tuple(normal(str(name)) for name in told)
     if max(labels) >= max(_MOST, 10 * len(labels)):
         raise ValueError(
             f"{len(labels)} labels go up to {max(labels)}; number the classes from 0, or make the labels words"
         )
     return tuple(str(i) for i in range(int(max(labels)) + 1))
+
+
+def _told_names(dataset: Any) -> Sequence[Any]:
+    """Names of the classes in the order of their numbers, by any of the usual attributes; none if it has none."""
+    told, index = getattr(dataset, "classes", None), getattr(dataset, "class_to_idx", None)
+    if isinstance(told, Mapping):  # number -> name, or name -> number
+        index = (
+            told if all(isinstance(key, str) for key in told) else {name: key for key, name in told.items()}
+        )
+        told = None
+    told = told.tolist() if isinstance(told, np.ndarray) else told
+    if isinstance(told, list | tuple):
+        if told and all(
+            isinstance(name, tuple | list) for name in told
+        ):  # synonyms, of which two classes may have one
+            return getattr(dataset, "wnids", None) or [", ".join(map(str, name)) for name in told]
+        _check_index(told, index)
+        return told
+    if isinstance(index, Mapping) and sorted(map(str, index.values())) == sorted(map(str, range(len(index)))):
+        return sorted(index, key=index.__getitem__)
+    return ()
 
 
 def _check_index(classes: Sequence[Any], index: Any) -> None:

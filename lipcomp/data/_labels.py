@@ -10,7 +10,7 @@ import io
 import json
 import os
 import re
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 from typing import Any
@@ -41,6 +41,7 @@ class Row:
     file: str
     label: str
     split: str | None
+    others: tuple[str, ...] = ()  # what further columns of files say
 
 
 @dataclass(frozen=True)
@@ -92,6 +93,7 @@ def read_table(path: Path, label_column: str | None = None, *, required: bool = 
     file = _column(path, columns, _FILES, None, "files")
     label = _column(path, columns, _LABELS, label_column, "labels")
     split = next((name for name in columns if name.lower() == "split"), None)
+    more = [name for name in columns if name.lower() in _FILES and name not in (file, label)]
     if file is None or label is None:
         if not required:
             known = lines if file is not None and split is not None else []
@@ -113,7 +115,13 @@ def read_table(path: Path, label_column: str | None = None, *, required: bool = 
             )
         told = str(line[split]).strip() if split and line.get(split) else None
         text = "" if value is None else str(value).strip()
-        rows.append(Row(str(line.get(file) or "").strip(), normal(text), told))
+        if not text.isascii() and any("\ud800" <= letter <= "\udfff" for letter in text):
+            raise ValueError(
+                f"row {number} of {str(path)!r} has the label {text!r}, half of a letter, which no record can hold; "
+                f"write the whole letter"
+            )
+        others = tuple(str(line[name]).strip() for name in more if line.get(name))
+        rows.append(Row(str(line.get(file) or "").strip(), normal(text), told, others))
     labels = {row.label for row in rows}
     twice = sorted(
         label for label in labels if re.fullmatch(r"-?\d+\.0+", label) and label.split(".")[0] in labels
@@ -151,7 +159,7 @@ def _read_csv(path: Path) -> list[dict[str, Any]]:
     except csv.Error as error:
         raise ValueError(f"table of labels {str(path)!r} is damaged ({error})") from error
     names = [name.strip() for name in lines[0]] if lines else []
-    if len(set(names)) < len(names):
+    if len(set(filter(None, names))) < len([*filter(None, names)]):
         raise ValueError(f"table of labels {str(path)!r} has two columns of one name: {', '.join(names)}")
     for number, line in enumerate(lines[1:], 2):
         if len(line) != len(names):
@@ -165,7 +173,7 @@ def _read_json(path: Path) -> list[dict[str, Any]]:
         if not text.strip():
             continue
         try:
-            line = json.loads(text)
+            line = json.loads(text, object_pairs_hook=_once)
         except (ValueError, RecursionError) as error:
             raise ValueError(
                 f"line {number} of {str(path)!r} is not valid JSON ({error}); one object per line"
@@ -174,6 +182,14 @@ def _read_json(path: Path) -> list[dict[str, Any]]:
             raise ValueError(f"line {number} of {str(path)!r} must be one JSON object")  # noqa: TRY004
         lines.append(line)
     return lines
+
+
+def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """A JSON object whose keys stand there once; json takes the last."""
+    found = dict(pairs)
+    if len(found) < len(pairs):
+        raise ValueError(f"a key stands there twice: {', '.join(key for key, _ in pairs)}")
+    return found
 
 
 def _column(
@@ -215,16 +231,26 @@ def match_rows(
     """
     places = _by_key(images, lambda image: os.path.normpath(image.absolute()))
     names = _by_key(images, lambda image: image.name), _by_key(images, lambda image: image.stem)
+
+    def images_of(file: str, lookups: Sequence[Mapping[str, list[Path]]]) -> list[Path]:
+        key = normal(PurePosixPath(file.replace("\\", "/")).as_posix())
+        meant = ({normal(os.path.normpath(base.absolute() / key)) for base in group} for group in bases)
+        there = ([image for place in group for image in places.get(place, ())] for group in meant)
+        return next(filter(None, there), None) or next(
+            (lookup[key] for lookup in lookups if key in lookup), []
+        )
+
     found: dict[Path, str] = {}
     missing: list[str] = []
     several: list[str] = []
     for row in rows:
-        key = normal(PurePosixPath(row.file.replace("\\", "/")).as_posix())
-        meant = ({normal(os.path.normpath(base.absolute() / key)) for base in group} for group in bases)
-        there = ([image for place in group for image in places.get(place, ())] for group in meant)
-        matches = next(filter(None, there), None) or next(
-            (lookup[key] for lookup in names if key in lookup), []
-        )
+        matches = images_of(row.file, names)
+        other = next((file for file in row.others if images_of(file, names[:1]) not in ([], matches)), None)
+        if other is not None:  # a number that is another image's stem is no file
+            raise ValueError(
+                f"a row of {str(table.path)!r} names two images, {row.file!r} and {other!r}; rename or remove one of "
+                f"its columns of files"
+            )
         if len(matches) != 1:
             (several if matches else missing).append(row.file)
             continue

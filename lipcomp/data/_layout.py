@@ -277,7 +277,7 @@ def _by_folders(place: Path) -> Found:
     own = list_images(place, below=False)
     files: list[Path] = []
     names: list[str] = []
-    skipped, empty = Counter(own.skipped), []
+    skipped, classes, empty = Counter(own.skipped), list[str](), list[str]()
     for folder in visible_folders(place):
         listing = list_images(folder)
         skipped += listing.skipped
@@ -295,14 +295,14 @@ def _by_folders(place: Path) -> Found:
                 )
         files += listing.files
         names += [normal(folder.name)] * len(listing.files)
-        if not listing.files:
-            empty.append(folder.name)
+        (classes if listing.files else empty).append(normal(folder.name))
     if files and own.files:
         raise ValueError(
             f"{len(own.files)} images lie beside the class folders of {str(place)!r} "
             f"({shorten([file.name for file in own.files])}), so that their class is not known; move them into class "
             f"folders or elsewhere"
         )
+    check_distinct(classes)
     _check_depth(place, files)
     notes = [f"folders without images are no classes: {shorten(empty)}"] if empty and files else []
     return Found(files or own.files, names if files else None, notes=notes + _told(skipped))

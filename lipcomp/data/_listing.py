@@ -3,6 +3,8 @@
 import os
 import unicodedata
 from collections import Counter
+from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -68,7 +70,7 @@ def packed_files(folder: Path) -> list[str]:
 def visible_folders(folder: Path) -> list[Path]:
     """The folders in a folder, links followed, by name."""
     with os.scandir(folder) as entries:
-        return sorted(_path(e) for e in entries if is_visible(e.name) and e.is_dir())
+        return sorted(_path(e) for e in entries if is_visible(e.name) and _is(e.is_dir))
 
 
 def _path(entry: os.DirEntry[str]) -> Path:
@@ -117,7 +119,7 @@ def _walk(folder: Path, below: bool, found: Listing | None, above: frozenset[tup
             if not is_visible(entry.name):
                 continue
             suffix = os.path.splitext(entry.name)[1].lower()  # noqa: PTH122 (a Path for each of a million is slow)
-            if suffix in SUFFIXES and (entry.is_file() or _is_broken_link(entry)):
+            if suffix in SUFFIXES and (_is(entry.is_file) or _is_broken_link(entry)):
                 some = True
                 if found is None:
                     return True
@@ -126,13 +128,20 @@ def _walk(folder: Path, below: bool, found: Listing | None, above: frozenset[tup
                 found.tables.append(_path(entry))
             elif suffix in SKIPPED and found is not None:
                 found.skipped[suffix] += 1
-            elif below and entry.is_dir():
+            elif below and _is(entry.is_dir):
                 inside.append(_path(entry))
     for place in inside:
         some = _walk(place, below, found, above | {key}) or some
         if some and found is None:
             return True
     return some
+
+
+def _is(kind: Callable[[], bool]) -> bool:
+    """A file or a folder; links that lead to each other are neither."""
+    with suppress(OSError):
+        return kind()
+    return False
 
 
 def _is_broken_link(entry: os.DirEntry[str]) -> bool:

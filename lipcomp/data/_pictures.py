@@ -17,6 +17,7 @@ several frames or pages     refused (the main picture of an MPO is taken)
 A TIFF whose zero is white is inverted at every depth. (Pillow does so up to 8 bits only.)
 """
 
+import struct
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -71,8 +72,7 @@ def as_picture(source: Image.Image, background: tuple[int, int, int] = WHITE) ->
     tags = getattr(source, "tag_v2", {})
     _check_tiff(tags)
     _load(source)
-    turned = source.getexif().get(_ORIENTATION, 1) != 1
-    image = ImageOps.exif_transpose(source) if turned else source
+    image = ImageOps.exif_transpose(source) if _is_turned(source) else source
     if image.mode in _DEEP:
         return _from_deep(image, tags, background)
     if image.mode == "I" and source.format in ("PNG", "PPM"):
@@ -87,6 +87,14 @@ def as_picture(source: Image.Image, background: tuple[int, int, int] = WHITE) ->
         return image.convert("RGB")
     what = "whole numbers of 32 bits" if image.mode == "I" else f"pixels of mode {image.mode}"
     raise ValueError(f"it holds {what}, whose value for white is unknown; save it with 8 or 16 bits")
+
+
+def _is_turned(source: Image.Image) -> bool:
+    """Whether the picture lies on its side; notes of a camera that cannot be read say that it does not."""
+    try:
+        return source.getexif().get(_ORIENTATION, 1) != 1
+    except (SyntaxError, ValueError, KeyError, TypeError, OSError, struct.error):
+        return False
 
 
 def _load(source: Image.Image) -> None:

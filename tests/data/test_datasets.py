@@ -5,7 +5,7 @@ import pytest
 import torch
 from PIL import Image
 from torch.utils.data import ConcatDataset, Dataset, Subset
-from torchvision.datasets import FakeData, ImageFolder
+from torchvision.datasets import FakeData, ImageFolder, ImageNet
 from torchvision.transforms import v2
 
 from lipcomp.data import Preprocessing, batches, from_dataset, load_set, load_splits
@@ -186,6 +186,77 @@ def test_names_of_classes_come_through_parts_of_datasets():
         from_dataset(ConcatDataset([Photos(), Photos(target_transform=lambda label: 2 - label)]))
 
 
+class Formatted(HuggingFace):
+    """As ``with_format("torch")``: a picture with a palette becomes an array of its indices."""
+
+    features = Features(image=type("Image", (), {})(), label=Features.Label())
+
+    def __init__(self, kind="torch"):
+        self.format = {"type": kind}
+
+    def with_format(self, kind):
+        return Formatted(kind)
+
+    def __getitem__(self, key):
+        item = super().__getitem__(key)
+        if isinstance(key, int):
+            item["image"] = item["image"].quantize(16)
+            if self.format["type"]:
+                item["image"] = torch.from_numpy(np.array(item["image"]))
+        return item
+
+
+@pytest.mark.parametrize("wrap", [lambda x: x, lambda x: Subset(x, range(6)), lambda x: ConcatDataset([x])])
+def test_a_palettes_indices_are_no_pixels(wrap):
+    """with_format("torch") of Hugging Face gives them, and they were measured as grey values."""
+    images = from_dataset(wrap(Formatted()))
+    expected = np.asarray(Image.fromarray(COLOURS[1]).quantize(16).convert("RGB")).transpose(2, 0, 1) / 255
+    np.testing.assert_allclose(images.batch(torch.tensor([1]))[0].numpy(), expected, atol=1e-6)
+    assert images.classes == tuple(NAMES)
+
+
+def test_labels_that_a_transform_renames_are_read_from_the_items():
+    class Renamed(HuggingFace):
+        def __getitem__(self, key):
+            return {"pixel_values": COLOURS[key], "labels": LABELS[key]}
+
+    assert from_dataset(Renamed()).labels.tolist() == LABELS
+
+
+def test_imagenets_classes_are_its_synsets(tmp_path):
+    """Two pairs of its classes have one name, and torchvision gives each a tuple of names: it was refused."""
+    synonyms = {"n02012849": ("crane",), "n03126707": ("crane",), "n01440764": ("tench", "Tinca tinca")}
+    for name in synonyms:
+        (tmp_path / "val" / name).mkdir(parents=True)
+        Image.fromarray(COLOURS[0]).save(tmp_path / "val" / name / "0.png")
+    torch.save((synonyms, []), tmp_path / "meta.bin")
+    images = from_dataset(ImageNet(tmp_path, "val"))
+    assert images.classes == tuple(sorted(synonyms))
+
+
+@pytest.mark.parametrize(
+    "told",
+    [
+        {"classes": {0: "cat", 1: "dog", 2: "emu"}},
+        {"classes": np.array(NAMES)},
+        {"classes": None, "class_to_idx": {"emu": 2, "cat": 0, "dog": 1}},
+        {"targets": np.eye(6)[:, :2]},  # as QMNIST's, whose items take one of many columns
+        {"targets": iter(LABELS)},
+        {"targets": lambda: LABELS},
+    ],
+    ids=["mapping", "array", "index", "columns", "iterator", "method"],
+)
+def test_classes_and_targets_of_any_kind(told):
+    class Told(Photos):
+        def __getitem__(self, index):
+            return Image.fromarray(COLOURS[index]), LABELS[index]
+
+    dataset = Told()
+    vars(dataset).update(told)
+    images = from_dataset(dataset)
+    assert [images.classes[i] for i in images.labels.tolist()] == [NAMES[i] for i in LABELS]
+
+
 def test_an_item_that_changes_later_is_noticed():
     """As by a transform that depends on the epoch, or a rare one."""
 
@@ -280,7 +351,8 @@ def noisy(image):
         ),
         ([(x.astype(np.int64), 0) for x in COLOURS], {}, "int64 do not define which value is white"),
         ([(np.full((4, 4), np.nan, np.float32), 0)], {}, r"must lie in \[0, 1\]"),
-        ([("photo.png", 0)], {}, "got str"),
+        ([("photo.png", 0)], {}, "got str; open files with PIL.Image.open"),
+        ([(torch.zeros(3, 4, 4).to_sparse(), 0)], {}, "holds no pixels"),
         ([(np.zeros((4, 4, 5), np.uint8), 0)], {}, "no image of 1, 3 or 4 channels"),
         (list(COLOURS), {}, "gives no labels"),
         ([(x, -1) for x in COLOURS], {}, "label -1"),
@@ -340,10 +412,13 @@ def test_images_without_labels():
 @pytest.mark.parametrize("dtype", [np.uint8, np.uint16, np.float32, bool])
 def test_arrays_of_every_kind_become_pictures(dtype):
     white = {np.uint8: 255, np.uint16: 65535, np.float32: 1, bool: 1}[dtype]
-    for shape in ((3, 4), (3, 4, 1), (3, 4, 3)):
+    for shape in ((3, 4), (3, 4, 1), (3, 4, 3), (3, 4, 4)):
         planes = planes_of(np.full(shape, white, dtype))
         assert all(Preprocessing()(plane).eq(1).all() for plane in planes)
         assert (planes[0].height, planes[0].width) == (3, 4)
+    if dtype == np.uint8:  # PILToTensor of a picture with transparency
+        clear = torch.zeros(4, 3, 5, dtype=torch.uint8)
+        assert Preprocessing()(planes_of(clear)[0]).eq(1).all()
     deep = planes_of(torch.full((3, 5, 6), 0.123456))
     assert [plane.mode for plane in deep] == ["F"] * 3
 

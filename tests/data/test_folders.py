@@ -8,11 +8,13 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from PIL.PngImagePlugin import PngInfo
 from torchvision.datasets import ImageFolder
 
 from lipcomp.data import Preprocessing, load_set, load_splits
 from lipcomp.data._folders import load_folder, unreadable
 from lipcomp.data._opening import check_splits
+from lipcomp.data._pictures import read_picture
 
 LETTERS = "abcABC019_- é東.#,"
 
@@ -91,6 +93,33 @@ def test_a_name_that_is_not_utf8_is_refused_by_its_bytes(tmp_path):
     Path(os.fsdecode(place + b"/caf\xe9.png")).write_bytes((tmp_path / "test" / "a" / "b.png").read_bytes())
     with pytest.raises(ValueError, match=r"caf\\xe9\.png' is not UTF-8.*convmv"):
         load_set(str(tmp_path), "test")
+
+
+def test_links_that_lead_to_each_other_are_no_folders(tmp_path):
+    grid(tmp_path, "test/a/0.png", 0)
+    for one, other in (("x", "y"), ("y", "x"), ("x.png", "y.png"), ("y.png", "x.png")):
+        (tmp_path / "test" / "a" / one).symlink_to(tmp_path / "test" / "a" / other)
+    (tmp_path / "test" / "b").symlink_to(tmp_path / "test" / "b")
+    images = load_set(str(tmp_path), "test", skip_unreadable=True)
+    assert [images.file_of(i) for i in range(len(images))] == ["test/a/0.png"]
+    assert "a/x.png" in images.notes[-1]  # as any broken link
+
+
+def test_two_folders_of_one_name_are_refused_without_a_training_split_too(tmp_path):
+    grid(tmp_path, "cafe\u0301/0.png", 0)
+    grid(tmp_path, "caf\u00e9/1.png", 1)
+    with pytest.raises(ValueError, match="there are two classes 'caf\u00e9'"):
+        load_set(str(tmp_path), "test")
+
+
+@pytest.mark.parametrize("suffix", [".webp", ".png"])
+def test_camera_notes_that_cannot_be_read_leave_the_picture_upright(suffix, tmp_path):
+    pixels = np.random.default_rng(0).integers(0, 256, (6, 8, 3), dtype=np.uint8)
+    notes = PngInfo()
+    notes.add_text("Raw profile type exif", "\nexif\n      4\nzz")
+    more = {"pnginfo": notes} if suffix == ".png" else {"lossless": True, "exif": b"Exif\0\0garbage"}
+    Image.fromarray(pixels).save(tmp_path / f"a{suffix}", **more)
+    assert np.array_equal(np.asarray(read_picture(tmp_path / f"a{suffix}")), pixels)
 
 
 def grid(folder, name, seed):

@@ -201,8 +201,28 @@ def damaged_tables(f: Folder) -> Checks:
         ("deep.jsonl", "[" * 99999, "not valid JSON"),
         ("latin.jsonl", '{"file": "0.png", "label": "caf\u00e9"}'.encode("latin-1"), "not UTF-8"),
         ("labels.parquet", "PAR1", r"is none of \.csv"),
+        ("keys.jsonl", '{"file": "0.png", "label": "a", "label": "b"}', "a key stands there twice"),
+        ("letter.jsonl", '{"file": "0.png", "label": "\\ud800"}', "half of a letter"),
     ):
         yield Refused(reason, options={"labels": f.make(name, content)})
+
+
+@case
+def columns_that_name_two_images(f: Folder) -> Checks:
+    """The first usual name decided, in silence; a number is no file, though it may be another image's stem."""
+    f.put("1.png", "2.png")
+    head = ("id", "image", "file_name", "label")
+    path = f.table("labels.csv", [head, ("1", "1.png", "2.png", "x"), ("2", "2.png", "1.png", "y")])
+    yield Refused("names two images, '2.png' and '1.png'; rename or remove", options={"labels": path})
+    path = f.table("ids.csv", [head, ("1", "http://a/9.png", "2.png", "x"), ("2", "", "1.png", "y")])
+    yield Exact({"1.png": "y", "2.png": "x"}, options={"labels": path})
+
+
+@case
+def columns_without_a_name(f: Folder) -> Checks:
+    """The index that pandas writes and a comma at the end of each line."""
+    f.put("0.png")
+    yield Exact({"0.png": "x"}, options={"labels": str(f.make("a.csv", ",file,label,\n0,0.png,x,\n"))})
 
 
 @case
