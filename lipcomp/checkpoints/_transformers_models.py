@@ -100,7 +100,7 @@ def from_folder(
     check_numbers(weights, source.path)
     try:
         tower = build_tower(source.conventions["config"], weights)
-    except CheckpointError:
+    except CheckpointError as first:
         levels = zip(*(name.split(".") for name in weights), strict=False)
         shared = [level[0] for level in takewhile(lambda level: len(set(level)) == 1, levels)]
         if not shared:
@@ -108,7 +108,10 @@ def from_folder(
         outer = ".".join(shared) + "."  # of a module around the whole
         origin = {name.removeprefix(outer): key for name, key in origin.items()}
         weights = {name.removeprefix(outer): value for name, value in weights.items()}
-        tower = build_tower(source.conventions["config"], weights)
+        try:
+            tower = build_tower(source.conventions["config"], weights)
+        except CheckpointError:
+            raise first from None
     used = {
         key: f"backbone.{name}"
         for name, key in origin.items()
@@ -309,9 +312,9 @@ def _load(
         transformers.logging.enable_progress_bar()
     missing = [
         key
-        for key in told["missing_keys"]
+        for key in sorted(told["missing_keys"])
         if not (field == "logits" and "classifier" in key)
-        and not (field != "pooler_output" and "pooler" in key)
+        and not (field == "last_hidden_state" and "pooler" in key)  # a classifier may read it, as BEiT's
     ]
     strangers = [key for key in told["unexpected_keys"] if not SPARE.fullmatch(key)]
     bad = [*missing, *strangers, *(str(key) for key in told.get("mismatched_keys", ()))]

@@ -185,6 +185,14 @@ def test_a_bad_configuration_is_named(config, message, tmp_path, resnet18):
         load_encoder(tmp_path)
 
 
+def test_shards_need_no_configuration(tmp_path, resnet18, images, normalised, close):
+    """As one file needs none: accelerate and torch write both without it."""
+    save_file(resnet18.state_dict(), tmp_path / "model-00001-of-00001.safetensors")
+    index = {"weight_map": dict.fromkeys(resnet18.state_dict(), "model-00001-of-00001.safetensors")}
+    (tmp_path / "model.safetensors.index.json").write_text(json.dumps(index))
+    close(load_encoder(tmp_path, image_size=64).encoder.features(images), resnet18(normalised(images)))
+
+
 def test_an_empty_folder_is_named(tmp_path):
     with pytest.raises(CheckpointError, match=r"holds no checkpoint of its own: .* it is empty"):
         load_encoder(tmp_path)

@@ -103,6 +103,20 @@ def test_what_is_beside_the_encoder_is_left_out(head, tmp_path, shaken, images, 
     assert report.used.keys() | report.ignored.keys() == load_file(tmp_path / "model.safetensors").keys()
 
 
+def test_a_norm_that_the_classifier_reads_is_not_invented(tmp_path, shaken, images):
+    """A Data2Vec or BEiT saved without its pooler got a layer norm of ones and zeros before the features."""
+    write(tmp_path, shaken(of("Data2VecVision", SMALL)))
+    with pytest.raises(CheckpointError, match=r"data2vec_vision\.pooler\.layernorm\.bias is not in the file"):
+        load_encoder(tmp_path)
+
+
+def test_a_model_without_features_is_refused_for_that(tmp_path, shaken):
+    """Its names were taken for those within a module, and the reason given was that weights are missing."""
+    network = of("PoolFormer", {"hidden_sizes": [8, 8, 8, 8], "depths": [1, 1, 1, 1]})
+    with pytest.raises(CheckpointError, match=r"PoolFormerModel: its output has no pooler_output"):
+        load_encoder(write(tmp_path, shaken(network)))
+
+
 def test_a_masked_autoencoder_of_pretraining(tmp_path, shaken, images, close):
     decoder = {
         f"decoder_{key}": value for key, value in SMALL.items() if key not in ("image_size", "patch_size")
