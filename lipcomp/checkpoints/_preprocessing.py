@@ -115,8 +115,8 @@ def convention(
     channels: int, size: tuple[int, int], mean: Sequence[float], std: Sequence[float], origin: str
 ) -> Inputs:
     """The preprocessing of a source that does not say: ImageNet's evaluation, or nothing at small sizes."""
-    found = Inputs(tuple(mean), tuple(std), size, Preprocessing.default(*size), origin)
-    return found.for_channels(channels)
+    mean, std = (tuple(numbers) * (channels if len(numbers) == 1 else 1) for numbers in (mean, std))
+    return Inputs(mean, std, size, Preprocessing.default(*size), origin).for_channels(channels)
 
 
 def from_timm(config: Mapping[str, Any], origin: str) -> Inputs | None:
