@@ -133,7 +133,7 @@ def _fits_one(value: Any, kind: Any) -> bool:
     if kind is None or kind is type(None):
         return value is None
     if origin is Literal:
-        return any(value is each or (type(value) is type(each) and value == each) for each in inner)
+        return any(isinstance(value, type(each)) and value == each for each in inner)
     kind = origin or kind
     if not inspect.isclass(kind) or kind in (Any, inspect.Parameter.empty):
         return True

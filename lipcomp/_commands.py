@@ -101,6 +101,7 @@ ON_COMMAND_LINE = {
     "image_shape": "--image-size",
     "preprocessing": "--resize, --crop",
     "enlarge": "--resize",
+    "layer": "",  # of lipcomp.wrap; --layer names a stage of the encoder
 }
 BY_FACTORY = {
     "(lipcomp.wrap)": "(--factory package.module:function)",
@@ -117,10 +118,14 @@ def as_options(text: str) -> str:
         if match[1] is None:  # in quotes: a path or a name
             return match[0]
         name, value = match[1], (match[2] or "").strip("\"'")
-        told = ON_COMMAND_LINE.get(name) or "--" + name.replace("_", "-")
+        told = ON_COMMAND_LINE.get(name, "--" + name.replace("_", "-"))
         if told.split(",")[0] not in known:
             return match[0]
-        return told if value in ("", "True", "...") else f"{told} {value}"
+        if value in ("", "True", "..."):
+            return told + (
+                " " if re.match(r"[\w([+-]", text[match.end() :]) else ""
+            )  # before a value like (0.5, 1)
+        return f"{told} {value}"
 
     for function, told in BY_FACTORY.items() if "--factory" in known else ():
         text = text.replace(function, told)

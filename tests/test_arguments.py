@@ -1,6 +1,7 @@
 """Arguments of another kind are refused by name, before any work; what means the same passes."""
 
 import dataclasses
+import enum
 import os
 from pathlib import Path
 
@@ -90,6 +91,14 @@ def test_numbers_of_numpy_and_tensors_of_one_number_become_pythons():
     at = torch.rand(2, 1, 2, 2)
     radius = np.float32(0.25)
     assert bound.certified_radius(linear, at, radius).dtype == torch.float64
+
+
+def test_words_of_numpy_and_enumerations_are_words():
+    class Method(enum.StrEnum):
+        HOLM = "holm"
+
+    for word in (np.str_("holm"), Method.HOLM):
+        assert statistics.adjust([0.01, 0.04], method=word).adjusted == (0.02, 0.04)
 
 
 def test_classes_stay_what_they_are():

@@ -111,6 +111,8 @@ def test_a_command_names_its_options_for_the_librarys_parameters(monkeypatch):
         "--branch",
         "--data-root",
         "--factory",
+        "--layer",
+        "--resize",
     ):
         parser.add_argument(option)
     monkeypatch.setattr(commands.Parser, "latest", parser)
@@ -122,6 +124,9 @@ def test_a_command_names_its_options_for_the_librarys_parameters(monkeypatch):
         "the file 'runs/mean=3.pt', /data/std=2/x or a.mean=4": "the file 'runs/mean=3.pt', /data/std=2/x or a.mean=4",
         "use arch= or mean==3, or --set mean=2": "use arch= or mean==3, or --set mean=2",
         "the model's mean= is the file's": "the model's --mean is the file's",
+        "or let the preprocessing enlarge them (enlarge=True)": "or let the preprocessing enlarge them (--resize)",
+        "got mean=(0.5, 1) and std=-1": "got --mean (0.5, 1) and --std -1",
+        "wrap it with layer=": "wrap it with layer=",
         "build it yourself (lipcomp.wrap)": "build it yourself (--factory package.module:function)",
     }.items():
         assert commands.as_options(said) == told

@@ -157,7 +157,7 @@ class Preprocessing:
         if not self.enlarge and (picture.height < height or picture.width < width):
             raise ValueError(
                 f"is {picture.width} x {picture.height}, smaller than the {width} x {height} that the encoder takes; "
-                f"use larger images, or a preprocessing= with enlarge=True"
+                f"use larger images, or let the preprocessing enlarge them (enlarge=True)"
             )
 
     def _resized(self, picture: Image.Image) -> Image.Image:

@@ -27,10 +27,11 @@ import torch
 from jaxtyping import Float, Int64
 from torch import Tensor
 
-from lipcomp.robustness._estimates import ALIKE, RESAMPLES, Estimate, bootstrap
+from lipcomp.robustness._estimates import RESAMPLES, Estimate, bootstrap
 
 BINS = 15
 FOLDS = 10
+ALIKE = 0.01  # scores that are all sure differ by less, as they differ in rounding
 NORMAL_QUANTILE = 1.959964
 
 
@@ -80,7 +81,7 @@ def brier_score(logits: Float[Tensor, "n classes"], labels: Int64[Tensor, " n"])
     """Mean of sum_k (p_k - [k = label])^2, from 0 to 2 (Brier 1950)."""
     p = torch.softmax(logits.cpu().double(), 1)
     p[torch.arange(len(p)), labels.cpu()] -= 1
-    return bootstrap(p.square().sum(1).numpy()[None], limits=(0.0, 2.0))
+    return bootstrap(p.square().sum(1).numpy()[None], limits=(0.0, 2.0), alike=ALIKE)
 
 
 def negative_log_likelihood(logits: Float[Tensor, "n classes"], labels: Int64[Tensor, " n"]) -> Estimate:

@@ -27,7 +27,6 @@ from lipcomp._results import ResultMixin
 
 RESAMPLES = 1000
 LEVEL = 0.95
-ALIKE = 0.01
 
 
 @dataclass(frozen=True)
@@ -64,6 +63,7 @@ def bootstrap(
     statistic: Statistic | None = None,
     *,
     limits: tuple[float, float] | None = None,
+    alike: float = 1e-9,
     resamples: int = RESAMPLES,
     level: float = LEVEL,
     seed: int = 0,
@@ -79,10 +79,10 @@ def bootstrap(
         One row per condition, one column per image; the same column is the same image in every row.
     statistic
         Takes means of shape (samples, conditions) and gives (samples,). The mean over conditions if not given.
-    limits
+    limits, alike
         The least and the largest value of a linear statistic of one image. Where all images are alike (their values
-        within :data:`ALIKE` of this range), resampling shows no spread; the interval is then that of images of which a
-        share that was not seen is at these limits.
+        within the share ``alike`` of this range), resampling shows no spread; the interval is then that of images of
+        which a share that was not seen is at these limits.
     resamples, level, seed
         Of the bootstrap; the seed decides which images are drawn.
 
@@ -99,7 +99,7 @@ def bootstrap(
     value = float(statistic(values.mean(1)[None])[0])
     if not math.isfinite(value) or (n == 1 and limits is None):
         return Estimate(value, None, n)
-    if limits is not None and np.ptp(values, axis=1).max() <= ALIKE * (limits[1] - limits[0]):
+    if limits is not None and np.ptp(values, axis=1).max() <= alike * (limits[1] - limits[0]):
         unseen = 1 - ((1 - level) / 2) ** (1 / n)  # the exact bound of a share of which n images show none
         return Estimate(
             value, (value - unseen * (value - limits[0]), value + unseen * (limits[1] - value)), n

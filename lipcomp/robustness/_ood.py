@@ -119,7 +119,7 @@ def knn_score(
         raise ValueError(f"k must lie between 1 and the {len(train)} training images, got {k}")
     bank, found = unit_rows(train), []
     step = max(1, 2**25 // len(bank))
-    for part in unit_rows(features).split(step):
+    for part in unit_rows(features).to(bank).split(step):
         cosine = (part @ bank.T).topk(k, dim=1).values[:, -1]
         found.append(-(2 - 2 * cosine.double()).clamp_min(0).sqrt())
     return torch.cat(found).cpu().numpy()

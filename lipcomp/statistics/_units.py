@@ -186,9 +186,10 @@ def _table(
 
 def _label(name: str, label: object) -> str:
     """A label as text: 1 and 1.0 are one, and what is missing is none."""
-    if pd.isna(label):  # type: ignore[call-overload]
+    if np.ndim(label) == 0 and pd.isna(label):  # type: ignore[call-overload,arg-type]
         raise ValueError(f"{name} has a label that is missing ({label!r}); name it, or drop the run")
-    return f"{label:.0f}" if isinstance(label, float | np.floating) and label == round(label) else str(label)
+    whole = isinstance(label, float | np.floating) and float(label).is_integer()
+    return f"{label:.0f}" if whole else str(label)
 
 
 def _residual_variance(table: Float[np.ndarray, "units conditions"]) -> tuple[float, int]:

@@ -1,5 +1,7 @@
 """Encoders whose outputs are of any scale, not finite, of one value, or of a type of their own."""
 
+from contextlib import nullcontext
+
 import numpy as np
 import pytest
 import torch
@@ -213,17 +215,28 @@ def test_of_the_severities_of_a_folder_only_those_asked_for_are_needed(classifie
         CorruptionAccuracy(None, str(tmp_path)).conditions(bench)
 
 
-def test_a_corrupted_cifar_of_classes_in_another_order_is_refused(classifier_bench, tmp_path):
-    pixels = np.random.default_rng(0).integers(0, 256, (50, 4, 4, 3), dtype=np.uint8)
-    np.save(tmp_path / "fog.npy", pixels)
+CIFARS = ("plane", "car", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck")
+ANIMALS = ("butterfly", "cat", "chicken", "cow", "dog", "elephant", "horse", "sheep", "spider", "squirrel")
+
+
+@pytest.mark.parametrize(
+    ("names", "side", "moved"),
+    [
+        (CIFARS, 32, None),
+        (tuple(sorted(CIFARS)), 32, "bird is number 0, not 2"),
+        (tuple(sorted(CIFARS)), 24, None),  # other images, as those of STL-10
+        (ANIMALS, 32, None),
+    ],
+)
+def test_a_corrupted_cifar_of_classes_in_another_order_is_refused(
+    classifier_bench, tmp_path, names, side, moved
+):
+    np.save(
+        tmp_path / "fog.npy", np.random.default_rng(0).integers(0, 256, (50, side, side, 3), dtype=np.uint8)
+    )
     np.save(tmp_path / "labels.npy", np.tile(np.arange(10), 5))
-    tutorial = ("plane", "car", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck")
-    network = nn.Sequential(nn.Flatten(), nn.Linear(48, 10)).eval()
-    for names in (tutorial, tuple(sorted(tutorial))):
-        images = TensorImages("ten", torch.zeros(10, 3, 4, 4, dtype=torch.uint8), torch.arange(10), names)
-        quantity = CorruptionAccuracy(None, str(tmp_path))
-        if names == tutorial:
-            assert len(quantity.conditions(classifier_bench(network, images))) == 5
-            continue
-        with pytest.raises(ValueError, match="of the classes here bird is number 0, not 2"):
-            quantity.conditions(classifier_bench(network, images))
+    network = nn.Sequential(nn.Flatten(), nn.Linear(3 * side**2, 10)).eval()
+    images = TensorImages("ten", torch.zeros(10, 3, side, side, dtype=torch.uint8), torch.arange(10), names)
+    with pytest.raises(ValueError, match=f"of the classes here {moved}") if moved else nullcontext():
+        made = CorruptionAccuracy(None, str(tmp_path)).conditions(classifier_bench(network, images))
+        assert len(made) == 5

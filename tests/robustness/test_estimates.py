@@ -227,6 +227,12 @@ def test_images_that_are_alike_but_for_rounding_leave_a_mean_as_uncertain(n):
         assert one.interval[1] == pytest.approx(2 * (1 - proportion(np.ones(n)).interval[0]), rel=1e-3)
 
 
+def test_small_values_that_differ_are_not_alike():
+    """The chords of a weak attack, 0.004 to 0.014 of 2, had an interval up to 0.15."""
+    chords = np.random.default_rng(0).uniform(0.004, 0.014, (1, 50))
+    assert bootstrap(chords, limits=(0.0, 2.0)).interval == bootstrap(chords).interval
+
+
 def test_metrics_refuse_what_does_not_fit():
     with pytest.raises(ValueError, match="reference errors lack spatter"):
         estimate_mce({"spatter": np.ones((1, 1))})

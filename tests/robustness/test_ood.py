@@ -103,6 +103,8 @@ def test_scores_of_logits_by_name():
         assert scores(name, features=train[:2], train=train, labels=torch.arange(10) % 2).shape == (2,)
         with pytest.raises(ValueError, match="needs features and training"):
             scores(name, logits=logits)
+    mixed = knn_score(train, train[:2].float(), k=1), knn_score(train.float(), train[:2], k=1)
+    np.testing.assert_allclose(mixed, np.zeros((2, 2)), atol=1e-3)
     with pytest.raises(ValueError, match="one of msp"):
         scores("odin", logits=logits)
     with pytest.raises(ValueError, match="outside must be finite"):

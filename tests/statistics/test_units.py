@@ -71,6 +71,11 @@ def test_a_thousand_seeds_are_no_matter_of_minutes():
     )
 
 
+def test_labels_may_be_infinite_or_lists():
+    values, seeds = [2.0, 3.0, 5.0, 1.0, 1.0, 1.0], [["run", k] for k in range(3)] * 2
+    assert contrast(values, seeds, [np.inf] * 3 + [1.0] * 3, np.inf, 1).value == pytest.approx(7 / 3)
+
+
 def test_labels_are_compared_by_what_they_say():
     """Conditions 1 and 0, or seeds 0 and 0.0, found no unit that holds both; two missing seeds were one."""
     values = [1.0, 2.0, 3.0, 0.0, 1.0, 2.1]
