@@ -88,8 +88,8 @@ class CorruptionAccuracy:
         )
         made = disk_conditions(found, bench.plan.images.limit, bench.plan.images.seed)
         own = bench.images.classes
-        like_cifar = made[0].images.image_shape == (3, 32, 32) and len(set(own) & set(CIFAR10)) > 5
-        if found.kind == "cifar" and like_cifar:  # arrays of other images may lie as CIFAR-10-C's do
+        named = len(set(own) & set(CIFAR10)) > 5  # arrays of other images may lie as CIFAR-10-C's do
+        if found.kind == "cifar" and named and made[0].images.image_shape == (3, 32, 32):
             check_cifar_order(self.folder, own)
         wanted = self.names or literature(found.corruptions, all_found=self.everything)
         made = [

@@ -17,6 +17,7 @@ that all units have in common and that more units do not reduce (the test images
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -184,9 +185,9 @@ def _table(
     return np.where(count > 0, total / np.maximum(count, 1), np.nan), units, conditions, power
 
 
-def _label(name: str, label: object) -> str:
+def _label(name: str, label: Any) -> str:
     """A label as text: 1 and 1.0 are one, and what is missing is none."""
-    if np.ndim(label) == 0 and pd.isna(label):  # type: ignore[call-overload,arg-type]
+    if np.ndim(label) == 0 and pd.isna(label):
         raise ValueError(f"{name} has a label that is missing ({label!r}); name it, or drop the run")
     whole = isinstance(label, float | np.floating) and float(label).is_integer()
     return f"{label:.0f}" if whole else str(label)
