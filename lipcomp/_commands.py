@@ -99,7 +99,7 @@ class Parser(argparse.ArgumentParser):
 ON_COMMAND_LINE = {
     "root": "--data-root",
     "image_shape": "--image-size",
-    "preprocessing": "--resize, --crop",
+    "preprocessing": "--resize and --crop",
     "enlarge": "--resize",
     "layer": "",  # of lipcomp.wrap; --layer names a stage of the encoder
 }
@@ -119,7 +119,7 @@ def as_options(text: str) -> str:
             return match[0]
         name, value = match[1], (match[2] or "").strip("\"'")
         told = ON_COMMAND_LINE.get(name, "--" + name.replace("_", "-"))
-        if told.split(",")[0] not in known:
+        if told.partition(" ")[0] not in known:
             return match[0]
         if value in ("", "True", "..."):
             return told + (
