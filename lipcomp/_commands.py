@@ -122,9 +122,8 @@ def as_options(text: str) -> str:
         if told.partition(" ")[0] not in known:
             return match[0]
         if value in ("", "True", "..."):
-            return told + (
-                " " if re.match(r"[\w([+-]", text[match.end() :]) else ""
-            )  # before a value like (0.5, 1)
+            value_follows = re.match(r"[\w([+-]", text[match.end() :])  # such as (0.5, 1)
+            return f"{told} " if value_follows else told
         return f"{told} {value}"
 
     for function, told in BY_FACTORY.items() if "--factory" in known else ():

@@ -207,17 +207,8 @@ def preprocessing_of(checkpoint: Checkpoint) -> Inputs:
     return Inputs(mean, std, (height, width), pipeline, "the checkpoint")
 
 
-CONDITIONS = (
-    "data",
-    "layer",
-    "probe",
-    "pairs",
-    "corruption",
-    "severity",
-    "attack",
-    "norm",
-    "radius",
-)  # settings that a row of the card names
+# Settings that a row of the card names.
+CONDITIONS = ("data", "layer", "probe", "pairs", "corruption", "severity", "attack", "norm", "radius")
 
 
 def card(checkpoint: Checkpoint, target: str, records: Iterable[Any] = ()) -> str:

@@ -92,7 +92,7 @@ def test_gradients_and_transforms_pass_through(generator):
         ({"mean": "0.5"}, "mean must be one number, or one per channel; got '0.5'"),
         ({"image_shape": (3, 0, 2)}, "image_shape must be"),
         ({"image_shape": (2, 2)}, "image_shape must be"),
-        ({"image_shape": (3, 5, 5)}, r"does not take images of image_shape \(3, 5, 5\)"),
+        ({"image_shape": (3, 5, 5)}, r"does not take two images of image_shape \(3, 5, 5\)"),
     ],
 )
 def test_what_does_not_fit_is_named(arguments, message, untyped):
