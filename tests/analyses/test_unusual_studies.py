@@ -1,13 +1,10 @@
 """Studies as they should not be: damaged designs, runs that differ in more than the method, outcomes without spread."""
 
 import json
-import shutil
-from dataclasses import replace
 
 import numpy as np
 import pytest
 
-from analyses.bound_study.page import RADII, answer, load, make_page, without_gap
 from analyses.paired_study.answer import answer_study
 from analyses.paired_study.associations import bits_model, main_data
 from analyses.paired_study.design import Design, read_design
@@ -15,8 +12,7 @@ from analyses.paired_study.frames import load_study
 from analyses.paired_study.pairs import find_pairs
 from analyses.paired_study.study import CREDIT, PLAIN, models_table
 from analyses.paired_study.words import headline, model_findings, number_text, value_text, verdict_rows
-from analyses.runs import write_roll
-from lipcomp.records import Record, append_records, to_frame
+from lipcomp.records import Record, to_frame
 from lipcomp.statistics._hierarchical import HierarchicalEffect
 from lipcomp.statistics._verdict import Verdict
 
@@ -440,96 +436,3 @@ def test_more_looks_than_the_design_plans_are_told(planted, tmp_path, looks, tol
     study = load_study(tmp_path)
     assert study.looks == tuple(sorted(set(looks)))
     assert any("looked at 5 times; the design plans for 4" in c for c in answer_study(study).cautions) == told
-
-
-def finished(folder, *runs):
-    for run in runs:
-        (folder / "runs" / run).mkdir(parents=True)
-        (folder / "runs" / run / "model.safetensors").touch()
-
-
-def test_a_run_that_was_removed_does_not_count_and_one_that_diverged_is_called_so(planted, tmp_path):
-    planted(tmp_path)
-    plan = json.loads((tmp_path / "study.json").read_text())
-    plan["runs"] |= {"C-SimCLR-5": {}, "SimCLR-5": {}}
-    (tmp_path / "study.json").write_text(json.dumps(plan))
-    everything = answer_study(load_study(tmp_path))
-    assert everything.verdicts.find("features", CREDIT).effect.n == 5
-    finished(tmp_path, *[run for run in plan["runs"] if run not in ("C-SimCLR-4", "C-SimCLR-5", "SimCLR-5")])
-    (tmp_path / "runs" / "C-SimCLR-5").mkdir()
-    reason = "c_simclr (seed 5): the loss became nan at step 4 of 9; the last good state is kept: '/home/x'. Lower it"
-    (tmp_path / "runs" / "C-SimCLR-5" / "diverged.json").write_text(json.dumps({"reason": reason}))
-    study = load_study(tmp_path)
-    found = answer_study(study)
-    assert found.verdicts.find("features", CREDIT).effect.units == ("0", "1", "2", "3")
-    assert not {"C-SimCLR-4"} & {*study.bits, *study.images["run"], *study.corruptions["run"]}
-    told = "\n".join(found.cautions)
-    assert "Left out: C-SimCLR-4, measured before, but no longer among the checkpoints" in told
-    assert "without an encoder: C-SimCLR-5 (the loss became nan at step 4 of 9)." in told
-    assert "1 planned run not measured: SimCLR-5." in told
-    write_roll(tmp_path)
-    shutil.rmtree(tmp_path / "runs")  # as it is published
-    again = answer_study(load_study(tmp_path))
-    assert again.cautions == found.cautions
-    assert again.verdicts == found.verdicts
-    (tmp_path / "runs.json").write_text("[1]")
-    with pytest.raises(ValueError, match=r"runs\.json is damaged"):
-        load_study(tmp_path)
-
-
-def test_records_of_runs_that_are_all_gone_are_named(planted, tmp_path):
-    planted(tmp_path, seeds=1)
-    finished(tmp_path, "another")
-    with pytest.raises(ValueError, match="holds records of other runs alone; measure the study: python -m "):
-        load_study(tmp_path)
-
-
-def bounds(run, factor=1.0, **settings):
-    """What the bound study needs of a model."""
-    views, ball = {"pairs": "views", "kappa_e": 1024.0}, [{"radius": r} for r in RADII]
-    told = [(f"sigma_max.{q}", 2.0 * factor, {"layer": "latent"}) for q in ("max", "median")]
-    told += [(f"bound.{q}.max", 0.1, views) for q in ("published", "supremum", "direction")]
-    told += [("bound.direction.max", 0.5, {"pairs": "all", "kappa_e": 1024.0})]
-    told += [(f"ball.{q}.median", 2.0, place) for q in ("lower", "searched", "certified") for place in ball]
-    subject = {"run": run, "sha256": run, "objective": None}
-    return [Record(name, v, subject=subject, settings=place | settings) for name, v, place in told]
-
-
-def test_the_page_of_the_bounds_needs_no_table_and_takes_the_last_of_what_was_measured_again(tmp_path):
-    append_records(tmp_path / "bounds.jsonl", [*bounds("a"), *bounds("b"), *bounds("b", 2.0, images=7)])
-    append_records(tmp_path / "bounds.jsonl", [Record("sigma_max.max", 1.0, subject={"run": "unfinished"})])
-    path, headline = make_page(tmp_path)
-    assert "30720 (20480 to 40960) times" in headline
-    assert "median over 2 models" in headline
-    assert "<td>None" not in path.read_text()
-    finished(tmp_path, "a")
-    (caution,) = load(tmp_path).cautions()
-    assert caution.startswith("Left out: b, unfinished, measured before")
-    assert set(load(tmp_path).frame["subject.run"]) == {"a"}
-
-
-def test_a_collapsed_model_has_no_gap_and_is_named(tmp_path):
-    """The headline said inf (inf to inf) and nan (nan to nan)."""
-    nothing = [replace(r, value=0.0, identity="") for r in bounds("b")]
-    flat = [replace(r, value=0.0, identity="") if "bound" in r.quantity else r for r in bounds("c")]
-    append_records(tmp_path / "bounds.jsonl", [*nothing, *flat])
-    with pytest.raises(
-        ValueError, match="no model with bounds of positive pairs at κ = 1024 and a σ_max above 0"
-    ):
-        load(tmp_path)
-    append_records(tmp_path / "bounds.jsonl", bounds("a"))
-    frame = load(tmp_path).frame
-    headline, findings = answer(frame)
-    assert "20480 (20480 to 20480) times" in headline
-    assert not any(word in " ".join([headline, *findings]) for word in ("inf ", "nan"))
-    assert without_gap(frame) == ["Not counted, since a bound or σ_max is 0 or was not measured: b, c."]
-
-
-@pytest.mark.parametrize("name", ["sigma_max", "bound", "ball"])
-def test_bounds_that_were_not_measured_to_the_end_are_named(tmp_path, name):
-    parts = [r for r in bounds("a") if not r.quantity.startswith(name)]
-    append_records(tmp_path / "bounds.jsonl", parts)
-    with pytest.raises(
-        ValueError, match=rf"bounds\.jsonl holds no value of {name}\..*; measure it to the end"
-    ):
-        make_page(tmp_path)
