@@ -308,7 +308,7 @@ def test_twenty_kills_end_in_the_records_and_tables_of_an_undisturbed_study(stud
         rng, ends, lengths = random.Random(0), [], []
         for _ in range(20):
             child = start(cut)
-            time.sleep(rng.uniform(0, seconds / 4))
+            time.sleep(rng.uniform(0, seconds / 5))
             with contextlib.suppress(ProcessLookupError):  # it has ended
                 os.kill(child, signal.SIGKILL)
             ends.append(server.stdout.readline())

@@ -316,12 +316,14 @@ def start(out, plan):
 
 @pytest.mark.slow
 def test_twenty_kills_end_in_the_records_of_an_undisturbed_run(plan, tmp_path):
+    started = time.monotonic()
     list(run(plan, tmp_path / "whole.jsonl"))
+    seconds = time.monotonic() - started
     out, rng, killed = tmp_path / "killed.jsonl", random.Random(0), 0
     for _ in range(20):
         process = start(out, plan)
         assert process.stdout.readline() == "ready\n"
-        time.sleep(rng.uniform(0.0, 0.4))
+        time.sleep(rng.uniform(0.0, seconds / 5))
         killed += process.poll() is None
         process.send_signal(signal.SIGKILL)
         process.communicate()

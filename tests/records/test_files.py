@@ -296,17 +296,23 @@ def write_forever(path, seed, size):
         )
 
 
+def grown(path, size):
+    """Wait until the file is larger than that, but not for ever: its writers may be between two writes."""
+    deadline = time.monotonic() + 30
+    while time.monotonic() < deadline and not (path.exists() and path.stat().st_size > size):
+        pass
+
+
 def kill_while_they_write(path, size, writers, moment):
-    """Start writers, kill one within a write of somebody and the others later; the file then holds whole batches."""
+    """Start writers, kill one as the file grows and the others later; the file then holds whole batches."""
     context = multiprocessing.get_context("fork")
     running = [context.Process(target=write_forever, args=(path, seed, size)) for seed in range(writers)]
     for process in running:
         process.start()
-    deadline = time.monotonic() + 30
-    while not (path.exists() and path.stat().st_size) and time.monotonic() < deadline:
-        pass
+    grown(path, 0)
     time.sleep(moment)
     for process in running:
+        grown(path, path.stat().st_size)
         process.kill()
         process.join()
         time.sleep(moment)
