@@ -287,7 +287,7 @@ class EmbeddingRobustness:
             key = ("embedding attack", EMBEDDING_VERSION, bench.probe_identity(), condition.identity, told)
             held = bench.by_blocks(key, len(condition), compute, advance, size=self.block)
             findings = [
-                Finding.of("attack.chord", bootstrap(held["chord"][None], limits=(0.0, 2.0))),
+                Finding.of("attack.chord", bootstrap(held["chord"], limits=(0.0, 2.0))),
                 Finding.of("attack.found_again", found_again(held["clean"], held["moved"])),
                 Finding.of("accuracy.robust", proportion(held["right"])),
             ]

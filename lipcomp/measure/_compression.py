@@ -114,13 +114,13 @@ class Compression:
             logits = kappa_b * z @ mu_y.T
             scores.append((math.log(count) + logits.diag() - logits.logsumexp(1)).numpy())
         floor = float(divergence_floor(dim, kappa_e, kappa_b))
-        excess = bootstrap(np.mean(excesses, axis=0)[None])
+        excess = bootstrap(np.mean(excesses, axis=0))
         ends = None if excess.interval is None else (floor + excess.interval[0], floor + excess.interval[1])
         residual = Estimate(floor + excess.value, ends, excess.n)
         yield Finding.of("compression.residual_information", residual, "nats", dim=dim)
         yield Finding.of("compression.residual_excess", excess, "nats", dim=dim, floor=floor)
         bound = {"candidates": count, "at_most": math.log(count), "z": "drawn"}
-        yield Finding.of("compression.i_yz", bootstrap(np.mean(scores, axis=0)[None]), "nats", **bound)
+        yield Finding.of("compression.i_yz", bootstrap(np.mean(scores, axis=0)), "nats", **bound)
 
 
 def _norms(mu: torch.Tensor) -> torch.Tensor:

@@ -23,6 +23,7 @@ from lipcomp.robustness.corruptions import corruption_names
 from lipcomp.robustness.corruptions._corrupt import SEVERITIES, table_for
 from lipcomp.robustness.corruptions._tables import COMMON, VALIDATION
 
+TINY_CLASSES = 200
 ALL_NINETEEN = (*COMMON, *VALIDATION)
 
 
@@ -138,8 +139,11 @@ def protocol_of(made: Sequence[Condition], classes: int) -> Protocol:
     names = tuple(dict.fromkeys(t["corruption"] for t in told))
     frosted = next((t["frost"] for t in told if "frost" in t), None)
     kind: Any = None if frosted is None else "textures" if frosted == "textures" else "photographs"
+    table = told[0].get("layout", "imagenet") if on_disk else told[0]["table"]
+    if on_disk and table == "imagenet" and classes == TINY_CLASSES:
+        table = "tiny"  # Tiny-ImageNet-C has ImageNet-C's layout
     return Protocol(
-        told[0].get("layout", "imagenet") if on_disk else told[0]["table"],
+        table,
         names,
         tuple(sorted({t["severity"] for t in told}, key=lambda s: s or 0)),
         "disk" if on_disk else "memory",

@@ -134,7 +134,7 @@ class Sigma:
         if not n:
             yield Finding("sigma_max.max", None, UNIT, 0)
             return
-        mean = bootstrap(known[None])
+        mean = bootstrap(known)
         yield Finding("sigma_max.mean", mean.value, UNIT, n, mean.interval)
         middle = np.sort(np.median(known[np.random.default_rng(0).integers(0, n, (1000, n))], axis=1))
         ends = (float(np.quantile(middle, 0.025)), float(np.quantile(middle, 0.975)))

@@ -197,7 +197,7 @@ class FlipRate:
             held = bench.cells.get(key, lambda: self._predict(bench, places[name], noise))
             found = {"flip_rate": flip_rate(held["predicted"], noise=noise)}
             if held["distance"].size:
-                found["top5_distance"] = bootstrap(held["distance"][None], limits=(0.0, 15.0))
+                found["top5_distance"] = bootstrap(held["distance"], limits=(0.0, 15.0))
             return found
 
         for name in places:

@@ -31,7 +31,7 @@ from lipcomp.measure._shifted import VIDEOS, FlipRate, ShiftAccuracy, VideoAccur
 from lipcomp.robustness._compare import SOURCE, place_among, published_rows
 from lipcomp.robustness._shifts import SHIFTS
 from lipcomp.robustness.corruptions._corrupt import SEVERITIES
-from lipcomp.robustness.corruptions._tables import TABLES
+from lipcomp.robustness.corruptions._tables import COMMON, TABLES
 
 EXAMPLE = """examples:
   python -m lipcomp.robustness runs/simclr.safetensors runs/c-simclr.safetensors --data mnist5k \\
@@ -40,6 +40,9 @@ EXAMPLE = """examples:
       --shift imagenet-v2=imagenetv2-matched-frequency-format-val --shift imagenet-a=imagenet-a \\
       --videos vid-robust=imagenet-vid-robust --attack auto --norm l2 --radius 0.5 --attack-images 1000 --out r.jsonl
 """
+# Quantities that stand beside published rows, each with its clean accuracy.
+BESIDE = {"accuracy.corruption.mean": "accuracy.clean", "robustbench.corruptions": "robustbench.clean"}
+BOARD_CLASSES = {"cifar10": 10, "cifar100": 100, "imagenet": 1000}
 HEAD = ("encoder", "condition", "quantity", "value", "95% interval", "n")
 
 
@@ -53,38 +56,42 @@ def main(arguments: Sequence[str] | None = None) -> int:
         if given.all or done.unit.kind != "accuracy.corruption":
             yield from (_row(done, record) for record in done.records)
 
-    told: dict[str, dict[str, Any]] = {}
+    told: dict[str, list[tuple[bool, Any]]] = {}
 
     def followed(done: Done) -> Iterator[options.Row]:
-        told.setdefault(done.bench.label, {}).update({r.quantity: r for r in done.records})
+        fits = len(done.bench.images.classes) == BOARD_CLASSES.get(given.compare)
+        told.setdefault(done.bench.label, []).extend((fits, record) for record in done.records)
         return rows(done)
 
     if given.compare:
         published_rows(given.compare)  # fail before the long work
     code = options.run_command(given, asked, HEAD, followed, probe)
-    if given.compare and not given.json:
+    if given.compare and not given.json and not given.dry_run:
         print(_compared(given.compare, told))
     return code
 
 
-def _compared(dataset: str, told: dict[str, dict[str, Any]]) -> str:
-    """The published rows around each encoder's, by corrupted accuracy."""
+def _compared(dataset: str, told: dict[str, list[tuple[bool, Any]]]) -> str:
+    """The published rows around each encoder's corrupted accuracies."""
     published = published_rows(dataset)
     rows: list[options.Row] = []
     for label, records in told.items():
-        clean = records.get("robustbench.clean", records.get("accuracy.clean"))
-        shifted = records.get("robustbench.corruptions", records.get("accuracy.corruption.mean"))
-        if clean is None or shifted is None:
-            continue
-        if shifted.settings.get("comparable") is False:
-            label += " (another protocol)"
-        placed = place_among(published, label, clean=clean.value, shifted=shifted.value)
-        rank = placed.attrs["rank"]
-        around = placed[max(0, rank - 4) : rank + 3]
-        rows += [
-            (str(max(0, rank - 4) + k), str(row.model), f"{row.clean:.4f}", f"{row.shifted:.4f}")
-            for k, row in enumerate(around.itertuples(), 1)
-        ]
+        clean = {record.quantity: record.value for _, record in records}
+        for fits, shifted in records:
+            if shifted.quantity not in BESIDE:
+                continue
+            own, settings = label, shifted.settings
+            if shifted.quantity == "accuracy.corruption.mean":
+                own += f" {settings['data'].partition('/')[0]}" if settings["made"] == "disk" else ""
+                if not (fits and settings["comparable"] and settings["corruptions"] == len(COMMON)):
+                    own += " (another protocol)"
+            placed = place_among(published, own, clean=clean[BESIDE[shifted.quantity]], shifted=shifted.value)
+            rank = placed.attrs["rank"]
+            around = placed[max(0, rank - 4) : rank + 3]
+            rows += [
+                (str(max(0, rank - 4) + k), str(row.model), f"{row.clean:.4f}", f"{row.shifted:.4f}")
+                for k, row in enumerate(around.itertuples(), 1)
+            ]
     return commands.table(("rank", f"{dataset}, corruptions", "clean", "corrupted"), rows) + f"\n{SOURCE}"
 
 
@@ -237,6 +244,11 @@ def build_parser() -> commands.Parser:
         "with --corruptions none and without --corrupted",
         lambda given: none_made(given) and not given.corrupted,
         *("--only", "--severities", "--all-corruptions", "--all"),
+    )
+    parser.ignores(
+        "with --corruptions none, and without --corrupted and --protocol",
+        lambda given: none_made(given) and not given.corrupted and not given.protocol,
+        "--compare",
     )
     parser.ignores("with --only", lambda given: given.only, "--all-corruptions")
     parser.ignores("with --json", lambda given: given.json, "--compare", "--all")

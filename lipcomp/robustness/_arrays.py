@@ -10,9 +10,9 @@ import numpy as np
 import torch
 from jaxtyping import Float, Int64
 from torch import Tensor
-from torchvision.datasets.folder import IMG_EXTENSIONS
 
 from lipcomp.data._folders import FolderImages
+from lipcomp.data._listing import SUFFIXES, list_images
 
 
 @dataclass(frozen=True)
@@ -115,27 +115,29 @@ def same_labels(folder: Path, labels: Mapping[str, Int64[Tensor, " _"]]) -> None
         )
 
 
-def same_names(folder: Path, cells: Mapping[str, FolderImages], *, partial: bool = False) -> None:
+def same_names(folder: Path, cells: Mapping[Path, FolderImages], *, partial: bool = False) -> None:
     """Refuse folders that do not hold the same images in every condition, by class and name; what differs is named."""
-    first = next(iter(cells.values()))
-    everything = _names(first)
-    if any(_names(images) != everything for images in cells.values()):
-        _name_the_odd(folder, {cell: Counter(_names(images)) for cell, images in cells.items()})
+    held = {place: _names(place, images) for place, images in cells.items()}
+    everything = next(iter(held.values()))
+    if any(names != everything for names in held.values()):
+        told = {place.relative_to(folder).as_posix(): Counter(names) for place, names in held.items()}
+        _name_the_odd(folder, told)
     if not everything:
         raise FileNotFoundError(
-            f"{str(folder)!r} has class folders, but no image in any of them ({', '.join(IMG_EXTENSIONS)})"
+            f"{str(folder)!r} has class folders, but no image in any of them ({', '.join(SUFFIXES)})"
         )
     present = {name.split("/")[0] for name in everything}
-    empty = [name for name in first.classes if name not in present]
+    classes = next(iter(cells.values())).classes
+    empty = [name for name in classes if name not in present]
     if empty and not partial:
         raise ValueError(
-            f"{str(folder)!r} has no image of {len(empty)} of {len(first.classes)} classes ({', '.join(empty[:3])}) in "
+            f"{str(folder)!r} has no image of {len(empty)} of {len(classes)} classes ({', '.join(empty[:3])}) in "
             f"any condition; it is half unpacked (or give partial=True for a subset of your own)"
         )
 
 
-def _names(images: FolderImages) -> list[str]:
-    return [f"{file.parent.name}/{file.stem}" for file in images.files]
+def _names(place: Path, images: FolderImages) -> list[str]:
+    return [file.relative_to(place).with_suffix("").as_posix() for file in images.files]
 
 
 def _name_the_odd(folder: Path, members: Mapping[str, Counter[str]]) -> None:
@@ -167,10 +169,9 @@ def list_classes(
     for label, wnid in enumerate(names):
         if not (place / wnid).is_dir():
             continue
+        # by stem: the same order in a condition whose files have another suffix
         members = sorted(
-            f
-            for f in (place / wnid).iterdir()
-            if f.suffix.lower() in IMG_EXTENSIONS and not f.name.startswith(".")
+            list_images(place / wnid).files, key=lambda file: (file.with_suffix(""), file.suffix)
         )
         images += members
         labels += [label] * len(members)

@@ -6,11 +6,12 @@ calibrated model on 200 images has T near 0.05. So
 
 * the *value* takes each bin's sign from other images than its gap (ten folds): sum_b w_b sign(g_b') g_b has
   expectation 0 for a calibrated model and ECE for one that is plainly not; between, it is the lower;
-* the *interval* is [T - q, T + 1.96 s], cut at 0. q is the 97.5% quantile of T if confidences were true (labels drawn
-  from them; Broecker and Smith 2007), s^2 the variance of sum_b w_b g_b sign(E g_b). Since T is at least that sum, and
-  at most ECE + sum_b w_b |noise_b|, it holds its level whatever the truth, up to the normal approximation above. Where
-  bins hold right answers alone, or wrong ones alone, s shows nothing: the reach is then at least the share of the other
-  kind that this many images may have without showing one.
+* the *interval* is [T - q, T + r], cut at 0 and 1. T is at most ECE + sum_b w_b |noise_b|: q is the 97.5% quantile of
+  this noise if confidences were true (labels drawn from them; Broecker and Smith 2007), or if the shares of right
+  answers were those seen, drawn to 1/2 by two of each kind (Agresti and Coull 1998), whichever is larger: a model that
+  is sure and sometimes wrong has more noise than its confidences tell. T is at least sum_b w_b g_b sign(E g_b): r is
+  1.96 of its standard deviations or, near shares of 0 and 1, the reach of their exact intervals, whose squares are
+  added (Zou and Donner 2008).
 
 Brier score and negative log-likelihood are proper scores, means over images, with no bins and no such bias.
 
@@ -27,7 +28,7 @@ import torch
 from jaxtyping import Float, Int64
 from torch import Tensor
 
-from lipcomp.robustness._estimates import RESAMPLES, Estimate, bootstrap
+from lipcomp.robustness._estimates import RESAMPLES, Estimate, bounded_mean, proportion
 
 BINS = 15
 FOLDS = 10
@@ -69,24 +70,40 @@ def calibration_error(
     true = np.array(
         [np.abs(by_bin((rng.random(n) < confidence) - confidence)).sum() for _ in range(resamples)]
     )
-    low = max(0.0, plug_in - float(np.quantile(true, 0.975)))
     counts, hits = np.bincount(which, minlength=BINS), np.bincount(which, right, minlength=BINS)
-    pure = int(counts[(hits == 0) | (hits == counts)].sum())
-    unseen = pure / n * (1 - 0.025 ** (1 / pure)) if pure else 0.0
-    high = min(1.0, plug_in + max(NORMAL_QUANTILE * float(np.sqrt(variance.sum())), unseen))
+    shares = (hits + 2) / (counts + 4)
+    seen = np.abs(rng.binomial(counts, shares, (resamples, BINS)) - counts * shares).sum(1) / n
+    low = max(0.0, plug_in - max(float(np.quantile(noise, 0.975)) for noise in (true, seen)))
+    exact = float(
+        np.linalg.norm(
+            [k / n * _reach(h, k) for h, k in zip(hits.tolist(), counts.tolist(), strict=True) if k]
+        )
+    )
+    reach = max(NORMAL_QUANTILE * float(np.sqrt(variance.sum())), exact)
+    high = min(1.0, plug_in + reach)
     return Estimate(float(np.clip(value, low, high)), (low, high), n)
+
+
+def _reach(hits: float, count: int) -> float:
+    """How far the exact interval of a share goes from it, at most."""
+    found = proportion(np.arange(count) < hits)
+    low, high = found.interval or (0.0, 1.0)
+    return max(found.value - low, high - found.value)
 
 
 def brier_score(logits: Float[Tensor, "n classes"], labels: Int64[Tensor, " n"]) -> Estimate:
     """Mean of sum_k (p_k - [k = label])^2, from 0 to 2 (Brier 1950)."""
     p = torch.softmax(logits.cpu().double(), 1)
     p[torch.arange(len(p)), labels.cpu()] -= 1
-    return bootstrap(p.square().sum(1).numpy()[None], limits=(0.0, 2.0), alike=ALIKE)
+    return bounded_mean(p.square().sum(1).numpy(), (0.0, 2.0))
 
 
 def negative_log_likelihood(logits: Float[Tensor, "n classes"], labels: Int64[Tensor, " n"]) -> Estimate:
-    """Mean of -log p of the label, in nats; it has no upper limit, so images that are all alike give no interval."""
+    """Mean of -log p of the label, in nats.
+
+    It has no upper limit: the largest value seen stands for one, and images that are all alike give no interval.
+    """
     log_p = torch.log_softmax(logits.cpu().double(), 1)
-    values = -log_p.gather(1, labels.cpu()[:, None]).numpy().T
-    found = bootstrap(values)
+    values = -log_p.gather(1, labels.cpu()[:, None])[:, 0].numpy()
+    found = bounded_mean(values, (0.0, float(values.max())))
     return replace(found, interval=None) if np.ptp(values) <= ALIKE else found

@@ -28,7 +28,7 @@ from jaxtyping import Shaped
 from scipy import special
 
 from lipcomp._messages import nearest
-from lipcomp.robustness._estimates import RESAMPLES, Estimate, proportion, resampled_means
+from lipcomp.robustness._estimates import RESAMPLES, Estimate, weighted_means
 from lipcomp.robustness._metrics import numbers, read_table
 
 Scale = Literal["logit", "probit"]
@@ -201,10 +201,9 @@ def effective_robustness(
     """
     clean, shifted = np.asarray(clean, dtype=float), np.asarray(shifted, dtype=float)
     value = shifted.mean() - fit.predict(clean.mean())
-    before = resampled_means(clean)[:, 0]
-    after = resampled_means(shifted, seed=1)[:, 0]
-    low, high = np.quantile(after - fit.predict(before), [0.025, 0.975])
-    if np.isin(shifted.mean(), (0, 1)):  # resampling shows no spread of images that are all alike
-        exact = proportion(shifted).interval or (0.0, 1.0)
-        low, high = low + exact[0] - shifted.mean(), high + exact[1] - shifted.mean()
-    return Estimate(float(value), (float(low), float(high)), len(shifted))
+    ends = []
+    for limit, share in ((0.0, 0.025), (1.0, 0.975)):  # as the intervals of both accuracies have them
+        before, after = weighted_means(clean, 1 - limit), weighted_means(shifted, limit, seed=1)
+        count = min(len(before), len(after))
+        ends.append(float(np.quantile(after[:count] - fit.predict(before[:count]), share)))
+    return Estimate(float(value), (ends[0], ends[1]), len(shifted))

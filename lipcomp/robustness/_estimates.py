@@ -3,10 +3,10 @@
 A share of right images has Clopper and Pearson's exact binomial interval: it holds its level at every n and near 0 and
 1, where resampling gives an interval of no width.
 
-Other metrics are functions of several means over images: mCE is a ratio of means over many conditions. Resampling n
-images with replacement weights image i by a multinomial count, so a bootstrap sample of all means at once is one
-product of counts with the table of per-image values; the same images are drawn in every condition, which keeps their
-correlation.
+A mean of values between limits, of which few images hold the most (a Brier score with three wrong answers, a gap of
+accuracies), has the interval of Learned-Miller and Thomas (2019), which is Clopper and Pearson's where values are 0 and
+1. Metrics of many conditions (mCE) are such means too: each image has its share in them, which keeps the correlation of
+conditions. Other means are resampled.
 
 >>> import torch
 >>> from lipcomp.robustness._estimates import accuracy
@@ -15,7 +15,7 @@ Estimate(value=1, interval=(0.3976, 1), n=4)
 """
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -38,9 +38,6 @@ class Estimate(ResultMixin):
     n: int
 
 
-Statistic = Callable[[np.ndarray], np.ndarray]
-
-
 def proportion(right: Shaped[np.ndarray, " n"], *, level: float = LEVEL) -> Estimate:
     """The share of true values, with Clopper and Pearson's exact interval (at least ``level`` whatever the truth).
 
@@ -58,31 +55,59 @@ def proportion(right: Shaped[np.ndarray, " n"], *, level: float = LEVEL) -> Esti
     return Estimate(count / n, (float(low), float(high)), n)
 
 
+def bounded_mean(
+    values: Shaped[np.ndarray, " n"], limits: tuple[float, float], *, level: float = LEVEL
+) -> Estimate:
+    """The mean of values that lie between limits, with the interval of Learned-Miller and Thomas (2019).
+
+    The ends are quantiles of means with random weights, uniform spacings, over the images and one more at the limit.
+
+    Raises
+    ------
+    ValueError
+        If there is no image.
+    """
+    low, high = (weighted_means(values, limit) for limit in limits)
+    value = float(np.mean(values))
+    tail = (1 - level) / 2
+    ends = min(float(np.quantile(low, tail)), value), max(float(np.quantile(high, 1 - tail)), value)
+    return Estimate(value, ends, len(values))
+
+
+def weighted_means(
+    values: Shaped[np.ndarray, " n"], limit: float, *, seed: int = 0
+) -> Float[np.ndarray, " draws"]:
+    """Means of the values and one more, ``limit``, with weights that are uniform spacings; equal ones drawn at once."""
+    if not len(values):
+        raise ValueError("values must hold at least one image, got none")
+    distinct, counts = np.unique(np.asarray(values, dtype=np.float64), return_counts=True)
+    draws = max(RESAMPLES, min(50 * RESAMPLES, 1_000_000 // len(distinct)))
+    rng = np.random.default_rng(seed)
+    step = max(1, 4_000_000 // len(distinct))
+    found = []
+    for start in range(0, draws, step):
+        weights = rng.standard_gamma(np.append(counts, 1.0), (min(step, draws - start), len(distinct) + 1))
+        found.append(weights @ np.append(distinct, limit) / weights.sum(1))
+    return np.concatenate(found)
+
+
 def bootstrap(
-    values: Shaped[np.ndarray, "..."],
-    statistic: Statistic | None = None,
+    values: Shaped[np.ndarray, " n"],
     *,
     limits: tuple[float, float] | None = None,
-    alike: float = 1e-9,
     resamples: int = RESAMPLES,
     level: float = LEVEL,
     seed: int = 0,
 ) -> Estimate:
-    """A function of the means over images, with its percentile interval.
-
-    Zeros and ones may be right answers or, by chance, values of any other kind, so shares are given to
-    :func:`proportion`. One image shows no spread and has no interval without limits.
+    """The mean over images, with its percentile interval: for values of which many make up the mean.
 
     Parameters
     ----------
     values
-        One row per condition, one column per image; the same column is the same image in every row.
-    statistic
-        Takes means of shape (samples, conditions) and gives (samples,). The mean over conditions if not given.
-    limits, alike
-        The least and the largest value of a linear statistic of one image. Where all images are alike (their values
-        within the share ``alike`` of this range), resampling shows no spread; the interval is then that of images of
-        which a share that was not seen is at these limits.
+        One value per image; one image shows no spread, and has no interval without limits.
+    limits
+        The least and the largest value that an image can have. Where all are alike (within 1e-9 of this range),
+        resampling shows no spread; the interval is then that of :func:`bounded_mean`.
     resamples, level, seed
         Of the bootstrap; the seed decides which images are drawn.
 
@@ -91,39 +116,25 @@ def bootstrap(
     ValueError
         If there is no image.
     """
-    values = np.atleast_2d(np.asarray(values, dtype=np.float64))
-    n = values.shape[1]
+    values = np.asarray(values, dtype=np.float64)
+    n = len(values)
     if n == 0:
         raise ValueError("values must hold at least one image, got none")
-    statistic = statistic or (lambda means: means.mean(1))
-    value = float(statistic(values.mean(1)[None])[0])
+    value = float(values.mean())
     if not math.isfinite(value) or (n == 1 and limits is None):
         return Estimate(value, None, n)
-    if limits is not None and np.ptp(values, axis=1).max() <= alike * (limits[1] - limits[0]):
-        unseen = 1 - ((1 - level) / 2) ** (1 / n)  # the exact bound of a share of which n images show none
-        return Estimate(
-            value, (value - unseen * (value - limits[0]), value + unseen * (limits[1] - value)), n
-        )
-    samples = statistic(resampled_means(values, resamples, seed))
-    low, high = np.nanquantile(samples, [(1 - level) / 2, (1 + level) / 2])
-    return Estimate(value, (float(low), float(high)), n)
-
-
-def resampled_means(
-    values: Shaped[np.ndarray, "..."], resamples: int = RESAMPLES, seed: int = 0
-) -> Float[np.ndarray, "resamples conditions"]:
-    """Means of every condition over ``resamples`` bootstrap samples of the images."""
-    values = np.atleast_2d(np.asarray(values, dtype=np.float64))
-    n = values.shape[1]
+    if limits is not None and np.ptp(values) <= 1e-9 * (limits[1] - limits[0]):
+        return bounded_mean(values, limits, level=level)
     rng = np.random.default_rng(seed)
-    out = np.empty((resamples, len(values)))
+    samples = np.empty(resamples)
     step = max(1, 4_000_000 // n)
     for start in range(0, resamples, step):
         rows = min(step, resamples - start)
         drawn = rng.integers(0, n, (rows, n)) + n * np.arange(rows)[:, None]
         counts = np.bincount(drawn.ravel(), minlength=rows * n).reshape(rows, n)
-        out[start : start + rows] = counts @ values.T / n
-    return out
+        samples[start : start + rows] = counts @ values / n
+    low, high = np.quantile(samples, [(1 - level) / 2, (1 + level) / 2])
+    return Estimate(value, (float(low), float(high)), n)
 
 
 def accuracy(predictions: Int64[Tensor, " n"], labels: Int64[Tensor, " n"]) -> Estimate:

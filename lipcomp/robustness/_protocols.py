@@ -22,6 +22,11 @@ IDENTITY = "identity"  # MNIST-C's folder of uncorrupted digits
 PUBLISHED_JPEG = 85
 PUBLISHED_IMAGES = {"imagenet": 50_000, "cifar": 10_000, "tiny": 10_000, "mnist": 10_000}
 ALEXNET_CLASSES = 1000
+# ImageNet-3DCC's (Kar et al. 2022), as RobustBench averages them.
+IN_DEPTH = (
+    "near_focus", "far_focus", "bit_error", "color_quant", "flash", "fog_3d", "h265_abr", "h265_crf", "iso_noise",
+    "low_light", "xy_motion_blur", "z_motion_blur",
+)  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -59,6 +64,8 @@ class Protocol:
     def label(self) -> str:
         """The protocol in one line."""
         many = f" x {len(self.severities)} severities" if len(self.severities) > 1 else ""
+        if not many and self.severities != (None,):
+            many = f" of severity {self.severities[0]}"
         made = "read from disk"
         if self.made == "memory":
             made = f"made in memory, {'no JPEG' if self.jpeg is None else f'JPEG {self.jpeg}'}"
@@ -89,6 +96,10 @@ class Protocol:
                 more
             )
             found.append(f"not the {len(known)} corruptions of the literature: {' and '.join(words)}")
+        severities = (None,) if self.table == "mnist" else (1, 2, 3, 4, 5)
+        if {*self.severities} != {*severities}:
+            told = "one setting per corruption" if self.table == "mnist" else "1 to 5"
+            found.append(f"severities {', '.join(map(str, self.severities))}; the published set has {told}")
         if (
             self.made == "memory"
             and self.table in ("imagenet", "imagenet-bar")
@@ -144,7 +155,7 @@ def literature(names: Sequence[str], *, all_found: bool = False) -> tuple[str, .
 
 
 def _published(table: str, names: Sequence[str]) -> tuple[str, ...]:
-    """The corruptions of a table's published mean; of a set on disk with its own corruptions, those."""
-    if table == "imagenet" and not {*names} & {*COMMON, *VALIDATION}:
-        return tuple(names)  # ImageNet-3DCC and -C-bar on disk have ImageNet-C's layout
-    return literature(tuple(TABLES[table])) if table in TABLES else tuple(names)
+    """The corruptions of the published mean that shares most with these: sets on disk have one layout for several."""
+    bar, depth = f"{table.removesuffix('-bar')}-bar", IN_DEPTH if table == "imagenet" else ()
+    known = [literature(tuple(TABLES.get(table, names))), tuple(TABLES.get(bar, ())), depth]
+    return max(known, key=lambda own: len({*own} & {*names}))

@@ -290,12 +290,7 @@ def _class_names(
     names in alphabetical order are in another.
     """
     severities = [place for corruption in corruptions for place in _severity_folders(corruption)]
-    present = {
-        entry.name
-        for place in severities
-        for entry in place.iterdir()
-        if entry.is_dir() and not entry.name.startswith(".")
-    }
+    present = {entry.name for place in severities for entry in visible_folders(place)}
     names = () if classes is None or isinstance(classes, int) else tuple(classes)
     count = classes if isinstance(classes, int) else len(names)
     unknown = sorted(present - set(names))
@@ -303,10 +298,12 @@ def _class_names(
     if names and not unknown:
         return names
     if names and (not ids or is_alphabetical(names)):
+        remedy = "give the folders these names, or the probe's classes as WordNet ids"
+        if {*names} <= present:
+            remedy = f"give a folder of links to these {len(names)} alone, in every corruption and severity"
         raise ValueError(
             f"{str(folder)!r} has class folders outside the classes: {', '.join(unknown[:5])}; the classes are "
-            f"{', '.join(names[:5])}{' ...' if len(names) > 5 else ''}: give the folders these names, or the probe's "
-            f"classes as WordNet ids"
+            f"{', '.join(names[:5])}{' ...' if len(names) > 5 else ''}: {remedy}"
         )
     if count and len(present) != count:
         raise ValueError(
@@ -329,7 +326,7 @@ def _open_imagenet(
     names = _class_names(folder, [found[corruption] for corruption in chosen], classes)
     notes = _left_out(folder, list(found.values()))
     cells: dict[str, dict[int | None, ImageSet]] = {}
-    members: dict[str, FolderImages] = {}
+    members: dict[Path, FolderImages] = {}
     for corruption in chosen:
         cells[corruption] = {}
         places = _severity_folders(found[corruption])
@@ -346,7 +343,7 @@ def _open_imagenet(
                 continue
             cell = list_classes(place, names, f"{folder.name}/{corruption}/{place.name}", image_shape)
             cell = replace(cell, notes=notes)
-            cells[corruption][severity] = members[f"{corruption}/{place.name}"] = cell
+            cells[corruption][severity] = members[place] = cell
     same_names(folder, members, partial=partial)
     _check_twice(folder, cells)
     return CorruptionSet(folder.name, "imagenet", cells)

@@ -39,6 +39,7 @@ import torch
 
 from lipcomp._messages import nearest
 from lipcomp.data import load_set
+from lipcomp.data._listing import visible_folders
 from lipcomp.robustness._arrays import (
     MappedImages,
     check_images,
@@ -225,12 +226,13 @@ def _imagenet_d(wanted: Request) -> Shift:
         raise ValueError(
             f"{str(folder)!r} must hold {SHIFTS[name].layout}, it has {', '.join(kinds) or 'none'}"
         )
-    unknown = sorted({e.name for kind in kinds for e in (folder / kind).iterdir() if e.is_dir()} - {*meaning})
+    unknown = sorted({e.name for kind in kinds for e in visible_folders(folder / kind)} - {*meaning})
     if unknown:
         raise ValueError(f"{str(folder)!r} has folders that are no class of {name}: {', '.join(unknown[:5])}")
     parts = [list_classes(folder / kind, list(meaning), name, wanted.image_shape) for kind in kinds]
     found = [file for part in parts for file in part.files]
-    accepted = tuple(frozenset(meaning[file.parent.name]) for file in found)
+    of = [part.classes[k] for part in parts for k in part.labels.tolist()]
+    accepted = tuple(frozenset(meaning[name]) for name in of)
     return _many_labels(wanted, found, accepted)
 
 

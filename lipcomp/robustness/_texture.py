@@ -151,7 +151,13 @@ def load_cue_conflict(
             f"({', '.join(lost[:3])})" + (f"; get them from {WHERE}" if classes is None else "")
         )
     listed = list_classes(folder, names, "cue-conflict", image_shape)
-    of_texture = torch.tensor([_texture(file, names) for file in listed.files], dtype=torch.long)
+    of_texture = torch.tensor(
+        [
+            _texture(file, names, names[k])
+            for file, k in zip(listed.files, listed.labels.tolist(), strict=True)
+        ],
+        dtype=torch.long,
+    )
     chosen = (of_texture != listed.labels).nonzero()[:, 0]
     if len(chosen) != CONFLICTS and not partial:
         raise ValueError(
@@ -167,13 +173,13 @@ def load_cue_conflict(
     return CueConflict(images, of_texture[chosen])
 
 
-def _texture(file: Path, names: Sequence[str]) -> int:
+def _texture(file: Path, names: Sequence[str], shape: str) -> int:
     found = [name for name in names if re.search(rf"-{re.escape(name)}(_?\d+)?$", file.stem)]
     exact = [name for name in found if re.search(rf"-{re.escape(name)}(_\d+)?$", file.stem)]
     shapes = [name for name in names if re.match(rf"{re.escape(name)}_?\d+-", file.stem)]
-    if shapes and file.parent.name not in shapes:
+    if shapes and shape not in shapes:
         raise ValueError(
-            f"{str(file)!r} lies in the folder of {file.parent.name}, its name tells another shape; it was moved, "
+            f"{str(file)!r} lies in the folder of {shape}, its name tells another shape; it was moved, "
             f"get the folders again"
         )
     told = exact or found  # class 1 is no texture of ...-12, if there is a class 12

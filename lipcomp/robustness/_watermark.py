@@ -19,7 +19,7 @@ from jaxtyping import Bool, Float, Int64
 from PIL import Image, ImageDraw, ImageFont
 from torch import Tensor
 
-from lipcomp.robustness._estimates import Estimate, bootstrap
+from lipcomp.robustness._estimates import Estimate, bounded_mean
 
 TEXT = "捷径捷径捷径"
 OPACITY, LEFT, TOP = 0.5, 0.01, 0.4
@@ -65,9 +65,8 @@ def gap(
     chosen: Bool[np.ndarray, " n"] | None = None,
 ) -> Estimate:
     """Accuracy with the watermark less accuracy without, over the same images (those ``chosen``), with its interval."""
-    rows = np.stack([marked, clean]).astype(float)
-    rows = rows if chosen is None else rows[:, chosen]
-    return bootstrap(rows, lambda means: means[:, 0] - means[:, 1], limits=(-1.0, 1.0))
+    gained = marked.astype(float) - clean
+    return bounded_mean(gained if chosen is None else gained[chosen], (-1.0, 1.0))
 
 
 def carton_gap(

@@ -187,5 +187,5 @@ def test_a_mean_says_its_protocol_and_jpeg_is_another_condition(small_bench):
     assert mean.settings["jpeg"] == 85
     assert not mean.settings["comparable"]
     notes = mean.measure(lambda n: None).notes
-    assert notes[0] == "2 corruptions, made in memory, JPEG 85, 20 images"
+    assert notes[0] == "2 corruptions of severity 1, made in memory, JPEG 85, 20 images"
     assert any("lacks gaussian_noise" in note for note in notes)

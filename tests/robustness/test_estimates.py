@@ -17,6 +17,7 @@ from lipcomp.robustness._effective import (
 from lipcomp.robustness._estimates import (
     accuracy,
     bootstrap,
+    bounded_mean,
     per_class_accuracy,
     proportion,
     top_k_correct,
@@ -30,12 +31,13 @@ from lipcomp.robustness._metrics import (
     flip_rate,
     read_flip_reference,
 )
+from lipcomp.robustness._watermark import gap
 
 
 def test_the_bootstrap_of_a_mean_is_binomial():
     """Resampling n images of which a share p is right gives Binomial(n, p) / n exactly."""
     right = np.arange(400) < 300
-    found = bootstrap(right[None], lambda means: means[:, 0], resamples=20000)
+    found = bootstrap(right, resamples=20000)
     assert found.value == 0.75
     assert found.n == 400
     expected = stats.binom.ppf([0.025, 0.975], 400, 0.75) / 400
@@ -57,10 +59,10 @@ def test_an_accuracys_interval_covers_at_every_truth_exactly(truth, n):
 def test_zeros_and_ones_are_shares_only_where_they_are_answers():
     """A value of exactly 1 on every image (sigma of an isometry) is not "right"; one image has no spread."""
     for value in (0.0, 1.0):
-        assert bootstrap(np.full((3, 50), value)).interval == (value, value)
+        assert bootstrap(np.full(50, value)).interval == (value, value)
         always = np.zeros((50, 4)) if value == 0 else np.arange(200).reshape(50, 4)
-        assert flip_rate(always) == proportion(np.full(50, value))
-    assert bootstrap(np.ones((3, 1))).interval is None
+        assert flip_rate(always).interval == pytest.approx(proportion(np.full(50, value)).interval, rel=0.02)
+    assert bootstrap(np.ones(1)).interval is None
 
 
 def test_accuracy_by_class_leaves_out_classes_without_images():
@@ -68,11 +70,41 @@ def test_accuracy_by_class_leaves_out_classes_without_images():
     assert {name: (e.value, e.n) for name, e in found.items()} == {"a": (0.5, 2), "c": (1.0, 2)}
 
 
-def test_the_same_images_are_drawn_in_every_condition():
-    """The difference of a condition with itself has no spread."""
-    row = np.random.default_rng(0).random(100)
-    found = bootstrap(np.stack([row, row]), lambda means: means[:, 0] - means[:, 1])
-    assert found.interval == (0, 0)
+@pytest.mark.parametrize("count", [0, 1, 3, 10, 20])
+def test_a_mean_of_zeros_and_ones_between_limits_has_clopper_and_pearsons_interval(count):
+    right = np.arange(20) < count
+    assert bounded_mean(right, (0.0, 1.0)).interval == pytest.approx(proportion(right).interval, abs=0.005)
+    moved = bounded_mean(3 - 2.0 * right, (1.0, 3.0)).interval
+    assert moved == pytest.approx([3 - 2 * end for end in reversed(proportion(right).interval)], abs=0.01)
+
+
+def test_differences_of_images_that_do_not_change_are_uncertain():
+    """Of 60 right and 40 wrong answers none changed: as many as Clopper and Pearson's bound may."""
+    right, unseen = np.arange(100) < 60, proportion(np.zeros(100)).interval[1]
+    assert gap(right, right).interval == pytest.approx((-unseen, unseen), rel=0.02)
+    lost = estimate_relative_mce({name: np.stack([right] * 5) for name in ALEXNET}, right)
+    assert lost.value == 0
+    assert lost.interval[0] < 0 < lost.interval[1]
+    half = estimate_corruption_accuracy({"fog": right[None], "snow": ~right[None]}).interval
+    assert half == pytest.approx((0.5 - unseen / 2, 0.5 + unseen / 2), rel=0.02)
+
+
+@pytest.mark.parametrize("wrong", [1, 2, 4, 6])
+def test_few_wrong_answers_are_covered(wrong):
+    """Of answers that are .999 sure about ``wrong`` in n are wrong: summed over every count, not simulated."""
+    n, sure = 60, 0.999
+    logits = torch.tensor([[np.log(sure / (1 - sure)), 0.0]]).double().repeat(n, 1)
+    score = {0: 2 * (1 - sure) ** 2, 1: 2 * sure**2}
+    truths = {
+        calibration_error: abs(sure - 1 + wrong / n),
+        brier_score: score[0] + wrong / n * (score[1] - score[0]),
+    }
+    chances = stats.binom.pmf(np.arange(n + 1), n, wrong / n)
+    likely = np.flatnonzero(chances > 1e-4)
+    for metric, truth in truths.items():
+        found = [metric(logits, (torch.arange(n) < count).long()).interval for count in likely.tolist()]
+        held = np.array([low <= truth <= high for low, high in found])
+        assert chances[likely][held].sum() >= 0.95
 
 
 def test_accuracy_of_predictions_and_top_k():
@@ -83,7 +115,9 @@ def test_accuracy_of_predictions_and_top_k():
     with pytest.raises(ValueError, match="at most the 3 classes"):
         top_k_correct(logits, torch.tensor([0, 0]), 5)
     with pytest.raises(ValueError, match="at least one image"):
-        bootstrap(np.zeros((1, 0)))
+        bootstrap(np.zeros(0))
+    with pytest.raises(ValueError, match="at least one image"):
+        bounded_mean(np.zeros(0), (0.0, 1.0))
 
 
 def test_top_k_of_classes_that_tie():
@@ -116,11 +150,11 @@ def test_a_likelihood_that_is_the_same_of_every_image_has_no_interval():
 
 def test_a_shift_on_which_nothing_is_right_leaves_effective_robustness_uncertain():
     """As ResNet-50 on ImageNet-A: of 20 images, as many as Clopper and Pearson's bound may be right."""
-    clean = np.arange(400) % 4 > 0
+    clean = np.arange(40_000) % 4 > 0
     fit = baseline_fit("imagenet_v2")
-    ends = [effective_robustness(clean, np.full(n, 0), fit).interval for n in (20, 10_000)]
-    assert ends[0][1] - ends[1][1] == pytest.approx(proportion(np.zeros(20)).interval[1], abs=1e-3)
-    assert ends[0][0] == pytest.approx(ends[1][0])
+    for count in (0, 1, 20):
+        ends = np.array(effective_robustness(clean, np.arange(20) < count, fit).interval)
+        assert ends + fit.predict(0.75) == pytest.approx(proportion(np.arange(20) < count).interval, abs=0.02)
 
 
 def test_the_upper_end_of_the_calibration_error_where_gaps_are_large():
@@ -207,11 +241,11 @@ def test_images_that_are_all_alike_leave_a_mean_uncertain(share):
     severities = np.repeat(np.arange(5) < 5 * share, n).reshape(5, n)
     mean = estimate_corruption_accuracy({"fog": severities, "snow": severities})
     assert mean.value == pytest.approx(share)
-    assert mean.interval == pytest.approx((share - unseen * share, share + unseen * (1 - share)))
+    assert mean.interval == pytest.approx((share - unseen * share, share + unseen * (1 - share)), rel=0.02)
     error = estimate_mce({"fog": severities}, {"fog": 0.5})
-    assert error.interval == pytest.approx((2 - 2 * mean.interval[1], 2 - 2 * mean.interval[0]))
+    assert error.interval == pytest.approx((2 - 2 * mean.interval[1], 2 - 2 * mean.interval[0]), rel=0.02)
     sure = torch.tensor([[200.0, 0.0]] * n)
-    assert brier_score(sure, torch.zeros(n).long()).interval == pytest.approx((0, 2 * unseen))
+    assert brier_score(sure, torch.zeros(n).long()).interval == pytest.approx((0, 2 * unseen), rel=0.02)
 
 
 @pytest.mark.parametrize("n", [4, 12, 40])
@@ -224,12 +258,14 @@ def test_images_that_are_alike_but_for_rounding_leave_a_mean_as_uncertain(n):
     sure[:, 1] = 0
     found.append(brier_score(sure, torch.zeros(n, dtype=torch.long)))
     for one in found:
-        assert one.interval[1] == pytest.approx(2 * (1 - proportion(np.ones(n)).interval[0]), rel=1e-3)
+        assert one.interval[1] == pytest.approx(
+            2 * (1 - proportion(np.ones(n)).interval[0]), rel=0.2
+        )  # of 1,000 draws
 
 
 def test_small_values_that_differ_are_not_alike():
     """The chords of a weak attack, 0.004 to 0.014 of 2, had an interval up to 0.15."""
-    chords = np.random.default_rng(0).uniform(0.004, 0.014, (1, 50))
+    chords = np.random.default_rng(0).uniform(0.004, 0.014, 50)
     assert bootstrap(chords, limits=(0.0, 2.0)).interval == bootstrap(chords).interval
 
 
@@ -365,5 +401,5 @@ def test_brier_score_and_likelihood_by_hand():
 
 def test_a_share_over_corruptions_of_one_image_has_its_exact_interval():
     found = estimate_corruption_accuracy({"blur": np.ones((2, 1)), "fog": np.ones((2, 1))})
-    assert found.interval == pytest.approx(proportion(np.ones(1)).interval)
-    assert bootstrap(np.ones((1, 1))).interval is None
+    assert found.interval == pytest.approx(proportion(np.ones(1)).interval, rel=0.02)
+    assert bootstrap(np.ones(1)).interval is None

@@ -4,7 +4,7 @@ from dataclasses import replace
 
 import pytest
 
-from lipcomp.robustness._protocols import Protocol, literature
+from lipcomp.robustness._protocols import IN_DEPTH, Protocol, literature
 from lipcomp.robustness.corruptions import corruption_names
 from lipcomp.robustness.corruptions._tables import COMMON, VALIDATION
 
@@ -16,6 +16,8 @@ def test_the_published_protocol_has_no_deviation_and_takes_alexnets_errors():
     assert PUBLISHED.check_reference() == []
     assert PUBLISHED.settings()["comparable"]
     assert PUBLISHED.label == "15 corruptions x 5 severities, read from disk, 50000 images"
+    hardest = replace(PUBLISHED, severities=(5,))
+    assert hardest.label == "15 corruptions of severity 5, read from disk, 50000 images"
     made = replace(PUBLISHED, made="memory", jpeg=85, frost="photographs")
     assert made.check_reference() == []
     assert made.label.endswith("made in memory, JPEG 85, frost photographs, 50000 images")
@@ -33,6 +35,14 @@ def test_the_published_protocol_has_no_deviation_and_takes_alexnets_errors():
         ({"made": "memory", "jpeg": 75}, "with JPEG 75, not 85"),
         ({"made": "memory", "jpeg": 85, "frost": "textures"}, "frost from generated textures"),
         ({"images": 5000}, "5000 images, published are 50000"),
+        ({"severities": (3, 5)}, "severities 3, 5; the published set has 1 to 5"),
+        ({"corruptions": ("flash", "fog_3d")}, "not the 12 corruptions of the literature: lacks near_focus"),
+        (
+            {"corruptions": ("sparkles",)},
+            "not the 10 corruptions of the literature: lacks caustic_refraction",
+        ),
+        ({"corruptions": ("wet_lens",)}, "has wet_lens besides"),
+        ({"table": "mnist", "corruptions": corruption_names("mnist")}, "has one setting per corruption"),
         ({"table": "cifar", "made": "memory", "jpeg": 85, "images": 10_000}, "published without"),
     ],
 )
@@ -63,9 +73,15 @@ def test_a_mean_is_over_the_literatures_corruptions():
     assert literature(VALIDATION) == VALIDATION
     assert literature(corruption_names("mnist")) == corruption_names("mnist")
     digits = replace(
-        PUBLISHED, table="mnist", corruptions=corruption_names("mnist"), images=10_000, classes=10
+        PUBLISHED,
+        table="mnist",
+        corruptions=corruption_names("mnist"),
+        severities=(None,),
+        images=10_000,
+        classes=10,
     )
     assert digits.deviations() == []
+    assert replace(PUBLISHED, corruptions=IN_DEPTH).deviations() == []
     bar = replace(PUBLISHED, corruptions=corruption_names("imagenet-bar"))  # on disk, in ImageNet-C's layout
     assert bar.deviations() == []
     assert literature(("spatter", "stripe", "zigzag")) == ("spatter", "stripe", "zigzag")

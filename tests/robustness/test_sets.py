@@ -2,6 +2,7 @@
 
 import shutil
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -124,7 +125,7 @@ def test_imagenet_c_and_3dcc_folders(imagenet_c):
     assert cell.labels.tolist() == [0, 0, 1, 1]
     assert cell.files[0].parent.name == "n02"
     assert abs(float(cell.batch(torch.tensor([0]))[0, 0].mean()) * 255 - 80) < 3
-    with pytest.raises(ValueError, match="outside the classes: n02"):
+    with pytest.raises(ValueError, match=r"outside the classes: n02; .* links to these 1 alone"):
         open_corruption_set(imagenet_c, classes=("n01",))
     words = open_corruption_set(imagenet_c, classes=("tench", "goldfish"), image_shape=(3, 32, 32))
     assert words.images("fog", 1).classes == ("n01", "n02")  # WordNet ids are in ImageNet's order
@@ -187,6 +188,23 @@ def test_conditions_that_hold_other_images_are_named(imagenet_c, change, message
     change(imagenet_c)
     with pytest.raises((ValueError, FileNotFoundError), match=message):
         open_corruption_set(imagenet_c, image_shape=(3, 32, 32))
+
+
+def test_class_folders_hold_what_class_folders_of_other_data_hold(imagenet_c, photo):
+    """Images of every suffix and below, in one order whatever the suffix; what systems leave behind is no class."""
+    for place in imagenet_c.glob("*/**/n0*"):
+        kind = ".png" if "fog" in place.parts else ".JPEG"
+        for name in ("0.b", "more/1"):
+            photo((place / name).with_name(Path(name).name + kind), int(place.parent.name))
+        (place / "1.JPEG").rename(place / "1.jfif")
+        (place / "folder.JPEG").mkdir(exist_ok=True)
+    for name in ("__MACOSX", "@eaDir", ".ipynb_checkpoints"):
+        (imagenet_c / "fog" / "1" / name).mkdir()
+    found = open_corruption_set(imagenet_c, classes=("n01", "n02"), image_shape=(3, 32, 32))
+    cells = found.images("fog", 1), found.images("iso_noise", 5)
+    names = [[file.name.split(".")[:-1] for file in cell.files] for cell in cells]
+    assert names[0] == names[1] == 2 * [["0"], ["0", "b"], ["1"], ["1"]]
+    assert cells[0].labels.tolist() == cells[1].labels.tolist() == [0] * 4 + [1] * 4
 
 
 def test_a_class_without_images_anywhere_is_named(imagenet_c):
