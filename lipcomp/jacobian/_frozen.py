@@ -122,9 +122,10 @@ class _Frozen(TorchFunctionMode):
 
 
 def _constant(value: Any) -> Any:
-    value = value.detach() if isinstance(value, nn.Parameter) else value
-    made_there = isinstance(value, Tensor) and value.is_inference()  # no graph may keep it
-    return value.clone() if made_there else value
+    if not isinstance(value, Tensor):
+        return value
+    value = value.detach() if type(value) is not Tensor and isinstance(value, nn.Parameter) else value
+    return value.clone() if value.is_inference() else value  # no graph may keep what was made there
 
 
 def _batch_norm(

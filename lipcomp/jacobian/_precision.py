@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
-from torch.utils._pytree import tree_leaves, tree_map
+from torch.utils._pytree import tree_map
 
 _SETTINGS = ("cuda.matmul", "cudnn.conv", "mkldnn.matmul", "mkldnn.conv")
 
@@ -88,23 +88,37 @@ class _Float64(TorchFunctionMode):
     def __torch_function__(
         self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
     ) -> Any:
-        given = args, kwargs or {}
-        args, kwargs = tree_map(_double, given)
-        func = Tensor.double if func is Tensor.float else func
-        result = tree_map(_double, func(*args, **kwargs))
-        for before, now in zip(tree_leaves(given), tree_leaves((args, kwargs)), strict=True):
-            if isinstance(now, Tensor) and now.dtype != before.dtype and now._version:
-                raise RuntimeError("fn writes into a tensor that was made in float32 out of sight")
+        widened: list[Tensor] = []
+        args, kwargs = _double((args, kwargs or {}), widened)
+        result = _double((Tensor.double if func is Tensor.float else func)(*args, **kwargs), [])
+        if any(tensor._version for tensor in widened):
+            raise RuntimeError("fn writes into a tensor that was made in float32 out of sight")
         return result
 
 
-def _double(value: Any) -> Any:
-    if value is torch.float32:
-        return torch.float64
-    if not isinstance(value, Tensor) or not value.is_floating_point():
+def _double(value: Any, widened: list[Tensor]) -> Any:
+    """The same in float64; the tensors that had to be made for it are added to ``widened``.
+
+    Pytree is left to what is rare: every operation, and every attribute of a tensor, passes here.
+    """
+    kind = type(value)
+    if kind is tuple or kind is list:
+        return kind(_double(each, widened) for each in value)
+    if kind is dict:
+        return {name: _double(each, widened) for name, each in value.items()}
+    if isinstance(value, tuple | list | dict):  # with names, of an order
+        return tree_map(lambda leaf: _double_one(leaf, widened), value)
+    return _double_one(value, widened)
+
+
+def _double_one(value: Any, widened: list[Tensor]) -> Any:
+    if not isinstance(value, Tensor):
+        return torch.float64 if value is torch.float32 else value
+    value = value.detach() if type(value) is not Tensor and isinstance(value, nn.Parameter) else value
+    if value.dtype == torch.float64 or not value.is_floating_point():
         return value
-    value = value.detach() if isinstance(value, nn.Parameter) else value
-    return value if value.dtype == torch.float64 else value.to(torch.float64)
+    widened.append(value.to(torch.float64))
+    return widened[-1]
 
 
 def doubled(

@@ -1,12 +1,14 @@
 """Networks with weights that show every mistake: no statistic at its initial value, no batch norm at zero."""
 
+import copy
+
 import pytest
 import torch
 import torchvision
 from torch import nn
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def shaken():
     """A function that gives a module weights and running statistics drawn at random, in evaluation mode."""
 
@@ -30,12 +32,17 @@ def shaken():
     return shake
 
 
-@pytest.fixture
-def resnet18(shaken):
-    """torchvision's ResNet-18 without its classifier, and the features it gives."""
+@pytest.fixture(scope="session")
+def _resnet18(shaken):
     network = torchvision.models.resnet18(weights=None)
     network.fc = nn.Identity()
     return shaken(network)
+
+
+@pytest.fixture
+def resnet18(_resnet18):
+    """torchvision's ResNet-18 without its classifier, and the features it gives; a copy for each test."""
+    return copy.deepcopy(_resnet18)
 
 
 @pytest.fixture

@@ -1,52 +1,62 @@
-"""What the command says where the extra is not installed."""
+"""What the commands say where the extra is not installed."""
 
+import json
 import subprocess
 import sys
 
 import pytest
 
+# One process without the extra: every command line with its exit status and what it printed, a line of JSON each.
 WITHOUT = """
-import sys
+import contextlib, io, json, sys
 for name in ("jinja2", "matplotlib", "seaborn"):
     sys.modules[name] = None
-"""
-COMMAND = (
-    WITHOUT
-    + """
 from lipcomp.__main__ import main
-sys.exit(main(sys.argv[1:]))
-"""
-)
-STUDIES = (
-    WITHOUT
-    + """
+from lipcomp._commands import run
 from analyses import results
 from analyses.bound_study import report as bounds
 from analyses.paired_study import report
-from lipcomp._commands import run
-sys.exit(sum(run(each.main, ["run"]) for each in (report, bounds, results)))
+
+def called(function, words):
+    said = io.StringIO()
+    with contextlib.redirect_stdout(said), contextlib.redirect_stderr(said):
+        try:
+            status = run(function, words)
+        except SystemExit as ended:
+            status = ended.code
+    return status, " ".join(said.getvalue().split())
+
+for words in json.loads(sys.argv[1]):
+    print(json.dumps(called(main, words)))
+for study in (report, bounds, results):
+    print(json.dumps(called(study.main, ["run"])))
 """
-)
+COMMANDS = {
+    ("report", "--help"): (0, "usage"),
+    ("report", "records.jsonl"): (1, "pip install 'lipcomp[report]'"),
+    ("completion", "bash"): (0, "_shtab_lipcomp"),
+}
 
 
-@pytest.mark.parametrize(
-    ("words", "code", "said"),
-    [
-        (["report", "--help"], 0, "usage"),
-        (["report", "records.jsonl"], 1, "pip install 'lipcomp[report]'"),
-        (["completion", "bash"], 0, "_shtab_lipcomp"),
-    ],
-)
-def test_a_page_without_its_extra_is_refused_in_a_paragraph_and_help_needs_none(words, code, said):
-    done = subprocess.run([sys.executable, "-c", COMMAND, *words], capture_output=True, text=True)
-    assert done.returncode == code, done.stderr
-    assert said in " ".join((done.stdout + done.stderr).split())
-    assert "Traceback" not in done.stderr
+@pytest.fixture(scope="module")
+def said():
+    words = [sys.executable, "-c", WITHOUT, json.dumps([*COMMANDS])]
+    done = subprocess.run(words, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    return [json.loads(line) for line in done.stdout.splitlines()]
 
 
-def test_the_studies_name_the_extra_that_their_pages_need_before_the_work():
-    done = subprocess.run([sys.executable, "-c", STUDIES], capture_output=True, text=True)
-    assert done.returncode == 3, done.stderr
-    said = " ".join(done.stderr.split())
-    assert said.count("error: ") == said.count("install it with: pip install '.[study]'") == 3
-    assert "Traceback" not in said
+def test_a_page_without_its_extra_is_refused_in_a_paragraph_and_help_needs_none(said):
+    for (status, text), (code, expected) in zip(said, COMMANDS.values(), strict=False):
+        assert status == code, text
+        assert expected in text
+        assert "Traceback" not in text
+
+
+def test_the_studies_name_the_extra_that_their_pages_need_before_the_work(said):
+    assert len(said) == len(COMMANDS) + 3
+    for status, text in said[len(COMMANDS) :]:
+        assert status == 1, text
+        assert text.startswith("error: ")
+        assert "install it with: pip install '.[study]'" in text
+        assert "Traceback" not in text
