@@ -37,6 +37,10 @@ example:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run a subcommand and return its exit code."""
+    return run(_main, arguments)
+
+
+def _main(arguments: Sequence[str] | None) -> int:
     words = list(sys.argv[1:] if arguments is None else arguments)
     usage = USAGE.format(commands="\n".join(f"  {name:12s} {text}" for name, text in SUBCOMMANDS.items()))
     if not words or words[0] in ("-h", "--help"):
@@ -61,7 +65,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def _print_completion(words: Sequence[str]) -> int:
     """Print a completion script for every subcommand and option."""
     if len(words) != 1 or words[0] not in SHELLS:
-        print(f"usage: lipcomp completion {'|'.join(SHELLS)}", file=sys.stderr)
+        got = f"; got {' '.join(words)!r}" if words else ""
+        print(f"usage: lipcomp completion {'|'.join(SHELLS)}{got}", file=sys.stderr)
         return 2
     parser = argparse.ArgumentParser(prog="lipcomp")
     parser.add_argument("--version", action="store_true", help="print the version")

@@ -19,8 +19,9 @@ def atomic_file(path: Path, *, flush: bool = True) -> Iterator[Path]:
     is a link, the file that it names is written. A device or pipe is refused: a rename would put a file in its place.
     """
     path = Path(os.path.realpath(path))
-    if path.exists() and not (path.is_file() or path.is_dir()):
-        raise OSError(f"{str(path)!r} is not a regular file; give the path of a file")
+    if path.exists() and not path.is_file():
+        kind = "a folder" if path.is_dir() else "not a regular file"
+        raise OSError(f"{str(path)!r} is {kind}; give the path of a file")
     temporary = path.parent / f".{path.name}.{secrets.token_hex(6)}"
     try:
         temporary.touch(exist_ok=False)

@@ -22,6 +22,12 @@ def test_a_link_is_kept_and_its_file_written(tmp_path):
         assert (tmp_path / "folder" / name).read_text() == "new"
 
 
+def test_a_folder_is_named_and_left_alone(tmp_path):
+    with pytest.raises(OSError, match=rf"'{tmp_path}' is a folder; give the path of a file"):
+        write(tmp_path, "new")
+    assert not list(tmp_path.iterdir())
+
+
 @pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="no pipes here")
 def test_a_pipe_is_no_file_to_be_replaced(tmp_path):
     os.mkfifo(tmp_path / "pipe")

@@ -1,6 +1,7 @@
 """The command: subcommands, version, completion, what it says of a wrong word."""
 
 import ast
+import io
 import re
 import subprocess
 import sys
@@ -67,7 +68,17 @@ def test_completion_knows_every_subcommand_and_option(shell, capsys):
 
 def test_completion_of_an_unknown_shell_is_refused(capsys):
     assert main(["completion", "fish"]) == 2
-    assert "bash|zsh|tcsh" in capsys.readouterr().err
+    assert "bash|zsh|tcsh; got 'fish'" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("words", [["--help"], ["--version"], ["completion", "bash"]])
+def test_a_reader_that_closes_the_pipe_is_no_error(words, tmp_path, monkeypatch):
+    class Closed(io.FileIO):
+        def write(self, text):
+            raise BrokenPipeError
+
+    monkeypatch.setattr(sys, "stdout", Closed(tmp_path / "out", "w"))
+    assert main(words) == 0
 
 
 def test_the_version_is_cheap():

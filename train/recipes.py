@@ -203,7 +203,7 @@ def find_recipe(name: str) -> Recipe:
     if name not in RECIPES:
         families = ", ".join(FAMILIES)
         raise ValueError(
-            f"recipe {name!r} is unknown{nearest(name, RECIPES)} Known: FAMILY_METHOD with a family of "
+            f"recipe {name!r} is unknown{nearest(name, [*RECIPES, *METHODS])} Known: FAMILY_METHOD with a family of "
             f"{families} and a method of {', '.join(METHODS)}; {', '.join(IMAGENET_RECIPES)}; or FILE.py:FUNCTION"
         )
     return RECIPES[name]()

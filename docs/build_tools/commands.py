@@ -15,8 +15,10 @@ COMMANDS = (
     *(f"train.{name}" for name in ("pretrain", "sweep")),
     *(f"analyses.paired_study.{name}" for name in ("design", "measure", "report")),
     *(f"analyses.bound_study.{name}" for name in ("measure", "report")),
+    *(f"analyses.{name}" for name in ("image_by_image", "results")),
 )
 FORMATTER = HelpFormatter("")
+OPTION = re.compile(r"(?<![\w`-])(--[a-z][a-z-]*[a-z])")
 
 
 class _ParserFound(Exception):  # noqa: N818
@@ -58,7 +60,8 @@ def page() -> str:
         also = [f"Shared options: {', '.join(links)}."] if links else []
         example = [f"```text\n{parser.epilog.strip()}\n```"] if parser.epilog else []
         level = "##" if parser.description else "###"
-        parts += [f"{level} {name}", to_markdown(parser.description or ""), *example, *own, *also]
+        text = OPTION.sub(r"`\1`", to_markdown(parser.description or ""))
+        parts += [f"{level} {name}", text, *example, *own, *also]
     parts += ["## Shared options"]
     for title, t in shared.items():
         parts += [f"### {_short(title).capitalize()} {{#{_slug(title)}}}", t]
@@ -102,5 +105,5 @@ def _row(action: argparse.Action) -> str:
         name += " " + FORMATTER._metavar_formatter(action, default)(1)[0]
     text = FORMATTER._get_help_string(action).replace("%%", "%")
     text += " (required)" if action.option_strings and action.required else ""
-    text = re.sub(r"([_*<[|])", r"\\\1", text)
+    text = OPTION.sub(r"`\1`", re.sub(r"([_*<[|])", r"\\\1", text))
     return f"| `{name}` | {text} |"

@@ -1,6 +1,7 @@
 """Our docstrings, numpydoc with a little reStructuredText, as Markdown for the site.
 
-Roles become code, simple tables become Markdown tables, doctests in running text become code blocks.
+Roles become code, simple tables become Markdown tables, doctests in running text become code blocks. Names that share a
+description get one each: griffe would give all of them the first one's type and default.
 """
 
 import re
@@ -10,6 +11,7 @@ import griffe
 
 ROLE = re.compile(r":(?:func|class|meth|mod|data|attr|exc):`~?([^`]+)`")
 RULE = re.compile(r"^\s*=+(?:\s+=+)+\s*$")
+SHARED = re.compile(r"^(\*?\w+(?:, \*?\w+)+)((?: : .*)?(?:\n(?: {4}.*|(?=\n {4})))+)", re.MULTILINE)
 
 
 class Docstrings(griffe.Extension):
@@ -26,7 +28,11 @@ def to_markdown(text: str) -> str:
     text = ROLE.sub(lambda m: f"`{m[1].rpartition('.')[2] if '~' in m[0] else m[1]}`", text)
     text = _tables(text.split("\n"))
     head, line, sections = _split(text)
-    return _doctests(head) + line + sections
+    return (
+        _doctests(head)
+        + line
+        + SHARED.sub(lambda m: "\n".join(name + m[2] for name in m[1].split(", ")), sections)
+    )
 
 
 def _split(text: str) -> tuple[str, str, str]:

@@ -36,7 +36,10 @@ def nearest_neighbours(
         If there are not more than k images.
     """
     if not 1 <= k < n:
-        raise ValueError(f"k must lie between 1 and the number of other images, {n - 1}; got {k}")
+        raise ValueError(
+            f"neighbours={k} needs at least {max(k, 1) + 1} images, got {n}; take more images, "
+            f"or fewer neighbours (at least 1)"
+        )
     load = (lambda indices: images[indices]) if isinstance(images, Tensor) else images
     size = block_length(load(torch.arange(1)).numel())
     wanted = min(2 * k, n - 1)

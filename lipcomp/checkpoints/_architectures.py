@@ -122,12 +122,8 @@ def torchvisions(name: str, channels: int) -> Backbone:
 
 
 def _timm(name: str, channels: int, told: Mapping[str, Any]) -> Backbone:
-    if not re.fullmatch(r"[\w.]+", name):
-        raise CheckpointError(
-            f"arch {name!r} is not the name of a timm architecture (letters, digits, _ and .)"
-        )
     timm = import_timm(f"arch {name!r}, none of lipcomp's or torchvision's networks,")
-    if not timm.is_model(name):
+    if not re.fullmatch(r"[\w.]+", name) or not timm.is_model(name):
         known = [*BACKBONES, *torchvision.models.list_models(torchvision.models), *timm.list_models()]
         hint = nearest(name, known)
         raise CheckpointError(

@@ -57,7 +57,7 @@ class Inputs:
         numbers = (*self.mean, *self.std)
         if not numbers or not all(map(math.isfinite, numbers)) or min(self.std) <= 0:
             raise NormalisationError(
-                f"mean and std must be finite and std positive, got mean {self.mean}, std {self.std}"
+                f"mean= and std= must be finite, and std= positive, got mean {self.mean}, std {self.std}"
             )
 
     @property

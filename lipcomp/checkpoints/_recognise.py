@@ -281,9 +281,9 @@ def choose(
         chosen = [i for i in everything if branch in (names[i], labels[i].split(".")[-1])]
     if not chosen:
         raise CheckpointError(
-            f"branch {branch!r} is not in checkpoint {str(path)!r}, which has {', '.join(names)}; leave "
-            f"branch= out or "
-            f"name one"
+            f"branch {branch!r} is not in checkpoint {str(path)!r}, which holds "
+            f"{' and '.join(names) if any(labels) else 'one network, at the top'}; leave branch= out"
+            f"{' or name one' if any(labels) else ''}"
         )
     if len(chosen) > 1:
         several = " or ".join(names[i] for i in chosen)

@@ -181,7 +181,8 @@ def _whole(
             raise ValueError(
                 f"data folder {str(root)!r} has no train split, and a probe is never scored on the images it was "
                 f"fitted on: make folders {str(root / 'train')!r} and {str(root / 'test')!r} of class folders, give a "
-                f"table with a column 'split' (labels=), or hold images out with holdout=0.2"
+                f"table with a column 'split' (labels=), or hold images out with holdout=0.2. "
+                f'Where no probe is fitted, split="test" measures all of it'
             )
         return found, None
     if not 0 < holdout < 1:

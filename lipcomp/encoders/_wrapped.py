@@ -207,7 +207,7 @@ def wrap(
     torch.Size([2, 8])
     """
     if not isinstance(module, nn.Module):
-        raise ValueError(f"module must be a torch.nn.Module, got a {type(module).__name__}")  # noqa: TRY004
+        raise ValueError(f"module must be a torch.nn.Module, got {type(module).__name__}")  # noqa: TRY004
     if pool is not None and pool not in get_args(Pool):
         raise ValueError(f"pool must be None or one of {', '.join(get_args(Pool))}, got {pool!r}")
     check_scale(mean=mean, std=std)

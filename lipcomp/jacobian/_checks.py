@@ -36,8 +36,12 @@ class Checked(NamedTuple):
     directions: bool
 
 
+PIXELS = (0.0, 1.0)
+"""The domain where the caller has no argument for it."""
+
+
 def check_images(
-    images: Float[Tensor, "n ..."], domain: tuple[float, float] | None = (0.0, 1.0), *, at_least: int = 1
+    images: Float[Tensor, "n ..."], domain: tuple[float, float] | None = PIXELS, *, at_least: int = 1
 ) -> None:
     """Refuse images that are too few, not finite, or not pixels.
 
@@ -62,9 +66,10 @@ def check_images(
     if not (torch.isfinite(torch.tensor([low, high])).all()):
         raise ValueError("images must be finite; some pixels are NaN or infinite")
     if domain is not None and not (domain[0] <= low and high <= domain[1]):
+        others = "" if domain is PIXELS else ", or give domain=None for other inputs"
         raise ValueError(
             f"images must be pixels in [{domain[0]:g}, {domain[1]:g}], got values from {low:.4g} to {high:.4g}; divide "
-            f"bytes by 255, undo the normalisation (it belongs to the map), or give domain=None for other inputs"
+            f"bytes by 255, undo the normalisation (it belongs to the map){others}"
         )
 
 

@@ -329,7 +329,7 @@ def run_command(
     for done in run(plan, outputs, progress=commands.progress):
         for note in dict.fromkeys(done.bench.left_out):
             if note not in left_out:
-                print(note, file=sys.stderr)
+                print(commands.as_options(note), file=sys.stderr)
         left_out |= set(done.bench.left_out)
         label = f"{done.bench.label} {done.unit.label}"
         if not done.fresh:
@@ -338,7 +338,7 @@ def run_command(
                 file=sys.stderr,
             )
         for note in done.notes:
-            print(f"{label}: {note}", file=sys.stderr)
+            print(f"{label}: {commands.as_options(note)}", file=sys.stderr)
         if options.json:
             print("\n".join(record.to_json() for record in done.records), flush=True)
         told += rows(done)

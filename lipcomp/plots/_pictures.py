@@ -298,6 +298,8 @@ def scatter(ax: Axes, x: np.ndarray, y: np.ndarray, kinds: Sequence[str]) -> Non
 
 
 def _named(given: Any) -> dict[str, Any]:
+    if isinstance(given, Mapping) and not given:
+        raise ValueError("given must hold something to draw, got {}; give a result, or results by name")
     return dict(given) if isinstance(given, Mapping) else {"": given}
 
 

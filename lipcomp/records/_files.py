@@ -24,7 +24,15 @@ from typing import IO
 
 from lipcomp._atomic import FULL, check_writable, full_disk
 from lipcomp._claims import claim
-from lipcomp.records._record import SCHEMA, LineParser, Record, RecordError, RecordWarning, SchemaError
+from lipcomp.records._record import (
+    SCHEMA,
+    LineParser,
+    Record,
+    RecordError,
+    RecordWarning,
+    SchemaError,
+    as_records,
+)
 
 WAIT = 180.0  # seconds for another writer; longer than the claim of a lost machine lives
 CHUNK = 1 << 16  # bytes read at once, from the end
@@ -60,7 +68,7 @@ def append_records(path: Path | str, records: Iterable[Record]) -> None:
     >>> [record.value for record in read_records(path)]
     [0.97]
     """
-    lines = [record.to_json() + "\n" for record in records]
+    lines = [record.to_json() + "\n" for record in as_records(records)]
     text = ("".join(f" {line}" for line in lines[:-1]) + "".join(lines[-1:])).encode()
     path = Path(path).resolve()
     if path.exists() and not path.is_file():

@@ -3,7 +3,7 @@
 from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any
 
-from lipcomp.records._record import Record
+from lipcomp.records._record import Record, as_records
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -17,6 +17,11 @@ def to_frame(records: Iterable[Record]) -> "pd.DataFrame":
     records
         Any iterable of records.
 
+    Raises
+    ------
+    ValueError
+        If something else than records is given.
+
     Examples
     --------
     >>> from lipcomp.records import Record, to_frame
@@ -27,7 +32,7 @@ def to_frame(records: Iterable[Record]) -> "pd.DataFrame":
     """
     import pandas as pd
 
-    records = list(records)
+    records = as_records(records)
     names = ("quantity", "value", "unit", "n", "identity")
     columns: dict[str, Any] = {name: [getattr(record, name) for record in records] for name in names}
     columns["low"] = [record.interval and record.interval[0] for record in records]

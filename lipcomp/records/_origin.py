@@ -72,13 +72,14 @@ def command_line(arguments: list[str]) -> str:
     program = Path(arguments[0]) if arguments and arguments[0] else Path("python")
     if program.suffix != ".py":
         return shlex.join([program.name, *shown])
-    module = [] if program.name == "__main__.py" else [program.stem]
-    folder = program.parent
-    while (folder / "__init__.py").exists():
-        module.insert(0, folder.name)
-        folder = folder.parent
-    if len(module) > 1 or program.name == "__main__.py":
-        return shlex.join(["python", "-m", ".".join(module or [folder.name]), *shown])
+    file = program.resolve()
+    roots = [root for root in map(Path.resolve, map(Path, sys.path)) if root in file.parents]
+    root = max(
+        roots, key=lambda each: len(each.parts), default=file.parent
+    )  # a script's own folder, or what -m found
+    module = file.relative_to(root).with_suffix("").parts
+    if len(module) > 1:
+        return shlex.join(["python", "-m", ".".join(module).removesuffix(".__main__"), *shown])
     return shlex.join(["python", program.name, *shown])
 
 

@@ -3,7 +3,7 @@
 import hashlib
 import json
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from numbers import Integral
 from typing import Any
@@ -136,6 +136,19 @@ class Record:
             raise ValueError(f"record {self.quantity} cannot be written as JSON: {error}") from error
 
 
+def as_records(records: Iterable[Record]) -> list[Record]:
+    """What users pass as records, as a list; ValueError names what is none."""
+    found: list[object] = list(records) if isinstance(records, Iterable) else [records]
+    other = next((each for each in found if not isinstance(each, Record)), None)
+    if other is not None or isinstance(records, Record):
+        got = records if isinstance(records, str | Record) else other
+        raise ValueError(
+            f"records must be an iterable of lipcomp.records.Record, got {got!r:.60}; give one record as [record], "
+            f"read a file with read_records(path)"
+        )
+    return [each for each in found if isinstance(each, Record)]
+
+
 def _from_1(fields: dict[str, Any]) -> dict[str, Any]:
     """Schema 1 had no identity, and two names for some things."""
     names = {"concentration": "kappa_e"}
@@ -203,8 +216,8 @@ class LineParser:
 
     def _damaged(self, number: int, reason: str) -> RecordError:
         return RecordError(
-            f"{self._place(number)}: {reason}; skip it (skip_damaged=True), or rescue the others: "
-            "python -m lipcomp.records salvage FILE --out NEW"
+            f"{self._place(number)}: {reason}; rescue the others with: "
+            "python -m lipcomp.records salvage FILE --out NEW (in Python, skip_damaged=True skips it)"
         )
 
     def _split(self, line: bytes) -> dict[str, Any] | None:

@@ -68,16 +68,21 @@ def split(table: Table, keys: int = 1, columns: int = COLUMNS) -> list[Table]:
     ]
 
 
+ORIGIN = ("command", "lipcomp", "commit", "python", "torch", "torchvision", "numpy", "scipy", "os", "device")
+ORIGIN += ("device_name", "precision", "threads", "batch_size", "seed", "time")
+
+
 def provenance_rows(frame: pd.DataFrame) -> list[tuple[str, str]]:
-    """Versions, device and times that the records name."""
+    """Command, versions, device and times that the records name; what belongs to one value stays in its record."""
     rows = []
-    for column in sorted(str(c) for c in frame if str(c).startswith("provenance.")):
-        values = sorted({str(v) for v in frame[column].dropna()})
-        name = column.removeprefix("provenance.")
+    for name in ORIGIN:
+        found = frame.get(f"provenance.{name}", pd.Series(dtype=object)).dropna()
+        values = sorted({f"{v:g}" if isinstance(v, float) else str(v) for v in found})
         if values and name == "time":
             rows.append(("measured", f"{values[0]} to {values[-1]}"))
-        elif values and name != "of_unit":
-            rows.append((name, ", ".join(values[:6])))
+        elif values:
+            more = f" and {len(values) - 6} more" if len(values) > 6 else ""
+            rows.append((name, ", ".join(values[:6]) + more))
     if "subject.sha256" in frame:
         label = "subject.run" if "subject.run" in frame else "subject.checkpoint"
         if label in frame:

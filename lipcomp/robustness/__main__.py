@@ -10,6 +10,7 @@ from collections.abc import Iterator, Sequence
 from typing import Any
 
 from lipcomp import _commands as commands
+from lipcomp.data._known import ON_DISK
 from lipcomp.measure import (
     CleanAccuracy,
     CorruptionAccuracy,
@@ -122,8 +123,10 @@ def quantities(given: argparse.Namespace) -> Iterator[Any]:
     if given.per_class:
         yield ClassAccuracy()
     for near, name, place in given.ood:
+        _needs_folder("--ood", name, place, name in ON_DISK)
         yield OutOfDistribution(name, place, near)
     for name, place in given.shift:
+        _needs_folder("--shift", name, place, name in SHIFTS and SHIFTS[name].source is not None)
         yield ShiftAccuracy(name, place, given.baselines)
     for name, place in given.videos:
         if name not in VIDEOS or place is None:
@@ -150,6 +153,13 @@ def quantities(given: argparse.Namespace) -> Iterator[Any]:
             yield EmbeddingRobustness(given.norm, given.radius, limit=given.attack_images)
         else:
             yield RobustAccuracy(given.attack, given.norm, given.radius, given.attack_images)
+
+
+def _needs_folder(option: str, name: str, place: str | None, on_disk: bool) -> None:
+    if on_disk and place is None:
+        raise commands.UsageError(
+            f"{option} {name} is read from disk; give its folder: {option} {name}=FOLDER"
+        )
 
 
 def _named(text: str) -> tuple[str, str | None]:

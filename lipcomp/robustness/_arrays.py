@@ -132,7 +132,7 @@ def same_names(folder: Path, cells: Mapping[Path, FolderImages], *, partial: boo
     if empty and not partial:
         raise ValueError(
             f"{str(folder)!r} has no image of {len(empty)} of {len(classes)} classes ({', '.join(empty[:3])}) in "
-            f"any condition; it is half unpacked (or give partial=True for a subset of your own)"
+            f"any condition; it is half unpacked (in Python, partial=True takes a subset of your own)"
         )
 
 

@@ -110,7 +110,7 @@ class Protocol:
         if self.made == "memory" and self.table not in ("imagenet", "imagenet-bar") and self.jpeg is not None:
             found.append(f"JPEG {self.jpeg} on a set that is published without; give no jpeg")
         if self.frost == "textures":
-            found.append("frost from generated textures; give the published photographs")
+            found.append("frost from generated textures; give the published photographs (frost=...)")
         published = PUBLISHED_IMAGES.get(self.table.removesuffix("-bar"))
         if published is not None and self.images != published:
             found.append(f"{self.images} images, published are {published}")

@@ -112,8 +112,9 @@ def load_shift(
             )
         folder = Path()
     elif root is None or not Path(root).is_dir():
+        lost = "no folder was given" if root is None else f"its folder {str(root)!r} does not exist"
         raise FileNotFoundError(
-            f"shift {name}: its folder {str(root)!r} does not exist. Get it from {entry.source}, unpack it, and give "
+            f"shift {name}: {lost}. Get it from {entry.source}, unpack it, and give "
             f"the folder that holds {entry.layout}"
         )
     else:
@@ -128,7 +129,7 @@ def load_shift(
     if not partial and whole and len(shift.images) != entry.count:
         raise ValueError(
             f"shift {name} below {str(folder)!r} holds {len(shift.images)} images, published are {entry.count}; it is "
-            f"half downloaded or half unpacked (or give partial=True for a subset of your own)"
+            f"half downloaded or half unpacked (in Python, partial=True takes a subset of your own)"
         )
     return shift
 

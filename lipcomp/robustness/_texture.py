@@ -162,7 +162,7 @@ def load_cue_conflict(
     if len(chosen) != CONFLICTS and not partial:
         raise ValueError(
             f"cue conflict: {str(folder)!r} holds {len(chosen)} images in conflict, published are {CONFLICTS}; it is "
-            f"half unpacked (or give partial=True for a subset of your own)"
+            f"half unpacked (in Python, partial=True takes a subset of your own)"
         )
     if not len(chosen):
         raise ValueError(

@@ -171,6 +171,12 @@ def test_the_jacobian_command(checkpoints, small_digits, tmp_path, capsys):
         (bound, ["--radius", "-1"], "argument --radius: must be positive", 2),
         (bound, ["--batch-size", "-3"], "argument --batch-size: must be positive", 2),
         (bound, ["--limit", "1"], "at least two images", 1),
+        (
+            bound,
+            ["--pairs", "neighbours", "--limit", "3", "--neighbours", "3"],
+            "--neighbours 3 needs at least 4 images, got 3; take",
+            1,
+        ),
         (bound, ["--table", "images.xlsx"], ".csv or .parquet", 1),
         (bound, ["--layer", "nowhere"], "layer must be one of", 1),
         (bound, ["--witnesses", __file__], "is not a folder", 1),

@@ -297,7 +297,10 @@ def test_the_other_branch_on_request(tmp_path, resnet18, shaken, images, normali
         found = load_encoder(tmp_path / "dino.pth", branch=branch).encoder
         assert torch.equal(found.backbone.conv1.weight, resnet18.conv1.weight * factor), branch
     torch.save(bare(resnet18, shaken)[0], tmp_path / "bare.pth")
-    with pytest.raises(CheckpointError, match=r"branch 'momentum' is not in checkpoint .* which has the top"):
+    with pytest.raises(
+        CheckpointError,
+        match=r"branch 'momentum' is not in checkpoint .* which holds one network, at the top; leave",
+    ):
         load_encoder(tmp_path / "bare.pth", branch="momentum")
 
 

@@ -215,6 +215,6 @@ def test_what_a_factory_would_ignore_is_refused(option):
 @pytest.mark.parametrize("given", [{"std": (0.0,)}, {"mean": (float("nan"),) * 3}])
 def test_a_normalisation_that_is_none_is_not_the_files_fault(given, tmp_path):
     torch.save(torchvision.models.resnet18().state_dict(), tmp_path / "net.pth")
-    with pytest.raises(CheckpointError, match="mean and std must be finite") as error:
+    with pytest.raises(CheckpointError, match="mean= and std= must be finite") as error:
         load_encoder(tmp_path / "net.pth", **given)
     assert "damaged" not in str(error.value)

@@ -219,6 +219,13 @@ def test_the_page_of_commands_has_every_option(commands):
     assert page.count("`--data-root FOLDER`") == 1  # shared options come once
 
 
+def test_names_that_share_a_description_keep_their_own_type_and_default(commands):
+    both = " : int\n    Both.\n\n    More.\n"
+    rest = "c\n    One.\n\nExamples\n--------\nx, y"
+    shown = commands.to_markdown(f"Summary.\n\nParameters\n----------\na, *b{both}{rest}")
+    assert shown.partition("----------\n")[2] == f"a{both}*b{both}{rest}"
+
+
 def test_benchmarks_page_names_every_benchmark():
     page = (DOCS / "benchmarks.md").read_text()
     for file in (ROOT / "benchmarks").glob("[a-z]*.py"):

@@ -190,10 +190,10 @@ def test_the_command_is_as_typed_without_secrets(tmp_path, monkeypatch):
     monkeypatch.setattr(sys, "argv", ["/somewhere/lipcomp", "bound", "a b.pt", "--out", "r.jsonl"])
     assert provenance()["command"] == "lipcomp bound 'a b.pt' --out r.jsonl"
     (tmp_path / "lipcomp" / "bound").mkdir(parents=True)
-    for folder in ("lipcomp", "lipcomp/bound"):
-        (tmp_path / folder / "__init__.py").touch()
+    monkeypatch.setattr(sys, "path", ["", str(tmp_path), *sys.path])  # as -m in this folder, packages or not
     main = str(tmp_path / "lipcomp" / "bound" / "__main__.py")
     assert command_line([main, "x"]) == "python -m lipcomp.bound x"
+    assert command_line([str(tmp_path / "studies" / "page.py")]) == "python -m studies.page"
     assert command_line([str(tmp_path / "run.py")]) == "python run.py"
     assert command_line(["-c", "x"]) == "-c x"
     secrets = [

@@ -9,10 +9,10 @@ from lipcomp.plots._palette import styles
 from lipcomp.records import Record, append_records, to_frame
 from lipcomp.report import write_report
 from lipcomp.report.__main__ import main
-from lipcomp.report._cells import Cell, Table, split
+from lipcomp.report._cells import Cell, Table, provenance_rows, split
 from lipcomp.report._general import tidy
 from lipcomp.report._marks import interval_mark
-from lipcomp.report._page import check_page
+from lipcomp.report._page import Page, VerdictRow, check_page, write_page
 
 
 def records():
@@ -88,6 +88,20 @@ def test_a_dollar_in_a_name_is_no_mathematics(tmp_path):
 def test_devices_are_told(tmp_path):
     found = [Record("mce", 1.0, subject={"run": d}, provenance={"device": d}) for d in ("cpu", "cuda:0")]
     assert "Measured on 2 devices: cpu, cuda:0." in write_report(found, tmp_path / "page.html").read_text()
+
+
+def test_provenance_is_that_of_the_machine_and_a_page_without_its_records_offers_none(tmp_path):
+    told = [{"device": "cpu", "seed": s, "witness": [3, 4], "seconds": 0.3} for s in (0, 1, None)]
+    frame = to_frame([Record("mce", 1.0, subject={"run": str(p)}, provenance=p) for p in told])
+    assert provenance_rows(frame) == [("device", "cpu"), ("seed", "0, 1")]
+    verdict = VerdictRow("Smoother?", "", "yes", "yes", "1%", "2 seeds", "")
+    page = Page("A", "b", "c", [], [], [], [("seed", "0")], [], 12, [verdict], findings=["Found."])
+    shown = write_page(tmp_path / "page.html", page).read_text()
+    assert "Download" not in shown
+    assert "12 values" in shown
+    markdown = (tmp_path / "page.md").read_text()
+    assert "|\n\n- Found.\n" in markdown  # a line beside a table would be a row of it
+    assert "## Provenance\n\n- seed: 0\n- records: 12 values" in markdown
 
 
 def test_wide_tables_become_several_that_fit():

@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 import time
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -110,6 +111,8 @@ def test_killed_between_conditions_it_goes_on_and_ends_alike(checkpoint, few_dig
         (("--severities", "0"), "argument --severities"),
         (("--corruptions", "mnist", "--corrupted", "/nothing"), "does not exist"),
         (("--shift", "imagenet-a=/nothing"), "does not exist"),
+        (("--shift", "imagenet-a"), "give its folder: --shift imagenet-a=FOLDER"),
+        (("--ood", "near:svhn"), "give its folder: --ood svhn=FOLDER"),
         (("--shift", "uci_digit"), "did you mean 'uci_digits'"),
         (("--attack", "pgd"), "--attack needs --radius"),
         (
@@ -171,3 +174,19 @@ def test_help_shows_a_complete_example(capsys):
         main(["--help"])
     assert end.value.code == 0
     assert "--corrupted ImageNet-C" in capsys.readouterr().out
+
+
+def test_notes_name_the_options_of_the_command(checkpoint, monkeypatch, capsys):
+    bench = SimpleNamespace(label="mine", left_out=["left out; give jpeg=85"])
+    done = SimpleNamespace(
+        bench=bench,
+        unit=SimpleNamespace(label="fog", kind=""),
+        fresh=True,
+        records=[],
+        notes=["give photographs (frost=...)"],
+    )
+    monkeypatch.setattr("lipcomp.measure._options.run", lambda *_, **__: [done])
+    assert inside(checkpoint, "--data", "mnist5k", "--device", "cpu") == 0
+    said = capsys.readouterr().err
+    assert "left out; give --jpeg 85\n" in said
+    assert "mine fog: give photographs (--frost)\n" in said

@@ -182,6 +182,8 @@ def test_bad_fields_are_refused_and_named(path, value, message):
 def test_unknown_recipes_get_the_nearest_name():
     with pytest.raises(ValueError, match="did you mean 'mnist_c_simclr'"):
         find_recipe("mnist_csimclr")
+    with pytest.raises(ValueError, match="did you mean 'c_simclr'"):
+        find_recipe("csimclr")
     with pytest.raises(ValueError, match="the paper has ResNet-50"):
         imagenet("byol", depth=18)
     with pytest.raises(ValueError, match="no compressed twin"):
