@@ -136,17 +136,14 @@ class Record:
             raise ValueError(f"record {self.quantity} cannot be written as JSON: {error}") from error
 
 
-def as_records(records: Iterable[Record]) -> list[Record]:
+def as_records(records: Any) -> list[Record]:
     """What users pass as records, as a list; ValueError names what is none."""
-    found: list[object] = list(records) if isinstance(records, Iterable) else [records]
-    other = next((each for each in found if not isinstance(each, Record)), None)
-    if other is not None or isinstance(records, Record):
-        got = records if isinstance(records, str | Record) else other
+    found = list(records) if isinstance(records, Iterable) and not isinstance(records, str) else [records]
+    if others := [each for each in found if not isinstance(each, Record)]:
         raise ValueError(
-            f"records must be an iterable of lipcomp.records.Record, got {got!r:.60}; give one record as [record], "
-            f"read a file with read_records(path)"
+            f"records must be records of lipcomp, got {others[0]!r:.60}; read those of a file with read_records(path)"
         )
-    return [each for each in found if isinstance(each, Record)]
+    return found
 
 
 def _from_1(fields: dict[str, Any]) -> dict[str, Any]:

@@ -68,8 +68,10 @@ def split(table: Table, keys: int = 1, columns: int = COLUMNS) -> list[Table]:
     ]
 
 
-ORIGIN = ("command", "lipcomp", "commit", "python", "torch", "torchvision", "numpy", "scipy", "os", "device")
-ORIGIN += ("device_name", "precision", "threads", "batch_size", "seed", "time")
+ORIGIN = (
+    *("command", "lipcomp", "commit", "python", "torch", "torchvision", "numpy", "scipy", "os"),
+    *("device", "device_name", "precision", "threads", "batch_size", "seed", "time"),
+)
 
 
 def provenance_rows(frame: pd.DataFrame) -> list[tuple[str, str]]:

@@ -94,7 +94,7 @@ def test_provenance_is_that_of_the_machine_and_a_page_without_its_records_offers
     told = [{"device": "cpu", "seed": s, "witness": [3, 4], "seconds": 0.3} for s in (0, 1, None)]
     frame = to_frame([Record("mce", 1.0, subject={"run": str(p)}, provenance=p) for p in told])
     assert provenance_rows(frame) == [("device", "cpu"), ("seed", "0, 1")]
-    verdict = VerdictRow("Smoother?", "", "yes", "yes", "1%", "2 seeds", "")
+    verdict = VerdictRow("Smoother?", "yes", "yes", "1%", interval_mark(1.0, None, None, ""), "2 seeds", "")
     page = Page("A", "b", "c", [], [], [], [("seed", "0")], [], 12, [verdict], findings=["Found."])
     shown = write_page(tmp_path / "page.html", page).read_text()
     assert "Download" not in shown
