@@ -234,4 +234,5 @@ def test_top5_distance_is_the_published_definition(noise, stride):
         means.append(np.mean(distances))
     assert top5_distances(logits, noise=noise, stride=stride) == pytest.approx(np.array(means))
     with pytest.raises(ValueError, match="at least 6 classes"):
-        top5_distances(logits[:, :, :3])
+        top5_distances(logits[:, :, :5])
+    assert np.isfinite(top5_distances(logits[:, :, :6])).all()
