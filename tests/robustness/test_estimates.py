@@ -403,3 +403,21 @@ def test_a_share_over_corruptions_of_one_image_has_its_exact_interval():
     found = estimate_corruption_accuracy({"blur": np.ones((2, 1)), "fog": np.ones((2, 1))})
     assert found.interval == pytest.approx(proportion(np.ones(1)).interval, rel=0.02)
     assert bootstrap(np.ones(1)).interval is None
+
+
+def test_errors_of_one_image_reach_from_limit_to_limit():
+    """Weights of the image and of one more at the limit are uniform: 97.5% of the way to it at either end."""
+    right = {"fog": np.zeros((5, 1)), "snow": np.ones((5, 1))}
+    gains = [1 / (ALEXNET[name] - ALEXNET_CLEAN) / 2 for name in right]
+    found, most = estimate_relative_mce(right, np.ones(1)), sum(gains)
+    assert found.value == pytest.approx(gains[0])
+    assert found.interval == pytest.approx(
+        (found.value - 0.975 * (found.value + most), found.value + 0.975 * (most - found.value)), rel=0.02
+    )
+    found, most = estimate_mce(right), sum(1 / ALEXNET[name] / 2 for name in right)
+    assert found.interval[1] == pytest.approx(found.value + 0.975 * (most - found.value), rel=0.02)
+    one, other = negative_log_likelihood(
+        torch.tensor([[0.0, 0.0], [0.0, 9.0]]), torch.zeros(2).long()
+    ).interval
+    assert 0 <= one < 1.0
+    assert 8.5 < other < 9.1  # the largest value seen is the limit
