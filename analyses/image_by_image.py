@@ -133,6 +133,8 @@ def read_rows(file: Path) -> pd.DataFrame:
     """
     try:
         rows = pd.read_csv(file)
+    except FileNotFoundError as error:
+        raise ValueError(f"{file} does not exist; measure a study first with --out {file}") from error
     except (pd.errors.ParserError, pd.errors.EmptyDataError, UnicodeDecodeError) as error:
         raise ValueError(f"{file} is no table of this command ({error}); give another file") from error
     if missing := {"run", "image", "label", *SCORES, *OUTCOMES}.difference(rows.columns):

@@ -254,10 +254,10 @@ def _value(part: Any, name: str, changes: Sequence[tuple[str, list[str], Any]]) 
         raise ValueError(f"{path!r}: {name} has no fields")
     if isinstance(old, float) or (type(old) is int and _takes_fractions(part, name)):
         if isinstance(value, bool) or not isinstance(value, int | float):
-            raise ValueError(f"{path} must be a number, as {old!r}; got {value!r}")
+            raise ValueError(f"{path} must be a number, such as {old!r}; got {value!r}")
         return float(value) if isinstance(old, float) else value  # a recipe may write 1 itself
     if old is not None and value is not None and type(value) is not type(old):
-        raise ValueError(f"{path} must be of type {type(old).__name__}, as {old!r}; got {value!r}")
+        raise ValueError(f"{path} must be of type {type(old).__name__}, such as {old!r}; got {value!r}")
     kinds = [kind for kind in get_args(typing.get_type_hints(type(part))[name]) if kind in (int, float, str)]
     if old is None and kinds and value is not None and type(value) not in kinds:
         raise ValueError(f"{path} must be of type {kinds[0].__name__} or None, got {value!r}")

@@ -11,7 +11,7 @@
 # ---
 
 # %% [markdown]
-# # A tour of the bound
+# # A tour of the bounds
 #
 # How fast can the output of an encoder change with its input? This notebook measures one trained encoder: the bounds
 # that a pair of images proves, all pairs of a set, the local constant that no pair can exceed, and a search. Formula

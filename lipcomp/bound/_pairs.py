@@ -287,6 +287,11 @@ def random_pairs(
     first_mu
         Mean directions of the images, if known; saves a pass.
 
+    Raises
+    ------
+    ValueError
+        If the radius or the number of directions is not positive, or a batch is none; when the first pair is asked for.
+
     Examples
     --------
     >>> import torch

@@ -69,7 +69,7 @@ def to_torchvision(checkpoint: Checkpoint, path: Path | str) -> Path:
     if not known or name.endswith(("_tf", "_same")):
         raise CheckpointError(
             f"{checkpoint.encoder.architecture} has no counterpart in torchvision (another family or padding); "
-            f'export it "to safetensors" or "torchscript"'
+            f"export it with --to safetensors or --to torchscript"
         )
     with atomic_file(_place(checkpoint, path)) as temporary:
         torch.save(_weights(checkpoint.encoder.backbone), temporary)
@@ -99,7 +99,8 @@ def to_timm(checkpoint: Checkpoint, folder: Path | str) -> Path:
         fits = {k: v.shape for k, v in wanted.items()} == {k: v.shape for k, v in weights.items()}
     if not fits:
         raise CheckpointError(
-            f'{encoder.architecture} has no counterpart in timm; export it "to safetensors" or "torchscript"'
+            f"{encoder.architecture} has no counterpart in timm; "
+            f"export it with --to safetensors or --to torchscript"
         )
     ready = preprocessing_of(checkpoint)
     config = {

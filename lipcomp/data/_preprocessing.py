@@ -63,6 +63,11 @@ class Preprocessing:
         As Hugging Face's image processors do it: torchvision's kernels for bytes, which differ from Pillow's by up to
         four grey levels, and a corner of the crop that is rounded down.
 
+    Raises
+    ------
+    ValueError
+        If a field is not valid; the message names it.
+
     Examples
     --------
     >>> from PIL import Image

@@ -91,6 +91,11 @@ def batches(
     indices
         Indices of the images; all if not given.
 
+    Raises
+    ------
+    ValueError
+        If the batch size is not positive, or an index is not one of the images.
+
     Examples
     --------
     >>> import torch, lipcomp

@@ -361,8 +361,9 @@ def tell_plan(plan: Plan, outputs: Outputs) -> int:
     print(commands.table(("encoder", "quantity", "count", "time"), told))
     seconds, size = sum(e.seconds for e in found), sum(e.size for e in found)
     missing = sum(not e.there for e in found)
+    device = found[0].bench.device if found else plan.device
     print(
-        f"{missing} of {len(found)} to measure, about {commands.duration(seconds)} on {plan.device}, "
+        f"{missing} of {len(found)} to measure, about {commands.duration(seconds)} on {device}, "
         f"{size / 2**20:.1f} MiB on disk. Times are extrapolated from one batch; searches and certificates vary more."
     )
     return 0

@@ -47,6 +47,11 @@ def local_constants(given: Values | Mapping[str, Values] | Records, *, ax: Axes 
     ax
         Axes to draw on; new axes if not given.
 
+    Raises
+    ------
+    ValueError
+        If nothing to draw is given, or records of several layers or sets of images.
+
     Examples
     --------
     >>> import lipcomp
@@ -105,6 +110,11 @@ def bounds_against_distance(given: Any, *, bound: str = "direction", ax: Axes | 
     ax
         Axes to draw on; new axes if not given.
 
+    Raises
+    ------
+    ValueError
+        If nothing to draw is given, or records of several layers or sets of images.
+
     Examples
     --------
     >>> import torch, lipcomp
@@ -154,6 +164,11 @@ def certificate_against_radius(given: Any, *, ax: Axes | None = None) -> Axes:
         have a certificate.
     ax
         Axes to draw on; new axes if not given.
+
+    Raises
+    ------
+    ValueError
+        If nothing to draw is given, or records of several layers or sets of images.
 
     Examples
     --------
@@ -219,6 +234,11 @@ def accuracy_against_severity(records: Records, *, ax: Axes | None = None) -> Ax
     ax
         Axes to draw on; new axes if not given.
 
+    Raises
+    ------
+    ValueError
+        If nothing to draw is given, or records of several layers or sets of images.
+
     Examples
     --------
     >>> import lipcomp
@@ -263,6 +283,11 @@ def smoothness_against_robustness(
         Names of the two quantities.
     ax
         Axes to draw on; new axes if not given.
+
+    Raises
+    ------
+    ValueError
+        If nothing to draw is given, or records of several layers or sets of images.
 
     Examples
     --------

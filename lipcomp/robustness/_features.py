@@ -36,6 +36,11 @@ def extract_features(
     advance
         Progress callback, called with the number of finished images.
 
+    Raises
+    ------
+    ValueError
+        If an index is not one of the images, or they do not fit the encoder.
+
     Examples
     --------
     >>> import torch, lipcomp

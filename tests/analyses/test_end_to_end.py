@@ -201,7 +201,9 @@ def test_the_studies_take_images_as_the_commands_do(study, tmp_path, capsys, com
     told = [str(study), "--data", str(tmp_path), "--labels", str(tmp_path / "labels.csv"), "--holdout", "0.5"]
     told += ["--skip-unreadable", "--resize", "32", "--crop", "28", "--interpolation", "bicubic", "--dry-run"]
     assert run(command, told) == 0
-    assert "to measure" in capsys.readouterr().out
+    out = capsys.readouterr().out
+    assert "to measure, about" in out
+    assert " on auto," not in out  # the device that "auto" was
     parser = Parser()
     add_study_arguments(parser)
     parser.add_argument("study", type=Path)

@@ -4,10 +4,11 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
+import pytest
 import torch
 from torch import nn
 
-from analyses.image_by_image import HEAD, RADII, SCORES, attack_radius, cells, scores
+from analyses.image_by_image import HEAD, RADII, SCORES, attack_radius, cells, read_rows, scores
 
 RESULTS = Path(__file__).parents[2] / "docs" / "results"
 
@@ -45,6 +46,11 @@ def test_scores_of_known_rows():
         assert of["certified"] is None
         assert 0.3 < of["searched"] < 0.7
     assert [row[3] for row in cells(scores(rows(models=1)).assign(low=np.nan))] == ["-"] * 8
+
+
+def test_a_table_that_is_not_there_is_named(tmp_path):
+    with pytest.raises(ValueError, match=r"none.csv does not exist; measure a study first with --out"):
+        read_rows(tmp_path / "none.csv")
 
 
 def test_the_published_table_is_that_of_its_rows():
