@@ -218,6 +218,7 @@ class StreamAccuracy:
                 f"{len(bench.images.classes)}"
             )
         check_imagenet_order("CCC", bench.images.classes)
+        stream.batch(torch.tensor([0]))  # fail before the long work
         condition = clean_condition(stream)
 
         def measure(advance: Advance) -> Result:

@@ -21,7 +21,7 @@ from lipcomp.robustness._effective import CLEAN_COLUMN, BaselineFit, baseline_fi
 from lipcomp.robustness._estimates import Estimate, bootstrap, proportion
 from lipcomp.robustness._features import evaluation_mode
 from lipcomp.robustness._metrics import flip_rate, mean_flip_rate, read_flip_reference, top5_distances
-from lipcomp.robustness._shifted import Shift, check_cifar_order, check_imagenet_order
+from lipcomp.robustness._shifted import Shift, check_cifar_order, check_imagenet_order, project
 from lipcomp.robustness._shifts import SHIFTS, load_shift
 from lipcomp.robustness._videos import (
     FrameSet,
@@ -141,6 +141,7 @@ class VideoAccuracy:
         check_imagenet_order(self.name, bench.images.classes)
         frames = VIDEOS[self.name](self.folder, image_shape=bench.checkpoint.image_shape)
         frames = replace(frames, images=bench.prepared(frames.images))
+        project(torch.zeros(1, len(bench.images.classes)), frames.class_map)  # fail before the long work
         condition = clean_condition(frames.images)
 
         def measure(advance: Advance) -> Result:
@@ -188,6 +189,13 @@ class FlipRate:
         """One unit per perturbation, and their mean."""
         given = None if self.reference is None else read_flip_reference(self.reference)
         places = open_perturbations(Path(self.folder))
+        for name, place in places.items():
+            frames, *shape = next(sequences(place)).shape
+            check_fit(f"perturbation {name}", (shape[0], shape[1], shape[2]), bench.checkpoint.image_shape)
+            if frames < 2:
+                raise ValueError(
+                    f"perturbation {name} has sequences of one frame, which cannot flip; get it again"
+                )
         files = {name: _files(place) for name, place in places.items()}
         hashes = {name: digest(hash_files(listed)) for name, listed in files.items()}
 

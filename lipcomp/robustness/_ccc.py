@@ -120,7 +120,7 @@ def open_ccc(
         if len(places) >= wanted:
             break
         try:
-            with tarfile.open(archive) as content:
+            with tarfile.open(archive, "r:") as content:  # images are read in place, so not of a .gz
                 members = {member.name: member for member in content if member.isfile()}
                 for name, member in members.items():
                     if not name.endswith(".input.jpg") or Path(name).name.startswith("."):

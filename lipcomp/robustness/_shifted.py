@@ -2,7 +2,8 @@
 
 import json
 import re
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from importlib.resources import files
 from pathlib import Path
@@ -132,6 +133,11 @@ class WebImages(FolderImages):
         """Decode one of the files as they do, pixels in [0, 1]."""
         picture = read_picture(file, self.preprocessing.background)
         f = self.frame
+        if min(picture.size) <= 2 * f:
+            raise ValueError(
+                f"image {str(file)!r} is {picture.width} x {picture.height} pixels, of which a frame of {f} is cut "
+                f"off; get it again"
+            )
         picture = picture.crop((f, f, picture.width - f, picture.height - f))
         return to_shape([picture], self.image_shape, self.preprocessing, convert_channels=True)
 
@@ -193,6 +199,15 @@ def class_table(name: str) -> dict[str, list[int]]:
     return dict(
         sorted(json.loads((files("lipcomp.robustness") / "tables" / f"{name}.json").read_text()).items())
     )
+
+
+@contextmanager
+def as_published(what: str) -> Iterator[None]:
+    """Published tables and maps that do not fit each other, or hold another kind of thing, are named."""
+    try:
+        yield
+    except (KeyError, IndexError, TypeError, ValueError, AttributeError) as error:
+        raise ValueError(f"{what} do not fit each other ({error!r}); unpack them again") from error
 
 
 def read_json(path: Path) -> dict[str, Any]:

@@ -53,6 +53,7 @@ from lipcomp.robustness._shifted import (
     ManyLabels,
     Shift,
     WebImages,
+    as_published,
     class_table,
     imagenet_wnids,
     read_json,
@@ -153,7 +154,7 @@ def _cifar102(wanted: Request) -> Shift:
     try:
         with np.load(path, allow_pickle=False) as archive:
             pixels, raw = archive["images"], archive["labels"]
-    except (ValueError, KeyError, OSError, EOFError, BadZipFile) as error:
+    except (ValueError, KeyError, TypeError, OSError, EOFError, BadZipFile) as error:
         raise ValueError(
             f"{str(path)!r} cannot be read ({error}); it is damaged or half downloaded, download it again"
         ) from error
@@ -197,17 +198,13 @@ def _objectnet(wanted: Request) -> Shift:
     if not lines_file.is_file():
         raise FileNotFoundError(f"{str(lines_file)!r} is missing; it comes with ObjectNet's archive")
     lines = lines_file.read_text().splitlines()
-    try:
+    with as_published(f"ObjectNet's mappings below {str(folder)!r}"):
         class_of = {lines[int(line)].strip(): int(index) for index, line in line_of.items()}
         folder_of = {label: place for place, label in label_of.items()}
         members = {
             folder_of[label]: tuple(class_of[text] for text in imagenet.split("; "))
             for label, imagenet in meaning.items()
         }
-    except (KeyError, IndexError, ValueError) as error:
-        raise ValueError(
-            f"ObjectNet's mappings below {str(folder)!r} do not fit each other (missing {error}); unpack them again"
-        ) from error
     lost = [place for place in members if not (folder / "images" / place).is_dir()]
     if len(lost) == len(members) or (lost and not wanted.partial):
         raise ValueError(

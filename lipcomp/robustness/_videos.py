@@ -35,7 +35,7 @@ from lipcomp._messages import needed
 from lipcomp.data._sets import ImageSet
 from lipcomp.robustness._arrays import read_array
 from lipcomp.robustness._estimates import Estimate, proportion
-from lipcomp.robustness._shifted import ClassMap, Shift, WebImages, project, read_json
+from lipcomp.robustness._shifted import ClassMap, Shift, WebImages, as_published, project, read_json
 
 WHERE = "https://github.com/modestyachts/imagenet-testbed and https://zenodo.org/record/3245127"
 # YTBB labels of neighbours that the published evaluation leaves out.
@@ -50,6 +50,7 @@ _UNLIKE = {
     "blur-increase",
     "bad-anchor",
 }
+_EXCHANGED = {22: 23, 23: 22}  # of a video's own label, as the published evaluation does
 
 
 @dataclass(frozen=True)
@@ -116,14 +117,16 @@ def load_vid_robust(folder: Path | str, *, image_shape: tuple[int, int, int] = (
     pmsets, labels = (read_json(folder / "metadata" / f"{name}.json") for name in ("pmsets", "labels"))
     table = (files("lipcomp.robustness") / "tables" / "imagenet_vid_classes.json").read_text()
     class_map = _class_map(json.loads(table))
-    near = {
-        anchor: {_frame_number(other) - _frame_number(anchor): other for other in others}
-        for anchor, others in pmsets.items()
-    }
+    with as_published(f"the metadata below {str(folder)!r}"):
+        near = {
+            anchor: {_frame_number(other) - _frame_number(anchor): other for other in others}
+            for anchor, others in pmsets.items()
+        }
     unlabelled = [anchor for anchor in near if anchor not in labels]
     if unlabelled:
         raise ValueError(f"labels.json lacks {len(unlabelled)} anchors of pmsets.json ({unlabelled[0]} ...)")
-    accepted = {anchor: frozenset(np.atleast_1d(labels[anchor]).tolist()) for anchor in near}
+    with as_published(f"the metadata below {str(folder)!r}"):
+        accepted = {anchor: frozenset(np.atleast_1d(labels[anchor]).tolist()) for anchor in near}
     return _frame_set("vid-robust", folder, near, accepted, class_map, image_shape)
 
 
@@ -139,25 +142,30 @@ def load_ytbb_robust(folder: Path | str, *, image_shape: tuple[int, int, int] = 
     """
     folder = _existing(folder, "ytbb-robust")
     meta = folder / "metadata"
-    class_map = _class_map(read_json(meta / "rev_class_idx_map.json"))
-    number = {name: int(index) for index, name in read_json(meta / "ytbb_class_index.json").items()}
-    first = _first_labels(meta / "ytbb_robustness_test_anchors_full.csv")
-    anchors = {
-        _key(name): tags
-        for name, tags in _annotations(meta / "anchor_labels.json").items()
-        if "good" in tags and not tags & {"bad", "unsure"}
-    }
-    pairs = _annotations(meta / "pmk_labels.json")
-    spoiled = {_key(name.split(",")[0]) for name, tags in pairs.items() if "bad-anchor" in tags}
-    near: dict[str, dict[int, str]] = {name: {} for name in anchors if name not in spoiled}
-    for name, tags in pairs.items():
-        anchor, other = (_key(part) for part in name.split(","))
-        if anchor in near and "similar" in tags and not tags & _UNLIKE:
-            near[anchor][_frame_number(other) - _frame_number(anchor)] = other
-    accepted = {
-        anchor: frozenset({number[t] for t in anchors[anchor] if t in number} | first[anchor.split("/")[0]])
-        for anchor in near
-    }
+    classes, index = (read_json(meta / f"{name}.json") for name in ("rev_class_idx_map", "ytbb_class_index"))
+    tags_of, pairs = (_annotations(meta / f"{name}.json") for name in ("anchor_labels", "pmk_labels"))
+    rows = _first_rows(meta / "ytbb_robustness_test_anchors_full.csv")
+    with as_published(f"the metadata below {str(folder)!r}"):
+        class_map = _class_map(classes)
+        number = {name: int(k) for k, name in index.items()}
+        first = {f"{row['ytid']}_{row['time_ms']}": _EXCHANGED.get(k := int(row["label"]), k) for row in rows}
+        anchors = {
+            _key(name): tags
+            for name, tags in tags_of.items()
+            if "good" in tags and not tags & {"bad", "unsure"}
+        }
+        spoiled = {_key(name.split(",")[0]) for name, tags in pairs.items() if "bad-anchor" in tags}
+        near: dict[str, dict[int, str]] = {name: {} for name in anchors if name not in spoiled}
+        for name, tags in pairs.items():
+            anchor, other = (_key(part) for part in name.split(","))
+            if anchor in near and "similar" in tags and not tags & _UNLIKE:
+                near[anchor][_frame_number(other) - _frame_number(anchor)] = other
+        accepted = {
+            anchor: frozenset(
+                {number[t] for t in anchors[anchor] if t in number} | {first[anchor.split("/")[0]]}
+            )
+            for anchor in near
+        }
     return _frame_set("ytbb-robust", folder, near, accepted, class_map, image_shape)
 
 
@@ -173,17 +181,12 @@ def _annotations(path: Path) -> dict[str, set[str]]:
         ) from error
 
 
-def _first_labels(path: Path) -> dict[str, set[int]]:
-    """The video's own label; the published evaluation exchanges 22 and 23 there."""
+def _first_rows(path: Path) -> list[dict[str, str]]:
+    """The table of the videos' own labels."""
     if not path.is_file():
         raise FileNotFoundError(f"{str(path)!r} is missing; get it from {WHERE}")
-    exchange = {22: 23, 23: 22}
     with path.open(newline="") as table:
-        rows = list(csv.DictReader(table))
-    return {
-        f"{row['ytid']}_{row['time_ms']}": {exchange.get(int(row["label"]), int(row["label"]))}
-        for row in rows
-    }
+        return list(csv.DictReader(table))
 
 
 def _key(path: str) -> str:
@@ -203,9 +206,9 @@ def _existing(folder: Path | str, name: str) -> Path:
 
 
 def _class_map(content: dict[str, Any]) -> ClassMap:
-    if sorted(map(int, content)) != list(range(len(content))):
+    if sorted(map(int, content)) != list(range(len(content))) or not all(content.values()):
         raise ValueError(f"a class map must have classes 0 .. {len(content) - 1}, got {', '.join(content)}")
-    return tuple(tuple(content[str(k)]) for k in range(len(content)))
+    return tuple(tuple(map(int, content[str(k)])) for k in range(len(content)))
 
 
 def _frame_set(
@@ -223,7 +226,8 @@ def _frame_set(
             f"{name}: {len(lost)} of {len(frames)} frames are missing in {str(folder)!r} ({', '.join(lost[:2])} ...); "
             f"it is half unpacked"
         )
-    beyond = [anchor for anchor, classes in accepted.items() if not classes <= set(range(len(class_map)))]
+    known = set(range(len(class_map)))
+    beyond = [anchor for anchor, classes in accepted.items() if not classes or not classes <= known]
     if beyond:
         raise ValueError(
             f"{name}: {beyond[0]} has classes {sorted(accepted[beyond[0]])}, outside the {len(class_map)}"
@@ -259,9 +263,9 @@ def open_perturbations(folder: Path | str) -> dict[str, Path]:
             f"{str(folder)!r} holds neither <perturbation>.npy (CIFAR-10-P) nor <perturbation>/<class>/*.mp4 "
             f"(ImageNet-P); both are at https://github.com/hendrycks/robustness"
         )
-    if not arrays:
+    if videos:
         _decoder()
-    return arrays or videos
+    return videos | arrays
 
 
 def _decoder() -> Any:
@@ -274,9 +278,9 @@ def sequences(place: Path) -> Iterator[Float[Tensor, "frames channels height wid
     """The sequences of one perturbation, pixels in [0, 1], one after the other."""
     if place.suffix == ".npy":
         array = read_array(place)
-        if array.ndim != 5 or array.dtype != np.uint8 or array.shape[-1] != 3:
+        if array.ndim != 5 or array.dtype != np.uint8 or array.shape[-1] != 3 or len(array) < 1:
             raise ValueError(
-                f"{str(place)!r} must hold bytes (sequences, frames, height, width, 3), got {array.shape}"
+                f"{str(place)!r} must hold bytes (sequences, frames, height, width, 3), got {array.dtype} {array.shape}"
             )
         for sequence in array:
             yield torch.from_numpy(np.array(sequence)).permute(0, 3, 1, 2).float().div_(255)

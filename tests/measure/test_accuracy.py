@@ -143,6 +143,9 @@ def test_videos_say_pm_k_and_effective_robustness_where_baselines_exist(classifi
         assert by_name[f"accuracy.pm{k}"] == pytest.approx(np.mean(right))
     baselines = [one.settings["k"] for one in found if one.quantity == "effective_robustness"]
     assert baselines in ([0, 10], [])
+    few = classifier_bench(network(4), image_set(9, 4))
+    with pytest.raises(ValueError, match="names class 5, but the model has 4 classes"):
+        list(VideoAccuracy("vid-robust", "nowhere").units(few))  # before anything is measured
 
 
 def test_flips_and_attacks_are_kept(classifier_bench, tmp_path):
@@ -168,6 +171,17 @@ def test_flips_and_attacks_are_kept(classifier_bench, tmp_path):
     names = [unit.identity for unit in flips.units(bench)]
     np.save(folder / "brightness.npy", frames)
     assert all(a != b.identity for a, b in zip(names, flips.units(bench), strict=True))
+
+
+@pytest.mark.parametrize(
+    ("shape", "message"),
+    [((2, 4, 28, 28, 3), r"perturbation tilt holds images of shape \(3, 28, 28\)"),
+     ((2, 1, 32, 32, 3), "perturbation tilt has sequences of one frame")],
+)  # fmt: skip
+def test_sequences_that_cannot_be_measured_are_refused_first(classifier_bench, tmp_path, shape, message):
+    np.save(tmp_path / "tilt.npy", np.zeros(shape, np.uint8))
+    with pytest.raises(ValueError, match=message):
+        list(FlipRate(str(tmp_path)).units(classifier_bench(network(3), image_set(9, 3))))
 
 
 def test_noise_is_compared_with_the_first_frame_however_it_is_written(classifier_bench, tmp_path):

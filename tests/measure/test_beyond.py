@@ -104,6 +104,15 @@ def test_a_stream_gives_its_mean_and_its_blocks(small_bench, tmp_path):
     assert found[0].value == pytest.approx(np.average([b.value for b in blocks], weights=[4, 2]))
     with pytest.raises(ValueError, match="probe of 1000 classes"):
         findings_of(StreamAccuracy(str(tmp_path)), small_bench(5))
+    buffer = io.BytesIO()
+    Image.new("RGB", (8, 8)).save(buffer, "JPEG")
+    with tarfile.open(tmp_path / "serial_00000.tar", "w") as archive:
+        for name, data in (("a.input.jpg", buffer.getvalue()), ("a.output.cls", b"1")):
+            member = tarfile.TarInfo(name)
+            member.size = len(data)
+            archive.addfile(member, io.BytesIO(data))
+    with pytest.raises(ValueError, match=r"image 0 is \(3, 8, 8\), the encoder takes \(3, 32, 32\)"):
+        list(StreamAccuracy(str(tmp_path)).units(small_bench(1000)))  # before anything is measured
 
 
 def test_the_leaderboard_row_is_what_robustbench_itself_gives(small_bench, tmp_path, monkeypatch):

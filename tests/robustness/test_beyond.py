@@ -1,5 +1,6 @@
 """Beyond corruptions, on small trees in the published layouts: cue conflict, watermark, CCC, several labels, T5D."""
 
+import gzip
 import io
 import json
 import tarfile
@@ -184,6 +185,9 @@ def test_ccc_is_a_stream_read_from_its_archives(tmp_path):
         open_ccc(tmp_path)
     (tmp_path / "serial_00002.tar").write_bytes((tmp_path / "serial_00000.tar").read_bytes()[:700])
     with pytest.raises(ValueError, match=r"serial_00002.tar' cannot be read"):
+        open_ccc(tmp_path)
+    (tmp_path / "serial_00002.tar").write_bytes(gzip.compress((tmp_path / "serial_00000.tar").read_bytes()))
+    with pytest.raises(ValueError, match=r"serial_00002.tar' cannot be read"):  # images are read in place
         open_ccc(tmp_path)
     with pytest.raises(FileNotFoundError, match="oripress"):
         open_ccc(tmp_path / "none")

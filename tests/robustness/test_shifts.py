@@ -94,6 +94,10 @@ def test_cifar_10_1_and_10_2(tmp_path):
     (tmp_path / "cifar102_test.npz").write_bytes(whole[: len(whole) // 2])
     with pytest.raises(ValueError, match="cannot be read"):
         load_shift("cifar10.2", tmp_path, partial=True)
+    with (tmp_path / "cifar102_test.npz").open("wb") as file:
+        np.save(file, np.zeros(3))
+    with pytest.raises(ValueError, match="cannot be read"):
+        load_shift("cifar10.2", tmp_path, partial=True)
 
 
 def test_imagenet_v2_folders_are_numbers_and_not_sorted_as_text(tmp_path, photo):
@@ -179,6 +183,29 @@ def test_objectnet_reads_the_map_it_is_published_with_and_cuts_its_frame(tmp_pat
         load_shift("objectnet", tmp_path, partial=True)
 
 
+@pytest.mark.parametrize(
+    ("file", "content"),
+    [
+        ("objectnet_to_imagenet_1k", {"Bucket": ["bucket, pail"]}),
+        ("pytorch_to_imagenet_2012_id", {"0": None}),
+        ("folder_to_objectnet_label", {"bucket": ["Bucket"]}),
+    ],
+)
+def test_objectnets_mappings_of_another_kind_are_named(tmp_path, photo, file, content):
+    objectnet(tmp_path, photo)
+    (tmp_path / "mappings" / f"{file}.json").write_text(json.dumps(content))
+    with pytest.raises(ValueError, match=r"ObjectNet's mappings below .* do not fit each other"):
+        load_shift("objectnet", tmp_path, partial=True)
+
+
+def test_an_image_that_is_all_frame_is_named(tmp_path, photo):
+    objectnet(tmp_path, photo)
+    photo(tmp_path / "images" / "bucket" / "small.png", size=(40, 4))
+    shift = load_shift("objectnet", tmp_path, partial=True, image_shape=(3, 32, 32))
+    with pytest.raises(ValueError, match=r"small\.png' is 40 x 4 pixels, of which a frame of 2 is cut off"):
+        shift.images.batch(torch.arange(3))
+
+
 def test_every_shift_says_where_to_get_it(tmp_path):
     for name, entry in SHIFTS.items():
         if entry.source is not None:
@@ -211,12 +238,24 @@ def test_vid_robust_frames_and_pm_k(tmp_path, photo):
     assert [found.pm_k(logits, k).value for k in (0, 1, 2, 10)] == [1, 1, 0, 0]
     with pytest.raises(ValueError, match="each of 5 frames"):
         found.pm_k(logits[:3])
+    whole = (tmp_path / "metadata" / "labels.json").read_text()
+    (tmp_path / "metadata" / "labels.json").write_text(json.dumps({frames[2]: []}))
+    with pytest.raises(ValueError, match=r"has classes \[\], outside the 30"):
+        load_vid_robust(tmp_path)
+    (tmp_path / "metadata" / "labels.json").write_text(whole)
     (tmp_path / frames[4]).unlink()
     with pytest.raises(FileNotFoundError, match="1 of 5 frames are missing"):
         load_vid_robust(tmp_path)
-    (tmp_path / "metadata" / "labels.json").write_text("{}")
-    with pytest.raises(ValueError, match="lacks 1 anchors"):
-        load_vid_robust(tmp_path)
+    for name, content, message in (
+        ("labels", "{}", "lacks 1 anchors"),
+        ("labels", {frames[2]: [[7]]}, "the metadata below .* do not fit each other"),
+        ("pmsets", {frames[2]: ["val/v/first.JPEG"]}, "the metadata below .* do not fit each other"),
+        ("pmsets", {frames[2]: None}, "the metadata below .* do not fit each other"),
+    ):
+        text = content if isinstance(content, str) else json.dumps(content)
+        (tmp_path / "metadata" / f"{name}.json").write_text(text)
+        with pytest.raises(ValueError, match=message):
+            load_vid_robust(tmp_path)
 
 
 def test_ytbb_robust_keeps_reviewed_anchors_and_similar_neighbours(tmp_path, photo):
@@ -248,6 +287,20 @@ def test_ytbb_robust_keeps_reviewed_anchors_and_similar_neighbours(tmp_path, pho
     assert [near for _, near in found.anchors] == [{-1: 0, 2: 2}]
     assert found.accepted == (frozenset({23, 3}),)  # 22 and 23 are exchanged in the published evaluation
     assert len(found.images) == 3
+    for name, content in (
+        ("rev_class_idx_map.json", '{"0": ["dog"]}'),
+        ("ytbb_class_index.json", '{"dog": "3"}'),
+        ("ytbb_robustness_test_anchors_full.csv", "video,label\nvid,22\n"),
+        (
+            "pmk_labels.json",
+            json.dumps({"labels": ["similar"], "annotations": [{"key": keys[1], "labels": [0]}]}),
+        ),
+    ):
+        was = (meta / name).read_text()
+        (meta / name).write_text(content)
+        with pytest.raises(ValueError, match=r"the metadata below .* do not fit each other"):
+            load_ytbb_robust(tmp_path)
+        (meta / name).write_text(was)
 
 
 def test_perturbation_sequences(tmp_path):
@@ -263,6 +316,9 @@ def test_perturbation_sequences(tmp_path):
     (tmp_path / "empty").mkdir()
     with pytest.raises(FileNotFoundError, match="neither"):
         open_perturbations(tmp_path / "empty")
+    np.save(tmp_path / "fog.npy", array[:0])
+    with pytest.raises(ValueError, match=r"fog\.npy' must hold bytes .*, got uint8 \(0, 7, 32, 32, 3\)"):
+        next(sequences(tmp_path / "fog.npy"))
 
 
 def test_imagenet_p_videos_are_decoded(tmp_path):
@@ -278,6 +334,8 @@ def test_imagenet_p_videos_are_decoded(tmp_path):
     (frames,) = sequences(open_perturbations(tmp_path)["brightness"])
     assert frames.shape == (3, 3, 64, 64)
     np.testing.assert_allclose(frames[:, 0].mean((1, 2)).numpy() * 255, [30, 120, 220], atol=6)
+    np.save(tmp_path / "tilt.npy", np.zeros((1, 3, 64, 64, 3), np.uint8))
+    assert set(open_perturbations(tmp_path)) == {"brightness", "tilt"}
 
 
 @pytest.mark.parametrize("own", [(), (1000,), (-1,), (3, 1000)])
