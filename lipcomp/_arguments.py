@@ -9,6 +9,7 @@ mean there. What is checked runs as under torch.no_grad where it is called under
 import functools
 import inspect
 import os
+import re
 import types
 import typing
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -92,6 +93,32 @@ def checked(target: C, *, within: Callable[[], AbstractContextManager[None]] = d
             return target(*given, *arguments[len(given) :], **named)
 
     return typing.cast(C, wrapper)
+
+
+@contextmanager
+def taking(name: str, images: Tensor) -> Iterator[None]:
+    """A network that does not take the images, by their type, device or shape, is refused in our words.
+
+    Raises
+    ------
+    ValueError
+        Naming what the images are, and the remedy.
+    """
+    try:
+        yield
+    except RuntimeError as error:
+        said = str(error).splitlines()[0]
+        if re.search("dtype|should be the same|same device", str(error)):
+            raise ValueError(
+                f"{name} does not take images of {images.dtype} on {images.device} ({said}); bring the images to the "
+                f"type and the device of its weights, as by images.to(weight)"
+            ) from error
+        if re.search("shape|size|channels|dimension", str(error)):
+            raise ValueError(
+                f"{name} does not take images of shape {tuple(images.shape[1:])} ({said}); give a batch (n, ...) of "
+                f"images of the shape that it is made for"
+            ) from error
+        raise
 
 
 def _choices(kind: Any) -> tuple[Any, ...]:

@@ -1,6 +1,5 @@
 """What a map and its images must be before anything is measured, and which outputs can be measured at all."""
 
-import re
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -15,6 +14,7 @@ from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
+from lipcomp._arguments import taking
 from lipcomp.jacobian._frozen import frozen, math_attention
 from lipcomp.jacobian._precision import full_precision
 from lipcomp.jacobian._products import Map, as_rows, check_batch
@@ -110,21 +110,14 @@ def check_map(fn: Map, images: Float[Tensor, "n ..."]) -> Checked:
     noise = torch.rand((2, *image.shape[1:]), generator=torch.Generator().manual_seed(0)).to(image)
     noise = noise if low >= 0 and high <= 1 else low + max(high - low, 1.0) * noise
     with torch.no_grad():
-        try:
-            with math_attention(), full_precision(), _Initialised(), _Watch(image.clone()) as watch:
-                native = as_rows(fn(watch.image), 1)
-        except RuntimeError as error:
-            if re.search("dtype|should be the same|same device", str(error)):
-                raise ValueError(
-                    f"fn does not take images of {image.dtype} on {image.device} ({str(error).splitlines()[0]}); bring "
-                    f"the images to the type and the device of its weights, as by images.to(weight)"
-                ) from error
-            if re.search("shape|size|channels|dimension", str(error)):
-                raise ValueError(
-                    f"fn does not take images of shape {tuple(image.shape[1:])} ({str(error).splitlines()[0]}); give a "
-                    f"batch (n, ...) of images of the shape that it is made for"
-                ) from error
-            raise
+        with (
+            taking("fn", image),
+            math_attention(),
+            full_precision(),
+            _Initialised(),
+            _Watch(image.clone()) as watch,
+        ):
+            native = as_rows(fn(watch.image), 1)
         if native.dtype not in AGREEMENT:
             raise ValueError(
                 f"fn must return float32 or float64, got {native.dtype}: half precision (or an autocast) leaves two or "

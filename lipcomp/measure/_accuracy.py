@@ -9,14 +9,14 @@ from typing import Any, ClassVar
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from lipcomp._arguments import checked
 from lipcomp._identity import digest
 from lipcomp.measure._bench import Advance, Bench, nothing
 from lipcomp.measure._conditions import Condition
 from lipcomp.measure._unit import Finding, Result, Unit
-from lipcomp.robustness._attacks import pgd
+from lipcomp.robustness._attacks import Rounding, pgd
 from lipcomp.robustness._auto_attack import auto_attack, load_autoattack
 from lipcomp.robustness._calibration import brier_score, calibration_error, negative_log_likelihood
 from lipcomp.robustness._effective import BaselineFit, effective_robustness
@@ -71,23 +71,6 @@ def effective_finding(before: np.ndarray, after: np.ndarray, fit: BaselineFit, *
 def attacked(dtype: torch.dtype) -> torch.dtype:
     """The precision of attacked images: an attack's steps are finer than bfloat16's, so float32 at least."""
     return torch.promote_types(dtype, torch.float32)
-
-
-class Rounding(nn.Module):
-    """A classifier in a precision of its own, of images of any."""
-
-    def __init__(self, classifier: nn.Module, dtype: torch.dtype) -> None:
-        super().__init__()
-        self.classifier, self.dtype = classifier, dtype
-
-    def forward(self, images: Tensor) -> Tensor:
-        """Class scores of images."""
-        return self.classifier(images.to(self.dtype)).to(images.dtype)
-
-    def surrogate(self, images: Tensor) -> Tensor:
-        """The scores that attacks ascend."""
-        scores = getattr(self.classifier, "surrogate", self.classifier)
-        return scores(images.to(self.dtype)).to(images.dtype)
 
 
 @checked

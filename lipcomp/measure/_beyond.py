@@ -15,11 +15,12 @@ from torch import Tensor
 from lipcomp._identity import digest
 from lipcomp._identity_files import hash_files
 from lipcomp.data import load_set
-from lipcomp.measure._accuracy import Rounding, attacked, check_fit, probe_unit, right_of
+from lipcomp.measure._accuracy import attacked, check_fit, probe_unit, right_of
 from lipcomp.measure._bench import Advance, Bench
 from lipcomp.measure._conditions import Condition, clean_condition
 from lipcomp.measure._unit import Finding, Result, Unit
 from lipcomp.robustness import _ood as ood, _texture as texture, _watermark as watermark
+from lipcomp.robustness._attacks import Rounding
 from lipcomp.robustness._ccc import accuracy_over_time, open_ccc
 from lipcomp.robustness._compare import published_rows
 from lipcomp.robustness._embedding_attack import embedding_attack, found_again

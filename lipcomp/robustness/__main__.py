@@ -163,7 +163,11 @@ def _needs_folder(option: str, name: str, place: str | None, on_disk: bool) -> N
 
 
 def _named(text: str) -> tuple[str, str | None]:
-    name, _, place = text.partition("=")
+    name, equals, place = text.partition("=")
+    if not name or (equals and not place):
+        raise argparse.ArgumentTypeError(
+            f"must be NAME or NAME=FOLDER, got {text!r}; is a variable of the shell not set?"
+        )
     return name, place or None
 
 

@@ -26,7 +26,7 @@ import torch
 from jaxtyping import Bool, Float, Int64
 from torch import Tensor, nn
 
-from lipcomp._arguments import checked
+from lipcomp._arguments import checked, taking
 from lipcomp._results import ResultMixin
 from lipcomp.robustness._estimates import Estimate, proportion
 from lipcomp.robustness._probes import class_indices
@@ -168,6 +168,23 @@ def pgd(
     return attack_of(images, *joined, norm=norm, radius=radius)
 
 
+class Rounding(nn.Module):
+    """A classifier in a precision of its own, of images of any."""
+
+    def __init__(self, classifier: nn.Module, dtype: torch.dtype) -> None:
+        super().__init__()
+        self.classifier, self.dtype = classifier, dtype
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Class scores of images."""
+        return self.classifier(images.to(self.dtype)).to(images.dtype)
+
+    def surrogate(self, images: Tensor) -> Tensor:
+        """The scores that attacks ascend."""
+        scores = getattr(self.classifier, "surrogate", self.classifier)
+        return scores(images.to(self.dtype)).to(images.dtype)
+
+
 def _ascend(
     classifier: Callable[[Tensor], Tensor],
     scores: Callable[[Tensor], Tensor],
@@ -237,10 +254,11 @@ def check_labels(
     labels = class_indices(labels)
     if labels.shape != (len(images),):
         raise ValueError(f"images and labels (n,) must agree, got {len(images)} and {tuple(labels.shape)}")
-    with frozen(classifier), torch.no_grad():
+    with frozen(classifier), torch.no_grad(), taking("the classifier", images):
         found = classifier(images[:1])
-    if not isinstance(found, Tensor) or found.ndim != 2 or len(found) != 1:
-        got = f"a tensor {tuple(found.shape)}" if isinstance(found, Tensor) else type(found).__name__
+    if not isinstance(found, Tensor) or found.ndim != 2 or len(found) != 1 or not found.is_floating_point():
+        got = type(found).__name__
+        got = f"a tensor {tuple(found.shape)} of {found.dtype}" if isinstance(found, Tensor) else got
         raise ValueError(f"the classifier must give logits (n, classes), for one image it gave {got}")
     classes = found.shape[1]
     if labels.min() < 0 or labels.max() >= classes:

@@ -18,6 +18,7 @@ from lipcomp._messages import needed
 from lipcomp.robustness._attacks import (
     TARGETS,
     Attack,
+    Rounding,
     ascent,
     attack_of,
     check_ball,
@@ -80,13 +81,13 @@ def auto_attack(
     classes, labels = check_labels(classifier, images, labels)
     chosen = _chosen(tuple(attacks), classes, norm, images)
     attack_class = load_autoattack()
-    with frozen(classifier), torch.random.fork_rng(), _quiet():
+    with frozen(classifier), torch.random.fork_rng(), torch.device(images.device), _quiet():
         pairs = [*zip(images.split(batch_size), labels.split(batch_size), strict=True)]
         before = torch.cat([is_right(classifier, *pair) for pair in pairs])
         gradients = [ascent(classifier, *pair, None)[1] for pair in pairs]
         blind = torch.cat([gradient.flatten(1).abs().amax(1) == 0 for gradient in gradients])
         adversary = attack_class(
-            classifier,
+            Rounding(classifier, images.dtype),
             norm={"l2": "L2", "linf": "Linf"}[norm],
             eps=reach,
             version="custom",
@@ -96,8 +97,8 @@ def auto_attack(
         )
         adversary.apgd_targeted.n_target_classes = min(TARGETS, classes - 1)
         adversary.fab.n_target_classes = min(TARGETS, classes - 1)
-        found, _ = adversary.run_standard_evaluation(images, labels, batch_size=batch_size)
-        found = into_ball(found, images, norm, reach)
+        found, _ = adversary.run_standard_evaluation(images.float(), labels, batch_size=batch_size)
+        found = into_ball(found.to(images.dtype), images, norm, reach)
         parts = zip(found.split(batch_size), labels.split(batch_size), strict=True)
         after = torch.cat([is_right(classifier, *part) for part in parts])
     right = after & before
@@ -131,12 +132,14 @@ def _chosen(attacks: tuple[str, ...], classes: int, norm: str, images: Tensor) -
 
 @contextmanager
 def _quiet() -> Iterator[None]:
-    """NumPy's random state and the attack's logger, as they were."""
+    """NumPy's random state, the default type and the attack's logger, as they were; in the type that it expects."""
     state, logger = np.random.get_state(), logging.getLogger("auto-attack")  # noqa: NPY002
-    level = logger.level
+    level, default = logger.level, torch.get_default_dtype()
     logger.setLevel(logging.ERROR)
+    torch.set_default_dtype(torch.float32)
     try:
         yield
     finally:
+        torch.set_default_dtype(default)
         np.random.set_state(state)  # noqa: NPY002
         logger.setLevel(level)

@@ -21,6 +21,7 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
+from lipcomp._arguments import checked
 from lipcomp.robustness._attacks import check_ball, check_counts, frozen, gradient_of
 from lipcomp.robustness._estimates import Estimate, proportion
 from lipcomp.robustness._random_search import into_ball, length, random_search, random_start, steepest
@@ -54,6 +55,7 @@ class EmbeddingAttack:
     blind: Bool[np.ndarray, " n"] = field(repr=False)
 
 
+@checked
 def embedding_attack(
     encode: Encode,
     images: Float[Tensor, "n channels height width"],

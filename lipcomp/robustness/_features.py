@@ -57,7 +57,7 @@ def extract_features(
         )
     if batch_size < 1:
         raise ValueError(f"batch_size must be at least 1, got {batch_size}")
-    chosen = torch.arange(len(images)) if indices is None else as_indices(indices, len(images))
+    chosen = torch.arange(len(images), device="cpu") if indices is None else as_indices(indices, len(images))
     if not len(chosen):
         raise ValueError(f"there is no image to take: {images.name} has {len(images)}, indices name none")
     device = next((p.device for p in encoder.parameters()), torch.device("cpu"))

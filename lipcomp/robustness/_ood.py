@@ -140,8 +140,7 @@ def mahalanobis_score(
     train, features = train.double().cpu(), features.double().cpu()
     classes, which = labels.cpu().unique(return_inverse=True)
     counts = torch.bincount(which, minlength=len(classes)).double()
-    means = torch.zeros(len(classes), train.shape[1], dtype=torch.float64).index_add_(0, which, train)
-    means /= counts[:, None]
+    means = train.new_zeros(len(classes), train.shape[1]).index_add_(0, which, train) / counts[:, None]
     residual = train - means[which]
     variances, axes = torch.linalg.eigh(residual.T @ residual / len(train))
     used = variances > 1e-10 * variances[-1]

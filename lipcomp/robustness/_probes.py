@@ -291,7 +291,9 @@ def split_by_class(
     for label in labels.unique().tolist():
         members = (labels == label).nonzero().squeeze(1).cpu()
         if len(members) > 1:
-            members = members[torch.randperm(len(members), generator=generator)]
+            members = members[
+                torch.randperm(len(members), generator=generator, device=generator.device).cpu()
+            ]
         count = min(max(1, round(share * len(members))), len(members) - 1)
         test.append(members[:count])
         train.append(members[count:])

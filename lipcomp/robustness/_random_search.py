@@ -7,6 +7,7 @@ does where there is one.
 """
 
 from collections.abc import Callable
+from typing import Any
 
 import torch
 from jaxtyping import Float
@@ -54,11 +55,12 @@ def into_ball(x: Tensor, origin: Tensor, norm: str, radius: float | int) -> Tens
 
 def random_start(x: Tensor, norm: str, radius: float | int, generator: torch.Generator) -> Tensor:
     """Uniform in the cube, or a random direction with the radius of a uniform draw in the ball."""
+    drawn: Any = {"generator": generator, "device": generator.device, "dtype": torch.float32}
     if norm == "linf":
-        noise = torch.rand(x.shape, generator=generator).to(x)
+        noise = torch.rand(x.shape, **drawn).to(x)
         return into_ball(x + (2 * noise - 1) * radius, x, norm, radius)
-    noise = torch.randn(x.shape, generator=generator).to(x)
-    share = torch.rand(len(x), generator=generator).pow(1 / x[0].numel()).to(x).view(-1, 1, 1, 1)
+    noise = torch.randn(x.shape, **drawn).to(x)
+    share = torch.rand(len(x), **drawn).pow(1 / x[0].numel()).to(x).view(-1, 1, 1, 1)
     return into_ball(x + steepest(noise, norm) * radius * share, x, norm, radius)
 
 
@@ -76,7 +78,7 @@ def random_search(
     n, channels, height, width = images.shape
 
     def signs(*shape: int) -> Tensor:
-        return (torch.randint(0, 2, shape, generator=generator) * 2 - 1).to(images)
+        return (torch.randint(0, 2, shape, generator=generator, device=generator.device) * 2 - 1).to(images)
 
     stripes = signs(n, channels, 1, width).expand(-1, -1, height, -1)
     best = into_ball(images + radius * steepest(stripes, norm), images, norm, radius)
@@ -86,8 +88,8 @@ def random_search(
             break
         share = next(p for begin, p in reversed(_SHARES) if query >= begin * queries)
         side = max(1, min(round((share * height * width) ** 0.5), height, width))
-        top = int(torch.randint(0, height - side + 1, (1,), generator=generator))
-        left = int(torch.randint(0, width - side + 1, (1,), generator=generator))
+        top = int(torch.randint(0, height - side + 1, (1,), generator=generator, device=generator.device))
+        left = int(torch.randint(0, width - side + 1, (1,), generator=generator, device=generator.device))
         delta = best - images
         patch = delta[:, :, top : top + side, left : left + side]
         if norm == "linf":

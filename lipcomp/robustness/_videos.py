@@ -38,6 +38,7 @@ from lipcomp.robustness._estimates import Estimate, proportion
 from lipcomp.robustness._shifted import ClassMap, Shift, WebImages, as_published, project, read_json
 
 WHERE = "https://github.com/modestyachts/imagenet-testbed and https://zenodo.org/record/3245127"
+PERTURBATIONS = "https://github.com/hendrycks/robustness"
 # YTBB labels of neighbours that the published evaluation leaves out.
 _UNLIKE = {
     "dissimilar",
@@ -198,10 +199,10 @@ def _frame_number(name: str) -> int:
     return int(Path(name).stem.removeprefix("frame-"))
 
 
-def _existing(folder: Path | str, name: str) -> Path:
+def _existing(folder: Path | str, name: str, where: str = WHERE) -> Path:
     folder = Path(folder)
     if not folder.is_dir():
-        raise FileNotFoundError(f"{name}: its folder {str(folder)!r} does not exist. Get it from {WHERE}")
+        raise FileNotFoundError(f"{name}: its folder {str(folder)!r} does not exist. Get it from {where}")
     return folder
 
 
@@ -255,13 +256,13 @@ def open_perturbations(folder: Path | str) -> dict[str, Path]:
     FileNotFoundError
         If there are none.
     """
-    folder = _existing(folder, "perturbation set")
+    folder = _existing(folder, "perturbation set", PERTURBATIONS)
     arrays = {path.stem: path for path in sorted(folder.glob("[!.]*.npy")) if path.stem != "labels"}
     videos = {path.name: path for path in sorted(folder.iterdir()) if any(path.glob("*/[!.]*.mp4"))}
     if not (arrays or videos):
         raise FileNotFoundError(
             f"{str(folder)!r} holds neither <perturbation>.npy (CIFAR-10-P) nor <perturbation>/<class>/*.mp4 "
-            f"(ImageNet-P); both are at https://github.com/hendrycks/robustness"
+            f"(ImageNet-P); both are at {PERTURBATIONS}"
         )
     if videos:
         _decoder()

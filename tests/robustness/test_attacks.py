@@ -9,6 +9,7 @@ from torch import nn
 from lipcomp.data import load_set
 from lipcomp.robustness import auto_attack, pgd
 from lipcomp.robustness._embedding_attack import embedding_attack, found_again
+from lipcomp.robustness._ood import mahalanobis_score
 from lipcomp.robustness._probes import Classifier, NearestNeighbours, fit_linear_probe
 
 SURROGATE = Classifier.surrogate
@@ -162,6 +163,66 @@ def test_autoattack_equals_the_exact_robust_accuracy(norm, radius, classes):
     clear = np.abs(distance - radius) > 0.02 * radius
     assert (found.right == (distance > radius))[clear].all()
     assert found.distance.max() <= radius * 1.0001
+
+
+SURROUNDINGS = {
+    "no_grad": torch.no_grad,
+    "inference mode": torch.inference_mode,
+    "default device": lambda: torch.device("meta"),  # as torch.set_default_device("cuda")
+    "default type": None,
+}
+
+
+@pytest.mark.parametrize("name", SURROUNDINGS)
+def test_attacks_and_probes_do_not_depend_on_where_the_call_stands(name):
+    model, encoder = linear(4), linear(6, seed=1)
+    images = torch.rand(6, 3, 8, 8, generator=torch.Generator().manual_seed(2))
+    with torch.no_grad():
+        labels = model(images).argmax(1)
+        features = torch.rand(40, 5, generator=torch.Generator().manual_seed(3))
+    classes = (features[:, 0] * 4).long()
+
+    def measured():
+        told = {"norm": "l2", "radius": 0.1}
+        found = [pgd(model, images, labels, steps=3, **told).images]
+        found.append(embedding_attack(encoder, images, steps=4, **told).images)
+        found.append(fit_linear_probe(features, classes).weight)
+        return [*found, torch.from_numpy(mahalanobis_score(features, classes, features))]
+
+    expected = measured()
+    if name == "default type":
+        torch.set_default_dtype(torch.float64)
+        try:
+            found = measured()
+        finally:
+            torch.set_default_dtype(torch.float32)
+    else:
+        with SURROUNDINGS[name]():
+            found = measured()
+    for one, other in zip(found, expected, strict=True):
+        torch.testing.assert_close(one, other, rtol=1e-5, atol=1e-6)
+
+
+def test_autoattack_takes_a_classifier_of_either_precision_wherever_it_is_called():
+    """In float64, under another default type or device it ended in errors of torch."""
+    pytest.importorskip("pyautoattack")
+    model = linear(4)
+    images = 0.5 + 0.1 * torch.rand(20, 3, 8, 8, generator=torch.Generator().manual_seed(1))
+    labels = model(images).argmax(1)
+    told = {"norm": "linf", "radius": 0.01, "attacks": ("apgd-ce",)}
+    single = auto_attack(model, images, labels, **told).accuracy.value
+    torch.set_default_dtype(torch.float64)
+    try:
+        with torch.device("meta"):
+            double = auto_attack(model.double(), images.double(), labels, **told).accuracy.value
+        assert torch.get_default_dtype() == torch.float64
+    finally:
+        torch.set_default_dtype(torch.float32)
+    assert single == double
+    with pytest.raises(
+        ValueError, match=r"classifier does not take images of torch\.float32 .* images\.to\(weight\)"
+    ):
+        pgd(model, images, labels, norm="linf", radius=0.01)
 
 
 def test_no_radius_changes_nothing():

@@ -135,6 +135,13 @@ def test_killed_between_conditions_it_goes_on_and_ends_alike(checkpoint, few_dig
         (("--radius", "0.1"), "--radius would be ignored without --attack"),
         (("--shift", "uci_digits=/tmp"), "would be ignored for uci_digits"),
         (("--videos", "vid=/tmp"), "NAME one of"),
+        (("--ood", "near:"), "argument --ood: must be NAME or NAME=FOLDER, got ''"),
+        (("--shift", "imagenet-a="), "argument --shift: must be NAME or NAME=FOLDER, got 'imagenet-a='"),
+        (("--shift", "imagenet-a"), "shift imagenet-a: no folder was given"),
+        (
+            ("--perturbations", "/nothing"),
+            "does not exist. Get it from https://github.com/hendrycks/robustness",
+        ),
         (("--limit", "0"), "argument --limit: must be positive"),
     ],
 )
@@ -144,7 +151,7 @@ def test_bad_input_is_one_paragraph_before_the_work(checkpoint, arguments, messa
     except SystemExit as end:
         code = end.code
     said = capsys.readouterr()
-    assert code == (2 if "--" in message or "argument" in message or "NAME" in message else 1)
+    assert code == (2 if "--" in message or "argument" in message or "NAME one" in message else 1)
     assert message in " ".join(said.err.split())
     assert "Traceback" not in said.err
     assert said.out == ""
