@@ -113,6 +113,13 @@ def test_draws_of_any_dimension_and_concentration(d, kappa, seed):
     assert torch.isfinite(vmf.log_prob(z)).all()
 
 
+def test_a_tangent_drawn_almost_along_the_mean_direction_leaves_length_one():
+    """Of 200,000 such vectors some lose four digits when they are projected once."""
+    mu = torch.nn.functional.normalize(torch.randn(200_000, 3, generator=seeded()), dim=1)
+    draws = VonMisesFisher(mu, torch.ones(200_000)).sample(generator=seeded(1))
+    assert (draws.double().norm(dim=1) - 1).abs().max() < 8 * torch.finfo(torch.float32).eps
+
+
 def test_a_generator_decides_the_draws_and_the_global_stream_is_left_alone():
     vmf = VonMisesFisher(torch.eye(5), 7.0)
     state = torch.get_rng_state()
