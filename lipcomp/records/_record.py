@@ -57,6 +57,8 @@ class Record:
     ------
     ValueError
         If the quantity has no name, a number is not finite, or a field cannot be written as JSON.
+    TypeError
+        If the unit or identity is no text, or subject, settings or provenance no dictionary.
 
     Examples
     --------
