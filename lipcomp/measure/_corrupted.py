@@ -109,6 +109,7 @@ class CorruptionAccuracy:
     def units(self, bench: Bench) -> Iterator[Unit]:
         """One unit per condition, and one for their summary."""
         made = self.conditions(bench)
+        of = "" if self.folder is None else f"{Path(self.folder).name} "
         for condition in made:
 
             def measure(advance: Advance, condition: Condition = condition) -> Result:
@@ -116,9 +117,8 @@ class CorruptionAccuracy:
                 return Result([Finding.of("accuracy.corruption", found)])
 
             told = {k: v for k, v in condition.settings.items() if k != "data"}
-            label = (
-                f"{told['corruption']} {told['severity'] if told['severity'] is not None else ''}".rstrip()
-            )
+            severity = "" if told["severity"] is None else told["severity"]
+            label = f"{of}{told['corruption']} {severity}".rstrip()
             settings = bench.data_settings(condition.images, condition.indices) | told
             yield probe_unit(bench, "accuracy.corruption", [condition], measure, label, settings)
         clean = bench.clean.first(len(made[0])) if self.folder is None else bench.clean
@@ -129,7 +129,9 @@ class CorruptionAccuracy:
         common = protocol_of(made, len(bench.images.classes)).settings() | {"conditions": len(made)}
         common |= {k: v for k, v in made[0].settings.items() if k in ("table", "corruption_seed")}
         common |= bench.data_settings(made[0].images, made[0].indices)
-        yield probe_unit(bench, "corruption.mean", [clean, *made], summarise, "corruptions, mean", common)
+        yield probe_unit(
+            bench, "corruption.mean", [clean, *made], summarise, f"{of}corruptions, mean", common
+        )
 
 
 def protocol_of(made: Sequence[Condition], classes: int) -> Protocol:

@@ -196,6 +196,8 @@ class FlipRate:
                 raise ValueError(
                     f"perturbation {name} has sequences of one frame, which cannot flip; get it again"
                 )
+        for values in (given or {}).values():
+            mean_flip_rate(dict.fromkeys(places, 0.0), values)  # fail before the long work
         files = {name: _files(place) for name, place in places.items()}
         hashes = {name: digest(hash_files(listed)) for name, listed in files.items()}
 

@@ -101,6 +101,8 @@ def test_of_a_set_on_disk_only_the_severities_asked_for_count(classifier_bench, 
     np.save(tmp_path / "fog.npy", pixels)
     np.save(tmp_path / "labels.npy", np.tile(np.arange(6) % 3, 5))
     bench = classifier_bench(network(3), image_set(6, 3))
+    *_, mean = CorruptionAccuracy(None, str(tmp_path), severities=(2,)).units(bench)
+    assert mean.label == f"{tmp_path.name} corruptions, mean"  # two sets in one table
     made = CorruptionAccuracy(None, str(tmp_path), severities=(2, 4)).conditions(bench)
     assert [c.settings["severity"] for c in made] == [2, 4]
     with pytest.raises(ValueError, match=r"has no severity \[7\], only \[1, 2, 3, 4, 5\]"):
@@ -182,6 +184,11 @@ def test_sequences_that_cannot_be_measured_are_refused_first(classifier_bench, t
     np.save(tmp_path / "tilt.npy", np.zeros(shape, np.uint8))
     with pytest.raises(ValueError, match=message):
         list(FlipRate(str(tmp_path)).units(classifier_bench(network(3), image_set(9, 3))))
+    np.save(tmp_path / "tilt.npy", np.zeros((2, 4, 32, 32, 3), np.uint8))
+    (tmp_path / "alexnet.csv").write_text("perturbation,flip_rate\nfog,0.5\n")
+    asked = FlipRate(str(tmp_path), reference=str(tmp_path / "alexnet.csv"))
+    with pytest.raises(ValueError, match="the reference flip rates lack tilt"):
+        list(asked.units(classifier_bench(network(3), image_set(9, 3))))
 
 
 def test_noise_is_compared_with_the_first_frame_however_it_is_written(classifier_bench, tmp_path):
