@@ -143,6 +143,8 @@ def labels_of(name: str, dataset: Any, image_key: str | None, label_key: str | N
     if hasattr(dataset, "indices") and hasattr(dataset, "dataset"):  # torch's Subset
         whole = labels_of(name, dataset.dataset, image_key, label_key)
         return [whole[i] for i in dataset.indices]
+    if type(dataset) is ConcatDataset:
+        return [label for part in dataset.datasets for label in labels_of(name, part, image_key, label_key)]
     labels, parts = [], 0
     for i in range(len(dataset)):
         item = item_of(dataset, i, name)

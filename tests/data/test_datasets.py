@@ -159,6 +159,8 @@ def test_an_index_is_no_label():
     for index in (torch.arange(12), np.arange(12)):
         with pytest.raises(ValueError, match="the second part of each item of list is its index"):
             from_dataset([*zip(stacked, index, strict=True)])
+    with pytest.raises(ValueError, match="is its index"):  # that of its part
+        from_dataset(ConcatDataset([items, items]))
     assert from_dataset(items, labels=range(12)).labels.tolist() == [*range(12)]
     assert from_dataset(items, labelled=False).classes == ()
     assert from_dataset(items[:3]).labels.tolist() == [0, 1, 2]  # one image of each class
