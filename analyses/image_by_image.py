@@ -203,7 +203,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if options.study is None:
         raise ValueError("name the folder of a measured study, or a file with --table")
     out = options.out or options.study / "image_by_image.csv"
-    sources, _, _, chosen = read_study(options)
+    sources, _, _, _, chosen = read_study(options)
     told = read_measured(options.study / RECORDS, "analyses.paired_study.measure").frame
     patterns = options.runs.split(",")
     sources = [source for source in sources if any(fnmatch(str(source.name), each) for each in patterns)]

@@ -27,7 +27,7 @@ from analyses.paired_study.answer import answer_study
 from analyses.paired_study.design import write_design
 from analyses.paired_study.frames import load_study
 from analyses.paired_study.study import RECORDS
-from analyses.runs import ROLL, write_roll
+from analyses.runs import ROLL
 from lipcomp._commands import Parser, run
 from lipcomp._messages import needed
 from lipcomp.data import load_set
@@ -184,7 +184,6 @@ def publish(name: str) -> None:
             f"{str(made)!r} holds no records; make it with: python -m analyses.results run {name}"
         )
     out.mkdir(parents=True, exist_ok=True)
-    write_roll(made)
     for file in (made / "study.json", made / ROLL):
         if file.exists():
             shutil.copy(file, out)

@@ -2,13 +2,16 @@
 
 import argparse
 import json
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
 
 from lipcomp._atomic import atomic_file
 from lipcomp._commands import Parser
+from lipcomp._identity_files import hash_files
 from lipcomp.checkpoints._native import Metadata
 from lipcomp.measure import Images, Source, _options as measure_options
 from lipcomp.records import read_records, to_frame
@@ -29,11 +32,14 @@ class Measured:
     Parameters
     ----------
     frame
-        The records of runs that count: not of removed ones, and of one that was trained anew only its last.
+        The records of runs that count: of each run, those of the encoder that was measured last, if its checkpoint
+        is still the same.
     count
         How many records the file holds.
     removed
         Runs that were measured and have no checkpoint any more.
+    replaced
+        Runs whose checkpoint is not the one that was measured: trained anew since then.
     diverged
         Runs that ended without an encoder, and why.
     """
@@ -41,6 +47,7 @@ class Measured:
     frame: pd.DataFrame
     count: int
     removed: tuple[str, ...]
+    replaced: tuple[str, ...]
     diverged: dict[str, str]
 
     def cautions(self) -> list[str]:
@@ -50,6 +57,11 @@ class Measured:
             found.append(
                 f"Left out: {', '.join(self.removed)}, measured before, but no longer among the checkpoints of the "
                 f"study. Verdicts are too sure if runs are removed because of their results."
+            )
+        if self.replaced:
+            found.append(
+                f"Left out: {', '.join(self.replaced)}, whose checkpoints are not those that were measured (trained "
+                f"anew?). Measure the study again."
             )
         if self.diverged:
             told = "; ".join(f"{run} ({why})" for run, why in self.diverged.items())
@@ -97,12 +109,8 @@ def call_roll(study: Path) -> dict[str, str] | None:
     try:
         roll = dict.fromkeys(find_runs(study), FINISHED)
     except FileNotFoundError:
-        try:
-            return dict(json.loads((study / ROLL).read_text()))
-        except FileNotFoundError:
-            return None
-        except (TypeError, ValueError) as error:
-            raise ValueError(f"{study / ROLL} is damaged ({error}); remove it") from error
+        kept = _read_roll(study)
+        return kept and {run: end if isinstance(end, str) else FINISHED for run, end in kept.items()}
     for file in sorted(study.glob("runs/*/diverged.json")):
         try:
             reason = str(json.loads(file.read_text())["reason"])
@@ -112,11 +120,26 @@ def call_roll(study: Path) -> dict[str, str] | None:
     return roll
 
 
-def write_roll(study: Path) -> None:
-    """Keep what became of each run for pages that are drawn elsewhere."""
+def _read_roll(study: Path) -> dict[str, Any] | None:
+    """What :func:`write_roll` kept of each run; None if it was not called yet."""
+    try:
+        return dict(json.loads((study / ROLL).read_text()))
+    except FileNotFoundError:
+        return None
+    except (TypeError, ValueError) as error:
+        raise ValueError(f"{study / ROLL} is damaged ({error}); remove it") from error
+
+
+def write_roll(study: Path, measured: Mapping[str, Mapping[str, str]]) -> None:
+    """Keep what became of each run, for pages that are drawn elsewhere, and which checkpoint of it was measured.
+
+    Its records need not have the checkpoint's own hash: where another file held the same encoder, they were there.
+    """
     if (roll := call_roll(study)) is not None:
         with atomic_file(study / ROLL) as temporary:
-            temporary.write_text(json.dumps(roll, indent=1))
+            temporary.write_text(
+                json.dumps({run: measured.get(run, end) for run, end in roll.items()}, indent=1)
+            )
 
 
 def add_study_arguments(parser: Parser) -> None:
@@ -128,9 +151,10 @@ def add_study_arguments(parser: Parser) -> None:
 
 def read_study(
     options: argparse.Namespace,
-) -> tuple[list[Source], list[Metadata], list[tuple[str, ...]], Images]:
-    """The encoders of ``options.study``, their metadata and layers, and the images of :func:`add_study_arguments`."""
+) -> tuple[list[Source], list[Metadata], list[tuple[str, ...]], dict[str, dict[str, str]], Images]:
+    """The encoders of ``options.study``, their metadata, layers and hashes, and the images that the options choose."""
     sources: list[Source] = []
+    hashes: dict[str, dict[str, str]] = {}
     metadata: list[Metadata] = []
     layers: list[tuple[str, ...]] = []
     for name, path in find_runs(options.study).items():
@@ -138,7 +162,8 @@ def read_study(
         checkpoint = sources[-1].load()
         metadata.append(checkpoint.metadata)
         layers.append(tuple(checkpoint.encoder.layers()))
-    return sources, metadata, layers, measure_options.images(options, metadata)
+        hashes[name] = {"sha256": checkpoint.sha256, "encoder": checkpoint.identity}
+    return sources, metadata, layers, hashes, measure_options.images(options, metadata)
 
 
 def read_measured(file: Path, command: str) -> Measured:
@@ -159,10 +184,8 @@ def read_measured(file: Path, command: str) -> Measured:
     count = len(frame)
     if frame.empty or "subject.run" not in frame:
         raise ValueError(f"{file} holds no record of a study's run; measure the study again")
-    if "subject.sha256" in frame:
-        last = frame.groupby("subject.run")["subject.sha256"].transform("last")
-        frame = frame[frame["subject.sha256"].isna() | (frame["subject.sha256"] == last)]
     roll = call_roll(file.parent)
+    frame, replaced = _of_checkpoints(frame, file.parent)
     removed: tuple[str, ...] = ()
     if roll is not None:
         objective = frame.get("subject.objective", pd.Series(index=frame.index, dtype=object))
@@ -175,7 +198,30 @@ def read_measured(file: Path, command: str) -> Measured:
             f"{file} holds records of other runs alone; measure the study: python -m {command} {file.parent}"
         )
     diverged = {run: end for run, end in (roll or {}).items() if end != FINISHED}
-    return Measured(frame.copy(), count, removed, diverged)
+    return Measured(frame.copy(), count, removed, replaced, diverged)
+
+
+def _of_checkpoints(frame: pd.DataFrame, study: Path) -> tuple[pd.DataFrame, tuple[str, ...]]:
+    """The records of the encoders that were measured last, and the runs whose checkpoint is another one by now."""
+    if "subject.sha256" not in frame:
+        return frame, ()
+    run, sha = frame["subject.run"], frame["subject.sha256"]
+    encoder = frame.get("subject.encoder", pd.Series(index=frame.index, dtype=object))
+    kept = {name: told for name, told in (_read_roll(study) or {}).items() if isinstance(told, dict)}
+    last = frame.groupby("subject.run")["subject.sha256"].transform("last")
+    measured, wanted = (
+        run.map({name: told.get(field) for name, told in kept.items()}).astype(object)
+        for field in ("sha256", "encoder")
+    )
+    measured = measured.where(measured.notna(), last)
+    counts = (encoder == wanted).where(encoder.notna() & wanted.notna(), sha == last)
+    try:
+        files = find_runs(study)
+    except FileNotFoundError:
+        files = {}
+    there = run.map(dict(zip(files, hash_files(list(files.values())), strict=True))).astype(object)
+    other = sha.notna() & there.notna() & (there != measured)
+    return frame[(sha.isna() | counts) & ~other], tuple(dict.fromkeys(run[other]))
 
 
 def last_values(frame: pd.DataFrame) -> tuple[pd.DataFrame, int]:

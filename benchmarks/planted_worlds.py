@@ -20,6 +20,7 @@ import tempfile
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
+from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
@@ -223,7 +224,7 @@ class _Draw:
         )  # fmt: skip
         self._images(folder, name)
         subject: dict[str, Any] = {
-            "run": name, "objective": OBJECTIVES[method], "seed": seed, "sha256": f"{abs(hash(name)):x}",
+            "run": name, "objective": OBJECTIVES[method], "seed": seed, "sha256": sha256(name.encode()).hexdigest(),
             "data": f"set {data}", "data_hash": data, "recipe_hash": "byol" if "BYOL" in method else "simclr",
             "architecture": "small_cnn", "epochs": 12,
         }  # fmt: skip

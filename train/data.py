@@ -6,7 +6,7 @@ run goes on at any step without a generator's state.
 """
 
 import hashlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -122,9 +122,13 @@ def _readable(images: FolderImages, settings: Settings, report: Report) -> Folde
 
 
 def held_out_set(
-    recipe: Recipe, settings: Settings, images: ImageSet, report: Report = lambda line: None
+    recipe: Recipe,
+    settings: Settings,
+    images: ImageSet,
+    report: Report = lambda line: None,
+    data: Any = None,
 ) -> ImageSet | None:
-    """Labelled images of the recipe's data that are not trained on, or None where there are none.
+    """Labelled images of the recipe's data, or of that given, that are not trained on; None where there are none.
 
     Raises
     ------
@@ -133,11 +137,12 @@ def held_out_set(
     """
     if len(images.labels.unique()) < 2:
         return None
-    there = () if recipe.data not in SETS and not _is_place(recipe.data) else splits_of(recipe.data)
+    source = recipe.data if data is None else data
+    there = splits_of(source) if isinstance(source, Mapping) or _is_place(source) else ()
     split = next((split for split in ("val", "test") if split in there), None)
     if split is None:
         return None
-    held_out = _load(recipe, split, settings)
+    held_out = _load(recipe, split, settings, data)
     if held_out.classes != images.classes:
         return None
     if settings.skip_unreadable and isinstance(held_out, FolderImages):
@@ -146,8 +151,9 @@ def held_out_set(
     return held_out
 
 
-def _is_place(data: str) -> bool:
-    return Path(data).is_dir() or ":" in data
+def _is_place(data: Any) -> bool:
+    """Whether data is named, so that another split of it can be loaded."""
+    return isinstance(data, str) and (data in SETS or Path(data).is_dir() or ":" in data)
 
 
 def _load(
@@ -156,6 +162,7 @@ def _load(
     """A split of the recipe's data, or of data that is given, at the recipe's size."""
     shape = recipe.encoder.image_shape
     data = recipe.data if data is None else data
+    data = str(data) if isinstance(data, Path) else data
     if isinstance(data, str):
         return _sized(data, split, settings, shape, report)
     return load_set(data, split, root=settings.data_root, image_shape=shape)

@@ -19,6 +19,7 @@ import dataclasses
 import hashlib
 import io
 import json
+import os
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
@@ -78,9 +79,9 @@ def held(folder: Path) -> Iterator[None]:
 # What defines a run.
 
 
-def identity(recipe: Recipe, seed: int, data_hash: str, run: Mapping[str, Any]) -> dict[str, Any]:
-    """All that a run's numbers depend on, flat, as JSON knows it: field -> value."""
-    known = {"recipe": recipe.to_dict(), "seed": seed, "images": data_hash, **{n: run[n] for n in RUN_FIELDS}}
+def identity(recipe: Mapping[str, Any], seed: int, data_hash: str, run: Mapping[str, Any]) -> dict[str, Any]:
+    """All that a run's numbers depend on, flat, as JSON knows it: field -> value. The recipe comes as a dictionary."""
+    known = {"recipe": recipe, "seed": seed, "images": data_hash, **{n: run[n] for n in RUN_FIELDS}}
     return flat(json.loads(json.dumps(known)))
 
 
@@ -139,6 +140,11 @@ class Keeper:
     ranks: int
     best: float = -1.0
 
+    def __post_init__(self) -> None:
+        self.told = self.recipe.to_dict()  # before training changes what a function of your own returns
+        self.identity = identity(self.told, self.seed, self.data_hash, self.run)
+        """What the folder must agree on."""
+
     @property
     def run(self) -> dict[str, Any]:
         """How the recipe is run, as metadata say it."""
@@ -146,11 +152,6 @@ class Keeper:
             n: getattr(self.settings, n) for n in ("precision", "accumulate", "compile", "channels_last")
         }
         return {**settings, "device": self.settings.device.type, "ranks": self.ranks}
-
-    @property
-    def identity(self) -> dict[str, Any]:
-        """What the folder must agree on."""
-        return identity(self.recipe, self.seed, self.data_hash, self.run)
 
     def finished(self) -> Path | None:
         """The encoder, if the run is finished.
@@ -172,7 +173,7 @@ class Keeper:
         """Write the encoder after ``steps`` steps, with its metadata."""
         metadata = Metadata(
             objective=self.recipe.objective.to_dict(),
-            recipe={**self.recipe.to_dict(), "run": {**self.run, "steps": steps}},
+            recipe={**self.told, "run": {**self.run, "steps": steps}},
             data={"name": self.images.name, "content_hash": self.data_hash, "images": len(self.images)},
             seed=self.seed,
             epochs=round(steps * self.recipe.batch_size / len(self.images)),
@@ -230,8 +231,9 @@ def save_state(folder: Path, step: int, state: dict[str, Any]) -> Path:
     except OSError as error:
         kept = find_states(folder)
         last = f"the state before it, {kept[0].name}, is whole" if kept else "no state was written before"
+        reason = os.strerror(error.errno) if error.errno else error
         raise OSError(
-            f"the state of step {step} cannot be written to {str(file.parent)!r} ({error.strerror or error}); {last}. "
+            f"the state of step {step} cannot be written to {str(file.parent)!r} ({reason}); {last}. "
             f"Free space there and run the same command again to continue"
         ) from error
     for old in find_states(folder)[KEPT_STATES:]:

@@ -15,15 +15,17 @@ Two ranks then give the losses and weights of one process (tests/train/test_rank
 import os
 import signal
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from types import FrameType, TracebackType
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -61,6 +63,19 @@ class Ranks:
         if self.size > 1:
             dist.all_gather_object(said, value)
         return said
+
+    def of_first(self, work: Callable[[], T]) -> T:
+        """What ``work`` returns on the first rank, where alone it is called; what it raises, every rank raises."""
+        found: tuple[T | None, Exception | None] = None, None
+        if self.first:
+            try:
+                found = work(), None
+            except Exception as error:
+                found = None, error
+        value, failure = self.everyones(found)[0]
+        if failure is not None:
+            raise failure
+        return value
 
 
 @contextmanager

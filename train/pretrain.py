@@ -14,6 +14,7 @@ What the folder of a run holds is listed in :mod:`train.folder`.
 import dataclasses
 import errno
 import json
+import math
 import os
 import sys
 import time
@@ -73,7 +74,8 @@ def pretrain(
     settings
         How it is run.
     data
-        Images to train on instead of the recipe's own: an image set, or a torchvision or Hugging Face dataset.
+        Images to train on instead of the recipe's own: an image set, or a torchvision or Hugging Face dataset. A
+        mapping of splits to datasets has the held-out images too.
     report
         Called with each line of progress and each warning.
 
@@ -94,9 +96,8 @@ def pretrain(
             report = _silent
         images = training_set(recipe, settings, report, data)
         check_split(recipe, images, ranks, settings)
-        if ranks.first:
-            stack.enter_context(held(out))
-        data_hash = ranks.everyones(images.content_hash() if ranks.first else None)[0]
+        ranks.of_first(lambda: stack.enter_context(held(out)))
+        data_hash = ranks.of_first(images.content_hash)
         keeper = Keeper(recipe, seed, out, settings, images, data_hash, ranks.size)
         if (checkpoint := keeper.finished()) is not None:
             if ranks.first:  # a kill after the last write leaves them
@@ -105,7 +106,7 @@ def pretrain(
         interruption = stack.enter_context(Interruption())
         try:
             out.mkdir(parents=True, exist_ok=True)
-            return Run(recipe, seed, out, settings, ranks, images, report, keeper).train(interruption)
+            return Run(recipe, seed, out, settings, ranks, images, report, keeper, data).train(interruption)
         except OSError as error:
             if error.errno not in FULL:
                 raise
@@ -135,6 +136,7 @@ class Run:
         images: ImageSet,
         report: Report,
         keeper: Keeper | None = None,
+        data: Any = None,
     ) -> None:
         self.recipe, self.seed, self.out, self.settings = recipe, seed, out, settings
         self.ranks, self.report = ranks, report
@@ -161,7 +163,7 @@ class Run:
             synchronise_batch_norm(self.trainee, settings.device)
         self.optimizer = build_optimizer(self.trainee, recipe)
         self.scaler = torch.amp.GradScaler(settings.device.type, enabled=settings.precision == "fp16")
-        held_out = held_out_set(recipe, settings, images, report) if self.evaluate_steps else None
+        held_out = held_out_set(recipe, settings, images, report, data) if self.evaluate_steps else None
         self.held_out = None if held_out is None else HeldOut(images, held_out)
         self.monitor = Monitor(out / "metrics.jsonl", report, self._sinks())
 
@@ -222,7 +224,10 @@ class Run:
         self.monitor.flush()
         checkpoint = self.out / CHECKPOINT
         if self.ranks.first:
-            metrics = {name: float(value) for name, value in line.items() if not isinstance(value, str)}
+            numbers = {name: float(value) for name, value in line.items() if not isinstance(value, str)}
+            metrics = {
+                name: value for name, value in numbers.items() if math.isfinite(value)
+            }  # JSON has no other
             self.keeper.keep(checkpoint, self.trainee, self.total, metrics)
             tidy(self.out)
         return checkpoint

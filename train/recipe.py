@@ -8,9 +8,13 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import Any, Literal, get_args
 
+from lipcomp._arguments import checked
+from lipcomp._identity import digest
+from lipcomp._identity_code import is_installed
 from lipcomp._messages import nearest
 from lipcomp.data._views import Views
 from lipcomp.encoders import EncoderSpec
+from lipcomp.encoders._backbones import BACKBONES
 from lipcomp.objectives import BYOL, CBYOL, CSimCLR, Objective, SimCLR
 from lipcomp.objectives._supervised import CosineClassifier, SupervisedCEB
 
@@ -22,6 +26,7 @@ Initialisation = Literal["torch", "paper"]
 Probe = Literal["backbone", "projection"]
 
 
+@checked
 @dataclass(frozen=True)
 class Recipe:
     """Everything that defines a training run, except the seed.
@@ -113,10 +118,12 @@ class Recipe:
             raise ValueError(f"images must be at least batch_size {self.batch_size}, got {self.images}")
         if not 0 <= self.target_decay < 1:
             raise ValueError(f"target_decay must be in [0, 1), got {self.target_decay}")
-        for name, known in _CHOICES.items():
-            if getattr(self, name) not in known:
+        for name in ("objective", "views"):
+            part = type(getattr(self, name))
+            if not dataclasses.is_dataclass(part):
                 raise ValueError(
-                    f"{name} must be one of {', '.join(map(str, known))}, got {getattr(self, name)!r}"
+                    f"{name} must be a dataclass, since its fields are kept with the encoder; write "
+                    f"@dataclass(frozen=True) before {part.__name__}"
                 )
         if self.objective.family == "byol" and self.encoder.predictor is None:
             raise ValueError(
@@ -130,16 +137,17 @@ class Recipe:
         fields = asdict(self)
         fields["objective"] = self.objective.to_dict()
         fields["views"] = {"kind": type(self.views).__name__, **asdict(self.views)}  # type: ignore[call-overload]
-        return fields
+        return fields | self._own_code()
 
-
-_CHOICES: dict[str, tuple[Any, ...]] = {
-    "optimizer": get_args(Optimizer),
-    "scaling": get_args(Scaling),
-    "target_start": get_args(TargetStart),
-    "initialisation": get_args(Initialisation),
-    "probe": (*get_args(Probe), None),
-}
+    def _own_code(self) -> dict[str, str]:
+        """A hash of the code of each part that is your own: one that is edited is another part of the same name."""
+        kinds = {"objective": type(self.objective), "views": type(self.views)}
+        own: dict[str, Any] = {
+            name: kind for name, kind in kinds.items() if not is_installed(kind.__module__)
+        }
+        if ":" in self.encoder.backbone:
+            own["backbone"] = BACKBONES[self.encoder.backbone]
+        return {f"{name}_code": digest(part) for name, part in own.items()}
 
 
 # Pairs.
@@ -210,16 +218,10 @@ def change(recipe: Recipe, changes: Mapping[str, str]) -> Recipe:
     ValueError
         If there is no such field (the nearest name is given), or its value is not of the field's kind.
     """
-    values: dict[str, Any] = {}
-    for path, text in changes.items():
-        try:
-            values[path] = ast.literal_eval(text)
-        except (ValueError, SyntaxError, TypeError):
-            values[path] = text
     try:
-        return _replaced(recipe, [(path, path.split("."), value) for path, value in values.items()])
-    except TypeError as error:  # None, or words inside a tuple, where numbers are compared
-        given = ", ".join(f"{path}={value!r}" for path, value in values.items())
+        return _replaced(recipe, [(path, path.split("."), text) for path, text in changes.items()])
+    except (TypeError, OverflowError) as error:  # of an objective or views of your own; a number beyond 1e308
+        given = ", ".join(f"{path}={text}" for path, text in changes.items())
         raise ValueError(f"{given}: a value is of another kind than its field ({error})") from error
 
 
@@ -229,18 +231,27 @@ def _takes_fractions(part: Any, name: str) -> bool:
     return float in (kind, *get_args(kind))
 
 
-def _replaced(part: Any, changes: Sequence[tuple[str, list[str], Any]]) -> Any:
+def _read(text: str) -> Any:
+    """What a text says in Python's words, lists as tuples; the text itself where that is nothing."""
+    try:
+        value = ast.literal_eval(text)
+    except (ValueError, SyntaxError, TypeError, MemoryError, RecursionError):
+        return text
+    return tuple(value) if isinstance(value, list) else value
+
+
+def _replaced(part: Any, changes: Sequence[tuple[str, list[str], str]]) -> Any:
     """A dataclass with fields replaced; what they demand of each other is checked once all of them are."""
-    by_field: dict[str, list[tuple[str, list[str], Any]]] = {}
-    for path, names, value in changes:
-        by_field.setdefault(names[0], []).append((path, names[1:], value))
+    by_field: dict[str, list[tuple[str, list[str], str]]] = {}
+    for path, names, text in changes:
+        by_field.setdefault(names[0], []).append((path, names[1:], text))
     return replace(part, **{name: _value(part, name, inner) for name, inner in by_field.items()})
 
 
-def _value(part: Any, name: str, changes: Sequence[tuple[str, list[str], Any]]) -> Any:
+def _value(part: Any, name: str, changes: Sequence[tuple[str, list[str], str]]) -> Any:
     """What a field becomes."""
     known = [field.name for field in dataclasses.fields(part)]
-    path, _, value = changes[0]
+    path, _, text = changes[0]
     if name not in known:
         hint = nearest(name, known)
         raise ValueError(f"{path!r} is not a field of {type(part).__name__}{hint} Known: {', '.join(known)}")
@@ -252,13 +263,13 @@ def _value(part: Any, name: str, changes: Sequence[tuple[str, list[str], Any]]) 
         return _replaced(old, changes)
     if any(names for _, names, _ in changes):
         raise ValueError(f"{path!r}: {name} has no fields")
+    value = _read(text)
+    if isinstance(old, str) and value is not None and not isinstance(value, str):
+        return text  # a folder may be called 2024
     if isinstance(old, float) or (type(old) is int and _takes_fractions(part, name)):
         if isinstance(value, bool) or not isinstance(value, int | float):
             raise ValueError(f"{path} must be a number, such as {old!r}; got {value!r}")
         return float(value) if isinstance(old, float) else value  # a recipe may write 1 itself
     if old is not None and value is not None and type(value) is not type(old):
         raise ValueError(f"{path} must be of type {type(old).__name__}, such as {old!r}; got {value!r}")
-    kinds = [kind for kind in get_args(typing.get_type_hints(type(part))[name]) if kind in (int, float, str)]
-    if old is None and kinds and value is not None and type(value) not in kinds:
-        raise ValueError(f"{path} must be of type {kinds[0].__name__} or None, got {value!r}")
     return value

@@ -194,7 +194,7 @@ def find_recipe(name: str) -> Recipe:
         if not isinstance(recipe, Recipe):
             raise ValueError(
                 f"{name!r} must return a train.recipe.Recipe, it returned {type(recipe).__name__}; start from a known "
-                f"one: dataclasses.replace(find_recipe('mnist_simclr'), name=..., epochs=...)"
+                f"one and change its fields with dataclasses.replace"
             )
         return recipe
     if paper := re.fullmatch(r"imagenet_(c_simclr|simclr|c_byol|byol)_(\d+)(?:_r(\d+))?(_2x)?", name):

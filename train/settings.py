@@ -6,10 +6,13 @@ from typing import Literal
 
 import torch
 
+from lipcomp._arguments import checked
+
 Precision = Literal["fp32", "bf16", "fp16"]
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 
 
+@checked
 @dataclass(frozen=True)
 class Settings:
     """How a recipe is run. Settings change speed, logs and rounding, not the method.

@@ -107,7 +107,7 @@ class Identities:
         key = (recipe.data, recipe.encoder.image_shape, type(recipe.views), recipe.images)
         if key not in self.hashes:
             self.hashes[key] = data_hash(recipe, self.settings)
-        return identity(recipe, seed, self.hashes[key] or "", self.how)
+        return identity(recipe.to_dict(), seed, self.hashes[key] or "", self.how)
 
     def check(self, recipe: Recipe, seed: int, out: Path) -> None:
         """Refuse a finished run that other settings or images made."""

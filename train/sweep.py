@@ -15,13 +15,16 @@ import argparse
 import os
 import pickle
 import re
+import signal
 import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
+from types import FrameType
 from typing import Any
 
 from lipcomp._claims import claim
@@ -146,20 +149,54 @@ def _train_by_torchrun(job: tuple[Any, ...], ranks: int) -> tuple[list[str], str
             "--standalone",
             f"--nproc-per-node={ranks}",
         ]
-        process = subprocess.run(
-            [*launcher, "-m", "train.sweep", "--job", str(file)], capture_output=True, text=True
-        )
-        if process.returncode:
-            raise RuntimeError(f"torchrun ended with {process.returncode}: {process.stderr.strip()[-2000:]}")
-        answer: tuple[list[str], str | None] = pickle.loads((Path(folder) / "job.answer").read_bytes())
+        with (
+            subprocess.Popen(
+                [*launcher, "-m", "train.sweep", "--job", str(file)],
+                stdout=subprocess.DEVNULL,
+                stderr=subprocess.PIPE,
+                text=True,
+            ) as process,
+            _ended_by_sigterm(process),
+        ):  # as a worker is when its sweep ends: the ranks save their state
+            _, said = process.communicate()
+        answered = file.with_suffix(".answer")
+        if not answered.exists():
+            raise RuntimeError(f"torchrun ended with {process.returncode}: {said.strip()[-2000:]}")
+        answer: tuple[list[str], str | None] | Exception = pickle.loads(answered.read_bytes())
+        if isinstance(answer, Exception):
+            raise answer
         return answer
+
+
+@contextmanager
+def _ended_by_sigterm(process: "subprocess.Popen[str]") -> Iterator[None]:
+    """Pass SIGTERM on to a process, and raise KeyboardInterrupt once it has ended."""
+    asked: list[int] = []
+
+    def take(number: int, frame: FrameType | None) -> None:
+        asked.append(number)
+        process.terminate()
+
+    before = signal.signal(signal.SIGTERM, take)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
+    if asked:
+        raise KeyboardInterrupt
 
 
 def _train_as_rank(file: Path) -> None:
     """What torchrun starts: one rank of a packed run; the first says what became of it."""
-    answer = train_one(*pickle.loads(file.read_bytes()))
+    answer: tuple[list[str], str | None] | Exception
+    try:
+        answer = train_one(*pickle.loads(file.read_bytes()))
+    except Exception as error:
+        answer = error
     if os.environ.get("RANK") == "0":
         file.with_suffix(".answer").write_bytes(pickle.dumps(answer))
+    if isinstance(answer, Exception):
+        raise answer
 
 
 # A study.
@@ -247,8 +284,9 @@ def sweep(
                 report(f"           {note}")
         if busy and todo:
             report(f"  {len(busy)} of the runs are trained by another command; waiting for it")
-            _wait_for(todo)
-            todo = {run: job for run, job in todo.items() if not (job[2] / CHECKPOINT).exists()}
+            _wait_for(
+                todo
+            )  # those that it has finished are asked again, whether they are what this one wants
     if number:
         note_stage(out, "train", time.monotonic() - started)
     if lines:

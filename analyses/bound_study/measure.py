@@ -61,7 +61,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     # fmt: on
     add_study_arguments(parser)
     options = parser.parse_args(arguments)
-    sources, _, layers, images = read_study(options)
+    sources, _, layers, hashes, images = read_study(options)
     engine = engine_choice(options, options.study / "cache" / "jobs")
     outputs = Outputs(
         options.study / RECORDS,
@@ -80,7 +80,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         else:
             run_parallel(plan, lambda source: replace(outputs), **engine)
     if not options.dry_run:
-        write_roll(options.study)
+        write_roll(options.study, hashes)
     return 0
 
 

@@ -100,7 +100,8 @@ def cautions(study: Study, verdicts: Verdicts) -> list[str]:
         )
     found += _measured_otherwise(study)
     found += study.measured.cautions()
-    known = {*study.models.index, *study.collapsed, *study.measured.removed, *study.measured.diverged}
+    left_out = (*study.measured.removed, *study.measured.replaced, *study.measured.diverged)
+    known = {*study.models.index, *study.collapsed, *left_out}
     missing = sorted(set(study.plan.get("runs", {})) - known)
     if missing:
         found.append(f"{_count(missing, 'planned run')} not measured: {', '.join(missing)}.")

@@ -192,7 +192,6 @@ def measure(study: Path, plan: Plan, corruptions: CorruptionAccuracy, engine: di
     outputs = Outputs(study / RECORDS, made=made, table=StudyTable(study, corruptions), keep_cells=False)
     fresh = run_parallel(plan, lambda source: outputs, tell=_tell, **engine)
     training_times(study)
-    write_roll(study)
     if fresh:
         write_wall_time(study, "measure", time.monotonic() - started)
     return fresh
@@ -241,7 +240,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     # fmt: on
     add_study_arguments(parser)
     options = parser.parse_args(arguments)
-    sources, metadata, _, images = read_study(options)
+    sources, metadata, _, hashes, images = read_study(options)
     sources += baselines(sources, metadata)
     settings = {name: getattr(options, name) for name in ("device", "precision", "batch_size", "seed")}
     settings["sigma_images"] = options.sigma_images
@@ -256,6 +255,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     for bench in open_benches(plan.of(plan.sources[0])):
         units_of(bench)  # what no encoder can be measured for is refused once, before the work
     measure(options.study, plan, CorruptionAccuracy(limit=count), engine)
+    write_roll(options.study, hashes)
     return 0
 
 

@@ -171,7 +171,8 @@ def _none_missing(name: str, labels: Iterable[Any]) -> list[Any]:
     labels = list(labels)
     if any(label is None for label in labels):
         raise ValueError(
-            f"{name} gives no labels; pass labels=, label_key=, or labelled=False where none are needed"
+            f"{name} gives no labels; pass labels=, label_key=, or labelled=False where none are needed, to "
+            f"lipcomp.data.from_dataset"
         )
     return labels
 

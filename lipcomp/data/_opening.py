@@ -345,8 +345,10 @@ def _of_mapping(datasets: Mapping[str, Any], split: str) -> Any:
     return there[name]
 
 
-def splits_of(name: str) -> tuple[str, ...]:
-    """The splits that :func:`load_set` finds of a known set, a function or a folder; none if a folder has none."""
+def splits_of(name: str | Mapping[str, Any]) -> tuple[str, ...]:
+    """The splits that :func:`load_set` finds of a known set, a function, a folder or a mapping; none if it has none."""
+    if isinstance(name, Mapping):
+        return tuple(filter(None, (canonical(str(split)) for split in name)))
     if name in SETS:
         return tuple(SETS[name][1])
     if FUNCTION.fullmatch(name) and not Path(name).exists():

@@ -18,13 +18,14 @@ both methods).
 
 import math
 from dataclasses import dataclass
-from typing import Protocol, runtime_checkable
+from typing import Any, Protocol, runtime_checkable
 
 import torch
 from jaxtyping import Bool, Float
 from torch import Generator, Tensor
 from torch.nn import functional as F
 
+from lipcomp._arguments import checked
 from lipcomp.data._colour import adjust_saturation, shift_hue, to_grey
 from lipcomp.data._crops import Boxes, crop_and_resize, random_boxes
 
@@ -59,6 +60,19 @@ def _each(values: Tensor) -> Tensor:
     return values.view(-1, 1, 1, 1)
 
 
+def _within(views: Any, names: str, low: float, high: float = math.inf, *, ordered: bool = False) -> None:
+    """Refuse a field of an augmentation, or a number of a pair, outside [low, high]; infinite ones always."""
+    for name in names.split():
+        value = getattr(views, name)
+        numbers = value if isinstance(value, tuple) else (value,)
+        if not all(low <= number <= high and number < math.inf for number in numbers):
+            reach = f"in [{low:g}, {high:g}]" if high < math.inf else f"finite and at least {low:g}"
+            raise ValueError(f"{name} must be {reach}, got {value}")
+        if ordered and numbers[0] > numbers[1]:
+            raise ValueError(f"{name} must be (lowest, highest), got {value}")
+
+
+@checked
 @dataclass(frozen=True)
 class DigitViews:
     """Rotation, scale, shear and translation by one bilinear resampling, then contrast; for grey digits.
@@ -82,6 +96,11 @@ class DigitViews:
     shear: float = 0.3
     translate: float = 0.12
     contrast: tuple[float, float] = (0.5, 1.5)
+
+    def __post_init__(self) -> None:
+        _within(self, "degrees shear translate", 0)
+        _within(self, "scale", 0.01, 100, ordered=True)
+        _within(self, "contrast", 0, ordered=True)
 
     @property
     def numbers(self) -> int:
@@ -120,6 +139,7 @@ class DigitViews:
         return (warped * _each(_between(*self.contrast, u[6]))).clamp(0, 1)
 
 
+@checked
 @dataclass(frozen=True)
 class PhotoViews:
     """The paper's augmentation for colour images (Lee et al. 2021, appendix; official code and flags).
@@ -149,6 +169,13 @@ class PhotoViews:
     _CROP, _FLIP, _JITTER = slice(0, 4), 4, 5
     _STRENGTHS, _ORDER = slice(6, 10), slice(10, 14)
     _GREY, _SIGMA, _BLUR, _SOLARISE, _WIDTH = 14, 15, 16, 17, 18
+
+    def __post_init__(self) -> None:
+        _within(self, "area", 0, 1, ordered=True)
+        _within(self, "jitter contrast saturation grey blur solarise flip", 0, 1)
+        _within(self, "hue", 0, 0.5)
+        _within(self, "brightness", 0)
+        _within(self, "sigma_group", 1)
 
     @property
     def numbers(self) -> int:

@@ -432,7 +432,8 @@ def recipe_hash(recipe: Mapping[str, Any]) -> str | None:
     """A hash of a recipe less its objective: two runs that are a pair agree in it (theory (7.3))."""
     if not recipe:
         return None
-    kept = {k: v for k, v in recipe.items() if k not in ("name", "pair", "objective", "perturb")}
+    varying = ("name", "pair", "objective", "objective_code", "perturb")
+    kept = {k: v for k, v in recipe.items() if k not in varying}
     if isinstance(encoder := kept.get("encoder"), Mapping):  # C-BYOL's decoder is a part of its objective
         kept["encoder"] = {k: v for k, v in encoder.items() if k != "decoder"}
     return digest("recipe", kept)

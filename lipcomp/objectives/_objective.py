@@ -45,7 +45,7 @@ from torch import Generator, Tensor
 from torch.nn import functional as F
 
 from lipcomp.distributions import VonMisesFisher
-from lipcomp.distributions._bessel import check_concentration
+from lipcomp.distributions._bessel import LARGEST_CONCENTRATION, check_concentration
 from lipcomp.objectives._schedules import beta_factor, check_schedule
 
 Number = float | int  # a float, as a user may write it; kept as a float
@@ -204,7 +204,9 @@ def full_precision(tensor: Tensor) -> torch.autocast:
 
 
 def positive(objective: Objective, names: str) -> None:
-    """Refuse fields that are not positive and finite (beta: not negative), an unknown schedule of beta too.
+    """Refuse fields that are not positive and finite (beta: not negative), and an unknown schedule of beta.
+
+    A concentration is at most :data:`LARGEST_CONCENTRATION`: on an accelerator nothing looks at it later.
 
     Numbers become floats, so that 1024 and 1024.0 are one objective with one description.
     """
@@ -215,6 +217,8 @@ def positive(objective: Objective, names: str) -> None:
             raise ValueError(f"beta must be finite and not negative, got {value}")
         if name != "beta" and not 0 < value < math.inf:
             raise ValueError(f"{name} must be positive and finite, got {value}")
+        if name.startswith("kappa") and value > LARGEST_CONCENTRATION:
+            raise ValueError(f"{name} must be at most {LARGEST_CONCENTRATION:g}, got {value:g}")
     check_schedule(getattr(objective, "beta_schedule", "constant"))
 
 

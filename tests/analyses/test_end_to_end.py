@@ -207,7 +207,7 @@ def test_the_studies_take_images_as_the_commands_do(study, tmp_path, capsys, com
     parser = Parser()
     add_study_arguments(parser)
     parser.add_argument("study", type=Path)
-    sources, _, _, images = read_study(parser.parse_args(told))
+    sources, _, _, _, images = read_study(parser.parse_args(told))
     found = images.open(sources[0].load())
     assert len(found) in (19, 20)
     assert found.classes == ("even", "odd")

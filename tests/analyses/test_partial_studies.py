@@ -1,5 +1,6 @@
 """Folders that hold a part of a study: runs that were removed or diverged, bounds of a few models."""
 
+import hashlib
 import json
 import shutil
 from dataclasses import replace
@@ -10,14 +11,19 @@ from analyses.bound_study.page import RADII, answer, load, make_page, without_ga
 from analyses.paired_study.answer import answer_study
 from analyses.paired_study.frames import load_study
 from analyses.paired_study.study import CREDIT
-from analyses.runs import write_roll
+from analyses.runs import read_measured, write_roll
 from lipcomp.records import Record, append_records
 
 
 def finished(folder, *runs):
     for run in runs:
         (folder / "runs" / run).mkdir(parents=True)
-        (folder / "runs" / run / "model.safetensors").touch()
+        (folder / "runs" / run / "model.safetensors").write_text(run)
+
+
+def content(run):
+    """The hash of such a checkpoint."""
+    return hashlib.sha256(run.encode()).hexdigest()
 
 
 def test_a_run_that_was_removed_does_not_count_and_one_that_diverged_is_called_so(planted, tmp_path):
@@ -39,7 +45,7 @@ def test_a_run_that_was_removed_does_not_count_and_one_that_diverged_is_called_s
     assert "Left out: C-SimCLR-4, measured before, but no longer among the checkpoints" in told
     assert "without an encoder: C-SimCLR-5 (the loss became nan at step 4 of 9)." in told
     assert "1 planned run not measured: SimCLR-5." in told
-    write_roll(tmp_path)
+    write_roll(tmp_path, {})
     shutil.rmtree(tmp_path / "runs")  # as it is published
     again = answer_study(load_study(tmp_path))
     assert again.cautions == found.cautions
@@ -47,6 +53,39 @@ def test_a_run_that_was_removed_does_not_count_and_one_that_diverged_is_called_s
     (tmp_path / "runs.json").write_text("[1]")
     with pytest.raises(ValueError, match=r"runs\.json is damaged"):
         load_study(tmp_path)
+
+
+def test_a_run_trained_anew_counts_once_it_is_measured_again(tmp_path):
+    """It counted with the values of the encoder that it had before."""
+
+    def measured(text, value, encoder):
+        subject = {"run": "a", "sha256": content(text), "encoder": encoder}
+        append_records(tmp_path / "records.jsonl", [Record("accuracy.clean", value, subject=subject)])
+        write_roll(tmp_path, {"a": {"sha256": content(text), "encoder": encoder}})
+
+    def values():
+        found = read_measured(tmp_path / "records.jsonl", "analyses.paired_study.measure")
+        return list(found.frame["value"]), found.replaced
+
+    finished(tmp_path, "a", "b")
+    other = Record("accuracy.clean", 0.7, subject={"run": "b", "sha256": content("b")})
+    append_records(tmp_path / "records.jsonl", [other])
+    measured("a", 0.1, "A")
+    assert values() == ([0.7, 0.1], ())
+    checkpoint = tmp_path / "runs" / "a" / "model.safetensors"
+    checkpoint.write_text("anew")
+    assert values() == ([0.7], ("a",))
+    (told,) = read_measured(tmp_path / "records.jsonl", "analyses.paired_study.measure").cautions()
+    assert told.startswith("Left out: a, whose checkpoints are not those that were measured")
+    measured("anew", 0.2, "B")
+    assert values() == ([0.7, 0.2], ())
+    # the first encoder again, in a file that says otherwise how it was made: its values are there already
+    checkpoint.write_text("as before")
+    assert values() == ([0.7], ("a",))
+    write_roll(tmp_path, {"a": {"sha256": content("as before"), "encoder": "A"}})
+    assert values() == ([0.7, 0.1], ())
+    shutil.rmtree(tmp_path / "runs")  # as it is published
+    assert values() == ([0.7, 0.1], ())
 
 
 def test_records_of_runs_that_are_all_gone_are_named(planted, tmp_path):
@@ -63,7 +102,7 @@ def bounds(run, factor=1.0, **settings):
     told += [(f"bound.{q}.max", 0.1, views) for q in ("published", "supremum", "direction")]
     told += [("bound.direction.max", 0.5, {"pairs": "all", "kappa_e": 1024.0})]
     told += [(f"ball.{q}.median", 2.0, place) for q in ("lower", "searched", "certified") for place in ball]
-    subject = {"run": run, "sha256": run, "objective": None}
+    subject = {"run": run, "sha256": content(run), "objective": None}
     return [Record(name, v, subject=subject, settings=place | settings) for name, v, place in told]
 
 

@@ -1,7 +1,8 @@
 """What a run refuses before it writes anything, what it logs, and the command's errors."""
 
 import json
-from dataclasses import replace
+from dataclasses import dataclass, replace
+from typing import ClassVar
 
 import numpy as np
 import pytest
@@ -11,6 +12,7 @@ from PIL import Image
 from lipcomp._commands import run
 from lipcomp.checkpoints._native import load_checkpoint
 from lipcomp.data._sets import TensorImages
+from lipcomp.objectives import Loss, Objective
 from train.command import main
 from train.data import fit_to_data
 from train.monitor import Monitor, effective_rank, tensorboard_sink, uniformity, wandb_sink
@@ -127,6 +129,36 @@ def test_missing_data_and_wrong_channels_are_refused(recipes, tmp_path):
     assert "have shape (1, 28, 28) (channels, height, width), the encoder takes (3, 28, 28)" in refused(
         colours, tmp_path / "r"
     )
+
+
+def test_held_out_images_are_of_the_data_that_is_given(recipes, tmp_path):
+    """They were the recipe's own, which other images are scored on by chance."""
+    labels = torch.arange(16) % 3
+    noise = torch.rand(16, 1, 16, 16, generator=torch.Generator().manual_seed(0))
+    items = list(zip(noise, labels.tolist(), strict=True))
+    recipe = replace(recipes["simclr"], epochs=1)
+    for name, data in (("items", items), ("splits", {"train": items, "test": items[:8]})):
+        pretrain(recipe, 0, tmp_path / name, Settings(evaluate_epochs=1), data=data, report=quiet)
+        evaluated = "knn_accuracy" in (tmp_path / name / "metrics.jsonl").read_text()
+        assert evaluated == (name == "splits")
+
+
+@dataclass(frozen=True)
+class Unclear(Objective):
+    """An objective that logs what is no number."""
+
+    family: ClassVar = "simclr"
+
+    def __call__(self, first, second, **options):
+        return Loss((first - second).square().mean(), {"mine": torch.tensor(torch.nan)})
+
+
+def test_a_metric_that_is_no_number_does_not_end_the_run(recipes, tmp_path):
+    """The last step could not be written down, so the run was never finished."""
+    path = pretrain(replace(recipes["simclr"], epochs=1, objective=Unclear()), 0, tmp_path, report=quiet)
+    metrics = load_checkpoint(path).metadata.metrics
+    assert "mine" not in metrics
+    assert "loss" in metrics
 
 
 @pytest.mark.parametrize("side", [12, 40])

@@ -10,6 +10,7 @@ import torch
 import torch.multiprocessing as mp
 from torch import nn
 
+from train.folder import BusyError
 from train.parallel import Ranks, started_ranks, synchronise_batch_norm
 from train.pretrain import pretrain
 from train.settings import Settings
@@ -86,6 +87,10 @@ def test_two_processes_give_the_losses_and_weights_of_one(both, method):
         torch.testing.assert_close(weights[0][name], weights[1][name], rtol=1e-9, atol=1e-9)
 
 
+def busy():
+    raise BusyError("another run trains there")
+
+
 def check_layers(rank, size, port, inputs, expected):
     join(rank, size, port)
     with started_ranks(torch.device("cpu")) as ranks:
@@ -106,6 +111,9 @@ def check_layers(rank, size, port, inputs, expected):
         torch.testing.assert_close(own.grad, 2 * inputs[rows] * sum(range(1, size + 1)))
         assert ranks.everyones(ranks.rank) == list(range(size))
         assert ranks.mean(torch.tensor(float(ranks.rank))).item() == (size - 1) / 2
+        assert ranks.of_first(lambda: ranks.rank) == 0
+        with pytest.raises(BusyError, match="another run"):  # which the others would wait for
+            ranks.of_first(busy)
 
 
 @pytest.mark.parametrize("shape", [(6, 3), (6, 3, 5, 4)])

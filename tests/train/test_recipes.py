@@ -2,12 +2,16 @@
 
 import dataclasses
 import json
+import sys
 from dataclasses import replace
 
+import numpy as np
 import pytest
 import torch
 
-from lipcomp.encoders import EncoderSpec, build_encoder
+from lipcomp._functions import load_function
+from lipcomp.encoders import EncoderSpec, build_encoder, register_backbone
+from lipcomp.encoders._backbones import BACKBONES
 from lipcomp.objectives import BYOL, CBYOL, CSimCLR, SimCLR
 from lipcomp.objectives._supervised import CosineClassifier
 from train.imagenet import imagenet
@@ -165,9 +169,13 @@ def test_fields_are_changed_by_name():
         ("epochs.x", "1", "has no fields"),
         ("objective.beta", "-1", "beta"),
         ("objective.kappa_e", "0", "kappa_e"),
-        ("images", "800.5", "images must be of type int or None, got 800.5"),
-        ("images", "True", "images must be of type int or None"),
-        ("pair", "3", "pair must be of type str"),
+        ("images", "800.5", "images must be a whole number or None, got float 800.5"),
+        ("images", "True", "images must be"),
+        ("views.scale", "(1,)", r"scale must be \(a number, a number\), got tuple \(1,\)"),
+        ("views.scale", "(0, 1)", r"scale must be in \[0.01, 100\]"),
+        ("views.contrast", "(1, 0.5)", r"contrast must be \(lowest, highest\)"),
+        ("views.degrees", "1e999", "degrees must be finite and at least 0"),
+        ("objective.kappa_e", "1e13", r"kappa_e must be at most 1e\+12"),
         ("batch_size", "1", "batch_size must be at least 2"),
         ("learning_rate", "1e999", "learning_rate must be positive and finite"),
         ("optimizer", "lamb", "optimizer must be one of"),
@@ -234,6 +242,49 @@ def test_a_recipe_of_ones_own_comes_from_a_file_or_a_module(tmp_path, monkeypatc
     (tmp_path / "broken.py").write_text("import no_such_package\n")
     with pytest.raises(ImportError, match="No module named 'no_such_package'"):
         find_recipe(f"{tmp_path / 'broken.py'}:long")
+
+
+def test_texts_that_read_as_numbers_are_names_and_lists_are_tuples():
+    changed = change(mnist_byol(), {"data": "2024", "name": "007", "encoder.projector": "[8, 4]"})
+    assert (changed.data, changed.name, changed.encoder.projector) == ("2024", "007", (8, 4))
+
+
+@pytest.mark.parametrize("number", [np.int64, np.float32, np.float64])
+def test_numbers_of_numpy_are_numbers_and_what_is_none_is_refused(number):
+    recipe = replace(find_recipe("mnist_simclr"), epochs=number(3))
+    json.dumps(recipe.to_dict())
+    with pytest.raises(ValueError, match="epochs"):
+        replace(recipe, epochs="3")
+
+
+class Undescribed:
+    """Views or an objective without fields."""
+
+    family, numbers, draw, apply = "simclr", 1, None, None
+
+    def __call__(self):
+        pass
+
+
+def test_parts_of_ones_own_are_dataclasses_and_their_code_is_a_part_of_the_recipe(tmp_path, monkeypatch):
+    recipe = find_recipe("mnist_simclr")
+    assert not [name for name in recipe.to_dict() if name.endswith("_code")]
+    with pytest.raises(
+        ValueError, match=r"views must be a dataclass.* @dataclass\(frozen=True\) before Undescribed"
+    ):
+        replace(recipe, views=Undescribed())
+    told = []
+    for edit in ("1)", "1)  # the same", "0)"):
+        code = (
+            f"import torch\n\ndef net(channels):\n    return torch.nn.Conv2d(channels, 8, 3, padding={edit}\n"
+        )
+        (tmp_path / "own_net.py").write_text(code)
+        monkeypatch.delitem(sys.modules, "own_net", raising=False)
+        register_backbone("mine:net", load_function(f"{tmp_path}/own_net.py:net"))
+        own = replace(recipe, encoder=EncoderSpec("mine:net", (1, 28, 28)))
+        told.append(own.to_dict()["backbone_code"])
+    assert told[0] == told[1] != told[2]
+    monkeypatch.delitem(BACKBONES, "mine:net")
 
 
 def test_a_perturbation_is_relative_recorded_and_keeps_copies_copies():

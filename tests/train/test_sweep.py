@@ -2,6 +2,7 @@
 
 import json
 import os
+import pickle
 import shutil
 import subprocess
 import sys
@@ -21,6 +22,7 @@ from lipcomp.checkpoints._native import load_checkpoint
 from lipcomp.jobs._contract import JobFailure, Outcome
 from train import sweep as module
 from train.command import SHORT, changed, check_set
+from train.pretrain import pretrain
 from train.recipe import with_beta
 from train.recipes import find_recipe
 from train.settings import Settings
@@ -250,6 +252,51 @@ def test_a_run_that_another_command_trains_is_waited_for(short, tmp_path, here, 
     thread.join()
     assert any("trained by another command" in line for line in said)
     assert (tmp_path / "runs" / "simclr-seed0" / "model.safetensors").exists()
+
+
+def test_a_run_that_another_command_trained_otherwise_is_told(short, tmp_path, here, monkeypatch):
+    """Two commands at the same time made one study of two precisions, in silence."""
+    monkeypatch.setattr(module, "POLL", 0.2)
+    place, before = tmp_path / "runs" / "simclr-seed0", tmp_path / "other"
+    pretrain(short[0], 0, before, Settings(precision="bf16"), report=lambda line: None)
+
+    def other(out):
+        with claim(out) as mine:
+            assert mine
+            time.sleep(1.0)
+            shutil.copytree(before, out, dirs_exist_ok=True)
+
+    thread = threading.Thread(target=other, args=(place,))
+    thread.start()
+    time.sleep(0.3)
+    failed = sweep(short, 1, tmp_path, report=lambda line: None)
+    thread.join()
+    assert list(failed) == ["simclr-seed0"]
+    assert "its precision is 'bf16', not 'fp32'" in failed["simclr-seed0"].reason
+
+
+def test_what_the_first_rank_says_of_a_failure_is_the_reason(short, tmp_path, monkeypatch):
+    """It was torchrun's own words about exit codes."""
+
+    class Torchrun:
+        def __init__(self, command, **options):
+            monkeypatch.setenv("RANK", "0")
+            with pytest.raises(ValueError, match="batch_size"):
+                module._train_as_rank(Path(command[-1]))
+
+        def __enter__(self):
+            return self
+
+        def __exit__(self, *error):
+            pass
+
+        def communicate(self):
+            return None, "exitcode: 1"
+
+    monkeypatch.setattr(module.subprocess, "Popen", Torchrun)
+    recipe = replace(short[0], batch_size=1000)
+    with pytest.raises(ValueError, match="batch_size 1000 is larger than the 36 images"):
+        module.train_one((), pickle.dumps(recipe), 0, tmp_path / "run", Settings(), 2)
 
 
 def _hold(out, seconds):
