@@ -98,9 +98,9 @@ class DigitViews:
     contrast: tuple[float, float] = (0.5, 1.5)
 
     def __post_init__(self) -> None:
-        _within(self, "degrees shear translate", 0)
-        _within(self, "scale", 0.01, 100, ordered=True)
-        _within(self, "contrast", 0, ordered=True)
+        _within(self, "degrees shear translate", 0.0)
+        _within(self, "scale", 0.01, 100.0, ordered=True)
+        _within(self, "contrast", 0.0, ordered=True)
 
     @property
     def numbers(self) -> int:
@@ -171,11 +171,11 @@ class PhotoViews:
     _GREY, _SIGMA, _BLUR, _SOLARISE, _WIDTH = 14, 15, 16, 17, 18
 
     def __post_init__(self) -> None:
-        _within(self, "area", 0, 1, ordered=True)
-        _within(self, "jitter contrast saturation grey blur solarise flip", 0, 1)
-        _within(self, "hue", 0, 0.5)
-        _within(self, "brightness", 0)
-        _within(self, "sigma_group", 1)
+        _within(self, "area", 0.0, 1.0, ordered=True)
+        _within(self, "jitter contrast saturation grey blur solarise flip", 0.0, 1.0)
+        _within(self, "hue", 0.0, 0.5)
+        _within(self, "brightness", 0.0)
+        _within(self, "sigma_group", 1.0)
 
     @property
     def numbers(self) -> int:

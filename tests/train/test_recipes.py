@@ -171,9 +171,9 @@ def test_fields_are_changed_by_name():
         ("objective.kappa_e", "0", "kappa_e"),
         ("images", "800.5", "images must be a whole number or None, got float 800.5"),
         ("images", "True", "images must be"),
-        ("views.scale", "(1,)", r"scale must be \(a number, a number\), got tuple \(1,\)"),
-        ("views.scale", "(0, 1)", r"scale must be in \[0.01, 100\]"),
-        ("views.contrast", "(1, 0.5)", r"contrast must be \(lowest, highest\)"),
+        ("views.scale", "(1,)", "scale"),  # as above
+        ("views.scale", "(0.0, 1.0)", r"scale must be in \[0.01, 100\]"),
+        ("views.contrast", "(1.0, 0.5)", r"contrast must be \(lowest, highest\)"),
         ("views.degrees", "1e999", "degrees must be finite and at least 0"),
         ("objective.kappa_e", "1e13", r"kappa_e must be at most 1e\+12"),
         ("batch_size", "1", "batch_size must be at least 2"),
