@@ -19,8 +19,10 @@ import sys
 import textwrap
 import time
 import traceback
+import warnings
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
+from functools import partial
 from typing import Any, ClassVar, NoReturn
 
 import torch
@@ -144,7 +146,9 @@ def run(main: Callable[[Sequence[str] | None], int | None], arguments: Sequence[
     Set LIPCOMP_TRACEBACK=1 to see the traceback.
     """
     Parser.latest = None
+    formatted = warnings.formatwarning
     try:
+        warnings.formatwarning = partial(_warning, formatted)
         code = main(arguments) or 0
         if sys.stdout is not None:  # None where a shell has closed it
             sys.stdout.flush()
@@ -159,7 +163,16 @@ def run(main: Callable[[Sequence[str] | None], int | None], arguments: Sequence[
             traceback.print_exc()
         fail(as_options(_explain(failure)))
         return 2 if isinstance(failure, UsageError) else 1
+    finally:
+        warnings.formatwarning = formatted
     return code
+
+
+def _warning(others: Callable[..., str], message: Any, category: type[Warning], *place: Any) -> str:
+    """A warning of the library as one paragraph, without the line of code that raised it."""
+    if not category.__module__.startswith("lipcomp"):
+        return others(message, category, *place)
+    return _paragraph(f"warning: {message}") + "\n"
 
 
 def _explain(failure: Exception) -> str:
@@ -177,11 +190,12 @@ def _explain(failure: Exception) -> str:
 
 def fail(message: str) -> None:
     """One paragraph on stderr."""
+    print(_paragraph(f"error: {message}"), file=sys.stderr)
+
+
+def _paragraph(text: str) -> str:
     width = min(100, shutil.get_terminal_size().columns)
-    print(
-        textwrap.fill(f"error: {message}", width, break_long_words=False, break_on_hyphens=False),
-        file=sys.stderr,
-    )
+    return textwrap.fill(text, width, break_long_words=False, break_on_hyphens=False)
 
 
 @contextmanager

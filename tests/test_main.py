@@ -5,6 +5,7 @@ import io
 import re
 import subprocess
 import sys
+import warnings
 from pathlib import Path
 
 import pytest
@@ -12,6 +13,7 @@ import pytest
 import lipcomp
 from lipcomp import _commands as commands
 from lipcomp.__main__ import SUBCOMMANDS, main
+from lipcomp.records import Record, append_records
 
 
 def test_version_and_usage(capsys):
@@ -57,6 +59,23 @@ def test_a_missing_checkpoint_is_one_paragraph_and_exit_1(capsys):
     assert error.startswith("error: ")
     assert "nowhere.safetensors" in error
     assert "Traceback" not in error
+
+
+def test_a_warning_of_the_library_is_one_paragraph_without_code(tmp_path, capsys, monkeypatch):
+    """A kill leaves a batch without its end; Python shows the line of code that noticed it."""
+    records = tmp_path / "records.jsonl"
+    append_records(records, [Record("accuracy.clean", 0.9)])
+    append_records(records, [Record("ece", 0.1), Record("brier", 0.1)])
+    records.write_bytes(records.read_bytes()[:-5])
+    shown = warnings.formatwarning
+    with warnings.catch_warnings():
+        warnings.simplefilter("always")
+        monkeypatch.setattr(warnings, "showwarning", lambda *told: print(warnings.formatwarning(*told[:4])))
+        assert main(["report", str(records), "--out", str(tmp_path / "page.html")]) == 0
+    said = capsys.readouterr().out
+    assert " ".join(said.split()).startswith(f"warning: {records}: 2 lines before and in line 3 are left out")
+    assert "_files.py" not in said
+    assert warnings.formatwarning is shown
 
 
 @pytest.mark.parametrize("shell", ["bash", "zsh", "tcsh"])
