@@ -66,12 +66,10 @@ def forest(rows: Sequence[Row], axis_label: str) -> Figure:
     if ratio:
         axis.set_xscale("log")
         ends = axis.get_xlim()
-        fine = (
-            (0.5, 0.75, 1.0, 1.5, 2.0)
-            if ends[1] < 4 * ends[0]
-            else (0.0625, 0.125, 0.25, 0.5, 1.0, 2.0, 4.0, 8.0)
-        )
-        ticks = [t for t in fine if ends[0] <= t <= ends[1]]
+        ticks = [0.0625, 0.125, 0.25, 0.5, 1.0, 2.0, 4.0, 8.0]
+        for reach, finer in ((4, [0.5, 0.75, 1.0, 1.5, 2.0]), (1.5, [0.8, 0.9, 1.0, 1.1, 1.2, 1.3])):
+            ticks = finer if ends[1] < reach * ends[0] else ticks
+        ticks = [t for t in ticks if ends[0] <= t <= ends[1]]
         axis.set_xticks(ticks, [f"{100 * (t - 1):+.0f}%".replace("-", "−") if t != 1 else "0" for t in ticks])
         axis.minorticks_off()
     axis.set_yticks([])

@@ -2,6 +2,7 @@
 
 import json
 import re
+from dataclasses import replace
 
 import numpy as np
 import pandas as pd
@@ -11,6 +12,7 @@ from analyses.paired_study.answer import answer_study
 from analyses.paired_study.associations import ALL_MODELS, RUNS, image_findings
 from analyses.paired_study.comparison import Comparison
 from analyses.paired_study.design import Design, read_design, write_design
+from analyses.paired_study.figures import forest
 from analyses.paired_study.frames import load_study, read_bits
 from analyses.paired_study.page import make_report
 from analyses.paired_study.pairs import find_pairs
@@ -88,7 +90,14 @@ def test_seeds_are_the_unit_whatever_the_betas(planted, tmp_path):
     dose = next(a for a in found.associations if a.level == "C-SimCLR, over β" and a.y.startswith("log"))
     assert dose.verdict is Verdict.YES
     assert dose.estimate.n == 5
-    assert credit(found, "features").row.contrast == CREDIT  # a sweep does not lose its control
+    row = credit(found, "features").row
+    assert row.contrast == CREDIT  # a sweep does not lose its control
+    for low, high, ticks in ((-0.02, 0.03, ["−10%", "0", "+10%"]), (-1.0, 0.05, ["−50%", "−25%", "0"])):
+        effect = replace(row.effect, value=high, interval=None, differences=(low, *[high] * 4))
+        (axis,) = forest([replace(row, effect=effect)], "change").axes
+        assert [
+            label.get_text() for label in axis.get_xticklabels()
+        ] == ticks  # more than the zero, whatever the scale
 
 
 def test_what_the_control_does_too_is_not_credited(planted, tmp_path):
