@@ -20,6 +20,7 @@ import hashlib
 import io
 import json
 import os
+import pickle
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
@@ -201,22 +202,38 @@ class Keeper:
         Raises
         ------
         ValueError
-            If it belongs to another run.
+            If it belongs to another run, or another version of the code wrote it.
         """
         if tidy:
             remove_fragments(self.out)
         state = last_state(self.out, report)
         if state is None:
             return 0
-        check_same(json.loads(state["run"]), self.identity, self.out, "an unfinished run")
-        trainee.load_state_dict(state["trainee"])
-        optimizer.load_state_dict(state["optimizer"])
-        scaler.load_state_dict(state["scaler"])
-        self.best = state["best"]
-        return int(state["step"])
+        with _of_this_version(self.out):
+            theirs = dict(json.loads(state["run"]))
+        check_same(theirs, self.identity, self.out, "an unfinished run")
+        with _of_this_version(self.out):
+            trainee.load_state_dict(state["trainee"])
+            optimizer.load_state_dict(state["optimizer"])
+            scaler.load_state_dict(state["scaler"])
+            self.best = state["best"]
+            return int(state["step"])
 
 
 # States.
+
+
+@contextmanager
+def _of_this_version(folder: Path) -> Iterator[None]:
+    """A whole state that cannot be used was written by another version of the code."""
+    try:
+        yield
+    except (KeyError, TypeError, ValueError, RuntimeError) as error:
+        raise ValueError(
+            f"the states in {str(folder / 'states')!r} were written by another version of this code "
+            f"({type(error).__name__}: {' '.join(str(error).split())[:200]}); continue the run with that version, or "
+            f"remove {str(folder)!r} to train it anew"
+        ) from error
 
 
 def save_state(folder: Path, step: int, state: dict[str, Any]) -> Path:
@@ -257,7 +274,12 @@ def load_state(file: Path) -> dict[str, Any]:
     digest, _, data = file.read_bytes().partition(b"\n")
     if hashlib.sha256(data).hexdigest().encode() != digest:
         raise ValueError(f"state {str(file)!r} is damaged: it does not have the contents that were written")
-    state: dict[str, Any] = torch.load(io.BytesIO(data), weights_only=True, map_location="cpu")
+    try:
+        state: dict[str, Any] = torch.load(io.BytesIO(data), weights_only=True, map_location="cpu")
+    except (pickle.UnpicklingError, RuntimeError, EOFError) as error:
+        raise ValueError(
+            f"state {str(file)!r} holds no tensors ({str(error).splitlines()[0][:100]})"
+        ) from error
     return state
 
 
@@ -294,11 +316,11 @@ def keep_lines(file: Path, steps: int) -> None:
     """Cut the metrics back to the first ``steps`` steps: what comes after will be trained again."""
     if file.exists():
         kept = []
-        for line in file.read_text().splitlines():
+        for line in file.read_text(errors="replace").splitlines():
             try:
                 if json.loads(line)["step"] < steps:
                     kept.append(line + "\n")
-            except ValueError:  # the last line of a killed process
+            except (ValueError, KeyError, TypeError):  # the last line of a killed process, or none of ours
                 continue
         with atomic_file(file) as temporary:
             temporary.write_text("".join(kept))

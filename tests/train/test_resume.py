@@ -17,7 +17,7 @@ import pytest
 import torch
 
 from train.command import main
-from train.folder import find_states
+from train.folder import find_states, load_state, save_state
 from train.pretrain import pretrain
 from train.settings import Settings
 
@@ -169,6 +169,20 @@ def test_a_corrupt_last_state_costs_some_steps_and_nothing_else(long_runs, tmp_p
     pretrain(recipe, 0, tmp_path / "run", SETTINGS, report=said.append)
     assert "is damaged" in said[0]
     assert outcome(tmp_path / "run") == outcome(tmp_path / "whole")
+
+
+def test_whole_states_of_another_version_are_told(long_runs, tmp_path):
+    """They ended in a KeyError, or in PyTorch's list of weights."""
+    recipe = replace(long_runs[0], epochs=1)
+    with pytest.raises(KeyboardInterrupt):
+        pretrain(recipe, 0, tmp_path, SETTINGS, report=interrupt_at(2))
+    state = load_state(find_states(tmp_path)[0])
+    lacking = {name: value for name, value in state.items() if name != "scaler"}
+    fewer = dict(list(state["trainee"].items())[1:])
+    for other in (lacking, state | {"trainee": fewer}, state | {"run": "{"}):
+        save_state(tmp_path, state["step"], other)
+        with pytest.raises(ValueError, match=r"written by another version .* continue .* or remove"):
+            pretrain(recipe, 0, tmp_path, SETTINGS, report=quiet)
 
 
 def interrupt_at(step):

@@ -136,6 +136,9 @@ def test_metrics_are_cut_back_and_torn_lines_dropped(tmp_path):
     keep_lines(file, 1)
     assert file.read_text() == '{"step": 0, "loss": 1}\n'
     keep_lines(tmp_path / "none", 1)
+    file.write_bytes(b'[1]\n{"loss": 1}\n\xff\n{"step": 0}\n')  # and what is none of ours
+    keep_lines(file, 1)
+    assert file.read_text() == '{"step": 0}\n'
 
 
 def test_what_a_killed_write_left_is_removed_and_nothing_else(tmp_path):
