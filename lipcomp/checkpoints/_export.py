@@ -69,7 +69,7 @@ def to_torchvision(checkpoint: Checkpoint, path: Path | str) -> Path:
     if not known or name.endswith(("_tf", "_same")):
         raise CheckpointError(
             f"{checkpoint.encoder.architecture} has no counterpart in torchvision (another family or padding); "
-            f"export it with --to safetensors or --to torchscript"
+            f'export it with to="safetensors" or to="torchscript"'
         )
     with atomic_file(_place(checkpoint, path)) as temporary:
         torch.save(_weights(checkpoint.encoder.backbone), temporary)
@@ -100,7 +100,7 @@ def to_timm(checkpoint: Checkpoint, folder: Path | str) -> Path:
     if not fits:
         raise CheckpointError(
             f"{encoder.architecture} has no counterpart in timm; "
-            f"export it with --to safetensors or --to torchscript"
+            f'export it with to="safetensors" or to="torchscript"'
         )
     ready = preprocessing_of(checkpoint)
     config = {

@@ -172,7 +172,7 @@ def test_programs_without_lipcomp(tmp_path, simsiam, images):
 
 def test_what_has_no_counterpart_is_refused(tmp_path, shaken):
     torch.save(shaken(ResNet(9, "cifar", 1 / 16, 3)).state_dict(), tmp_path / "r9.pth")
-    with pytest.raises(CheckpointError, match="counterpart in timm; export it with --to safetensors or"):
+    with pytest.raises(CheckpointError, match='counterpart in timm; export it with to="safetensors" or'):
         to_timm(load_encoder(tmp_path / "r9.pth"), tmp_path / "timm")
     padded = ResNet(18, "imagenet", 1, 3, "same").state_dict()
     torch.save(padded, tmp_path / "byol.pth")
