@@ -1,5 +1,6 @@
 """Backbones by name: what an :class:`~lipcomp.encoders.EncoderSpec` builds, including timm's and your own."""
 
+import weakref
 from collections.abc import Callable
 
 import torch
@@ -29,6 +30,8 @@ BACKBONES: dict[str, Callable[[int], nn.Module]] = {
         for suffix, width in (("", 1), ("_2x", 2))
     },
 }
+
+_MADE: "weakref.WeakSet[nn.Module]" = weakref.WeakSet()  # the networks that live
 
 
 @checked
@@ -71,6 +74,13 @@ def make_backbone(name: str, image_shape: tuple[int, int, int]) -> nn.Module:
         return Pooled(_from_timm(name.removeprefix("timm/"), image_shape), image_shape, name)
     function, channels = BACKBONES[name], image_shape[0]
     network = called(name, function, channels) if ":" in name else function(channels)
+    if isinstance(network, nn.Module):
+        if network in _MADE:
+            raise ValueError(
+                f"backbone {name!r} returned the same network twice, so that two encoders would share their weights; "
+                f"build a new one at each call"
+            )
+        _MADE.add(network)
     return network if hasattr(network, "out_features") else Pooled(network, image_shape, name)
 
 

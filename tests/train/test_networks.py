@@ -8,10 +8,13 @@ import numpy as np
 import pytest
 import torch
 from scipy.special import ive
+from torch import nn
 from torch.nn import functional as F
 
 from lipcomp.data import load_set
 from lipcomp.distributions import VonMisesFisher
+from lipcomp.encoders import EncoderSpec
+from lipcomp.encoders._backbones import BACKBONES
 from lipcomp.encoders._initialisation import variance_scaling_
 from lipcomp.objectives._supervised import CosineClassifier
 from train.data import order, stream, training_set
@@ -19,6 +22,7 @@ from train.networks import Trainee, draw_rows
 from train.parallel import Ranks
 from train.pretrain import Run
 from train.recipe import compress
+from train.recipes import mnist_byol
 from train.settings import Settings
 
 METHODS = ("simclr", "c_simclr", "byol", "c_byol")
@@ -260,3 +264,12 @@ def test_the_concurrent_head_reads_features_behind_a_stop_gradient(recipes):
         assert ("probe_accuracy" in result.metrics) == (probe is not None)
     for other in gradients[1:]:
         assert all(torch.equal(gradients[0][n], other[n]) for n in other)
+
+
+def test_a_function_that_gives_one_network_twice_is_refused(monkeypatch):
+    """BYOL's target was the online network itself, which was then not trained."""
+    network = nn.Conv2d(1, 8, 3)
+    monkeypatch.setitem(BACKBONES, "mine:shared", lambda channels: network)
+    encoder = EncoderSpec("mine:shared", (1, 28, 28), projector=(16, 8), predictor=16)
+    with pytest.raises(ValueError, match="'mine:shared' returned the same network twice"):
+        Trainee(replace(mnist_byol(), encoder=encoder), 0, 10)
