@@ -145,6 +145,71 @@ MEETINGS: dict[str, Callable[[Tensor], Tensor]] = {
     "own length": times_own_length,
     "standard score": lambda x: (x - x.mean(1, keepdim=True)) / (x.var(1, keepdim=True, correction=0) + 0.1).sqrt(),
 }  # fmt: skip
+
+
+def of_image(value: Tensor, x: Tensor) -> Tensor:
+    """Numbers of each image, beside those of its features."""
+    return value.flatten(1).mean(1).view(-1, *[1] * (x.dim() - 1))
+
+
+def bilinear(x: Tensor) -> Tensor:
+    rows = x.flatten(1)
+    size = rows.shape[1]
+    weight = torch.linspace(-1, 1, 3 * size * size).view(3, size, size).sin() / size
+    return x + of_image(torch.nn.functional.bilinear(rows, rows, weight.to(x)), x)
+
+
+def distances(order: float) -> Callable[[Tensor], Tensor]:
+    def step(x: Tensor) -> Tensor:
+        rows = x.flatten(1)[:, None]
+        places = torch.linspace(-1, 1, 3 * rows.shape[2]).view(1, 3, -1).to(x)
+        return x * of_image(torch.cdist(rows, places.expand(len(x), -1, -1), p=order), x) / rows.shape[2]
+
+    return step
+
+
+def learned_mean(x: Tensor) -> Tensor:
+    power = torch.tensor([2.5]).to(x)
+    return x + ((x.square() + 0.1) ** power).mean(-1, keepdim=True) ** (1 / power)
+
+
+def between_ends(x: Tensor) -> Tensor:
+    ends = x.aminmax(dim=1, keepdim=True)
+    return (x - ends.min) / (ends.max - ends.min + 0.3)
+
+
+def own_limits(x: Tensor) -> Tensor:
+    limits = torch.linspace(-0.5, 0.2, x.shape[-1]).to(x)
+    return x.clamp(limits, limits + 0.4) + x.clamp(max=x.mean(1, keepdim=True))
+
+
+# More of them, for networks of seeds from MORE_FROM on: tests name those of lower seeds.
+MORE_FROM = 200_000
+MORE: dict[str, Callable[[Tensor], Tensor]] = {
+    "cumulative product": lambda x: (0.5 + x.sigmoid()).cumprod(1),
+    "product": lambda x: x * (0.5 + x.sigmoid()).prod(-1, keepdim=True),
+    "largest so far": lambda x: x.cummax(1).values - 0.5 * x.cummin(-1).values,
+    "1-norm": lambda x: F.normalize(x, p=1.0, dim=1) + x,
+    "3-norm": lambda x: x / (0.3 + torch.linalg.vector_norm(x, 3, dim=1, keepdim=True)),
+    "norm of order 1.5": lambda x: x * (0.1 + x.square()).norm(p=1.5, dim=1, keepdim=True),
+    "norm of the largest": lambda x: x / (0.3 + x.norm(p=float("inf"), dim=1, keepdim=True)),
+    "distances": distances(2.0),
+    "distances of order 1": distances(1.0),
+    "bilinear": bilinear,
+    "learned mean": learned_mean,
+    "between its ends": between_ends,
+    "own limits": own_limits,
+    "powers of each number": lambda x: (0.3 + x.square()) ** torch.linspace(-1, 2, x.shape[-1]).to(x),
+    "soft shrinkage": lambda x: F.softshrink(x, 0.2),
+    "threshold": lambda x: F.threshold(x, 0.1, 0.1),
+    "logit": lambda x: x.sigmoid().mul(0.9).add(0.05).logit() + x.sigmoid().logit(eps=0.3),
+    "exponentials": lambda x: x.tanh().exp2() + x.tanh().expm1() + 1.7 ** x.tanh(),
+    "hyperbolic": lambda x: x.tanh().sinh() + (0.5 * x).tanh().cosh() + x.asinh() + (1.1 + x.square()).acosh(),
+    "logarithms": lambda x: x.square().log1p() + (0.2 + x.square()).log2() - (0.2 + x.square()).log10(),
+    "error function": lambda x: torch.erfc(x - 0.2) + torch.erf(2 * x),
+    "hypotenuse": lambda x: torch.hypot(x, x.roll(1, -1)),
+    "spread": lambda x: torch.std_mean(x, 1, correction=0, keepdim=True)[0] * x + x.std(-1, correction=0, keepdim=True),
+}  # fmt: skip
 ON_MAPS: dict[str, Callable[[Tensor], Tensor]] = {
     "gram": gram,
     "einsum square": lambda x: torch.einsum("nchw,nchw->nch", x, x)[..., None],

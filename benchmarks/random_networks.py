@@ -22,6 +22,8 @@ from torch.nn import functional as F
 from benchmarks.network_steps import (
     ACTIVATIONS,
     MEETINGS,
+    MORE,
+    MORE_FROM,
     ON_MAPS,
     ON_VECTORS,
     Apply,
@@ -59,6 +61,7 @@ class Builder:
 
     def __init__(self, seed: int) -> None:
         self.pick = random.Random(seed)
+        self.meetings = MEETINGS if seed < MORE_FROM else MORE
         self.noise = torch.Generator().manual_seed(seed)
         self.steps: list[nn.Module] = []
         self.words: list[str] = []
@@ -168,7 +171,7 @@ class Builder:
 
     def meeting(self, more: dict[str, Callable[[Tensor], Tensor]]) -> None:
         """A tensor that meets itself."""
-        functions = MEETINGS | more
+        functions = self.meetings | (more if self.meetings is MEETINGS else {})
         kind = self.pick.choice(list(functions))
         self.add(f"itself: {kind}", Apply(functions[kind]))
 
@@ -313,6 +316,8 @@ def random_case(seed: int) -> Case:
         build.add("first in place", Apply(first_in_place))
     for _ in range(pick.randint(1, 5)):
         build.on_maps()
+    if seed >= MORE_FROM:
+        build.meeting({})
     if pick.random() < 0.25:
         build.on_tokens()
     build.add(

@@ -106,17 +106,22 @@ def taking(name: str, images: Tensor) -> Iterator[None]:
     """
     try:
         yield
-    except RuntimeError as error:
-        said = str(error).splitlines()[0]
+    except (RuntimeError, AssertionError) as error:
+        said = (str(error).splitlines() or [""])[0]
         if re.search("dtype|should be the same|same device", str(error)):
             raise ValueError(
                 f"{name} does not take images of {images.dtype} on {images.device} ({said}); bring the images to the "
                 f"type and the device of its weights, as by images.to(weight)"
             ) from error
+        if "TorchScript" in str(error) and "size" not in str(error):
+            raise ValueError(
+                f"{name} is TorchScript with operations that cannot be watched (of torch.jit.optimize_for_inference?); "
+                f"give the module that it was made from"
+            ) from error
         if re.search("shape|size|channels|dimension", str(error)):
             raise ValueError(
                 f"{name} does not take images of shape {tuple(images.shape[1:])} ({said}); give a batch (n, ...) of "
-                f"images of the shape that it is made for"
+                f"images of the shape that it is made for, and a map that takes any number of them"
             ) from error
         raise
 
@@ -139,6 +144,8 @@ def _converted(value: Any, kind: Any) -> Any:
         value = value.item()
     if isinstance(value, bool) and bool not in wanted and wanted & {int, float}:
         return int(value)  # the same number, whether it is compared, counted or hashed by its name
+    if isinstance(value, Real) and not isinstance(value, int | float) and float in wanted:
+        return float(value)  # a fraction, which tensors do not know
     if tuple in wanted and not wanted & {list, Sequence} and _is_sequence(value):
         items = value.tolist() if hasattr(value, "tolist") else value
         return tuple(item.item() if _is_single(item) else item for item in items)

@@ -3,6 +3,7 @@
 import dataclasses
 import enum
 import os
+from fractions import Fraction
 from pathlib import Path
 
 import numpy as np
@@ -93,6 +94,7 @@ def test_numbers_of_numpy_and_tensors_of_one_number_become_pythons():
         assert [type(again[0]), type(again[2]), type(again[2][0])] == [float, tuple, int]
     assert [type(value) for value in found] == [float, int, tuple, torch.Tensor]
     assert given(1) == (1, 1, (), 0.0)
+    assert isinstance(given(Fraction(1, 4))[0], float)
     with pytest.raises(TypeError, match="unexpected keyword argument 'other'"):
         given(1, other=2)
     at = torch.rand(2, 1, 2, 2)

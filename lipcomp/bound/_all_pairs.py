@@ -209,8 +209,8 @@ def _block(
         progress.unread += int(bad.sum())
         dropped += int(bad.sum())
     near = NEAR * max(float(left.norm.max()), float(right.norm.max()))
-    if float(distance.amin()) < near:
-        dropped += _patch(left, right, distance, chord, (distance < near).nonzero(), progress, proof)
+    if float(distance.amin()) <= near:
+        dropped += _patch(left, right, distance, chord, (distance <= near).nonzero(), progress, proof)
     ratio = torch.div(chord, distance, out=distance)
     _best(progress, ratio, left.indices, right.indices)
     for name, formula in formulas.items():

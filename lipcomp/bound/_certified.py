@@ -129,7 +129,9 @@ def certified_bound(
             except NoRule as missing:
                 reasons.append(f"{name}: {missing}")
                 continue
-            if math.isinf(value) or math.isnan(value):
+            if math.isnan(value):
+                reasons.append(f"{name}: the numbers are not finite")
+            elif math.isinf(value):
                 reasons.append(f"{name}: |h| may vanish in the ball of radius {radius:g} (5.1)")
             elif value < bounds[i]:
                 bounds[i], methods[i] = value, name

@@ -72,6 +72,8 @@ class Ball:
 
     def norm(self, rows: Float[Tensor, "outputs columns"]) -> float:
         """Norm bound of a matrix of columns."""
+        if not bool(rows.isfinite().all()):
+            raise NoRule("the derivative is not finite")
         if not self.noises:
             return norm_above(rows[:, : self.pixels])
         bound = norm_bound(rows, self.units_so_far()) if self._fits() else math.inf

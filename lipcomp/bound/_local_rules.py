@@ -190,7 +190,7 @@ def vector_norm(ball: Ball, node: fx.Node, args: tuple[Any, ...], kwargs: dict[s
     """The Euclidean norm along axes."""
     track, order, axes, keep = (*args, *[2, None, False][len(args) - 1 :])[:4]
     if not isinstance(track, Track) or float(order) != 2:
-        raise NoRule("has a rule for the 2-norm only")
+        raise NoRule("has no rule for norms of an order below 1")
     axes = tuple(
         axis % track.value.dim() for axis in (axes if axes is not None else range(track.value.dim()))
     )
@@ -276,6 +276,8 @@ def elementwise(ball: Ball, node: fx.Node, args: tuple[Any, ...], kwargs: dict[s
         result = node.target(z, *rest, **kwargs)  # type: ignore[operator]
         return result if isinstance(result, Tensor) else result[0]
 
+    if name == "pow" and not numbers:  # of exponents in a tensor, which may repeat the numbers
+        track = scale(ball, track, torch.ones_like(function(track.value)))
     out = sloped(ball, track, function, name, numbers)
     return out if name != "log_sigmoid_forward" else (out, None)
 

@@ -8,9 +8,10 @@ from typing import Any
 import torch
 from torch import Tensor, fx
 
-from lipcomp.bound._capture import aten, name_of
+from lipcomp.bound._capture import name_of
+from lipcomp.bound._decompositions import aten
 from lipcomp.bound._local import Ball, Rule, Track
-from lipcomp.bound._local_rules import only, scale, sloped, tracks_in
+from lipcomp.bound._local_rules import at_image, only, scale, sloped
 
 
 def _larger(ball: Ball, a: Track, b: Track) -> Track:
@@ -50,12 +51,11 @@ def maximum(sign: float) -> Rule:
         if name in ("maximum", "minimum") or (
             name in ("max", "min") and rest and not isinstance(rest[0], int)
         ):
-            like = next(iter(tracks_in(first, rest[0])))
+            value = torch.maximum(*at_image([first, rest[0]]))
             a, b = (
-                t if isinstance(t, Track) else Track(t.expand(like.value.shape), like.columns[:1] * 0)
+                t if isinstance(t, Track) else Track(t.expand(value.shape), value.new_zeros(1, *value.shape))
                 for t in (first, rest[0])
             )
-            value = torch.broadcast_tensors(a.value, b.value)[0]
             a, b = (scale(ball, t, sign * torch.ones_like(value)) for t in (a, b))
             return scale(ball, _larger(ball, a, b), sign)
         axes = rest[0] if rest else kwargs.get("dim")

@@ -106,7 +106,7 @@ class Product:
             return node.target(*args, **kwargs)  # type: ignore[operator]
         kwargs = {k: v for k, v in kwargs.items() if not isinstance(v, torch.dtype) and k != "memory_format"}
         values = [_plain(a) for a in args]
-        target: Any = node.target
+        target: Any = VIEWS.get(name, node.target)  # numbers of float64 may lie in another order
         run = lambda: target(*values, **{k: _plain(v) for k, v in kwargs.items()})  # noqa: E731
         if name in PASSIVE:
             return run()
@@ -228,7 +228,7 @@ class Product:
 
     def _vector_norm(self, track: Norm, values: list[Any], result: Tensor) -> Norm:
         if len(values) > 1 and float(values[1]) != 2:
-            raise NoRule("has a rule for the 2-norm only")
+            raise NoRule("has no rule for norms of an order below 1")
         whole = track if result.numel() == 1 else None  # over an axis of length 1 it is |h| number by number
         return Norm(result, track.bound, log=self.layers, norm_of=whole)
 

@@ -6,7 +6,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from lipcomp.bound._capture import aten
+from lipcomp.bound._decompositions import aten
 from lipcomp.bound._local import Rule
 from lipcomp.bound._local_rules import (
     add,
@@ -50,13 +50,15 @@ PLAIN: dict[str, Callable[..., Any]] = {
         "upsample_nearest1d", "upsample_nearest2d", "upsample_nearest3d", "upsample_bilinear2d",
         "upsample_linear1d", "upsample_trilinear3d", "upsample_bicubic2d", "_upsample_bilinear2d_aa",
         "_upsample_bicubic2d_aa", "pixel_shuffle", "pixel_unshuffle", "channel_shuffle", "neg", "cumsum", "tril",
-        "triu", "diagonal", "repeat", "im2col", "col2im", "unfold", "masked_fill", "narrow",
+        "triu", "diagonal", "repeat", "im2col", "col2im", "unfold", "masked_fill", "index_fill", "narrow",
+        "diag_embed", "trace",
     )
 }  # fmt: skip
 SMOOTH = (
     "relu", "leaky_relu", "abs", "_prelu_kernel", "prelu", "hardtanh", "clamp", "clamp_max", "elu", "celu", "selu",
     "hardswish", "hardsigmoid", "sigmoid", "tanh", "erf", "atan", "sin", "cos", "gelu", "silu", "mish", "softplus",
-    "log_sigmoid_forward", "exp", "log", "sqrt", "rsqrt", "reciprocal", "pow",
+    "log_sigmoid_forward", "exp", "exp2", "expm1", "log", "log2", "log10", "log1p", "sqrt", "rsqrt", "reciprocal",
+    "pow", "erfc", "sinh", "cosh", "asinh", "acosh", "softshrink", "threshold",
 )  # fmt: skip
 TOGETHER = (
     "cat", "stack", "where", "slice_scatter", "select_scatter", "diagonal_scatter", "scatter", "scatter_add",

@@ -47,8 +47,15 @@ def shape_of(name: str, args: tuple[object, ...]) -> Shape | None:
         return Shape(kinks=(0.0,), turns=(0.0,))
     if name in ("hardswish", "hardsigmoid"):
         return Shape(kinks=(-3.0, 3.0), turns=(-3.0, 3.0))
-    if name in ("sigmoid", "tanh", "erf", "atan"):
+    if name in ("sigmoid", "tanh", "erf", "erfc", "atan", "asinh"):
         return Shape(turns=(0.0,))
+    if name == "sinh":
+        return Shape(turns=(0.0,), unbounded=True)
+    if name == "softshrink":
+        size = numbers[0] if numbers else 0.5
+        return Shape(kinks=(-size, size), turns=(-size, size))
+    if name == "threshold":
+        return Shape(kinks=(numbers[0],)) if numbers[0] == numbers[1] else None  # else it jumps
     if name in ("sin", "cos"):
         first = 0.0 if name == "sin" else 0.5
         return Shape(turns=tuple((first + k) * math.pi for k in range(-3, 6)), period=2 * math.pi)
@@ -56,12 +63,14 @@ def shape_of(name: str, args: tuple[object, ...]) -> Shape | None:
         return Shape(turns=_inflections(name, "tanh" in args))
     if name in ("softplus", "log_sigmoid_forward"):
         return None if len(numbers) > 1 and numbers[1] < THRESHOLD else Shape()
-    if name == "exp":
+    if name in ("exp", "exp2", "expm1", "cosh"):
         return Shape(unbounded=True)
-    if name in ("log", "sqrt", "rsqrt", "reciprocal"):
+    if name in ("log", "log2", "log10", "sqrt", "rsqrt", "reciprocal"):
         return Shape(above=0.0, unbounded=True)
-    if name == "pow" and len(numbers) == 1:
-        whole = numbers[0] >= 1 and numbers[0] == round(numbers[0])
+    if name in ("log1p", "acosh"):
+        return Shape(above=-1.0 if name == "log1p" else 1.0, unbounded=True)
+    if name == "pow" and len(numbers) < 2:
+        whole = bool(numbers) and numbers[0] >= 1 and numbers[0] == round(numbers[0])
         return Shape(turns=(0.0,), unbounded=True) if whole else Shape(above=0.0, unbounded=True)
     return None
 

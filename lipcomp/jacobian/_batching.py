@@ -8,7 +8,7 @@ from torch import Tensor
 from torch.autograd.graph import saved_tensors_hooks
 
 from lipcomp.jacobian._frozen import frozen
-from lipcomp.jacobian._products import Map, named_error
+from lipcomp.jacobian._products import FIRST, Map, named_error
 
 SHARE = 0.25  # of the free memory
 LARGEST = 64
@@ -57,7 +57,7 @@ def _kept(fn: Map, images: Tensor) -> int:
         if "saved tensor hooks" in str(error):
             # fn takes derivatives itself, by torch.func: one image at a time.
             return free_bytes(images.device)
-        raise named_error(error, "the first derivative") from error
+        raise named_error(error, FIRST) from error
     return kept
 
 

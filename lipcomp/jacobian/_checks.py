@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 import torch
 from jaxtyping import Bool, Float
 from torch import Tensor, nn
+from torch._ops import HigherOrderOperator
 from torch.nn.modules.module import register_module_buffer_registration_hook
 from torch.nn.parameter import is_lazy
 from torch.overrides import TorchFunctionMode
@@ -205,17 +206,22 @@ class _Initialised(TorchFunctionMode):
 class _Watch(TorchDispatchMode):
     """Sees every operation of a call, and refuses random draws and writes into tensors that were there before."""
 
+    supports_higher_order_operators = True
+
     def __init__(self, image: Tensor) -> None:
         super().__init__()
         self.image = image
-        self._own = {
-            image.untyped_storage()._cdata: image
-        }  # keeps them alive: a storage's place is used again
+        self._own = {_place(image): image}  # keeps them alive: a storage's place is used again
 
     def __torch_dispatch__(
         self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
     ) -> Any:
         kwargs = kwargs or {}
+        if isinstance(func, HigherOrderOperator):
+            raise ValueError(  # noqa: TRY004  (the package's one kind of refusal)
+                f"fn uses torch's operator {func.name()}, which runs functions that cannot be watched; write it by "
+                f"plain operations (torch.where for torch.cond)"
+            )
         name = func.overloadpacket.__name__
         evaluates = ("rrelu" in name and not any(arg is True for arg in args)) or "attention" in name
         if torch.Tag.nondeterministic_seeded in func.tags and not evaluates:
@@ -229,12 +235,12 @@ class _Watch(TorchDispatchMode):
         ):  # statistics, though the schema does not say so
             written += args[3:5]
         for tensor in tree_leaves(written):
-            if isinstance(tensor, Tensor) and tensor.untyped_storage()._cdata not in self._own:
+            if isinstance(tensor, Tensor) and _place(tensor) not in self._own:
                 raise ValueError(_updates(name))
         result = func(*args, **kwargs)
         for tensor in tree_leaves(result):
             if isinstance(tensor, Tensor) and not _shares(tensor, args):
-                self._own[tensor.untyped_storage()._cdata] = tensor
+                self._own[_place(tensor)] = tensor
         return result
 
 
@@ -244,10 +250,16 @@ def _writes(spec: Any) -> bool:
 
 def _shares(tensor: Tensor, args: tuple[Any, ...]) -> bool:
     """Whether a result is a view of an argument: then it is as old as that."""
-    place = tensor.untyped_storage()._cdata
-    return any(
-        isinstance(other, Tensor) and other.untyped_storage()._cdata == place for other in tree_leaves(args)
-    )
+    place = _place(tensor)
+    return any(isinstance(other, Tensor) and _place(other) == place for other in tree_leaves(args))
+
+
+def _place(tensor: Tensor) -> int:
+    """What tells memory from other memory; a sparse tensor, or one in oneDNN's layout, shares its own with none."""
+    try:
+        return tensor.untyped_storage()._cdata
+    except NotImplementedError:
+        return id(tensor)
 
 
 def check_layer(encoder: Any, layer: str) -> None:

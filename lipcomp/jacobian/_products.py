@@ -27,15 +27,17 @@ from lipcomp.jacobian._operator import Operator
 from lipcomp.jacobian._precision import doubled, full_precision
 
 Map = Callable[[Tensor], Tensor]
+FIRST = "the first derivative"
 ROWS = 'replace that layer, or take the row loop, which needs first derivatives only (method="rows")'
 
 
 def check_batch(images: Float[Tensor, "n ..."], at_least: int = 1) -> None:
     """Refuse what is no batch of images in floating point, or has too few of them."""
-    if not isinstance(images, Tensor) or images.dim() < 2 or not images.is_floating_point():
-        kind = (
-            f"{images.dtype} {tuple(images.shape)}" if isinstance(images, Tensor) else type(images).__name__
-        )
+    dense = isinstance(images, Tensor) and images.layout == torch.strided
+    if not dense or images.dim() < 2 or not images.is_floating_point():
+        kind = f"{images.dtype} {tuple(images.shape)}" if dense else type(images).__name__
+        if isinstance(images, Tensor) and not dense:
+            kind = f"{images.layout}, which .to_dense() converts"
         raise ValueError(f"images must be a floating-point batch, first axis the images; got {kind}")
     if len(images) < at_least:
         raise ValueError(f"need at least {at_least} image{'s' * (at_least > 1)}, got {len(images)}")
@@ -106,7 +108,7 @@ class Linearisation(Operator):
             with torch.enable_grad(), frozen():
                 output = as_rows(fn(self._images * 1), len(images))  # a copy: fn may write into what it gets
         except RuntimeError as error:
-            raise named_error(error, "the first derivative") from error
+            raise named_error(error, FIRST) from error
         if not output.requires_grad:
             raise ValueError(
                 "fn's output does not depend differentiably on the images (it was detached, rounded, or computed "
@@ -136,7 +138,7 @@ class Linearisation(Operator):
                     self._output, self._images, u, retain_graph=True, materialize_grads=True
                 )
         except RuntimeError as error:
-            raise named_error(error, "the first derivative") from error
+            raise named_error(error, FIRST) from error
         return product
 
     @estimating()
@@ -256,7 +258,7 @@ def _verify(fn: Map, image: Float[Tensor, "1 ..."]) -> None:
         try:
             (pulled,) = torch.autograd.grad(output, point, along, retain_graph=True, materialize_grads=True)
         except RuntimeError as error:
-            raise named_error(error, "the first derivative") from error
+            raise named_error(error, FIRST) from error
         seen, true = float((pulled * v).sum()), float((moved * along).sum())
         if not abs(seen - true) > slack * max(abs(seen), abs(true)) + floor:
             return
@@ -304,9 +306,14 @@ def named_error(error: BaseException, needed: str) -> Exception:
             f"fn writes into a tensor in a way that autograd cannot follow ({str(error)[:120]}...): write into a copy "
             f"(.clone()), or use the operation that returns its result"
         )
+    remedy = "replace that layer" if needed == FIRST else ROWS
     operator = _missing_operator(error)
-    if operator is None:
-        return error if isinstance(error, Exception) else RuntimeError(str(error))
-    return ValueError(
-        f"fn uses the operator {operator}, which has no derivative for {needed}, so J v cannot be computed; {ROWS}"
-    )
+    if operator is not None:
+        return ValueError(
+            f"fn uses the operator {operator}, which has no derivative for {needed}, so J v cannot be computed; "
+            f"{remedy}"
+        )
+    line = (str(error).splitlines() or [""])[0]
+    if isinstance(error, NotImplementedError) or "requires grad" in line or "require grad" in line:
+        return ValueError(f"fn cannot be followed for {needed} ({line[:200]}); {remedy}")
+    return error if isinstance(error, Exception) else RuntimeError(str(error))

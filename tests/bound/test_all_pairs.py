@@ -166,6 +166,12 @@ def test_a_map_that_does_not_move_has_the_bound_zero_and_one_without_numbers_has
     assert found.excluded["non-finite output"] == (0 if given == "constant" else 15)
 
 
+def test_images_that_are_all_equal_have_no_pair():
+    found = all_pairs(torch.ones(4, 1), torch.ones(4, 3))
+    assert found.excluded["zero distance"] == 6
+    assert found["direction"].n == 0
+
+
 @pytest.mark.parametrize("size", [1e-36, 1e-25, 1e25, 1e36])
 def test_outputs_of_any_size_are_ranked(size, generator):
     """Squares of float32 numbers left its range: a maximum of 0, or an error of bincount."""

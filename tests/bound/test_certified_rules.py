@@ -63,6 +63,11 @@ LINEAR |= {
     "scattered": Of(lambda x: x.scatter(3, PLACES[3:].expand(len(x), 2, 7, 4), 3 * x[..., :4])),
     "sums by place": Of(lambda x: torch.zeros_like(x).index_add(3, PLACES, x[..., 2:], alpha=-2)),
     "scattered sums": Of(lambda x: x.scatter_add(3, PLACES.expand(len(x), 2, 7, 7), x[..., :7])),
+    "filled by place": Of(lambda x: x.index_fill(3, PLACES[:2], 0.3)),
+    "turned by 90 degrees": Of(
+        lambda x: torch.cat([torch.rot90(x, k, (2, 3)).flatten(1) for k in (-1, 1, 2, 4)], 1)
+    ),
+    "diagonals": Of(lambda x: torch.diag_embed(x[..., :3])),
     "turned": turned("bilinear", "zeros"),
     "turned, cubic": turned("bicubic", "reflection"),
 }
@@ -101,6 +106,16 @@ OTHERS = {
     "random slope at its mean": nn.RReLU(0.2, 3.0).eval(),
     "maximum with its place": nn.MaxPool2d(2, return_indices=True),
     "norm": nn.LPPool2d(2, 2),
+    "1-norm": Of(lambda x: torch.linalg.vector_norm(x, 1, dim=3)),
+    "largest size": Of(lambda x: x.norm(p=math.inf, dim=3)),
+    "largest so far": Of(
+        lambda x: torch.cat([x[:, :1, 0].cummax(2).values, x[:, 1:, 1].cummin(2).values], 1)
+    ),
+    "limits of its own for each number": Of(
+        lambda x: x.clamp(torch.linspace(-0.4, 0.1, 9).to(x), x.new_full((7, 1), 0.2))
+    ),
+    "soft shrinkage": nn.Softshrink(0.2),
+    "threshold": nn.Threshold(0.1, 0.1),
     "overlapping norm": nn.LPPool2d(2, 3, 1),
     "steep elu": nn.ELU(2.5),
     "prelu": nn.PReLU(2, 1.7),
@@ -126,6 +141,17 @@ def test_other_operations_are_never_below_the_local_constant(name, generator):
     certified = float(certified_bound(fn, images).bound.max())
     assert truth <= certified * (1 + 1e-9)
     assert certified <= truth * 2.01
+
+
+def test_a_network_in_another_memory_layout_has_a_product(generator):
+    """Its numbers of float64 lie in the same order, and are flattened in theirs."""
+    network = nn.Sequential(
+        nn.Conv2d(2, 3, 3), nn.BatchNorm2d(3), nn.ReLU(), nn.Flatten(), nn.Linear(105, 4)
+    ).eval()
+    images = torch.rand(2, 2, 7, 9, generator=generator)
+    expected = certified_bound(network, images, method="product").bound
+    network.to(memory_format=torch.channels_last)
+    torch.testing.assert_close(certified_bound(network, images, method="product").bound, expected)
 
 
 def test_sorting_costs_nothing(generator):
@@ -293,6 +319,14 @@ def test_constants_among_the_numbers_have_their_value_and_no_derivative(name, af
         (lambda x: torch.fft.fft(x.flatten(1)).real, "fft"),
         (lambda x: x.flatten(1) * 2 if x.sum() > 3 else x.flatten(1), "bool"),
         (lambda x: F.lp_pool2d(x, 3.0, 2).flatten(1), "sign"),
+        (lambda x: x.flatten(1).norm(p=0.5, dim=1, keepdim=True), "order below 1"),
+        (lambda x: F.threshold(x, 0.5, 0.2).flatten(1), "threshold"),  # jumps there
+        (lambda x: x.flatten(1) * x.flatten(1).cummax(1).indices, "eq: "),
+        (lambda x: x.flatten(1).clone().apply_(lambda value: 2 * value), "apply_"),
+        (
+            lambda x: x.flatten(1) * math.nan,
+            "product: the numbers are not finite; local: the derivative is not finite",
+        ),
         (lambda x: x.flatten(1).topk(3, sorted=False).values, "topk"),  # in any order
         (
             lambda x: x.scatter(3, torch.zeros(len(x), 2, 7, 1).long(), 3.0, reduce="multiply").flatten(1),
@@ -308,6 +342,7 @@ def test_what_has_no_rule_says_so(fn, reason, generator):
     assert found.methods == ["", ""]
 
 
+POWERS = torch.tensor([1.5, 2.0, -1.0, 0.4])
 ON_A_BALL = {
     "layer norm": lambda x: F.layer_norm(x.flatten(1), (36,)),
     "root mean square norm": lambda x: F.rms_norm(x.flatten(1), (36,), torch.arange(36.0).to(x) / 18, eps=1e-3),
@@ -324,6 +359,20 @@ ON_A_BALL = {
     "the largest": lambda x: x.flatten(1).topk(5, 1).values,
     "the smallest": lambda x: x.topk(2, 3, largest=False).values.flatten(1),
     "median, third": lambda x: torch.cat([x.median(3).values, x.kthvalue(3, 2).values], 2).flatten(1),
+    "products": lambda x: torch.cat([(x + 0.5).prod(3), (x[..., 3:] + 0.5).cumprod(2)[:, :, 2]], 2).flatten(1),
+    "norms": lambda x: torch.cat([F.normalize(x[..., :2, :], p=p, dim=3) for p in (1.0, 3.0, math.inf)], 1).flatten(1),
+    "distances": lambda x: torch.cat([
+        torch.cdist(x[:, 0], x[:, 0, :2] + 1).flatten(1), torch.cdist(x.flatten(1), torch.eye(36)[:5].to(x), p=1),
+        F.pairwise_distance(x[:, 0, 0], 1.2 * x[:, 0, 3])[:, None],
+    ], 1),
+    "bilinear": lambda x: F.bilinear(x[..., 0], x[..., 1], torch.arange(72.0).view(2, 6, 6).to(x) / 72).flatten(1),
+    "range": lambda x: (lambda f, ends: f / (ends.max - ends.min)[:, None])(x[:, 0, 0], x[:, 0, 0].aminmax(dim=1)),
+    "learned powers": lambda x: (x[..., :1] ** POWERS[:3].to(x)).mean(2).flatten(1) ** POWERS[3:].to(x),
+    "other functions": lambda x: (lambda z: torch.cat([
+        2.5**z, z.exp2(), z.expm1(), z.sinh(), z.cosh(), z.log2(), z.log10(), z.log1p(), z.logit(), z.asinh(),
+        (z + 1.1).acosh(), torch.erfc(4 * z - 2), z.hypot(z.flip(1) - 1),
+    ], 1))(x[:, 0, 0, :4]),
+    "standard deviation": lambda x: torch.cat(torch.std_mean(x, (2, 3)), 1),
     "waves": lambda x: torch.cat([torch.sin(30 * x - 99), torch.cos(7 * x)], 1).flatten(1),
     "attention": lambda x: F.scaled_dot_product_attention(*[3 * x.flatten(2)] * 3).flatten(1),
     "product": lambda x: x.flatten(1) * torch.sigmoid(x.mean((1, 2, 3))[:, None]),

@@ -8,6 +8,7 @@ import warnings
 import pytest
 
 from benchmarks.fuzz_networks import CHECKS, examine
+from benchmarks.network_steps import MORE_FROM
 
 SLOWEST = 24  # its certificate takes longer than those of all others
 CHUNKS = [
@@ -29,6 +30,13 @@ def test_random_networks(seeds):
             violations, refusals = examine(seed, (NAMES[seed % len(NAMES)],))
             assert not violations
             assert not refusals
+
+
+def test_random_networks_of_further_operations():
+    for seed in range(MORE_FROM, MORE_FROM + 5):
+        violations, refusals = examine(seed, ("certificate",), certified=1, units=100)
+        assert not violations
+        assert not refusals
 
 
 def test_a_search_that_ends_at_a_tie_reports_the_side_of_float64():

@@ -161,9 +161,46 @@ def test_what_has_no_second_derivative_is_measured_by_forward_mode_or_named():
     assert spectral_norm(once, images, method="rows").converged.all()
 
 
+def of_three(x):
+    assert x.size()[0] == 3, "Guard failed: x.size()[0] == 3"  # as what torch.export makes
+    return x.flatten(1)
+
+
+class OnceInNumPy(torch.autograd.Function):
+    """A derivative, no second one, and none in forward mode."""
+
+    @staticmethod
+    def forward(ctx, x):
+        ctx.save_for_backward(x)
+        return torch.from_numpy(x.detach().numpy() ** 2)
+
+    @staticmethod
+    @torch.autograd.function.once_differentiable
+    def backward(ctx, g):
+        return 2 * g * ctx.saved_tensors[0]
+
+
+def test_a_function_with_one_derivative_is_measured_by_rows():
+    images = torch.rand(2, 30, generator=torch.Generator().manual_seed(0))
+    with pytest.raises(ValueError, match=r'forward mode .*method="rows"'):
+        spectral_norm(OnceInNumPy.apply, images)
+    torch.testing.assert_close(
+        spectral_norm(OnceInNumPy.apply, images, method="rows").sigma, 2 * images.amax(1)
+    )
+
+
+def test_a_sparse_weight_is_a_weight():
+    weight = torch.diag(torch.arange(12.0)).to_sparse()
+    found = spectral_norm(lambda x: torch.sparse.mm(weight, x.flatten(1).T).T, torch.rand(2, 3, 2, 2))
+    assert found.sigma.tolist() == pytest.approx([11, 11])
+
+
 @pytest.mark.parametrize(
     ("fn", "message"),
     [
+        (lambda x: x.clone().resize_(len(x), 12), "first derivative .*resize.*replace that layer"),
+        (lambda x: torch.cond(x.sum() > 0, torch.sin, torch.cos, (x,)).flatten(1), "operator cond"),
+        (of_three, "images of shape .*any number"),
         (lambda x: x.flatten(1).round().detach(), "does not depend differentiably"),
         (lambda x: x.flatten(1)[:1], "one row per image"),
         (lambda x: x.flatten(1) - x.flatten(1).mean(0), "mixes the images"),
@@ -308,6 +345,7 @@ def test_a_derivative_of_its_own_that_is_right_is_taken(generator):
         (torch.rand(4, 3, 2, 2) * 2, r"pixels in \[0, 1\].*divide"),
         (torch.full((2, 3), torch.nan), "finite"),
         (torch.zeros(0, 3), "at least 1 image"),
+        (torch.ones(4, 3).to_sparse(), "to_dense"),
     ],
 )
 def test_images_that_are_no_pixels_are_refused(images, message):
