@@ -229,7 +229,7 @@ class Ball:
     steps: int = 20
     limit: int | None = None
 
-    version: ClassVar[int] = 3
+    version: ClassVar[int] = 4
 
     def units(self, bench: Bench) -> Iterator[Unit]:
         """One unit per radius."""

@@ -8,6 +8,9 @@ import pytest
 import torch
 from PIL import Image
 
+from lipcomp.checkpoints import save_checkpoint
+from lipcomp.checkpoints._native import Metadata
+from lipcomp.encoders import EncoderSpec, build_encoder
 from lipcomp.measure import CleanAccuracy, CorruptionAccuracy, Images, Pairs, Plan, Sigma, Source
 from lipcomp.measure._accuracy import KNNAccuracy, RobustAccuracy
 from lipcomp.measure._compression import Compression
@@ -250,18 +253,29 @@ def test_two_routes_to_a_number_are_one_unit(world):
     assert refits == identities(*world[:2], (CleanAccuracy(),))
 
 
-def test_shifts_and_flips_go_by_content(world, tmp_path):
-    import numpy as np
-
+def test_shifts_go_by_content(world):
     digits = Images("mnist5k", limit=4)
     one = identities(world[0], None, (ShiftAccuracy("uci_digits"),), images=digits)
     other = identities(world[0], None, (ShiftAccuracy("mnist5k_8x8"),), images=digits)
     assert one != other
+
+
+def test_flips_go_by_content(tmp_path):
+    """Published perturbations are in colour: an encoder that takes them, on the images of ``world`` painted so."""
+    import numpy as np
+
+    images = write_images(tmp_path / "images")
+    for file in images.rglob("*.bmp"):
+        Image.open(file).convert("RGB").save(file)
+    encoder = build_encoder(EncoderSpec("small_cnn", (3, 28, 28), projector=(16, 8)), seed=0).eval()
+    save_checkpoint(
+        tmp_path / "a.safetensors", encoder, metadata=Metadata(objective={"name": "SimCLR"}, seed=0)
+    )
     found = []
     for seed in (0, 0, 1):
         folder = tmp_path / f"p{len(found)}"
         folder.mkdir()
-        frames = np.random.default_rng(seed).integers(0, 256, (2, 3, 32, 32, 3), dtype=np.uint8)
+        frames = np.random.default_rng(seed).integers(0, 256, (2, 3, 28, 28, 3), dtype=np.uint8)
         np.save(folder / "brightness.npy", frames)
-        found.append(identities(world[0], None, (FlipRate(str(folder)),), images=digits))
+        found.append(identities(str(tmp_path / "a.safetensors"), images, (FlipRate(str(folder)),)))
     assert found[0] == found[1] != found[2]
