@@ -9,6 +9,8 @@ import numpy as np
 import torch
 
 from lipcomp._arguments import checked
+from lipcomp.data._folders import FolderImages
+from lipcomp.data._pictures import read_picture
 from lipcomp.measure._accuracy import check_fit, effective_finding, probe_unit, right_of
 from lipcomp.measure._bench import Advance, Bench
 from lipcomp.measure._conditions import Condition, disk_conditions, generated_conditions
@@ -23,7 +25,7 @@ from lipcomp.robustness.corruptions import corruption_names
 from lipcomp.robustness.corruptions._corrupt import SEVERITIES, table_for
 from lipcomp.robustness.corruptions._tables import COMMON, VALIDATION
 
-TINY_CLASSES = 200
+TINY = 200, (64, 64)  # classes and pictures of Tiny-ImageNet-C
 ALL_NINETEEN = (*COMMON, *VALIDATION)
 
 
@@ -142,8 +144,9 @@ def protocol_of(made: Sequence[Condition], classes: int) -> Protocol:
     frosted = next((t["frost"] for t in told if "frost" in t), None)
     kind: Any = None if frosted is None else "textures" if frosted == "textures" else "photographs"
     table = told[0].get("layout", "imagenet") if on_disk else told[0]["table"]
-    if on_disk and table == "imagenet" and classes == TINY_CLASSES:
-        table = "tiny"  # Tiny-ImageNet-C has ImageNet-C's layout
+    images = made[0].images
+    if on_disk and isinstance(images, FolderImages) and (classes, read_picture(images.files[0]).size) == TINY:
+        table = "tiny"  # it has ImageNet-C's layout, as 200 of ImageNet's classes may
     return Protocol(
         table,
         names,

@@ -60,13 +60,16 @@ def bounded_mean(
 ) -> Estimate:
     """The mean of values that lie between limits, with the interval of Learned-Miller and Thomas (2019).
 
-    The ends are quantiles of means with random weights, uniform spacings, over the images and one more at the limit.
+    The ends are quantiles of means with random weights, uniform spacings, over the images and one more at the limit. A
+    mean that is not finite has no interval.
 
     Raises
     ------
     ValueError
         If there is no image.
     """
+    if not np.isfinite(values).all():
+        return Estimate(float(np.mean(values)), None, len(values))
     low, high = (weighted_means(values, limit) for limit in limits)
     value = float(np.mean(values))
     tail = (1 - level) / 2

@@ -3,9 +3,11 @@
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 from torch import nn
 
 from lipcomp.bound import lower_bounds
+from lipcomp.data._folders import FolderImages
 from lipcomp.data._sets import TensorImages
 from lipcomp.jacobian import spectral_norm
 from lipcomp.measure import CleanAccuracy, CorruptionAccuracy, _corrupted, _shifted
@@ -107,6 +109,17 @@ def test_of_a_set_on_disk_only_the_severities_asked_for_count(classifier_bench, 
     assert [c.settings["severity"] for c in made] == [2, 4]
     with pytest.raises(ValueError, match=r"has no severity \[7\], only \[1, 2, 3, 4, 5\]"):
         CorruptionAccuracy(None, str(tmp_path), severities=(7,)).conditions(bench)
+
+
+@pytest.mark.parametrize(("side", "table"), [(64, "tiny"), (72, "imagenet")])
+def test_200_classes_are_tiny_imagenets_where_pictures_are_as_small(tmp_path, side, table):
+    """ImageNet-C's folders of 200 classes, 10,000 images too, were comparable with Tiny-ImageNet-C."""
+    Image.new("RGB", (side, side)).save(tmp_path / "1.png")
+    cell = FolderImages("fog", (tmp_path / "1.png",), torch.zeros(1).long(), ("tench",), (3, 64, 64))
+    settings = {"table": "disk", "layout": "imagenet", "corruption": "fog", "severity": 1}
+    condition = Condition(cell, torch.arange(1), settings)
+    assert _corrupted.protocol_of([condition], 200).table == table
+    assert _corrupted.protocol_of([condition], 1000).table == "imagenet"
 
 
 def test_a_shift_with_baselines_has_its_effective_robustness(classifier_bench, tmp_path, monkeypatch):

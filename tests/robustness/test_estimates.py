@@ -1,5 +1,7 @@
 """Metrics and their intervals: closed forms, published numbers."""
 
+import math
+
 import numpy as np
 import pandas as pd
 import pytest
@@ -15,6 +17,7 @@ from lipcomp.robustness._effective import (
     read_baselines,
 )
 from lipcomp.robustness._estimates import (
+    Estimate,
     accuracy,
     bootstrap,
     bounded_mean,
@@ -421,3 +424,12 @@ def test_errors_of_one_image_reach_from_limit_to_limit():
     ).interval
     assert 0 <= one < 1.0
     assert 8.5 < other < 9.1  # the largest value seen is the limit
+
+
+def test_a_mean_that_is_not_finite_has_no_interval():
+    """Scores of minus infinity and NaN gave (nan, nan), and warnings of NumPy."""
+    masked, lost = torch.tensor([[0.0, -math.inf], [0.0, 1.0]]), torch.tensor([[math.nan, 0.0], [0.0, 1.0]])
+    label = torch.tensor([1, 1])
+    assert negative_log_likelihood(masked, label) == Estimate(math.inf, None, 2)
+    assert brier_score(masked, label).interval is not None
+    assert [found(lost, label).interval for found in (brier_score, negative_log_likelihood)] == [None, None]
