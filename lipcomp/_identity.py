@@ -31,7 +31,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from lipcomp._identity_code import is_installed, reached
+from lipcomp._identity_code import is_installed, name_of, reached
 
 LENGTH = 32  # hex digits of an identity: 128 bits
 
@@ -288,7 +288,7 @@ def _cell(cell: Any) -> Any:
 
 
 def _name(cls: type) -> str:
-    return f"{cls.__module__}.{cls.__qualname__}"
+    return f"{name_of(cls.__module__)}.{cls.__qualname__}"
 
 
 def _class_code(cls: type) -> str:

@@ -28,7 +28,7 @@ _VALUES = (
     *(Tensor, np.ndarray, np.generic, torch.dtype, nn.Module),
     *(functools.partial, types.SimpleNamespace, argparse.Namespace),
 )
-_NO_MEMBERS = {"__module__", "__doc__", "__dict__", "__weakref__", "__annotations__", "__qualname__"}
+_LIKE_311: dict[str, Any] = {"show_empty": True} if sys.version_info >= (3, 13) else {}  # what ast.dump tells
 
 
 def reached(start: Any) -> tuple[list[str], list[tuple[str, Any]]]:
@@ -57,11 +57,12 @@ def _reads(thing: Any, code: list[str]) -> Iterator[tuple[str, Any]]:
                 continue
             code.append(_code(base))
             for name, member in vars(base).items():
-                if name not in _NO_MEMBERS:
+                if not _is_made(name, member):
                     yield from ((f"{base.__qualname__}.{name}", part) for part in _unwrapped(member))
         return
     code.append(_code(thing))
-    where = f"{thing.__module__}.{thing.__qualname__}"
+    module = name_of(thing.__module__)
+    where = f"{module}.{thing.__qualname__}"
     yield from ((f"{where} default", value) for value in thing.__defaults__ or ())
     yield from ((f"{where} default {name}", value) for name, value in (thing.__kwdefaults__ or {}).items())
     for name, cell in zip(thing.__code__.co_freevars, thing.__closure__ or (), strict=True):
@@ -70,7 +71,7 @@ def _reads(thing: Any, code: list[str]) -> Iterator[tuple[str, Any]]:
         except ValueError:  # not filled yet
             continue
     names = _names(thing.__code__)
-    yield from _named(names, thing.__globals__, thing.__module__, {thing.__module__})
+    yield from _named(names, thing.__globals__, module, {thing.__module__})
 
 
 def _named(
@@ -92,6 +93,18 @@ def _unwrapped(member: Any) -> Iterable[Any]:
     if isinstance(member, staticmethod | classmethod):
         return [member.__func__]
     return [getattr(member, "func", member)]
+
+
+def _is_made(name: str, member: Any) -> bool:
+    """Whether Python or @dataclass made a member of a class from its source, as this version of Python does it."""
+    if not (name.startswith("__") and name.endswith("__")):
+        return False
+    function = inspect.unwrap(member) if callable(member) else None
+    by_dataclass = (
+        isinstance(function, types.FunctionType) and "__create_fn__" in function.__code__.co_qualname
+    )
+    plain = not callable(member) and not isinstance(member, property | classmethod | staticmethod)
+    return plain or by_dataclass or name == "__annotate_func__"
 
 
 def _is_value(value: Any) -> bool:
@@ -124,32 +137,41 @@ def is_installed(module: str | None) -> bool:
     return str(Path(file).resolve()).startswith(_installed_folders())
 
 
+def name_of(module: str) -> str:
+    """The name of a module as others import it, also where it runs as a script or in a worker of one."""
+    if module not in ("__main__", "__mp_main__"):
+        return module
+    main = sys.modules.get(module)
+    spec, file = getattr(main, "__spec__", None), getattr(main, "__file__", None)
+    return str(spec.name) if spec is not None else Path(file).stem if file else "__main__"
+
+
 @functools.cache
 def _code(thing: Any) -> str:
-    """Source without comments, layout and docstrings; bytecode where there is no source."""
+    """Source without comments, layout and docstrings, as Python 3.11 dumps it; bytecode where there is none."""
     try:
-        tree = ast.parse(textwrap.dedent(inspect.getsource(thing)))
+        tree: ast.AST = ast.parse(textwrap.dedent(inspect.getsource(thing)))
     except (OSError, TypeError, SyntaxError):
-        tree = None
-    if tree is not None and not isinstance(thing, types.FunctionType | type):
-        tree = None
-    if tree is not None and getattr(thing, "__name__", "") != "<lambda>":
-        for node in ast.walk(tree):
-            body = getattr(node, "body", None)
-            if isinstance(body, list) and body and isinstance(body[0], ast.Expr):
-                first = body[0].value
-                if isinstance(first, ast.Constant) and isinstance(first.value, str):
-                    del body[0]
-        return ast.dump(tree)
-    if isinstance(thing, type):
-        members = {k: v for k, v in vars(thing).items() if isinstance(v, types.FunctionType)}
-        return "".join(f"{name}={_bytecode(member.__code__)}" for name, member in sorted(members.items()))
-    return _bytecode(thing.__code__)
+        return "" if isinstance(thing, type) else _bytecode(thing.__code__)  # a class has its functions
+    if getattr(thing, "__name__", "") == "<lambda>":
+        found = [node for node in ast.walk(tree) if isinstance(node, ast.Lambda)]
+        if len(found) != 1:
+            return _bytecode(thing.__code__)
+        tree = found[0]
+    for node in ast.walk(tree):
+        if not getattr(node, "type_params", True):
+            del node.type_params  # type: ignore[attr-defined]  # since Python 3.12
+        body = getattr(node, "body", None)
+        if isinstance(body, list) and body and isinstance(body[0], ast.Expr):
+            first = body[0].value
+            if isinstance(first, ast.Constant) and isinstance(first.value, str):
+                del body[0]
+    return ast.dump(tree, **_LIKE_311)
 
 
 def _bytecode(code: types.CodeType) -> str:
     constants = [_constant(c) for c in code.co_consts]
-    return f"{code.co_code.hex()}{constants}{code.co_names}{code.co_varnames}"
+    return f"{code.co_name}{code.co_code.hex()}{constants}{code.co_names}{code.co_varnames}"
 
 
 def _constant(value: Any) -> str:

@@ -1,6 +1,7 @@
 """Identity by content: every input that can change a number changes it, and nothing else does."""
 
 import functools
+import importlib.util
 import os
 import sys
 import time
@@ -15,6 +16,7 @@ from torch.nn import functional as F
 
 from lipcomp import _identity_files
 from lipcomp._identity import digest, hash_module
+from lipcomp._identity_code import reached
 from lipcomp._identity_files import hash_files
 from lipcomp.encoders import EncoderSpec, build_encoder, wrap
 
@@ -324,3 +326,45 @@ def test_a_file_that_was_just_written_is_not_remembered(tmp_path):
     os.utime(file, ns=(stamp, stamp))
     assert hash_files([file], cache=cache) != first
     assert time.time_ns() - stamp < 60 * 10**9
+
+
+OWN = """
+from dataclasses import dataclass
+
+import torch
+
+GAIN = 2.0
+
+@dataclass(frozen=True, order=True)
+class Views:
+    '''Of one's own.'''
+    low: float = 0.5
+
+    def apply(self, images):
+        return images * GAIN + self.low
+
+twice = lambda images: images * GAIN
+"""
+
+
+def test_code_is_told_alike_by_every_python_and_under_every_name_of_its_file(tmp_path, monkeypatch):
+    """Workers of a script know it as __mp_main__; bytecode and what @dataclass makes belong to a version of Python."""
+    (tmp_path / "own.py").write_text(OWN)
+    told = []
+    for name in ("own", "__main__", "__mp_main__"):
+        spec = importlib.util.spec_from_file_location(name, tmp_path / "own.py")
+        module = importlib.util.module_from_spec(spec)
+        monkeypatch.setitem(sys.modules, name, module)
+        spec.loader.exec_module(module)
+        if name != "own":
+            module.__spec__ = None  # as of a script
+        told.append((digest(module.Views), digest(module.twice)))
+        code, constants = reached(module.Views)
+        assert all(part.startswith("Module(") for part in code)
+        assert dict(constants) == {"own.GAIN": 2.0, "Views.low": 0.5}
+        assert reached(module.twice)[0][0].startswith("Lambda(")
+    assert told[0] == told[1] == told[2]
+    assert told[0] == (
+        "6641894047feb9494a5a716f4d7666e2",
+        "73d0277ea593a960f9fbe1972d301821",
+    )  # of Python 3.11
