@@ -63,7 +63,7 @@ def check_images(
         )
     if images.numel() == 0:
         raise ValueError(f"images must hold pixels, got shape {tuple(images.shape)}")
-    low, high = float(images.min()), float(images.max())
+    low, high = _range(images)
     if not (torch.isfinite(torch.tensor([low, high])).all()):
         raise ValueError("images must be finite; some pixels are NaN or infinite")
     if domain is not None and not (domain[0] <= low and high <= domain[1]):
@@ -74,6 +74,11 @@ def check_images(
         )
 
 
+def _range(images: Tensor) -> tuple[float, float]:
+    low, high = images.detach().aminmax()
+    return float(low), float(high)
+
+
 def check_pixels(fn: Map, images: Float[Tensor, "n ..."]) -> None:
     """Refuse images outside [0, 1] for an encoder, which holds its own normalisation.
 
@@ -82,7 +87,7 @@ def check_pixels(fn: Map, images: Float[Tensor, "n ..."]) -> None:
     ValueError
         Naming the range received.
     """
-    low, high = float(images.min()), float(images.max())
+    low, high = _range(images)
     if hasattr(fn, "image_shape") and not (low >= 0 and high <= 1):
         raise ValueError(
             f"images must be pixels in [0, 1], got values from {low:.4g} to {high:.4g}; undo the normalisation, which "
@@ -107,7 +112,7 @@ def check_map(fn: Map, images: Float[Tensor, "n ..."]) -> Checked:
             f"fn must be a map of images, got a {type(fn).__name__}; of a checkpoint give its .encoder"
         )
     image = images[:1].detach()
-    low, high = float(image.min()), float(image.max())
+    low, high = _range(image)
     noise = torch.rand((2, *image.shape[1:]), generator=torch.Generator().manual_seed(0)).to(image)
     noise = noise if low >= 0 and high <= 1 else low + max(high - low, 1.0) * noise
     with torch.no_grad():

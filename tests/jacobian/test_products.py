@@ -1,5 +1,7 @@
 """J v and Jᵀ u: adjoint, equal to differences, one convolution a layer; what cannot be measured is named."""
 
+import warnings
+
 import pytest
 import torch
 import torchvision
@@ -351,6 +353,19 @@ def test_a_derivative_of_its_own_that_is_right_is_taken(generator):
 def test_images_that_are_no_pixels_are_refused(images, message):
     with pytest.raises(ValueError, match=message):
         spectral_norm(lambda x: x.flatten(1), images)
+
+
+def test_images_that_record_gradients_are_measured_without_a_warning():
+    """Torch's own, about a tensor that becomes a number; it comes once in a process."""
+    images, always = torch.rand(2, 3, requires_grad=True), torch.is_warn_always_enabled()
+    torch.set_warn_always(True)
+    try:
+        with warnings.catch_warnings():
+            warnings.filterwarnings("error", "Converting a tensor with requires_grad")
+            assert not spectral_norm(lambda x: 2 * x, images).sigma.requires_grad
+            certified_bound(lambda x: 2 * x, images)
+    finally:
+        torch.set_warn_always(always)
 
 
 def test_float32_layouts_agree_with_float64(network, generator):
