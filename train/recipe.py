@@ -3,6 +3,7 @@
 import ast
 import dataclasses
 import math
+import types
 import typing
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
@@ -10,7 +11,7 @@ from typing import Any, Literal, get_args
 
 from lipcomp._arguments import checked
 from lipcomp._identity import digest
-from lipcomp._identity_code import is_installed
+from lipcomp._identity_code import is_installed, reached
 from lipcomp._messages import nearest
 from lipcomp.data._views import Views
 from lipcomp.encoders import EncoderSpec
@@ -147,7 +148,22 @@ class Recipe:
         }
         if ":" in self.encoder.backbone:
             own["backbone"] = BACKBONES[self.encoder.backbone]
-        return {f"{name}_code": digest(part) for name, part in own.items()}
+        return {f"{name}_code": _first_told(part) for name, part in own.items()}
+
+
+_TOLD: dict[str, tuple[str, Any]] = {}
+
+
+def _first_told(part: Any) -> str:
+    """A hash of code as it was when this process first asked: what fills while it runs, a cache, is no edit."""
+    if not isinstance(part, types.FunctionType | type):
+        return digest(part)
+    code, constants = reached(part)
+    plain = bool | int | float | str | bytes | tuple
+    key = digest(
+        code, [(name, value if isinstance(value, plain) else id(value)) for name, value in constants]
+    )
+    return _TOLD.setdefault(key, (digest(part), constants))[0]  # held, so that an id stays its own
 
 
 # Pairs.

@@ -287,6 +287,29 @@ def test_parts_of_ones_own_are_dataclasses_and_their_code_is_a_part_of_the_recip
     monkeypatch.delitem(BACKBONES, "mine:net")
 
 
+CACHE, WIDTH = {}, 3
+
+
+def cached(channels):
+    """A network whose file keeps something while it runs."""
+    return CACHE.setdefault(channels, torch.nn.Conv2d(channels, WIDTH, 3))
+
+
+def test_a_cache_that_fills_is_no_edit_and_a_constant_is_one(monkeypatch):
+    """The second run of a sweep in one process was refused when it was repeated."""
+    monkeypatch.setitem(BACKBONES, "mine:cached", cached)
+    recipe = replace(find_recipe("mnist_simclr"), encoder=EncoderSpec("mine:cached", (1, 28, 28)))
+    before = recipe.to_dict()["backbone_code"]
+    monkeypatch.setitem(CACHE, 1, "filled")
+    assert recipe.to_dict()["backbone_code"] == before
+    monkeypatch.setitem(globals(), "WIDTH", 4)
+    assert recipe.to_dict()["backbone_code"] != before
+    monkeypatch.undo()
+    monkeypatch.setitem(globals(), "CACHE", {2: "another"})
+    monkeypatch.setitem(BACKBONES, "mine:cached", cached)
+    assert recipe.to_dict()["backbone_code"] != before
+
+
 def test_a_perturbation_is_relative_recorded_and_keeps_copies_copies():
     recipe = replace(mnist_byol(), perturb=1e-3)
     plain, moved = Trainee(mnist_byol(), 0, 10), Trainee(recipe, 0, 10)
