@@ -1,6 +1,6 @@
 """Whether the paired study's report says what is true, in made-up worlds whose truth is known.
 
-    python -m benchmarks.planted_worlds                              200 draws of every world, about ten minutes
+    python -m benchmarks.planted_worlds                              200 draws of every world, about an hour
     python -m benchmarks.planted_worlds --draws 20 --only control
     python -m benchmarks.planted_worlds --shard 3/16 --out worlds-3.jsonl
     python -m benchmarks.planted_worlds --join worlds-*.jsonl        the table of several shards
