@@ -272,6 +272,11 @@ def _is_content(value: Any) -> bool:
     return True
 
 
+def _is_place(value: Any) -> bool:
+    """Whether it is a place on this machine, as the folder of the code's own file: another one on the next."""
+    return isinstance(value, PurePath) and value.is_absolute()
+
+
 def _feed_function(sha: Any, function: types.FunctionType, seen: frozenset[int]) -> None:
     if is_installed(function.__module__):
         cells = [_cell(cell) for cell in function.__closure__ or ()]
@@ -302,6 +307,10 @@ def _own_code(thing: Any) -> str:
     if id(thing) not in memory:
         memory[id(thing)] = thing, "again"  # for constants that hold it
         code, constants = reached(thing)
-        parts = [_inner(frozenset(), name, value) for name, value in constants if _is_content(value)]
+        parts = [
+            _inner(frozenset(), name, value)
+            for name, value in constants
+            if _is_content(value) and not _is_place(value)
+        ]
         memory[id(thing)] = thing, _inner(frozenset(), code, sorted(parts)).hex()
     return memory[id(thing)][1]

@@ -227,6 +227,15 @@ def test_code_that_is_not_used_and_comments_do_not_count(tmp_path):
     assert class_of(tmp_path / "a") == class_of(tmp_path / "b", worded + more, HELPERS + more)
 
 
+def test_the_folder_that_code_lies_in_does_not_count(tmp_path):
+    here = "from pathlib import Path\nHERE = Path(__file__).resolve().parent\n"
+    moved = HELPERS.replace("return x + 1", "HERE; return x + 1")
+    one, other = (class_of(tmp_path / name, NETWORK, here + moved) for name in "ab")
+    assert one == other
+    named = here.replace("Path(__file__).resolve().parent", 'Path("table.csv")')
+    assert one != class_of(tmp_path / "c", NETWORK, named + moved)
+
+
 values = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False) | st.text() | st.binary(),
     lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=3), inner, max_size=3),

@@ -284,9 +284,7 @@ def sweep(
                 report(f"           {note}")
         if busy and todo:
             report(f"  {len(busy)} of the runs are trained by another command; waiting for it")
-            _wait_for(
-                todo
-            )  # those that it has finished are asked again, whether they are what this one wants
+            _wait_for(todo)  # what it has finished is asked again, whether it is what this one wants
     if number:
         note_stage(out, "train", time.monotonic() - started)
     if lines:

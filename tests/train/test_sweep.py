@@ -1,5 +1,6 @@
 """A study's sweep: pairs x beta x seed, resumed as a whole; runs that fail, diverge or are trained elsewhere."""
 
+import contextlib
 import json
 import os
 import pickle
@@ -7,7 +8,6 @@ import shutil
 import subprocess
 import sys
 import threading
-import time
 from argparse import Namespace
 from dataclasses import replace
 from pathlib import Path
@@ -242,35 +242,45 @@ def test_two_ranks_of_torchrun_within_a_job_train_what_one_process_does(short, t
     assert [checkpoint.metadata.seed for checkpoint in trained] == [0, 0]
 
 
+@contextlib.contextmanager
+def trained_elsewhere(run, act=lambda: None):
+    """Another command holds a run until this one says that it waits; then that does ``act`` and lets go."""
+    held, waiting, said = threading.Event(), threading.Event(), []
+
+    def hold():
+        with claim(run) as mine:
+            assert mine
+            held.set()
+            waiting.wait(60)
+            act()
+
+    def report(line):
+        said.append(line)
+        if "trained by another command" in line:
+            waiting.set()
+
+    thread = threading.Thread(target=hold)
+    thread.start()
+    held.wait(60)
+    yield report
+    thread.join()
+    assert waiting.is_set(), said
+
+
 def test_a_run_that_another_command_trains_is_waited_for(short, tmp_path, here, monkeypatch):
     monkeypatch.setattr(module, "POLL", 0.2)
-    said = []
-    thread = threading.Thread(target=_hold, args=(tmp_path / "runs" / "simclr-seed0", 1.0))
-    thread.start()
-    time.sleep(0.3)
-    assert sweep(short, 1, tmp_path, report=said.append) == {}
-    thread.join()
-    assert any("trained by another command" in line for line in said)
+    with trained_elsewhere(tmp_path / "runs" / "simclr-seed0") as report:
+        assert sweep(short, 1, tmp_path, report=report) == {}
     assert (tmp_path / "runs" / "simclr-seed0" / "model.safetensors").exists()
 
 
 def test_a_run_that_another_command_trained_otherwise_is_told(short, tmp_path, here, monkeypatch):
     """Two commands at the same time made one study of two precisions, in silence."""
     monkeypatch.setattr(module, "POLL", 0.2)
-    place, before = tmp_path / "runs" / "simclr-seed0", tmp_path / "other"
+    run, before = tmp_path / "runs" / "simclr-seed0", tmp_path / "other"
     pretrain(short[0], 0, before, Settings(precision="bf16"), report=lambda line: None)
-
-    def other(out):
-        with claim(out) as mine:
-            assert mine
-            time.sleep(1.0)
-            shutil.copytree(before, out, dirs_exist_ok=True)
-
-    thread = threading.Thread(target=other, args=(place,))
-    thread.start()
-    time.sleep(0.3)
-    failed = sweep(short, 1, tmp_path, report=lambda line: None)
-    thread.join()
+    with trained_elsewhere(run, lambda: shutil.copytree(before, run, dirs_exist_ok=True)) as report:
+        failed = sweep(short, 1, tmp_path, report=report)
     assert list(failed) == ["simclr-seed0"]
     assert "its precision is 'bf16', not 'fp32'" in failed["simclr-seed0"].reason
 
@@ -297,12 +307,6 @@ def test_what_the_first_rank_says_of_a_failure_is_the_reason(short, tmp_path, mo
     recipe = replace(short[0], batch_size=1000)
     with pytest.raises(ValueError, match="batch_size 1000 is larger than the 36 images"):
         module.train_one((), pickle.dumps(recipe), 0, tmp_path / "run", Settings(), 2)
-
-
-def _hold(out, seconds):
-    with claim(out) as mine:
-        assert mine
-        time.sleep(seconds)
 
 
 @pytest.mark.slow
