@@ -148,7 +148,8 @@ def test_the_objectives_defaults(published):
     """Every number among them."""
     table = published["objectives"]
     del table["source"]
-    assert table.keys() == Objective.known.keys()
+    own = {name for name, objective in Objective.known.items() if objective.__module__.startswith("lipcomp.")}
+    assert table.keys() == own
     for name, values in table.items():
         told = Objective.from_dict({"name": name}).to_dict()
         assert {k: v for k, v in told.items() if type(v) is float} == values

@@ -228,6 +228,8 @@ def _of_this_version(folder: Path) -> Iterator[None]:
     """A whole state that cannot be used was written by another version of the code."""
     try:
         yield
+    except torch.OutOfMemoryError:
+        raise
     except (KeyError, TypeError, ValueError, RuntimeError) as error:
         raise ValueError(
             f"the states in {str(folder / 'states')!r} were written by another version of this code "

@@ -222,7 +222,7 @@ def test_a_processor_of_images_of_any_shape_says_so():
             "names no image_processor_type",
         ),
         ({"image_mean": [0.5] * 3}, "names no image_processor_type"),
-        ({"image_processor_type": "ViTImageProcessor", "image_std": [0.0] * 3}, "std positive"),
+        ({"image_processor_type": "ViTImageProcessor", "image_std": [0.0] * 3}, "std= positive"),
         (
             {"image_processor_type": "ViTImageProcessor", "size": {"height": 9**9, "width": 3}},
             "between 1 and",
