@@ -142,7 +142,7 @@ def contrast(
     deviation = in_unit(math.sqrt(spread), power) if math.isfinite(spread) else None
     rest = (deviation, shared, held, tuple(in_unit(d, power) for d in difference))
     if n < 2 or freedom < 1:
-        note = f"n = {n} shows no spread, so no interval"
+        note = f"no spread can be seen with n = {n}, so no interval"
         return Contrast(name, value_here, None, None, n, how, level, None, note, None, 0.0, *rest)
     between = spread / n
     if between <= (1e-12 * scale) ** 2:

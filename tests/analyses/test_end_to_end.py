@@ -143,7 +143,7 @@ def test_what_is_measured_is_not_measured_again_but_what_was_lost_is_made_again(
 
 def test_the_report_of_two_real_encoders(study):
     path, page = make_report(study)
-    assert "n = 1 shows no spread" in page.headline
+    assert "no spread can be seen with n = 1" in page.headline
     loaded = load_study(study)
     assert set(loaded.models["method"]) == {"SimCLR", "C-SimCLR"}
     assert len(loaded.images) == 16  # an image counts once it was measured in every stage
