@@ -1,5 +1,6 @@
 """What every test shares: one thread, no leaked global state."""
 
+import contextlib
 import functools
 import gc
 import inspect
@@ -80,6 +81,35 @@ def _seeded_module():
 @pytest.fixture(autouse=True)
 def _seeded(_seeded_module):
     torch.manual_seed(0)
+
+
+@contextlib.contextmanager
+def _default_float64():
+    torch.set_default_dtype(torch.float64)
+    try:
+        yield
+    finally:
+        torch.set_default_dtype(torch.float32)
+
+
+@pytest.fixture(scope="session")
+def default_float64():
+    """A context in which tensors and networks are made in float64."""
+    return _default_float64
+
+
+_SURROUNDINGS = {
+    "no_grad": torch.no_grad,
+    "inference mode": torch.inference_mode,
+    "default device": lambda: torch.device("meta"),  # as torch.set_default_device("cuda")
+    "default type": _default_float64,
+}
+
+
+@pytest.fixture(params=_SURROUNDINGS)
+def surroundings(request):
+    """A context of the caller's, on which no number may depend; one after the other."""
+    return _SURROUNDINGS[request.param]
 
 
 @pytest.fixture

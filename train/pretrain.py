@@ -225,9 +225,8 @@ class Run:
         checkpoint = self.out / CHECKPOINT
         if self.ranks.first:
             numbers = {name: float(value) for name, value in line.items() if not isinstance(value, str)}
-            metrics = {
-                name: value for name, value in numbers.items() if math.isfinite(value)
-            }  # JSON has no other
+            # JSON has no others
+            metrics = {name: value for name, value in numbers.items() if math.isfinite(value)}
             self.keeper.keep(checkpoint, self.trainee, self.total, metrics)
             tidy(self.out)
         return checkpoint

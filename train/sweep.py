@@ -19,6 +19,7 @@ import signal
 import subprocess
 import sys
 import tempfile
+import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -149,15 +150,9 @@ def _train_by_torchrun(job: tuple[Any, ...], ranks: int) -> tuple[list[str], str
             "--standalone",
             f"--nproc-per-node={ranks}",
         ]
-        with (
-            subprocess.Popen(
-                [*launcher, "-m", "train.sweep", "--job", str(file)],
-                stdout=subprocess.DEVNULL,
-                stderr=subprocess.PIPE,
-                text=True,
-            ) as process,
-            _ended_by_sigterm(process),
-        ):  # as a worker is when its sweep ends: the ranks save their state
+        words = [*launcher, "-m", "train.sweep", "--job", str(file)]
+        started = subprocess.Popen(words, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
+        with started as process, _ended_by_sigterm(process):
             _, said = process.communicate()
         answered = file.with_suffix(".answer")
         if not answered.exists():
@@ -170,7 +165,13 @@ def _train_by_torchrun(job: tuple[Any, ...], ranks: int) -> tuple[list[str], str
 
 @contextmanager
 def _ended_by_sigterm(process: "subprocess.Popen[str]") -> Iterator[None]:
-    """Pass SIGTERM on to a process, and raise KeyboardInterrupt once it has ended."""
+    """Pass SIGTERM on to a process, and raise KeyboardInterrupt once it has ended.
+
+    So a worker is ended by its sweep, and its ranks save their state. Signals reach the main thread alone.
+    """
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
     asked: list[int] = []
 
     def take(number: int, frame: FrameType | None) -> None:

@@ -74,9 +74,8 @@ def command_line(arguments: list[str]) -> str:
         return shlex.join([program.name, *shown])
     file = program.resolve()
     roots = [root for root in map(Path.resolve, map(Path, sys.path)) if root in file.parents]
-    root = max(
-        roots, key=lambda each: len(each.parts), default=file.parent
-    )  # a script's own folder, or what -m found
+    # what -m found it in, or a script's own folder
+    root = max(roots, key=lambda each: len(each.parts), default=file.parent)
     module = file.relative_to(root).with_suffix("").parts
     if len(module) > 1:
         return shlex.join(["python", "-m", ".".join(module).removesuffix(".__main__"), *shown])

@@ -165,16 +165,7 @@ def test_autoattack_equals_the_exact_robust_accuracy(norm, radius, classes):
     assert found.distance.max() <= radius * 1.0001
 
 
-SURROUNDINGS = {
-    "no_grad": torch.no_grad,
-    "inference mode": torch.inference_mode,
-    "default device": lambda: torch.device("meta"),  # as torch.set_default_device("cuda")
-    "default type": None,
-}
-
-
-@pytest.mark.parametrize("name", SURROUNDINGS)
-def test_attacks_and_probes_do_not_depend_on_where_the_call_stands(name):
+def test_attacks_and_probes_do_not_depend_on_where_the_call_stands(surroundings):
     model, encoder = linear(4), linear(6, seed=1)
     images = torch.rand(6, 3, 8, 8, generator=torch.Generator().manual_seed(2))
     with torch.no_grad():
@@ -190,20 +181,13 @@ def test_attacks_and_probes_do_not_depend_on_where_the_call_stands(name):
         return [*found, torch.from_numpy(mahalanobis_score(features, classes, features))]
 
     expected = measured()
-    if name == "default type":
-        torch.set_default_dtype(torch.float64)
-        try:
-            found = measured()
-        finally:
-            torch.set_default_dtype(torch.float32)
-    else:
-        with SURROUNDINGS[name]():
-            found = measured()
+    with surroundings():
+        found = measured()
     for one, other in zip(found, expected, strict=True):
         torch.testing.assert_close(one, other, rtol=1e-5, atol=1e-6)
 
 
-def test_autoattack_takes_a_classifier_of_either_precision_wherever_it_is_called():
+def test_autoattack_takes_a_classifier_of_either_precision_wherever_it_is_called(default_float64):
     """In float64, under another default type or device it ended in errors of torch."""
     pytest.importorskip("pyautoattack")
     model = linear(4)
@@ -211,13 +195,10 @@ def test_autoattack_takes_a_classifier_of_either_precision_wherever_it_is_called
     labels = model(images).argmax(1)
     told = {"norm": "linf", "radius": 0.01, "attacks": ("apgd-ce",)}
     single = auto_attack(model, images, labels, **told).accuracy.value
-    torch.set_default_dtype(torch.float64)
-    try:
+    with default_float64():
         with torch.device("meta"):
             double = auto_attack(model.double(), images.double(), labels, **told).accuracy.value
         assert torch.get_default_dtype() == torch.float64
-    finally:
-        torch.set_default_dtype(torch.float32)
     assert single == double
     with pytest.raises(
         ValueError, match=r"classifier does not take images of torch\.float32 .* images\.to\(weight\)"

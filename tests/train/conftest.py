@@ -1,11 +1,9 @@
 """A small world to train in: three classes of generated grey or colour images in a folder, recipes of a second."""
 
-from contextlib import contextmanager
 from dataclasses import replace
 
 import numpy as np
 import pytest
-import torch
 from PIL import Image
 
 from train.recipe import compress
@@ -72,17 +70,8 @@ def recipes(bars):
 
 
 @pytest.fixture(scope="session")
-def doubles():
-    """A context in which networks are made in float64: at kappa_e = 16384 the rounding of one cosine to float32
-    moves the loss by 1e-3, on each processor another way.
+def doubles(default_float64):
+    """Networks are made in float64: at kappa_e = 16384 the rounding of one cosine to float32 moves the loss by 1e-3, on
+    each processor another way.
     """
-
-    @contextmanager
-    def context():
-        torch.set_default_dtype(torch.float64)
-        try:
-            yield
-        finally:
-            torch.set_default_dtype(torch.float32)
-
-    return context
+    return default_float64

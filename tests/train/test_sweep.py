@@ -5,10 +5,12 @@ import json
 import os
 import pickle
 import shutil
+import signal
 import subprocess
 import sys
 import threading
 from argparse import Namespace
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 
@@ -283,6 +285,29 @@ def test_a_run_that_another_command_trained_otherwise_is_told(short, tmp_path, h
         failed = sweep(short, 1, tmp_path, report=report)
     assert list(failed) == ["simclr-seed0"]
     assert "its precision is 'bf16', not 'fp32'" in failed["simclr-seed0"].reason
+
+
+def test_sigterm_reaches_the_ranks_and_ends_their_run_as_an_interrupt():
+    words = [sys.executable, "-c", "import time; time.sleep(60)"]
+    with subprocess.Popen(words) as ranks:
+
+        def asked():
+            with module._ended_by_sigterm(ranks):
+                signal.getsignal(signal.SIGTERM)(signal.SIGTERM, None)
+                ranks.wait(30)
+
+        with pytest.raises(KeyboardInterrupt):
+            asked()
+    assert ranks.returncode == -signal.SIGTERM
+
+
+def test_ranks_are_started_from_any_thread():
+    def started():
+        with module._ended_by_sigterm(None):
+            return "started"
+
+    with ThreadPoolExecutor() as pool:
+        assert pool.submit(started).result() == "started"
 
 
 def test_what_the_first_rank_says_of_a_failure_is_the_reason(short, tmp_path, monkeypatch):
