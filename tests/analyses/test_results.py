@@ -12,6 +12,7 @@ from analyses.results import PUBLISHED, STUDIES, design, overview, redraw, summa
 ROOT = Path(__file__).parents[2]
 FOLDERS = sorted(p.parent for p in (ROOT / PUBLISHED).glob("*/records.jsonl.xz"))
 NAMES = [folder.name for folder in FOLDERS]
+PRIMARY = {"mnist", "mnist-again", "fashion", "fashion-again"}  # which other tests need anyway
 
 
 @cache
@@ -23,7 +24,10 @@ def test_something_is_published():
     assert "mnist" in NAMES
 
 
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize(
+    "name",
+    [pytest.param(name, marks=[pytest.mark.slow] * (name not in PRIMARY)) for name in NAMES],
+)
 def test_the_verdicts_on_the_page_are_those_of_the_records(name):
     page = (ROOT / PUBLISHED / "index.md").read_text()
     said = page.partition(f"<!-- {name} -->\n")[2].partition(f"\n<!-- /{name} -->")[0]

@@ -144,6 +144,7 @@ def gained(noise, points, clean, spread):
     return Comparison(CREDIT, table, {}, Design().clean_slope)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("points", "clean", "spread"), [(0.0, 0.4, 1.0), (2.0, 0.5, 2.5)])
 def test_the_seeds_that_are_said_to_decide_at_every_slope_do(points, clean, spread):
     """What the range of slopes adds at any number of seeds was left out: 15 were said, with which 8% decided."""

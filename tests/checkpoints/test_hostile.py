@@ -91,7 +91,7 @@ def write_sound_files(folder):
     save_checkpoint(folder / "native.safetensors", build_encoder(spec), metadata=Metadata())
 
 
-def write_mutants(sound, folder, draw):
+def write_mutants(sound, folder, draw, count):
     """Truncations, bit flips, zeroed and repeated stretches of every sound file."""
     for path in sorted(sound.iterdir()):
         data = path.read_bytes()
@@ -100,7 +100,7 @@ def write_mutants(sound, folder, draw):
             draw.choice(
                 [draw.randrange(len(data)), draw.randrange(1024), len(data) - 1 - draw.randrange(1024)]
             )
-            for _ in range(60)
+            for _ in range(count)
         ]
         for number, place in enumerate(places):
             changed = bytearray(data)
@@ -192,12 +192,13 @@ def write_others(folder):
     )
 
 
-def test_a_corpus_of_damaged_and_hostile_files(tmp_path):
+@pytest.mark.parametrize("count", [10, pytest.param(60, marks=pytest.mark.slow)])
+def test_a_corpus_of_damaged_and_hostile_files(tmp_path, count):
     sound, corpus, mark = tmp_path / "sound", tmp_path / "corpus", tmp_path / "mark"
     sound.mkdir()
     corpus.mkdir()
     write_sound_files(sound)
-    write_mutants(sound, corpus, random.Random(0))
+    write_mutants(sound, corpus, random.Random(0), count)
     write_payloads(corpus, mark)
     write_others(corpus)
     native = (sound / "native.safetensors").read_bytes()
@@ -208,7 +209,7 @@ def test_a_corpus_of_damaged_and_hostile_files(tmp_path):
         (corpus / f"{field.decode()}.safetensors").write_bytes(changed)
     files = {path.name for path in corpus.iterdir()}
     mutants = {name for name in files if name.startswith("mutant")}
-    assert len(mutants) >= 200
+    assert len(mutants) == count * len([*sound.iterdir()])
     child = subprocess.run(
         [sys.executable, "-c", CHILD, str(corpus)], capture_output=True, text=True, timeout=600, check=False
     )
@@ -224,7 +225,7 @@ def test_a_corpus_of_damaged_and_hostile_files(tmp_path):
         else:  # a flipped bit among the numbers is another number
             assert name.startswith("mutant"), name
     kinds = [kind for name, (kind, _) in outcomes.items() if name in mutants]
-    assert kinds.count("refused") > 100
+    assert kinds.count("refused") > len(kinds) / 3
     print(
         f"{len(files)} files, {len(mutants)} mutants: {kinds.count('refused')} refused, {kinds.count('loaded')} loaded"
     )

@@ -170,6 +170,7 @@ def write(root):
     folder(root / "many", {"model_type": "deit", "num_hidden_layers": 1_000_000}, little)
 
 
+@pytest.mark.slow
 def test_a_small_file_takes_little(tmp_path):
     write(tmp_path)
     write_endless(tmp_path)

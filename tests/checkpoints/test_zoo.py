@@ -11,8 +11,9 @@ QUICK = (
     ("torchvision", "squeezenet1_1"),
     ("torchvision", "mnasnet0_5"),  # whose weights have a version
     ("timm", "mobilenetv3_small_050"),
-    ("transformers", "deit"),
-    ("transformers", "levit"),  # whose own names have a wrapper's part, "module"
+    pytest.param("transformers", "deit", marks=pytest.mark.slow),
+    # Whose own names have a wrapper's part, "module".
+    pytest.param("transformers", "levit", marks=pytest.mark.slow),
 )
 SMALL = 8_000_000  # parameters
 GOOD = {"equal", "ambiguous", "refused", "noted", "too large", "no reference"}

@@ -180,8 +180,8 @@ def test_the_quantiles_move_with_kappa_as_their_distribution_function_says(d, ka
     assert (got <= 0).all()
 
 
-@pytest.mark.parametrize("d", [2, 3, 16, 128, 2048])
-@pytest.mark.parametrize("kappa", [0.0, 1.0, 50.0, 1e4, 1e6])
+@pytest.mark.parametrize("d", [2, 3, 128, 2048])
+@pytest.mark.parametrize("kappa", [0.0, 50.0, 1e6])
 def test_the_gradient_in_kappa_is_that_of_the_mean(d, kappa):
     """d/dkappa E mu.z = A'(kappa), by the mean of the pathwise gradients."""
     n = 20_000

@@ -51,9 +51,9 @@ def exact_distance(model, images, labels, norm):
     return nearest
 
 
-@pytest.mark.parametrize("classes", [2, 10])
+@pytest.mark.parametrize("classes", [pytest.param(2, marks=pytest.mark.slow), 10])
 @pytest.mark.parametrize(("norm", "radius"), [("linf", 0.01), ("l2", 0.08)])
-@pytest.mark.parametrize("middle", [True, False])
+@pytest.mark.parametrize("middle", [pytest.param(True, marks=pytest.mark.slow), False])
 def test_pgd_finds_what_exists_on_a_linear_classifier(norm, radius, classes, middle):
     """Within one point of the exact share, away from the borders of [0, 1] and on them."""
     model = linear(classes)
@@ -146,7 +146,11 @@ def test_the_embedding_attack_reaches_the_largest_chord_of_a_linear_map_and_need
 
 
 @pytest.mark.parametrize(
-    ("classes", "norm", "radius"), [(2, "linf", 0.01), (6, "linf", 0.01), (6, "l2", 0.08)]
+    ("classes", "norm", "radius"),
+    [
+        (2, "linf", 0.01),
+        *(pytest.param(6, *ball, marks=pytest.mark.slow) for ball in [("linf", 0.01), ("l2", 0.08)]),
+    ],
 )
 def test_autoattack_equals_the_exact_robust_accuracy(norm, radius, classes):
     pytest.importorskip("pyautoattack")

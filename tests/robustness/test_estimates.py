@@ -379,6 +379,7 @@ def answers_of(n, sharpen, seed):
     return logits, labels, np.abs(np.bincount(which, gap, minlength=15)).sum() / n
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("sharpen", [1.0, 1.1, 2.0])
 @pytest.mark.parametrize(("n", "draws"), [(200, 100), (1000, 60), (10000, 30)])
 def test_the_interval_of_the_calibration_error_covers(n, draws, sharpen):

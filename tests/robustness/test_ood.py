@@ -31,6 +31,7 @@ def test_auroc_and_fpr95_are_openoods(ties):
         assert fpr95(inside, outside, resamples=10).value == pytest.approx(false)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("shift", [0.0, 1.0, 3.0])
 def test_the_intervals_cover(shift):
     truth = stats.norm.cdf(shift / np.sqrt(2))

@@ -42,6 +42,7 @@ def test_an_effect_is_found_and_its_interval_is_that_of_seeds_not_of_bits():
     assert np.ptp(noisy.interval) > 2 * np.ptp(found.interval)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("seed", range(6))
 def test_the_fit_is_the_maximum_not_a_point_on_the_boundary(seed):
     """L-BFGS alone reported standard errors of 0.4 where the maximum has 0.1 (log-likelihood -197, not -174)."""

@@ -10,6 +10,7 @@ from lipcomp.statistics import correlation, paired_effect, smallest_detectable_e
 from lipcomp.statistics._per_image import auroc
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("n", [6, 8, 14])
 def test_paired_power(n):
     effect = smallest_detectable_effect(n).value
@@ -36,6 +37,7 @@ def test_the_simulated_and_the_closed_form_meet():
     assert at[1] / at[2] == pytest.approx(at[2] / at[3], abs=0.04)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("test", ["spearman", "kendall", "pearson"])
 def test_correlation_power(test):
     n = 20

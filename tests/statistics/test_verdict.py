@@ -48,6 +48,7 @@ def test_a_zone_holds_zero():
             Zone(low, high)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("effect", "spread"), [(2.0, 2.5), (0.0, 1.5), (0.5, 1.0)])
 def test_the_units_that_are_said_to_decide_do(effect, spread):
     rng = np.random.default_rng(1)
