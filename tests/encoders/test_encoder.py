@@ -1,5 +1,7 @@
 """Encoders: normalisation inside, named layers, weights that a seed and a part decide."""
 
+import re
+
 import pytest
 import torch
 import torchvision
@@ -78,7 +80,12 @@ def test_tensorflow_pads_the_pool_on_one_side_only(generator):
     assert pooled[0, 0, 3, 3] == images[0, 0, 6:, 6:].max()
 
 
-@pytest.mark.parametrize("name", BACKBONES)
+DEEP = re.compile("101|152|200")  # take half a second each, and differ in depth alone
+
+
+@pytest.mark.parametrize(
+    "name", [pytest.param(name, marks=[pytest.mark.slow] * bool(DEEP.search(name))) for name in BACKBONES]
+)
 def test_every_backbone_reports_its_width(name):
     with torch.device("meta"):
         backbone = BACKBONES[name](3).eval()
