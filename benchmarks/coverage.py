@@ -20,13 +20,19 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 import scipy.special
 import scipy.stats
 
+from analyses.paired_study.comparison import Comparison
+from analyses.paired_study.design import Design
+from analyses.paired_study.study import CREDIT
 from lipcomp._commands import Parser, run, table
 from lipcomp.statistics import contrast, correlation, paired_effect, within_pairs
 from lipcomp.statistics._correlation import partial_correlation
 from lipcomp.statistics._estimate import Estimate
+from lipcomp.statistics._hierarchical import hierarchical_effect
+from lipcomp.statistics._mediation import mediation
 from lipcomp.statistics._per_image import auroc, clustered_logistic
 from lipcomp.statistics._slopes import block_slope
 
@@ -236,6 +242,57 @@ def run_to_run(seeds: int, slope: float) -> Draw:
     return draw
 
 
+def at_equal_clean(seeds: int, slope: float) -> Draw:
+    """Corruption accuracy follows clean accuracy with ``slope``, and nothing else; clean accuracy differs."""
+    design = Design()
+
+    def draw(rng: np.random.Generator) -> tuple[Estimate, float]:
+        methods = np.tile([CREDIT.treated, CREDIT.control], seeds)
+        clean = 0.9 + 0.003 * rng.standard_normal(2 * seeds) + 0.005 * (methods == CREDIT.treated)
+        runs = pd.DataFrame({"method": methods, "seed": np.repeat(np.arange(seeds), 2), "clean": clean})
+        runs["corruption"] = 0.6 + slope * (clean - 0.9) + 0.011 * rng.standard_normal(2 * seeds)
+        found = Comparison(CREDIT, runs, {}, design.clean_slope).effect("given_clean", 0.95)
+        assert found is not None
+        return found, 0.0
+
+    return draw
+
+
+def mediated(seeds: int, step: float, slope: float) -> Draw:
+    """One of three methods moves the mediator by ``step`` and the outcome by ``slope`` times that; seeds move both."""
+
+    def draw(rng: np.random.Generator) -> tuple[Estimate, float]:
+        seed, method = np.repeat(np.arange(seeds), 3), np.tile(["t", "c", "d"], seeds)
+        mediator = rng.standard_normal(seeds)[seed] + step * (method == "t") + rng.standard_normal(seed.size)
+        outcome = slope * mediator + rng.standard_normal(seeds)[seed] + rng.standard_normal(seed.size)
+        pool = ("t", "c", "d")
+        effect = contrast(mediator, list(seed), list(method), "t", "c", pool=pool)
+        return mediation(
+            effect, block_slope(mediator, outcome, [method, seed]), draws=4000, rng=rng
+        ), step * slope
+
+    return draw
+
+
+def bits_of_runs(seeds: int, spread: float) -> Draw:
+    """Right answers of two methods that do not differ; log-odds of a run have this spread."""
+    corruption = np.repeat(["fog", "snow", "blur", "noise"], 2)
+
+    def draw(rng: np.random.Generator) -> tuple[Estimate, float]:
+        image, level = rng.standard_normal(120), np.repeat([1.0, 0.5, 0.0, 1.5], 2)
+        bits, treated, of_seed = [], [], []
+        for seed in range(seeds):
+            common = 0.2 * rng.standard_normal()
+            for is_treated in (True, False):
+                logit = level[:, None] + image + common + spread * rng.standard_normal()
+                bits.append(rng.random(logit.shape) < scipy.special.expit(logit))
+                treated.append(is_treated)
+                of_seed.append(seed)
+        return hierarchical_effect(bits, corruption, treated, of_seed), 0.0
+
+    return draw
+
+
 def rare(rows: int, positives: int) -> Draw:
     """AUROC of a score that means nothing, with few rows of one label."""
 
@@ -298,6 +355,22 @@ def scenarios(resamples: int = 999) -> list[Scenario]:
     found.append(Scenario("seeds 5, noise x3, 97.5%", over_seeds(5, 3.0, 0.0, 0.975), null=True))
     found.append(Scenario("seeds 5, images shared", over_seeds(5, 1.0, 0.5), null=True))
     found += [Scenario(f"slope in {n} seeds x 4 methods", run_to_run(n, 0.0), null=True) for n in (3, 5, 15)]
+    low, high = Design().clean_slope
+    found += [
+        Scenario(f"equal clean accuracy, {n} seeds, slope {slope:g}", at_equal_clean(n, slope), null=True)
+        for n in (3, 5, 9)
+        for slope in (low, (low + high) / 2, high)
+    ]
+    for n in (5, 9):
+        found += [
+            Scenario(f"mediation, {n} seeds, {step:g} x {slope:g}", mediated(n, step, slope))
+            for step, slope in ((0.0, 1.0), (2.0, 0.0), (2.0, 1.0))
+        ]
+    found += [
+        Scenario(f"bits of {n} seeds, runs spread {spread:g}", bits_of_runs(n, spread), null=True)
+        for n in (3, 5)
+        for spread in (0.0, 0.2, 0.4)
+    ]
     found += [
         Scenario(f"auroc of 300 rows, {k} positive", rare(300, k), null=True) for k in (1, 3, 5, 10, 30)
     ]

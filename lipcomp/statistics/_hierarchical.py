@@ -86,7 +86,7 @@ def hierarchical_effect(
         If statsmodels is not installed.
     """
     with needed("hierarchical_effect", "lipcomp[statistics]"):
-        from statsmodels.regression.mixed_linear_model import MixedLM
+        from statsmodels.regression.mixed_linear_model import MixedLM, MixedLMParams
     check_level(level)
     if len({b.shape for b in bits}) > 1:
         raise ValueError(f"bits must have one shape, got {sorted({b.shape for b in bits})}")
@@ -110,12 +110,26 @@ def hierarchical_effect(
             model = MixedLM.from_formula(
                 "y ~ 0 + treated + C(corruption)", groups="one", vc_formula=parts, re_formula="0", data=table
             )
-            # L-BFGS can stop on the boundary far below the maximum and report convergence; which one, rounding decides
-            fits = [model.fit(reml=True, method=optimiser) for optimiser in ("powell", "lbfgs")]
-            fit = max(fits, key=lambda found: found.llf)
-            value, error = float(fit.fe_params["treated"]), float(fit.bse_fe["treated"])
         except (np.linalg.LinAlgError, ValueError) as failure:
             return missing(f"the fit failed ({failure})")
+        # Methods with gradients (L-BFGS) end at the boundary, far below the maximum; Powell's can meet a singular
+        # matrix where a spread is near zero. So two ways to the maximum, from large variances and from small ones.
+        fits, failures = [], []
+        nothing = {"fe_params": np.zeros(model.k_fe), "cov_re": np.zeros((0, 0))}
+        for variance in (1.0, 0.1, 0.01):
+            start = MixedLMParams.from_components(**nothing, vcomp=np.full(model.k_vc, variance))
+            try:
+                fits.append(model.fit(start, reml=True, method="powell"))
+            except (np.linalg.LinAlgError, ValueError) as failure:
+                failures.append(failure)
+            if len(fits) == 2:
+                break
+    fits = [found for found in fits if math.isfinite(found.llf)]
+    if not fits:
+        return missing(f"the fit failed ({failures[0] if failures else 'no finite likelihood'})")
+    best = max(found.llf for found in fits)
+    fit = next(found for found in fits if found.llf > best - 0.01)
+    value, error = float(fit.fe_params["treated"]), float(fit.bse_fe["treated"])
     if not math.isfinite(error) or error <= 0:
         return missing("the fit gives no standard error")
     freedom = len(both) - 1
