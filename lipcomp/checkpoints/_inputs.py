@@ -77,9 +77,10 @@ def inputs_of(
                 f"ambiguous: nothing says how the images of {backbone.name} are normalised, with mean and std 0.5 as "
                 f"Google's vision transformers or with ImageNet's as DINO's; pass mean= and std="
             )
-        origin = (
-            f"assumed, the convention of {found.format.name}: the file does not say; mean= and std= overrule"
+        alike = (
+            "networks of this size" if found.format.name == "plain" else f"{found.format.name} checkpoints"
         )
+        origin = f"assumed as for most {alike}, since the file does not say; mean= and std= overrule"
         known = convention(channels_of(weights), size or native, *(usual or family), origin)
         if backbone.preprocessing and size is None:
             known = replace(known, size=backbone.preprocessing.size, pipeline=backbone.preprocessing.pipeline)

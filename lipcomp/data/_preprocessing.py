@@ -162,7 +162,8 @@ class Preprocessing:
         if not self.enlarge and (picture.height < height or picture.width < width):
             raise ValueError(
                 f"is {picture.width} x {picture.height}, smaller than the {width} x {height} that the encoder takes; "
-                f"use larger images, or let the preprocessing enlarge them (enlarge=True)"
+                f"use larger images, measure at a smaller size (image_size=), or let the preprocessing enlarge them "
+                f"(enlarge=True)"
             )
 
     def _resized(self, picture: Image.Image) -> Image.Image:

@@ -44,6 +44,8 @@ def calibration_error(
 ) -> Estimate:
     """Expected calibration error of the largest softmax value, in bins of equal width.
 
+    Scores that are not numbers give NaN, without an interval.
+
     Raises
     ------
     ValueError
@@ -54,6 +56,8 @@ def calibration_error(
         raise ValueError("calibration needs at least one image, got none")
     highest, predicted = torch.softmax(logits.cpu().double(), 1).max(1)
     confidence, right = highest.numpy(), (predicted == labels.cpu()).numpy()
+    if not np.isfinite(confidence).all():
+        return Estimate(float("nan"), None, n)
     rng = np.random.default_rng(0)
     which = np.clip(np.ceil(confidence * BINS).astype(int) - 1, 0, BINS - 1)
 

@@ -23,7 +23,16 @@ import scipy.stats
 from jaxtyping import Float, Int
 
 from lipcomp._arguments import checked
-from lipcomp.statistics._estimate import Estimate, Values, check_level, group_codes, is_constant, vector
+from lipcomp.statistics._estimate import (
+    Estimate,
+    Values,
+    check_level,
+    check_order,
+    group_codes,
+    is_constant,
+    scaled,
+    vector,
+)
 from lipcomp.statistics._resampling import Arranged, Weighted, bootstrap_interval, free, whole
 
 Method = Literal["spearman", "kendall", "pearson"]
@@ -118,7 +127,7 @@ def partial_correlation(
     """
     if method not in ("spearman", "pearson"):
         raise ValueError(f'method must be "spearman" or "pearson" with a control, got {method!r}')
-    several = np.ndim(control[0]) > 0 if len(control) else False
+    several = np.ndim(next(iter(control))) > 0 if len(control) else False
     controls = list(control) if several else [control]
     return _correlate(x, y, controls, method, groups, level, interval, resamples, rng)
 
@@ -139,9 +148,13 @@ def _correlate(
         raise ValueError(f"method must be one of {', '.join(get_args(Method))}, got {method!r}")
     if interval not in ("auto", "bca", "fisher"):
         raise ValueError(f'interval must be "auto", "bca" or "fisher", got {interval!r}')
+    check_order(x=x, y=y, groups=groups)
+    for control in controls:
+        check_order(x=x, control=control)
     first = vector("x", x)
     n = first.size
     columns = [first, vector("y", y, n), *(vector("control", control, n) for control in controls)]
+    columns = [scaled(column) for column in columns]
     codes, units = (np.arange(n), n) if groups is None else group_codes("groups", groups, n)
     name = f"partial {NAMES[method]}" if controls else NAMES[method]
     reason = _not_estimable(columns, method, units, groups is not None)
@@ -249,7 +262,7 @@ def _residual(columns: list[Float[np.ndarray, " n"]], ranked: bool) -> tuple[Wei
         sizes = [inner(rows[k], rows[k]) for k in (0, 1)]
         for size, scale in zip(sizes, scales, strict=False):
             bad |= size <= (1e-10 * scale) ** 2 * total[:, 0]
-        product = np.sqrt(np.where(bad, 1.0, sizes[0] * sizes[1]))
+        product = np.where(bad, 1.0, np.sqrt(sizes[0]) * np.sqrt(sizes[1]))
         return np.where(bad, np.nan, inner(rows[0], rows[1]) / product)
 
     fixed = [scipy.stats.rankdata(column) if ranked else column for column in columns]

@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Float, Int, Shaped
 
 from lipcomp._results import ResultMixin
 from lipcomp.records import Record
@@ -99,8 +99,11 @@ class Estimate(ResultMixin):
 def vector(name: str, values: Values, length: int | None = None) -> Float[np.ndarray, " n"]:
     """``values`` as one dimension of finite float64, or a ValueError that names the argument."""
     try:
-        array = np.asarray(values, dtype=np.float64)
-    except (TypeError, ValueError) as error:
+        array = _plain(values)
+        if array.dtype.kind in "cMm":
+            raise TypeError(f"of type {array.dtype}")
+        array = array.astype(np.float64)
+    except (TypeError, ValueError, RuntimeError) as error:
         raise ValueError(
             f"{name} must hold numbers, got {values!r:.80} ({error}); drop missing values"
         ) from error
@@ -118,6 +121,43 @@ def vector(name: str, values: Values, length: int | None = None) -> Float[np.nda
             f"arguments by the model or image that each value belongs to"
         )
     return array
+
+
+def _plain(values: Values) -> Shaped[np.ndarray, "..."]:
+    """As an array of its own type; what is masked is NaN."""
+    if isinstance(values, torch.Tensor):
+        values = values.detach().cpu()
+        return (values.double() if values.dtype == torch.bfloat16 else values).numpy()
+    if isinstance(values, np.ma.MaskedArray):
+        return values.astype(np.float64).filled(np.nan)
+    return np.asarray(values)
+
+
+def rounding(*several: Values) -> float:
+    """What is rounding alone in a difference of such values, relative to the largest: 1e-13, in float32 5e-7."""
+    bfloat16 = any(isinstance(v, torch.Tensor) and v.dtype == torch.bfloat16 for v in several)
+    types = [t for t in (_plain(v).dtype for v in several) if t.kind == "f"]
+    return float(
+        max([1e-13, *(4 * np.finfo(t).eps for t in types), 4 * torch.finfo(torch.bfloat16).eps * bfloat16])
+    )
+
+
+def check_order(**named: object) -> None:
+    """Refuse series that hold the same labels in another order: values are taken by their position.
+
+    Raises
+    ------
+    ValueError
+        Naming the two.
+    """
+    series = [(name, value.index) for name, value in named.items() if isinstance(value, pd.Series)]
+    for name, index in series[1:]:
+        first, other = series[0]
+        if not index.equals(other) and index.is_unique and set(index) == set(other):
+            raise ValueError(
+                f"{first} and {name} hold the same labels in another order, and values are taken by their position; "
+                f"align them ({name}.reindex({first}.index)), or give {name}.to_numpy()"
+            )
 
 
 def own_unit(*arrays: Float[np.ndarray, "..."]) -> int:
@@ -166,3 +206,8 @@ def check_level(level: float) -> None:
 def is_constant(values: Float[np.ndarray, " n"]) -> bool:
     """Whether all values agree up to rounding."""
     return bool(np.ptp(values) <= 1e-12 * np.abs(values).max())
+
+
+def scaled(values: Float[np.ndarray, " n"]) -> Float[np.ndarray, " n"]:
+    """The values in a unit in which their squares are numbers."""
+    return np.ldexp(values, -own_unit(values))

@@ -27,7 +27,16 @@ import scipy.stats
 from jaxtyping import Float
 
 from lipcomp._arguments import checked
-from lipcomp.statistics._estimate import Estimate, Values, check_level, in_unit, is_constant, own_unit, vector
+from lipcomp.statistics._estimate import (
+    Estimate,
+    Values,
+    check_level,
+    check_order,
+    in_unit,
+    own_unit,
+    rounding,
+    vector,
+)
 from lipcomp.statistics._resampling import bootstrap_interval
 
 BOOTSTRAP_FROM = 10  # pairs; from the coverage table
@@ -102,14 +111,15 @@ def paired_effect(
     check_level(level)
     if interval not in get_args(Interval):
         raise ValueError(f"interval must be one of {', '.join(get_args(Interval))}, got {interval!r}")
+    check_order(a=a, b=b)
     first = vector("a", a)
     second = vector("b", b, first.size)
     unit = own_unit(first, second)
     first, second = np.ldexp(first, -unit), np.ldexp(second, -unit)
     difference = first - second
     # a - b of equal pairs leaves rounding; it must not become ranks and signs
-    scale = max(np.abs(first).max(), np.abs(second).max())
-    difference = np.where(np.abs(difference) <= 1e-14 * scale, 0.0, difference)
+    tiny = rounding(a, b) * max(np.abs(first).max(), np.abs(second).max())
+    difference = np.where(np.abs(difference) <= tiny, 0.0, difference)
     n, generator = difference.size, np.random.default_rng(rng)
     mean = float(difference.mean())
     p_value: float | None = None
@@ -123,7 +133,7 @@ def paired_effect(
         p_value, smallest, how = _sign_flip(difference, resamples, generator)
         if smallest > 1 - level:
             notes.append(f"{n} pairs cannot give a p-value below {smallest:.2g}")
-    if n > 1 and is_constant(difference):
+    if n > 1 and np.ptp(difference) <= tiny:
         notes.append("the differences do not vary: neither interval nor d_z is estimable")
     elif n > 1:
         spread = float(difference.std(ddof=1))

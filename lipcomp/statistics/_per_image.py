@@ -29,7 +29,15 @@ import scipy.special
 from jaxtyping import Float, Int
 
 from lipcomp._messages import needed
-from lipcomp.statistics._estimate import Estimate, Values, check_level, group_codes, is_constant, vector
+from lipcomp.statistics._estimate import (
+    Estimate,
+    Values,
+    check_level,
+    check_order,
+    group_codes,
+    is_constant,
+    vector,
+)
 from lipcomp.statistics._slopes import student
 
 FEW_GROUPS = 10
@@ -87,6 +95,7 @@ def auroc(
     0.75
     """
     check_level(level)
+    check_order(score=score, label=label, within=within, groups=groups)
     values, flags = vector("score", score), _flags(label, score)
     n = values.size
     clusters = _clusters(groups, n)
@@ -164,6 +173,7 @@ def clustered_logistic(
     with needed("clustered_logistic", "lipcomp[statistics]"):
         from statsmodels.discrete.discrete_model import Logit
     check_level(level)
+    check_order(score=score, label=label, within=within, groups=groups)
     values, flags = vector("score", score), _flags(label, score)
     n = values.size
     clusters = _clusters(groups, n)
@@ -246,7 +256,7 @@ def _clusters(groups: Groups | None, n: int) -> list[Int[np.ndarray, " n"]]:
     if groups is None:
         return []
     given: Any = groups
-    sequences = list(given) if np.ndim(given[0]) > 0 else [given]
+    sequences = list(given) if np.ndim(next(iter(given))) > 0 else [given]
     if len(sequences) > 2:
         raise ValueError(f"groups must be one or two sequences of labels, got {len(sequences)}")
     return [group_codes("groups", sequence, n)[0] for sequence in sequences]

@@ -17,7 +17,18 @@ from dataclasses import dataclass
 import numpy as np
 import scipy.stats
 
-from lipcomp.statistics._estimate import Estimate, Values, check_level, group_codes, is_constant, vector
+from lipcomp.statistics._estimate import (
+    Estimate,
+    Values,
+    check_level,
+    check_order,
+    group_codes,
+    in_unit,
+    is_constant,
+    own_unit,
+    scaled,
+    vector,
+)
 
 
 @dataclass(frozen=True)
@@ -51,9 +62,11 @@ def block_slope(x: Values, y: Values, blocks: Sequence[Values] = (), *, level: f
         If lengths differ or values are not finite.
     """
     check_level(level)
+    check_order(x=x, y=y)
     first = vector("x", x)
     second = vector("y", y, first.size)
-    n = first.size
+    n, power = first.size, own_unit(second) - own_unit(first)
+    first, second = scaled(first), scaled(second)
     columns = [np.ones((n, 1))]
     for block in blocks:
         codes, count = group_codes("blocks", block, n)
@@ -69,15 +82,18 @@ def block_slope(x: Values, y: Values, blocks: Sequence[Values] = (), *, level: f
     value = float(a @ b) / norm
     freedom = n - basis.shape[1] - 1
     if freedom < 1:
-        return Slope("slope", value, None, None, n, method, level, note="no degree of freedom is left")
+        return Slope(
+            "slope", in_unit(value, power), None, None, n, method, level, note="no degree of freedom is left"
+        )
     residual = b - value * a
     scale = float(np.abs(second).max())
     error = math.sqrt(float(residual @ residual) / freedom / norm)
     if error * math.sqrt(norm) <= 1e-12 * scale:
         error = 0.0
-    ends, p_value = student(value, error, freedom, level)
+    (low, high), p_value = student(value, error, freedom, level)
+    value, low, high, error = (in_unit(each, power) for each in (value, low, high, error))
     method += f", {freedom} degrees of freedom"
-    return Slope("slope", value, ends, p_value, n, method, level, error=error, freedom=float(freedom))
+    return Slope("slope", value, (low, high), p_value, n, method, level, error=error, freedom=float(freedom))
 
 
 def student(

@@ -21,10 +21,20 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
+import torch
 from jaxtyping import Float, Shaped
 
 from lipcomp._arguments import checked
-from lipcomp.statistics._estimate import Estimate, Values, check_level, in_unit, own_unit, vector
+from lipcomp.statistics._estimate import (
+    Estimate,
+    Values,
+    check_level,
+    check_order,
+    in_unit,
+    own_unit,
+    rounding,
+    vector,
+)
 from lipcomp.statistics._slopes import student
 
 
@@ -59,12 +69,12 @@ class Contrast(Estimate):
 @checked
 def contrast(
     values: Values,
-    unit: Sequence[object],
-    condition: Sequence[object],
+    unit: Values,
+    condition: Values,
     treated: object,
     control: object,
     *,
-    pool: Sequence[str] = (),
+    pool: Sequence[object] = (),
     shared: float = 0.0,
     shared_freedom: float = math.inf,
     level: float = 0.95,
@@ -113,6 +123,7 @@ def contrast(
     treated, control = _label("treated", treated), _label("control", control)
     if treated == control:
         raise ValueError(f"treated and control must be two conditions, got {treated!r} twice")
+    check_order(values=values, unit=unit, condition=condition)
     table, units, conditions, power = _table(values, unit, condition)
     shared_here = float(np.ldexp(shared, -2 * power))
     name = f"{treated} minus {control}"
@@ -126,13 +137,15 @@ def contrast(
     difference = difference[both]
     n = difference.size
     if n == 0:
-        return Contrast(name, None, None, None, 0, "", level, note="no unit holds both")
-    scale = float(np.nanmax(np.abs(table)))
-    difference = np.where(np.abs(difference) <= 1e-13 * scale, 0.0, difference)
+        absent = [f"no run of {which!r}" for which in (treated, control) if which not in conditions]
+        return Contrast(name, None, None, None, 0, "", level, note=", ".join(["no unit holds both", *absent]))
+    tiny = rounding(values) * float(np.nanmax(np.abs(table)))
+    difference = np.where(np.abs(difference) <= tiny, 0.0, difference)
     value = float(difference.mean())
     own = float(difference.var(ddof=1)) if n > 1 else 0.0
     spread, freedom, how = (own if n > 1 else math.nan), float(n - 1), "Student's interval"
-    members = [c for c in conditions if c in pool]
+    pooled = {_label("pool", each) for each in pool}
+    members = [c for c in conditions if c in pooled]
     if treated in members and control in members and len(members) > 2:
         residual, left = _residual_variance(table[:, [conditions.index(c) for c in members]])
         if left > n - 1:
@@ -145,7 +158,7 @@ def contrast(
         note = f"no spread can be seen with n = {n}, so no interval"
         return Contrast(name, value_here, None, None, n, how, level, None, note, None, 0.0, *rest)
     between = spread / n
-    if between <= (1e-12 * scale) ** 2:
+    if between <= tiny**2:
         between = 0.0
     total = between + shared_here
     if shared_here > 0 and total > 0:
@@ -163,7 +176,7 @@ def contrast(
 
 
 def _table(
-    values: Values, unit: Sequence[object], condition: Sequence[object]
+    values: Values, unit: Values, condition: Values
 ) -> tuple[Float[np.ndarray, "units conditions"], list[str], list[str], int]:
     """Means by unit and condition in units of 2^e, NaN where there is no run; their labels; e."""
     if not len(values):
@@ -187,6 +200,8 @@ def _table(
 
 def _label(name: str, label: Any) -> str:
     """A label as text: 1 and 1.0 are one, and what is missing is none."""
+    if isinstance(label, torch.Tensor | np.ndarray) and label.ndim == 0:
+        label = label.item()
     if np.ndim(label) == 0 and pd.isna(label):
         raise ValueError(f"{name} has a label that is missing ({label!r}); name it, or drop the run")
     whole = isinstance(label, float | np.floating) and float(label).is_integer()

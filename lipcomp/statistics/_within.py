@@ -20,13 +20,23 @@ import scipy.stats
 from jaxtyping import Float, Int
 
 from lipcomp._arguments import checked
+from lipcomp._results import ResultMixin
 from lipcomp.statistics._correlation import BCA_FROM, NAMES, correlation, fisher_interval
-from lipcomp.statistics._estimate import Estimate, Values, check_level, group_codes, is_constant, vector
+from lipcomp.statistics._estimate import (
+    Estimate,
+    Values,
+    check_level,
+    check_order,
+    group_codes,
+    is_constant,
+    scaled,
+    vector,
+)
 from lipcomp.statistics._resampling import bootstrap_interval, inside
 
 
 @dataclass(frozen=True)
-class WithinBetween:
+class WithinBetween(ResultMixin):
     """One relation seen three ways.
 
     Parameters
@@ -48,6 +58,29 @@ class WithinBetween:
     concordance: float | None
     comparisons: int
     reversal: bool
+
+    def __repr__(self) -> str:
+        return f"WithinBetween(within={self.within}, between={self.between}, pooled={self.pooled})"
+
+    def summary(self) -> str:
+        """A line for each of the three, and how many comparisons go the same way."""
+        agree = "none" if self.concordance is None else f"{self.concordance:.0%}"
+        last = f"concordance {agree} of {self.comparisons} comparisons; reversal: {'yes' if self.reversal else 'no'}"
+        return "\n".join([*map(str, (self.within, self.between, self.pooled)), last])
+
+    def columns(self) -> dict[str, np.ndarray]:
+        """A row for each of the three."""
+        three = (self.within, self.between, self.pooled)
+        told = {"value": [e.value for e in three], "p_value": [e.p_value for e in three]}
+        ends = dict(
+            zip(("low", "high"), zip(*(e.interval or (None, None) for e in three), strict=True), strict=True)
+        )
+        floats = {name: np.array(column, dtype=float) for name, column in (told | ends).items()}
+        return {
+            "name": np.array(["within", "between", "pooled"]),
+            **floats,
+            "n": np.array([e.n for e in three]),
+        }
 
 
 @checked
@@ -90,8 +123,9 @@ def within_pairs(
     check_level(level)
     if method not in ("pearson", "spearman"):
         raise ValueError(f'method must be "pearson" or "spearman", got {method!r}')
-    first = vector("x", x)
-    second = vector("y", y, first.size)
+    check_order(x=x, y=y, pair=pair)
+    first = scaled(vector("x", x))
+    second = scaled(vector("y", y, first.size))
     codes, _ = group_codes("pair", pair, first.size)
     generator = np.random.default_rng(rng)
     options = {"level": level, "resamples": resamples, "rng": generator}

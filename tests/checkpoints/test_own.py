@@ -179,7 +179,7 @@ def test_what_was_assumed_is_printed(tmp_path, capsys):
     shown = capsys.readouterr()
     assert not shown.out
     assert "format plain, resnet9_0.0625x_cifar, images 3x32x32, layers backbone, latent" in shown.err
-    assert "assumed, the convention of plain: the file does not say" in shown.err
+    assert "assumed as for most networks of this size, since the file does not say" in shown.err
     assert "keys used, 0 ignored, 0 missing" in shown.err
     assert "note: 3 x 3 stem: padding 1 and no max-pool" in shown.err
     with pytest.raises(SystemExit) as end:

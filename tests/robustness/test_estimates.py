@@ -428,9 +428,11 @@ def test_errors_of_one_image_reach_from_limit_to_limit():
 
 
 def test_a_mean_that_is_not_finite_has_no_interval():
-    """Scores of minus infinity and NaN gave (nan, nan), and warnings of NumPy."""
+    """Scores of minus infinity and NaN gave (nan, nan) or (0, 1), and warnings of NumPy."""
     masked, lost = torch.tensor([[0.0, -math.inf], [0.0, 1.0]]), torch.tensor([[math.nan, 0.0], [0.0, 1.0]])
     label = torch.tensor([1, 1])
     assert negative_log_likelihood(masked, label) == Estimate(math.inf, None, 2)
     assert brier_score(masked, label).interval is not None
-    assert [found(lost, label).interval for found in (brier_score, negative_log_likelihood)] == [None, None]
+    for found in (calibration_error, brier_score, negative_log_likelihood):
+        assert math.isnan(found(lost, label).value)
+        assert found(lost, label).interval is None

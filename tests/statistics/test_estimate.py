@@ -1,12 +1,15 @@
 """Bad input is named, missing results say why, and estimates become records."""
 
 import numpy as np
+import pandas as pd
 import pytest
+import torch
 
 from lipcomp.records import append_records, read_records
-from lipcomp.statistics import correlation, paired_effect, within_pairs
+from lipcomp.statistics import contrast, correlation, paired_effect, within_pairs
 from lipcomp.statistics._correlation import partial_correlation
 from lipcomp.statistics._per_image import auroc, clustered_logistic
+from lipcomp.statistics._slopes import block_slope
 
 GOOD = [0.3, 0.1, 0.4, 0.15, 0.9, 0.26]
 LABEL = [0, 1, 0, 1, 0, 1]
@@ -57,9 +60,6 @@ def test_levels_are_probabilities(level):
 
 
 def test_numbers_of_every_kind_are_taken():
-    import pandas as pd
-    import torch
-
     expected = correlation(GOOD, LABEL)
     for kind in (tuple, np.array, pd.Series, torch.tensor, lambda v: np.array(v, dtype=np.float32)):
         assert correlation(kind(GOOD), kind(LABEL)).value == pytest.approx(expected.value)
@@ -95,3 +95,70 @@ def test_the_sentence_names_value_interval_p_and_n():
     assert text.startswith("Spearman correlation 0.939, 95% interval [")
     assert "p = " in text
     assert text.endswith("n = 10")
+
+
+def of_series(x, y, third):
+    """Each function that takes several series of the same observations."""
+    yield lambda: paired_effect(x, y)
+    yield lambda: correlation(x, third, groups=y, resamples=9)
+    yield lambda: partial_correlation(x, third, y, resamples=9)
+    yield lambda: within_pairs(x, third, y, resamples=9)
+    yield lambda: contrast(x, third, y, 1, 0)
+    yield lambda: auroc(x, y, groups=third)
+    yield lambda: block_slope(x, y)
+
+
+def test_series_whose_labels_stand_in_another_order_are_refused():
+    """Values are taken by position; those of one seed were set against those of another without a word."""
+    x, third = pd.Series(GOOD, index=list("abcdef")), pd.Series([0, 0, 1, 1, 2, 2], index=list("abcdef"))
+    y = pd.Series(LABEL, index=list("abcdef"))
+    for call in of_series(x, y[::-1], third):
+        with pytest.raises(ValueError, match="the same labels in another order"):
+            call()
+    for call in of_series(x, y, third):
+        call()
+    for call in of_series(
+        x, y.set_axis(range(10, 16)), third.set_axis(range(10, 16))
+    ):  # rows of a table by method
+        call()
+
+
+@pytest.mark.parametrize("kind", [np.float32, np.float16, torch.float32, torch.bfloat16])
+def test_rounding_of_short_types_is_no_variation(kind):
+    """One image more of 100 in each seed: p was 4e-12 in float32."""
+    values = [0.91, 0.93, 0.95, 0.90, 0.92, 0.94]
+    given = (
+        torch.tensor(values, dtype=kind) if isinstance(kind, torch.dtype) else np.array(values, dtype=kind)
+    )
+    for found in (
+        contrast(given, [0, 1, 2] * 2, list("tttccc"), "t", "c"),
+        paired_effect(given[:3], given[3:]),
+    ):
+        assert found.interval is None
+        assert "do not vary" in found.note
+
+
+@pytest.mark.parametrize(
+    "bad",
+    [
+        np.ma.array(GOOD, mask=[0, 0, 1, 0, 0, 0]),
+        np.array(GOOD) + 1j,
+        np.arange(6).astype("M8[D]"),
+    ],
+)
+def test_what_is_masked_or_no_real_number_is_refused(bad):
+    """The number below the mask and the real part were taken."""
+    with pytest.raises(ValueError, match=r"a must (be finite|hold numbers)"):
+        paired_effect(bad, GOOD)
+
+
+@pytest.mark.parametrize("power", [-600, -300, 300, 600])
+def test_the_unit_changes_no_correlation(power):
+    x, y, pair = np.array(GOOD), np.array([0.2, 0.3, 0.1, 0.8, 0.4, 0.9]), [0, 0, 1, 1, 2, 2]
+    far, other = np.ldexp(x, power), np.ldexp(y, -power // 2)
+    found = [correlation(*each, method="pearson", resamples=99) for each in ((x, y), (far, other))]
+    assert found[0] == found[1]
+    assert within_pairs(far, other, pair, resamples=99) == within_pairs(x, y, pair, resamples=99)
+    base, slope = block_slope(y, x), block_slope(other, far)
+    assert slope.p_value == pytest.approx(base.p_value, rel=1e-9)
+    np.testing.assert_allclose(slope.interval, np.ldexp(base.interval, power + power // 2), rtol=1e-9)

@@ -122,6 +122,7 @@ def test_what_cannot_be_estimated_says_so():
     none = contrast([1.0, 2.0], ["a", "b"], ["t", "c"], "t", "c")
     assert none.value is None
     assert "no unit holds both" in none.note
+    assert "no run of 'q'" in contrast([1.0, 2.0], [0, 0], ["t", "c"], "q", "c").note
     same = contrast([1.5, 1.0, 2.5, 2.0], [0, 0, 1, 1], list("tctc"), "t", "c")
     assert (same.value, same.interval, same.p_value) == (0.5, None, None)
     assert "do not vary" in same.note
