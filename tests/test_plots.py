@@ -155,6 +155,19 @@ def test_results_by_name_become_violins_from_a_dozen_images_on():
     )
 
 
+def test_names_that_matplotlib_reads_otherwise_are_drawn(tmp_path):
+    """A file's dollars are no mathematics (they ended savefig), an underscore hides no name from the legend."""
+    names = ["_best", r"$\frac$"]
+    settings = [{"corruption": "fog", "severity": s} for s in (1, 5)]
+    found = [
+        Record("accuracy.corruption", 0.5, subject={"run": n}, settings=s) for n in names for s in settings
+    ]
+    legend = plots.accuracy_against_severity(found).get_legend()
+    assert [text.get_text() for text in legend.get_texts()] == [" _best", r"\$\frac\$"]
+    ax = plots.local_constants({name: [0.5, 0.7] for name in names})
+    ax.figure.savefig(tmp_path / "constants.png")
+
+
 def test_what_is_not_there_is_named():
     with pytest.raises(
         ValueError, match=r"no record of sigma_max.median .* the quantities here are: accuracy.clean"

@@ -232,6 +232,11 @@ def build_encoder(spec: EncoderSpec, *, seed: int = 0) -> Encoder:
     seed
         Random seed of the weights.
 
+    Raises
+    ------
+    ValueError
+        If the backbone gives neither features nor maps, or a function of your own returns one network twice.
+
     Examples
     --------
     >>> import torch

@@ -51,6 +51,12 @@ class CorruptionAccuracy:
     limit
         Use only this many images of the plan, from the first.
 
+    Raises
+    ------
+    ValueError
+        By :func:`lipcomp.measure.run`, before anything is measured, if a corruption or severity does not exist for the
+        images, or the folder does not hold the same images in every condition.
+
     Examples
     --------
     >>> from lipcomp.measure import CorruptionAccuracy

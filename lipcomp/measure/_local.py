@@ -71,6 +71,12 @@ class Sigma:
     rtol, method, max_iterations, k
         Of :func:`lipcomp.jacobian.spectral_norm`.
 
+    Raises
+    ------
+    ValueError
+        By :func:`lipcomp.measure.run`, before anything is measured, if the encoder has no such layer, or an option is
+        out of range.
+
     Examples
     --------
     >>> from lipcomp.measure import Sigma

@@ -130,6 +130,12 @@ class Pairs:
         For "corruptions"; by default all of the table that fits the images, at severity 3. ``pooled`` joins them into
         one set of pairs.
 
+    Raises
+    ------
+    ValueError
+        By :func:`lipcomp.measure.run`, before anything is measured, if the source is unknown, an option does not fit
+        it, or there are fewer than two images.
+
     Examples
     --------
     >>> from lipcomp.measure import Pairs

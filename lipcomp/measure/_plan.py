@@ -53,6 +53,11 @@ class Source:
         Of :func:`lipcomp.load_encoder`: ``arch``, ``format``, ``head``, ``branch``, ``mean``, ``std``,
         ``image_size``, as far as they were given.
 
+    Raises
+    ------
+    ValueError
+        By :func:`lipcomp.measure.run`, if the file cannot be read safely, or an option does not fit it.
+
     Examples
     --------
     >>> from lipcomp.measure import Source
@@ -114,6 +119,11 @@ class Images:
     options
         Further options of :func:`lipcomp.load_set`, such as ``preprocessing`` or ``labels``; and ``override``, what
         :meth:`lipcomp.data.Preprocessing.overridden` changes of the model's own preprocessing.
+
+    Raises
+    ------
+    ValueError
+        By :func:`lipcomp.measure.run`, if there is no such set, folder or split, or the limit is below 1.
 
     Examples
     --------
@@ -242,6 +252,12 @@ class Plan:
         Images per batch; None takes as many as fit in memory. It changes results only by rounding.
     seed
         Seed of all draws.
+
+    Raises
+    ------
+    ValueError
+        If precision, batch size, seed or a quantity's limit is out of range, or a quantity is no object such as
+        ``Sigma()``.
 
     Examples
     --------

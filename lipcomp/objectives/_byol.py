@@ -115,6 +115,11 @@ class BYOL(Regression):
     weight
         kappa_d / 2, of each direction; 5 in the 300-epoch runs, 2 in the 1000-epoch ones.
 
+    Raises
+    ------
+    ValueError
+        If the weight is not positive and finite; when called, if the four embeddings do not have one shape.
+
     Examples
     --------
     >>> import torch
@@ -147,6 +152,12 @@ class CBYOL(Regression):
         The view from which b(z|y) is computed: ``same`` (official code) or ``cross`` (the paper's equation).
     sampling, closed_form, pair_normalised, beta_schedule
         As in :class:`lipcomp.objectives.CSimCLR`.
+
+    Raises
+    ------
+    ValueError
+        If a concentration or the weight is not positive and finite, a concentration above 1e12, beta negative, or
+        pairing or schedule unknown; when called, as :class:`BYOL`.
 
     Examples
     --------

@@ -171,6 +171,11 @@ class SimCLR(Contrastive):
     double_batch
         Take negatives from both views.
 
+    Raises
+    ------
+    ValueError
+        If the temperature is not positive and finite; when called, if the two embeddings do not have one shape.
+
     Examples
     --------
     >>> loss = SimCLR(temperature=0.1)(torch.randn(8, 64), torch.randn(8, 64))
@@ -233,6 +238,12 @@ class CSimCLR(Contrastive):
         Weight the residual of each pair by 1/Delta^2, with mean one; calls then need ``distances``.
     beta_schedule
         Schedule of beta over training, see :meth:`at`.
+
+    Raises
+    ------
+    ValueError
+        If a concentration is not positive and finite, or above 1e12, beta negative, or the schedule unknown; when
+        called, as :class:`SimCLR`, and if ``pair_normalised`` has no ``distances``.
 
     Examples
     --------

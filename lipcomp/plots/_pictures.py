@@ -14,7 +14,7 @@ from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullFormat
 
 from lipcomp._arguments import checked
 from lipcomp.plots._frames import rows_of
-from lipcomp.plots._palette import styles
+from lipcomp.plots._palette import fitting, plain, styles
 from lipcomp.records import Record
 
 
@@ -77,6 +77,7 @@ def local_constants(given: Values | Mapping[str, Values] | Records, *, ax: Axes 
             sns.violinplot(table, inner="quart", cut=0, linewidth=0.9, **shared)
         else:
             sns.stripplot(table, jitter=False, **shared)
+        ax.set_yticks(range(len(look)), list(fitting(look).values()))
     else:
         rows = rows_of(cast(Records, given), *(f"sigma_max.{q}" for q in ("median", "q90", "max")))
         wide = rows.pivot_table("value", "name", "quantity", aggfunc="last", sort=False)
@@ -89,7 +90,10 @@ def local_constants(given: Values | Mapping[str, Values] | Records, *, ax: Axes 
             ax.plot([median[y]], [y], marker, color=colour)
             ax.plot([largest[y]], [y], "|", color=colour, ms=12)
         ax.set(
-            xscale="log", yticks=range(len(wide)), yticklabels=list(wide.index), ylim=(len(wide) - 0.5, -0.5)
+            xscale="log",
+            yticks=range(len(wide)),
+            yticklabels=list(fitting(wide.index).values()),
+            ylim=(len(wide) - 0.5, -0.5),
         )
     records = not isinstance(given, Drawable | Mapping)
     ax.set(xlabel=f"{CONSTANT}{': median, to 90%, maximum' if records else ''}", ylabel="")
@@ -145,7 +149,7 @@ def bounds_against_distance(given: Any, *, bound: str = "direction", ax: Axes | 
             one = points[name]
             ax.scatter(one.distance, one[bound].values, s=9, color=colour, marker=marker, alpha=0.4, lw=0)
         x, y = np.array(stars[name], dtype=float).reshape(-1, 2).T
-        told = name or "attains the bound"
+        told = plain(name or "attains the bound")
         ax.scatter(x, y, s=120, color=colour, marker="*", edgecolor="white", label=told, zorder=3)
     ax.set(xscale="log", yscale="log", xlabel="distance of the two images, pixel L2")
     ax.set_ylabel(f"lower bound, {unit}")
@@ -196,7 +200,7 @@ def certificate_against_radius(given: Any, *, ax: Axes | None = None) -> Axes:
             medians = rows.groupby("radius")["value"].median()
             medians = medians[np.isfinite(medians)]
             if len(medians):
-                label = what if len(names) == 1 else f"{name}, {what}"
+                label = what if len(names) == 1 else plain(f"{name}, {what}")
                 x, y = medians.index.to_numpy(), medians.to_numpy()
                 ax.plot(x, y, ls=dash, lw=2, marker=marker, ms=5, color=colour, label=label)
     ax.set(xscale="log", yscale="log", xlabel="radius of the ball, pixel L2", ylabel=CONSTANT)
@@ -259,7 +263,7 @@ def accuracy_against_severity(records: Records, *, ax: Axes | None = None) -> Ax
     ax = _axes(ax)
     for name, (colour, marker) in look.items():
         by = rows[rows["name"] == name].groupby("severity")["value"]
-        ax.plot(by.mean(), color=colour, marker=marker, ms=5, label=name)
+        ax.plot(by.mean(), color=colour, marker=marker, ms=5, label=plain(name))
         ax.fill_between(by.mean().index, by.quantile(0.25), by.quantile(0.75), color=colour, alpha=0.15, lw=0)
     ax.set(xlabel="severity", ylabel="accuracy, %", xticks=sorted(rows["severity"].unique()))
     return _done(ax, legend=True)
@@ -319,7 +323,7 @@ def scatter(ax: Axes, x: np.ndarray, y: np.ndarray, kinds: Sequence[str]) -> Non
     """A mark per row in the colour of its kind."""
     for kind, (colour, marker) in styles(kinds).items():
         mine = np.array([k == kind for k in kinds])
-        ax.scatter(x[mine], y[mine], s=44, color=colour, marker=marker, label=kind, zorder=2)
+        ax.scatter(x[mine], y[mine], s=44, color=colour, marker=marker, label=plain(kind), zorder=2)
 
 
 def _named(given: Any) -> dict[str, Any]:

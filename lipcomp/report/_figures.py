@@ -1,14 +1,12 @@
 """Figures that any page may use: dots with intervals, a heat map; narrow enough for a phone."""
 
-import re
-
 import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
 import seaborn as sns
 from matplotlib.figure import Figure
 
-from lipcomp.plots._palette import styles
+from lipcomp.plots._palette import fitting, plain, styles
 from lipcomp.report._drawn import WIDTH
 
 SUBJECTS = 6  # that fit side by side; more become rows of a table, and share a colour by kind in a figure
@@ -25,7 +23,7 @@ def dots(rows: pd.DataFrame, label: str) -> Figure:
         Of the axis.
     """
     names, subjects, kinds = (list(dict.fromkeys(rows[c])) for c in ("name", "subject", "kind"))
-    look = styles(kinds)
+    look, told_as = styles(kinds), fitting(kinds)
     height = 0.34 + 0.1 * min(len(subjects), 8)
     figure, axis = plt.subplots(figsize=(WIDTH, height * len(names) + 1.0))
     shifts = np.linspace(-0.05, 0.36, len(subjects)) if len(subjects) > 1 else [0.15]
@@ -36,7 +34,7 @@ def dots(rows: pd.DataFrame, label: str) -> Figure:
         colour, marker = look[kind]
         for at, low, high in zip(y, mine["low"], mine["high"], strict=True):
             axis.plot([low, high], [at, at], color=colour, lw=1.4)
-        axis.scatter(mine["value"], y, color=colour, marker=marker, s=24, label=plain(kind))
+        axis.scatter(mine["value"], y, color=colour, marker=marker, s=24, label=told_as[kind])
     for row, name in enumerate(names):
         axis.annotate(
             plain(name), (0, row - 0.14), xycoords=("axes fraction", "data"), fontsize=8.5, va="bottom"
@@ -55,11 +53,6 @@ def dots(rows: pd.DataFrame, label: str) -> Figure:
     return figure
 
 
-def plain(text: object) -> str:
-    """A name for matplotlib: no mathematics between two dollars, and no characters that no font or SVG holds."""
-    return re.sub(r"[\x00-\x1f\x7f\ud800-\udfff\ufffe\uffff]", "\ufffd", str(text)).replace("$", r"\$")
-
-
 def heat_map(table: pd.DataFrame) -> Figure:
     """Values by row and column, from the largest mean down."""
     table = table.loc[table.mean(axis=1).sort_values(ascending=False).index]
@@ -74,7 +67,7 @@ def heat_map(table: pd.DataFrame) -> Figure:
     )
     axis.set_xticks(
         np.arange(table.shape[1]) + 0.5,
-        list(map(plain, table.columns)),
+        list(fitting(table.columns).values()),
         rotation=30,
         ha="right",
         fontsize=8.5,

@@ -2,6 +2,7 @@
 
 import re
 
+import pandas as pd
 import pytest
 
 from lipcomp._commands import run
@@ -10,6 +11,7 @@ from lipcomp.records import Record, append_records, to_frame
 from lipcomp.report import write_report
 from lipcomp.report.__main__ import main
 from lipcomp.report._cells import Cell, Table, provenance_rows, split
+from lipcomp.report._figures import dots
 from lipcomp.report._general import tidy
 from lipcomp.report._marks import interval_mark
 from lipcomp.report._page import Page, VerdictRow, check_page, write_page
@@ -83,6 +85,16 @@ def test_two_networks_of_a_file_two_sets_of_a_name_and_near_settings_are_told_ap
 def test_a_dollar_in_a_name_is_no_mathematics(tmp_path):
     record = Record("sigma_max.median", 1.0, subject={"checkpoint": "a$b^{c$.pth"})
     assert "a$b^{c$" in write_report([record], tmp_path / "page.html").read_text()
+
+
+def test_names_of_any_length_and_beginning_stand_in_a_figure_s_legend():
+    """A name beginning with an underscore was left out; one of 200 letters made all else too small to read."""
+    names = ["_best", "a" * 200, "b" * 50 + "0" + "c" * 50, "b" * 50 + "1" + "c" * 50]
+    rows = pd.DataFrame(
+        {"subject": names, "kind": names, "name": "median", "value": 1.0, "low": 0.9, "high": 1.1}
+    )
+    told = [text.get_text() for text in dots(rows, "sigma_max").legends[0].get_texts()]
+    assert told == [" _best", "a" * 20 + "…" + "a" * 19, *names[2:]]
 
 
 def test_devices_are_told(tmp_path):
