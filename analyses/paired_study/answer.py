@@ -70,6 +70,8 @@ def cautions(study: Study, verdicts: Verdicts) -> list[str]:
             if late
             else "No design was written before the data"
         )
+        if study.redesigned:
+            why = f"The design was changed after the study was measured ({'; '.join(study.redesigned)})"
         found.append(f"{why}, so every verdict here is exploratory.")
     if len(study.looks) > study.design.looks:
         found.append(

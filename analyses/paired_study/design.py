@@ -10,7 +10,7 @@ beforehand.
 import json
 import math
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass, fields
 from datetime import UTC, datetime
 from pathlib import Path
@@ -120,6 +120,18 @@ def read_design(plan: dict[str, Any]) -> Design:
     return design
 
 
+def design_text(design: Design) -> str:
+    """The design as measuring keeps it beside its values."""
+    return json.dumps(asdict(design))
+
+
+def changes(design: Design, kept: Iterable[str]) -> tuple[str, ...]:
+    """What the design says otherwise than when values were measured (:func:`design_text`)."""
+    now = json.loads(design_text(design))
+    before = [item for text in kept for item in json.loads(text).items()]
+    return tuple(f"{name} was {old}, is {now[name]}" for name, old in before if now.get(name, old) != old)
+
+
 def _rules(design: Design) -> Iterator[tuple[str, bool, str]]:
     """(field, whether its value can be judged by, what it must be)."""
     yield "treated", design.treated == CREDIT.treated, f"{CREDIT.treated!r}, the method with a control"
@@ -129,6 +141,10 @@ def _rules(design: Design) -> Iterator[tuple[str, bool, str]]:
     yield "primary", fits, f"{' or '.join(known)}, or both; other outcomes are judged as exploratory"
     yield "zone_sigma", 0 < design.zone_sigma < 1, "between 0 and 1, such as 0.1 for ±10%"
     yield "zone_accuracy", 0 < design.zone_accuracy < 100, "between 0 and 100 points, such as 1.0"
+    for name in ("chance_margin", "collapse_margin"):
+        yield name, 0 <= getattr(design, name) < 100, "from 0 to 100 points, such as 5.0"
+    yield "beta", 0 <= design.beta < math.inf, "0 or more, such as 1.0"
+    yield "looks", design.looks >= 1, "at least 1"
     for name in ("primary_level", "level"):
         yield name, 0 < getattr(design, name) < 1, "between 0 and 1, such as 0.95"
     slopes = [s for s in design.clean_slope if isinstance(s, (int, float)) and math.isfinite(s)]

@@ -8,7 +8,7 @@ import numpy as np
 import pandas as pd
 from jaxtyping import Bool, Float, Shaped
 
-from analyses.paired_study.design import Design, read_design
+from analyses.paired_study.design import Design, changes, read_design
 from analyses.paired_study.study import BASELINES, COMMON_KAPPA, RECORDS, models_table, read_plan
 from analyses.runs import Measured, last_values, read_measured
 
@@ -66,6 +66,8 @@ class Study:
         How many values became others when they were measured again.
     looks
         Numbers of seeds with which the study was measured to the end: with each it may have been looked at.
+    redesigned
+        What the design says otherwise than when the study was measured.
     """
 
     frame: pd.DataFrame
@@ -80,6 +82,7 @@ class Study:
     bits: dict[str, Bits] = field(repr=False, default_factory=dict)
     again: int = 0
     looks: tuple[int, ...] = ()
+    redesigned: tuple[str, ...] = ()
 
 
 def load_study(folder: Path) -> Study:
@@ -100,6 +103,9 @@ def load_study(folder: Path) -> Study:
         first = pd.to_datetime(frame["provenance.time"], utc=True, format="ISO8601").min()
         if pd.notna(first) and first < pd.Timestamp(design.written):
             design = replace(design, written="")  # it may have been written to fit the data
+    kept = frame.get("provenance.design", pd.Series(dtype=object)).dropna().unique()
+    if redesigned := changes(read_design(plan), kept):
+        design = replace(design, written="")
     looks = find_looks(frame)
     frame, again = last_values(frame)
     _check_shares(frame, folder / RECORDS)
@@ -115,7 +121,7 @@ def load_study(folder: Path) -> Study:
     return Study(
         frame, models, collapsed, images[~images["run"].isin(collapsed)], corruptions, informative,
         plan, design, measured, {run: b for run, b in bits.items() if run not in collapsed},
-        again, looks,
+        again, looks, redesigned,
     )  # fmt: skip
 
 

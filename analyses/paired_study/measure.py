@@ -19,6 +19,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from analyses.paired_study.design import design_text, read_design
 from analyses.paired_study.study import RECORDS, read_plan
 from analyses.runs import add_study_arguments, read_study, write_roll
 from lipcomp._atomic import atomic_file
@@ -180,6 +181,7 @@ def make_corrupted(plan: Plan, folder: Path, corruptions: CorruptionAccuracy, pa
 def measure(study: Path, plan: Plan, corruptions: CorruptionAccuracy, engine: dict[str, Any]) -> int:
     """Measure every run of a study that is not measured yet; returns how many units were measured."""
     started = time.monotonic()
+    read_design(read_plan(study))  # a damaged one is refused before the work
     made = study / "cache"
     first = replace(plan.of(plan.sources[0]), quantities=(), batch_size=256)
     if not made.exists():
@@ -213,8 +215,9 @@ def training_times(study: Path) -> None:
 
 
 def write_wall_time(study: Path, stage: str, seconds: float) -> None:
-    """A record of how long a whole stage took on the clock."""
-    record = Record("time.wall", seconds, "s", settings={"stage": stage}, provenance=provenance())
+    """A record of how long a whole stage took on the clock, and of the design at its end."""
+    told = provenance() | {"design": design_text(read_design(read_plan(study)))}
+    record = Record("time.wall", seconds, "s", settings={"stage": stage}, provenance=told)
     append_records(study / RECORDS, [record])
 
 

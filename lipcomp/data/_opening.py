@@ -232,13 +232,7 @@ def check_splits(train: ImageSet, test: ImageSet) -> tuple[str, ...]:
             f"the classes of {train.name} ({shorten(train.classes)}) and {test.name} ({shorten(test.classes)}) are not "
             f"the same; give test images of the same classes"
         )
-    one, other = (getattr(images, "files", None) for images in (train, test))
-    if one and other:
-        shared, of = _shared(_places(one), _places(other))
-    else:
-        shared, of = int(train.content_hash() == test.content_hash()), 1
-        if not shared and isinstance(train, DatasetImages) and isinstance(test, DatasetImages):
-            shared, of = int(np.isin(test.marks[test.marks > 0], train.marks).sum()), len(test)
+    shared, of = shared_images(train, test)
     if shared and 2 * shared >= of:
         raise ValueError(
             f"{train.name} and {test.name} share images; a probe is never scored on the images it was fitted on: "
@@ -249,6 +243,18 @@ def check_splits(train: ImageSet, test: ImageSet) -> tuple[str, ...]:
             f"{shared} of {of} images of {test.name} that were compared are training images, byte by byte",
         )
     return ()
+
+
+def shared_images(first: ImageSet, second: ImageSet) -> tuple[int, int]:
+    """How many of some images of the second set are images of the first, by content, and of how many."""
+    one, other = (getattr(images, "files", None) for images in (first, second))
+    if one and other:
+        return _shared(_places(one), _places(other))
+    if first.content_hash() == second.content_hash():
+        return 1, 1
+    if isinstance(first, DatasetImages) and isinstance(second, DatasetImages):
+        return int(np.isin(second.marks[second.marks > 0], first.marks).sum()), len(second)
+    return 0, 1
 
 
 def _places(files: Sequence[Path]) -> dict[tuple[int, ...], Path]:

@@ -15,6 +15,7 @@ from torch import Tensor
 from lipcomp._identity import digest
 from lipcomp._identity_files import hash_files
 from lipcomp.data import load_set
+from lipcomp.data._opening import shared_images
 from lipcomp.measure._accuracy import attacked, check_fit, probe_unit, right_of
 from lipcomp.measure._bench import Advance, Bench
 from lipcomp.measure._conditions import Condition, clean_condition
@@ -73,6 +74,13 @@ class OutOfDistribution:
         shape = bench.checkpoint.image_shape
         images = load_set(self.data, "test", root=self.root, image_shape=shape, **bench.preparation)
         check_fit(f"out-of-distribution data {self.data!r}", images.image_shape, shape)
+        for inside in (bench.images, bench.train.images):
+            shared, of = shared_images(inside, images)
+            if 2 * shared >= of:
+                raise ValueError(
+                    f"out-of-distribution data {self.data!r} shares images with {inside.name}, so there is nothing to "
+                    f"tell apart; give another set"
+                )
         other = clean_condition(images, bench.plan.images.choose(len(images)))
         told = {
             "outside": images.name,

@@ -7,10 +7,10 @@ import pytest
 
 from analyses.paired_study.answer import answer_study
 from analyses.paired_study.associations import bits_model, main_data
-from analyses.paired_study.design import Design, read_design
+from analyses.paired_study.design import Design, design_text, read_design
 from analyses.paired_study.frames import load_study
 from analyses.paired_study.pairs import find_pairs
-from analyses.paired_study.study import CREDIT, PLAIN, models_table
+from analyses.paired_study.study import CREDIT, PLAIN, models_table, read_plan
 from analyses.paired_study.words import headline, model_findings, number_text, value_text, verdict_rows
 from lipcomp.records import Record, to_frame
 from lipcomp.statistics._hierarchical import HierarchicalEffect
@@ -49,6 +49,10 @@ def of(method):
         ("zone_sigma", 1.0),
         ("zone_accuracy", -1.0),
         ("zone_accuracy", float("nan")),
+        ("chance_margin", -1),
+        ("collapse_margin", float("nan")),
+        ("beta", -1.0),
+        ("looks", 0),
         ("level", 95),
         ("primary_level", 0),
         ("clean_slope", [1]),
@@ -75,6 +79,21 @@ def test_a_design_written_after_the_first_value_makes_nothing_primary(planted, t
     study, found = altered(tmp_path, timed, written="2026-01-02T00:00:01+00:00")
     assert not any(r.primary for r in found.verdicts.rows)
     assert "written on 2026-01-02T00:00:01+00:00, after the first value" in found.cautions[0]
+
+
+def test_a_design_changed_after_measuring_makes_nothing_primary(planted, tmp_path):
+    """A zone that was widened to fit the data stayed "named before the data"."""
+    planted(tmp_path)
+    kept = design_text(read_design(read_plan(tmp_path)))
+
+    def measured(record):
+        return {**record, "provenance": {"design": kept}}
+
+    _, found = altered(tmp_path, measured)
+    assert sum(r.primary for r in found.verdicts.rows) == 2
+    _, found = altered(tmp_path, measured, zone_accuracy=3.0)
+    assert not any(r.primary for r in found.verdicts.rows)
+    assert "changed after the study was measured (zone_accuracy was 1.0, is 3.0)" in found.cautions[0]
 
 
 def test_a_beta_of_float32_is_the_same_beta(planted, tmp_path):

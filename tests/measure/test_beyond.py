@@ -63,6 +63,14 @@ def test_each_ood_score_is_that_of_the_arrays(small_bench, monkeypatch):
     assert found["ood.fpr95", "knn"].settings["k"] == 20
 
 
+def test_images_are_not_told_from_themselves(small_bench, monkeypatch):
+    """The measured images as their own outside set: an AUROC of 0.5 without a word; training images: below 0.5."""
+    bench = small_bench()
+    monkeypatch.setattr(beyond, "load_set", lambda *a, **k: image_set(20, 5))
+    with pytest.raises(ValueError, match="'itself' shares images with noise0"):
+        list(OutOfDistribution("itself").units(bench))
+
+
 def test_accuracy_by_class_and_the_worst(small_bench):
     bench = small_bench()
     found = findings_of(ClassAccuracy(), bench)
