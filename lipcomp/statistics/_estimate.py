@@ -129,7 +129,7 @@ def _plain(values: Values) -> Shaped[np.ndarray, "..."]:
         values = values.detach().cpu()
         return (values.double() if values.dtype == torch.bfloat16 else values).numpy()
     if isinstance(values, np.ma.MaskedArray):
-        return values.astype(np.float64).filled(np.nan)
+        return np.ma.filled(values.astype(np.float64), np.nan)
     return np.asarray(values)
 
 
