@@ -1,8 +1,10 @@
 """Files that appear whole or not at all."""
 
+import contextlib
 import errno
 import os
 import secrets
+import stat
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -50,10 +52,11 @@ def check_writable(path: Path, name: str) -> None:
         Naming the argument, the path and the reason.
     """
     try:
-        if path.is_dir():
-            raise IsADirectoryError("it is a folder; give the path of a file")
-        if path.exists():
-            if not path.is_file():
+        with contextlib.suppress(FileNotFoundError, NotADirectoryError):
+            mode = path.stat().st_mode  # not of a loop of links, nor of a name that is too long
+            if stat.S_ISDIR(mode):
+                raise IsADirectoryError("it is a folder; give the path of a file")
+            if not stat.S_ISREG(mode):
                 raise OSError("it is not a regular file; give the path of a file")
             path.open("rb+").close()
         folder = path.resolve().parent
@@ -63,7 +66,7 @@ def check_writable(path: Path, name: str) -> None:
             raise NotADirectoryError(f"{str(folder)!r} is not a folder; give another path")
         # Every file is written beside its place, or claimed there. Permissions do not tell all: a full disk, say.
         tempfile.TemporaryFile(dir=folder).close()
-    except (OSError, RuntimeError) as error:  # a loop of links is a RuntimeError
+    except (OSError, ValueError) as error:  # no file has a name with a null character
         reason = getattr(error, "strerror", None) or str(error)
         raise OSError(f"{name} {str(path)!r} cannot be written: {reason}") from error
 

@@ -100,8 +100,8 @@ def _is_made(name: str, member: Any) -> bool:
     if not (name.startswith("__") and name.endswith("__")):
         return False
     function = inspect.unwrap(member) if callable(member) else None
-    by_dataclass = (
-        isinstance(function, types.FunctionType) and "__create_fn__" in function.__code__.co_qualname
+    by_dataclass = isinstance(function, types.FunctionType) and (
+        "__create_fn__" in function.__code__.co_qualname or function.__module__ == "dataclasses"
     )
     plain = not callable(member) and not isinstance(member, property | classmethod | staticmethod)
     return plain or by_dataclass or name == "__annotate_func__"

@@ -6,6 +6,7 @@ common fields have their own flag. The help texts are the first sentences of the
 
 import argparse
 import dataclasses
+import inspect
 import re
 from collections.abc import Sequence
 from pathlib import Path
@@ -219,13 +220,13 @@ def settings_of(options: argparse.Namespace) -> Settings:
 
 def descriptions(kind: type) -> dict[str, str]:
     """The description of each field, from the section "Parameters" of the dataclass's docstring."""
-    section = (kind.__doc__ or "").partition("----------\n")[2]
+    section = (inspect.getdoc(kind) or "").partition("----------\n")[2]
     found: dict[str, str] = {}
     names: list[str] = []
     for line in section.splitlines():
-        if re.match(r"    \S", line):
+        if re.match(r"\S", line):
             names = [name.strip() for name in line.split(",")]
-        for name in names if line.startswith("        ") else ():
+        for name in names if line.startswith(" ") else ():
             found[name] = f"{found.get(name, '')} {line.strip()}".strip()
     return found
 

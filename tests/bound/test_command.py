@@ -180,7 +180,7 @@ def test_the_jacobian_command(checkpoints, small_digits, tmp_path, capsys):
         (bound, ["--table", "images.xlsx"], ".csv or .parquet", 1),
         (bound, ["--layer", "nowhere"], "layer must be one of", 1),
         (bound, ["--witnesses", __file__], "is not a folder", 1),
-        (bound, ["--out", "/nowhere/\0/x"], "null byte", 1),
+        (bound, ["--out", "/nowhere/\0/x"], "cannot be written: ", 1),
         (bound, ["--out", str(Path(__file__).parent)], "is a folder", 1),
         (bound, ["--precision", "bfloat16"], "precision must be", 1),
         (bound, ["--device", "tpu9"], "device 'tpu9' cannot be used", 1),
