@@ -66,7 +66,7 @@ def checked(target: C, *, within: Callable[[], AbstractContextManager[None]] = d
         target.__init__ = checked(target.__init__, within=within)  # type: ignore[method-assign]
         return target
     parameters = inspect.signature(target).parameters
-    places = list(parameters)
+    places = [name for name, each in parameters.items() if each.kind is not each.KEYWORD_ONLY]
 
     @functools.cache
     def kinds() -> dict[str, Any]:

@@ -163,3 +163,11 @@ def test_a_truth_value_for_a_number_is_that_number():
         robustness.corruptions.corrupt(images, "shot_noise", True, seed=True),
         robustness.corruptions.corrupt(images, "shot_noise", 1, seed=1),
     )
+
+
+def test_an_option_given_by_its_place_is_told_so():
+    """It was checked as the first of the options: "norm must be text, got float 0.1" of a radius."""
+    images = torch.rand(2, 1, 2, 2)
+    network = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(4, 3))
+    with pytest.raises(TypeError, match="positional arguments"):
+        robustness.pgd(network, images, torch.tensor([0, 1]), 0.1)
