@@ -138,6 +138,8 @@ def _batch_norm(
     momentum: float = 0.1,
     eps: float = 1e-5,
 ) -> Tensor:
+    if running_mean is None and len(input) == 1:  # a weight that is standardised, or an image by itself
+        return F.batch_norm(input, None, None, weight, bias, True, momentum, eps)
     if training or running_mean is None or running_var is None:
         raise ValueError(
             "fn is in training mode, or its batch norm keeps no statistics: it normalises by the batch, which mixes "

@@ -43,6 +43,22 @@ class Blocks(nn.Module):
         return cube.flatten(1)[:, :30]
 
 
+class Standardised(nn.Conv2d):
+    """A convolution whose weight is standardised by a batch norm of its own, as timm's."""
+
+    def forward(self, x):
+        weight = self.weight.reshape(1, len(self.weight), -1)
+        return F.conv2d(x, F.batch_norm(weight, None, None, training=True).view_as(self.weight))
+
+
+def test_a_batch_norm_of_a_weight_mixes_no_images(generator):
+    layer, images = Standardised(2, 3, 2), torch.rand(2, 2, 3, 3, generator=generator)
+    weight = layer.weight - layer.weight.mean((1, 2, 3), keepdim=True)
+    weight = weight / (weight.square().mean((1, 2, 3), keepdim=True) + 1e-5).sqrt()
+    found = spectral_norm(lambda x: layer(x).flatten(1), images).sigma
+    torch.testing.assert_close(found, spectral_norm(lambda x: F.conv2d(x, weight).flatten(1), images).sigma)
+
+
 def test_batch_norms_are_folded_only_where_they_belong(generator):
     with torch.random.fork_rng():
         torch.manual_seed(0)

@@ -50,6 +50,15 @@ def test_too_few_iterations_are_told_and_stay_below(generator):
     assert (found.sigma <= torch.linalg.matrix_norm(matrix, 2) * (1 + 1e-5)).all()
 
 
+def test_a_softmax_that_is_sure_of_noise_gives_no_directions(generator):
+    weight = 100 * torch.randn(12, 4, generator=generator)
+    images = 1e-3 * torch.rand(3, 12, generator=generator)
+    p = (images @ weight).softmax(1)
+    jacobian = (torch.diag_embed(p) - p[:, :, None] * p[:, None]) @ weight.T
+    found = spectral_norm(lambda x: (x @ weight).softmax(1), images)
+    torch.testing.assert_close(found.sigma, torch.linalg.matrix_norm(jacobian, 2))
+
+
 def test_images_without_direction_or_number_are_counted_out():
     def fn(x):
         h = F.normalize(x.flatten(1) @ torch.eye(20), dim=1)
