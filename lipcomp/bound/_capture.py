@@ -115,11 +115,16 @@ def capture(fn: Map, images: Tensor) -> fx.GraphModule:
         with _NoExit():
             return fn(image)
 
-    pure = torch.func.functionalize(guarded, remove="mutations_and_views")
+    def traced(function: Map) -> fx.GraphModule:
+        pure = torch.func.functionalize(function, remove="mutations_and_views")
+        trace = make_fx(pure, decompositions(), tracing_mode="fake", _allow_non_fake_inputs=True)
+        return trace(images[:1].clone())
+
     with torch.no_grad(), math_attention(), _into_compiled():
         try:
-            trace = make_fx(pure, decompositions(), tracing_mode="fake", _allow_non_fake_inputs=True)
-            graph = trace(images[:1].clone())
+            graph = traced(guarded)
+            if any(map(_writes, graph.graph.nodes)):  # below what is made pure, as in recurrent cells
+                graph = traced(graph)
         except NoRule:
             raise
         except Exception as error:  # whatever a foreign map does without numbers
@@ -129,6 +134,10 @@ def capture(fn: Map, images: Tensor) -> fx.GraphModule:
     graph.graph.eliminate_dead_code()
     _compare(fn, graph, images)
     return graph
+
+
+def _writes(node: fx.Node) -> bool:
+    return isinstance(node.target, torch._ops.OpOverload) and node.target._schema.is_mutable
 
 
 def _into_compiled() -> AbstractContextManager[object]:

@@ -30,8 +30,14 @@ def decompositions() -> dict[Any, Callable[..., Any]]:
     table[aten.topk.default] = _topk
     table[aten.kthvalue.default] = lambda x, k, dim=-1, keepdim=False: _kth(x, k, dim, keepdim)
     table[aten.median.dim] = lambda x, dim, keepdim=False: _kth(x, (x.shape[dim] + 1) // 2, dim, keepdim)
+    table[aten.median.default] = lambda x: _kth(x.flatten(), (x.numel() + 1) // 2, 0, keepdim=False)[0]
     table[aten._log_softmax.default] = lambda x, dim, half: x - x.logsumexp(dim, keepdim=True)
     table[aten.logaddexp.default] = lambda x, y: torch.stack(torch.broadcast_tensors(x, y)).logsumexp(0)
+    table[aten.logcumsumexp.default] = lambda x, dim: _scan(torch.logaddexp, x, dim)
+    table[aten.addmv.default] = lambda bias, x, y, *, beta=1, alpha=1: beta * bias + alpha * (x @ y)
+    table[aten.addr.default] = lambda bias, x, y, *, beta=1, alpha=1: beta * bias + alpha * x[:, None] * y
+    table[aten.addbmm.default] = lambda bias, x, y, *, beta=1, alpha=1: beta * bias + alpha * (x @ y).sum(0)
+    table[aten.unsafe_split.Tensor] = torch.split  # of recurrent cells
     table[aten.var.correction] = _variance
     table[aten.std.correction] = lambda *a, **k: _variance(*a, **k).sqrt()
     table[aten.var_mean.correction] = _with_mean(_variance)

@@ -342,6 +342,9 @@ def test_what_has_no_rule_says_so(fn, reason, generator):
     assert found.methods == ["", ""]
 
 
+with torch.random.fork_rng():
+    torch.manual_seed(0)
+    CELL, RECURRENT = nn.GRUCell(6, 3).double(), nn.LSTM(6, 3, batch_first=True).double()
 POWERS = torch.tensor([1.5, 2.0, -1.0, 0.4])
 ON_A_BALL = {
     "layer norm": lambda x: F.layer_norm(x.flatten(1), (36,)),
@@ -359,6 +362,13 @@ ON_A_BALL = {
     "the largest": lambda x: x.flatten(1).topk(5, 1).values,
     "the smallest": lambda x: x.topk(2, 3, largest=False).values.flatten(1),
     "median, third": lambda x: torch.cat([x.median(3).values, x.kthvalue(3, 2).values], 2).flatten(1),
+    "sums of exponentials so far": lambda x: (5 * x).logcumsumexp(2).flatten(1),
+    "recurrent cells": lambda x: torch.cat([CELL(x[:, 0, 0]), RECURRENT(x[:, 0, :3])[0][:, -1]], 1),
+    "added products": lambda x: torch.stack([
+        torch.stack([y[0].addmv(y, y[0], beta=2, alpha=-0.5), y.addr(y[1], y[2], alpha=3)[0], y.addbmm(
+            y[None], y[None], beta=0.5, alpha=2)[4], y.median().expand(6)])
+        for y in x[:, 0]
+    ]).flatten(1),
     "products": lambda x: torch.cat([(x + 0.5).prod(3), (x[..., 3:] + 0.5).cumprod(2)[:, :, 2]], 2).flatten(1),
     "norms": lambda x: torch.cat([F.normalize(x[..., :2, :], p=p, dim=3) for p in (1.0, 3.0, math.inf)], 1).flatten(1),
     "distances": lambda x: torch.cat([
