@@ -208,17 +208,16 @@ def check_split(recipe: Recipe, images: ImageSet, ranks: Ranks, settings: Settin
 def fit(recipe: Recipe, images: ImageSet, data: str | None = None) -> Recipe:
     """The recipe for other images: their shape, their mean and std, and views that fit them.
 
-    The recipe's own views are kept if they take the images' channels, else chosen by :func:`views_for`. Without labels
-    there is no concurrent head. Colour stays colour.
+    The recipe's own views are kept, but lipcomp's for another number of channels are replaced (:func:`views_for`).
+    Without labels there is no concurrent head. Colour stays colour.
     """
-    channels = images.image_shape[0]
     mean, std = mean_and_std(images)
-    own = PhotoViews if channels == 3 else DigitViews
+    others = DigitViews if images.image_shape[0] == 3 else PhotoViews
     return replace(
         recipe,
         data=data or images.name,
         encoder=replace(recipe.encoder, image_shape=images.image_shape, mean=mean, std=std),
-        views=recipe.views if isinstance(recipe.views, own) else views_for(images.image_shape),
+        views=views_for(images.image_shape) if isinstance(recipe.views, others) else recipe.views,
         probe=recipe.probe if len(images.classes) > 0 else None,
     )
 

@@ -28,6 +28,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from torch import Tensor
 
 import lipcomp
 from lipcomp._atomic import atomic_file
@@ -182,6 +183,35 @@ class Keeper:
             metrics=metrics or {},
         )
         save_checkpoint(path, trainee.online, metadata=metadata)
+
+    def rehearse(self, trainee: Trainee, images: Tensor) -> None:
+        """Write and read back an encoder whose backbone is not lipcomp's, before the long work.
+
+        Raises
+        ------
+        ValueError
+            If it cannot be read, or computes something else than the one that is trained.
+        """
+        file = self.out / f".{CHECKPOINT}.rehearsal"
+        trainee.eval()
+        try:
+            self.keep(file, trainee, 0)
+            read = load_checkpoint(file).encoder.to(images.device)
+            with torch.no_grad():
+                ours, theirs = (encoder.features(images.float()) for encoder in (trainee.online, read))
+        except ValueError as error:
+            raise ValueError(
+                f"backbone {trainee.online.architecture!r} could be trained, but not be read again: {error}"
+            ) from error
+        finally:
+            trainee.train()
+            file.unlink(missing_ok=True)
+        if ours.isfinite().all() and not (ours - theirs).norm() <= 1e-2 * ours.norm():
+            raise ValueError(
+                f"backbone {trainee.online.architecture!r} gives other features when it is read again: what it "
+                f"computes in evaluation mode must depend on its state_dict alone, so register tensors with "
+                f"register_buffer, and give functions such as F.dropout training=self.training"
+            )
 
     def save(self, done: int, trainee: Trainee, optimizer: torch.optim.Optimizer, scaler: Any) -> None:
         """Write the state after ``done`` steps."""

@@ -105,6 +105,16 @@ class Trainee(nn.Module):
             noise = torch.randn(weight.shape, generator=stream(seed, f"perturb/{part}"))
             weight.mul_(1 + scale * noise.to(weight.device))
 
+    def has_spare_weights(self) -> bool:
+        """Whether the backbone has weights that its features do not depend on."""
+        backbone = self.online.backbone.eval()
+        weights = [weight for weight in backbone.parameters() if weight.requires_grad]
+        features = backbone(self.online.mean.new_zeros(2, *self.online.image_shape)).sum()
+        backbone.train()
+        if not weights or not features.requires_grad:
+            return bool(weights)
+        return None in torch.autograd.grad(features, weights, allow_unused=True)
+
     def forward(
         self,
         objective: Objective,

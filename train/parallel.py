@@ -14,6 +14,7 @@ Two ranks then give the losses and weights of one process (tests/train/test_rank
 
 import os
 import signal
+import sys
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -24,6 +25,7 @@ from typing import Any, TypeVar
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
 
 T = TypeVar("T")
 
@@ -141,7 +143,7 @@ class _Sum(torch.autograd.Function):
         return gradient
 
 
-class CrossRankBatchNorm(nn.modules.batchnorm._BatchNorm):
+class CrossRankBatchNorm(_BatchNorm):
     """Batch norm over all ranks, for CPU, where PyTorch has none. Mean first, then centred squares: no cancellation."""
 
     def _check_input_dim(self, input: Tensor) -> None:
@@ -157,26 +159,49 @@ class CrossRankBatchNorm(nn.modules.batchnorm._BatchNorm):
         mean = _Sum.apply(input.sum(dims)) / count
         centred = input - mean.view(shape)
         variance = _Sum.apply(centred.square().sum(dims)) / count
-        with torch.no_grad():
-            assert self.running_mean is not None
-            assert self.running_var is not None
-            assert self.num_batches_tracked is not None
-            self.num_batches_tracked.add_(1)
-            self.running_mean.lerp_(mean, self.momentum)  # type: ignore[arg-type]
-            self.running_var.lerp_(variance * (count / (count - 1)), self.momentum)  # type: ignore[arg-type]
+        if self.running_mean is not None and self.running_var is not None:
+            with torch.no_grad():
+                assert self.num_batches_tracked is not None
+                self.num_batches_tracked.add_(1)
+                share = 1 / int(self.num_batches_tracked) if self.momentum is None else self.momentum
+                self.running_mean.lerp_(mean, share)
+                self.running_var.lerp_(variance * (count / (count - 1)), share)
         normal = centred * torch.rsqrt(variance + self.eps).view(shape)
-        return normal * self.weight.view(shape) + self.bias.view(shape)
+        if self.weight is not None:
+            normal = normal * self.weight.view(shape)
+        return normal if self.bias is None else normal + self.bias.view(shape)
 
 
 def synchronise_batch_norm(network: nn.Module, device: torch.device) -> nn.Module:
-    """Replace every batch norm by one over all ranks; weights, statistics and names stay."""
-    if device.type == "cuda":
-        return nn.SyncBatchNorm.convert_sync_batchnorm(network)
-    for module in network.modules():
-        for child in module.children():
-            if isinstance(child, nn.BatchNorm1d | nn.BatchNorm2d):
-                child.__class__ = CrossRankBatchNorm  # type: ignore[assignment]
+    """Make every batch norm of a network one over all ranks; weights, statistics and names stay.
+
+    Raises
+    ------
+    ValueError
+        If one does more than normalise, which the one over all ranks would not do.
+    """
+    timm = sys.modules.get("timm.layers")
+    with_activation = timm.BatchNormAct2d if timm else ()
+    kind = nn.SyncBatchNorm if device.type == "cuda" else CrossRankBatchNorm
+    for name, module in network.named_modules():
+        if not isinstance(module, _BatchNorm):
+            continue
+        if type(module) is with_activation:
+            module.register_forward_hook(_drop_and_activate)
+        elif type(module).forward not in (_BatchNorm.forward, nn.SyncBatchNorm.forward):
+            raise ValueError(
+                f"{name} is a batch norm of another kind ({type(module).__name__}), which cannot be one over all "
+                f"ranks; build the network with torch.nn.BatchNorm2d and a layer behind it, or train on one rank"
+            )
+        module.__class__ = kind
+        module.process_group = None  # type: ignore[assignment]  # all ranks
     return network
+
+
+def _drop_and_activate(module: Any, inputs: Any, output: Tensor) -> Tensor:
+    """What timm's BatchNormAct2d does after the normalisation."""
+    found: Tensor = module.act(module.drop(output))
+    return found
 
 
 class Interruption:

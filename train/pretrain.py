@@ -104,6 +104,8 @@ def pretrain(
                 tidy(out)
             return checkpoint
         interruption = stack.enter_context(Interruption())
+        gpus = [settings.device] if settings.device.type == "cuda" else []
+        stack.enter_context(torch.random.fork_rng(devices=gpus))
         try:
             out.mkdir(parents=True, exist_ok=True)
             return Run(recipe, seed, out, settings, ranks, images, report, keeper, data).train(interruption)
@@ -156,6 +158,8 @@ class Run:
         evaluate = settings.evaluate_epochs
         self.evaluate_steps = self.total // 4 if evaluate is None else evaluate * self.epoch_steps
 
+        backbone = recipe.encoder.backbone
+        self.foreign = ":" in backbone or backbone.startswith("timm/")
         self.trainee = Trainee(recipe, seed, len(images.classes)).to(settings.device).train()
         if settings.channels_last:
             self.trainee.to(memory_format=torch.channels_last)
@@ -195,10 +199,16 @@ class Run:
         keep_every = (self.settings.keep_epochs or 0) * self.epoch_steps
         started = shown = time.monotonic()
         waiting: list[tuple[int, dict[str, Tensor | float]]] = []
+        self.seed_layers(first)
         for batch in self.batches(first):
             step = batch.step
+            if step == first:
+                self.check_pixels(batch.views)
             waiting.append((step, self.step(network, batch)))
             done = step + 1
+            if self.foreign and step == first:
+                self.check_weights(step)
+                self.ranks.of_first(lambda: self.keeper.rehearse(self.trainee, batch.views[0][:8]))  # noqa: B023
             last = done == self.total
             stop = self.stops(interruption, done)
             evaluating = self.held_out is not None and (last or done % self.evaluate_steps == 0)
@@ -221,6 +231,7 @@ class Run:
                     self.keeper.save(done, self.trainee, self.optimizer, self.scaler)
             if stop and not last:
                 raise KeyboardInterrupt
+            self.seed_layers(done)
         self.monitor.flush()
         checkpoint = self.out / CHECKPOINT
         if self.ranks.first:
@@ -239,6 +250,10 @@ class Run:
 
     # One step.
 
+    def seed_layers(self, step: int) -> None:
+        """What layers draw in a step from torch's own generator (dropout, stochastic depth) belongs to the step too."""
+        torch.manual_seed(stream(self.seed, f"layers/{self.ranks.rank}", step).initial_seed())
+
     def batches(self, first: int) -> Iterator[ViewBatch]:
         """The rank's views of every step from ``first`` on."""
         rows = self.ranks.rows(self.recipe.batch_size)
@@ -246,6 +261,11 @@ class Run:
         def plan() -> Iterator[tuple[int, Tensor, Tensor]]:
             for step, indices in enumerate(order(len(self.images), self.recipe, self.seed, first), first):
                 numbers = self.recipe.views.draw(len(indices), stream(self.seed, "views", step))
+                if not isinstance(numbers, Tensor) or len(numbers) != len(indices):
+                    kind = type(self.recipe.views).__name__
+                    raise ValueError(
+                        f"{kind}.draw must return a tensor with {len(indices)} rows, one per image"
+                    )
                 yield step, indices[rows], numbers[rows]
                 if step + 1 == self.total:
                     return
@@ -305,8 +325,18 @@ class Run:
             logged["dimensions"] = results[-1].embeddings[0].shape[1]
         return logged
 
+    def check_pixels(self, views: tuple[Tensor, Tensor]) -> None:
+        """Refuse views of your own that normalise, as the encoder does it."""
+        beyond = torch.stack([(view - view.clamp(0, 1)).abs().mean() for view in views]).max()
+        if beyond > 0.1:
+            raise ValueError(
+                f"{type(self.recipe.views).__name__}.apply must return pixels in [0, 1]; those of the first batch are "
+                f"{beyond:.2g} beyond it on average. The encoder takes mean and std off itself"
+            )
+
     def prepare(self) -> Any:
         """The network as it is called: compiled and wrapped for many ranks, where asked for."""
+        spare = self.ranks.size > 1 and self.foreign and self.trainee.has_spare_weights()
         if self.settings.compile:
             self.trainee.online.backbone.compile()
             if self.trainee.target is not None:
@@ -321,7 +351,11 @@ class Run:
             return self.trainee
         with warnings.catch_warnings():  # newer torch has another name for it
             warnings.simplefilter("ignore", FutureWarning)
-            return DistributedDataParallel(self.trainee, broadcast_buffers=False)
+            return DistributedDataParallel(
+                self.trainee,
+                broadcast_buffers=False,
+                find_unused_parameters=spare,
+            )
 
     # What is seen and kept.
 

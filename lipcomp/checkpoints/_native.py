@@ -25,6 +25,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save as to_safetensors
 
@@ -215,7 +216,10 @@ def save_checkpoint(path: Path | str, encoder: Encoder, *, metadata: Metadata | 
         )
     header = {"format": FORMAT, "encoder": encoder.spec.to_dict(), **asdict(metadata or Metadata())}
     text = json.dumps(header, sort_keys=True, allow_nan=False)
-    weights = {name: value.detach().cpu().contiguous() for name, value in encoder.state_dict().items()}
+    weights = {  # copies: layers may share a tensor, which a file does not
+        name: value.detach().cpu().clone(memory_format=torch.contiguous_format)
+        for name, value in encoder.state_dict().items()
+    }
     with atomic_file(Path(path)) as temporary:
         temporary.write_bytes(to_safetensors(weights, metadata={HEADER_KEY: text}))
 

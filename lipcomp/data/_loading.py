@@ -47,7 +47,7 @@ def in_memory(images: ImageSet, views: Views, advance: Callable[[int], object] =
     small = len(images) * math.prod(images.image_shape) <= IN_MEMORY
     if not small or not isinstance(images, FolderImages | DatasetImages):
         return images
-    if isinstance(images, FolderImages) and isinstance(views, PhotoViews):
+    if isinstance(images, FolderImages) and _cuts_files(views):
         for file in images.files:
             with Image.open(file) as picture:
                 turned = picture.getexif().get(ExifTags.Base.Orientation, 1) != 1
@@ -89,23 +89,52 @@ def view_batches(
     """
     if isinstance(images, FolderImages):
         with ThreadPoolExecutor(workers or None) as pool:
-            read = _crops(images, views, pool) if isinstance(views, PhotoViews) else _whole(images, pool)
+            cut = _cuts_files(views)
+            read = _crops(images, views, pool) if cut else _whole(images, pool)  # type: ignore[arg-type]
             fetched = ((step, indices, numbers, read(indices, numbers)) for step, indices, numbers in plan)
             for step, indices, numbers, parts in prefetch(fetched, ahead):
                 if device.type == "cuda":  # page-locked memory is copied while the device computes
                     parts = [part.pin_memory() for part in parts]
                 parts = [part.to(device, non_blocking=True) for part in parts]
-                if isinstance(views, PhotoViews):
-                    made = (views.finish(parts[0], numbers, 0), views.finish(parts[1], numbers, 1))
+                if cut:
+                    made = tuple(views.finish(parts[i], numbers, i) for i in (0, 1))  # type: ignore[attr-defined]
                 else:
-                    made = views.apply(parts[0], numbers)
+                    made = apply(views, parts[0], numbers)
                 yield ViewBatch(step, made, images.labels[indices].to(device))
         return
     if isinstance(images, TensorImages):
         images = images.to(device)
     for step, indices, numbers in plan:
-        made = views.apply(images.batch(indices).to(device), numbers)
+        made = apply(views, images.batch(indices).to(device), numbers)
         yield ViewBatch(step, made, images.labels[indices].to(device))
+
+
+def _cuts_files(views: Views) -> bool:
+    """Whether random crops are cut from the files' own pixels: by PhotoViews, unless a class of yours changes them."""
+    return isinstance(views, PhotoViews) and type(views).apply is PhotoViews.apply
+
+
+def apply(views: Views, images: Tensor, numbers: Tensor) -> tuple[Tensor, Tensor]:
+    """``views.apply``, which may be yours.
+
+    Raises
+    ------
+    ValueError
+        If it does not return two batches of images like the one that it is given.
+    """
+    made = views.apply(images, numbers)
+    found = [_kind(view) for view in (made if isinstance(made, tuple | list) else (made,))]
+    if found != [_kind(images)] * 2:
+        raise ValueError(
+            f"{type(views).__name__}.apply must return two batches of images like the one that it is given, "
+            f"{_kind(images)}; it returned {', '.join(found)}"
+        )
+    first, second = made
+    return first, second
+
+
+def _kind(value: object) -> str:
+    return f"{tuple(value.shape)} of {value.dtype}" if isinstance(value, Tensor) else type(value).__name__
 
 
 def _crops(

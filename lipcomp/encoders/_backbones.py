@@ -71,7 +71,8 @@ def register_backbone(name: str, function: Callable[..., object]) -> None:
 def make_backbone(name: str, image_shape: tuple[int, int, int]) -> nn.Module:
     """A backbone with random weights and its width as ``out_features``."""
     if name.startswith("timm/"):
-        return Pooled(_from_timm(name.removeprefix("timm/"), image_shape), image_shape, name)
+        network = _from_timm(name.removeprefix("timm/"), image_shape)
+        return Pooled(network, _first_output(network, image_shape, name).shape[1], name)
     function, channels = BACKBONES[name], image_shape[0]
     network = called(name, function, channels) if ":" in name else function(channels)
     if isinstance(network, nn.Module):
@@ -81,34 +82,59 @@ def make_backbone(name: str, image_shape: tuple[int, int, int]) -> nn.Module:
                 f"build a new one at each call"
             )
         _MADE.add(network)
-    return network if hasattr(network, "out_features") else Pooled(network, image_shape, name)
+    if ":" not in name:
+        return network
+    found = _first_output(network, image_shape, name)
+    ready = found.ndim == 2 and getattr(network, "out_features", None) == found.shape[1]
+    return network if ready else Pooled(network, found.shape[1], name)
+
+
+def _first_output(network: nn.Module, image_shape: tuple[int, int, int], name: str) -> Tensor:
+    """What a network gives for one black image; ValueError says why it is no backbone."""
+    if not isinstance(network, nn.Module):
+        raise ValueError(f"backbone {name!r} must be a torch.nn.Module, got {type(network).__name__}")  # noqa: TRY004
+    mode, image = network.training, torch.zeros(1, *image_shape)
+    try:
+        with torch.no_grad():
+            found = _tensor(network.eval()(image), name)
+    except (RuntimeError, TypeError, AttributeError, IndexError, AssertionError) as error:
+        raise ValueError(
+            f"backbone {name!r} failed on an image of shape {image_shape} ({type(error).__name__}: {error}); correct "
+            f"it, or give images of the size that it takes"
+        ) from error
+    network.train(mode)
+    if found.dtype != image.dtype:
+        raise ValueError(
+            f"backbone {name!r} must return features of its images' type {image.dtype}, got {found.dtype}; build it in "
+            f"float32 (in training, precision says in what type it runs)"
+        )
+    return found
+
+
+def _tensor(found: object, name: str) -> Tensor:
+    if not isinstance(found, Tensor) or found.ndim not in (2, 4):
+        what = tuple(found.shape) if isinstance(found, Tensor) else type(found).__name__
+        raise ValueError(
+            f"backbone {name!r} must return features (batch, features) or maps (batch, features, height, width), while "
+            f"it trains too; got {what}: give its network without classifiers"
+        )
+    return found
 
 
 class Pooled(nn.Module):
     """A network whose output is features, or maps that are averaged."""
 
-    def __init__(self, network: nn.Module, image_shape: tuple[int, int, int], name: str) -> None:
+    not_identity = ("name",)  # of lipcomp._identity.hash_module
+
+    def __init__(self, network: nn.Module, out_features: int, name: str) -> None:
         super().__init__()
-        if not isinstance(network, nn.Module):
-            raise ValueError(f"backbone {name!r} must be a torch.nn.Module, got {type(network).__name__}")  # noqa: TRY004
-        self.network = network
-        mode = network.training
-        with torch.no_grad():
-            found = network.eval()(torch.zeros(1, *image_shape))
-        network.train(mode)
-        if not isinstance(found, Tensor) or found.ndim not in (2, 4):
-            what = tuple(found.shape) if isinstance(found, Tensor) else type(found).__name__
-            raise ValueError(
-                f"backbone {name!r} must return features (batch, features) or maps (batch, features, height, width), "
-                f"got {what}; give its network without the classifier"
-            )
-        self.out_features = found.shape[1]
+        self.network, self.out_features, self.name = network, out_features, name
 
     def forward(
         self, images: Float[Tensor, "batch channels height width"]
     ) -> Float[Tensor, "batch features"]:
         """Features, not normalised."""
-        found = self.network(images)
+        found = _tensor(self.network(images), self.name)
         return found.mean((2, 3)) if found.ndim == 4 else found
 
 

@@ -1,6 +1,7 @@
 """Loading: the views of a set in memory and on disk, crops from a file's own pixels, errors of a thread."""
 
 import threading
+from dataclasses import dataclass
 
 import numpy as np
 import pytest
@@ -73,6 +74,21 @@ def test_small_pictures_of_one_size_are_held_in_memory_and_give_the_same_views(v
         assert torch.equal(ours.labels, theirs.labels)
         for a, b in zip(ours.views, theirs.views, strict=True):
             assert torch.allclose(a, b, atol=1e-5)
+
+
+@dataclass(frozen=True)
+class Halved(PhotoViews):
+    """Views of one's own, made from those of the paper; on disk they were the paper's."""
+
+    def apply(self, images, numbers):
+        return images / 2, images
+
+
+def test_a_class_that_changes_photo_views_changes_those_of_files_too(folder):
+    images = load_set(str(folder), "train", image_shape=(3, 16, 16))
+    indices, views = torch.arange(2), Halved()
+    (batch,) = view_batches(images, views, [(0, indices, views.draw(2, torch.Generator()))], CPU)
+    assert torch.equal(batch.views[0], images.batch(indices) / 2)
 
 
 def test_pictures_that_would_give_other_views_stay_on_disk(folder, tmp_path):

@@ -3,6 +3,7 @@
 import json
 import os
 import socket
+from copy import deepcopy
 from dataclasses import replace
 
 import pytest
@@ -122,10 +123,12 @@ def test_batch_norm_and_gather_over_ranks(generator, shape, size):
     """What is asserted is asserted in every process; one that fails makes spawn raise."""
     inputs = 3 + 2 * torch.randn(shape, generator=generator)
     make = nn.BatchNorm1d if len(shape) == 2 else nn.BatchNorm2d
-    network = nn.Sequential(make(3), nn.Tanh(), make(3))
+    others = [make(3, affine=False, momentum=None), nn.Tanh(), make(3, track_running_stats=False)]
+    if len(shape) == 4:
+        others.append(pytest.importorskip("timm.layers").BatchNormAct2d(3))  # with a ReLU
+    network = nn.Sequential(make(3), nn.Tanh(), *others)
     nn.init.uniform_(network[0].weight, generator=generator)
-    single = nn.Sequential(*(type(m)(3) if isinstance(m, make) else m for m in network))
-    single.load_state_dict(network.state_dict())
+    single = deepcopy(network)
     whole = inputs.clone().requires_grad_()
     out = single(whole)
     weight = torch.randn(shape, generator=generator)
@@ -138,6 +141,25 @@ def test_batch_norm_and_gather_over_ranks(generator, shape, size):
         "buffers": dict(single.named_buffers()),
     }
     spawn(check_layers, size, inputs, expected)
+
+
+class ReluNorm(nn.BatchNorm2d):
+    def forward(self, input):
+        return super().forward(input).relu()
+
+
+def test_batch_norm_that_does_more_is_refused_over_ranks():
+    with pytest.raises(ValueError, match=r"0 is a batch norm of another kind \(ReluNorm\)"):
+        synchronise_batch_norm(nn.Sequential(ReluNorm(3)), torch.device("cpu"))
+
+
+def test_on_gpus_batch_norm_is_what_torch_makes_of_it():
+    ours, theirs = (nn.Sequential(nn.BatchNorm2d(3, eps=0.1), nn.BatchNorm1d(2)) for _ in range(2))
+    synchronise_batch_norm(ours, torch.device("cuda"))
+    for a, b in zip(ours, nn.SyncBatchNorm.convert_sync_batchnorm(theirs), strict=True):
+        assert type(a) is type(b)
+        assert vars(a).keys() == vars(b).keys()
+        assert a.extra_repr() == b.extra_repr()
 
 
 def test_one_rank_changes_nothing():

@@ -15,7 +15,9 @@ from pathlib import Path
 
 import pytest
 import torch
+from torch import nn
 
+from lipcomp.encoders._backbones import BACKBONES
 from train.command import main
 from train.folder import find_states, load_state, save_state
 from train.pretrain import pretrain
@@ -211,6 +213,31 @@ def test_low_precision_and_accumulation_resume_bitwise_too(long_runs, tmp_path, 
         pretrain(recipe, 0, tmp_path / "run", settings, report=interrupt_at(step))
     assert find_states(tmp_path / "run")[0].name == f"step-{step + 1:08d}.state"
     pretrain(recipe, 0, tmp_path / "run", settings, report=quiet)
+    assert outcome(tmp_path / "run") == outcome(tmp_path / "whole")
+
+
+class Drawing(nn.Module):
+    """Layers that draw while they are trained, and share a weight."""
+
+    def __init__(self, channels):
+        super().__init__()
+        self.first, self.second = nn.Conv2d(channels, 9, 3), nn.Conv2d(9, 9, 1)
+        self.third = nn.Conv2d(9, 9, 1)
+        self.third.weight = self.second.weight
+
+    def forward(self, images):
+        return self.third(nn.functional.dropout(self.second(self.first(images)), 0.5, self.training))
+
+
+def test_dropout_in_a_backbone_of_ones_own_resumes_bitwise_too(long_runs, tmp_path, monkeypatch):
+    monkeypatch.setitem(BACKBONES, "mine:drawing", Drawing)
+    encoder = replace(long_runs[1].encoder, backbone="mine:drawing")
+    recipe = replace(long_runs[1], encoder=encoder, epochs=2)
+    pretrain(recipe, 0, tmp_path / "whole", SETTINGS, report=quiet)
+    with pytest.raises(KeyboardInterrupt):
+        pretrain(recipe, 0, tmp_path / "run", SETTINGS, report=interrupt_at(4))
+    torch.rand(3)
+    pretrain(recipe, 0, tmp_path / "run", SETTINGS, report=quiet)
     assert outcome(tmp_path / "run") == outcome(tmp_path / "whole")
 
 
