@@ -17,9 +17,16 @@ attributes that it does not show, and files of equal size differ in content.
 True
 """
 
+import array
+import collections
+import datetime
+import decimal
 import enum
+import fractions
 import functools
 import hashlib
+import operator
+import re
 import threading
 import types
 from collections.abc import Mapping, Set
@@ -47,6 +54,10 @@ _SKIPPED = {
 # Where a Hugging Face configuration was read from.
 _PLACES = {"_name_or_path", "name_or_path", "_commit_hash", "transformers_version"}
 _HOOKS = {"_forward_hooks", "_forward_pre_hooks"}
+_TOLD_BY_REPR = (
+    *(range, slice, types.EllipsisType, decimal.Decimal, fractions.Fraction),
+    *(datetime.date, datetime.time, datetime.timedelta, operator.itemgetter, operator.attrgetter),
+)
 _DURING = threading.local()  # what user code reaches, for as long as a digest is being made
 
 
@@ -153,8 +164,12 @@ def _feed(sha: Any, value: Any, seen: frozenset[int]) -> None:
         _feed(sha, value.get_state(), seen)
     elif isinstance(value, torch.device):
         _write(sha, "d", value.type.encode())
-    elif isinstance(value, range | slice | types.EllipsisType):
+    elif isinstance(value, _TOLD_BY_REPR):
         _write(sha, "r", repr(value).encode())
+    elif isinstance(value, re.Pattern):
+        _tell(sha, seen, "P", value.pattern, value.flags)
+    elif isinstance(value, array.array):
+        _tell(sha, seen, "A", value.typecode, value.tobytes())
     elif id(value) in seen:
         _write(sha, "x", b"again")  # a cycle: its content is being hashed already
     else:
@@ -165,7 +180,7 @@ def _feed_compound(sha: Any, value: Any, seen: frozenset[int]) -> None:
     own_words = getattr(value, "__identity__", None)
     if callable(own_words) and not isinstance(value, type):
         _tell(sha, seen, "O", _name(type(value)), _inner(seen, own_words()))
-    elif isinstance(value, list | tuple):
+    elif isinstance(value, list | tuple | collections.deque):
         _tell(sha, seen, "l", *(_inner(seen, member) for member in value))
     elif isinstance(value, Mapping):
         _tell(sha, seen, "m", *sorted(_inner(seen, key, member) for key, member in value.items()))

@@ -6,10 +6,17 @@ in the records. What is found only while the code runs (an import inside a funct
 """
 
 import argparse
+import array
 import ast
+import collections
+import datetime
+import decimal
 import enum
+import fractions
 import functools
 import inspect
+import operator
+import re
 import sys
 import sysconfig
 import textwrap
@@ -27,6 +34,18 @@ _VALUES = (
     *(bool, int, float, complex, str, bytes, list, tuple, Mapping, Set, enum.Enum, PurePath),
     *(Tensor, np.ndarray, np.generic, torch.dtype, nn.Module),
     *(functools.partial, types.SimpleNamespace, argparse.Namespace),
+    *(
+        range,
+        slice,
+        bytearray,
+        array.array,
+        collections.deque,
+        re.Pattern,
+        decimal.Decimal,
+        fractions.Fraction,
+    ),
+    *(datetime.date, datetime.time, datetime.timedelta, operator.itemgetter, operator.attrgetter),
+    torch.distributions.Distribution,
 )
 _LIKE_311: dict[str, Any] = {"show_empty": True} if sys.version_info >= (3, 13) else {}  # what ast.dump tells
 
@@ -41,7 +60,7 @@ def reached(start: Any) -> tuple[list[str], list[tuple[str, Any]]]:
         if id(thing) in done:
             continue
         done.add(id(thing))
-        for name, value in _reads(thing, code):
+        for name, value in ((name, _inside(value)) for name, value in _reads(thing, code)):
             if isinstance(value, types.FunctionType | type) and not is_installed(value.__module__):
                 waiting.append(value)
             elif _is_value(value):
@@ -70,8 +89,20 @@ def _reads(thing: Any, code: list[str]) -> Iterator[tuple[str, Any]]:
             yield f"{where} closure {name}", cell.cell_contents
         except ValueError:  # not filled yet
             continue
-    names = _names(thing.__code__)
-    yield from _named(names, thing.__globals__, module, {thing.__module__})
+    if not _of_decorator(thing):
+        yield from _named(_names(thing.__code__), thing.__globals__, module, {thing.__module__})
+
+
+def _of_decorator(function: types.FunctionType) -> bool:
+    """Whether an installed decorator made a function, around one of yours that its closure holds."""
+    return str(Path(function.__code__.co_filename).resolve()).startswith(_installed_folders())
+
+
+def _inside(value: Any) -> Any:
+    """The function of yours that an object of an installed class calls (lru_cache, np.vectorize, numba)."""
+    own = getattr(value, "__dict__", {}) if not isinstance(value, types.FunctionType | type) else {}
+    found = (own.get(name) for name in ("__wrapped__", "pyfunc", "py_func"))
+    return next((part for part in found if isinstance(part, types.FunctionType)), value)
 
 
 def _named(
@@ -149,8 +180,11 @@ def name_of(module: str) -> str:
 @functools.cache
 def _code(thing: Any) -> str:
     """Source without comments, layout and docstrings, as Python 3.11 dumps it; bytecode where there is none."""
-    try:
-        tree: ast.AST = ast.parse(textwrap.dedent(inspect.getsource(thing)))
+    if not isinstance(thing, type) and _of_decorator(thing):
+        return ""
+    try:  # of its own code: inspect would go through functools.wraps to what it wraps
+        source = inspect.getsource(thing if isinstance(thing, type) else thing.__code__)
+        tree: ast.AST = ast.parse(textwrap.dedent(source))
     except (OSError, TypeError, SyntaxError):
         return "" if isinstance(thing, type) else _bytecode(thing.__code__)  # a class has its functions
     if getattr(thing, "__name__", "") == "<lambda>":

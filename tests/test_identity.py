@@ -166,12 +166,22 @@ class Net(Mix, nn.Module):
         return helpers.double(2)
 """
 HELPERS = """
+import functools, re, torch
 GAIN = 1.0
 LIMITS = {"low": 0}
+EDGES, WORD = range(3), re.compile("a")
+def plus(function):
+    @functools.wraps(function)
+    def inner(x):
+        return function(x) + len(EDGES) * bool(WORD.match("a"))
+    return inner
+@torch.no_grad()
 def act(x):
     return x.clamp(LIMITS["low"])
+@functools.lru_cache
 def post(x, power=2):
     return x ** power
+@plus
 def double(x):
     return 2 * x
 class Mix:
@@ -212,6 +222,10 @@ def class_of(folder, network=NETWORK, helpers=HELPERS):
         ("return x + 1", "return x + 2"),
         ("return 2 * x", "return x + x"),
         ("x, power=2", "x, power=3"),
+        ("x ** power", "x * power"),  # behind lru_cache
+        ("* bool(", "+ bool("),  # of a decorator of one's own
+        ("range(3)", "range(4)"),
+        ('compile("a")', 'compile("b")'),
     ],
 )
 def test_all_code_that_a_network_reaches_counts(tmp_path, old, new):

@@ -18,7 +18,7 @@ from lipcomp.distributions._bessel import mean_resultant_length
 from lipcomp.distributions._divergence import divergence_floor, half_chord_squared
 from lipcomp.measure._bench import Advance, Bench
 from lipcomp.measure._conditions import images_identity
-from lipcomp.measure._pairs import block_generator, training_views
+from lipcomp.measure._pairs import block_generator, training_views, views_told
 from lipcomp.measure._unit import Finding, Result, Unit
 from lipcomp.robustness._estimates import Estimate, bootstrap
 
@@ -68,7 +68,13 @@ class Compression:
                 self.draws,
                 bench.plan.seed,
             )
-            told = {"kappa": name, "kappa_e": kappa_e, "kappa_b": kappa_b, "draws": self.draws}
+            told = {
+                "kappa": name,
+                "kappa_e": kappa_e,
+                "kappa_b": kappa_b,
+                "draws": self.draws,
+                **views_told(bench),
+            }
 
             def measure(advance: Advance, told: dict[str, Any] = told) -> Result:
                 return Result(list(self._findings(bench, told, advance)))

@@ -40,11 +40,21 @@ def block_generator(seed: int, block: int) -> Generator:
 
 def training_views(bench: Bench) -> Views:
     """The augmentation that the encoder was trained with; by the channels of its images if it does not say."""
-    told = dict(bench.checkpoint.metadata.recipe.get("views") or {})
+    recipe = bench.checkpoint.metadata.recipe
+    told = dict(recipe.get("views") or {})
     kind = {"DigitViews": DigitViews, "PhotoViews": PhotoViews}.get(str(told.pop("kind", "")))
-    if kind is not None:
+    if kind is not None and "views_code" not in recipe:
         return kind(**{name: tuple(v) if isinstance(v, list) else v for name, v in told.items()})
     return DigitViews() if bench.checkpoint.image_shape[0] == 1 else PhotoViews()
+
+
+def views_told(bench: Bench) -> dict[str, str]:
+    """What records say of views that are not those of the training; a file does not hold the code of one's own."""
+    trained = (bench.checkpoint.metadata.recipe.get("views") or {}).get("kind")
+    taken = type(training_views(bench)).__name__
+    if trained is None or (trained == taken and "views_code" not in bench.checkpoint.metadata.recipe):
+        return {}
+    return {"views": f"lipcomp's {taken}, not {trained} of the training"}
 
 
 @dataclass(frozen=True)
@@ -196,6 +206,7 @@ class Pairs:
                 "seed": bench.plan.seed,
                 "pairs": self.source,
                 **told,
+                **(views_told(bench) if self.source == "views" else {}),
             }
             words = [str(told[k]) for k in ("corruption", "severity") if k in told]
             count = len(indices) * (len(indices) - 1) // 2 if self.source == "all" else len(indices)
@@ -397,6 +408,8 @@ class _Job:
             if bound.witness is not None and bound.witness.images is not None
         }
         notes = [f"left out {count} pairs ({reason})" for reason, count in bounds.excluded.items() if count]
+        if self.quantity.source == "views":
+            notes += [f"pairs are made by {told}" for told in views_told(self.bench).values()]
         return Result(findings, columns, witnesses, notes)
 
 

@@ -309,18 +309,30 @@ def salvage_records(path: Path | str, out: Path | str) -> tuple[int, int]:
         damaged += 1
         return list(_records_within(line, parser))
 
-    records = list(_iterate(Path(path), mend))
+    if text := _utf16(Path(path)):
+        lines = [line.encode() for line in text.split("\n") if line.strip()]
+        records = [record for line in lines for record in _records_within(line, parser)]
+        damaged = len(lines) - len(records)
+    else:
+        records = list(_iterate(Path(path), mend))
     if not records:
         raise RecordError(f"{path} holds no record that could be rescued")
     append_records(out, records)
     return len(records), damaged
 
 
+def _utf16(path: Path) -> str:
+    """The text of a file in UTF-16, as the > of Windows PowerShell writes it; none of any other."""
+    with path.open("rb") as file:
+        marked = file.read(2) in (b"\xff\xfe", b"\xfe\xff")
+    return path.read_bytes().decode("utf-16", errors="replace") if marked else ""
+
+
 def _records_within(line: bytes, parser: LineParser) -> Iterator[Record]:
     text, end = line.decode(errors="replace"), 0
     for found in re.finditer(_BEGINNING.pattern.decode(), text):
         if found.start() >= end:
-            with contextlib.suppress(ValueError):
+            with contextlib.suppress(ValueError, RecursionError):
                 _, end = json.JSONDecoder().raw_decode(text, text.index("{", found.start()))
                 yield parser.parse(text[found.start() : end].encode(), -1)
 

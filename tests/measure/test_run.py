@@ -33,6 +33,7 @@ from lipcomp.measure import (
 )
 from lipcomp.measure._accuracy import RobustAccuracy
 from lipcomp.measure._beyond import OutOfDistribution
+from lipcomp.measure._compression import Compression
 from lipcomp.measure._local import Ball
 from lipcomp.measure._pairs import Map
 from lipcomp.measure._parallel import measure_source, run_parallel
@@ -75,6 +76,22 @@ def values(path):
     found = {(r.subject["run"], r.identity): (r.quantity, r.value, r.n) for r in read_records(path)}
     assert len(found) == len(read_records(path)), "something was written twice"
     return found
+
+
+@pytest.mark.parametrize(
+    ("trained", "told"),
+    [
+        ({"views": {"kind": "DigitViews"}}, None),
+        ({"views": {"kind": "Mine"}, "views_code": "0"}, "lipcomp's DigitViews, not Mine of the training"),
+    ],
+)
+def test_views_of_ones_own_are_not_taken_for_lipcomps(save_small, folder, tmp_path, trained, told):
+    source = Source(save_small(tmp_path / "a.safetensors", recipe=trained))
+    quantities = (Pairs("views", limit=3), Compression(pairs=3, draws=1))
+    for done in run(Plan((source,), Images(str(folder)), quantities, device="cpu")):
+        assert {record.settings.get("views") for record in done.records if record.quantity != "seconds"} == {
+            told
+        }
 
 
 def test_every_route_ends_in_the_same_records(plan, tmp_path):
