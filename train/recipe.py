@@ -102,8 +102,8 @@ class Recipe:
     def __post_init__(self) -> None:
         if not self.name or self.name.startswith(".") or any(letter in self.name for letter in "/\\\0"):
             raise ValueError(f"name must be a name for a folder, without slashes; got {self.name!r}")
-        if not 0 < self.epochs < math.inf:
-            raise ValueError(f"epochs must be positive and finite, got {self.epochs}")
+        if not 0 < self.epochs <= 1e6:
+            raise ValueError(f"epochs must be positive and at most 1e6, got {self.epochs}")
         if self.batch_size < 2:
             raise ValueError(
                 f"batch_size must be at least 2, since a contrastive loss and batch norm need other images; "
