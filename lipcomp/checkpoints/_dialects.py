@@ -37,7 +37,7 @@ class Dialect:
     name
         What messages call it.
     sign
-        A key that marks it, behind any prefix.
+        A key that marks it, behind any prefix; ``stem`` is another, where a text tower has the first one too.
     rules
         Pattern of a whole key -> timm's name.
     projector
@@ -53,6 +53,7 @@ class Dialect:
     conventions: Mapping[str, Any] = field(default_factory=dict)
     format: str = "huggingface"
     notes: tuple[str, ...] = ()
+    stem: str = ""
 
 
 @dataclass(frozen=True)
@@ -123,6 +124,7 @@ OPENCLIP = Dialect(
     "proj",
     {"layer_norm_eps": 1e-5, "normalisation": CLIP_NORMALISATION},
     "openclip",
+    stem="conv1.weight",
 )
 MMPRETRAIN = Dialect(
     "mmpretrain",
@@ -167,11 +169,12 @@ PARTS = {"query": ("query", "key", "value"), "q": ("q", "k", "v")}
 def prefixes_of(state: Mapping[str, Tensor]) -> list[tuple[Dialect, str]]:
     """The dialects that occur, each with the prefix behind which it stands."""
     return [
-        (dialect, key.removesuffix(dialect.sign))
+        (dialect, prefix)
         for dialect in DIALECTS
         for key in sorted(state)
         if key.endswith(dialect.sign)
-        and (key == dialect.sign or key.removesuffix(dialect.sign).endswith("."))
+        and ((prefix := key.removesuffix(dialect.sign)) == "" or prefix.endswith("."))
+        and (not dialect.stem or prefix + dialect.stem in state)
     ]
 
 

@@ -72,13 +72,19 @@ def read_distributed(folder: Path) -> tuple[dict[str, Any], str]:
     files = sorted(file for file in folder.iterdir() if file.is_file())
     most = sum(file.stat().st_size for file in files)
     whole: dict[str, Tensor] = {}
-    filled: dict[str, int] = {}
+    filled: dict[str, Tensor] = {}  # which numbers of a tensor are there
+    taken: dict[Any, str] = {}
     for place, info in places.items():
         name = str(place.state.get("fqn")) if isinstance(place, _Place) else ""
         if not isinstance(info, _Bytes) or not isinstance(sizes.get(name), _Tensor):
             continue  # a number or a setting
         size, start = sizes[name].state.get("size"), place.state.get("offset") or ()
+        where = (info.state.get("relative_path"), info.state.get("offset"))
         part = read_tensor(_bytes(folder, info.state, what), f"{what}, {name}")
+        if taken.setdefault(where, name) != name:
+            raise CheckpointError(
+                f"{what} has one part for {taken[where]} and {name}; its {INDEX} is damaged"
+            )
         _check_part(part, size, start, f"{what}: {name}")
         if name not in whole:
             most -= math.prod(size) * part.element_size()
@@ -87,12 +93,15 @@ def read_distributed(folder: Path) -> tuple[dict[str, Any], str]:
                     f"{what} claims more than its files hold, {name} of size {size}; it is damaged or made to harm"
                 )
             whole[name] = part if part.shape == size else torch.zeros(size, dtype=part.dtype)
+            filled[name] = torch.zeros(size, dtype=torch.bool)
+        corner = tuple(slice(begin, begin + side) for begin, side in zip(start, part.shape, strict=True))
+        if filled[name][corner].any():
+            raise CheckpointError(f"{what} has parts of {name} that overlap; its {INDEX} is damaged")
+        filled[name][corner] = True
         if whole[name] is not part:
-            corner = tuple(slice(begin, begin + side) for begin, side in zip(start, part.shape, strict=True))
             whole[name][corner] = part
-        filled[name] = filled.get(name, 0) + part.numel()
     for name, kept in sizes.items():
-        if isinstance(kept, _Tensor) and filled.get(name) != math.prod(kept.state.get("size", (-1,))):
+        if isinstance(kept, _Tensor) and not (name in filled and filled[name].all()):
             raise CheckpointError(
                 f"{what} has not all parts of {name}; copy the files of every rank, and {INDEX}"
             )

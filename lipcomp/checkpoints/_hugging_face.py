@@ -11,7 +11,7 @@ Nothing is fetched: only files within the folder are read, and an index of shard
 """
 
 import json
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -52,8 +52,9 @@ def read_processor(folder: Path) -> tuple[dict[str, Any], str]:
     return read_json(folder / name), name
 
 
-def weight_files(folder: Path) -> tuple[list[Path], tuple[str, ...]]:
-    """The files of weights in a folder: one, or the shards that an index names; and a note where it holds others.
+def weight_files(folder: Path) -> tuple[list[Path], tuple[str, ...], Collection[str]]:
+    """The files of weights in a folder: one, or the shards that an index names; a note where it holds others, and
+    the names that the index promises.
 
     Raises
     ------
@@ -70,7 +71,7 @@ def weight_files(folder: Path) -> tuple[list[Path], tuple[str, ...]]:
     note = f"took {first}, as transformers does; the folder also holds {', '.join(others)}, which is not read"
     notes = (note,) if others else ()
     if not first.endswith(INDEX):
-        return [folder / first], notes
+        return [folder / first], notes, ()
     index = read_json(folder / first).get("weight_map")
     shards = sorted({str(shard) for shard in index.values()}) if isinstance(index, Mapping) else []
     bad = [shard for shard in shards if Path(shard).name != shard or not (folder / shard).is_file()]
@@ -79,7 +80,7 @@ def weight_files(folder: Path) -> tuple[list[Path], tuple[str, ...]]:
             f"its index names {bad[0]!r}, which is not a file in it" if bad else f"its {first} names no file"
         )
         raise CheckpointError(f"folder {str(folder)!r}: {what}; get the folder again")
-    return [folder / shard for shard in shards], notes
+    return [folder / shard for shard in shards], notes, tuple(index or ())
 
 
 def is_plain(config: Mapping[str, Any]) -> bool:

@@ -56,6 +56,7 @@ OTHERS = {
     "torch._utils._rebuild_qtensor": "quantised tensors",
     "torch._utils._rebuild_sparse_tensor": "sparse tensors",
     "torch._utils._rebuild_nested_tensor": "nested tensors",
+    "torch._utils._rebuild_meta_tensor_no_storage": "tensors of the meta device, which have no values",
     "torch._tensor._rebuild_from_type_v2": (
         "tensors of a class of their own, such as parts of tensors of a distributed run; save the full state dict"
     ),
@@ -163,7 +164,11 @@ class _Parameter(Made):
 
 class _Tensor(Made):
     def __new__(cls, storage: Any, offset: Any, size: Any, stride: Any, *given: Any) -> Any:
-        """The claim, if it lies within its storage."""
+        """The claim, if it lies within its storage and is stored as it is."""
+        if any(isinstance(told, dict) and any(told.values()) for told in given[2:]):  # bits: neg, conj
+            raise _Refusal(
+                "holds a tensor that is stored as its negative or conjugate; save tensor.resolve_neg().resolve_conj()"
+            )
         if not (isinstance(size, tuple) and isinstance(stride, tuple) and len(size) == len(stride) <= AXES):
             raise _Refusal(f"describes a tensor of {type(size).__name__} axes; it is made to harm")
         numbers = (offset, *size, *stride)
@@ -172,8 +177,8 @@ class _Tensor(Made):
         last = offset + sum((n - 1) * step for n, step in zip(size, stride, strict=True))
         if math.prod(size) > 0 and max(last + 1, math.prod(size)) > storage.length:
             raise _Refusal(
-                f"claims a tensor of size {tuple(size)} in a storage of {storage.length} numbers; it is damaged or "
-                f"made to harm"
+                f"claims a tensor of size {tuple(size)} in a storage of {storage.length} numbers; it is damaged, made "
+                f"to harm, or of an expanded tensor, of which to save tensor.contiguous()"
             )
         return Claim(storage, offset, tuple(size), tuple(stride))
 
@@ -219,6 +224,10 @@ class _Reader(pickle._Unpickler):
         match = STORAGE.fullmatch(kind)
         if match is None or match[1] not in ITEM_SIZES or not isinstance(given[2], str | int):
             raise _Refusal(f"refers to storage of an unknown type{kind and f' {kind}'}")
+        if given[5:] not in ((), (None,)):
+            raise _Refusal(
+                "refers to a part of a storage, as torch before 0.4 did; load and save it again with torch"
+            )
         key, count = str(given[2]), given[4]
         if type(count) is not int or not 0 <= count < NUMBER:
             raise _Refusal("claims a storage of an impossible size")

@@ -123,7 +123,7 @@ def from_timm(config: Mapping[str, Any], origin: str) -> Inputs | None:
     """Of timm's configuration, as its hub folders and its models carry it; None where it says nothing."""
     built = (config.get("model_args") or {}).get("img_size")  # outranks the size of the weights it began from
     config = config.get("pretrained_cfg") or config
-    if not isinstance(config, Mapping) or not {"mean", "std", "input_size"} & config.keys():
+    if not isinstance(config, Mapping) or not TIMM.keys() & config.keys():
         return None
     config = TIMM | {key: value for key, value in config.items() if value}
     channels, height, width = (int(number) for number in config["input_size"])

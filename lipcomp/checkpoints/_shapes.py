@@ -5,6 +5,7 @@ know families of any width and depth: ResNets, Wide ResNets, pre-activation netw
 do not tell is a convention of the weights' format, and is noted where it is used.
 """
 
+import math
 import re
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
@@ -16,12 +17,13 @@ from torch import Tensor, nn
 from lipcomp.checkpoints._architectures import TRANSFORMED, build_backbone, ours, pad_stem, torchvisions
 from lipcomp.checkpoints._backbone import Backbone, State, import_timm
 from lipcomp.checkpoints._errors import CheckpointError
-from lipcomp.checkpoints._index import Entry, lookup
+from lipcomp.checkpoints._index import Entry, digest_function, lookup
 from lipcomp.checkpoints._lean import Budget, lean
 from lipcomp.checkpoints._preprocessing import Inputs, from_timm, from_torchvision
 from lipcomp.checkpoints._vits import heads_of, read_vit
 from lipcomp.encoders._resnet import DEPTHS
 
+GRIDS = (7, 8, 12, 14, 15, 16, 18, 20, 24, 27, 28, 32, 36, 37)  # patches on a side of the index's ViTs
 PLAIN = re.compile(r"torchvision/(resnet\d+|wide_resnet\w+|resnext\w+)")  # what everybody means by a ResNet
 
 
@@ -46,6 +48,8 @@ def infer_backbone(state: State, conventions: Mapping[str, Any]) -> Backbone:
             if (found := read_vit(state, conventions)) is not None:
                 return found
     known = lookup(state)
+    if not known and (found := _read_resized(state, conventions, budget)) is not None:
+        return found
     plain = [entry.name for entry in known if PLAIN.fullmatch(entry.name)]
     if known and not plain:
         return _read_index(known, conventions, budget)
@@ -93,6 +97,36 @@ def _read_index(known: list[Entry], conventions: Mapping[str, Any], budget: Budg
         notes=(*found.notes, note),
         normalisations=normalisations,
     )
+
+
+def _read_resized(state: State, conventions: Mapping[str, Any], budget: Budget) -> Backbone | None:
+    """A ViT of the index for images of another size, where its function is not that of a plain ViT with a class token.
+
+    CLIP's have another epsilon and may have QuickGELU, those without a class token other heads or norms.
+    """
+    positions, patch = state.get("pos_embed"), state.get("patch_embed.proj.weight")
+    usual = "cls_token" in state and not any(name.startswith(("norm_pre.", "attn_pool.")) for name in state)
+    if positions is None or patch is None or usual or positions.ndim != 3 or patch.ndim != 4:
+        return None
+    if conventions.get("format") != "plain":  # which says what the shapes do not
+        return None
+    prefix = next(
+        (n for n in (0, 1) if math.isqrt(positions.shape[1] - n) ** 2 == positions.shape[1] - n), None
+    )
+    if prefix is None:
+        return None
+    side = math.isqrt(positions.shape[1] - prefix)
+    tables = [positions.new_empty((1, grid**2 + prefix, positions.shape[2])) for grid in GRIDS]
+    known = [entry for table in tables for entry in lookup({**state, "pos_embed": table})]
+    size = (side * patch.shape[2], side * patch.shape[3])
+    told = {**conventions, "image_size": conventions.get("image_size") or size}
+    names = {entry.function: entry.name for entry in known}
+    now = {old: digest_function(build_backbone(name, 3, told, budget).network) for old, name in names.items()}
+    if not known:
+        return None
+    found = _read_index([replace(entry, function=now[entry.function]) for entry in known], told, budget)
+    ready = found.preprocessing and found.preprocessing.with_given(size)
+    return replace(found, image_size=size, preprocessing=ready)
 
 
 def _tags(name: str) -> Iterator[tuple[str, Inputs]]:

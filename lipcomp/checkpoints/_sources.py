@@ -15,7 +15,7 @@ What a file is, its first bytes say, not its name.
 
 import hashlib
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -196,11 +196,11 @@ def _file(path: Path) -> tuple[Tree, dict[str, str] | None]:
 
 def _folder(path: Path) -> Source:
     """A Hugging Face folder."""
-    files, notes = hugging_face.weight_files(path)
-    return replace(_read_folder(path, files), notes=notes)
+    files, notes, promised = hugging_face.weight_files(path)
+    return replace(_read_folder(path, files, promised), notes=notes)
 
 
-def _read_folder(path: Path, files: list[Path]) -> Source:
+def _read_folder(path: Path, files: list[Path], promised: Collection[str]) -> Source:
     config = hugging_face.read_json(path / "config.json")
     weights: State = {}
     digest = hashlib.sha256()
@@ -218,6 +218,11 @@ def _read_folder(path: Path, files: list[Path]) -> Source:
         weights |= here
         with file.open("rb") as handle:
             digest.update(hashlib.file_digest(handle, "sha256").digest())
+    if lacking := [key for key in promised if key not in weights]:
+        raise CheckpointError(
+            f"folder {str(path)!r}: its index names {lacking[0]!r}, which is in none of the shards; get the folder "
+            f"again"
+        )
     try:
         ready = from_transformers(*hugging_face.read_processor(path))
         ready = ready or from_timm(config, "pretrained_cfg of config.json")

@@ -67,6 +67,7 @@ def read_torch(path: Path) -> Mapping[str, Any]:
         described = _check_archive(file, size, what, opened) if archive else _check_legacy(path, file, what)
         if not isinstance(described.tree, Mapping):
             kind = described.tree.name if isinstance(described.tree, Made) else type(described.tree).__name__
+            kind = "tensor" if isinstance(described.tree, Claim) else kind
             raise CheckpointError(
                 f"{what} holds a whole {kind}, not a dictionary of weights; save model.state_dict() instead"
             )

@@ -122,15 +122,6 @@ def read_table(path: Path, label_column: str | None = None, *, required: bool = 
             )
         others = tuple(str(line[name]).strip() for name in more if line.get(name))
         rows.append(Row(str(line.get(file) or "").strip(), normal(text), told, others))
-    labels = {row.label for row in rows}
-    twice = sorted(
-        label for label in labels if re.fullmatch(r"-?\d+\.0+", label) and label.split(".")[0] in labels
-    )
-    if twice:
-        raise ValueError(
-            f"{str(path)!r} has the labels {twice[0]!r} and {twice[0].split('.')[0]!r}, one number written in two "
-            f"ways; write each class in one way"
-        )
     return Table(path, tuple(rows))
 
 

@@ -18,6 +18,7 @@ folders, splits inside classes, two folders for one split) is refused.
 
 import difflib
 import re
+import unicodedata
 from collections import Counter
 from collections.abc import Container, Sequence
 from dataclasses import dataclass, field
@@ -95,9 +96,12 @@ def find_split(
                 + f", or name {str(place)!r} itself as the data where no labels are needed"
             )
     if found.names is not None:
-        check_distinct(classes or ())
         own = in_order(set(found.names))
         found.classes = tuple(classes) if classes is not None else train or own
+        check_distinct(found.classes)
+        if alike := [name for name, n in Counter(map(str.casefold, found.classes)).items() if n > 1]:
+            written = [name for name in found.classes if name.casefold() == alike[0]]
+            found.notes.append(f"classes that differ only in capitals: {', '.join(written)}")
         _check_names(root, own, found.classes, "classes given" if classes is not None else "train split")
     return found
 
@@ -348,10 +352,22 @@ def in_order_of_folders(place: Path) -> tuple[str, ...] | None:
 
 
 def check_distinct(classes: Sequence[str]) -> None:
-    """Refuse a class that is there twice: as two folders whose accents are written differently, or in a list."""
-    twice = [name for name, count in Counter(classes).items() if count > 1]
-    if twice:
-        raise ValueError(f"there are two classes {twice[0]!r}; rename or join them")
+    """Refuse a class that is there twice: with accents, spaces or zeros written differently, or in a list."""
+    seen: dict[str, str] = {}
+    for name in classes:
+        if (other := seen.get(_as_seen(name))) is not None:
+            both = "" if other == name else f" and {other!r}, one name or number written in two ways"
+            raise ValueError(f"there are two classes {name!r}{both}; rename or join them")
+        seen[_as_seen(name)] = name
+
+
+def _as_seen(name: str) -> str:
+    """A name as people read it: without zero-width letters, spaces of one kind, whole numbers without zeros around."""
+    kinds = [(letter, unicodedata.category(letter)) for letter in name]
+    shown = "".join(" " if kind == "Zs" else letter for letter, kind in kinds if kind != "Cf")
+    shown = re.sub(" +", " ", shown).strip(" ")
+    number = re.fullmatch(r"\+?(-?)0*(\d+)(\.0*)?", shown)
+    return f"{number[1]}{number[2]}" if number else shown
 
 
 def _check_names(root: Path, own: Sequence[str], classes: Sequence[str], whose: str) -> None:

@@ -16,11 +16,11 @@ from dataclasses import dataclass
 from typing import TypeVar
 
 import torch
-from PIL import ExifTags, Image
 from torch import Tensor
 
 from lipcomp.data._datasets import DatasetImages
 from lipcomp.data._folders import FolderImages, read_crops
+from lipcomp.data._pictures import upright_size
 from lipcomp.data._sets import ImageSet, TensorImages, batches
 from lipcomp.data._views import PhotoViews, Views
 
@@ -49,10 +49,8 @@ def in_memory(images: ImageSet, views: Views, advance: Callable[[int], object] =
         return images
     if isinstance(images, FolderImages) and _cuts_files(views):
         for file in images.files:
-            with Image.open(file) as picture:
-                turned = picture.getexif().get(ExifTags.Base.Orientation, 1) != 1
-                if turned or picture.size[::-1] != images.image_shape[1:]:
-                    return images
+            if upright_size(file) != images.image_shape[1:]:
+                return images
     held = []
     for batch in batches(images, batch_size=256):
         levels = batch * 255

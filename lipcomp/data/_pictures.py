@@ -23,11 +23,15 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from PIL import Image, ImageOps
+from PIL import Image, ImageOps, features
 
 WHITE = (255, 255, 255)
 # Tags of TIFF and EXIF.
 _BITS, _PHOTOMETRIC, _ORIENTATION, _SAMPLES, _EXTRA, _FORMAT = 258, 262, 274, 277, 338, 339
+# What a file may be, whatever it is called. Pillow would read others too, EPS by running Ghostscript.
+FORMATS = ("BMP", "DIB", "GIF", "JPEG", "JPEG2000", "PNG", "PPM", "TIFF", "WEBP") + (
+    ("AVIF",) if features.check("avif") else ()
+)
 _DEEP = ("I;16", "I;16L", "I;16B", "I;16N")
 
 
@@ -44,7 +48,7 @@ def read_picture(file: Path, background: tuple[int, int, int] = WHITE) -> Image.
         If that is not possible without guessing; the message names the file and the reason.
     """
     try:
-        with Image.open(file) as source:
+        with Image.open(file, formats=FORMATS) as source:
             frames = getattr(source, "n_frames", 1)
             if frames > 1 and source.format != "MPO":
                 raise ValueError(f"it holds {frames} frames or pages; save each one as a separate file")
@@ -56,7 +60,16 @@ def read_picture(file: Path, background: tuple[int, int, int] = WHITE) -> Image.
 def check_header(file: Path) -> None:
     """Open a file without decoding it; raises :class:`UnreadableImageError` if it is no image."""
     try:
-        Image.open(file).close()
+        Image.open(file, formats=FORMATS).close()
+    except Exception as error:
+        raise _unreadable(file, error) from error
+
+
+def upright_size(file: Path) -> tuple[int, int] | None:
+    """(height, width) of a picture that is stored upright, None of another; raises as :func:`check_header`."""
+    try:
+        with Image.open(file, formats=FORMATS) as source:
+            return None if _is_turned(source) else (source.height, source.width)
     except Exception as error:
         raise _unreadable(file, error) from error
 

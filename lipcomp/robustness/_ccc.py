@@ -25,6 +25,7 @@ from jaxtyping import Bool, Float, Int64
 from PIL import Image
 from torch import Tensor
 
+from lipcomp.data._pictures import FORMATS
 from lipcomp.robustness._estimates import Estimate, proportion
 from lipcomp.robustness._shifted import imagenet_wnids
 
@@ -66,7 +67,7 @@ class Stream:
         images = []
         for index in indices.tolist():
             try:
-                with Image.open(io.BytesIO(self._bytes(index))) as source:
+                with Image.open(io.BytesIO(self._bytes(index)), formats=FORMATS) as source:
                     pixels = torch.from_numpy(np.array(source.convert("RGB"))).permute(2, 0, 1)
             except (OSError, SyntaxError) as error:
                 raise ValueError(

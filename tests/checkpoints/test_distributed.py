@@ -117,6 +117,19 @@ def first(metadata):
             "claims more than",
         ),
         (lambda m: setattr(m, "state_dict_metadata", None), "describes no tensors"),
+        (
+            lambda m: m.storage_data.update(
+                {MetadataIndex("net.weight", torch.Size([1, 0])): m.storage_data.popitem()[1]}
+            ),
+            "parts of net.weight that overlap",
+        ),
+        (
+            lambda m: m.__dict__.update(
+                state_dict_metadata={**m.state_dict_metadata, "b": m.state_dict_metadata["net.weight"]},
+                storage_data={**m.storage_data, MetadataIndex("b", torch.Size([0, 0])): first(m)},
+            ),
+            "has one part for net.weight and b",
+        ),
     ],
 )
 def test_a_damaged_or_hostile_index_is_refused(change, message, tmp_path, monkeypatch):

@@ -214,6 +214,17 @@ def test_a_name_is_of_the_library_that_wrote_it(tmp_path, shaken):
 # --- other libraries' vision transformers -------------------------------------------------------------------------
 
 
+def test_a_clip_of_the_index_at_another_size_is_itself(tmp_path, shaken):
+    """Its positions alone differ; it was read as a plain ViT, with another epsilon and without its normalisation."""
+    network = shaken(timm.create_model("vit_xsmall_patch16_clip_224", num_classes=0, img_size=32))
+    torch.save(network.state_dict(), tmp_path / "net.pth")
+    encoder = load_encoder(tmp_path / "net.pth").encoder
+    images = torch.rand(2, 3, 32, 32, generator=torch.Generator().manual_seed(0))
+    agree(encoder.features(images), network((images - encoder.mean) / encoder.std))
+    assert encoder.backbone.norm.eps == 1e-5
+    assert float(encoder.mean[0]) == pytest.approx(0.48145466)
+
+
 def small_vit(shaken, **more):
     network = timm.models.vision_transformer.VisionTransformer(
         **SMALL, num_classes=0, global_pool="token", **more
@@ -252,6 +263,7 @@ def test_openclips_tower(tmp_path, shaken, small_images, normalised):
     whole = {f"visual.{k}": v for k, v in state.items()} | {
         "logit_scale": torch.tensor(1.0),
         "text_projection": torch.ones(4, 4),
+        "transformer.resblocks.0.attn.in_proj_weight": torch.ones(12, 4),  # of the text tower
     }
     torch.save({"state_dict": {f"module.{k}": v for k, v in whole.items()}}, tmp_path / "clip.pt")
     checkpoint = load_encoder(tmp_path / "clip.pt", mean=(0.5,) * 3, std=(0.5,) * 3)

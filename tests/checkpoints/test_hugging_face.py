@@ -158,6 +158,12 @@ def test_a_transformers_resnet_in_shards(tmp_path, resnet18, images, normalised,
     ):
         load_encoder(tmp_path)
     (tmp_path / "model.safetensors.index.json").write_text(
+        json.dumps({"weight_map": index | {"bias": second}})
+    )
+    save_file(shards[second], tmp_path / second)
+    with pytest.raises(CheckpointError, match="its index names 'bias', which is in none of the shards"):
+        load_encoder(tmp_path)
+    (tmp_path / "model.safetensors.index.json").write_text(
         json.dumps({"weight_map": {"a": "../../etc/passwd"}})
     )
     with pytest.raises(

@@ -235,8 +235,29 @@ def test_a_table_computed_beside_the_weights_has_numbers(late):
         ),
         (lambda path: torch.save({"w": torch.zeros(2, 2).to_sparse()}, path), "sparse tensors"),
         (lambda path: torch.save({"w": torch.zeros(2, 2).to(torch.float8_e5m2)}, path), "float8"),
+        (
+            lambda path: torch.save({"w": torch.zeros(2, 2, device="meta")}, path),
+            "meta device, which have no values",
+        ),
+        (
+            lambda path: torch.save({"w": torch.zeros(2, 2, dtype=torch.complex64).conj().imag}, path),
+            "as its negative or conjugate; save",
+        ),
+        (lambda path: torch.save(torch.zeros(2), path), "holds a whole tensor, not"),
+        (lambda path: torch.save({"w": torch.zeros(1).expand(3)}, path), "or of an expanded tensor"),
     ],
-    ids=["json", "gguf", "torchscript", "export", "sparse", "float8"],
+    ids=[
+        "json",
+        "gguf",
+        "torchscript",
+        "export",
+        "sparse",
+        "float8",
+        "meta",
+        "negated",
+        "tensor",
+        "expanded",
+    ],
 )
 @pytest.mark.filterwarnings("ignore")
 def test_messages_say_what_a_file_is(write, message, tmp_path):

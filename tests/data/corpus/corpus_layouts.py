@@ -1,6 +1,7 @@
 """Splits and class folders."""
 
 import os
+import shutil
 
 import numpy as np
 from corpus_building import CASES, HEIGHT, WIDTH, Checks, Exact, Folder, Refused, case
@@ -280,6 +281,16 @@ def a_pipe_called_png(f: Folder) -> Checks:
 def accents_in_two_forms(f: Folder) -> Checks:
     f.put("train/caf\u00e9/0.png", "train/tea/0.png", "test/cafe\u0301/0.png")
     yield Exact({"test/cafe\u0301/0.png": "caf\u00e9"}, classes=("caf\u00e9", "tea"))
+
+
+@case
+def names_that_look_alike(f: Folder) -> Checks:
+    for one, other in (("polar bear", "polar\u00a0bear"), ("cat\u200b", "cat"), ("01", "1")):
+        f.put(f"train/{one}/0.png", f"train/{other}/1.png")
+        yield Refused("one name or number written in two ways", "train")
+        shutil.rmtree(f.root / "train")
+    f.put("Cat/0.png", "cat/1.png")
+    yield Exact({"Cat/0.png": "Cat", "cat/1.png": "cat"}, note="differ only in capitals: Cat, cat")
 
 
 @case

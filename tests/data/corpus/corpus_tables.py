@@ -279,7 +279,7 @@ def table_with_spaces_before_quotes(f: Folder) -> Checks:
 def table_with_one_number_in_two_ways(f: Folder) -> Checks:
     f.put("0.png", "1.png", "2.png")
     path = f.table("labels.csv", [("file", "label"), ("0.png", "1"), ("1.png", "1.0"), ("2.png", "2")])
-    yield Refused("'1.0' and '1', one number written in two ways", options={"labels": path})
+    yield Refused("'1.0' and '1', one name or number written in two ways", options={"labels": path})
 
 
 @case
