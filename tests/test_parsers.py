@@ -142,7 +142,7 @@ NAMES = st.lists(st.sampled_from(PIECES.split()), max_size=6).map(".".join)
 def test_a_dialect_loses_no_weight(dialect, names, prefix):
     """Every tensor behind the prefix is under one name, alone or joined; no other tensor is touched."""
     state = {prefix + name: torch.full((2, 2), float(i)) for i, name in enumerate(names)}
-    state[f"{prefix}{dialect.sign}"] = torch.zeros(1)
+    state |= {prefix + sign: torch.zeros(1) for sign in (dialect.sign, dialect.stem) if sign}
     state["elsewhere"] = torch.zeros(1)
     assert (dialect, prefix) in prefixes_of(state)
     try:
