@@ -212,10 +212,12 @@ def test_other_sets_are_prepared_as_the_plans_own(save_small, tmp_path):
     rng = np.random.default_rng(0)
     for split, n in (("train", 4), ("test", 3)):
         for label in ("cat", "dog"):
-            (tmp_path / "set" / split / label).mkdir(parents=True)
             for i in range(n):
                 pixels = rng.integers(0, 256, (40, 60, 3), dtype=np.uint8)
-                Image.fromarray(pixels).save(tmp_path / "set" / split / label / f"{i}.png")
+                for name, kind in (("set", "png"), ("outside", "bmp")):  # the same images in other files
+                    place = tmp_path / name / split / label / f"{i}.{kind}"
+                    place.parent.mkdir(parents=True, exist_ok=True)
+                    Image.fromarray(pixels).save(place)
     for severity in range(1, 6):
         for file in (tmp_path / "set" / "test").rglob("*.png"):
             place = tmp_path / "C" / "fog" / str(severity) / file.parent.name / file.name
@@ -225,7 +227,7 @@ def test_other_sets_are_prepared_as_the_plans_own(save_small, tmp_path):
     data = str(tmp_path / "set")
     told = {"convert_channels": True, "override": {"resize": (31, 33), "crop": (28, 28)}}
     corrupted = CorruptionAccuracy(folder=str(tmp_path / "C"), severities=(1, 3))
-    quantities = (CleanAccuracy(), OutOfDistribution(data), corrupted)
+    quantities = (CleanAccuracy(), OutOfDistribution(str(tmp_path / "outside")), corrupted)
     plan = Plan((Source(save_small(tmp_path / "a.safetensors")),), Images(data, options=told), quantities)
     found = [record for done in run(plan) for record in done.records]
     assert {r.value for r in found if r.quantity == "ood.auroc"} == {0.5}
