@@ -8,12 +8,14 @@ mean there. What is checked runs as under torch.no_grad where it is called under
 
 import functools
 import inspect
+import math
 import os
 import re
 import types
 import typing
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
+from fractions import Fraction
 from itertools import islice
 from numbers import Integral, Real
 from pathlib import Path
@@ -138,6 +140,10 @@ def _converted(value: Any, kind: Any) -> Any:
         inspect.isclass(each) and issubclass(each, Tensor | np.ndarray | jaxtyping.AbstractArray)
         for each in wanted
     )
+    if float in wanted:
+        value = _finite_or_infinite(value)
+    elif type(value) in (list, tuple) and any(float in typing.get_args(each) for each in _choices(kind)):
+        value = type(value)(map(_finite_or_infinite, value))
     if arrays or value is None:
         return value
     if _is_single(value):
@@ -151,6 +157,17 @@ def _converted(value: Any, kind: Any) -> Any:
         return tuple(item.item() if _is_single(item) else item for item in items)
     path = Path in wanted and isinstance(value, os.PathLike) and not isinstance(value, Path)
     return Path(value) if path else value
+
+
+def _finite_or_infinite(value: Any) -> Any:
+    """A whole number or a fraction beyond all floats as infinity, which no rule takes for another number."""
+    if not isinstance(value, int | Fraction):
+        return value
+    try:
+        float(value)
+    except OverflowError:
+        return math.inf if value > 0 else -math.inf
+    return value
 
 
 def _is_single(value: Any) -> bool:

@@ -171,3 +171,34 @@ def test_an_option_given_by_its_place_is_told_so():
     network = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(4, 3))
     with pytest.raises(TypeError, match="positional arguments"):
         robustness.pgd(network, images, torch.tensor([0, 1]), 0.1)
+
+
+@pytest.mark.parametrize(
+    "number", [10**400, Fraction(10**400, 3), -(10**400)], ids=["whole", "part", "negative"]
+)
+@pytest.mark.parametrize(
+    "call",
+    [
+        lambda number: bound.certified_bound(linear, IMAGES, radius=number),
+        lambda number: bound.search_ball(linear, IMAGES, number),
+        lambda number: bound.certified_accuracy(
+            linear, IMAGES, torch.zeros(3, dtype=torch.long), [0.1, number]
+        ),
+        lambda number: lipcomp.VonMisesFisher(MU, number).entropy(),
+    ],
+    ids=["certificate", "search", "accuracy", "distribution"],
+)
+def test_a_number_beyond_all_floats_is_infinite(call, number):
+    """They ended in OverflowError."""
+    with pytest.raises(ValueError, match=r"finite.*inf"):
+        call(number)
+
+
+@pytest.mark.parametrize(("norm", "widest"), [("l2", 2.0), ("linf", 1.0)])
+def test_a_ball_beyond_the_cube_is_the_cube(norm, widest):
+    """A search at radius 1e308 ended in an error of torch."""
+    found, cube = (
+        bound.search_ball(linear, IMAGES, r, norm=norm, steps=2, generator=torch.Generator().manual_seed(0))
+        for r in (1e308, widest)
+    )
+    assert torch.equal(found.point, cube.point)

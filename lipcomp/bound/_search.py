@@ -142,7 +142,9 @@ def search_ball(
     check_map(fn, images)
     seeds = draw_seeds(len(images), generator)
     size = chosen_batch_size(batch_size, fn, images)
-    search = _Search(fn, *in_float64(fn, images, normalised=False), radius, norm, kind, starts, steps)
+    widest = 1.0 if norm == "linf" else math.sqrt(images[0].numel())  # no wider ball holds more of [0, 1]
+    wide, eta = in_float64(fn, images, normalised=False)
+    search = _Search(fn, wide, eta, min(radius, widest), norm, kind, starts, steps)
     parts = []
     for index in torch.arange(len(images)).split(size):
         parts.append(search.run(images[index], [seeds[i] for i in index.tolist()]))
