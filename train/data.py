@@ -1,8 +1,8 @@
 """The images of a run: found and looked at before anything is written; their order; a recipe fitted to them.
 
-Where randomness comes from: a generator for every (seed, stream, step). A run has four streams (weights, order, views,
-noise). None depends on what another took, so two runs of one seed share what they share whatever else they draw, and a
-run goes on at any step without a generator's state.
+Where randomness comes from: a generator for every (seed, stream, step). A run has five streams (weights, order, views,
+noise, layers). None depends on what another took, so two runs of one seed share what they share whatever else they
+draw, and a run goes on at any step without a generator's state.
 """
 
 import hashlib
@@ -217,7 +217,7 @@ def fit(recipe: Recipe, images: ImageSet, data: str | None = None) -> Recipe:
         recipe,
         data=data or images.name,
         encoder=replace(recipe.encoder, image_shape=images.image_shape, mean=mean, std=std),
-        views=views_for(images.image_shape) if isinstance(recipe.views, others) else recipe.views,
+        views=views_for(images.image_shape) if type(recipe.views) is others else recipe.views,
         probe=recipe.probe if len(images.classes) > 0 else None,
     )
 

@@ -4,9 +4,10 @@
     python -m train.pretrain cifar10_byol --data-root /data --set epochs=200 --precision bf16
     torchrun --nproc-per-node 8 -m train.pretrain imagenet_c_simclr_300 --data /data/imagenet --precision bf16
 
-Every random number of a run belongs to one of four streams (weights, order, views, noise), and each step draws
-from a generator seeded by (seed, stream, step) alone. So two runs of one seed share weights, order and views
-whatever their objectives draw, and a run that was killed at any moment goes on bitwise without any generator's state.
+Every random number of a run belongs to one of five streams (weights, order, views, noise, layers such as dropout), and
+each step draws from a generator seeded by (seed, stream, step) alone. So two runs of one seed share weights, order and
+views whatever their objectives draw, and a run that was killed at any moment goes on bitwise without any generator's
+state.
 
 What the folder of a run holds is listed in :mod:`train.folder`.
 """
@@ -75,7 +76,9 @@ def pretrain(
         How it is run.
     data
         Images to train on instead of the recipe's own: an image set, or a torchvision or Hugging Face dataset. A
-        mapping of splits to datasets has the held-out images too.
+        mapping of splits to datasets has the held-out images too. Items of a dataset that are larger than the recipe's
+        images are reduced and centre-cropped to their size before the random crops; those of a folder are cut from
+        the file's own pixels, so give photographs as a folder.
     report
         Called with each line of progress and each warning.
 

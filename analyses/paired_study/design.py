@@ -10,7 +10,7 @@ beforehand.
 import json
 import math
 import sys
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, fields
 from datetime import UTC, datetime
 from pathlib import Path
@@ -125,11 +125,10 @@ def design_text(design: Design) -> str:
     return json.dumps(asdict(design))
 
 
-def changes(design: Design, kept: Iterable[str]) -> tuple[str, ...]:
+def changes(design: Design, kept: str) -> tuple[str, ...]:
     """What the design says otherwise than when values were measured (:func:`design_text`)."""
-    now = json.loads(design_text(design))
-    before = [item for text in kept for item in json.loads(text).items()]
-    return tuple(f"{name} was {old}, is {now[name]}" for name, old in before if now.get(name, old) != old)
+    now, before = json.loads(design_text(design)), json.loads(kept).items()
+    return tuple(f"{name} was {old!r}, is {now[name]!r}" for name, old in before if now.get(name, old) != old)
 
 
 def _rules(design: Design) -> Iterator[tuple[str, bool, str]]:

@@ -67,7 +67,7 @@ class Study:
     looks
         Numbers of seeds with which the study was measured to the end: with each it may have been looked at.
     redesigned
-        What the design says otherwise than when the study was measured.
+        What the design says otherwise than when the study was measured first.
     """
 
     frame: pd.DataFrame
@@ -99,12 +99,13 @@ def load_study(folder: Path) -> Study:
     frame = measured.frame
     plan = read_plan(folder)
     design = read_design(plan)
+    kept = frame.get("provenance.design", pd.Series(dtype=object)).dropna()
+    redesigned = changes(design, kept.iloc[0]) if len(kept) and plan.get("design") else ()
     if design.written and "provenance.time" in frame:
         first = pd.to_datetime(frame["provenance.time"], utc=True, format="ISO8601").min()
         if pd.notna(first) and first < pd.Timestamp(design.written):
             design = replace(design, written="")  # it may have been written to fit the data
-    kept = frame.get("provenance.design", pd.Series(dtype=object)).dropna().unique()
-    if redesigned := changes(read_design(plan), kept):
+    if redesigned:
         design = replace(design, written="")
     looks = find_looks(frame)
     frame, again = last_values(frame)

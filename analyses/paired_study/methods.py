@@ -24,10 +24,11 @@ def methods_text(study: Study) -> list[str]:
     images = sigma["n"].dropna().astype(int).unique()
     count = ", ".join(str(n) for n in images) if len(images) else "the sampled"
     primary = " and for ".join(o.label for o in OUTCOMES if o.key in design.primary)
-    written = f"was written on {design.written}," if design.written else "was not written"
+    written = f"was written on {design.written}, before" if design.written else "was not written before"
+    written = "was changed after" if study.redesigned else written
     low, high = design.clean_slope
     return [
-        f"Design. It {written} before the data. Primary: {design.treated} against {design.control}, for {primary}. "
+        f"Design. It {written} the data. Primary: {design.treated} against {design.control}, for {primary}. "
         f"Everything else is exploratory. The equivalence zones are ±{100 * design.zone_sigma:g}% of σ and "
         f"±{design.zone_accuracy:g} point of accuracy.",
         "Pairs. Two runs are a pair if they agree in data, recipe, architecture, schedule and seed and differ in the "

@@ -315,10 +315,21 @@ def salvage_records(path: Path | str, out: Path | str) -> tuple[int, int]:
         damaged = len(lines) - len(records)
     else:
         records = list(_iterate(Path(path), mend))
+    records, found = [record for record in records if _is_writable(record)], len(records)
+    damaged += found - len(records)
     if not records:
         raise RecordError(f"{path} holds no record that could be rescued")
     append_records(out, records)
     return len(records), damaged
+
+
+def _is_writable(record: Record) -> bool:
+    """Whether a record is JSON: Python reads NaN and Infinity, which are none."""
+    try:
+        record.to_json()
+    except ValueError:
+        return False
+    return True
 
 
 def _utf16(path: Path) -> str:

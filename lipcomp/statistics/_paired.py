@@ -133,7 +133,7 @@ def paired_effect(
         p_value, smallest, how = _sign_flip(difference, resamples, generator)
         if smallest > 1 - level:
             notes.append(f"{n} pairs cannot give a p-value below {smallest:.2g}")
-    if n > 1 and np.ptp(difference) <= tiny:
+    if n > 1 and np.ptp(difference) <= 2 * tiny:  # as of four values that are rounded
         notes.append("the differences do not vary: neither interval nor d_z is estimable")
     elif n > 1:
         spread = float(difference.std(ddof=1))

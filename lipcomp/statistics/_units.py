@@ -158,7 +158,7 @@ def contrast(
         note = f"no spread can be seen with n = {n}, so no interval"
         return Contrast(name, value_here, None, None, n, how, level, None, note, None, 0.0, *rest)
     between = spread / n
-    if between <= tiny**2:
+    if spread <= tiny**2:
         between = 0.0
     total = between + shared_here
     if shared_here > 0 and total > 0:

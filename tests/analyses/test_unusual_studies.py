@@ -9,6 +9,7 @@ from analyses.paired_study.answer import answer_study
 from analyses.paired_study.associations import bits_model, main_data
 from analyses.paired_study.design import Design, design_text, read_design
 from analyses.paired_study.frames import load_study
+from analyses.paired_study.methods import methods_text
 from analyses.paired_study.pairs import find_pairs
 from analyses.paired_study.study import CREDIT, PLAIN, models_table, read_plan
 from analyses.paired_study.words import headline, model_findings, number_text, value_text, verdict_rows
@@ -85,15 +86,18 @@ def test_a_design_changed_after_measuring_makes_nothing_primary(planted, tmp_pat
     """A zone that was widened to fit the data stayed "named before the data"."""
     planted(tmp_path)
     kept = design_text(read_design(read_plan(tmp_path)))
+    tried = design_text(Design(zone_accuracy=2.0))
+    told = iter([kept, kept])  # at first; more seeds were measured with another, which was taken back
 
     def measured(record):
-        return {**record, "provenance": {"design": kept}}
+        return {**record, "provenance": {"design": next(told, tried)}}
 
     _, found = altered(tmp_path, measured)
     assert sum(r.primary for r in found.verdicts.rows) == 2
-    _, found = altered(tmp_path, measured, zone_accuracy=3.0)
+    study, found = altered(tmp_path, same, zone_accuracy=3.0)
     assert not any(r.primary for r in found.verdicts.rows)
     assert "changed after the study was measured (zone_accuracy was 1.0, is 3.0)" in found.cautions[0]
+    assert methods_text(study)[0].startswith("Design. It was changed after the data.")
 
 
 def test_a_beta_of_float32_is_the_same_beta(planted, tmp_path):

@@ -150,6 +150,10 @@ def test_a_damaged_line_is_named_skipped_or_rescued(tmp_path, capsys):
     path.write_text(f"{OTHER.to_json()}\n{CLEAN.to_json()}\n", "utf-16")  # by > in Windows PowerShell
     assert salvage_records(path, tmp_path / "narrow") == (2, 0)
     assert read_records(tmp_path / "narrow") == [OTHER, CLEAN]
+    for bad in ("NaN", "Infinity"):  # in the settings, by a script of one's own
+        damaged = OTHER.to_json().replace('"constant"', bad)
+        path.write_text(f"{damaged}\n{CLEAN.to_json()}\n")
+        assert salvage_records(path, tmp_path / bad) == (1, 1)
     (tmp_path / "text").write_text("no record\n")
     with pytest.raises(RecordError, match="no record that could be rescued"):
         salvage_records(tmp_path / "text", tmp_path / "another")

@@ -138,6 +138,17 @@ def test_rounding_of_short_types_is_no_variation(kind):
         assert "do not vary" in found.note
 
 
+@pytest.mark.parametrize(("kind", "step"), [(torch.float16, 2**-10), (torch.bfloat16, 2**-7)])
+def test_differences_of_a_few_units_in_the_last_place_are_differences(kind, step):
+    """Two to four of them were taken for rounding: the mean difference of accuracies in bfloat16 was 0."""
+    a = 0.5 + step * torch.tensor([2, 3, 4, 2, 3])
+    found = paired_effect(a.to(kind), torch.full((5,), 0.5, dtype=kind))
+    assert found == paired_effect(a, torch.full((5,), 0.5))
+    values = torch.cat([a, torch.full((5,), 0.5)])
+    given = [*range(5)] * 2, list("tttttccccc"), "t", "c"
+    assert contrast(values.to(kind), *given).value == contrast(values, *given).value == found.value
+
+
 @pytest.mark.parametrize(
     "bad",
     [

@@ -13,11 +13,11 @@ from torch import nn
 from lipcomp._commands import run
 from lipcomp.checkpoints._native import load_checkpoint
 from lipcomp.data._sets import TensorImages
-from lipcomp.data._views import DigitViews
+from lipcomp.data._views import DigitViews, PhotoViews
 from lipcomp.encoders._backbones import BACKBONES
 from lipcomp.objectives import Loss, Objective
 from train.command import main
-from train.data import fit_to_data
+from train.data import fit, fit_to_data
 from train.monitor import Monitor, effective_rank, tensorboard_sink, uniformity, wandb_sink
 from train.pretrain import pretrain
 from train.settings import Settings
@@ -400,6 +400,14 @@ class Mine(DigitViews):
 def test_views_of_ones_own_that_return_something_else_are_named(recipes, tmp_path, returned, message):
     with pytest.raises(ValueError, match=rf"Mine\.apply .*{message}"):
         pretrain(replace(recipes["simclr"], views=Mine(returned=returned)), 0, tmp_path, report=quiet)
+
+
+def test_views_of_ones_own_are_kept_for_other_images(recipes):
+    """Made from lipcomp's views for another number of channels, they were replaced."""
+    colour = TensorImages("c", torch.zeros(4, 3, 16, 16).byte(), torch.arange(4) % 2, ("a", "b"))
+    mine = Mine(returned="(x, x)")
+    assert fit(replace(recipes["simclr"], views=mine), colour).views is mine
+    assert type(fit(replace(recipes["simclr"], views=DigitViews()), colour).views) is PhotoViews
 
 
 def test_unknown_options_get_the_nearest(capsys):
