@@ -361,6 +361,7 @@ ON_A_BALL = {
     "logaddexp": lambda x: torch.logaddexp(9 * x, 2 - 3 * x[..., :1]).flatten(1),
     "the largest": lambda x: x.flatten(1).topk(5, 1).values,
     "the smallest": lambda x: x.topk(2, 3, largest=False).values.flatten(1),
+    "the largest of all": lambda x: torch.stack([y.amax((), keepdim=True).flatten() for y in 2 * x]),
     "median, third": lambda x: torch.cat([x.median(3).values, x.kthvalue(3, 2).values], 2).flatten(1),
     "sums of exponentials so far": lambda x: (5 * x).logcumsumexp(2).flatten(1),
     "recurrent cells": lambda x: torch.cat([CELL(x[:, 0, 0]), RECURRENT(x[:, 0, :3])[0][:, -1]], 1),
@@ -409,6 +410,14 @@ def test_the_local_certificate_holds_on_its_ball_and_is_sigma_at_the_image(name,
         step = F.normalize(torch.randn(2, 36, generator=generator).double(), dim=1).view_as(images) * radius
         assert (spectral_norm(fn, images + step, method="rows").sigma <= bound).all()
         assert (here <= bound).all()
+
+
+@pytest.mark.parametrize("norms", [1, 2])
+def test_norms_that_vanish_at_the_image_do_not_in_the_ball(norms):
+    """At 0 torch's derivative of |z| is 0; beside it, it is 1."""
+    image = torch.full((1, norms, 1), 0.5, dtype=torch.float64)
+    found = certified_bound(lambda x: 2 * (x - image).norm(dim=2), image, radius=0.1, method="local").bound
+    assert 2 <= float(found) <= 3
 
 
 @pytest.mark.parametrize(
