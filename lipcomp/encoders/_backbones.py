@@ -93,7 +93,8 @@ def _first_output(network: nn.Module, image_shape: tuple[int, int, int], name: s
     """What a network gives for one black image; ValueError says why it is no backbone."""
     if not isinstance(network, nn.Module):
         raise ValueError(f"backbone {name!r} must be a torch.nn.Module, got {type(network).__name__}")  # noqa: TRY004
-    mode, image = network.training, torch.zeros(1, *image_shape)
+    place = next((weight.device for weight in network.parameters()), None)
+    mode, image = network.training, torch.zeros(1, *image_shape, device=place)
     try:
         with torch.no_grad():
             found = _tensor(network.eval()(image), name)
