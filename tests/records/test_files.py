@@ -144,7 +144,12 @@ def test_a_damaged_line_is_named_skipped_or_rescued(tmp_path, capsys):
     assert path.read_bytes() == before
     with pytest.raises(ValueError, match="exists already"):
         salvage_records(path, out)
-    deep = b'{"schema": 2, "quantity": "q", "value": 1, "subject": ' + b'{"a": ' * 100_000 + b"1" + b"}" * 100_001
+    deep = (
+        b'{"schema": 2, "quantity": "q", "value": 1, "subject": '
+        + b'{"a": ' * 100_000
+        + b"1"
+        + b"}" * 100_001
+    )
     path.write_bytes(lines[0] + b"\n" + lines[2] + b"\n" + deep + b"\n")
     assert salvage_records(path, tmp_path / "shallow") == (2, 1)
     path.write_text(f"{OTHER.to_json()}\n{CLEAN.to_json()}\n", "utf-16")  # by > in Windows PowerShell
