@@ -274,23 +274,25 @@ def mediated(seeds: int, step: float, slope: float) -> Draw:
     return draw
 
 
+def simulated_bits(
+    rng: np.random.Generator, seeds: int, spread: float, effect: float = 0.0, images: int = 120
+) -> tuple[list[np.ndarray], np.ndarray, list[bool], list[int]]:
+    """What hierarchical_effect takes: log-odds of corruption, image, seed and run (``spread``), and the effect."""
+    image, level = rng.standard_normal(images), np.repeat([1.0, 0.5, 0.0, 1.5], 2)
+    bits, treated, of_seed = [], [], []
+    for seed in range(seeds):
+        common = 0.2 * rng.standard_normal()
+        for is_treated in (True, False):
+            logit = level[:, None] + image + common + spread * rng.standard_normal() + effect * is_treated
+            bits.append(rng.random(logit.shape) < scipy.special.expit(logit))
+            treated.append(is_treated)
+            of_seed.append(seed)
+    return bits, np.repeat(["fog", "snow", "blur", "noise"], 2), treated, of_seed
+
+
 def bits_of_runs(seeds: int, spread: float) -> Draw:
-    """Right answers of two methods that do not differ; log-odds of a run have this spread."""
-    corruption = np.repeat(["fog", "snow", "blur", "noise"], 2)
-
-    def draw(rng: np.random.Generator) -> tuple[Estimate, float]:
-        image, level = rng.standard_normal(120), np.repeat([1.0, 0.5, 0.0, 1.5], 2)
-        bits, treated, of_seed = [], [], []
-        for seed in range(seeds):
-            common = 0.2 * rng.standard_normal()
-            for is_treated in (True, False):
-                logit = level[:, None] + image + common + spread * rng.standard_normal()
-                bits.append(rng.random(logit.shape) < scipy.special.expit(logit))
-                treated.append(is_treated)
-                of_seed.append(seed)
-        return hierarchical_effect(bits, corruption, treated, of_seed), 0.0
-
-    return draw
+    """Right answers of two methods that do not differ."""
+    return lambda rng: (hierarchical_effect(*simulated_bits(rng, seeds, spread)), 0.0)
 
 
 def rare(rows: int, positives: int) -> Draw:

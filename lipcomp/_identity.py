@@ -19,13 +19,9 @@ True
 
 import array
 import collections
-import datetime
-import decimal
 import enum
-import fractions
 import functools
 import hashlib
-import operator
 import re
 import threading
 import types
@@ -38,7 +34,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from lipcomp._identity_code import is_installed, name_of, reached
+from lipcomp._identity_code import TOLD_BY_REPR, is_installed, name_of, reached
 
 LENGTH = 32  # hex digits of an identity: 128 bits
 
@@ -54,10 +50,6 @@ _SKIPPED = {
 # Where a Hugging Face configuration was read from.
 _PLACES = {"_name_or_path", "name_or_path", "_commit_hash", "transformers_version"}
 _HOOKS = {"_forward_hooks", "_forward_pre_hooks"}
-_TOLD_BY_REPR = (
-    *(range, slice, types.EllipsisType, decimal.Decimal, fractions.Fraction),
-    *(datetime.date, datetime.time, datetime.timedelta, operator.itemgetter, operator.attrgetter),
-)
 _DURING = threading.local()  # what user code reaches, for as long as a digest is being made
 
 
@@ -164,7 +156,7 @@ def _feed(sha: Any, value: Any, seen: frozenset[int]) -> None:
         _feed(sha, value.get_state(), seen)
     elif isinstance(value, torch.device):
         _write(sha, "d", value.type.encode())
-    elif isinstance(value, _TOLD_BY_REPR):
+    elif isinstance(value, TOLD_BY_REPR):
         _write(sha, "r", repr(value).encode())
     elif isinstance(value, re.Pattern):
         _tell(sha, seen, "P", value.pattern, value.flags)

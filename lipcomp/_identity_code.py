@@ -30,22 +30,17 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+# Values whose repr is all that they are.
+TOLD_BY_REPR = (
+    *(range, slice, types.EllipsisType, decimal.Decimal, fractions.Fraction),
+    *(datetime.date, datetime.time, datetime.timedelta, operator.itemgetter, operator.attrgetter),
+)
 _VALUES = (
     *(bool, int, float, complex, str, bytes, list, tuple, Mapping, Set, enum.Enum, PurePath),
     *(Tensor, np.ndarray, np.generic, torch.dtype, nn.Module),
     *(functools.partial, types.SimpleNamespace, argparse.Namespace),
-    *(
-        range,
-        slice,
-        bytearray,
-        array.array,
-        collections.deque,
-        re.Pattern,
-        decimal.Decimal,
-        fractions.Fraction,
-    ),
-    *(datetime.date, datetime.time, datetime.timedelta, operator.itemgetter, operator.attrgetter),
-    torch.distributions.Distribution,
+    *(bytearray, array.array, collections.deque, re.Pattern, torch.distributions.Distribution),
+    *TOLD_BY_REPR,
 )
 _LIKE_311: dict[str, Any] = {"show_empty": True} if sys.version_info >= (3, 13) else {}  # what ast.dump tells
 
@@ -95,7 +90,7 @@ def _reads(thing: Any, code: list[str]) -> Iterator[tuple[str, Any]]:
 
 def _of_decorator(function: types.FunctionType) -> bool:
     """Whether an installed decorator made a function, around one of yours that its closure holds."""
-    return str(Path(function.__code__.co_filename).resolve()).startswith(_installed_folders())
+    return _lies_installed(function.__code__.co_filename)
 
 
 def _inside(value: Any) -> Any:
@@ -157,6 +152,10 @@ def _installed_folders() -> tuple[str, ...]:
     return tuple({str(Path(sysconfig.get_path(name)).resolve()) for name in names})
 
 
+def _lies_installed(file: str) -> bool:
+    return str(Path(file).resolve()).startswith(_installed_folders())
+
+
 @functools.cache
 def is_installed(module: str | None) -> bool:
     """Whether a module belongs to an installed package (whose version is in the records) or to lipcomp itself."""
@@ -165,7 +164,7 @@ def is_installed(module: str | None) -> bool:
     file = getattr(sys.modules.get(module), "__file__", None)
     if file is None:
         return module != "__main__" and module in sys.builtin_module_names
-    return str(Path(file).resolve()).startswith(_installed_folders())
+    return _lies_installed(file)
 
 
 def name_of(module: str) -> str:

@@ -4,31 +4,17 @@ import dataclasses
 
 import numpy as np
 import pytest
-import scipy.special
 import scipy.stats
 
+from benchmarks.coverage import simulated_bits
 from lipcomp.statistics import contrast
 from lipcomp.statistics._hierarchical import hierarchical_effect
 from lipcomp.statistics._mediation import mediation, robustness_value
 from lipcomp.statistics._slopes import block_slope
 
-CORRUPTION = np.repeat(["fog", "snow", "blur", "shot"], 2)
-
 
 def runs(effect, spread, seed, seeds=5, images=120):
-    """Bits of treated and control runs: log-odds of corruption, image, seed, run, and the effect."""
-    rng = np.random.default_rng(seed)
-    image = rng.normal(size=images)
-    level = np.array([1.0, 0.5, 0.0, 1.5])[np.unique(CORRUPTION, return_inverse=True)[1]]
-    bits, treated, of_seed = [], [], []
-    for s in range(seeds):
-        common = 0.2 * rng.normal()
-        for is_treated in (True, False):
-            logit = level[:, None] + image + common + spread * rng.normal() + effect * is_treated
-            bits.append(rng.random(logit.shape) < scipy.special.expit(logit))
-            treated.append(is_treated)
-            of_seed.append(s)
-    return bits, CORRUPTION, treated, of_seed
+    return simulated_bits(np.random.default_rng(seed), seeds, spread, effect, images)
 
 
 def test_an_effect_is_found_and_its_interval_is_that_of_seeds_not_of_bits():
@@ -53,7 +39,7 @@ def test_the_fit_is_the_maximum_not_a_point_on_the_boundary(seed):
 
 def test_runs_that_differ_in_nothing_have_an_estimate():
     """Where a spread is near zero an optimiser meets singular matrices: one study in ten had no number."""
-    found = hierarchical_effect(*runs(0.0, 0.0, 1, images=60))
+    found = hierarchical_effect(*runs(0.0, 0.0, 4, images=60))
     assert found.interval[0] < 0 < found.interval[1]
 
 
