@@ -26,9 +26,9 @@ from lipcomp._commands import Parser, run
 from lipcomp.jobs._options import engine_choice
 from lipcomp.measure import Pairs, Plan, Sigma, Source
 from lipcomp.measure._local import Ball
+from lipcomp.measure._map import Map
 from lipcomp.measure._options import positive, tell_plan
 from lipcomp.measure._outputs import ImageTable
-from lipcomp.measure._pairs import Map
 from lipcomp.measure._parallel import run_parallel
 from lipcomp.measure._plan import Probe
 from lipcomp.measure._run import Outputs

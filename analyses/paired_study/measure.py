@@ -33,8 +33,8 @@ from lipcomp.measure._bench import Bench
 from lipcomp.measure._cells import Cells, load_arrays, save_arrays
 from lipcomp.measure._compression import COMMON_KAPPA, Compression, EffectiveRank
 from lipcomp.measure._corrupted import ProbeRefits, correctness_bits
+from lipcomp.measure._map import Map
 from lipcomp.measure._options import positive, tell_plan
-from lipcomp.measure._pairs import Map
 from lipcomp.measure._parallel import run_parallel
 from lipcomp.measure._plan import Probe
 from lipcomp.measure._run import Outputs, open_benches, units_of

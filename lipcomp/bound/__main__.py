@@ -16,7 +16,7 @@ from lipcomp import _commands as commands
 from lipcomp.bound._results import LABELS
 from lipcomp.measure import Pairs, _options as options
 from lipcomp.measure._local import Ball
-from lipcomp.measure._pairs import Map
+from lipcomp.measure._map import Map
 from lipcomp.measure._run import Done
 from lipcomp.records import Record
 

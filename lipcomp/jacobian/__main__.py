@@ -14,7 +14,7 @@ from typing import Any
 from lipcomp import _commands as commands
 from lipcomp.measure import Sigma, _options as options
 from lipcomp.measure._local import Frobenius
-from lipcomp.measure._pairs import Map
+from lipcomp.measure._map import Map
 from lipcomp.measure._run import Done
 
 EXAMPLE = """example:

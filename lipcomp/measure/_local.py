@@ -19,7 +19,8 @@ from lipcomp.bound._fisher import fisher_trace
 from lipcomp.jacobian import frobenius_norm, spectral_norm
 from lipcomp.measure._bench import Advance, Bench
 from lipcomp.measure._conditions import images_identity
-from lipcomp.measure._pairs import LATENT, Map, block_generator
+from lipcomp.measure._map import LATENT, Map
+from lipcomp.measure._pairs import block_generator
 from lipcomp.measure._unit import Finding, Result, Unit
 from lipcomp.robustness._estimates import bootstrap
 

@@ -23,7 +23,7 @@ from lipcomp.measure import CleanAccuracy, CorruptionAccuracy, Images, Pairs, Pl
 from lipcomp.measure._accuracy import KNNAccuracy, RobustAccuracy
 from lipcomp.measure._compression import Compression
 from lipcomp.measure._local import Frobenius
-from lipcomp.measure._pairs import Map
+from lipcomp.measure._map import Map
 from lipcomp.robustness.corruptions import corrupt, corruption_names
 
 pytestmark = [

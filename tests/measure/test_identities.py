@@ -15,7 +15,7 @@ from lipcomp.measure import CleanAccuracy, CorruptionAccuracy, Images, Pairs, Pl
 from lipcomp.measure._accuracy import KNNAccuracy, RobustAccuracy
 from lipcomp.measure._compression import Compression
 from lipcomp.measure._local import Ball, Frobenius
-from lipcomp.measure._pairs import Map
+from lipcomp.measure._map import Map
 from lipcomp.measure._plan import Probe
 from lipcomp.measure._run import open_benches, units_of
 from lipcomp.measure._shifted import FlipRate, ShiftAccuracy

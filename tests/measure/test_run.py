@@ -35,7 +35,7 @@ from lipcomp.measure._accuracy import RobustAccuracy
 from lipcomp.measure._beyond import OutOfDistribution
 from lipcomp.measure._compression import Compression
 from lipcomp.measure._local import Ball
-from lipcomp.measure._pairs import Map
+from lipcomp.measure._map import Map
 from lipcomp.measure._parallel import measure_source, run_parallel
 from lipcomp.measure._run import Outputs, dry_run, open_benches, units_of
 from lipcomp.records import read_records
