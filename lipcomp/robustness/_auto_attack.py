@@ -4,6 +4,7 @@ The classifier is as for :func:`lipcomp.robustness.pgd`. This is the number to r
 """
 
 import logging
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -132,7 +133,8 @@ def _chosen(attacks: tuple[str, ...], classes: int, norm: str, images: Tensor) -
 
 @contextmanager
 def _quiet() -> Iterator[None]:
-    """NumPy's random state, the default type and the attack's logger, as they were; in the type that it expects."""
+    """NumPy's random state, the default type, the logger and a debugger's trace as they were; in the type expected."""
+    tracer = sys.gettrace()  # it counts the classifier's calls by a trace of its own, and leaves none
     state, logger = np.random.get_state(), logging.getLogger("auto-attack")  # noqa: NPY002
     level, default = logger.level, torch.get_default_dtype()
     logger.setLevel(logging.ERROR)
@@ -143,3 +145,4 @@ def _quiet() -> Iterator[None]:
         torch.set_default_dtype(default)
         np.random.set_state(state)  # noqa: NPY002
         logger.setLevel(level)
+        sys.settrace(tracer)

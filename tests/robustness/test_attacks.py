@@ -1,6 +1,8 @@
 # ruff: noqa: NPY002
 """Attacks on linear classifiers, where the exact answer is known, and where gradients vanish."""
 
+import sys
+
 import numpy as np
 import pytest
 import torch
@@ -158,7 +160,13 @@ def test_autoattack_equals_the_exact_robust_accuracy(norm, radius, classes):
     images = 0.5 + 0.1 * torch.rand(12, 3, 8, 8, generator=torch.Generator().manual_seed(2))
     labels = model(images).argmax(1)
     before, numpy_before = torch.get_rng_state(), np.random.get_state()[1].copy()
+    outer = sys.gettrace()  # of a debugger, or of what counts the lines that tests reach
+    tracer = outer or (lambda *_: None)
+    sys.settrace(tracer)
     found = auto_attack(model, images, labels, norm=norm, radius=radius, attacks=("apgd-ce", "apgd-t"))
+    after = sys.gettrace()
+    sys.settrace(outer)
+    assert after is tracer
     assert torch.equal(torch.get_rng_state(), before)
     assert (np.random.get_state()[1] == numpy_before).all()
     assert model.training
