@@ -28,7 +28,7 @@ from lipcomp.robustness.corruptions._corrupt import (
 from lipcomp.robustness.corruptions._weather import Textures, read_frost
 
 CORRUPTIONS_VERSION = 3  # of what lipcomp.robustness.corruptions makes from the same settings
-CHANGED = {"pixelate": 4}  # the same of one corruption that changed alone
+CHANGED = {"pixelate": 4, "shear": 4, "rotate": 4}  # the same of one corruption that changed alone
 
 
 @dataclass(frozen=True)

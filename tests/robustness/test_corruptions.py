@@ -39,12 +39,13 @@ def draws(n, stream="test", seed=0):
 
 
 @pytest.mark.parametrize(("table", "name"), EVERY)
-def test_an_image_has_its_corruption_alone_in_any_batch_and_in_any_order(table, name):
+def test_an_image_has_its_corruption_alone_in_any_batch_order_and_layout(table, name):
     images = pictures(5, 1 if table == "mnist" else 3, 28 if table == "mnist" else 32)
     before, numpy_before = torch.get_rng_state(), np.random.get_state()[1].copy()
     together = corrupt(images, name, 4, table=table, seed=3)
     order = torch.tensor([3, 0, 4])
-    apart = corrupt(images[order], name, 4, table=table, seed=3, indices=order)
+    last = images[order].contiguous(memory_format=torch.channels_last)
+    apart = corrupt(last, name, 4, table=table, seed=3, indices=order)
     assert torch.equal(torch.get_rng_state(), before)
     assert (np.random.get_state()[1] == numpy_before).all()
     assert (apart - together[order]).abs().max() <= 1 / 255 + 1e-6
@@ -275,6 +276,15 @@ def test_canny_edges_are_scikit_images(sigma):
     ours = digits.canny_edges(images, draws(30), sigma)
     theirs = np.stack([feature.canny(image.double().numpy(), sigma=sigma) for image in images[:, 0]])
     assert (ours[:, 0].numpy() == theirs).mean() > 0.9995
+
+
+@pytest.mark.parametrize(("table", "name"), [("mnist", "rotate"), ("mnist", "shear"), ("cifar", "contrast")])
+def test_motions_and_means_round_in_the_same_way_in_any_batch_and_layout(table, name):
+    images = pictures(5, 1 if table == "mnist" else 3, 40)[..., :28]
+    together = corrupt(images, name, 3, table=table, to_bytes=False)
+    last = images[3:4].contiguous(memory_format=torch.channels_last)
+    alone = corrupt(last, name, 3, table=table, to_bytes=False, indices=[3])
+    assert torch.equal(alone, together[3:4])
 
 
 def test_motions_of_digits_are_scipys_affine_maps():

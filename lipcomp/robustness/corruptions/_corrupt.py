@@ -125,7 +125,7 @@ def corrupt(
             return corruption.transform(images, draws, *settings)
         results = torch.empty_like(images)
         for part, drawn, out in zip(images.split(few), draws.split(few), results.split(few), strict=True):
-            pixels = part / 255 if in_bytes else part.float()
+            pixels = (part / 255 if in_bytes else part.float()).contiguous()  # sums have one order
             result = corruption.transform(pixels, drawn, *settings, **extra).clamp(0, 1)
             if in_bytes:
                 result.mul_(255).add_(1e-3)  # truncated by the copy

@@ -30,7 +30,7 @@ def _signs(draws: Draws, count: int) -> Float[Tensor, "batch count"]:
 def _about_the_middle(images: Images, linear: Float[Tensor, "batch 2 2"]) -> Images:
     height, width = images.shape[-2:]
     middle = torch.tensor([(width - 1) / 2, (height - 1) / 2], device=images.device)
-    shift = middle - linear @ middle
+    shift = middle - (linear * middle).sum(2)
     return affine(images, torch.cat([linear, shift[..., None]], 2))
 
 

@@ -130,13 +130,10 @@ def affine(images: Images, matrices: Float[Tensor, "batch 2 3"]) -> Images:
     Coordinates are pixel indices, x to the right and y down: the inverse map of ``skimage.transform.warp``.
     """
     height, width = images.shape[-2:]
-    y, x = torch.meshgrid(
-        torch.arange(height, dtype=images.dtype, device=images.device),
-        torch.arange(width, dtype=images.dtype, device=images.device),
-        indexing="ij",
-    )
-    points = torch.stack([x, y, torch.ones_like(x)]).reshape(3, -1)
-    where = (matrices.to(images) @ points).reshape(-1, 2, height, width)
+    y = torch.arange(height, dtype=images.dtype, device=images.device)[:, None]
+    x = torch.arange(width, dtype=images.dtype, device=images.device)
+    a, b, c = matrices.to(images)[..., None, None].unbind(2)
+    where = a * x + b * y + c  # no product of matrices, which rounds in another way in another batch
     return sample(images, where[:, 1], where[:, 0])
 
 
