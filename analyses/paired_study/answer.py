@@ -10,6 +10,7 @@ from analyses.paired_study.associations import (
     associations,
     dose_response,
     image_findings,
+    on_main_data,
 )
 from analyses.paired_study.frames import Study
 from analyses.paired_study.pairs import WITHIN
@@ -53,7 +54,7 @@ def answer_study(study: Study) -> Answered:
         verdicts,
         credits(verdicts, study.design),
         associations(study) + dose_response(study),
-        image_findings(study.images),
+        image_findings(study.images, on_main_data(study).models.index),
         cautions(study, verdicts),
     )
 
@@ -93,7 +94,7 @@ def cautions(study: Study, verdicts: Verdicts) -> list[str]:
         and not (verdicts.find(o.key, CREDIT) or verdicts.find(o.key, PLAIN))
         and not (o.key == "given_clean" and kinds and not study.informative)
     ]
-    if lost and verdicts.rows:
+    if lost and any(r.contrast in (CREDIT, PLAIN) for r in verdicts.rows):
         found.append(f"Not measured, so without a verdict: {', '.join(lost)}.")
     if study.again:
         found.append(

@@ -6,14 +6,15 @@ are its replicates. *From run to run* what a seed and what a method have in comm
 independent draws. The two may disagree (Simpson); then neither is told as the answer.
 """
 
-from dataclasses import dataclass
+from collections.abc import Collection
+from dataclasses import dataclass, replace
 
 import numpy as np
 import pandas as pd
 
 from analyses.paired_study.comparison import compare
 from analyses.paired_study.frames import Study
-from analyses.paired_study.pairs import find_pairs, headline_runs
+from analyses.paired_study.pairs import WITHIN, find_pairs, headline_runs
 from analyses.paired_study.study import BASELINES, CONTRASTS, CREDIT, METHODS
 from lipcomp.statistics import decide, paired_effect
 from lipcomp.statistics._estimate import Estimate
@@ -73,13 +74,33 @@ def _told(level: str, y: str, estimate: Estimate, units: str, zone: Zone) -> Ass
 
 
 def main_data(study: Study) -> pd.DataFrame:
-    """Trained runs on the data of the headline, or that most of them share; another data set is another study."""
-    trained = study.models[~study.models["method"].isin(BASELINES)]
+    """Trained runs on the data of the headline, or that most of them share; of paired methods, of the paired recipe."""
+    paired = list({r for c in CONTRASTS for r in find_pairs(study.models, c, study.design.beta).main.index})
+    method = study.models["method"]
+    kind = study.models[["method", *WITHIN]].astype(str).agg(" ".join, axis=1)
+    others = method.isin(method[paired]) & ~kind.isin(kind[paired])
+    trained = study.models[~method.isin(BASELINES) & ~others]
     keys = [f"{data}/{content}" for data, content in zip(trained["data"], trained["data_hash"], strict=True)]
     first = set(headline_runs(study.models, study.design.beta).index)
     chosen = [key for run, key in zip(trained.index, keys, strict=True) if run in first] or keys
     most = max(dict.fromkeys(chosen), key=chosen.count, default="")
     return trained[np.array([key == most for key in keys], dtype=bool)]
+
+
+def on_main_data(study: Study) -> Study:
+    """The study of :func:`main_data` alone, and of the baselines whose data is the same or not known."""
+    trained = main_data(study)
+    if not len(trained):
+        return study
+    baselines = study.models[study.models["method"].isin(BASELINES)]
+    alike = baselines["data_hash"].isna() | baselines["data_hash"].isin(trained["data_hash"])
+    runs = {*trained.index, *baselines.index[alike]}
+    return replace(
+        study,
+        models=study.models[study.models.index.isin(runs)],
+        images=study.images[study.images["run"].isin(runs)],
+        corruptions=study.corruptions[study.corruptions["run"].isin(runs)],
+    )
 
 
 def dose_response(study: Study) -> list[Association]:
@@ -138,7 +159,7 @@ class ImageFinding:
     layer: str
 
 
-def image_findings(images: pd.DataFrame) -> list[ImageFinding]:
+def image_findings(images: pd.DataFrame, together: Collection[str] | None = None) -> list[ImageFinding]:
     """AUROC of sigma for "more corruptions than the median flip this image", over all models and one by one.
 
     Parameters
@@ -146,6 +167,8 @@ def image_findings(images: pd.DataFrame) -> list[ImageFinding]:
     images
         Columns run, method, image, flipped (share of corruptions that change the prediction), sigma_backbone or
         sigma, and label where it is known.
+    together
+        The runs that are taken as all models: those of one data set. All of them if not given.
     """
     if not len(images):
         return []
@@ -174,9 +197,10 @@ def image_findings(images: pd.DataFrame) -> list[ImageFinding]:
     ]
     order = list(METHODS.values())
     found.sort(key=lambda f: (order.index(f.method) if f.method in order else len(order), f.run))
-    if len(found) > 1:  # rows of one image, and rows of one model, are not independent
-        groups = [pd.factorize(images[c])[0] for c in ("image", "run")]
-        found.insert(0, finding(ALL_MODELS, "all", images, groups))
+    chosen = images if together is None else images[images["run"].isin(together)]
+    if chosen["run"].nunique() > 1:  # rows of one image, and rows of one model, are not independent
+        groups = [pd.factorize(chosen[c])[0] for c in ("image", "run")]
+        found.insert(0, finding(ALL_MODELS, "all", chosen, groups))
     return found
 
 

@@ -6,6 +6,7 @@ import pandas as pd
 
 from analyses.paired_study import figures
 from analyses.paired_study.answer import Answered
+from analyses.paired_study.associations import on_main_data
 from analyses.paired_study.frames import Study, bound_rows
 from analyses.paired_study.pairs import find_pairs
 from analyses.paired_study.study import BASELINES, CONTRASTS
@@ -17,7 +18,8 @@ SIGMA = "σ of the features, 1 per pixel L2"
 
 
 def build_figures(study: Study, answered: Answered) -> list[Drawn]:
-    """All figures for which there is data."""
+    """All figures for which there is data, of the headline's data set alone."""
+    study = on_main_data(study)
     drawn: list[Drawn] = []
     rows = [r for r in answered.verdicts.rows if r.main and r.effect.value is not None]
     for name, title, wanted, label in (
@@ -47,7 +49,7 @@ def build_figures(study: Study, answered: Answered) -> list[Drawn]:
                     partial(figures.forest, chosen, label),
                 )
             )
-    drawn += _seed_figures(study, rows)
+    drawn += _seed_figures(study)
     drawn += _beta_figures(study)
     drawn += _corruption_figure(study)
     bounds = bound_rows(study)
@@ -75,11 +77,16 @@ def _ordered(rows: list[Row]) -> list[Row]:
     return sorted(kept, key=lambda r: (order.index(r.contrast.name), not r.primary))
 
 
-def _seed_figures(study: Study, rows: list[Row]) -> list[Drawn]:
+def _paired(study: Study, beta: float | None) -> pd.DataFrame:
+    """The runs that verdicts are on: of one recipe in each family."""
+    runs = {run for c in CONTRASTS for run in find_pairs(study.models, c, beta).main.index}
+    return study.models[study.models.index.isin(runs)]
+
+
+def _seed_figures(study: Study) -> list[Drawn]:
     models, drawn = study.models, []
-    at = models[models["beta"].isna() | (models["beta"] == study.design.beta)]
-    if not rows:
-        at = at.iloc[:0]
+    paired = _paired(study, study.design.beta)
+    at = paired[paired["beta"].isna() | (paired["beta"] == study.design.beta)]
     for column, title, label, scale in (
         ("features", "Smoothness, per seed", SIGMA, 1.0),
         ("corruption", "Accuracy under corruptions, per seed", "corruption accuracy, %", 100.0),
@@ -119,7 +126,7 @@ def _seed_figures(study: Study, rows: list[Row]) -> list[Drawn]:
 
 
 def _beta_figures(study: Study) -> list[Drawn]:
-    models = study.models
+    models = _paired(study, None)
     if models["beta"].nunique() < 3:
         return []
     told = [

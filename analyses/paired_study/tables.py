@@ -5,8 +5,9 @@ from collections.abc import Sequence
 import pandas as pd
 
 from analyses.paired_study.answer import Answered
-from analyses.paired_study.associations import Association, ImageFinding
+from analyses.paired_study.associations import Association, ImageFinding, on_main_data
 from analyses.paired_study.frames import Study
+from analyses.paired_study.pairs import headline_runs
 from analyses.paired_study.study import BASELINES
 from analyses.paired_study.verdicts import Row, corruption_rows
 from analyses.paired_study.words import number_text, shown_value
@@ -62,7 +63,7 @@ def effects_table(rows: Sequence[Row]) -> Table:
                 r.effect.value,
                 words=True,
             ),
-            Cell(f"{r.verdict}{f': {r.word}' if r.word else ''}"),
+            Cell(f"{r.verdict}{f': {r.word}' if r.word else ''}", whole=True),
             number(r.effect.n, "{:.0f}"),
             number(r.needed, "{:.0f}"),
             Cell("primary") if r.primary else number(r.adjusted_p, "{:.2g}"),
@@ -82,11 +83,14 @@ def effects_table(rows: Sequence[Row]) -> Table:
 
 def corruptions_table(study: Study) -> Table | None:
     """The primary contrast, per corruption."""
-    found = corruption_rows(study)
+    members = headline_runs(study.models, study.design.beta)
+    found = corruption_rows(study, members)
     if not found:
         return None
     treated, _, control = found[0][1].name.partition(" minus ")
-    mean = 100 * study.corruptions.pivot_table("value", "corruption", "method", aggfunc="mean")
+    held = study.corruptions
+    held = held[held["run"].isin(members.index) | held["method"].isin(BASELINES)]
+    mean = 100 * held.pivot_table("value", "corruption", "method", aggfunc="mean")
     methods = [m for m in (treated, control, *BASELINES) if m in mean]
     rows = [
         [
@@ -115,7 +119,7 @@ def associations_table(found: Sequence[Association]) -> Table:
             Cell(f"{a.y} per {a.x}", words=True),
             number(a.estimate.value, "{:+.2f}"),
             Cell(_ends(a), (a.estimate.interval or (None,))[0]),
-            Cell(str(a.verdict)),
+            Cell(str(a.verdict), whole=True),
             Cell(f"{a.estimate.n} {a.units}", a.estimate.n),
         ]
         for a in found
@@ -181,7 +185,7 @@ def build_tables(study: Study, answered: Answered) -> list[Table]:
     tables += models_table(study.models)
     if answered.associations:
         tables.append(associations_table(answered.associations))
-    tables.append(corruptions_table(study))
+    tables.append(corruptions_table(on_main_data(study)))
     if answered.images:
         tables.append(images_table(answered.images))
     tables.append(times_table(study.frame))

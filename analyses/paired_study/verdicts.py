@@ -10,10 +10,12 @@ between the ends of the design's range.
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
+import pandas as pd
+
 from analyses.paired_study.comparison import RATIOS, Comparison, compare
 from analyses.paired_study.design import Design
 from analyses.paired_study.frames import Study
-from analyses.paired_study.pairs import find_pairs, headline_runs
+from analyses.paired_study.pairs import find_pairs
 from analyses.paired_study.study import CONTRASTS, CREDIT, PLAIN, Contrast
 from lipcomp.statistics import adjust, contrast, decide
 from lipcomp.statistics._units import Contrast as Effect
@@ -217,9 +219,8 @@ def credits(verdicts: Verdicts, design: Design) -> list[Credit]:
     return found
 
 
-def corruption_rows(study: Study) -> Sequence[tuple[str, Effect, float | None]]:
-    """The primary contrast, corruption by corruption, p-values adjusted over those that count (Holm)."""
-    members = headline_runs(study.models, study.design.beta)
+def corruption_rows(study: Study, members: pd.DataFrame) -> Sequence[tuple[str, Effect, float | None]]:
+    """The primary contrast over its runs, corruption by corruption, p-values adjusted over those that count (Holm)."""
     found = CREDIT if (members["method"] == CREDIT.control).any() else PLAIN
     if not len(members) or not len(study.corruptions):
         return []

@@ -27,6 +27,15 @@ QUESTIONS = {
 def headline(answered: Answered, design: Design) -> str:
     """What the study says, at most one sentence per primary outcome."""
     if not answered.credits:
+        told = [r for r in answered.verdicts.rows if r.main]
+        if any(r.contrast in (CREDIT, PLAIN) for r in told):
+            return "The primary outcomes were not measured, so they have no verdict."
+        if told:
+            others = ", ".join(dict.fromkeys(r.contrast.name for r in told))
+            return (
+                f"There is no pair of a {design.treated} and an uncompressed run here, so the primary outcomes have no "
+                f"verdict. What is said of {others} is exploratory."
+            )
         return "There is no pair of a compressed and an uncompressed run here, so no verdict."
     return " ".join(_sentence(credit, answered, design) for credit in answered.credits)
 

@@ -13,11 +13,12 @@ COLUMNS = 8  # that fit side by side at 1,300 pixels
 
 @dataclass(frozen=True)
 class Cell:
-    """A table's cell: what is shown, and the number it sorts by."""
+    """A table's cell: what is shown, and the number it sorts by; ``words`` to the left, ``whole`` on one line."""
 
     text: str
     sort: float | int | None = None
     words: bool = False
+    whole: bool = False
 
 
 @dataclass(frozen=True)

@@ -5,13 +5,16 @@ import json
 import numpy as np
 import pytest
 
+from analyses.paired_study import drawings
 from analyses.paired_study.answer import answer_study
-from analyses.paired_study.associations import bits_model, main_data
+from analyses.paired_study.associations import bits_model, main_data, through_smoothness
 from analyses.paired_study.design import Design, design_text, read_design
+from analyses.paired_study.drawings import build_figures
 from analyses.paired_study.frames import load_study
 from analyses.paired_study.methods import methods_text
 from analyses.paired_study.pairs import find_pairs
 from analyses.paired_study.study import CREDIT, PLAIN, models_table, read_plan
+from analyses.paired_study.tables import build_tables
 from analyses.paired_study.words import headline, model_findings, number_text, value_text, verdict_rows
 from lipcomp.records import Record, to_frame
 from lipcomp.statistics._hierarchical import HierarchicalEffect
@@ -227,6 +230,23 @@ def test_a_study_of_collapsed_runs_has_no_verdict_and_no_error(planted, tmp_path
     assert headline(found, study.design).startswith("There is no pair")
 
 
+def test_a_headline_without_primary_outcomes_does_not_deny_other_pairs(planted, tmp_path):
+    planted(tmp_path, seeds=1)
+    study, found = altered(tmp_path, lambda r: {**r, "value": 0.0} if of("CSimCLR")(r) else r)
+    said = headline(found, study.design)
+    assert said.startswith(
+        "There is no pair of a C-SimCLR and an uncompressed run here, so the primary outcomes"
+    )
+    assert "C-BYOL − BYOL is exploratory" in said
+    assert not any("Not measured" in c for c in found.cautions)
+    planted(tmp_path / "other", seeds=1)
+    study, found = altered(
+        tmp_path / "other",
+        lambda r: None if r["settings"].get("layer") == "backbone" or "clean" in r["quantity"] else r,
+    )
+    assert headline(found, study.design) == "The primary outcomes were not measured, so they have no verdict."
+
+
 def test_what_is_no_larger_without_a_control_is_not_called_beyond_it(planted, tmp_path):
     planted(tmp_path, "negligible", seeds=8)
     study, found = altered(tmp_path, lambda r: None if of("WeightedSimCLR")(r) else r)
@@ -416,6 +436,32 @@ def test_all_that_is_said_beside_the_headline_is_on_its_data(planted, tmp_path):
     )
     assert found.verdicts.strata == ("data set A, training images A", "data set B, training images B")
     assert [c.plain for c in found.credits] == [None, None]
+
+
+@pytest.mark.parametrize(
+    "other", [{}, {"data": "set A", "data_hash": "A", "recipe_hash": "simclr, longer", "epochs": 50}]
+)
+def test_figures_tables_and_associations_mix_no_data_sets_and_no_recipes(
+    planted, tmp_path, monkeypatch, other
+):
+    """The lines of seeds and the columns beside “difference” were means over both."""
+
+    def drawn(study, found):
+        texts = [alt for _, _, _, alt, *_ in build_figures(study, found)]
+        rows = [table.rows for table in build_tables(study, found) if table.name == "corruptions"]
+        whole = [f for f in found.images if f.run == "all models"]
+        return texts, rows, whole, found.associations, through_smoothness(study)
+
+    monkeypatch.setattr(drawings, "draw", lambda *given, **_: given)
+    planted(tmp_path, "mixed data", seeds=2)
+    study, found = altered(
+        tmp_path,
+        lambda r: r | {"subject": r["subject"] | (other if r["subject"]["data_hash"] == "B" else {})},
+    )
+    assert len(found.verdicts.strata) == 2
+    together = drawn(study, found)
+    alone = altered(tmp_path, lambda r: r if r["subject"]["run"][-1] != "B" else None)
+    assert together == drawn(*alone)
 
 
 def test_an_outcome_that_one_data_set_lacks_is_not_taken_from_another(planted, tmp_path):
