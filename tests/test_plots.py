@@ -1,6 +1,7 @@
 """Pictures show the numbers they were given, of results and of records as they are measured."""
 
 import itertools
+from dataclasses import replace
 from typing import ClassVar
 
 import numpy as np
@@ -11,7 +12,10 @@ import lipcomp
 from lipcomp.records import Record, to_frame
 
 pytest.importorskip("seaborn")
+from matplotlib import font_manager
+
 from lipcomp import plots
+from lipcomp.plots import _palette
 
 SUBJECTS = [{"run": f"{name}-0", "objective": name, "seed": 0} for name in ("SimCLR", "C-SimCLR")]
 
@@ -203,3 +207,23 @@ def test_the_numbers_of_a_logarithmic_axis_do_not_run_into_each_other(middle, sp
     ]
     assert len(ticks) >= 2
     assert all(left.x1 < right.x0 for left, right in itertools.pairwise(ticks))
+
+
+def test_characters_that_no_font_of_the_settings_has_are_written_as_codes(monkeypatch):
+    lost = "\U0010fffd"  # of a private plane, which no font of the settings has
+    assert _palette.plain(f"é{lost}$") == r"é\U0010fffd\$"
+    assert (
+        _palette.fitting([lost * 9])[lost * 9] == r"\U0010fffd\U0010fffd…\U0010fffd"
+    )  # as wide as 40 letters
+    monkeypatch.setattr(_palette, "_has", lambda family, char: True)
+    assert _palette.fitting(["模" * 20, "模" * 21]) == {
+        "模" * 20: "模" * 20,
+        "模" * 21: "模" * 10 + "…" + "模" * 9,
+    }
+
+
+def test_a_script_is_drawn_in_the_first_installed_font_that_has_it(monkeypatch):
+    entry = font_manager.FontEntry(fname="", name="Some Sans", style="normal", weight=400)
+    monkeypatch.setattr(font_manager.fontManager, "ttflist", [entry, replace(entry, name="Last Resort")])
+    monkeypatch.setattr(_palette, "_has", lambda family, char: char == "中" or family == "Last Resort")
+    assert _palette.further_fonts.__wrapped__() == ["Some Sans"]

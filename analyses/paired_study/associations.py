@@ -77,7 +77,7 @@ def main_data(study: Study) -> pd.DataFrame:
     """Trained runs on the data of the headline, or that most of them share; of paired methods, of the paired recipe."""
     paired = list({r for c in CONTRASTS for r in find_pairs(study.models, c, study.design.beta).main.index})
     method = study.models["method"]
-    kind = study.models[["method", *WITHIN]].astype(str).agg(" ".join, axis=1)
+    kind = study.models[["method", *WITHIN]].astype(object).fillna("").astype(str).agg(" ".join, axis=1)
     others = method.isin(method[paired]) & ~kind.isin(kind[paired])
     trained = study.models[~method.isin(BASELINES) & ~others]
     keys = [f"{data}/{content}" for data, content in zip(trained["data"], trained["data_hash"], strict=True)]

@@ -13,7 +13,7 @@ from analyses.paired_study.pairs import find_pairs
 from analyses.paired_study.study import CONTRASTS, FAMILIES, METHODS
 from analyses.paired_study.verdicts import Row
 from lipcomp.plots import local_constants
-from lipcomp.plots._palette import styles
+from lipcomp.plots._palette import fitting, styles
 from lipcomp.plots._pictures import number, scatter
 from lipcomp.report._drawn import WIDTH, ZONE
 from lipcomp.report._figures import dots as report_dots
@@ -223,12 +223,14 @@ def flips_by_smoothness(images: pd.DataFrame, column: str) -> Figure:
     ranks = images.groupby(by)[column].rank(method="first", pct=True)
     deciles = np.ceil(10 * ranks).astype(int)
     methods = _present(images)
-    look = styles(methods)
+    look, told_as = styles(methods), fitting(methods)
     figure, axis = plt.subplots(figsize=(WIDTH, 3.2))
     for method in methods:
         rows = images[images["method"] == method].assign(decile=deciles)
         means = 100 * rows.groupby(["run", "decile"])["flipped"].mean().groupby("decile").mean()
-        axis.plot(means.index, means, marker=look[method][1], color=look[method][0], label=method, ms=5)
+        axis.plot(
+            means.index, means, marker=look[method][1], color=look[method][0], label=told_as[method], ms=5
+        )
     axis.set_xlabel("decile of σ_max(J) among images of one class and model")
     axis.set_ylabel("corruptions that flip it, %")
     axis.set_xticks(range(1, 11))

@@ -14,7 +14,7 @@ from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullFormat
 
 from lipcomp._arguments import checked
 from lipcomp.plots._frames import rows_of
-from lipcomp.plots._palette import fitting, plain, styles
+from lipcomp.plots._palette import fitting, styles
 from lipcomp.records import Record
 
 
@@ -144,12 +144,13 @@ def bounds_against_distance(given: Any, *, bound: str = "direction", ax: Axes | 
             for name, part in rows.groupby("name", sort=False)
         }
         points, unit = {}, rows["unit"].iloc[0]
+    told_as = fitting(stars)
     for name, (colour, marker) in styles(stars).items():
         if name in points:
             one = points[name]
             ax.scatter(one.distance, one[bound].values, s=9, color=colour, marker=marker, alpha=0.4, lw=0)
         x, y = np.array(stars[name], dtype=float).reshape(-1, 2).T
-        told = plain(name or "attains the bound")
+        told = told_as[name] or "attains the bound"
         ax.scatter(x, y, s=120, color=colour, marker="*", edgecolor="white", label=told, zorder=3)
     ax.set(xscale="log", yscale="log", xlabel="distance of the two images, pixel L2")
     ax.set_ylabel(f"lower bound, {unit}")
@@ -187,7 +188,7 @@ def certificate_against_radius(given: Any, *, ax: Axes | None = None) -> Axes:
     ax = _axes(ax)
     dashes = {"lower": ":", "searched": "--", "certified": "-"}
     table = _curves(given, dashes).sort_values("radius")
-    names = styles(table["name"])
+    names, told_as = styles(table["name"]), fitting(table["name"])
     for name, look in names.items():
         for what, (own, mark), dash in zip(dashes, styles(dashes).values(), dashes.values(), strict=True):
             colour, marker = look if len(names) > 1 else (own, mark)
@@ -200,7 +201,7 @@ def certificate_against_radius(given: Any, *, ax: Axes | None = None) -> Axes:
             medians = rows.groupby("radius")["value"].median()
             medians = medians[np.isfinite(medians)]
             if len(medians):
-                label = what if len(names) == 1 else plain(f"{name}, {what}")
+                label = what if len(names) == 1 else f"{told_as[name]}, {what}"
                 x, y = medians.index.to_numpy(), medians.to_numpy()
                 ax.plot(x, y, ls=dash, lw=2, marker=marker, ms=5, color=colour, label=label)
     ax.set(xscale="log", yscale="log", xlabel="radius of the ball, pixel L2", ylabel=CONSTANT)
@@ -259,11 +260,11 @@ def accuracy_against_severity(records: Records, *, ax: Axes | None = None) -> Ax
     rows = rows.assign(severity=pd.to_numeric(severity), value=100 * rows["value"]).dropna(
         subset=["severity"]
     )
-    look = styles(rows["name"])
+    look, told_as = styles(rows["name"]), fitting(rows["name"])
     ax = _axes(ax)
     for name, (colour, marker) in look.items():
         by = rows[rows["name"] == name].groupby("severity")["value"]
-        ax.plot(by.mean(), color=colour, marker=marker, ms=5, label=plain(name))
+        ax.plot(by.mean(), color=colour, marker=marker, ms=5, label=told_as[name])
         ax.fill_between(by.mean().index, by.quantile(0.25), by.quantile(0.75), color=colour, alpha=0.15, lw=0)
     ax.set(xlabel="severity", ylabel="accuracy, %", xticks=sorted(rows["severity"].unique()))
     return _done(ax, legend=True)
@@ -321,9 +322,10 @@ def smoothness_against_robustness(
 
 def scatter(ax: Axes, x: np.ndarray, y: np.ndarray, kinds: Sequence[str]) -> None:
     """A mark per row in the colour of its kind."""
+    told_as = fitting(kinds)
     for kind, (colour, marker) in styles(kinds).items():
         mine = np.array([k == kind for k in kinds])
-        ax.scatter(x[mine], y[mine], s=44, color=colour, marker=marker, label=plain(kind), zorder=2)
+        ax.scatter(x[mine], y[mine], s=44, color=colour, marker=marker, label=told_as[kind], zorder=2)
 
 
 def _named(given: Any) -> dict[str, Any]:

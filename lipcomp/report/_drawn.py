@@ -1,6 +1,7 @@
 """A figure in the forms that a page needs: SVG for light and dark ground, and PNG; with its text alternative."""
 
 import io
+import re
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -14,6 +15,8 @@ import matplotlib.pyplot as plt
 import seaborn as sns
 from matplotlib.figure import Figure
 from PIL import Image
+
+from lipcomp.plots._palette import further_fonts
 
 INK, GRID = "#1f2328", "#d0d7de"
 ON_DARK = {INK: "#e6edf3", GRID: "#3d444d"}  # what a screen with dark ground shows in their place
@@ -37,6 +40,11 @@ class Drawn:
     alt: str
     svg: str
     png: bytes = b""
+
+    @property
+    def coded(self) -> bool:
+        """Whether a text has codes for characters that no installed font has; SVG repeats each text as a comment."""
+        return re.search(r"<!-- [^\n]*\\u[0-9a-f]{4}|<!-- [^\n]*\\U[0-9a-f]{8}", self.svg) is not None
 
     @property
     def uri(self) -> str:
@@ -65,6 +73,7 @@ def draw(
         "font.size": 10,
     }
     with sns.axes_style("whitegrid", rc=style), mpl.rc_context(style):
+        mpl.rcParams["font.sans-serif"] = [*mpl.rcParams["font.sans-serif"], *further_fonts()]
         figure = make()
         vector, raster, small = io.StringIO(), io.BytesIO(), io.BytesIO()
         figure.savefig(vector, format="svg", bbox_inches="tight", metadata={"Date": None})

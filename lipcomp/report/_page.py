@@ -14,6 +14,7 @@ from lipcomp.report._drawn import Drawn
 
 # What every page holds, and files of others do not: it may be written again.
 MARKS = {".html": b":root { --ground: ", ".md": b"\n## Answer\n"}
+CODED = "Characters that no installed font has are written in figures as codes, such as \\u4e2d; tables have them."
 KINDS = ("yes", "small", "open", "")
 
 
@@ -134,6 +135,8 @@ def write_page(out: Path, page: Page, *, markdown: bool = True) -> Path:
         lstrip_blocks=True,
     )
     values = {key: getattr(page, key) for key in page.__dataclass_fields__}
+    if any(figure.coded for figure in page.figures):
+        values["cautions"] = [*page.cautions, CODED]
     values["downloads"] = [
         (file.name, _data_uri("application/jsonl", file.read_bytes())) for file in page.records
     ]

@@ -14,7 +14,7 @@ from lipcomp.report._cells import Cell, Table, provenance_rows, split
 from lipcomp.report._figures import dots
 from lipcomp.report._general import tidy
 from lipcomp.report._marks import interval_mark
-from lipcomp.report._page import Page, VerdictRow, check_page, write_page
+from lipcomp.report._page import CODED, Page, VerdictRow, check_page, write_page
 
 
 def records():
@@ -207,11 +207,14 @@ def test_what_stands_side_by_side_and_is_not_comparable_is_said(tmp_path):
 def test_values_that_no_axis_holds_and_names_that_no_font_holds_end_no_report(tmp_path):
     huge = [
         Record("x.y", v, "u", subject={"run": n})
-        for n, v in (("a\x00\ud800", 1e308), ("b", -1e308), ("\n", 1.0))
+        for n, v in (("a\x00\ud800", 1e308), ("\U0010fffd", -1e308), ("\n", 1.0))
     ]
     html = write_report(huge, tmp_path / "page.html").read_text()
     assert "1e+308" in html
     assert "Dot plot" in html
+    assert CODED not in html  # what is no number is not drawn
+    small = [Record("x.y", v, "u", subject={"run": n}) for n, v in (("a", 1.0), ("\U0010fffd", 2.0))]
+    assert CODED in write_report(small, tmp_path / "page.html").read_text()
     negative = Record("x.y", 1.0, "u", interval=(-1.0, 2.0))
     assert write_report([negative, Record("x.z", 100.0, "u")], tmp_path / "page.html").exists()
 
