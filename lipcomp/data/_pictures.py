@@ -27,7 +27,7 @@ from PIL import Image, ImageOps, features
 
 WHITE = (255, 255, 255)
 # Tags of TIFF and EXIF.
-_BITS, _PHOTOMETRIC, _ORIENTATION, _SAMPLES, _EXTRA, _FORMAT = 258, 262, 274, 277, 338, 339
+_BITS, _PHOTOMETRIC, _ORIENTATION, _SAMPLES, _PLANES, _EXTRA, _FORMAT = 258, 262, 274, 277, 284, 338, 339
 # What a file may be, whatever it is called. Pillow would read others too, EPS by running Ghostscript.
 FORMATS = ("BMP", "DIB", "GIF", "JPEG", "JPEG2000", "PNG", "PPM", "TIFF", "WEBP") + (
     ("AVIF",) if features.check("avif") else ()
@@ -49,9 +49,6 @@ def read_picture(file: Path, background: tuple[int, int, int] = WHITE) -> Image.
     """
     try:
         with Image.open(file, formats=FORMATS) as source:
-            frames = getattr(source, "n_frames", 1)
-            if frames > 1 and source.format != "MPO":
-                raise ValueError(f"it holds {frames} frames or pages; save each one as a separate file")
             return as_picture(source, background)
     except Exception as error:  # decoders of damaged files raise nearly anything
         raise _unreadable(file, error) from error
@@ -80,8 +77,11 @@ def as_picture(source: Image.Image, background: tuple[int, int, int] = WHITE) ->
     Raises
     ------
     ValueError
-        If its mode has no certain meaning.
+        If its mode has no certain meaning, or it is a file of several frames of which none was chosen (``seek``).
     """
+    frames = getattr(source, "n_frames", 1)
+    if frames > 1 and source.format != "MPO" and source.tell() == 0:
+        raise ValueError(f"it holds {frames} frames or pages; save each one as a separate file")
     tags = getattr(source, "tag_v2", {})
     _check_tiff(tags)
     _load(source)
@@ -131,7 +131,7 @@ def _load(source: Image.Image) -> None:
 
 
 def _check_tiff(tags: Mapping[int, Any]) -> None:
-    """Refuse what Pillow reads as if it were something else: signed bytes, and channels that it drops."""
+    """Refuse what Pillow reads as if it were something else: signed bytes, deep planes, and channels that it drops."""
     if 2 in tags.get(_FORMAT, ()):
         raise ValueError(
             "it holds numbers with a sign, whose value for white is unknown; save it with 8 or 16 bits"
@@ -140,6 +140,9 @@ def _check_tiff(tags: Mapping[int, Any]) -> None:
         raise ValueError(
             f"it holds {tags[_SAMPLES]} channels, some of unknown meaning; save red, green and blue"
         )
+    apart = tags.get(_PLANES) == 2 and tags.get(_SAMPLES, 1) > 1
+    if apart and (tags.get(_SAMPLES) == 2 or max(tags.get(_BITS, (1,))) > 8):
+        raise ValueError("its channels lie one after the other (planar); save it with those of a pixel together")
 
 
 def _from_deep(image: Image.Image, tags: Mapping[int, Any], background: tuple[int, int, int]) -> Image.Image:

@@ -1,5 +1,7 @@
 """Datasets of others: torchvision's, Hugging Face's, any map-style object; labels by name, pixels as they are."""
 
+import io
+
 import numpy as np
 import pytest
 import torch
@@ -34,6 +36,14 @@ class Photos(Dataset):
             self.transform(image) if self.transform else image,
             self.target_transform(label) if self.target_transform else label,
         )
+
+
+def animated():
+    """A GIF of two frames, as a dataset of files opens it."""
+    file = io.BytesIO()
+    first, second = (Image.fromarray(colours) for colours in COLOURS[:2])
+    first.save(file, "GIF", save_all=True, append_images=[second])
+    return Image.open(file)
 
 
 class Features(dict):
@@ -376,6 +386,7 @@ def noisy(image):
         ([(x, f"{i}.png", 0) for i, x in enumerate(COLOURS)], {}, "second differs for every image"),
         (list(COLOURS), {"labels": np.eye(6, dtype=int)}, r"shape \(6, 6\)"),
         ([(x % 2, 0) for x in COLOURS], {}, "bytes of list are 0 and 1, which is black and almost black"),
+        ([(animated(), 0)], {}, "2 frames or pages"),
         ([], {}, "holds no image"),
         (iter([1]), {}, "map-style"),
     ],

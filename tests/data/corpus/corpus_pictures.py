@@ -88,6 +88,17 @@ def tiff(
     return lambda path: path.write_bytes(content) and None
 
 
+def _planar(path: Path) -> None:
+    """A TIFF of colours with 16 bits that says its red, green and blue lie one after the other."""
+    cv2.imwrite(str(path), np.dstack([DEEP] * 3))
+    content = bytearray(path.read_bytes())
+    start = struct.unpack_from("<I", content, 4)[0]
+    for entry in range(start + 2, start + 2 + 12 * struct.unpack_from("<H", content, start)[0], 12):
+        if struct.unpack_from("<H", content, entry)[0] == 284:
+            struct.pack_into("<H", content, entry + 8, 2)
+    path.write_bytes(content)
+
+
 def _bands(count: int, extra: int) -> Callable[[Path], None]:
     """A TIFF of red, green, blue and more channels that nothing explains."""
 
@@ -333,6 +344,7 @@ refused_of("infinite.tif", saved(ENDLESS), "infinity")
 refused_of("lab.tif", lambda path: Image.fromarray(COLOUR, "LAB").save(path), "mode LAB")
 refused_of("five_channels.tif", _bands(5, 2), "5 channels")
 refused_of("unknown_channel.tif", _bands(4, 1), "4 channels, some of unknown meaning")
+refused_of("planar16.tif", _planar, "one after the other .planar.")
 refused_of("pages.tif", _frames(), "2 frames or pages")
 refused_of("animated.png", _frames(), "2 frames or pages")
 refused_of("animated.webp", _frames(), "2 frames or pages")
