@@ -255,9 +255,13 @@ def match_rows(
                 f"class per image is needed"
             )
     if missing:
+        kinds = sorted({Path(file).suffix for file in missing if _is_there(file, bases)})
+        remedy = "paths are relative to the table or to the data folder"
+        if kinds:
+            remedy = f"files with the ending {', '.join(kinds)} are not read, save them as PNG"
         raise ValueError(
             f"{len(missing)} of {len(rows)} rows of {str(table.path)!r} name no image of the folder: "
-            f"{shorten(missing)}; paths are relative to the table or to the data folder"
+            f"{shorten(missing)}; {remedy}"
         )
     if several:
         raise ValueError(
@@ -265,6 +269,10 @@ def match_rows(
             f"relative to the table"
         )
     return found
+
+
+def _is_there(file: str, bases: Sequence[Sequence[Path]]) -> bool:
+    return any((base / file).is_file() for group in bases for base in group)
 
 
 def _by_key(images: Sequence[Path], key: Callable[[Path], str]) -> dict[str, list[Path]]:

@@ -142,7 +142,9 @@ def _check_tiff(tags: Mapping[int, Any]) -> None:
         )
     apart = tags.get(_PLANES) == 2 and tags.get(_SAMPLES, 1) > 1
     if apart and (tags.get(_SAMPLES) == 2 or max(tags.get(_BITS, (1,))) > 8):
-        raise ValueError("its channels lie one after the other (planar); save it with those of a pixel together")
+        raise ValueError(
+            "its channels lie one after the other (planar); save it with those of a pixel together"
+        )
 
 
 def _from_deep(image: Image.Image, tags: Mapping[int, Any], background: tuple[int, int, int]) -> Image.Image:

@@ -120,6 +120,12 @@ def table_of_a_missing_file(f: Folder) -> Checks:
     f.put("0.png")
     path = f.table("labels.csv", [("file", "label"), ("0.png", "a"), ("1.png", "b")])
     yield Refused(r"1 of 2 rows .* name no image of the folder: 1\.png", options={"labels": path})
+    f.put("0.png")
+    (f.root / "1.tga").write_bytes(b"x")
+    path = f.table("labels.csv", [("file", "label"), ("0.png", "a"), ("1.tga", "b")])
+    yield Refused(
+        r"no image of the folder: 1\.tga; files with the ending \.tga are not read", options={"labels": path}
+    )
 
 
 @case
