@@ -271,8 +271,8 @@ def match_rows(
     return found
 
 
-def _is_there(file: str, bases: Sequence[Sequence[Path]]) -> bool:
-    return any((base / file).is_file() for group in bases for base in group)
+def _is_there(file: str, bases: Sequence[Collection[Path]]) -> bool:
+    return any(os.path.isfile(base / file) for group in bases for base in group)  # noqa: PTH113 (takes any name)
 
 
 def _by_key(images: Sequence[Path], key: Callable[[Path], str]) -> dict[str, list[Path]]:
