@@ -62,7 +62,8 @@ def build_head(state: State, in_features: int, name: str, activation: str = "rel
     width = in_features
     for number in range(max(parts) + 1):
         if number not in parts:
-            modules.append(ACTIVATIONS[activation]())
+            first = number - 1 in parts  # of two without weights, one is a dropout or the like
+            modules.append(ACTIVATIONS[activation]() if first else nn.Identity())
             continue
         layer, width = _layer(parts[number], width, f"{name}, layer {number}")
         modules.append(layer)
@@ -92,6 +93,10 @@ def _layer(tensors: Mapping[str, Tensor], width: int, place: str) -> tuple[nn.Mo
         for name, value in tensors.items():
             if name != "num_batches_tracked" and tuple(value.shape) != (width,):
                 raise CheckpointError(f"{place}: {name} has shape {tuple(value.shape)}, not ({width},)")
+        if weight is None and "bias" in tensors:
+            raise CheckpointError(
+                f"{place} is a batch norm with a bias and no weight; the file is incomplete"
+            )
         norm = nn.BatchNorm1d(width, affine=weight is not None)
         if weight is not None and "bias" not in tensors:
             nn.init.zeros_(norm.bias)

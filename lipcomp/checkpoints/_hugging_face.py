@@ -11,6 +11,7 @@ Nothing is fetched: only files within the folder are read, and an index of shard
 """
 
 import json
+import re
 from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any
@@ -23,6 +24,7 @@ from lipcomp.checkpoints._errors import CheckpointError
 LARGEST = 16 << 20  # bytes of a JSON file
 WEIGHTS, INDEX = ("model.safetensors", "pytorch_model.bin"), ".index.json"
 
+NUMBERED = re.compile(r"(model|pytorch_model)_\d+\.(safetensors|bin)")  # after WEIGHTS, of further networks
 TRANSLATED = ("resnet", "vit", "vit_msn", "vit_mae", "dinov2", "dinov2_with_registers")
 
 
@@ -52,14 +54,14 @@ def read_processor(folder: Path) -> tuple[dict[str, Any], str]:
     return read_json(folder / name), name
 
 
-def weight_files(folder: Path) -> tuple[list[Path], tuple[str, ...], Collection[str]]:
+def weight_files(folder: Path, name: str = "") -> tuple[list[Path], tuple[str, ...], Collection[str]]:
     """The files of weights in a folder: one, or the shards that an index names; a note where it holds others, and
-    the names that the index promises.
+    the names that the index promises. ``name`` is the file that the caller named.
 
     Raises
     ------
     CheckpointError
-        If there are none, or the index names something that is not a file of the folder.
+        If there are none or those of several networks, or the index names something that is not a file of the folder.
     """
     there = [name for own in WEIGHTS for name in (own, f"{own}{INDEX}") if (folder / name).is_file()]
     if not there:
@@ -67,8 +69,15 @@ def weight_files(folder: Path) -> tuple[list[Path], tuple[str, ...], Collection[
             f"folder {str(folder)!r} has neither {' nor '.join(WEIGHTS)}, nor a TensorFlow checkpoint; give the "
             f"checkpoint file itself, or the folder that save_pretrained wrote"
         )
-    first, *others = there  # in the order of transformers
-    note = f"took {first}, as transformers does; the folder also holds {', '.join(others)}, which is not read"
+    first, *others = sorted(there, key=lambda one: one != name)  # in the order of transformers
+    several = sorted(file.name for file in folder.iterdir() if NUMBERED.fullmatch(file.name))
+    if several and not name:  # as accelerate saves them
+        raise CheckpointError(
+            f"ambiguous: folder {str(folder)!r} holds the networks {first} and {', '.join(several)}; give one of these "
+            f"files"
+        )
+    why = "" if name else ", as transformers does"
+    note = f"took {first}{why}; the folder also holds {', '.join(others)}, which is not read"
     notes = (note,) if others else ()
     if not first.endswith(INDEX):
         return [folder / first], notes, ()

@@ -54,12 +54,10 @@ INSTRUCTIONS = {
 OTHERS = {
     "torch._utils._rebuild_tensor_v3": "numbers of a type such as float8, which mean nothing without their scales",
     "torch._utils._rebuild_qtensor": "quantised tensors",
+    **dict.fromkeys(("torch.qint8", "torch.quint8", "torch.qint32"), "quantised tensors"),
     "torch._utils._rebuild_sparse_tensor": "sparse tensors",
     "torch._utils._rebuild_nested_tensor": "nested tensors",
     "torch._utils._rebuild_meta_tensor_no_storage": "tensors of the meta device, which have no values",
-    "torch._tensor._rebuild_from_type_v2": (
-        "tensors of a class of their own, such as parts of tensors of a distributed run; save the full state dict"
-    ),
     "torch.distributed.tensor.DTensor": "parts of tensors of a distributed run; save the full state dict",
     "torch.distributed._shard.sharded_tensor.api.ShardedTensor": (
         "parts of tensors of a distributed run; save the full state dict"
@@ -136,6 +134,10 @@ class Claim(NamedTuple):
     stride: tuple[int, ...]
 
 
+# Classes of tensors that are tensors like any other.
+ORDINARY = {"torch.Tensor", "torch.nn.parameter.Parameter", "torch.nn.parameter.Buffer", "torch.nn.Buffer"}
+
+
 class _Refusal(Exception):  # noqa: N818 - what a message says of the file
     """Why a pickle is not read on."""
 
@@ -183,9 +185,23 @@ class _Tensor(Made):
         return Claim(storage, offset, tuple(size), tuple(stride))
 
 
+class _Typed(Made):
+    def __new__(cls, build: Any = None, kind: Any = None, given: Any = (), *state: Any) -> Any:
+        """The tensor, if its class means nothing."""
+        name = str(getattr(kind, "name", kind))
+        if name not in ORDINARY or build not in (_Tensor, _Parameter) or not isinstance(given, tuple):
+            raise _Refusal(
+                f"holds tensors of the class {name}, whose numbers only its own code explains; save plain tensors: "
+                f"{{name: value.as_subclass(torch.Tensor) for name, value in model.state_dict().items()}}"
+            )
+        return build(*given)
+
+
 STAND_INS: dict[str, type] = {
     **dict.fromkeys(TENSORS, _Tensor),
     **dict.fromkeys(PARAMETERS, _Parameter),
+    "torch._tensor._rebuild_from_type_v2": _Typed,
+    "argparse.Namespace": Kept,
     "collections.OrderedDict": _Dict,
 }
 
@@ -205,7 +221,13 @@ class _Reader(pickle._Unpickler):
         path = f"{module}.{name}"
         if path in OTHERS:
             raise _Refusal(f"holds {OTHERS[path]}; it has no weights that can be read")
-        known = path in self.names or path in PLAIN or STORAGE.fullmatch(path) or DTYPE.fullmatch(path)
+        known = (
+            path in self.names
+            or path in PLAIN
+            or path in ORDINARY
+            or STORAGE.fullmatch(path)
+            or DTYPE.fullmatch(path)
+        )
         if not known and not HARMLESS.fullmatch(path):
             raise _Refusal(
                 f"asks for {path}, which is code and not weights: loading it could run anything, so it is not loaded, "

@@ -30,6 +30,7 @@ ALIGNED = 64  # bytes, as torch's own allocator
 DRAWS = re.compile(
     r"(normal|uniform|clamp|erfinv|mul|add|fill|zeros?|ones|copy|constant|(trunc|kaiming|xavier)_.*)_"
 )
+FLOATS = re.compile(r"(.*\.)?(weight|bias|running_mean|running_var)")  # never whole numbers
 FACTORIES = ("empty", "zeros", "ones", "full", "rand", "randn", "arange", "linspace", "eye", "tril", "triu")
 
 
@@ -165,17 +166,14 @@ def fill(network: nn.Module, weights: Mapping[str, Tensor]) -> None:
     """
     wanted = network.state_dict()
     buffers = {name for name, _ in network.named_buffers()}
+    for name, value in weights.items():
+        if name in wanted and wanted[name].is_floating_point() and not value.is_floating_point():
+            raise CheckpointError(_codes(name, value))
     given = {
         name: _own(value.to(wanted[name].dtype).contiguous())
         for name, value in weights.items()
         if name in wanted and name not in buffers
     }
-    for name in given:
-        if wanted[name].is_floating_point() and not weights[name].is_floating_point():
-            kind = str(weights[name].dtype).removeprefix("torch.")
-            raise CheckpointError(
-                f"{name} holds {kind} codes, not weights; save the network before it is quantised"
-            )
     given = OrderedDict(given)
     given._metadata = wanted._metadata  # type: ignore[attr-defined]  # its shapes are this version's
     network.load_state_dict(given, strict=False, assign=True)
@@ -195,6 +193,11 @@ def _own(value: Tensor) -> Tensor:
     return value if whole and value.data_ptr() % ALIGNED == 0 else value.clone()
 
 
+def _codes(name: str, value: Tensor) -> str:
+    kind = str(value.dtype).removeprefix("torch.")
+    return f"{name} holds {kind} codes, not weights; save the network before it is quantised"
+
+
 def check_numbers(weights: Mapping[str, Tensor], path: Path) -> None:
     """Refuse what cannot be weights of a network: complex numbers, codes, NaN, negative variances.
 
@@ -205,6 +208,8 @@ def check_numbers(weights: Mapping[str, Tensor], path: Path) -> None:
     """
     for name, value in weights.items():
         bad = None
+        if FLOATS.fullmatch(name) and not value.is_floating_point() and not value.is_complex():
+            raise CheckpointError(f"checkpoint {str(path)!r}: {_codes(name, value)}")
         if value.is_complex():
             bad = "holds complex numbers"
         elif value.is_floating_point() and value.element_size() == 1:

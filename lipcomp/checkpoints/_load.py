@@ -25,8 +25,9 @@ from lipcomp.checkpoints._index import classifier_of
 from lipcomp.checkpoints._inputs import channels_of, check_images, inputs_of
 from lipcomp.checkpoints._lean import Budget, check_numbers, fill
 from lipcomp.checkpoints._native import HEADER_KEY, Checkpoint, Metadata, load_checkpoint
-from lipcomp.checkpoints._recognise import Recognised, recognise
+from lipcomp.checkpoints._recognise import Recognised, all_tensors, recognise
 from lipcomp.checkpoints._report import KeyReport
+from lipcomp.checkpoints._settings import settings_of
 from lipcomp.checkpoints._shapes import infer_backbone
 from lipcomp.checkpoints._sources import Source, State, check_count, open_source
 from lipcomp.checkpoints._transformers_models import from_bare, from_folder
@@ -37,6 +38,15 @@ from lipcomp.encoders._wrapped import WrappedEncoder, check_scale
 Head = Literal["auto", "none"]
 Numbers = Sequence[float | int]
 SHOWN = 5  # disagreements named in an error
+LORA = re.compile(r"(^|[._])lora_([AB]|embedding_[AB]|magnitude_vector)\b")
+STORED = {  # keys of weights that are no plain tensors -> what they are, and the remedy
+    r"\.parametrizations\.(?!weight\.original[01]$)": (
+        "of a parametrization: torch.nn.utils.parametrize.remove_parametrizations(module, name) makes it a plain weight"
+    ),
+    r"\.(qweight|qzeros|g_idx|SCB|absmax|quant_map|weight_format|_packed_params.*|scale|zero_point)$": (
+        "of a quantised network: save the network before it is quantised"
+    ),
+}
 EXTRA = re.compile(  # whole names beside a backbone that belong to something else
     r"mask_token|masked_embed|normalize\.(mean|std)|(model\.)?(mu|sigma)|sub_block1\..*|n_averaged"
     r"|decoder_(embed|blocks|norm|pred|pos_embed)(\..*)?|head\.(mlp|last_layer)\..*"
@@ -112,7 +122,11 @@ def load_encoder(
             raise CheckpointError(
                 f"checkpoint {str(path)!r} is not of lipcomp's own format; leave format= out"
             )
-        return _assemble(source, arch, format, branch, head, _size(image_size), mean, std)
+        check_parts(source)
+        try:
+            return _assemble(source, arch, format, branch, head, _size(image_size), mean, std)
+        except CheckpointError as error:
+            raise CheckpointError(f"{error}{_stored(source)}") from error
     except (CheckpointError, ImportError, OSError):
         raise
     except NormalisationError as error:  # not the file's fault
@@ -123,6 +137,31 @@ def load_encoder(
             f"checkpoint {str(path)!r} cannot be loaded ({type(error).__name__}: {first}); it is damaged, or "
             f"needs arch= or format=, or to be built by you (lipcomp.wrap)"
         ) from error
+
+
+def check_parts(source: Source) -> None:
+    """Refuse weights beside which stands what changes them.
+
+    Raises
+    ------
+    CheckpointError
+        If there are LoRA's.
+    """
+    for name, _, _ in all_tensors(source.tree):
+        if LORA.search(name):
+            raise CheckpointError(
+                f"checkpoint {str(source.path)!r} holds changes of its weights by LoRA ({name}), which are not "
+                f"applied; save the merged network: model.merge_and_unload()"
+            )
+
+
+def _stored(source: Source) -> str:
+    """A hint on weights that are stored in a way that may be why they are not recognised."""
+    for pattern, what in STORED.items():
+        for name, _, _ in all_tensors(source.tree):
+            if re.search(pattern, name):
+                return f" (It holds {name}, {what}.)"
+    return ""
 
 
 def _refuse_options(options: Mapping[str, Any], source: Source) -> None:
@@ -165,6 +204,7 @@ def _assemble(
     weights = prepare_vit(found.part(found.backbone))
     asked = size or (source.preprocessing.size if source.preprocessing else None)
     told = {**found.conventions, **source.conventions, "image_size": asked, "format": found.format.name}
+    told["said"] = settings_of({**source.tree, "metadata": source.metadata})
     if named and (number := heads_of(told, weights)) is not None:  # as the format has them, not as the name
         told["model_args"] = {"num_heads": number, **told.get("model_args", {})}
     if "fc_norm.weight" in weights and "norm.weight" not in weights:
@@ -179,7 +219,7 @@ def _assemble(
     )
     notes = (*source.notes, *found.notes, *backbone.notes, *([note] if note else []))
     used, missing = _fit(backbone, found, weights, source)
-    heads, told_of_heads = _heads(found, backbone, head, size)
+    heads, told_of_heads = _heads(found, backbone, head, size, source.path)
     for part, names in (("projector", found.projector), ("predictor", found.predictor)):
         used |= {key: f"{part}.{name}" for name, key in names.items() if part in heads}
     ready = inputs_of(source, found, backbone, weights, size, mean, std)
@@ -271,13 +311,15 @@ def _fit(
 
 
 def _heads(
-    found: Recognised, backbone: Backbone, head: Head, size: tuple[int, int] | None
+    found: Recognised, backbone: Backbone, head: Head, size: tuple[int, int] | None, path: Path
 ) -> tuple[dict[str, nn.Sequential], str]:
     """Projection and prediction heads with their weights, and a line on what the latent is."""
     if head == "none" and found.projector:
         return {}, 'latent: the backbone\'s features, as asked (head="none")'
     if not found.projector:
         return {}, "latent: the backbone's features; no projector was found"
+    for part in (found.projector, found.predictor):
+        check_numbers(found.part(part), path)
     activation = found.conventions["activation"]
     width = _width(backbone, found, size)
     heads = {"projector": build_head(found.part(found.projector), width, "projection head", activation)}

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from lipcomp.checkpoints import _dialects as dialects
 from lipcomp.checkpoints._errors import CheckpointError
+from lipcomp.checkpoints._folded import fold
 from lipcomp.checkpoints._formats import (
     EXPORTED,
     FORMATS,
@@ -28,7 +29,7 @@ from lipcomp.checkpoints._names import (
     to_common,
     without_wrappers,
 )
-from lipcomp.checkpoints._sources import Source, State
+from lipcomp.checkpoints._sources import Source, State, is_moment
 
 # A moving average, by a part of a place or of a prefix; and those whose authors evaluate it.
 FOLLOWERS = re.compile(
@@ -66,14 +67,21 @@ class Recognised:
             if key not in used
             for name in self.origin[key]
         }
-        mine = id_of(self.state)
-        elsewhere = {name: why for name, value, why in all_tensors(source.tree) if id(value) not in mine}
-        return {**here, **({} if source.keys else elsewhere), **source.left_out}
+        elsewhere = {} if source.keys else other_tensors(source, self.state, self.place, self.origin)
+        return {**here, **elsewhere, **source.left_out}
 
 
-def id_of(state: State) -> set[int]:
-    """The identities of a state's tensors."""
-    return {id(value) for value in state.values()}
+def other_tensors(
+    source: Source, state: State, place: tuple[str, ...], origin: Mapping[str, tuple[str, ...]]
+) -> dict[str, str]:
+    """The tensors of a file that are not in a state, nor parts of one there, and why they might not be used."""
+    mine = {id(value) for value in state.values()}
+    parts = {".".join((*place, old)) for behind in origin.values() if len(behind) > 1 for old in behind}
+    return {
+        name: why
+        for name, value, why in all_tensors(source.tree)
+        if id(value) not in mine and name not in parts
+    }
 
 
 def all_tensors(tree: Mapping[str, Any]) -> Iterator[tuple[str, Tensor, str]]:
@@ -83,6 +91,7 @@ def all_tensors(tree: Mapping[str, Any]) -> Iterator[tuple[str, Tensor, str]]:
     def below(node: Any, place: tuple[str, ...]) -> Iterator[tuple[str, Tensor, str]]:
         if isinstance(node, Tensor):
             optimiser = any(word in part for part in place for word in ("optim", "scaler", "amp"))
+            optimiser |= "param_groups" in tree or is_moment(".".join(place))
             yield ".".join(place), node, "optimiser state" if optimiser else "another part of the file"
         elif isinstance(node, Mapping | list | tuple) and id(node) not in seen and len(place) < 12:
             seen.add(id(node))
@@ -128,14 +137,24 @@ def recognise(
     forced = [row for row in FORMATS if row.name == name]
     if name is not None and not forced:
         raise CheckpointError(f"checkpoint {str(source.path)!r} is not of format {name!r}")
-    states = [(place, *unwrap(state)) for place, state in source.states()]
+    states = [(place, *whole_weights(state)) for place, state in source.states()]
     real = [entry for entry in states if any(value.ndim > 1 for value in entry[1].values())]
-    states = real or states  # a lone best_acc1 beside the weights is no network
+    if not real and any(why == "optimiser state" for _, _, why in all_tensors(source.tree)):
+        raise CheckpointError(
+            f"checkpoint {str(source.path)!r} holds the state of an optimiser and no weights; give the file of the "
+            f"network that was saved with it"
+        )
+    if states and not real:
+        raise CheckpointError(
+            f"checkpoint {str(source.path)!r} holds no weights of a network: none of its tensors "
+            f"({', '.join(list(states[0][1])[:4])}) has more than one axis"
+        )
+    states = real  # a lone best_acc1 beside the weights is no network
     for row in forced or FORMATS:
         options = [
             option
-            for place, state, origin in states
-            for option in _options(row, place, state, origin, branch, wanted, bool(forced))
+            for place, state, origin, notes in states
+            for option in _options(row, place, state, origin, branch, wanted, bool(forced), notes)
         ]
         if options:
             return _choose(options, branch, source)
@@ -157,13 +176,13 @@ def _options(
     row: Format,
     place: tuple[str, ...],
     state: State,
-    names: Mapping[str, str],
+    origin: Mapping[str, tuple[str, ...]],
     branch: str | None,
     wanted: Collection[str],
     forced: bool,
+    notes: tuple[str, ...],
 ) -> Iterator[Recognised]:
     """The networks in one state dict that a row of the table finds there."""
-    origin = {key: (old,) for key, old in names.items()}
     where = ".".join(place)
     follows = FOLLOWERS.fullmatch(where) is not None
     if row.name != "plain" and (row.fits(state) or (forced and not row.marks)):
@@ -172,6 +191,7 @@ def _options(
         mine = found is not None and (not wanted or _share(found.backbone, wanted) > 0.5)
         if found is not None and (mine or forced):
             found.place, found.label = place, where
+            found.notes = (*found.notes, *notes)
             found.branch = "momentum" if follows else found.branch
             yield found
     if row.name != "plain":
@@ -188,6 +208,7 @@ def _options(
         if found is not None:
             found.place, found.label = place, ".".join((*place, prefix.removesuffix(".")))
             found.label = found.label.strip(".")
+            found.notes = (*found.notes, *notes)
             found.branch = branch_of(found.label)
             yield found
 
@@ -304,6 +325,14 @@ def unwrap(state: State) -> tuple[State, dict[str, str]]:
     """Take off what wrappers added to the keys, wherever it stands; also say what each was called."""
     origin = without_wrappers(state)
     return {key: state[old] for key, old in origin.items()}, origin
+
+
+def whole_weights(state: State) -> tuple[State, dict[str, tuple[str, ...]], tuple[str, ...]]:
+    """The same with weights put together from their parts, what the file calls each, and notes."""
+    plain, origin = unwrap(state)
+    whole, behind, notes = fold(plain)
+    parts = {key: behind.get(key, (key,)) for key in whole}
+    return whole, {key: tuple(origin[part] for part in names) for key, names in parts.items()}, notes
 
 
 def split(

@@ -48,6 +48,8 @@ def infer_backbone(state: State, conventions: Mapping[str, Any]) -> Backbone:
             if (found := read_vit(state, conventions)) is not None:
                 return found
     known = lookup(state)
+    named = [entry for entry in known if entry.name.rpartition("/")[2] in _said_architectures(conventions)]
+    known = named or known
     if not known and (found := _read_resized(state, conventions, budget)) is not None:
         return found
     plain = [entry.name for entry in known if PLAIN.fullmatch(entry.name)]
@@ -68,6 +70,11 @@ def infer_backbone(state: State, conventions: Mapping[str, Any]) -> Backbone:
         f"config.json, or "
         f"build it yourself (lipcomp.wrap)"
     )
+
+
+def _said_architectures(conventions: Mapping[str, Any]) -> set[str]:
+    """Names of architectures in the file's own settings, without the tag of weights."""
+    return {str(name).partition(".")[0] for name in conventions.get("said", {}).get("architecture", ())}
 
 
 def _read_index(known: list[Entry], conventions: Mapping[str, Any], budget: Budget) -> Backbone:

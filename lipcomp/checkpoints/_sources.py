@@ -15,7 +15,7 @@ What a file is, its first bytes say, not its name.
 
 import hashlib
 import re
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -38,11 +38,16 @@ Tree = Mapping[str, Any]
 State = dict[str, Tensor]
 
 TENSORS = 50_000  # of a checkpoint
+SHARD = re.compile(r"-\d{5}-of-(\d{5})\.")
 HEADER_LIMIT = 20_000_000  # bytes of a safetensors header; those of 50,000 tensors are half as long
 
 # Branches of a checkpoint that hold no weights of a network, by a whole word of their name.
 STRANGERS = re.compile(
     r"(.*_)?(optim\w*|sched\w*|callbacks?|loops|scaler|amp|hyper_parameters|config|args|loss(es)?)(_.*)?"
+)
+# What an optimiser keeps beside each weight, with the weight's own shape; parts of a key.
+MOMENTS = re.compile(
+    r"optim(izers?|s)?(_states?)?|(max_)?exp_(avg|inf)(_sq|_slow|_diff)?|momentum_buffer|grad(ient)?s?"
 )
 
 
@@ -92,7 +97,7 @@ class Source:
 
 
 def _states(tree: Tree, place: tuple[str, ...], seen: set[int]) -> Iterator[tuple[tuple[str, ...], State]]:
-    if id(tree) in seen or len(place) > 6:
+    if id(tree) in seen or len(place) > 6 or {"state", "param_groups"} <= tree.keys():  # an optimiser's
         return
     seen.add(id(tree))
     for pair in (("trunk", "heads"), ("resnet", "head")):
@@ -100,12 +105,22 @@ def _states(tree: Tree, place: tuple[str, ...], seen: set[int]) -> Iterator[tupl
             merged = {f"{name}.{key}": value for name in pair for key, value in tree[name].items()}
             yield place, {key: value for key, value in merged.items() if isinstance(value, Tensor)}
             return
-    here = {str(key): value for key, value in tree.items() if isinstance(value, Tensor)}
+    here = {
+        str(key): value
+        for key, value in tree.items()
+        if isinstance(value, Tensor) and not is_moment(str(key))
+    }
     if here:
         yield place, here
     for name, value in tree.items():
-        if isinstance(value, Mapping) and not STRANGERS.fullmatch(str(name).lower()):
+        strange = STRANGERS.fullmatch(str(name).lower()) or MOMENTS.fullmatch(str(name))
+        if isinstance(value, Mapping) and not strange:
             yield from _states(value, (*place, str(name)), seen)
+
+
+def is_moment(key: str) -> bool:
+    """Whether a tensor is an optimiser's, by a part of its name."""
+    return any(MOMENTS.fullmatch(part) for part in key.split("."))
 
 
 def open_source(path: Path | str) -> Source:
@@ -125,8 +140,8 @@ def open_source(path: Path | str) -> Source:
                 f"checkpoint {str(path)!r} holds DeepSpeed's shards ({shards[0].name}); turn them into one file with "
                 f"the zero_to_fp32.py that lies beside them"
             )
-        indices = [f"{name}{hugging_face.INDEX}" for name in hugging_face.WEIGHTS]
-        if any((path / name).exists() for name in ("config.json", *hugging_face.WEIGHTS, *indices)):
+        known = ("config.json", *hugging_face.WEIGHTS, *indices_of(hugging_face.WEIGHTS))
+        if any((path / name).exists() for name in known):
             return _folder(path)
         if (path / "adapter_config.json").is_file():
             raise CheckpointError(
@@ -137,9 +152,22 @@ def open_source(path: Path | str) -> Source:
             names = ", ".join(sorted(file.name for file in path.iterdir())[:4])
             raise CheckpointError(
                 f"folder {str(path)!r} holds no checkpoint of its own: neither config.json with weights beside it nor "
-                f"TensorFlow's .index file, {f'but {names}; give one file' if names else 'it is empty'}"
+                f"TensorFlow's .index file, {f'but {names}; give one of them' if names else 'it is empty'}"
             )
         return _tensorflow(path)
+    if path.name == INDEX or path.suffix == ".distcp":
+        raise CheckpointError(
+            f"checkpoint {str(path)!r} is a part of a distributed one; give its folder, {str(path.parent)!r}"
+        )
+    if (shard := SHARD.search(path.name)) and int(shard[1]) > 1:
+        raise CheckpointError(
+            f"checkpoint {str(path)!r} is one of {int(shard[1])} shards; give their folder, {str(path.parent)!r}, "
+            f"with its index"
+        )
+    if path.is_file() and path.name in (*hugging_face.WEIGHTS, *indices_of(hugging_face.WEIGHTS)):
+        told = hugging_face.read_json(path.with_name("config.json"))
+        if path.name.endswith(hugging_face.INDEX) or told.keys() & {"model_type", "architecture"}:
+            return _folder(path.parent, path.name)  # which says more than its weights do
     if path.suffix == ".index" or ".data-" in path.name or path.with_name(path.name + ".index").is_file():
         return _tensorflow(path)
     if not path.is_file():
@@ -194,9 +222,14 @@ def _file(path: Path) -> tuple[Tree, dict[str, str] | None]:
     return read_torch(path), None
 
 
-def _folder(path: Path) -> Source:
-    """A Hugging Face folder."""
-    files, notes, promised = hugging_face.weight_files(path)
+def indices_of(names: Iterable[str]) -> list[str]:
+    """What the indices of shards are called."""
+    return [f"{name}{hugging_face.INDEX}" for name in names]
+
+
+def _folder(path: Path, name: str = "") -> Source:
+    """A Hugging Face folder, of which ``name`` is the file of weights that is meant."""
+    files, notes, promised = hugging_face.weight_files(path, name)
     return replace(_read_folder(path, files, promised), notes=notes)
 
 

@@ -22,7 +22,7 @@ import torch
 from torch import Tensor
 
 from lipcomp.checkpoints._errors import CheckpointError
-from lipcomp.checkpoints._inert import LONGEST, Claim, Made, Storage, read_inert
+from lipcomp.checkpoints._inert import LONGEST, Claim, Kept, Made, Storage, read_inert
 
 MEMBERS = 60_000  # entries of an archive; a tensor has one
 DIRECTORY = 20_000_000  # bytes of their list, of which zipfile makes fifty times as much
@@ -42,6 +42,9 @@ KINDS = {
     b"\x93NUMPY": "an array of NumPy",
     b"BZh": "a bzip2 archive",
 }
+
+
+READ = "files of torch.save, safetensors, Hugging Face folders and TensorFlow checkpoints are read"
 
 
 @dataclass(frozen=True)
@@ -89,6 +92,8 @@ def _build(described: Described, what: str) -> Any:
         return storages[storage.key].view(dtype).as_strided(claim.size, claim.stride, claim.offset)
 
     def below(node: Any, depth: int) -> Any:
+        if isinstance(node, Kept):  # argparse's settings
+            node = node.state
         if isinstance(node, Claim):
             return tensor(node)
         if isinstance(node, dict):
@@ -102,7 +107,8 @@ def _build(described: Described, what: str) -> Any:
                     {
                         key: below(value, depth + 1)
                         for key, value in node.items()
-                        if not isinstance(value, Made | type | set | frozenset)
+                        if isinstance(key, str | int)
+                        and (isinstance(value, Kept) or not isinstance(value, Made | type | set | frozenset))
                     }
                 )
             return built[id(node)]
@@ -134,17 +140,17 @@ def _check_archive(file: BinaryIO | io.BytesIO, size: int, what: str, opened: Ex
             raise CheckpointError(f"{what} has too long a list of members; it is no torch archive")
         archive = opened.enter_context(zipfile.ZipFile(file))
         members = archive.infolist()
-        if len(members) > MEMBERS or sum(member.file_size for member in members) > size:
-            raise CheckpointError(
-                f"{what} claims {len(members)} members, too many or larger than its own {size} bytes; it is no torch "
-                f"archive"
-            )
-        names = [member.filename for member in members]
+        names = [member.filename for member in members[:MEMBERS]]
         main = [member for member in members if member.filename.endswith("/data.pkl")]
         if any(name.endswith(("archive_format", "models/model.json")) for name in names):
             raise CheckpointError(
                 f"{what} is a torch.export archive, which holds a program; save the weights alone: "
                 f"torch.save(module.state_dict(), ...)"
+            )
+        if names and all(name.endswith(".npy") for name in names):
+            raise CheckpointError(
+                f"{what} is an archive of NumPy's arrays (.npz), which is not read; save them as tensors: "
+                f"torch.save({{name: torch.from_numpy(array) for name, array in arrays.items()}}, ...)"
             )
         if len(set(names)) != len(names) or len(main) != 1:
             raise CheckpointError(
@@ -155,6 +161,11 @@ def _check_archive(file: BinaryIO | io.BytesIO, size: int, what: str, opened: Ex
             raise CheckpointError(
                 f"{what} is a TorchScript archive, which holds code; save the weights alone: "
                 f"torch.save(module.state_dict(), ...)"
+            )
+        if len(members) > MEMBERS or sum(member.file_size for member in members) > size:
+            raise CheckpointError(
+                f"{what} claims {len(members)} members, too many or larger than its own {size} bytes; it is no torch "
+                f"archive"
             )
         if any(member.compress_type != zipfile.ZIP_STORED or member.flag_bits & 1 for member in members):
             raise CheckpointError(
@@ -210,9 +221,10 @@ def _check_legacy(path: Path, file: BinaryIO, what: str) -> Described:
         except CheckpointError as error:
             if part != "magic":
                 raise
-            raise CheckpointError(f"{error} ({_guess(file)})") from error
+            kind = _guess(file)
+            raise CheckpointError(f"{what} is {kind}" if kind else f"{error} ({READ})") from error
         if part == "magic" and told != LEGACY_MAGIC:
-            raise CheckpointError(f"{what} is a plain pickle; {_guess(file)}")
+            raise CheckpointError(f"{what} is a plain pickle; {READ}")
         position, storages, parts[part] = position + length, storages | found, told
     places = {}
     order = parts["keys"] if isinstance(parts["keys"], list) else []
@@ -233,18 +245,20 @@ def _check_legacy(path: Path, file: BinaryIO, what: str) -> Described:
 
 
 def _guess(file: BinaryIO) -> str:
-    """What a file that begins like none of ours may be."""
+    """What a file that begins like none of ours may be; "" if nobody knows."""
     file.seek(0)
-    start = file.read(64)
+    start = file.read(512)
     if start.startswith(b"version https://git-lfs"):
-        return "it is a Git LFS pointer, not the file itself: run git lfs pull"
+        return "a Git LFS pointer, not the file itself: run git lfs pull"
     if start.lstrip()[:1] == b"<":
-        return "it is a web page, not a checkpoint: the download went wrong"
+        return "a web page, not a checkpoint: the download went wrong"
     for magic, what in KINDS.items():
         if start.startswith(magic):
-            return f"it is {what}, which is not read"
+            return f"{what}, which is not read"
+    if start[257:262] == b"ustar":
+        return "a tar archive; unpack it, and give the file or folder within (torch before 0.1.10 saved such archives)"
     if start.lstrip()[:1] in (b"{", b"["):
-        return "it is a JSON file, not weights: give the folder in which it lies"
+        return "a JSON file, not weights: give the folder in which it lies"
     if start.startswith(b"\x89HDF"):
-        return "it is an HDF5 file; only TensorFlow's own checkpoints are read"
-    return "files of torch.save, safetensors, Hugging Face folders and TensorFlow checkpoints are read"
+        return "an HDF5 file; only TensorFlow's own checkpoints are read"
+    return ""

@@ -30,7 +30,7 @@ from lipcomp.checkpoints._lean import Budget, check_numbers, lean
 from lipcomp.checkpoints._names import below, without_wrappers
 from lipcomp.checkpoints._native import Checkpoint, Metadata
 from lipcomp.checkpoints._preprocessing import convention
-from lipcomp.checkpoints._recognise import all_tensors, branch_of, choose, id_of, unwrap
+from lipcomp.checkpoints._recognise import branch_of, choose, other_tensors, whole_weights
 from lipcomp.checkpoints._report import KeyReport
 from lipcomp.checkpoints._sources import Source
 from lipcomp.checkpoints._transformers_bare import bare_config, find_kinds
@@ -131,25 +131,30 @@ def from_bare(
 ) -> Checkpoint | None:
     """An encoder of a bare state dict whose network transformers builds; None if it is of none of these."""
     found = [
-        (".".join((*place, prefix)).strip("."), kind, prefix, state, origin)
+        (".".join((*place, prefix)).strip("."), kind, prefix, state, origin, place, more)
         for place, wrapped in source.states()
-        for state, origin in [unwrap(wrapped)]
+        for state, origin, more in [whole_weights(wrapped)]
         for kind, prefix in find_kinds(state)
     ]
     if not found:
         return None
     labels = [entry[0] for entry in found]
     number, notes = choose(labels, [branch_of(label) for label in labels], branch, source.path)
-    label, kind, prefix, state, origin = found[number]
+    label, kind, prefix, state, origin, place, more = found[number]
     weights = below(state, prefix)
     check_numbers(weights, source.path)
     config, assumed = bare_config(kind, weights)
     tower = build_tower(config, weights)
-    used = {origin[prefix + name]: f"backbone.{name}" for name in weights if name not in tower.unused}
-    ignored = {old: reason(key, branch_of(label)) for key, old in origin.items() if old not in used}
-    here = id_of(state)
-    ignored |= {name: why for name, value, why in all_tensors(source.tree) if id(value) not in here}
-    report = KeyReport(used, ignored, (), (*notes, *assumed))
+    taken = {prefix + name: f"backbone.{name}" for name in weights if name not in tower.unused}
+    used = {old: name for key, name in taken.items() for old in origin[key]}
+    ignored = {
+        old: reason(key, branch_of(label))
+        for key, behind in origin.items()
+        if key not in taken
+        for old in behind
+    }
+    ignored |= other_tensors(source, state, place, origin)
+    report = KeyReport(used, ignored, (), (*notes, *more, *assumed))
     checkpoint = _checkpoint(source, tower, report, head, size, mean, std)
     return replace(checkpoint, branch=branch_of(label), place=label)
 

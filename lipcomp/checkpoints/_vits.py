@@ -17,6 +17,7 @@ from torch.nn import functional
 
 from lipcomp.checkpoints._backbone import Backbone, State, import_timm
 from lipcomp.checkpoints._errors import CheckpointError
+from lipcomp.checkpoints._settings import disagreement
 
 USUAL = (192, 384, 768, 1024)  # widths whose heads have 64 features in every library
 SIXTEEN = (
@@ -115,6 +116,13 @@ def read_vit(state: State, conventions: Mapping[str, Any]) -> Backbone | None:
         raise CheckpointError(
             f"a ViT of width {width} cannot have {heads} heads; name its architecture with arch="
         )
+    pool = conventions.get("global_pool") or ("token" if class_token else "avg")
+    epsilon = float(conventions.get("layer_norm_eps", 1e-6))
+    if not known and (said := disagreement(conventions.get("said", {}), heads, epsilon, pool)):
+        raise CheckpointError(
+            f"ambiguous: the settings in the file say {said}, which the weights of a vision transformer do not show; "
+            f"pass arch=, give the folder with its config.json, or build the network yourself (lipcomp.wrap)"
+        )
     hidden = state["blocks.0.mlp.fc1.weight"].shape[0]
     depth = len({key.split(".")[1] for key in state if key.startswith("blocks.")})
     for number in range(depth):  # before anything is allocated for a claim
@@ -129,7 +137,6 @@ def read_vit(state: State, conventions: Mapping[str, Any]) -> Backbone | None:
                     f"the weights are of no plain vision transformer: blocks.{number}.{part}.weight "
                     f"{'is not there' if have is None else f'is {tuple(have.shape)}'}, not {shape}"
                 )
-    pool = conventions.get("global_pool") or ("token" if class_token else "avg")
     network = timm.models.vision_transformer.VisionTransformer(
         img_size=size,
         patch_size=tuple(patch.shape[2:]),
@@ -148,7 +155,6 @@ def read_vit(state: State, conventions: Mapping[str, Any]) -> Backbone | None:
         pre_norm="norm_pre.weight" in state,
         fc_norm="fc_norm.weight" in state,
     )
-    epsilon = float(conventions.get("layer_norm_eps", 1e-6))
     for module in network.modules():
         if isinstance(module, nn.LayerNorm):
             module.eps = epsilon

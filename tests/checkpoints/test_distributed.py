@@ -1,6 +1,7 @@
 """Folders of torch.distributed.checkpoint: torch writes them, with one part per tensor or several."""
 
 import pickle
+import shutil
 import subprocess
 
 import pytest
@@ -40,6 +41,9 @@ def test_torchs_own(saved, resnet18, images, normalised, close):
     close(checkpoint.encoder.features(images), resnet18(normalised(images)))
     assert checkpoint.place == "app.model"
     assert "app.optim.state.conv1.weight.momentum_buffer" in checkpoint.report.ignored
+    for part in (".metadata", "__0_0.distcp"):
+        with pytest.raises(CheckpointError, match=r"a part of a distributed one; give its folder"):
+            load_encoder(saved / part)
     assert checkpoint.report.used.keys() >= {name for name, _ in resnet18.named_parameters()}
 
 
@@ -78,6 +82,16 @@ def test_a_missing_rank_is_named(tmp_path):
     with pytest.raises(
         CheckpointError, match=r"lacks its file '__1_0\.distcp'; copy the files of every rank"
     ):
+        read_distributed(folder)
+
+
+def test_a_rank_that_is_a_copy_of_another_is_noticed(tmp_path):
+    for whole in (torch.zeros(4, 3), torch.rand(4, 3)):  # zeros may well be alike
+        folder = of_ranks(tmp_path / f"{whole[0, 0] > 0}", whole, (2, 2))
+        shutil.copy(folder / "__0_0.distcp", folder / "__1_0.distcp")
+        if not whole.any():
+            read_distributed(folder)
+    with pytest.raises(CheckpointError, match=r"same bytes in __0_0\.distcp and __1_0\.distcp"):
         read_distributed(folder)
 
 

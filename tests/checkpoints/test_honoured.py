@@ -1,5 +1,6 @@
 """What a file says is honoured; what it does not say is asked or noted: pooling, normalisation, activation."""
 
+import argparse
 import json
 
 import pytest
@@ -7,6 +8,7 @@ import torch
 import torchvision
 from safetensors.torch import save_file
 from torch import nn
+from torch.nn.utils import prune
 
 from lipcomp.checkpoints import load_encoder
 from lipcomp.checkpoints._errors import CheckpointError
@@ -272,6 +274,71 @@ def test_openclips_tower(tmp_path, shaken, small_images, normalised):
     agree(checkpoint.encoder.features(small_images), expected)
     agree(checkpoint.encoder.embedding(small_images), expected @ state["proj"])
     assert any("GELU" in note for note in checkpoint.report.notes)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda layer: nn.utils.weight_norm(layer),
+        lambda layer: nn.utils.parametrizations.weight_norm(layer, dim=1),
+        lambda layer: nn.utils.spectral_norm(layer),
+        lambda layer: nn.utils.parametrizations.spectral_norm(layer),
+        lambda layer: prune.random_unstructured(layer, "weight", 0.5),
+    ],
+    ids=[
+        "weight_norm",
+        "weight_norm of parametrizations",
+        "spectral_norm",
+        "... of parametrizations",
+        "pruned",
+    ],
+)
+@pytest.mark.filterwarnings("ignore:.*weight_norm:FutureWarning")
+def test_weights_in_parts_are_put_together(change, tmp_path, shaken, small_images, normalised):
+    network = small_vit(shaken).requires_grad_(True)
+    for block in network.blocks:
+        change(block.mlp.fc1)
+    network.eval().requires_grad_(False)
+    state = {f"model._orig_mod.{name}": value for name, value in network.state_dict().items()}
+    torch.save({"state_dict": state}, tmp_path / "net.ckpt")
+    checkpoint = load_encoder(tmp_path / "net.ckpt", mean=(0.5,) * 3, std=(0.5,) * 3)
+    agree(checkpoint.encoder.features(small_images), network(normalised(small_images, [0.5] * 3, [0.5] * 3)))
+    assert checkpoint.report.notes[0].endswith("of 2 weights put together")
+    assert checkpoint.report.used.keys() | checkpoint.report.ignored.keys() == state.keys()
+
+
+@pytest.mark.parametrize(
+    ("settings", "said"),
+    [
+        ({"args": argparse.Namespace(num_heads=6)}, "heads 6, and 3"),
+        ({"hyper_parameters": {"net": {"layer_norm_eps": 1e-5}}}, "epsilon 1e-05, and 1e-06"),
+        ({"config": {"hidden_act": "relu"}}, "activation relu, and gelu"),
+        ({"global_pool": "avg"}, "pooling avg, and token"),
+        ({"num_heads": "3", "args": argparse.Namespace(gp="cls", hidden_act="gelu", model="vit")}, None),
+    ],
+)
+def test_settings_against_what_would_be_assumed_are_heard(settings, said, tmp_path, shaken):
+    torch.save({"model": small_vit(shaken).state_dict(), **settings}, tmp_path / "net.pth")
+    if said is None:
+        load_encoder(tmp_path / "net.pth")
+    else:
+        with pytest.raises(CheckpointError, match=f"ambiguous: the settings in the file say {said} would be"):
+            load_encoder(tmp_path / "net.pth")
+
+
+def test_the_architecture_that_a_file_names_is_one_of_those_that_fit(tmp_path, shaken):
+    state = shaken(timm.create_model("tf_mobilenetv3_small_075", num_classes=0)).state_dict()
+    torch.save({"arch": "tf_mobilenetv3_small_075", "state_dict": state}, tmp_path / "net.pth")
+    found = load_encoder(tmp_path / "net.pth", mean=(0.5,) * 3, std=(0.5,) * 3)
+    assert found.encoder.architecture == "timm/tf_mobilenetv3_small_075"
+
+
+def test_a_file_beside_its_configuration_is_the_folders(tmp_path, shaken, small_images, normalised):
+    """The class token would be taken of the file alone."""
+    network = shaken(timm.create_model("vit_tiny_patch16_224", num_classes=0, global_pool="avg", **SMALL))
+    more = {"model_args": SMALL, "global_pool": "avg", "architecture": "vit_tiny_patch16_224"}
+    encoder = load_encoder(folder(tmp_path, network, **more) / "model.safetensors").encoder
+    agree(encoder.features(small_images), network(normalised(small_images, [0.4] * 3, [0.3] * 3)))
 
 
 def test_mmpretrains_tower(tmp_path, shaken, small_images, normalised):

@@ -196,14 +196,20 @@ def test_shards_need_no_configuration(tmp_path, resnet18, images, normalised, cl
     save_file(resnet18.state_dict(), tmp_path / "model-00001-of-00001.safetensors")
     index = {"weight_map": dict.fromkeys(resnet18.state_dict(), "model-00001-of-00001.safetensors")}
     (tmp_path / "model.safetensors.index.json").write_text(json.dumps(index))
-    close(load_encoder(tmp_path, image_size=64).encoder.features(images), resnet18(normalised(images)))
+    for path in (tmp_path, tmp_path / "model.safetensors.index.json"):
+        close(load_encoder(path, image_size=64).encoder.features(images), resnet18(normalised(images)))
+    with pytest.raises(CheckpointError, match=r"one of 2 shards; give their folder"):
+        load_encoder(tmp_path / "model-00001-of-00002.safetensors")
+    save_file(resnet18.state_dict(), tmp_path / "model_1.safetensors")
+    with pytest.raises(CheckpointError, match=r"ambiguous: .*index\.json and model_1\.safetensors; give one"):
+        load_encoder(tmp_path)
 
 
 def test_an_empty_folder_is_named(tmp_path):
     with pytest.raises(CheckpointError, match=r"holds no checkpoint of its own: .* it is empty"):
         load_encoder(tmp_path)
     (tmp_path / "epoch_3.pth").write_bytes(b"1")
-    with pytest.raises(CheckpointError, match=r"but epoch_3\.pth; give one file"):
+    with pytest.raises(CheckpointError, match=r"but epoch_3\.pth; give one of them"):
         load_encoder(tmp_path)
     (tmp_path / "adapter_config.json").write_text("{}")
     with pytest.raises(CheckpointError, match=r"adapter of PEFT, .*merge_and_unload"):

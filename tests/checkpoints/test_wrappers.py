@@ -8,10 +8,12 @@ from torch import nn
 
 from lipcomp.checkpoints import load_encoder, save_checkpoint
 from lipcomp.checkpoints._errors import CheckpointError
+from lipcomp.checkpoints._heads import build_head
 from lipcomp.checkpoints._names import without_wrappers
 from lipcomp.checkpoints._native import Metadata
 from lipcomp.checkpoints._own import load_own
 from lipcomp.encoders import EncoderSpec, build_encoder
+from lipcomp.encoders._resnet import ResNet
 
 
 def inserted(state, part, depth):
@@ -220,6 +222,53 @@ def test_a_head_that_begins_late_is_ambiguous(tmp_path, shaken, resnet18):
 @pytest.mark.parametrize(
     ("change", "message"),
     [
+        ({"2.weight": torch.ones(8, 64, dtype=torch.int8)}, r"2\.weight holds int8 codes"),
+        ({"2.weight": torch.full((8, 64), float("nan"))}, r"2\.weight holds NaN"),
+        (
+            {"1.bias": torch.ones(64), "1.running_mean": torch.zeros(64), "1.running_var": torch.ones(64)},
+            "no weight",
+        ),
+    ],
+)
+def test_numbers_of_a_head_are_looked_at_too(change, message, tmp_path, resnet18):
+    head = {f"projector.{name}": v for name, v in {"0.weight": torch.ones(64, 512), **change}.items()}
+    torch.save({f"backbone.{k}": v for k, v in resnet18.state_dict().items()} | head, tmp_path / "bad.pth")
+    with pytest.raises(CheckpointError, match=message):
+        load_encoder(tmp_path / "bad.pth")
+
+
+def test_of_two_numbers_without_weights_one_is_no_activation(shaken):
+    """DINO's head with dropout: the GELU was applied twice."""
+    head = shaken(nn.Sequential(nn.Linear(6, 5), nn.GELU(), nn.Dropout(), nn.Linear(5, 4)))
+    features = torch.randn(3, 6, generator=torch.Generator().manual_seed(0))
+    torch.testing.assert_close(build_head(head.state_dict(), 6, "head", "gelu")(features), head(features))
+
+
+def test_what_an_optimiser_keeps_is_no_network(tmp_path):
+    state, path = ResNet(9, "cifar", 1 / 16).state_dict(), tmp_path / "run.pth"
+    moments = {name: torch.randn_like(value.float()) for name, value in state.items()}
+    kept = {f"model.{k}": v for k, v in state.items()} | {f"exp_avg.{k}": v for k, v in moments.items()}
+    for tree in ({"model": state, "exp_avg": moments, "grads": moments}, kept):
+        torch.save(tree, path)
+        found = load_encoder(path)
+        assert torch.equal(found.encoder.backbone.conv1.weight, state["conv1.weight"])
+        assert not any("also holds" in note for note in found.report.notes)
+    for tree in ({"exp_avg": moments}, {"state": {0: {"sum": torch.ones(3, 3)}}, "param_groups": []}):
+        torch.save(tree, path)
+        with pytest.raises(CheckpointError, match="holds the state of an optimiser and no weights"):
+            load_encoder(path)
+
+
+def test_changes_by_lora_are_not_left_out(tmp_path):
+    beside = {"layer1.0.conv1.lora_A.default.weight": torch.ones(4, 64)}
+    torch.save({"model": ResNet(9, "cifar", 1 / 16).state_dict(), "adapter": beside}, tmp_path / "lora.pth")
+    with pytest.raises(CheckpointError, match=r"by LoRA .*merge_and_unload"):
+        load_encoder(tmp_path / "lora.pth")
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
         (lambda value: value.to(torch.complex64), "holds complex numbers"),
         (lambda value: torch.full_like(value, float("nan")), "holds NaN or infinite"),
         (lambda value: (value * 10).to(torch.int8), "holds int8 codes"),
@@ -237,6 +286,11 @@ def test_numbers_that_are_no_weights_are_refused(change, message, tmp_path, resn
         with pytest.raises(CheckpointError, match=message):
             load_encoder(tmp_path / "bad.safetensors")
     state = resnet18.state_dict()
+    torch.save(
+        {**state, "bn1.running_mean": state["bn1.running_mean"].to(torch.int8)}, tmp_path / "codes.pth"
+    )
+    with pytest.raises(CheckpointError, match=r"bn1\.running_mean holds int8 codes"):
+        load_encoder(tmp_path / "codes.pth")
     state["bn1.running_var"] = -state["bn1.running_var"]
     torch.save(state, tmp_path / "negative.pth")
     with pytest.raises(CheckpointError, match=r"bn1\.running_var holds negative variances"):
