@@ -122,7 +122,7 @@ OPENCLIP = Dialect(
         (r"ln_post\.(\w+)", r"norm.\1"),
     ),
     "proj",
-    {"layer_norm_eps": 1e-5, "normalisation": CLIP_NORMALISATION},
+    {"layer_norm_eps": 1e-5, "normalisation": CLIP_NORMALISATION, "hidden_act": None},
     "openclip",
     stem="conv1.weight",
 )

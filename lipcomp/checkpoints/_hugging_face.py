@@ -20,10 +20,13 @@ from torch import Tensor
 
 from lipcomp.checkpoints._dialects import RESNET, TRANSFORMERS, prefixes_of, translate as translate_names
 from lipcomp.checkpoints._errors import CheckpointError
+from lipcomp.checkpoints._preprocessing import CLIP_NORMALISATION
 
 LARGEST = 16 << 20  # bytes of a JSON file
 WEIGHTS, INDEX = ("model.safetensors", "pytorch_model.bin"), ".index.json"
 
+OPENCLIP = ("open_clip_config.json", "open_clip_model.safetensors", "open_clip_pytorch_model.bin")
+ODD = ("attentional_pool", "final_ln_after_pool", "act_kwargs", "norm_kwargs")  # settings of its towers
 NUMBERED = re.compile(r"(model|pytorch_model)_\d+\.(safetensors|bin)")  # after WEIGHTS, of further networks
 TRANSLATED = ("resnet", "vit", "vit_msn", "vit_mae", "dinov2", "dinov2_with_registers")
 
@@ -90,6 +93,48 @@ def weight_files(folder: Path, name: str = "") -> tuple[list[Path], tuple[str, .
         )
         raise CheckpointError(f"folder {str(folder)!r}: {what}; get the folder again")
     return [folder / shard for shard in shards], notes, tuple(index or ())
+
+
+def read_openclip(folder: Path) -> tuple[dict[str, Any], dict[str, Any]]:
+    """What OpenCLIP's configuration of a folder says of its image tower, and of images in timm's words.
+
+    Raises
+    ------
+    CheckpointError
+        If the tower is another than a plain one with a class token.
+    """
+    told = read_json(folder / OPENCLIP[0])
+    model, images = told.get("model_cfg") or {}, told.get("preprocess_cfg") or {}
+    tower = model.get("vision_cfg") or {}
+    try:
+        size = images.get("size", tower.get("image_size", 224))
+        sides = size if isinstance(size, list) else [size, size]
+        words = {"shortest": "center", "squash": "squash"}[images.get("resize_mode", "shortest")]
+        ready = {
+            "input_size": (3, *sides),
+            "interpolation": images.get("interpolation", "bicubic"),
+            "crop_pct": 1.0,
+        }
+        mean, std = (
+            images.get(name, usual) for name, usual in zip(("mean", "std"), CLIP_NORMALISATION, strict=True)
+        )
+        ready |= {"crop_mode": words, "mean": mean, "std": std}
+        if "timm_model_name" in tower:  # which has names and conventions of its own
+            return {}, ready
+        odd = [name for name in ODD if tower.get(name)] + ["pool_type"] * (
+            tower.get("pool_type", "tok") != "tok"
+        )
+        heads = int(tower["width"]) // int(tower.get("head_width", 64))
+    except (KeyError, TypeError, ValueError, AttributeError, ZeroDivisionError) as error:
+        raise CheckpointError(
+            f"{str(folder / OPENCLIP[0])!r} does not describe an image tower ({error!r})"
+        ) from error
+    if odd:
+        raise CheckpointError(
+            f"{str(folder / OPENCLIP[0])!r} says {odd[0]}, a tower that only OpenCLIP builds; load it there, and "
+            f"wrap it (lipcomp.wrap)"
+        )
+    return {"hidden_act": "quick_gelu" if model.get("quick_gelu") else "gelu", "heads": heads}, ready
 
 
 def is_plain(config: Mapping[str, Any]) -> bool:

@@ -15,7 +15,7 @@ What a file is, its first bytes say, not its name.
 
 import hashlib
 import re
-from collections.abc import Collection, Iterable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -148,6 +148,8 @@ def open_source(path: Path | str) -> Source:
                 f"folder {str(path)!r} holds an adapter of PEFT, not the network that it changes; save the merged one: "
                 f"model.merge_and_unload().save_pretrained(...)"
             )
+        if own := [name for name in hugging_face.OPENCLIP[1:] if (path / name).is_file()]:
+            return open_source(path / own[0])
         if not any(path.glob("*.index")):
             names = ", ".join(sorted(file.name for file in path.iterdir())[:4])
             raise CheckpointError(
@@ -176,7 +178,15 @@ def open_source(path: Path | str) -> Source:
         )
     tree, metadata = _file(path)
     digest = digest_of(path)
-    return Source(path, "safetensors" if metadata is not None else "torch", tree, digest, metadata or {})
+    source = Source(path, "safetensors" if metadata is not None else "torch", tree, digest, metadata or {})
+    if path.name in hugging_face.OPENCLIP and path.with_name(hugging_face.OPENCLIP[0]).is_file():
+        told, ready = hugging_face.read_openclip(path.parent)
+        source = replace(
+            source,
+            conventions=told,
+            preprocessing=_prepared(path.parent, from_timm, ready, hugging_face.OPENCLIP[0]),
+        )
+    return source
 
 
 def check_count(tensors: int, path: Path) -> None:
@@ -256,13 +266,8 @@ def _read_folder(path: Path, files: list[Path], promised: Collection[str]) -> So
             f"folder {str(path)!r}: its index names {lacking[0]!r}, which is in none of the shards; get the folder "
             f"again"
         )
-    try:
-        ready = from_transformers(*hugging_face.read_processor(path))
-        ready = ready or from_timm(config, "pretrained_cfg of config.json")
-    except (ValueError, TypeError, KeyError, ArithmeticError, AttributeError) as error:
-        raise CheckpointError(
-            f"folder {str(path)!r}: its preprocessing cannot be read ({error}); correct it there"
-        ) from error
+    ready = _prepared(path, from_transformers, *hugging_face.read_processor(path))
+    ready = ready or _prepared(path, from_timm, config, "pretrained_cfg of config.json")
     if "model_type" in config and not hugging_face.is_plain(config):
         told = {"config": config}
         return Source(
@@ -303,6 +308,18 @@ def _read_folder(path: Path, files: list[Path], promised: Collection[str]) -> So
     return Source(
         path, "huggingface", weights, digest.hexdigest(), arch=arch, conventions=told, preprocessing=ready
     )
+
+
+def _prepared(
+    path: Path, read: Callable[[Mapping[str, Any], str], Inputs | None], told: Mapping[str, Any], origin: str
+) -> Inputs | None:
+    """What a configuration says of images."""
+    try:
+        return read(told, origin)
+    except (ValueError, TypeError, KeyError, ArithmeticError, AttributeError) as error:
+        raise CheckpointError(
+            f"folder {str(path)!r}: its preprocessing cannot be read ({error}); correct it there"
+        ) from error
 
 
 def _harmless(value: Any) -> bool:

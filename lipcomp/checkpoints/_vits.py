@@ -100,8 +100,8 @@ def read_vit(state: State, conventions: Mapping[str, Any]) -> Backbone | None:
     if conventions.get("hidden_act", "gelu") is None:
         raise CheckpointError(
             "ambiguous: the weights are of a CLIP with QuickGELU, as OpenAI's, or with GELU, as LAION's, which its "
-            "config.json says; give the folder in which both lie, or pass arch= (timm/vit_base_patch32_clip_224, "
-            "timm/vit_base_patch32_clip_quickgelu_224 or the like)"
+            "config.json (OpenCLIP's open_clip_config.json) says; give the folder in which both lie, or pass arch= "
+            "(timm/vit_base_patch32_clip_224, timm/vit_base_patch32_clip_quickgelu_224 or the like)"
         )
     heads = heads_of(conventions, state)
     known = heads is not None
@@ -154,6 +154,7 @@ def read_vit(state: State, conventions: Mapping[str, Any]) -> Backbone | None:
         reg_tokens=registers,
         pre_norm="norm_pre.weight" in state,
         fc_norm="fc_norm.weight" in state,
+        act_layer=timm.layers.get_act_layer(conventions.get("hidden_act", "gelu")),
     )
     for module in network.modules():
         if isinstance(module, nn.LayerNorm):

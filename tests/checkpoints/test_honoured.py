@@ -267,13 +267,28 @@ def test_openclips_tower(tmp_path, shaken, small_images, normalised):
         "text_projection": torch.ones(4, 4),
         "transformer.resblocks.0.attn.in_proj_weight": torch.ones(12, 4),  # of the text tower
     }
-    torch.save({"state_dict": {f"module.{k}": v for k, v in whole.items()}}, tmp_path / "clip.pt")
-    checkpoint = load_encoder(tmp_path / "clip.pt", mean=(0.5,) * 3, std=(0.5,) * 3)
-    assert checkpoint.format == "openclip"
-    expected = network(normalised(small_images, [0.5] * 3, [0.5] * 3))
-    agree(checkpoint.encoder.features(small_images), expected)
-    agree(checkpoint.encoder.embedding(small_images), expected @ state["proj"])
-    assert any("GELU" in note for note in checkpoint.report.notes)
+    path = tmp_path / "open_clip_pytorch_model.bin"
+    torch.save({"state_dict": {f"module.{k}": v for k, v in whole.items()}}, path)
+    with pytest.raises(CheckpointError, match=r"ambiguous: .* QuickGELU, .*open_clip_config\.json"):
+        load_encoder(path)
+    for quick in (False, True):
+        model = {"quick_gelu": quick, "vision_cfg": {"width": 192, "head_width": 32, "image_size": 32}}
+        images = {"mean": [0.5] * 3, "std": [0.5] * 3}
+        told = {"model_cfg": model, "preprocess_cfg": images}
+        (tmp_path / "open_clip_config.json").write_text(json.dumps(told))
+        checkpoint = load_encoder(tmp_path if quick else path)
+        assert checkpoint.format == "openclip"
+        for block in network.blocks:
+            block.attn.num_heads, block.attn.head_dim, block.attn.scale = 6, 32, 32**-0.5
+            block.mlp.act = timm.layers.get_act_layer("quick_gelu")() if quick else nn.GELU()
+        expected = network(normalised(small_images, [0.5] * 3, [0.5] * 3))
+        agree(checkpoint.encoder.features(small_images), expected)
+        agree(checkpoint.encoder.embedding(small_images), expected @ state["proj"])
+    (tmp_path / "open_clip_config.json").write_text(
+        '{"model_cfg": {"vision_cfg": {"attentional_pool": true}}}'
+    )
+    with pytest.raises(CheckpointError, match="does not describe an image tower"):
+        load_encoder(path)
 
 
 @pytest.mark.parametrize(
