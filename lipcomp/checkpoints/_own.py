@@ -91,7 +91,7 @@ def load_own(
         inner = network.backbone.network if isinstance(network.backbone, Tap) else network
     report, digest = None, _hash_of(inner)
     if path is not None:
-        source = open_source(path)
+        source = open_source(path, alone=True)
         report, digest = load_into(inner, source, branch), source.sha256
     if isinstance(network, Encoder):
         encoder = network

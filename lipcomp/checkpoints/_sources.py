@@ -123,8 +123,8 @@ def is_moment(key: str) -> bool:
     return any(MOMENTS.fullmatch(part) for part in key.split("."))
 
 
-def open_source(path: Path | str) -> Source:
-    """Read what lies at a path.
+def open_source(path: Path | str, *, alone: bool = False) -> Source:
+    """Read what lies at a path; ``alone``, the weights under their own names, whatever a configuration says of them.
 
     Raises
     ------
@@ -142,7 +142,7 @@ def open_source(path: Path | str) -> Source:
             )
         known = ("config.json", *hugging_face.WEIGHTS, *indices_of(hugging_face.WEIGHTS))
         if any((path / name).exists() for name in known):
-            return _folder(path)
+            return _folder(path, alone=alone)
         if (path / "adapter_config.json").is_file():
             raise CheckpointError(
                 f"folder {str(path)!r} holds an adapter of PEFT, not the network that it changes; save the merged one: "
@@ -169,7 +169,7 @@ def open_source(path: Path | str) -> Source:
     if path.is_file() and path.name in (*hugging_face.WEIGHTS, *indices_of(hugging_face.WEIGHTS)):
         told = hugging_face.read_json(path.with_name("config.json"))
         if path.name.endswith(hugging_face.INDEX) or told.keys() & {"model_type", "architecture"}:
-            return _folder(path.parent, path.name)  # which says more than its weights do
+            return _folder(path.parent, path.name, alone=alone)  # which says more than its weights do
     if path.suffix == ".index" or ".data-" in path.name or path.with_name(path.name + ".index").is_file():
         return _tensorflow(path)
     if not path.is_file():
@@ -237,13 +237,13 @@ def indices_of(names: Iterable[str]) -> list[str]:
     return [f"{name}{hugging_face.INDEX}" for name in names]
 
 
-def _folder(path: Path, name: str = "") -> Source:
+def _folder(path: Path, name: str = "", *, alone: bool = False) -> Source:
     """A Hugging Face folder, of which ``name`` is the file of weights that is meant."""
     files, notes, promised = hugging_face.weight_files(path, name)
-    return replace(_read_folder(path, files, promised), notes=notes)
+    return replace(_read_folder(path, files, promised, alone), notes=notes)
 
 
-def _read_folder(path: Path, files: list[Path], promised: Collection[str]) -> Source:
+def _read_folder(path: Path, files: list[Path], promised: Collection[str], alone: bool) -> Source:
     config = hugging_face.read_json(path / "config.json")
     weights: State = {}
     digest = hashlib.sha256()
@@ -266,6 +266,8 @@ def _read_folder(path: Path, files: list[Path], promised: Collection[str]) -> So
             f"folder {str(path)!r}: its index names {lacking[0]!r}, which is in none of the shards; get the folder "
             f"again"
         )
+    if alone:
+        return Source(path, "huggingface", weights, digest.hexdigest())
     ready = _prepared(path, from_transformers, *hugging_face.read_processor(path))
     ready = ready or _prepared(path, from_timm, config, "pretrained_cfg of config.json")
     if "model_type" in config and not hugging_face.is_plain(config):

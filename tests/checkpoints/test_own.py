@@ -188,6 +188,20 @@ def test_what_was_assumed_is_printed(tmp_path, capsys):
     assert "used     conv1.weight -> backbone.conv1.weight" in capsys.readouterr().out
 
 
+def test_a_network_of_transformers_takes_its_folder_under_its_own_names(tmp_path):
+    """lipcomp's own reading of such a folder gives timm's names."""
+    transformers = pytest.importorskip("transformers")
+    sizes = {"hidden_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 32}
+    network = transformers.ViTModel(transformers.ViTConfig(**sizes, image_size=32, patch_size=16))
+    network.save_pretrained(tmp_path)
+    state = {name: value.clone() for name, value in network.state_dict().items()}
+    torch.save(state, tmp_path / "pytorch_model.bin")
+    torch.nn.init.zeros_(network.layernorm.weight)
+    encoder = wrap(network, mean=0.5, std=0.5, image_shape=(3, 32, 32), layer="pooler")
+    load_own(encoder, tmp_path / "pytorch_model.bin")
+    assert torch.equal(network.layernorm.weight, state["layernorm.weight"])
+
+
 def test_nothing_to_load_is_said():
     with pytest.raises(ValueError, match="no CHECKPOINT given"):
         load_listed(options())
