@@ -17,7 +17,6 @@ import sys
 import zipfile
 from pathlib import Path
 
-import numpy as np
 import pytest
 import torch
 from safetensors.torch import save_file
@@ -275,30 +274,6 @@ def test_a_whole_pickled_module_is_refused(tmp_path):
     torch.jit.script(torch.nn.Linear(2, 2)).save(tmp_path / "script.pt")
     with pytest.raises(CheckpointError, match="TorchScript archive, which holds code"):
         load_encoder(tmp_path / "script.pt")
-
-
-@pytest.mark.parametrize(
-    ("write", "message"),
-    [
-        (
-            lambda path: np.savez_compressed(path, a=np.ones((9, 9)), b=np.ones(9)),
-            r"NumPy's arrays \(\.npz\)",
-        ),
-        (lambda path: path.write_text("{}"), "is a JSON file, not weights: give the folder"),
-        (lambda path: path.write_bytes(bytes(257) + b"ustar" + bytes(300)), "is a tar archive; unpack it"),
-        (lambda path: torch.save({b"a": torch.ones(2, 2)}, path), "no tensors by name"),
-        (
-            lambda path: torch.save({"cpu": torch.ones(9)}, path),
-            r"none of its tensors \(cpu\) has more than one",
-        ),
-    ],
-    ids=["npz", "json", "tar", "bytes", "vectors"],
-)
-def test_a_message_says_what_a_file_is(write, message, tmp_path):
-    path = tmp_path / "file.npz"
-    write(path)
-    with pytest.raises(CheckpointError, match=message):
-        load_encoder(path)
 
 
 def test_settings_and_classes_that_mean_nothing_are_read(tmp_path):

@@ -7,6 +7,7 @@ import subprocess
 import sys
 import zipfile
 
+import numpy as np
 import pytest
 import torch
 from safetensors.torch import save_file
@@ -224,8 +225,8 @@ def test_a_table_computed_beside_the_weights_has_numbers(late):
 @pytest.mark.parametrize(
     ("write", "message"),
     [
-        (lambda path: path.write_text('{"a": 1}'), "it is a JSON file"),
-        (lambda path: path.write_bytes(b"GGUF" + bytes(60)), "it is a GGUF file"),
+        (lambda path: path.write_text('{"a": 1}'), "is a JSON file, not weights: give the folder"),
+        (lambda path: path.write_bytes(b"GGUF" + bytes(60)), "is a GGUF file"),
         (lambda path: torch.jit.save(torch.jit.script(torch.nn.Linear(1, 1)), path), "TorchScript archive"),
         (
             lambda path: torch.export.save(
@@ -245,6 +246,10 @@ def test_a_table_computed_beside_the_weights_has_numbers(late):
         ),
         (lambda path: torch.save(torch.zeros(2), path), "holds a whole tensor, not"),
         (lambda path: torch.save({"w": torch.zeros(1).expand(3)}, path), "or of an expanded tensor"),
+        (lambda path: np.savez_compressed(path.open("wb"), a=np.ones((9, 9))), r"NumPy's arrays \(\.npz\)"),
+        (lambda path: path.write_bytes(bytes(257) + b"ustar" + bytes(300)), "is a tar archive; unpack it"),
+        (lambda path: torch.save({b"a": torch.ones(2, 2)}, path), "no tensors by name"),
+        (lambda path: torch.save({"a": torch.ones(9)}, path), r"none of its tensors \(a\) has more than one"),
     ],
     ids=[
         "json",
@@ -257,6 +262,10 @@ def test_a_table_computed_beside_the_weights_has_numbers(late):
         "negated",
         "tensor",
         "expanded",
+        "npz",
+        "tar",
+        "bytes",
+        "vectors",
     ],
 )
 @pytest.mark.filterwarnings("ignore")
