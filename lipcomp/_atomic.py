@@ -10,7 +10,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-FULL = (errno.ENOSPC, getattr(errno, "EDQUOT", errno.ENOSPC))  # a full disk, or one's share of it
+# A full disk, or one's share of it, or a file as large as the shell allows (ulimit -f).
+FULL = (errno.ENOSPC, getattr(errno, "EDQUOT", errno.ENOSPC), errno.EFBIG)
 
 
 @contextmanager
@@ -73,5 +74,6 @@ def check_writable(path: Path, name: str) -> None:
 
 def full_disk(error: OSError, path: Path) -> OSError:
     """What to raise where a write was undone since the disk is full."""
-    remedy = f"{path} is as it was before; make room and run the same again"
+    room = "raise the limit (ulimit -f)" if error.errno == errno.EFBIG else "make room"
+    remedy = f"{path} is as it was before; {room} and run the same again"
     return OSError(error.errno, f"{error.strerror}: {remedy}")

@@ -31,6 +31,8 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
+from lipcomp._messages import is_of_machine
+
 
 class HelpFormatter(argparse.RawDescriptionHelpFormatter):
     """Help texts that show the type of each option, and its default if the text does not mention one."""
@@ -178,7 +180,9 @@ def _warning(others: Callable[..., str], message: Any, category: type[Warning], 
 def _explain(failure: Exception) -> str:
     """The failure in one sentence, with the remedy if there is a known one."""
     text = " ".join(str(failure).split()) or repr(failure)
-    if isinstance(failure, torch.OutOfMemoryError | MemoryError) or "can't allocate memory" in text:
+    if is_of_machine(failure) and "open files" in text:
+        return f"{text}; close some, or raise the limit, as in: ulimit -n 4096"
+    if is_of_machine(failure):
         return f"out of memory ({text[:200]}); use a smaller --batch-size, or another --device"
     if isinstance(failure, UnicodeEncodeError) and "surrogates" in failure.reason:
         return f"the name {os.fsencode(failure.object)[:200]!r} is not UTF-8; rename the file or folder"

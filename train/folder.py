@@ -33,6 +33,7 @@ from torch import Tensor
 import lipcomp
 from lipcomp._atomic import atomic_file
 from lipcomp._claims import claim
+from lipcomp._messages import is_of_machine
 from lipcomp.checkpoints import save_checkpoint
 from lipcomp.checkpoints._native import Metadata, load_checkpoint
 from lipcomp.data._sets import ImageSet
@@ -258,9 +259,9 @@ def _of_this_version(folder: Path) -> Iterator[None]:
     """A whole state that cannot be used was written by another version of the code."""
     try:
         yield
-    except torch.OutOfMemoryError:
-        raise
     except (KeyError, TypeError, ValueError, RuntimeError) as error:
+        if is_of_machine(error):
+            raise
         raise ValueError(
             f"the states in {str(folder / 'states')!r} were written by another version of this code "
             f"({type(error).__name__}: {' '.join(str(error).split())[:200]}); continue the run with that version, or "
@@ -309,6 +310,8 @@ def load_state(file: Path) -> dict[str, Any]:
     try:
         state: dict[str, Any] = torch.load(io.BytesIO(data), weights_only=True, map_location="cpu")
     except (pickle.UnpicklingError, RuntimeError, EOFError) as error:
+        if is_of_machine(error):
+            raise
         raise ValueError(
             f"state {str(file)!r} holds no tensors ({str(error).splitlines()[0][:100]})"
         ) from error
@@ -321,6 +324,8 @@ def last_state(folder: Path, report: Any) -> dict[str, Any] | None:
         try:
             return load_state(file)
         except (ValueError, OSError) as error:
+            if is_of_machine(error):
+                raise
             report(f"warning: {error}; going back to the one before it")
     return None
 

@@ -13,7 +13,6 @@ What the folder of a run holds is listed in :mod:`train.folder`.
 """
 
 import dataclasses
-import errno
 import json
 import math
 import os
@@ -29,7 +28,7 @@ import torch
 from torch import Tensor
 from torch.nn.parallel import DistributedDataParallel
 
-from lipcomp._atomic import atomic_file
+from lipcomp._atomic import FULL, atomic_file
 from lipcomp._commands import progress
 from lipcomp.data._loading import ViewBatch, in_memory, view_batches
 from lipcomp.data._sets import ImageSet
@@ -52,7 +51,6 @@ from train.recipe import Recipe
 from train.settings import DTYPES, Settings
 
 Report = Callable[[str], None]
-FULL = (errno.ENOSPC, errno.EDQUOT)
 
 
 def pretrain(

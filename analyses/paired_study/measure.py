@@ -44,6 +44,7 @@ from lipcomp.records import Record, append_records, read_records
 from lipcomp.records._origin import provenance
 from lipcomp.robustness.corruptions._corrupt import SEVERITIES
 
+CACHE = "cache"  # folder of the corrupted images
 CORRUPTED_IMAGES = {"quick": 300}  # by preset; otherwise 1000, or what fits into CACHE_BYTES
 CACHE_BYTES = 2**30  # of corrupted images at most, unless their number is given
 SIGMA_IMAGES = 300
@@ -178,11 +179,17 @@ def make_corrupted(plan: Plan, folder: Path, corruptions: CorruptionAccuracy, pa
                 pass
 
 
+def outputs_of(study: Path, corruptions: CorruptionAccuracy) -> Outputs:
+    """Where a study's results go."""
+    table = StudyTable(study, corruptions)
+    return Outputs(study / RECORDS, made=study / CACHE, table=table, keep_cells=False)
+
+
 def measure(study: Path, plan: Plan, corruptions: CorruptionAccuracy, engine: dict[str, Any]) -> int:
     """Measure every run of a study that is not measured yet; returns how many units were measured."""
     started = time.monotonic()
     read_design(read_plan(study))  # a damaged one is refused before the work
-    made = study / "cache"
+    made = study / CACHE
     first = replace(plan.of(plan.sources[0]), quantities=(), batch_size=256)
     if not made.exists():
         print("measure: making the corrupted images, once for all encoders", flush=True)
@@ -191,8 +198,7 @@ def measure(study: Path, plan: Plan, corruptions: CorruptionAccuracy, engine: di
         for outcome in run_jobs(make_corrupted, jobs, **engine):
             outcome.result()
     print(f"measure: {len(plan.sources)} encoders, {len(plan.quantities)} quantities", flush=True)
-    outputs = Outputs(study / RECORDS, made=made, table=StudyTable(study, corruptions), keep_cells=False)
-    fresh = run_parallel(plan, lambda source: outputs, tell=_tell, **engine)
+    fresh = run_parallel(plan, lambda source: outputs_of(study, corruptions), tell=_tell, **engine)
     training_times(study)
     if fresh:
         write_wall_time(study, "measure", time.monotonic() - started)
@@ -221,14 +227,15 @@ def write_wall_time(study: Path, stage: str, seconds: float) -> None:
     append_records(study / RECORDS, [record])
 
 
-def corrupted_images(study: Path, asked: int | None, plan: Plan) -> int:
-    """How many test images are corrupted: as asked, by the preset, or what 1 GiB holds."""
+def corrupted_images(study: Path, asked: int | None, plan: Plan) -> tuple[int, int]:
+    """How many test images are corrupted (as asked, by the preset, or what 1 GiB holds), and the bytes they take."""
     if asked is None:
         asked = CORRUPTED_IMAGES.get(str(read_plan(study).get("preset")))
     (bench,) = open_benches(replace(plan.of(plan.sources[0]), quantities=()))
     conditions = len(CorruptionAccuracy(limit=1).conditions(bench))
-    fitting = max(16, CACHE_BYTES // (conditions * math.prod(bench.checkpoint.image_shape)))
-    return min(asked or min(1000, fitting), len(bench.indices))
+    each = conditions * math.prod(bench.checkpoint.image_shape)
+    count = min(asked or min(1000, max(16, CACHE_BYTES // each)), len(bench.indices))
+    return count, count * each
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -248,13 +255,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
     settings = {name: getattr(options, name) for name in ("device", "precision", "batch_size", "seed")}
     settings["sigma_images"] = options.sigma_images
     plan = study_plan(sources, images, 1, **settings)
-    count = corrupted_images(options.study, options.corrupted_images, plan)
+    count, size = corrupted_images(options.study, options.corrupted_images, plan)
     plan = study_plan(sources, images, count, **settings)
     if options.dry_run:
-        return tell_plan(
-            plan, Outputs(options.study / RECORDS, made=options.study / "cache", keep_cells=False)
-        )
-    engine = engine_choice(options, options.study / "cache" / "jobs")
+        outputs = outputs_of(options.study, CorruptionAccuracy(limit=count))
+        return tell_plan(plan, outputs, 0 if (options.study / CACHE).exists() else size)
+    engine = engine_choice(options, options.study / CACHE / "jobs")
     for bench in open_benches(plan.of(plan.sources[0])):
         units_of(bench)  # what no encoder can be measured for is refused once, before the work
     measure(options.study, plan, CorruptionAccuracy(limit=count), engine)

@@ -21,6 +21,7 @@ import re
 from collections.abc import Mapping
 from typing import Any, ClassVar, NamedTuple
 
+from lipcomp._messages import is_of_machine
 from lipcomp.checkpoints._errors import CheckpointError
 
 LONGEST = 64 << 20  # bytes of a pickle; those of real checkpoints are below one MiB
@@ -304,6 +305,8 @@ def read_inert(
     except _Refusal as refusal:
         raise CheckpointError(f"{what} {refusal}") from None
     except Exception as error:  # whatever an unpickler makes of a damaged program
+        if is_of_machine(error):
+            raise
         raise CheckpointError(f"{what} has a damaged pickle ({error!r})") from error
 
 

@@ -16,6 +16,7 @@ import torch
 from torch import nn
 
 from lipcomp._arguments import checked
+from lipcomp._messages import is_of_machine
 from lipcomp.checkpoints._architectures import build_backbone
 from lipcomp.checkpoints._backbone import Backbone
 from lipcomp.checkpoints._errors import CheckpointError
@@ -132,6 +133,8 @@ def load_encoder(
     except NormalisationError as error:  # not the file's fault
         raise CheckpointError(f"checkpoint {str(path)!r}: {error}") from error
     except Exception as error:  # what the checks did not foresee in a damaged file is still one clear error
+        if is_of_machine(error):
+            raise
         first = (str(error).strip() or repr(error)).splitlines()[0]
         raise CheckpointError(
             f"checkpoint {str(path)!r} cannot be loaded ({type(error).__name__}: {first}); it is damaged, or "

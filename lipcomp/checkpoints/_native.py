@@ -32,6 +32,7 @@ from safetensors.torch import save as to_safetensors
 from lipcomp._arguments import checked
 from lipcomp._atomic import atomic_file
 from lipcomp._identity import hash_module
+from lipcomp._messages import is_of_machine
 from lipcomp.checkpoints._errors import CheckpointError
 from lipcomp.checkpoints._lean import Budget, build_lean, check_numbers, fill
 from lipcomp.checkpoints._preprocessing import Inputs
@@ -243,6 +244,8 @@ def load_checkpoint(path: Path | str) -> Checkpoint:
             header = (file.metadata() or {}).get(HEADER_KEY)
             weights = {name: file.get_tensor(name).clone() for name in file.keys()}  # noqa: SIM118  (the file may change)
     except (SafetensorError, OSError, ValueError) as error:
+        if is_of_machine(error):
+            raise
         raise CheckpointError(
             f"checkpoint {str(path)!r} cannot be read as safetensors ({error}); it is damaged or of another format"
         ) from error

@@ -23,6 +23,7 @@ from typing import Any
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
+from lipcomp._messages import is_of_machine
 from lipcomp.checkpoints import _hugging_face as hugging_face, _tensorflow_names as tensorflow_names
 from lipcomp.checkpoints._distributed import INDEX, read_distributed
 from lipcomp.checkpoints._errors import CheckpointError
@@ -225,6 +226,8 @@ def _file(path: Path) -> tuple[Tree, dict[str, str] | None]:
             TypeError,
             AttributeError,
         ) as error:
+            if is_of_machine(error):
+                raise
             raise CheckpointError(
                 f"checkpoint {str(path)!r} cannot be read as safetensors ({error}); it is damaged or of "
                 f"another format"

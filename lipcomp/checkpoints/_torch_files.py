@@ -21,6 +21,7 @@ from typing import Any, BinaryIO, cast
 import torch
 from torch import Tensor
 
+from lipcomp._messages import is_of_machine
 from lipcomp.checkpoints._errors import CheckpointError
 from lipcomp.checkpoints._inert import LONGEST, Claim, Kept, Made, Storage, read_inert
 
@@ -181,7 +182,7 @@ def _check_archive(file: BinaryIO | io.BytesIO, size: int, what: str, opened: Ex
         sizes = {member.filename: member.file_size for member in members}
         _check_storages(storages, sizes, f"{root}data/", what)
     except Exception as error:  # whatever a hostile archive makes of zipfile
-        if isinstance(error, CheckpointError):
+        if isinstance(error, CheckpointError) or is_of_machine(error):
             raise
         raise CheckpointError(f"{what} is a damaged or truncated torch archive ({error})") from error
 
@@ -189,6 +190,8 @@ def _check_archive(file: BinaryIO | io.BytesIO, size: int, what: str, opened: Ex
         try:
             return archive.read(f"{root}data/{key}")
         except (zipfile.BadZipFile, OSError, EOFError, NotImplementedError) as error:  # its checksum is wrong
+            if is_of_machine(error):
+                raise
             raise CheckpointError(
                 f"{what} is damaged: storage {key!r} is not what was written ({error}); copy or download it again"
             ) from error

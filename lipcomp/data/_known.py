@@ -8,6 +8,7 @@ from pathlib import Path
 
 import torch
 
+from lipcomp._messages import is_of_machine
 from lipcomp.data._digits import load_mnist5k, load_mnist5k_8x8, load_uci_digits
 from lipcomp.data._sets import ImageSet, TensorImages
 
@@ -60,6 +61,8 @@ def _torchvisions(name: str) -> Callable[[str, Path | str | None, int], ImageSet
             with _unpacked(Path(root), kind) as folder:
                 source = getattr(torchvision.datasets, kind)(folder, download=False, **told)
         except Exception as error:  # readers of damaged archives raise nearly anything
+            if is_of_machine(error):
+                raise
             raise FileNotFoundError(
                 f"{name} is not complete below {root}: {place} is missing or damaged ({error}). Unpack "
                 f"{origin} there"

@@ -25,6 +25,8 @@ from typing import Any
 import numpy as np
 from PIL import Image, ImageOps, features
 
+from lipcomp._messages import is_of_machine
+
 WHITE = (255, 255, 255)
 # Tags of TIFF and EXIF.
 _BITS, _PHOTOMETRIC, _ORIENTATION, _SAMPLES, _PLANES, _EXTRA, _FORMAT = 258, 262, 274, 277, 284, 338, 339
@@ -207,6 +209,8 @@ def with_channels(picture: Image.Image, channels: int, convert: bool) -> Image.I
 
 
 def _unreadable(file: Path, error: Exception) -> UnreadableImageError:
+    if is_of_machine(error):
+        raise error  # the file may be whole, and must not be left out
     reason = str(error).replace(repr(str(file)), "").strip() or type(error).__name__
     return UnreadableImageError(
         f"image {str(file)!r} cannot be read ({reason}); replace it (of a folder of your own, leave such files out "

@@ -351,15 +351,15 @@ def _to_stderr(line: str) -> None:
     print(line, file=sys.stderr, flush=True)
 
 
-def tell_plan(plan: Plan, outputs: Outputs) -> int:
-    """Print what would be measured, what exists, the time and the disk space; return the exit code."""
+def tell_plan(plan: Plan, outputs: Outputs, more: int = 0) -> int:
+    """Print what would be measured, what exists, the time and the disk space (``more`` bytes beside); return 0."""
     found = list(dry_run(plan, outputs))
     told = [
         (e.bench.label, e.unit.label, str(e.unit.count), "done" if e.there else f"about {e.seconds:.0f} s")
         for e in found
     ]
     print(commands.table(("encoder", "quantity", "count", "time"), told))
-    seconds, size = sum(e.seconds for e in found), sum(e.size for e in found)
+    seconds, size = sum(e.seconds for e in found), more + sum(e.size for e in found)
     missing = sum(not e.there for e in found)
     device = found[0].bench.device if found else plan.device
     print(

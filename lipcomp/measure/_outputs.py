@@ -76,7 +76,7 @@ class ImageTable:
         return bool(len(frame)) and bool((frame["unit"] == unit.identity).any())
 
     def add(self, bench: "Bench", unit: "Unit", columns: Mapping[str, np.ndarray]) -> None:
-        """Add a unit's rows; the file is written atomically."""
+        """Add a unit's rows, in the place of those that an interrupted run left; the file is written atomically."""
         n = len(next(iter(columns.values())))
         ids = bench.indices[:n].tolist()
         names = getattr(bench.images, "file_of", None)
@@ -97,12 +97,14 @@ class ImageTable:
         with claim(self.path, wait=600.0) as mine:  # several processes may add to one table
             if not mine:
                 raise TimeoutError(f"table {str(self.path)!r} is held by another process; run the same again")
-            frame = pd.concat([self.read(), fresh], ignore_index=True)
+            frame = self.read()
+            if len(frame) and len(others := frame[frame["unit"] != unit.identity]):
+                fresh = pd.concat([others, fresh], ignore_index=True)
             with atomic_file(self.path) as temporary:
                 if self.path.suffix == ".parquet":
-                    frame.to_parquet(temporary)
+                    fresh.to_parquet(temporary)
                 else:
-                    frame.to_csv(temporary, index=False)
+                    fresh.to_csv(temporary, index=False)
 
 
 def witness_path(folder: Path, bench: "Bench", unit: "Unit", bound: str = "direction") -> Path:

@@ -105,6 +105,14 @@ class Outputs:
         if self.witnesses is not None:
             check_writable(self.witnesses / "picture.png", "witnesses")
 
+    def has_files(self, bench: Bench, unit: Unit) -> bool:
+        """Whether a unit's rows and pictures are there, where they are wanted."""
+        table: Any = self.table
+        if table is not None and unit.per_image and not table.has(bench, unit):
+            return False
+        drawn = self.witnesses is not None and unit.pictures
+        return not drawn or witness_path(self.witnesses, bench, unit).exists()  # type: ignore[arg-type]
+
     @property
     def cells_folder(self) -> Path | None:
         """Where cells are kept."""
@@ -171,12 +179,7 @@ def run(
     table: Any = kept.table
     for bench, unit in work:
         found = known.of(bench, unit)
-        wanted = (table is not None and unit.per_image and not table.has(bench, unit)) or (
-            kept.witnesses is not None
-            and unit.pictures
-            and not witness_path(kept.witnesses, bench, unit).exists()
-        )
-        if found and not wanted:
+        if found and kept.has_files(bench, unit):
             yield Done(bench, unit, found, False)
             continue
         started = time.monotonic()
@@ -304,11 +307,12 @@ class Estimate:
 def dry_run(plan: Plan, outputs: Outputs) -> Iterator[Estimate]:
     """What would be measured and what is there, with times from one timed batch; nothing is written."""
     outputs.check()
-    known = Known.read(outputs.out)
+    known, asked = Known.read(outputs.out), set[str]()
     for bench in open_benches(plan, outputs):
         each = seconds_per_image(bench)
         for unit in units_of(bench):
-            there = bool(known.of(bench, unit))
+            there = unit.identity in asked or (bool(known.of(bench, unit)) and outputs.has_files(bench, unit))
+            asked.add(unit.identity)
             size = 0 if there else 2000 + (40 * unit.count if bench.cells.folder else 0)
             yield Estimate(bench, unit, there, 0.0 if there else each * unit.cost * unit.count, size)
 

@@ -2,11 +2,13 @@
 
 import json
 import pickle
+from unittest.mock import Mock
 
 import pytest
 import torch
 from safetensors.torch import save_file
 
+import lipcomp
 from lipcomp.checkpoints import _native as native, save_checkpoint
 from lipcomp.checkpoints._errors import CheckpointError
 from lipcomp.checkpoints._native import Metadata, load_checkpoint
@@ -117,6 +119,17 @@ def test_foreign_safetensors_are_named(tmp_path):
     save_file({"conv1.weight": torch.zeros(1)}, path)
     with pytest.raises(CheckpointError, match="without lipcomp's metadata"):
         load_checkpoint(path)
+
+
+@pytest.mark.parametrize(
+    "error", [OSError(24, "Too many open files"), RuntimeError("unable to mmap: Cannot allocate memory (12)")]
+)
+def test_a_file_is_not_damaged_because_memory_or_open_files_ran_out(saved, monkeypatch, error):
+    for module in ("_sources", "_native"):
+        monkeypatch.setattr(f"lipcomp.checkpoints.{module}.safe_open", Mock(side_effect=error))
+    for load in (load_checkpoint, lipcomp.load_encoder):
+        with pytest.raises(type(error), match=str(error.args[-1])[:9]):
+            load(saved)
 
 
 def test_a_failed_write_leaves_the_old_file_and_nothing_else(saved, monkeypatch):

@@ -1,8 +1,10 @@
 """Random trees of class folders: labels are torchvision's, whatever the names, the nesting and the empty folders."""
 
+import errno
 import os
 import random
 from pathlib import Path
+from unittest.mock import Mock
 
 import numpy as np
 import pytest
@@ -72,6 +74,15 @@ def test_one_unreadable_file_among_many_is_left_out_named_and_counted(tmp_path):
     with pytest.raises(ValueError, match=r"04\.png' cannot be read.*skip_unreadable=True"):
         whole.batch(torch.arange(20))
     assert images.content_hash() != whole.content_hash()
+
+
+@pytest.mark.parametrize("error", [MemoryError(), OSError(errno.EMFILE, "Too many open files")])
+def test_an_image_is_not_left_out_because_memory_or_open_files_ran_out(tmp_path, monkeypatch, error):
+    grid(tmp_path, "a/0.png", 0)
+    images = load_folder(tmp_path)
+    monkeypatch.setattr(Image, "open", Mock(side_effect=error))
+    with pytest.raises(type(error)):
+        unreadable(images)
 
 
 def test_images_of_other_sizes_are_refused_or_enlarged_alike(tmp_path):

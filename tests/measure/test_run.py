@@ -12,6 +12,7 @@ import sys
 import time
 from dataclasses import replace
 from pathlib import Path
+from unittest.mock import Mock
 
 import numpy as np
 import pytest
@@ -29,6 +30,7 @@ from lipcomp.measure import (
     Sigma,
     Source,
     _bench as benching,
+    _run as running,
     run,
 )
 from lipcomp.measure._accuracy import RobustAccuracy
@@ -176,10 +178,30 @@ def test_what_is_asked_for_twice_is_measured_once(plan, tmp_path):
         tmp_path / "out.jsonl",
         replace(plan, sources=plan.sources[:1] * 2, quantities=(Sigma(limit=3),) * 2),
     )
+    foretold = [not estimate.there for estimate in dry_run(asked, Outputs(out))]
     done = list(run(asked, out))
-    assert [unit.fresh for unit in done] == [True, False, False, False]
+    assert [unit.fresh for unit in done] == foretold == [True, False, False, False]
     assert all(unit.records == done[0].records for unit in done)
     assert len(values(out)) == len(done[0].records)
+
+
+def test_rows_that_are_missing_are_foretold_and_those_of_a_killed_run_replaced(plan, tmp_path, monkeypatch):
+    """A kill between the table and the records doubled the rows, and a dry run said "done" of missing ones."""
+    out, table = tmp_path / "out.jsonl", tmp_path / "t.csv"
+    asked = replace(plan, sources=plan.sources[:1], quantities=(Sigma(limit=3),))
+    outputs = Outputs(out, table=table)
+    with monkeypatch.context() as patch:
+        patch.setattr(running, "append_records", Mock(side_effect=KeyboardInterrupt))
+        with pytest.raises(KeyboardInterrupt):
+            list(run(asked, outputs))
+    before = table.read_bytes()
+    for _ in range(2):
+        assert [e.there for e in dry_run(asked, outputs)] == [False]
+        list(run(asked, outputs))
+        assert table.read_bytes() == before
+        assert [e.there for e in dry_run(asked, outputs)] == [True]
+        table.unlink()
+    values(out)
 
 
 def test_encoders_of_one_name_are_told_apart(save_small, tmp_path):

@@ -249,7 +249,9 @@ def test_a_full_disk_leaves_the_file_as_it_was(tmp_path, monkeypatch):
     handler = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
     try:
         resource.setrlimit(resource.RLIMIT_FSIZE, (len(before) + 5000, limits[1]))
-        with pytest.raises(OSError, match="File too large"):
+        with pytest.raises(
+            OSError, match=r"File too large: .*as it was before; raise the limit \(ulimit -f\)"
+        ):
             append_records(path, [BOUND] * 100)
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, limits)
