@@ -5,6 +5,8 @@ Two terminals, or two machines that share a folder, may run the same plan: each 
 others go on.
 """
 
+import hashlib
+import os
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack
@@ -45,10 +47,9 @@ def measure_source(
     started, (source,) = time.monotonic(), plan.sources
     with ExitStack() as stack:
         folder = outputs.cells_folder or (None if outputs.out is None else outputs.out.parent)
-        if folder is not None and shard is None:
-            name = f"{name_of(source)}.claim"
-            if not stack.enter_context(claim(folder / "claims" / name, wait)):
-                return Measured(name_of(source), 0, 0, True, time.monotonic() - started)
+        place = None if folder is None or shard is not None else folder / "claims" / claim_name(source)
+        if place is not None and not stack.enter_context(claim(place, wait)):
+            return Measured(name_of(source), 0, 0, True, time.monotonic() - started)
         fresh = [done.fresh for done in run(plan, outputs, shard=shard)]
     return Measured(name_of(source), sum(fresh), len(fresh) - sum(fresh), False, time.monotonic() - started)
 
@@ -58,6 +59,14 @@ def name_of(source: Source) -> str:
     if source.name is not None:
         return source.name
     return Path(source.path).stem if source.path else str(source.factory)
+
+
+def claim_name(source: Source) -> str:
+    """What is claimed of an encoder, in the folder of claims; those of one name are told apart by their place."""
+    if source.name is not None or source.path is None:
+        return f"{name_of(source)}.claim"
+    place = hashlib.sha256(os.path.realpath(source.path).encode()).hexdigest()
+    return f"{name_of(source)}-{place[:8]}.claim"
 
 
 def run_parallel(

@@ -29,8 +29,8 @@ from lipcomp.measure._cells import Cells, IncompleteError
 from lipcomp.measure._outputs import ImageTable, Table, save_witness, witness_path
 from lipcomp.measure._plan import Plan
 from lipcomp.measure._unit import Result, Unit
-from lipcomp.records import Record, append_records, read_records
-from lipcomp.records._files import check_appendable
+from lipcomp.records import Record, append_records
+from lipcomp.records._files import check_appendable, read_more
 from lipcomp.records._origin import provenance
 
 Progress = Callable[[int, str], AbstractContextManager[Callable[[int], object]]]
@@ -175,7 +175,7 @@ def run(
     work = [(bench, unit) for bench in benches for unit in units_of(bench)]
     if not work:
         raise ValueError("plan names no sources or no quantities: nothing would be measured")
-    known = Known.read(kept.out)
+    known = Known(kept.out)
     table: Any = kept.table
     for bench, unit in work:
         found = known.of(bench, unit)
@@ -196,10 +196,9 @@ def run(
             table.add(bench, unit, result.columns)
         if kept.witnesses is not None:
             save_witness(kept.witnesses, bench, unit, result.witnesses)
-        if kept.out is not None and not found:
-            append_records(kept.out, records)
+        found = found or known.of(bench, unit)  # another process may have measured it meanwhile
         if not found:
-            known.by_unit[unit.identity] = records  # it may be asked for twice
+            known.add(unit, records)
         yield Done(bench, unit, found or records, not found, result.notes)
 
 
@@ -227,21 +226,23 @@ def units_of(bench: Bench) -> list[Unit]:
 
 @dataclass
 class Known:
-    """The records of a file, by the unit that they belong to."""
+    """The records of a file, which others may append to, by the unit that they belong to; without one, those added."""
 
+    path: Path | None
     by_unit: dict[str, list[Record]] = field(default_factory=dict)
+    _begin: list[int] = field(default_factory=lambda: [0, 0])
 
-    @classmethod
-    def read(cls, path: Path | None) -> "Known":
-        """Those of a file; none if it does not exist."""
-        known = cls()
-        if path is not None and path.exists() and path.stat().st_size:
-            for record in read_records(path):
-                known.by_unit.setdefault(str(record.identity).split(".")[0], []).append(record)
-        return known
+    def add(self, unit: Unit, records: list[Record]) -> None:
+        """Append a unit's records."""
+        if self.path is None:
+            self.by_unit[unit.identity] = records  # it may be asked for twice
+        else:
+            append_records(self.path, records)
 
     def of(self, bench: Bench, unit: Unit) -> list[Record]:
         """The records of a unit, if all are there and the encoder still gives what it gave when they were written."""
+        for record in [] if self.path is None else read_more(self.path, self._begin):
+            self.by_unit.setdefault(str(record.identity).split(".")[0], []).append(record)
         found = list({record.identity: record for record in self.by_unit.get(unit.identity, [])}.values())
         whole = found and len(found) >= found[0].provenance.get("of_unit", 1)
         return found if whole and bench.agrees(found[0].subject.get("guard")) else []
@@ -307,7 +308,7 @@ class Estimate:
 def dry_run(plan: Plan, outputs: Outputs) -> Iterator[Estimate]:
     """What would be measured and what is there, with times from one timed batch; nothing is written."""
     outputs.check()
-    known, asked = Known.read(outputs.out), set[str]()
+    known, asked = Known(outputs.out), set[str]()
     for bench in open_benches(plan, outputs):
         each = seconds_per_image(bench)
         for unit in units_of(bench):

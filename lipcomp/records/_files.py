@@ -217,13 +217,37 @@ def read_records(paths: Path | str | Sequence[Path | str], *, skip_damaged: bool
     """
     if isinstance(paths, str | Path):
         paths = [paths]
-    collecting = gc.isenabled()
-    gc.disable()  # it would look through all records again and again, and find nothing
-    try:
+    with _without_collection():
         return [record for path in paths for record in iterate_records(path, skip_damaged=skip_damaged)]
+
+
+def read_more(path: Path, begin: list[int]) -> list[Record]:
+    """The records of whole batches from ``begin`` (bytes, lines) on, which is moved to where the last one ends."""
+    size = path.stat().st_size if path.exists() else 0
+    if size < begin[0]:  # another file by now
+        begin[:] = [0, 0]
+    if size == begin[0]:
+        return []
+    with _without_collection(), warnings.catch_warnings():
+        if begin[0]:  # what is torn was told before, or is being written
+            warnings.simplefilter("ignore", RecordWarning)
+        return list(_iterate(path, _refuse, begin))
+
+
+@contextlib.contextmanager
+def _without_collection() -> Iterator[None]:
+    """Without the collector of garbage, which would look through all records again and again, and find nothing."""
+    collecting = gc.isenabled()
+    gc.disable()
+    try:
+        yield
     finally:
         if collecting:
             gc.enable()
+
+
+def _refuse(line: bytes, error: RecordError) -> list[Record]:
+    raise error
 
 
 def iterate_records(path: Path | str, *, skip_damaged: bool = False) -> Iterator[Record]:
@@ -238,14 +262,18 @@ def iterate_records(path: Path | str, *, skip_damaged: bool = False) -> Iterator
     return _iterate(Path(path), mend)
 
 
-def _iterate(path: Path, mend: Callable[[bytes, RecordError], list[Record]]) -> Iterator[Record]:
-    """The records of all whole batches; ``mend`` says what a damaged line stands for."""
+def _iterate(
+    path: Path, mend: Callable[[bytes, RecordError], list[Record]], begin: list[int] | None = None
+) -> Iterator[Record]:
+    """The records of all whole batches from ``begin`` on; ``mend`` says what a damaged line stands for."""
+    begin = [0, 0] if begin is None else begin  # where the batch begins, and after which line
     parser = LineParser(f"records {str(path)!r}")
     batch: list[Record] = []
-    number, torn = 0, False
+    (position, number), torn = begin, False
     try:
         with path.open("rb") as file:
-            seen, position, begin = _state(file), 0, (0, 0)  # where the batch begins, and after which line
+            seen = _state(file)
+            file.seek(position)
             for line in file:
                 number, position = number + 1, position + len(line)
                 torn = not line.endswith(b"\n") and _is_torn(line)
@@ -267,7 +295,7 @@ def _iterate(path: Path, mend: Callable[[bytes, RecordError], list[Record]]) -> 
                 if not line.startswith(b" "):
                     yield from batch
                     batch.clear()
-                    begin = position, number
+                    begin[:] = position, number
     except OSError as error:
         raise RecordError(
             f"records {str(path)!r} cannot be read ({error.strerror}); give the path of a .jsonl file"

@@ -19,6 +19,7 @@ import pytest
 import torch
 from PIL import Image
 
+from lipcomp._claims import claim
 from lipcomp.data._folders import FolderImages
 from lipcomp.jobs._contract import JobsError
 from lipcomp.measure import (
@@ -38,7 +39,7 @@ from lipcomp.measure._beyond import OutOfDistribution
 from lipcomp.measure._compression import Compression
 from lipcomp.measure._local import Ball
 from lipcomp.measure._map import Map
-from lipcomp.measure._parallel import measure_source, run_parallel
+from lipcomp.measure._parallel import claim_name, measure_source, run_parallel
 from lipcomp.measure._run import Outputs, dry_run, open_benches, units_of
 from lipcomp.records import read_records
 
@@ -382,6 +383,40 @@ def test_two_processes_share_the_work_of_one_folder(plan, tmp_path):
     said = [process.communicate(timeout=300) for process in processes]
     assert all(process.returncode == 0 for process in processes), said
     assert values(out) == values(tmp_path / "whole.jsonl")
+
+
+def test_two_runs_into_one_file_write_nothing_twice(plan, tmp_path):
+    """One looks at what the other has appended, before it measures and before it writes."""
+    out, asked = (
+        tmp_path / "out.jsonl",
+        replace(plan.of(plan.sources[0]), quantities=tuple(Sigma(limit=n) for n in (1, 2, 3))),
+    )
+    first, second = run(asked, out), run(asked, out)
+    fresh = [next(first).fresh, next(second).fresh]
+    with pytest.MonkeyPatch.context() as patch:  # the first writes what the second measures
+
+        def meanwhile(*arguments):
+            patch.undo()
+            fresh.append(next(first).fresh)
+            return running.to_records(*arguments)
+
+        patch.setattr(running, "to_records", meanwhile)
+        fresh.append(next(second).fresh)
+    rest = [done.fresh for one in (first, second) for done in one]
+    assert fresh + rest == [True, False, True, False, True, False]
+    values(out)
+
+
+def test_encoders_of_one_name_are_measured_side_by_side(save_small, folder, tmp_path):
+    """Their jobs waited for each other, as for "another process"."""
+    for seed, place in enumerate("ab"):
+        (tmp_path / place).mkdir()
+        save_small(tmp_path / place / "model.safetensors", seed)
+    sources = [Source(str(tmp_path / place / "model.safetensors")) for place in "ab"]
+    plan = Plan(tuple(sources), Images(str(folder), limit=2), (Sigma(),), device="cpu")
+    with claim(tmp_path / "out.jsonl.cells" / "claims" / claim_name(sources[0]), wait=1.0):
+        found = [measure_source(plan.of(source), Outputs(tmp_path / "out.jsonl")).busy for source in sources]
+    assert found == [True, False]
 
 
 def test_records_tell_what_they_are_of(plan, tmp_path):
