@@ -6,11 +6,14 @@ draw, and a run goes on at any step without a generator's state.
 """
 
 import hashlib
+import random
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Generator, Tensor
 
@@ -19,6 +22,7 @@ from lipcomp.data import Preprocessing, batches, load_set
 from lipcomp.data._datasets import DatasetImages
 from lipcomp.data._folders import FolderImages, unreadable
 from lipcomp.data._known import SETS
+from lipcomp.data._loading import apply
 from lipcomp.data._opening import brought_to, splits_of
 from lipcomp.data._pictures import UnreadableImageError
 from lipcomp.data._sets import ImageSet, TensorImages
@@ -41,6 +45,57 @@ def stream(seed: int, name: str, step: int = 0, device: torch.device | str = "cp
     """The generator of one step of one stream of random numbers (weights, order, views, noise)."""
     digest = hashlib.blake2b(f"{seed}/{name}/{step}".encode(), digest_size=8).digest()
     return Generator(device).manual_seed(int.from_bytes(digest, "little") >> 1)
+
+
+def seed_globals(seed: int, rank: int = 0, step: int = 0) -> None:
+    """Seed what a network or views of your own may draw from in a step: torch's generator, Python's and NumPy's.
+
+    Torch's differs on every rank, so that dropout does. The others are alike: all ranks must skip the same layers.
+    """
+    torch.manual_seed(stream(seed, f"layers/{rank}", step).initial_seed())
+    alike = stream(seed, "layers", step).initial_seed()
+    random.seed(alike)
+    np.random.seed(alike % 2**32)  # noqa: NPY002  (networks draw from it)
+
+
+@contextmanager
+def global_generators(device: torch.device) -> Iterator[None]:
+    """Leave the generators that :func:`seed_globals` seeds as they were found."""
+    before = random.getstate(), np.random.get_state()  # noqa: NPY002
+    try:
+        with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
+            yield
+    finally:
+        random.setstate(before[0])
+        np.random.set_state(before[1])  # noqa: NPY002
+
+
+def check_views(views: Views, images: ImageSet, device: torch.device) -> None:
+    """Refuse views of your own that no run could repeat; their ``apply`` may draw from torch's, NumPy's and Python's.
+
+    Raises
+    ------
+    ValueError
+        If ``draw`` takes numbers from another generator than the one it is given, or ``apply`` from one of its own.
+    """
+    kind = type(views).__name__
+    few = images.batch(torch.arange(min(4, len(images)))).to(device)
+    drawn, made = [], []
+    for seed in (0, 1):
+        seed_globals(seed)
+        drawn.append(views.draw(len(few), Generator().manual_seed(0)))
+        seed_globals(0)
+        made.append(apply(views, few, drawn[0]))
+    if isinstance(drawn[0], Tensor) and not torch.equal(*drawn):
+        raise ValueError(
+            f"{kind}.draw must take all its random numbers from the generator that it is given, or no run could be "
+            f"repeated or continued"
+        )
+    if not all(torch.allclose(one, other, atol=1e-3) for one, other in zip(*made, strict=True)):
+        raise ValueError(
+            f"{kind}.apply makes other views of the same images, numbers and seeds, so no run could be repeated or "
+            f"continued; use the numbers that draw returned, or torch's, NumPy's or Python's own generator"
+        )
 
 
 def order(images: int, recipe: Recipe, seed: int, first: int = 0) -> Iterator[Tensor]:

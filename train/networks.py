@@ -13,6 +13,7 @@ a supervised method passes the first. The probe reads all 2B images in SimCLR, t
 """
 
 import dataclasses
+import math
 from dataclasses import dataclass
 
 import torch
@@ -27,10 +28,12 @@ from lipcomp.encoders._heads import MLPHead
 from lipcomp.encoders._initialisation import variance_scaling_
 from lipcomp.objectives import Objective
 from lipcomp.objectives._supervised import ClassEncoder
-from train.data import stream
+from train.data import seed_globals, stream
 from train.parallel import Ranks
 from train.recipe import Recipe
 
+READINGS = 8  # of the same images, in which a generator of one's own shows
+SEEDS = 32  # draws after which a network that skips layers at random is seen to do so
 Images = Float[Tensor, "batch channels height width"]
 
 
@@ -114,6 +117,53 @@ class Trainee(nn.Module):
         if not weights or not features.requires_grad:
             return bool(weights)
         return None in torch.autograd.grad(features, weights, allow_unused=True)
+
+    def check_draws(self, ranks: Ranks) -> bool:
+        """Whether the backbone skips layers at random in training; refuses one that no run could repeat.
+
+        Raises
+        ------
+        ValueError
+            If it computes something else for the same images and seeds, or ranks would skip different layers, whose
+            batch norms then wait for each other.
+        """
+        (first, layers), *again = (self._drawn(0, 0) for _ in range(READINGS))
+        near = 1e-2 * float(first.abs().max())  # sums on a GPU have no fixed order
+        if not all(torch.allclose(first, other, rtol=1e-2, atol=near) for other, _ in again):
+            raise ValueError(
+                "the network computes something else for the same images and seeds of torch, numpy and random (does it "
+                "have a generator of its own, or count its calls?), so no run could be repeated or continued; draw "
+                "from torch's, numpy's or Python's own generator, and keep counts in buffers"
+            )
+        if ranks.size == 1:
+            return False
+        if any(self._drawn(rank, 0)[1] != layers for rank in range(1, SEEDS)):
+            raise ValueError(
+                "the network skips layers at random in training, by numbers of torch's generator, which differ on the "
+                "ranks; decide with Python's random.random(), which is alike on all of them, or train on one rank"
+            )
+        return any(self._drawn(0, step)[1] != layers for step in range(1, SEEDS))
+
+    @torch.no_grad()
+    def _drawn(self, rank: int, step: int) -> tuple[Tensor, list[str]]:
+        """The backbone's training output of two images with the seeds of a rank and step, and the layers it called."""
+        backbone, called = self.online.backbone, list[str]()
+        hooks = [
+            module.register_forward_pre_hook(lambda *_, name=name: called.append(name))
+            for name, module in backbone.named_modules()
+        ]
+        before = {name: value.clone() for name, value in backbone.named_buffers()}
+        images = torch.linspace(0, 1, 2 * math.prod(self.online.image_shape), device=self.online.mean.device)
+        seed_globals(0, rank, step)
+        try:
+            out = backbone(images.view(2, *self.online.image_shape))
+        finally:
+            for hook in hooks:
+                hook.remove()
+            for name, value in backbone.named_buffers():
+                if name in before:
+                    value.copy_(before[name])
+        return out, called
 
     def forward(
         self,

@@ -33,7 +33,16 @@ from lipcomp._commands import progress
 from lipcomp.data._loading import ViewBatch, in_memory, view_batches
 from lipcomp.data._sets import ImageSet
 from lipcomp.jobs._options import available_cores
-from train.data import check_split, held_out_set, order, stream, training_set
+from train.data import (
+    check_split,
+    check_views,
+    global_generators,
+    held_out_set,
+    order,
+    seed_globals,
+    stream,
+    training_set,
+)
 from train.folder import CHECKPOINT, DIVERGED, Keeper, find_states, held, keep_lines, tidy
 from train.monitor import HeldOut, Line, Monitor, geometry, tensorboard_sink, wandb_sink
 from train.networks import Step, Trainee
@@ -105,8 +114,7 @@ def pretrain(
                 tidy(out)
             return checkpoint
         interruption = stack.enter_context(Interruption())
-        gpus = [settings.device] if settings.device.type == "cuda" else []
-        stack.enter_context(torch.random.fork_rng(devices=gpus))
+        stack.enter_context(global_generators(settings.device))
         try:
             out.mkdir(parents=True, exist_ok=True)
             return Run(recipe, seed, out, settings, ranks, images, report, keeper, data).train(interruption)
@@ -164,6 +172,9 @@ class Run:
         self.trainee = Trainee(recipe, seed, len(images.classes)).to(settings.device).train()
         if settings.channels_last:
             self.trainee.to(memory_format=torch.channels_last)
+        if not type(recipe.views).__module__.startswith("lipcomp."):
+            check_views(recipe.views, images, settings.device)
+        self.skips = self.foreign and self.trainee.check_draws(ranks)
         if ranks.size > 1:
             synchronise_batch_norm(self.trainee, settings.device)
         self.optimizer = build_optimizer(self.trainee, recipe)
@@ -252,8 +263,8 @@ class Run:
     # One step.
 
     def seed_layers(self, step: int) -> None:
-        """What layers draw in a step from torch's own generator (dropout, stochastic depth) belongs to the step too."""
-        torch.manual_seed(stream(self.seed, f"layers/{self.ranks.rank}", step).initial_seed())
+        """What layers draw in a step from global generators (dropout, stochastic depth) belongs to the step too."""
+        seed_globals(self.seed, self.ranks.rank, step)
 
     def batches(self, first: int) -> Iterator[ViewBatch]:
         """The rank's views of every step from ``first`` on."""
@@ -337,7 +348,7 @@ class Run:
 
     def prepare(self) -> Any:
         """The network as it is called: compiled and wrapped for many ranks, where asked for."""
-        spare = self.ranks.size > 1 and self.foreign and self.trainee.has_spare_weights()
+        spare = self.ranks.size > 1 and self.foreign and (self.skips or self.trainee.has_spare_weights())
         if self.settings.compile:
             self.trainee.online.backbone.compile()
             if self.trainee.target is not None:
