@@ -79,7 +79,7 @@ def check_views(views: Views, images: ImageSet, device: torch.device) -> None:
         If ``draw`` takes numbers from another generator than the one it is given, or ``apply`` from one of its own.
     """
     kind = type(views).__name__
-    few = images.batch(torch.arange(min(4, len(images)))).to(device)
+    few = images.batch(torch.arange(min(8, len(images)))).to(device)
     drawn, made = [], []
     for seed in (0, 1):
         seed_globals(seed)
