@@ -19,16 +19,8 @@ from torch.overrides import TorchFunctionMode
 from torch.utils._pytree import tree_iter, tree_map
 
 from lipcomp.bound._decompositions import decompositions
-from lipcomp.jacobian._frozen import math_attention
+from lipcomp.jacobian._frozen import EXITS, math_attention
 from lipcomp.jacobian._products import Map
-
-EXITS = {
-    getattr(Tensor, name)
-    for name in (
-        "numpy", "__array__", "tolist", "item", "__dlpack__", "data_ptr",
-        "__float__", "__int__", "__bool__", "__reduce_ex__", "__deepcopy__", "apply_", "map_", "map2_",
-    )
-}  # fmt: skip
 
 
 class NoRule(Exception):  # noqa: N818  (it is no error: a bound is not known)

@@ -39,6 +39,7 @@ def _rows(at: Linearisation) -> Tensor:
 def row_values(fn: Map, images: Float[Tensor, "n ..."], *, k: int, directions: bool = False) -> Part:
     """The k largest singular values of a batch from all rows of its Jacobians."""
     at = Linearisation(fn, images, method="forward", verify=False)
+    at.verify_hidden()
     usable, excluded = usable_outputs(at.output, directions)
     dim = at.output.shape[1]
     found = Part.empty(at, images, k, excluded)

@@ -31,6 +31,7 @@ from torch.nn import functional as F
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.overrides import TorchFunctionMode
 from torch.utils import checkpoint
+from torch.utils._pytree import tree_iter
 
 from lipcomp.jacobian._attention import attention, multi_head_attention
 from lipcomp.jacobian._convolution import affine, convolution
@@ -38,11 +39,11 @@ from lipcomp.jacobian._precision import ProcessWide, full_precision
 
 
 @contextmanager
-def frozen() -> Iterator[None]:
+def frozen() -> Iterator["_Frozen"]:
     """Run a map as a function of its input alone: weights constant, batch norm affine, attention differentiable."""
     with math_attention(), full_precision(), _Frozen() as mode:
         try:
-            yield
+            yield mode
         finally:
             mode.forget()
 
@@ -95,6 +96,7 @@ class _Frozen(TorchFunctionMode):
     def __init__(self) -> None:
         super().__init__()
         self._latest: Any = None  # convolution: a batch norm may follow it, and then asks for its input
+        self.left = False  # whether something with a derivative has left autograd's sight
 
     def forget(self, latest: Any = None) -> None:
         """Let go of the input of the latest convolution, and take another for the latest."""
@@ -112,6 +114,10 @@ class _Frozen(TorchFunctionMode):
             )
         args = tuple(_constant(value) for value in args)
         kwargs = {name: _constant(value) for name, value in (kwargs or {}).items()}
+        if (func in LEAVING or not torch.is_grad_enabled()) and not self.left:
+            self.left = any(
+                isinstance(leaf, Tensor) and leaf.requires_grad for leaf in tree_iter((args, kwargs))
+            )
         replacement = REPLACEMENTS.get(func)
         if replacement is None or torch._C._functorch.peek_interpreter_stack() is not None:  # inside a vmap
             return func(*args, **kwargs)
@@ -119,6 +125,20 @@ class _Frozen(TorchFunctionMode):
         if hasattr(getattr(result, "grad_fn", None), "source"):
             self.forget(result.grad_fn)
         return result
+
+
+EXITS = {  # what takes numbers out of torch
+    getattr(Tensor, name)
+    for name in (
+        "numpy", "__array__", "tolist", "item", "__dlpack__", "data_ptr",
+        "__float__", "__int__", "__bool__", "__reduce_ex__", "__deepcopy__", "apply_", "map_", "map2_",
+    )
+}  # fmt: skip
+_PROPERTIES: Any = Tensor
+LEAVING = EXITS | {  # and what takes them, or what becomes of their derivative, out of autograd's sight
+    torch.detach, torch.detach_, Tensor.detach, Tensor.detach_, Tensor.register_hook,
+    *(getattr(_PROPERTIES, name).__get__ for name in ("data", "grad_fn")), _PROPERTIES.data.__set__,
+}  # fmt: skip
 
 
 def _constant(value: Any) -> Any:

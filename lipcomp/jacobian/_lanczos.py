@@ -116,6 +116,7 @@ class Lanczos:
     ) -> None:
         self.fn, self.images, self.k, self.rtol, self.doubt = fn, images, k, rtol, doubt
         self.at = Linearisation(fn, images, verify=False)
+        self.at.verify_hidden()
         usable, excluded = usable_outputs(self.at.output, directions)
         self.dim = self.at.output.shape[1]
         self.found = Part.empty(self.at, images, k, excluded)

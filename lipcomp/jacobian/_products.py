@@ -15,7 +15,7 @@ convolutions per layer; one that has neither is named in the error.
 
 import math
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import torch
@@ -34,6 +34,8 @@ Map = Callable[[Tensor], Tensor]
 FIRST = "the first derivative"
 FINE = (1e-5, 1e-6, 1e-7, 1e-8, 1e-9), 3e-7  # steps of differences, and how far one may be off anyhow
 ROUGH = (1e-2, 1e-3, 1e-4), 1e-3  # the same in float32
+TOGETHER = 8  # images that are compared with differences at once
+SOME = 64  # images among which one unlike the first is sought
 ROWS = 'replace that layer, or take the row loop, which needs first derivatives only (method="rows")'
 
 
@@ -80,7 +82,8 @@ class Linearisation(Operator):
         "reverse" (two recorded graphs), "forward" (forward-mode products for J v), or "auto": reverse, and
         forward from the first operator on that has no second derivative.
     verify
-        Compare the derivative with a difference of values first; once is enough for one map.
+        Compare the derivative with differences of values first: at two images, and at all where fn does what autograd
+        does not see (detaches, leaves torch, has a backward of its own). Once is enough for one map and its images.
 
     Raises
     ------
@@ -111,7 +114,7 @@ class Linearisation(Operator):
         self._fn, self._method = fn, method
         self._images = images.detach().clone().requires_grad_()
         try:
-            with torch.enable_grad(), frozen():
+            with torch.enable_grad(), frozen() as mode:
                 output = as_rows(fn(self._images * 1), len(images))  # a copy: fn may write into what it gets
         except RuntimeError as error:
             raise named_error(error, FIRST) from error
@@ -127,8 +130,18 @@ class Linearisation(Operator):
         self._cotangent: Tensor | None = None
         self._pullback: Tensor | None = None
         self._checked = False
+        self._hidden = mode.left or any(map(_of_others, _nodes(output)))
         if verify:
-            _verify(fn, self._images.detach()[:1])
+            _verify(fn, unlike(self._images.detach()))
+            self.verify_hidden()
+
+    def verify_hidden(self) -> None:
+        """Compare the derivative with differences at every image, if fn does what autograd does not see.
+
+        What it does so may depend on the image.
+        """
+        for images in self._images.detach().split(TOGETHER) if self._hidden else ():
+            _verify(self._fn, images)
 
     @estimating()
     def transposed(self, u: Float[Tensor, "batch dim"]) -> Float[Tensor, "batch ..."]:
@@ -184,15 +197,8 @@ class Linearisation(Operator):
     def _broken_node(self) -> str:
         """The name of the operation whose derivative ends the recorded graph."""
         assert self._pullback is not None
-        waiting, seen = [self._pullback.grad_fn], set()
-        while waiting:
-            node = waiting.pop()
-            if node is None or node in seen:
-                continue
-            seen.add(node)
-            if node.name() in ("Error", "DelayedError", "NotImplemented"):
-                return "one that is marked once_differentiable"
-            waiting += [following for following, _ in node.next_functions]
+        if any(node.name() in ("Error", "DelayedError", "NotImplemented") for node in _nodes(self._pullback)):
+            return "one that is marked once_differentiable"
         return "one with a wrong second derivative"
 
     def _record(self, u: Tensor) -> Tensor:
@@ -234,8 +240,30 @@ class Linearisation(Operator):
         return product
 
 
-def _verify(fn: Map, image: Float[Tensor, "1 ..."]) -> None:
-    """Compare J v with differences of values, a little beside the image, where nothing is tied.
+def unlike(images: Float[Tensor, "n ..."]) -> Float[Tensor, "one_or_two ..."]:
+    """The first image, and of some others the one that is furthest from it."""
+    some = images[:: max(1, len(images) // SOME)]
+    return some[[0, int(_lengths(some - some[:1]).argmax())]] if len(some) > 1 else some
+
+
+def _nodes(tensor: Tensor) -> Iterator[Any]:
+    """The operations that autograd has recorded for a tensor."""
+    waiting, seen = [tensor.grad_fn], {None}
+    while waiting:
+        node = waiting.pop()
+        if node not in seen:
+            seen.add(node)
+            yield node
+            waiting += [following for following, _ in node.next_functions]  # type: ignore[union-attr]
+
+
+def _of_others(node: Any) -> bool:
+    """Whether an operation has a backward in Python that is not lipcomp's."""
+    return not getattr(node, "_forward_cls", Operator).__module__.startswith("lipcomp.jacobian")
+
+
+def _verify(fn: Map, images: Float[Tensor, "n ..."]) -> None:
+    """Compare J v with differences of values, a little beside every image, where nothing is tied.
 
     What is detached takes a matrix E from J. Where that moves sigma_max by 1e-4, E v may be 1e-6 of J v, or seen by
     few u: so whole vectors are compared, to the digits that the differences have.
@@ -245,55 +273,71 @@ def _verify(fn: Map, image: Float[Tensor, "1 ..."]) -> None:
     ValueError
         If autograd's derivative is another.
     """
-    wide, _ = doubled(fn, image)
-    fn, image = (fn, image) if wide is None else (wide, image.double())
-    generator = torch.Generator().manual_seed(0)
-    off = _off(fn, image, ROUGH if wide is None else FINE, generator)
-    if off is not None:  # again elsewhere: the point may lie beside a kink, or fn hold float32 inside
-        off = _off(fn, image, ROUGH if wide is None or _narrows(fn, image) else FINE, generator)
-    if off is not None:
+    wide, _ = doubled(fn, images[:1])
+    fn, images = (fn, images) if wide is None else (wide, images.double())
+    generator, differences = torch.Generator().manual_seed(0), ROUGH if wide is None else FINE
+    off = _off(fn, images, differences, generator)
+    if wide is not None and not bool(off.isnan().all()) and _narrows(fn, images[:1]):
+        differences = ROUGH
+        off = _off(fn, images, differences, generator)
+    again = off.isfinite()
+    if bool(again.any()):  # elsewhere: the point may lie beside a kink
+        off = _off(fn, images[again], differences, generator)
+    if bool(off.isfinite().any()):
         raise ValueError(
-            f"fn's derivative by autograd is not that of its values (off by {off:.2g} of its size in one direction): "
-            f"it detaches what depends on the images, rounds it, takes it out of torch, writes through .data or "
-            f"no_grad, or has a backward of its own (straight-through, a hook), so its local constant cannot be "
-            f"measured; take that out"
+            f"fn's derivative by autograd is not that of its values (off by {float(off[off.isfinite()].max()):.2g} "
+            f"of its size in one direction): it detaches what depends on the images, rounds it, takes it out of torch, "
+            f"writes through .data or no_grad, or has a backward of its own (straight-through, a hook), so its local "
+            f"constant cannot be measured; take that out"
         )
 
 
 def _off(
     fn: Map,
-    image: Float[Tensor, "1 ..."],
+    images: Float[Tensor, "n ..."],
     differences: tuple[tuple[float, ...], float],
     generator: torch.Generator,
-) -> float | None:
-    """How far J v is from the nearest difference, relative; None if no further than differences are from each other."""
-    noise, v = (torch.randn(image.shape, generator=generator).to(image) for _ in range(2))
-    level = torch.randn((*image.shape[:2], *[1] * (image.dim() - 2)), generator=generator).to(image)
-    level = level.expand_as(image)  # means and norms are what is detached most, and change along it
-    size = image.abs().amax()
+) -> Float[Tensor, " n"]:
+    """How far J v is from the nearest difference, relative; NaN if it is that one, infinite if none has the digits."""
+    noise, v = (torch.randn(images.shape, generator=generator).to(images) for _ in range(2))
+    ones = [1] * (images.dim() - 2)
+    channels = images.shape[1] if ones else 1
+    level = torch.randn((len(images), channels, *ones), generator=generator).to(images)
+    level = level.expand_as(images)  # means and norms are what is detached most, and change along it
+    size, v_norm, level_norm = (
+        number.view(-1, 1, *ones)
+        for number in (images.flatten(1).abs().amax(1), _lengths(v), _lengths(level))
+    )
     size = size.where(size > 0, torch.ones_like(size))
-    image, v = image + 1e-3 * (size * noise.sigmoid() - image), v / v.norm() + level / level.norm()
-    at = Linearisation(fn, image, verify=False)
+    images, v = images + 1e-3 * (size * noise.sigmoid() - images), v / v_norm + level / level_norm
+    at = Linearisation(fn, images, verify=False)
     (steps, slack), u = differences, None
     try:
         product = at.forward(v)
     except (RuntimeError, ValueError):  # no second derivative: one number of J v
         u = at._random()
-        product = (at.transposed(u) * v).sum().view(1, 1)
-    nearest, apart, before = math.inf, math.inf, None
+        product = (at.transposed(u) * v).flatten(1).sum(1, keepdim=True)
+    nearest = apart = larger = product.new_full((len(images),), math.inf)
+    right, before = torch.zeros_like(nearest, dtype=torch.bool), None
     for step in steps:
         with torch.no_grad(), math_attention(), full_precision():
-            one, other = (as_rows(fn(image + side * step * size * v), 1) for side in (1, -1))
-        moved = (one - other) / (2 * step * size)
-        moved = moved if u is None else (moved * u).sum().view(1, 1)
-        larger = max(float(product.norm()), float(moved.norm()))
-        nearest = min(nearest, float((moved - product).norm()))
-        if not nearest > slack * (larger + float(at.scale())):
-            return None
+            one, other = (as_rows(fn(images + side * step * size * v), len(images)) for side in (1, -1))
+        moved = (one - other) / (2 * step * size.view(-1, 1))
+        moved = moved if u is None else (moved * u).sum(1, keepdim=True)
+        larger = torch.maximum(_lengths(product), _lengths(moved))
+        nearest = torch.fmin(nearest, _lengths(moved - product))
+        right |= ~(nearest > slack * (larger + at.scale()))
+        if bool(right.all()):
+            break
         if before is not None:
-            apart = min(apart, float((moved - before).norm()))
+            apart = torch.fmin(apart, _lengths(moved - before))
         before = moved
-    return nearest / larger if nearest > 10 * apart else None
+    off = (nearest / larger).where(nearest > 10 * apart, torch.full_like(nearest, math.inf))
+    return off.masked_fill(right, math.nan)
+
+
+def _lengths(vectors: Float[Tensor, "n ..."]) -> Float[Tensor, " n"]:
+    return vectors.flatten(1).norm(dim=1)
 
 
 class _Narrowing(TorchDispatchMode):
@@ -304,8 +348,9 @@ class _Narrowing(TorchDispatchMode):
     def __torch_dispatch__(
         self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
     ) -> Any:
-        result = func(*args, **(kwargs or {}))
-        given, made = ({getattr(leaf, "dtype", None) for leaf in tree_leaves(v)} for v in (args, result))
+        with torch._C.DisableTorchFunction():  # a map in float64 says float64 of all
+            result = func(*args, **(kwargs or {}))
+            given, made = ({getattr(leaf, "dtype", None) for leaf in tree_leaves(v)} for v in (args, result))
         self.found |= torch.float64 in given and torch.float32 in made
         return result
 

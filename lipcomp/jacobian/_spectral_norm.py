@@ -31,7 +31,7 @@ from lipcomp.jacobian._dense import row_values
 from lipcomp.jacobian._frozen import frozen
 from lipcomp.jacobian._lanczos import WHOLE, Lanczos, Part
 from lipcomp.jacobian._precision import doubled
-from lipcomp.jacobian._products import Linearisation, Map, as_rows
+from lipcomp.jacobian._products import Linearisation, Map, as_rows, unlike
 from lipcomp.jacobian._sharing import SharedStart, pilot_count
 
 WEAK, STRONG = 1e-2, 1e4  # of the map's own scale: float32 values below and above are not trusted
@@ -193,7 +193,7 @@ def spectral_norm(
         else torch.arange(len(images))
     )
 
-    Linearisation(fn, images[:1])  # refuses a map whose derivative is not that of its values
+    Linearisation(fn, unlike(images))  # refuses a map whose derivative is not that of its values
 
     def measure(index: Tensor, *, keep: bool = vectors) -> Part:
         if method == "rows":

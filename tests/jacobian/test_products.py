@@ -286,6 +286,49 @@ def test_a_derivative_that_is_not_that_of_the_values_is_refused(fn, dtype, gener
             spectral_norm(fn, images, method=method)
 
 
+def on_the_third(fn):
+    """Something else for one of the images, which is neither the first nor the furthest from it."""
+    return lambda x: torch.cat([(fn if 0.6 < image.max() < 0.9 else to_rows)(image[None]) for image in x])
+
+
+def to_rows(x):
+    return x.flatten(1) * 1.0
+
+
+@pytest.mark.parametrize(
+    "fn",
+    [
+        *map(on_the_third, (written, without_gradient, node_hooked)),
+        on_the_third(lambda x: to_rows(x) / x.norm().item()),
+        on_the_third(lambda x: Scaled.apply(x, 0.9).flatten(1)),
+        lambda x: (
+            x + 1e-3 * torch.where((x - 0.75).abs() < 0.15, x, 0).mean((1, 2, 3), keepdim=True).detach()
+        ).flatten(1),
+    ],
+)
+def test_a_derivative_that_is_wrong_at_another_image_is_refused(fn, generator):
+    images = (
+        torch.rand(4, 2, 3, 3, generator=generator) * torch.tensor([0.2, 0.3, 0.85, 0.1])[:, None, None, None]
+    )
+    images[:, 0, 0, 0] = images.flatten(1).amax(1)
+    images = torch.cat([images, torch.ones(1, 2, 3, 3)])  # furthest from the first
+    Linearisation(fn, images[[0, 4]])
+    with pytest.raises(ValueError, match="not that of its values"):
+        spectral_norm(fn, images)
+
+
+@torch.jit.script
+def detached_in_float32(x):
+    y = x.float()
+    return (y + 0.03 * y.mean((1, 2, 3), keepdim=True).detach()).to(x.dtype).flatten(1)
+
+
+def test_differences_of_what_holds_float32_inside_are_wider(generator):
+    """In float64 it told float64 of all that it made, so that differences too close for float32 saw nothing."""
+    with pytest.raises(ValueError, match="not that of its values"):
+        spectral_norm(detached_in_float32, torch.rand(3, 2, 3, 3, generator=generator))
+
+
 def stable_softmax(x):
     powers = (x - x.amax(1, keepdim=True).detach()).exp()  # takes nothing from the derivative
     return powers / powers.sum(1, keepdim=True)
