@@ -2,7 +2,8 @@
 
 The squared distances of a block of images to a block of others are one matrix product (see
 :mod:`lipcomp.bound.all_pairs`); of every image the few nearest are kept. The product only nominates: twice as many as
-asked for are kept, and ranked by their differences. Duplicates are neighbours at distance 0; the bounds count them out.
+asked for are kept, and ranked by their differences; where images are so close that the product loses their distance,
+it comes from the difference at once. Duplicates are neighbours at distance 0; the bounds count them out.
 """
 
 from collections.abc import Callable
@@ -11,7 +12,7 @@ import torch
 from jaxtyping import Int64
 from torch import Tensor
 
-from lipcomp.bound._all_pairs import Images, block_length
+from lipcomp.bound._all_pairs import NEAR, Images, block_length
 
 
 def nearest_neighbours(
@@ -46,16 +47,22 @@ def nearest_neighbours(
     blocks = torch.arange(n).split(size)
     found = []
     for rows in blocks:
-        here = load(rows).flatten(1).float()
-        centre = here.mean(0)
-        here = here - centre
+        images_here = load(rows).flatten(1)
+        centre = images_here.float().nan_to_num(0, 0, 0).mean(0)
+        here = images_here.float() - centre
+        own = here.square().sum(1)
         best = here.new_full((len(rows), 0), 0.0)
         place = torch.zeros((len(rows), 0), dtype=torch.int64, device=here.device)
         for columns in blocks:
-            there = load(columns).flatten(1).float() - centre
-            squared = torch.addmm(
-                there.square().sum(1), here, there.T, alpha=-2
-            )  # less |x|², the same for a row
+            images_there = load(columns).flatten(1)
+            there = images_there.float() - centre
+            other = there.square().sum(1)
+            squared = torch.addmm(other, here, there.T, alpha=-2).add_(own[:, None])
+            largest = torch.cat([own, other]).nan_to_num(0, 0, 0).max()
+            for part in (squared <= NEAR * largest).nonzero().split(1024):
+                i, j = part.unbind(1)
+                step = images_there[j].double() - images_here[i].double()
+                squared[i, j] = step.square().sum(1).to(squared)
             squared[rows[:, None] == columns[None, :]] = torch.inf
             squared.nan_to_num_(torch.inf)  # an image that is not finite is nobody's neighbour
             near, at = squared.topk(min(wanted, len(columns)), largest=False)

@@ -83,10 +83,11 @@ class Sandwich(ResultMixin):
 
 def sandwich(lower: float, searched: float, certified: float) -> str:
     """Lower <= searched <= certified as one line, with the gap in decades; it says so if the order is broken."""
-    ordered = lower <= searched * 1.001 and searched <= certified * 1.001
+    ordered = not (lower > searched * 1.001 or searched > certified * 1.001)  # NaN is not known
     gap = math.log10(certified / searched) if searched > 0 and math.isfinite(certified) else math.inf
     end = f"{certified:.4g}" if math.isfinite(certified) else "no certificate"
-    line = f"lower {lower:.4g} <= searched {searched:.4g} <= certified {end}"
+    below, found = ("unknown" if math.isnan(value) else f"{value:.4g}" for value in (lower, searched))
+    line = f"lower {below} <= searched {found} <= certified {end}"
     line += f"  (gap {gap:.1f} decades)" if math.isfinite(gap) else ""
     return line if ordered else f"OUT OF ORDER, an estimate is wrong: {line}"
 

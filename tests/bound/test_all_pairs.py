@@ -6,6 +6,7 @@ from torch import nn
 from torch.nn import functional as F
 
 from lipcomp.bound import all_pairs, lower_bounds
+from lipcomp.bound._neighbours import nearest_neighbours
 
 
 @pytest.fixture
@@ -91,6 +92,20 @@ def test_duplicates_are_counted_and_near_duplicates_keep_their_digits(embedded, 
     assert found["direction"].n == 70 * 69 // 2 - 1
     assert sorted(found["direction"].witness.pair) == [11, 20]
     assert found["direction"].maximum == pytest.approx(truth["direction"].maximum, rel=1e-12)
+
+
+@pytest.mark.parametrize("k", [1, 3])
+def test_neighbours_among_near_duplicates_are_the_nearest(k, generator):
+    """Their distances were lost in a float32 product; one image without numbers left all without a neighbour."""
+    steps = 10.0 ** (-2 - 5 * torch.rand(40, 1, generator=generator))
+    images = torch.rand(2, 64, generator=generator).repeat(20, 1) * 0.9
+    images += steps * torch.rand(40, 64, generator=generator)
+    images[7] = torch.nan
+    distance = torch.cdist(images.double(), images.double(), compute_mode="donot_use_mm_for_euclid_dist")
+    distance = distance.fill_diagonal_(torch.inf).nan_to_num(torch.inf)
+    near = nearest_neighbours(images, 40, k)
+    found = distance.gather(1, near)[torch.arange(40) != 7]
+    torch.testing.assert_close(found, distance.sort(1).values[torch.arange(40) != 7, :k])
 
 
 def test_tiny_distances_go_to_the_jacobian(generator):

@@ -9,7 +9,7 @@ from torch import nn
 from lipcomp.bound import certified_bound
 from lipcomp.bound._ellipsoids import Units, norm_bound, row_bounds
 from lipcomp.bound._local import Ball, Track, direction_bound
-from lipcomp.bound._noise import Noise, block_norm, norm_above, row_norms
+from lipcomp.bound._noise import Noise, block_norm, gram_norm_above, norm_above, row_norms
 from lipcomp.jacobian import spectral_norm
 
 PIXELS = 6
@@ -112,3 +112,12 @@ def test_the_norm_of_a_matrix_is_bounded_from_above_and_nearly_met(size, generat
     assert true <= norm_above(matrix) <= 1.0006 * true
     assert true <= norm_above(matrix.mT) <= 1.0006 * true
     assert norm_above(torch.zeros_like(matrix)) == 0
+
+
+@pytest.mark.parametrize("more", [0.005, 0.05, 0.3, 1.5])
+def test_a_norm_is_proved_where_the_guess_does_not_see_its_vector(more):
+    """The largest direction is orthogonal to the start of the power iteration."""
+    gram = torch.eye(301, dtype=torch.float64)
+    hidden = torch.tensor([1.1, -1.0], dtype=torch.float64) / 2.21**0.5
+    gram[:2, :2] += more * hidden[:, None] * hidden
+    assert gram_norm_above(gram) >= (1 + more) ** 0.5

@@ -1,6 +1,7 @@
 """Maps whose Lipschitz constant is known: every lower estimate below it, every certificate above it."""
 
 import itertools
+import math
 import warnings
 
 import pytest
@@ -123,7 +124,10 @@ def test_the_sandwich_of_an_encoder_is_in_order(encoder, generator):
     assert 0 <= found.gap_decades < 0.1  # on the product's own ball
     assert "<= certified" in found.line()
     assert "gap" in found.line()
-    assert sandwich(3.0, 1.0, 5.0).startswith("OUT OF ORDER")
+    for wrong in ((3.0, 1.0, 5.0), (1.0, 3.0, 2.0), (1.0, 3.0, 2.99)):
+        assert sandwich(*wrong).startswith("OUT OF ORDER")
+    assert sandwich(1.0005, 1.0, 0.9995).startswith("lower")
+    assert sandwich(math.nan, 1.0, 1.0) == "lower unknown <= searched 1 <= certified 1  (gap 0.0 decades)"
 
 
 @pytest.mark.parametrize(("norm", "radius"), [("l2", 0.5), ("linf", 0.05)])
