@@ -65,9 +65,7 @@ def decompositions() -> dict[Any, Callable[..., Any]]:
     )
     table[aten.clamp.Tensor] = _clamp
     table[aten.clamp_min.Tensor], table[aten.clamp_max.Tensor] = torch.maximum, torch.minimum
-    table[aten.logit.default] = lambda x, eps=None: (
-        lambda z: z.log() - (1 - z).log()
-    )(x if eps is None else x.clamp(eps, 1 - eps))  # fmt: skip
+    table[aten.logit.default] = lambda x, eps=None: NotImplemented if eps else x.log() - (1 - x).log()
     table[aten.pow.Scalar] = lambda base, x: (x * math.log(base)).exp() if base > 0 else NotImplemented
     table[aten.rot90.default] = _rotated
     return table

@@ -58,7 +58,7 @@ SMOOTH = (
     "relu", "leaky_relu", "abs", "_prelu_kernel", "prelu", "hardtanh", "clamp", "clamp_max", "elu", "celu", "selu",
     "hardswish", "hardsigmoid", "sigmoid", "tanh", "erf", "atan", "sin", "cos", "gelu", "silu", "mish", "softplus",
     "log_sigmoid_forward", "exp", "exp2", "expm1", "log", "log2", "log10", "log1p", "sqrt", "rsqrt", "reciprocal",
-    "pow", "erfc", "sinh", "cosh", "asinh", "acosh", "softshrink", "threshold",
+    "pow", "erfc", "sinh", "cosh", "asinh", "acosh", "softshrink", "threshold", "logit",
 )  # fmt: skip
 TOGETHER = (
     "cat", "stack", "where", "slice_scatter", "select_scatter", "diagonal_scatter", "scatter", "scatter_add",

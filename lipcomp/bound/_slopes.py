@@ -51,6 +51,8 @@ def shape_of(name: str, args: tuple[object, ...]) -> Shape | None:
         return Shape(turns=(0.0,))
     if name == "sinh":
         return Shape(turns=(0.0,), unbounded=True)
+    if name == "logit":  # with limits, where torch takes the slope inside
+        return Shape(turns=(numbers[0], 0.5, 1 - numbers[0])) if 0 < numbers[0] < 0.5 else None
     if name == "softshrink":
         size = numbers[0] if numbers else 0.5
         return Shape(kinks=(-size, size), turns=(-size, size))

@@ -248,13 +248,14 @@ def unlike(images: Float[Tensor, "n ..."]) -> Float[Tensor, "one_or_two ..."]:
 
 def _nodes(tensor: Tensor) -> Iterator[Any]:
     """The operations that autograd has recorded for a tensor."""
-    waiting, seen = [tensor.grad_fn], {None}
+    waiting: list[Any] = [tensor.grad_fn]
+    seen = {None}
     while waiting:
         node = waiting.pop()
         if node not in seen:
             seen.add(node)
             yield node
-            waiting += [following for following, _ in node.next_functions]  # type: ignore[union-attr]
+            waiting += [following for following, _ in node.next_functions]
 
 
 def _of_others(node: Any) -> bool:

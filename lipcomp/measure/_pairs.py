@@ -161,7 +161,7 @@ class Pairs:
                 count=count,
                 cost={"all": 0.01, "search": 8.0 * self.starts * self.steps}.get(self.source, 2.0),
                 measure=_Job(self, bench, indices, told),
-                version=self.version,
+                version=self.version + (self.source == "neighbours"),  # those of near duplicates were others
                 per_image=True,
                 pictures=True,
             )

@@ -389,6 +389,7 @@ ON_A_BALL = {
     "product": lambda x: x.flatten(1) * torch.sigmoid(x.mean((1, 2, 3))[:, None]),
     "direction": lambda x: F.normalize(x.flatten(1) - 0.3, dim=1),
     "exponential": lambda x: x.flatten(1).exp(),
+    "logit between limits": lambda x: x.flatten(1).logit(0.3),
     "maximum": lambda x: F.max_pool2d(x, 3, 1, 1).flatten(1),
     "gelu": lambda x: F.gelu(3 * x.flatten(1) - 1),
     "mish, silu, hardswish": lambda x: F.mish(F.silu(F.hardswish(6 * x.flatten(1) - 3))),
@@ -421,7 +422,16 @@ def test_norms_that_vanish_at_the_image_do_not_in_the_ball(norms):
 
 
 @pytest.mark.parametrize(
-    "name", ["logsumexp", "log softmax", "logaddexp", "the largest", "median, third", "waves"]
+    "name",
+    [
+        "logsumexp",
+        "log softmax",
+        "logaddexp",
+        "the largest",
+        "median, third",
+        "waves",
+        "logit between limits",
+    ],
 )
 def test_the_product_holds_everywhere(name, generator):
     fn = ON_A_BALL[name]
