@@ -30,6 +30,7 @@ from lipcomp.robustness._robustbench import SHAPES, run_benchmark
 from lipcomp.robustness._shifted import check_cifar_order, check_imagenet_order
 
 EMBEDDING_VERSION = 3  # the interval of chords that are all alike
+OOD_VERSION = 2  # distances of features that all point nearly one way
 
 
 @dataclass(frozen=True)
@@ -121,7 +122,7 @@ class OutOfDistribution:
             measure,
             f"OOD {images.name}",
             told,
-            (self.neighbours, self.near),
+            (self.neighbours, self.near, OOD_VERSION),
         )
 
 

@@ -118,10 +118,12 @@ def knn_score(
     if not 1 <= k <= len(train):
         raise ValueError(f"k must lie between 1 and the {len(train)} training images, got {k}")
     bank, found = unit_rows(train), []
-    step = max(1, 2**25 // len(bank))
-    for part in unit_rows(features).to(bank).split(step):
-        cosine = (part @ bank.T).topk(k, dim=1).values[:, -1]
-        found.append(-(2 - 2 * cosine.double()).clamp_min(0).sqrt())
+    middle = bank.mean(0)  # from there, distances keep their digits where all features point nearly one way
+    bank = bank - middle
+    squares, step = bank.square().sum(1), max(1, 2**25 // len(bank))
+    for part in (unit_rows(features).to(bank) - middle).split(step):
+        nearest = torch.addmm(squares, part, bank.T, alpha=-2).topk(k, dim=1, largest=False).values[:, -1]
+        found.append(-(nearest.double() + part.double().square().sum(1)).clamp_min(0).sqrt())
     return torch.cat(found).cpu().numpy()
 
 
