@@ -27,6 +27,7 @@ import lipcomp
 from benchmarks._harness import add_part, append_lines, awaken, read_lines
 from lipcomp._commands import Parser, run
 from lipcomp.bound import certified_bound, measure_pairs, random_pairs, search_ball
+from lipcomp.bound._certified import UNITS
 from lipcomp.checkpoints._native import load_checkpoint
 from lipcomp.data._digits import load_mnist5k
 from lipcomp.encoders import EncoderSpec, build_encoder
@@ -49,7 +50,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--first", type=int, default=0, help="the first of them (default 0)")
     parser.add_argument("--encoders", help="names of the runs to measure, separated by commas (default all)")
     parser.add_argument("--radii", default="1e-4,5e-4,1e-3,1e-2,0.05,0.1", help="L2 radii")
-    parser.add_argument("--units", type=int, default=7000, help="uncertain units at most (default 7000)")
+    parser.add_argument("--units", type=int, default=UNITS, help=f"uncertain units at most (default {UNITS})")
     parser.add_argument("--memory", type=float, default=4.0, help="GiB (default 4)")
     parser.add_argument("--device", default="cpu", help="where the certificate is computed (default cpu)")
     add_part(parser)

@@ -30,13 +30,15 @@ OUT = 1 + 1e-7  # outward: what is multiplied after the factorisation
 STEPS = 4  # of the weights
 ROUGH = 3  # the first steps for a matrix, by its rows one by one
 TRIES = 40  # to find weights that prove anything
+AHEAD = 3.0  # where little of a unit is seen itself, but much of the units that it feeds
+ALONE = 10.0  # the same for a single row, in which what is seen of a unit may cancel
 EIGENVECTORS = 8
 SHARES = (  # of the limit
     1e-9, 1e-7, 1e-5, 1e-4, 1e-3, 0.01, 0.03, 0.1, 0.2, 0.35, 0.5, 0.65, 0.8, 0.9, 0.97, 0.995,
 )  # fmt: skip
 ROUNDS, POINTS = 4, 9  # of finer grids, to 1/256 of the distance of two shares: the bound is flat there
 SKETCH = 128  # rows whose furthest points move the weights
-WORK = 2e12  # multiplications for the rows of one tensor, about two minutes; above it rows share one ellipsoid, or none
+WORK = 4e12  # multiplications for the rows of one tensor, about two minutes; above it rows share one ellipsoid, or none
 
 
 @dataclass(frozen=True)
@@ -78,7 +80,7 @@ class Units:
 def norm_bound(rows: Float[Tensor, "outputs columns"], units: Units) -> float:
     """Bound of the norm of a matrix of columns over the ball; infinite if nothing was proved."""
     everything = torch.ones(len(units.tau), dtype=torch.bool, device=rows.device)
-    squares, _ = _Ellipsoid(rows.mT, units, everything, whole=True).descend(None, ROUGH + 3)
+    squares, _ = _Ellipsoid(rows.mT, units, everything, whole=True).descend(None, ROUGH + 5)
     return math.sqrt(float(squares)) * OUT
 
 
@@ -134,36 +136,42 @@ class _Ellipsoid:
         self.depth = torch.cat([torch.full_like(self.tau[own], k + 1) for k, own in enumerate(self.places)])
 
     def start(self) -> Tensor:
-        """About the weight that every unit alone would have."""
-        gain = self.rows[self.pixels :].square().sum(1)
-        came = self.feeds.square().sum(1) + self.tau**2
-        size = self.rows[: self.pixels].square().sum()
-        return 0.5 * (gain / (size * came).clamp(min=1e-300)).clamp(1e-20, 1e20).log()
+        """About the weight that every unit alone would have; at least ``AHEAD`` times what later units take off it."""
+        ahead = AHEAD if self.rows.shape[1] > 1 else ALONE
+        n, size = self.pixels, self.rows[: self.pixels].square().sum()
+        gain, came = self.rows[n:].square().sum(1), self.feeds.square().sum(1) + self.tau**2
+        weight = (gain / (size * came).clamp(min=1e-300)).clamp(1e-20, 1e20).sqrt()
+        taken = torch.zeros_like(weight)
+        for own in reversed(self.places):
+            weight[own] = torch.maximum(weight[own], ahead * taken[own])
+            taken[: own.start] += weight[own] @ self.feeds[own, n : n + own.start].square()
+        return weight.log()
 
     def descend(self, log: Tensor | None, steps: int) -> tuple[Tensor, Tensor]:
         """Squared bounds, of each row the least over a few steps, and the best log weights."""
         start = self.start()
         log = start if log is None else torch.where(log.isfinite(), log, start)
         best = torch.full_like(self.rows[0, : 1 if self.whole else None], math.inf)
-        kept, ahead, value, taken = log, torch.zeros_like(log), math.inf, 0
+        kept, step, share, value, taken = log, torch.zeros_like(log), 1.0, math.inf, 0
         for _ in range(TRIES):
             each = not self.whole or taken < ROUGH
             found = self.evaluate(log, each=each)
             if found is None:  # where earlier units weigh enough more than later ones it is always possible
-                ahead = 0.4 * ahead
-                log = log - 0.5 * self.depth if math.isinf(value) else kept + ahead
+                share = 0.5 * share
+                log = log - 0.5 * self.depth if math.isinf(value) else kept + share * step
                 continue
             squares, scale, change = found
             best = torch.fmin(best, squares)  # what is not a number proves nothing
             mean = float(_means(squares[None])[0])
             if mean < value:
-                value, kept, ahead = mean, log + scale, change.clamp(-1.5, 1.5) * (1.0 if each else 0.5)
+                share = min(1.0, 1.3 * share) if taken else 1.0
+                value, kept, step = mean, log + scale, change.clamp(-1.5, 1.5) * (1.0 if each else 0.5)
             else:
-                ahead = 0.5 * ahead
+                share = 0.5 * share
             taken += 1
             if taken == steps:
                 break
-            log = kept + ahead
+            log = kept + share * step
         return best, kept
 
     def evaluate(self, log: Tensor, *, each: bool) -> tuple[Tensor, float, Tensor] | None:

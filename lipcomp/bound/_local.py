@@ -89,7 +89,7 @@ class Ball:
 
     def _fits(self) -> bool:
         """Whether there are uncertain units, and memory for their ellipsoids."""
-        return bool(self.noises) and 4 * 8 * self.count**2 <= self.memory
+        return bool(self.noises) and 5 * 8 * self.count**2 <= self.memory
 
     def reach(self, track: Track) -> Float[Tensor, "..."]:
         """How far every number may move from its value at the image."""

@@ -61,6 +61,17 @@ def test_no_choice_of_slopes_is_above_the_bounds(generator):
     assert whole < min(1.4 * norm, block_norm(rows, noises, PIXELS))
 
 
+def test_a_row_that_sees_the_last_units_alone(generator):
+    """The first weights of the units before them follow from what those take, not from the row."""
+    noises = uncertain(generator)
+    row = torch.zeros(1, PIXELS + 15).double()
+    row[0, 0], row[0, -6:] = 0.1, 100
+    blocks = row_norms(row.mT, noises, PIXELS)
+    bound = row_bounds(row.mT, Units.of(noises, PIXELS), blocks)
+    largest = max(float(possible(row, noises, generator).norm()) for _ in range(500))
+    assert largest <= float(bound) < min(1.5 * largest, 0.9 * float(blocks))
+
+
 def test_rows_that_see_nothing_but_bounded_units(generator):
     """|w_i| <= tau_i alone: a row g of gains is at most sum |g_i| tau_i, whatever pixels it sees."""
     noise = Noise([], PIXELS, PIXELS, torch.tensor([0.5, 0.25], dtype=torch.float64))
