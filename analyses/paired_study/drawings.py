@@ -78,9 +78,10 @@ def _ordered(rows: list[Row]) -> list[Row]:
 
 
 def _paired(study: Study, beta: float | None) -> pd.DataFrame:
-    """The runs that verdicts are on: of one recipe in each family."""
+    """The runs that verdicts are on, of one recipe in each family, and beside them the baselines."""
     runs = {run for c in CONTRASTS for run in find_pairs(study.models, c, beta).main.index}
-    return study.models[study.models.index.isin(runs)]
+    baselines = study.models["method"].isin(BASELINES) & bool(runs)
+    return study.models[study.models.index.isin(runs) | baselines]
 
 
 def _seed_figures(study: Study) -> list[Drawn]:
