@@ -70,6 +70,17 @@ def global_generators(device: torch.device) -> Iterator[None]:
         np.random.set_state(before[1])  # noqa: NPY002
 
 
+def draw(views: Views, images: int, generator: Generator) -> Tensor:
+    """``views.draw``, which may be yours."""
+    numbers = views.draw(images, generator)
+    if not isinstance(numbers, Tensor) or len(numbers) != images:
+        raise ValueError(
+            f"{type(views).__name__}.draw must return a tensor with {images} rows, one per image; it returned "
+            f"{tuple(numbers.shape) if isinstance(numbers, Tensor) else type(numbers).__name__}"
+        )
+    return numbers
+
+
 def check_views(views: Views, images: ImageSet, device: torch.device) -> None:
     """Refuse views of your own that no run could repeat; their ``apply`` may draw from torch's, NumPy's and Python's.
 
@@ -83,15 +94,17 @@ def check_views(views: Views, images: ImageSet, device: torch.device) -> None:
     drawn, made = [], []
     for seed in (0, 1):
         seed_globals(seed)
-        drawn.append(views.draw(len(few), Generator().manual_seed(0)))
+        drawn.append(draw(views, len(few), Generator().manual_seed(0)))
         seed_globals(0)
         made.append(apply(views, few, drawn[0]))
-    if isinstance(drawn[0], Tensor) and not torch.equal(*drawn):
+    if not torch.equal(*drawn):
         raise ValueError(
             f"{kind}.draw must take all its random numbers from the generator that it is given, or no run could be "
             f"repeated or continued"
         )
-    if not all(torch.allclose(one, other, atol=1e-3) for one, other in zip(*made, strict=True)):
+    if not all(
+        torch.allclose(one, other, atol=1e-3, equal_nan=True) for one, other in zip(*made, strict=True)
+    ):
         raise ValueError(
             f"{kind}.apply makes other views of the same images, numbers and seeds, so no run could be repeated or "
             f"continued; use the numbers that draw returned, or torch's, NumPy's or Python's own generator"

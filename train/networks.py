@@ -118,8 +118,10 @@ class Trainee(nn.Module):
             return bool(weights)
         return None in torch.autograd.grad(features, weights, allow_unused=True)
 
-    def check_draws(self, ranks: Ranks) -> bool:
+    def check_draws(self, ranks: Ranks, rows: int) -> bool:
         """Whether the backbone skips layers at random in training; refuses one that no run could repeat.
+
+        Two images are enough to see it; a network that does not take two is given ``rows``, as in a step.
 
         Raises
         ------
@@ -127,9 +129,14 @@ class Trainee(nn.Module):
             If it computes something else for the same images and seeds, or ranks would skip different layers, whose
             batch norms then wait for each other.
         """
-        (first, layers), *again = (self._drawn(0, 0) for _ in range(READINGS))
-        near = 1e-2 * float(first.abs().max())  # sums on a GPU have no fixed order
-        if not all(torch.allclose(first, other, rtol=1e-2, atol=near) for other, _ in again):
+        images = 2
+        try:
+            self._drawn(0, 0, images)
+        except Exception:  # batch norm over parts of a batch, say; what fails in every batch is raised below
+            images = rows
+        (first, layers), *again = (self._drawn(0, 0, images) for _ in range(READINGS))
+        near = 1e-2 * float(first.nan_to_num(0, 0, 0).abs().max())  # sums on a GPU have no fixed order
+        if not all(torch.allclose(first, other, rtol=1e-2, atol=near, equal_nan=True) for other, _ in again):
             raise ValueError(
                 "the network computes something else for the same images and seeds of torch, numpy and random (does it "
                 "have a generator of its own, or count its calls?), so no run could be repeated or continued; draw "
@@ -137,32 +144,38 @@ class Trainee(nn.Module):
             )
         if ranks.size == 1:
             return False
-        if any(self._drawn(rank, 0)[1] != layers for rank in range(1, SEEDS)):
+        if any(self._drawn(rank, 0, images)[1] != layers for rank in range(1, SEEDS)):
             raise ValueError(
                 "the network skips layers at random in training, by numbers of torch's generator, which differ on the "
                 "ranks; decide with Python's random.random(), which is alike on all of them, or train on one rank"
             )
-        return any(self._drawn(0, step)[1] != layers for step in range(1, SEEDS))
+        return any(self._drawn(0, step, images)[1] != layers for step in range(1, SEEDS))
 
     @torch.no_grad()
-    def _drawn(self, rank: int, step: int) -> tuple[Tensor, list[str]]:
-        """The backbone's training output of two images with the seeds of a rank and step, and the layers it called."""
+    def _drawn(self, rank: int, step: int, images: int) -> tuple[Tensor, list[str]]:
+        """The backbone's training output with the seeds of a rank and step, and the layers it called; nothing stays."""
         backbone, called = self.online.backbone, list[str]()
         hooks = [
             module.register_forward_pre_hook(lambda *_, name=name: called.append(name))
             for name, module in backbone.named_modules()
+            if module._parameters or module._buffers  # others may come and go
         ]
-        before = {name: value.clone() for name, value in backbone.named_buffers()}
-        images = torch.linspace(0, 1, 2 * math.prod(self.online.image_shape), device=self.online.mean.device)
+        registered = [(module._buffers, dict(module._buffers)) for module in backbone.modules()]
+        before = [(value, value.clone()) for value in (*backbone.parameters(), *backbone.buffers())]
+        shape = (images, *self.online.image_shape)
+        pixels = torch.linspace(0, 1, math.prod(shape), device=self.online.mean.device).view(shape)
         seed_globals(0, rank, step)
         try:
-            out = backbone(images.view(2, *self.online.image_shape))
+            out = backbone(pixels)
         finally:
             for hook in hooks:
                 hook.remove()
-            for name, value in backbone.named_buffers():
-                if name in before:
-                    value.copy_(before[name])
+            for buffers, names in registered:  # a forward pass may set others, or larger ones
+                buffers.clear()
+                buffers.update(names)
+            for value, old in before:
+                if not torch.equal(value, old):
+                    value.copy_(old)
         return out, called
 
     def forward(

@@ -36,6 +36,7 @@ from lipcomp.jobs._options import available_cores
 from train.data import (
     check_split,
     check_views,
+    draw,
     global_generators,
     held_out_set,
     order,
@@ -174,7 +175,8 @@ class Run:
             self.trainee.to(memory_format=torch.channels_last)
         if not type(recipe.views).__module__.startswith("lipcomp."):
             check_views(recipe.views, images, settings.device)
-        self.skips = self.foreign and self.trainee.check_draws(ranks)
+        each = batch // ranks.size // settings.accumulate
+        self.skips = self.foreign and self.trainee.check_draws(ranks, each)
         if ranks.size > 1:
             synchronise_batch_norm(self.trainee, settings.device)
         self.optimizer = build_optimizer(self.trainee, recipe)
@@ -272,12 +274,7 @@ class Run:
 
         def plan() -> Iterator[tuple[int, Tensor, Tensor]]:
             for step, indices in enumerate(order(len(self.images), self.recipe, self.seed, first), first):
-                numbers = self.recipe.views.draw(len(indices), stream(self.seed, "views", step))
-                if not isinstance(numbers, Tensor) or len(numbers) != len(indices):
-                    kind = type(self.recipe.views).__name__
-                    raise ValueError(
-                        f"{kind}.draw must return a tensor with {len(indices)} rows, one per image"
-                    )
+                numbers = draw(self.recipe.views, len(indices), stream(self.seed, "views", step))
                 yield step, indices[rows], numbers[rows]
                 if step + 1 == self.total:
                     return

@@ -257,10 +257,42 @@ def test_layers_that_are_skipped_at_random_are_skipped_alike_or_refused(
     for size, told in enumerate((one, two), 1):
         with global_generators(torch.device("cpu")):
             if isinstance(told, bool):
-                assert trainee.check_draws(Ranks(0, size)) is told
+                assert trainee.check_draws(Ranks(0, size), 8) is told
             else:
                 with pytest.raises(ValueError, match=told):
-                    trainee.check_draws(Ranks(0, size))
+                    trainee.check_draws(Ranks(0, size), 8)
+
+
+class Exacting(nn.Module):
+    """Takes its batch in four parts, keeps what it saw, moves a weight, calls a layer without weights or does not."""
+
+    def __init__(self, channels):
+        super().__init__()
+        self.first, self.norm, self.act = nn.Conv2d(channels, 9, 3), nn.BatchNorm2d(9), nn.ReLU()
+        self.register_buffer("seen", torch.zeros(0, 9))
+
+    def forward(self, images):
+        found = self.first(images)
+        if self.training:
+            found = torch.cat([self.norm(part) for part in found.unflatten(0, (4, -1))])
+            self.seen = torch.cat([self.seen, found.mean((2, 3))])
+            if not hasattr(self, "count"):
+                self.register_buffer("count", torch.zeros(()))
+            self.first.weight.data.add_(0.1)
+            found = self.act(found) if torch.rand(()) < 0.5 else found
+        return found.mean((2, 3)) * torch.tensor([1] * 8 + [torch.nan])
+
+
+def test_the_look_at_a_network_refuses_no_more_than_it_must_and_leaves_it_as_it_was(long_runs, monkeypatch):
+    monkeypatch.setitem(BACKBONES, "mine:exacting", Exacting)
+    encoder = replace(long_runs[1].encoder, backbone="mine:exacting")
+    trainee = Trainee(replace(long_runs[1], encoder=encoder), 0, 2).train()
+    before = {name: value.clone() for name, value in trainee.state_dict().items()}
+    with global_generators(torch.device("cpu")):
+        assert trainee.check_draws(Ranks(0, 2), 8) is False
+    after = trainee.state_dict()
+    assert after.keys() == before.keys()
+    assert all(torch.equal(after[name], value) for name, value in before.items())
 
 
 def test_global_generators_belong_to_the_step_and_are_left_as_they_were():
@@ -290,7 +322,8 @@ class MyViews(DigitViews):
     number: ClassVar = staticmethod(random.random)
 
     def draw(self, n, generator):
-        return super().draw(n, generator) * (self.number() if self.where == "draw" else 1)
+        numbers = super().draw(n, generator) * (self.number() if self.where == "draw" else 1)
+        return numbers[1:] if self.where == "rows" else numbers
 
     def apply(self, images, numbers):
         return super().apply(images * (self.number() if self.where == "apply" else 1), numbers)
@@ -301,6 +334,7 @@ class MyViews(DigitViews):
     [
         ("apply", random.random, None),
         ("draw", random.random, r"MyViews\.draw must take all its random numbers from the generator"),
+        ("rows", random.random, r"a tensor with 4 rows, one per image; it returned \(3, \d+\)"),
         ("apply", random.Random(0).random, r"MyViews\.apply makes other views"),
     ],
 )
