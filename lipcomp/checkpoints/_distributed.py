@@ -74,7 +74,7 @@ def read_distributed(folder: Path) -> tuple[dict[str, Any], str]:
     whole: dict[str, Tensor] = {}
     filled: dict[str, Tensor] = {}  # which numbers of a tensor are there
     taken: dict[Any, str] = {}
-    telling: set[Any] = set()  # files with numbers that no other would hold by chance
+    telling: dict[Any, set[str]] = {}  # the tensors in a file of which no other part is alike by chance
     for place, info in places.items():
         name = str(place.state.get("fqn")) if isinstance(place, _Place) else ""
         if not isinstance(info, _Bytes) or not isinstance(sizes.get(name), _Tensor):
@@ -93,7 +93,7 @@ def read_distributed(folder: Path) -> tuple[dict[str, Any], str]:
             and part.numel()
             and not part.eq(part.flatten()[0]).all()
         ):
-            telling.add(where[0])
+            telling.setdefault(where[0], set()).add(name)
         if name not in whole:
             most -= math.prod(size) * part.element_size()
             if most < 0:
@@ -117,9 +117,10 @@ def read_distributed(folder: Path) -> tuple[dict[str, Any], str]:
     for file in files:
         with file.open("rb") as handle:
             mine = hashlib.file_digest(handle, "sha256").digest()
-        if file.name in telling and known.setdefault(mine, file.name) != file.name:
+        other = known.setdefault(mine, file.name)
+        if other != file.name and telling.get(other, set()) & telling.get(file.name, set()):
             raise CheckpointError(
-                f"{what} has the same bytes in {known[mine]} and {file.name}, the files of two ranks; copy them again"
+                f"{what} has the same bytes in {other} and {file.name}, the files of two ranks; copy them again"
             )
         digest.update(mine)
     return _nested(whole, paths if isinstance(paths, dict) else {}), digest.hexdigest()

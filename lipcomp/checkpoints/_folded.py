@@ -10,17 +10,19 @@ spectral norm                   weight_orig, _u, _v            W0 / (u . W0 v), 
 pruning                         weight_orig, weight_mask       W0 times its mask
 ==============================  =============================  ====================================================
 
+The same holds for biases and for ``in_proj_weight``. Half precision is multiplied in float32, as the network runs.
 Other parametrizations are code of their own and stay as they are; a network that needs such a weight is refused.
 """
 
 import re
+from collections import Counter
 from collections.abc import Callable, Mapping
 
 import torch
 from torch import Tensor
 
 Parts = tuple[str, ...]
-NEW = "parametrizations.weight."
+NAMES = re.compile(r"(.*\.|)parametrizations\.(\w+)\.")
 
 
 def _normed(g: Tensor, v: Tensor) -> Tensor | None:
@@ -33,11 +35,10 @@ def _normed(g: Tensor, v: Tensor) -> Tensor | None:
 
 
 def _spectral(weight: Tensor, u: Tensor, v: Tensor) -> Tensor | None:
-    for axis in range(min(2, weight.ndim)):  # transposed convolutions have their outputs second
-        matrix = weight.movedim(axis, 0).flatten(1)
-        if matrix.shape == (u.numel(), v.numel()):
-            return weight / torch.dot(u, matrix @ v)
-    return None
+    """The axis is stored nowhere: where the shapes fit several, u and v are the leading vectors of the right matrix."""
+    matrices = [weight.movedim(axis, 0).flatten(1) for axis in range(weight.ndim)] if weight.ndim > 1 else []
+    sigmas = [torch.dot(u, matrix @ v) for matrix in matrices if matrix.shape == (u.numel(), v.numel())]
+    return weight / max(sigmas) if sigmas else None
 
 
 def _pruned(weight: Tensor, mask: Tensor) -> Tensor | None:
@@ -45,32 +46,40 @@ def _pruned(weight: Tensor, mask: Tensor) -> Tensor | None:
 
 
 KINDS: tuple[tuple[str, Parts, Callable[..., Tensor | None]], ...] = (
-    ("weight norm", ("weight_g", "weight_v"), _normed),
-    ("weight norm", (f"{NEW}original0", f"{NEW}original1"), _normed),
-    ("spectral norm", ("weight_orig", "weight_u", "weight_v"), _spectral),
-    ("spectral norm", (f"{NEW}original", f"{NEW}0._u", f"{NEW}0._v"), _spectral),
-    ("pruning", ("weight_orig", "weight_mask"), _pruned),
+    ("weight norm", ("{}{}_g", "{}{}_v"), _normed),
+    ("weight norm", ("{}parametrizations.{}.original0", "{}parametrizations.{}.original1"), _normed),
+    ("spectral norm", ("{}{}_orig", "{}{}_u", "{}{}_v"), _spectral),
+    (
+        "spectral norm",
+        tuple("{}parametrizations.{}." + part for part in ("original", "0._u", "0._v")),
+        _spectral,
+    ),
+    ("pruning", ("{}{}_orig", "{}{}_mask"), _pruned),
 )
 
 
 def fold(state: Mapping[str, Tensor]) -> tuple[dict[str, Tensor], dict[str, Parts], tuple[str, ...]]:
     """The state with whole weights, the keys behind each of these, and a note for each kind."""
-    whole, behind, notes = dict(state), dict[str, Parts](), dict[str, int]()
+    whole, behind, notes = dict(state), dict[str, Parts](), Counter[str]()
+    stored = Counter(match.group() for key in state if (match := NAMES.match(key)))
     for kind, parts, join in KINDS:
-        for key in [key for key in whole if key.endswith(parts[0])]:
-            place = key.removesuffix(parts[0])
-            keys = tuple(place + part for part in parts)
-            others = {name for name in whole if NEW in name and name.startswith(place + NEW)} - {*keys}
-            strange = not (place == "" or place.endswith(".")) or place + "weight" in whole or others
+        pattern = re.compile(parts[0].format(r"(.*\.|)", r"(\w*weight|\w*bias)"))
+        for match in [match for key in whole if (match := pattern.fullmatch(key))]:
+            place, name = match.groups()
+            keys = tuple(part.format(place, name) for part in parts)
+            further = stored[f"{place}parametrizations.{name}."] not in (0, len(keys))
             # DINO's last layer belongs to its loss, and its format is known by these names
-            if strange or re.search(r"(^|\.)last_layer\.$", place) or not all(name in whole for name in keys):
+            if further or place + name in whole or re.search(r"(^|\.)last_layer\.$", place):
                 continue
-            if not all(whole[name].is_floating_point() for name in keys):
+            if not all(
+                key in whole and whole[key].is_floating_point() and whole[key].itemsize > 1 for key in keys
+            ):
                 continue
-            weight = join(*(whole[name] for name in keys))
+            weight = join(*(whole[key].float() if whole[key].itemsize < 4 else whole[key] for key in keys))
             if weight is not None:
-                behind[place + "weight"] = keys
-                whole = {name: value for name, value in whole.items() if name not in keys}
-                whole[place + "weight"] = weight
-                notes[kind] = notes.get(kind, 0) + 1
+                behind[place + name] = keys
+                for key in keys:
+                    del whole[key]
+                whole[place + name] = weight
+                notes[kind] += 1
     return whole, behind, tuple(f"{kind} of {count} weights put together" for kind, count in notes.items())

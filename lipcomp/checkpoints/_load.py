@@ -44,7 +44,7 @@ STORED = {  # keys of weights that are no plain tensors -> what they are, and th
     r"\.parametrizations\.(?!weight\.original[01]$)": (
         "of a parametrization: torch.nn.utils.parametrize.remove_parametrizations(module, name) makes it a plain weight"
     ),
-    r"\.(qweight|qzeros|g_idx|SCB|absmax|quant_map|weight_format|_packed_params.*|scale|zero_point)$": (
+    r"\.(qweight|qzeros|g_idx|SCB|absmax|quant_map|weight_format|_packed_params.*|zero_point)$": (
         "of a quantised network: save the network before it is quantised"
     ),
 }

@@ -5,6 +5,8 @@ metadata of a safetensors file. They describe the whole run, so nothing is built
 name other heads, epsilon, activation or pooling than would be assumed, or one of the architectures that weights fit.
 """
 
+import math
+import re
 from collections.abc import Iterator, Mapping
 from typing import Any
 
@@ -18,42 +20,54 @@ NAMES = {  # of a setting -> what it says
     "pooling": ("global_pool", "pool_type", "gp"),
     "architecture": ("arch", "architecture", "model_name", "model", "backbone"),
 }
-ALIKE = ({"gelu", "gelu_python", "nn.gelu"}, {"token", "tok", "cls", "cls_token"}, {"avg", "mean", "gap"})
+# Settings of something else than the network, by a word of the name that they stand below.
+OTHERS = re.compile(
+    r"(.*_)?(text|decoder|predictor|proj(ector|ection)?|heads?|classifier|teacher|optim\w*|loss|data\w*)(_.*)?"
+)
+ALIKE = ({"gelu", "gelu_python"}, {"token", "tok", "cls", "cls_token"}, {"avg", "mean", "gap"})
 
 
 def settings_of(tree: Mapping[str, Any]) -> dict[str, set[Any]]:
-    """The values of each setting, by what it says, wherever they stand."""
+    """The values of each setting, numbers or words in small letters, by what it says, wherever they stand."""
     said: dict[str, set[Any]] = {name: set() for name in NAMES}
-    for key, value in _plain(tree, 0):
+    for key, value in _plain(tree, 0, set()):
         for name, keys in NAMES.items():
             if key.lower() in keys and isinstance(value, str | int | float) and not isinstance(value, bool):
-                said[name].add(value)
+                told = _number_or_word(value)
+                if isinstance(told, float) == (name in ("heads", "epsilon")):  # gp=10 is a gradient's penalty
+                    said[name].add(told)
     return said
 
 
-def _plain(tree: Mapping[Any, Any], depth: int) -> Iterator[tuple[str, Any]]:
+def _plain(tree: Mapping[Any, Any], depth: int, seen: set[int]) -> Iterator[tuple[str, Any]]:
+    seen.add(id(tree))
     for key, value in tree.items():
-        if isinstance(value, Mapping) and depth < DEEPEST and "param_groups" not in value:
-            yield from _plain(value, depth + 1)
+        if isinstance(value, Mapping):
+            strange = "param_groups" in value or OTHERS.fullmatch(str(key).lower())
+            if depth < DEEPEST and id(value) not in seen and not strange:
+                yield from _plain(value, depth + 1, seen)
         elif isinstance(key, str) and not isinstance(value, Tensor):
             yield key, value
 
 
-def _number_or_word(value: Any) -> Any:
-    """A setting, whose numbers are words in the metadata of safetensors."""
+def _number_or_word(value: Any) -> float | str:
+    """A setting, whose numbers are words in the metadata of safetensors; of ``torch.nn.GELU``, its last part."""
     try:
         return float(value)
+    except OverflowError:
+        return math.inf
     except ValueError:
-        return str(value).lower()
+        return re.sub(r".*\.|\W+$", "", str(value)).lower() if "nn." in str(value) else str(value).lower()
 
 
 def disagreement(said: Mapping[str, set[Any]], heads: int, epsilon: float, pooling: str) -> str:
     """What the settings say against a plain vision transformer with these; "" if nothing."""
-    taken = {"heads": heads, "epsilon": epsilon, "activation": "gelu", "pooling": pooling}
+    taken: dict[str, Any] = {"heads": heads, "epsilon": epsilon, "activation": "gelu", "pooling": pooling}
     for name, value in taken.items():
-        values = {_number_or_word(one) for one in said.get(name, ())}
+        values = said.get(name, set())
         alike = next((group for group in ALIKE if value in group), {value})
-        if values and not values & alike:
-            told = sorted(f"{one:g}" if isinstance(one, float) else one for one in values)
+        near = any(math.isclose(one, value, rel_tol=1e-3) for one in values if name in ("heads", "epsilon"))
+        if values and not values & alike and not near:
+            told = sorted(f"{one:g}" if isinstance(one, float) else one or "none" for one in values)
             return f"{name} {' or '.join(told)}, and {value} would be assumed"
     return ""

@@ -169,7 +169,10 @@ def open_source(path: Path | str, *, alone: bool = False) -> Source:
         )
     if path.is_file() and path.name in (*hugging_face.WEIGHTS, *indices_of(hugging_face.WEIGHTS)):
         told = hugging_face.read_json(path.with_name("config.json"))
-        if path.name.endswith(hugging_face.INDEX) or told.keys() & {"model_type", "architecture"}:
+        theirs = {"architecture", "pretrained_cfg"} <= told.keys() or (
+            "model_type" in told and told.keys() & {"architectures", "transformers_version"}
+        )
+        if path.name.endswith(hugging_face.INDEX) or theirs:  # not a training program's own settings
             return _folder(path.parent, path.name, alone=alone)  # which says more than its weights do
     if path.suffix == ".index" or ".data-" in path.name or path.with_name(path.name + ".index").is_file():
         return _tensorflow(path)

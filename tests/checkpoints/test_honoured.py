@@ -298,21 +298,26 @@ def test_openclips_tower(tmp_path, shaken, small_images, normalised):
         lambda layer: nn.utils.parametrizations.weight_norm(layer, dim=1),
         lambda layer: nn.utils.spectral_norm(layer),
         lambda layer: nn.utils.parametrizations.spectral_norm(layer),
+        lambda layer: nn.utils.spectral_norm(layer, dim=1),
         lambda layer: prune.random_unstructured(layer, "weight", 0.5),
+        lambda layer: prune.random_unstructured(layer, "bias", 0.5),
     ],
     ids=[
         "weight_norm",
         "weight_norm of parametrizations",
         "spectral_norm",
         "... of parametrizations",
+        "spectral_norm of the other axis",
         "pruned",
+        "pruned bias",
     ],
 )
 @pytest.mark.filterwarnings("ignore:.*weight_norm:FutureWarning")
 def test_weights_in_parts_are_put_together(change, tmp_path, shaken, small_images, normalised):
     network = small_vit(shaken).requires_grad_(True)
     for block in network.blocks:
-        change(block.mlp.fc1)
+        change(block.attn.proj)  # is square
+    network.train()(torch.rand(2, 3, 32, 32))  # spectral norm's vectors are found in training
     network.eval().requires_grad_(False)
     state = {f"model._orig_mod.{name}": value for name, value in network.state_dict().items()}
     torch.save({"state_dict": state}, tmp_path / "net.ckpt")
@@ -330,6 +335,9 @@ def test_weights_in_parts_are_put_together(change, tmp_path, shaken, small_image
         ({"config": {"hidden_act": "relu"}}, "activation relu, and gelu"),
         ({"global_pool": "avg"}, "pooling avg, and token"),
         ({"num_heads": "3", "args": argparse.Namespace(gp="cls", hidden_act="gelu", model="vit")}, None),
+        ({"args": argparse.Namespace(gp=10, eps=1e-8, layer_norm_eps=9.999999974752427e-07)}, None),
+        ({"config": {"text_cfg": {"heads": 8, "pool_type": "argmax"}, "act_layer": "torch.nn.GELU"}}, None),
+        ({"args": {"decoder": {"num_heads": 16}, "projector": {"act_layer": "relu"}}}, None),
     ],
 )
 def test_settings_against_what_would_be_assumed_are_heard(settings, said, tmp_path, shaken):
@@ -354,6 +362,8 @@ def test_a_file_beside_its_configuration_is_the_folders(tmp_path, shaken, small_
     more = {"model_args": SMALL, "global_pool": "avg", "architecture": "vit_tiny_patch16_224"}
     encoder = load_encoder(folder(tmp_path, network, **more) / "model.safetensors").encoder
     agree(encoder.features(small_images), network(normalised(small_images, [0.4] * 3, [0.3] * 3)))
+    (tmp_path / "config.json").write_text('{"architecture": "my_simclr", "model_type": "simclr"}')
+    load_encoder(tmp_path / "model.safetensors", mean=(0.5,) * 3, std=(0.5,) * 3)  # settings of one's own
 
 
 def test_mmpretrains_tower(tmp_path, shaken, small_images, normalised):
