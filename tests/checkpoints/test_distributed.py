@@ -98,7 +98,7 @@ def test_a_rank_that_is_a_copy_of_another_is_noticed(tmp_path):
 def test_a_moving_average_that_begins_as_the_weights_is_no_copy(tmp_path):
     folder = of_ranks(tmp_path / "ranks", torch.rand(4, 3), (4,))
     shutil.copy(folder / "__0_0.distcp", folder / "__1_0.distcp")
-    told = pickle.loads((folder / INDEX).read_bytes())  # noqa: S301 (written above)
+    told = pickle.loads((folder / INDEX).read_bytes())
     told.state_dict_metadata["ema.weight"] = told.state_dict_metadata["net.weight"]
     length = (folder / "__1_0.distcp").stat().st_size
     told.storage_data[MetadataIndex("ema.weight", torch.Size([0, 0]))] = _StorageInfo(
