@@ -86,12 +86,18 @@ def started_ranks(device: torch.device) -> Iterator[Ranks]:
     if dist.is_initialized():
         yield Ranks(dist.get_rank(), dist.get_world_size())
         return
-    if int(os.environ.get("WORLD_SIZE", "1")) == 1:
+    if (size := os.environ.get("WORLD_SIZE", "1")) == "1":
         yield Ranks()
         return
     if device.type == "cuda":
         torch.cuda.set_device(local_device(device))
-    dist.init_process_group("nccl" if device.type == "cuda" else "gloo")
+    try:
+        dist.init_process_group("nccl" if device.type == "cuda" else "gloo")
+    except (ValueError, RuntimeError) as error:  # wrong variables, a port that is taken
+        raise ConnectionError(
+            f"the ranks of WORLD_SIZE={size!r} could not start ({str(error).splitlines()[0]}); start them with "
+            f"torchrun, or unset WORLD_SIZE to train on one rank"
+        ) from error
     try:
         yield Ranks(dist.get_rank(), dist.get_world_size())
     finally:

@@ -162,6 +162,20 @@ def test_on_gpus_batch_norm_is_what_torch_makes_of_it():
         assert a.extra_repr() == b.extra_repr()
 
 
+@pytest.mark.parametrize(("size", "rank"), [("2", None), ("many", "0"), ("0", "0")])
+def test_ranks_that_could_not_start_say_how_they_do(monkeypatch, size, rank):
+    for name, value in (("WORLD_SIZE", size), ("RANK", rank), ("MASTER_PORT", str(free_port()))):
+        monkeypatch.delenv(name, raising=False)
+        if value is not None:
+            monkeypatch.setenv(name, value)
+    monkeypatch.setenv("MASTER_ADDR", "127.0.0.1")
+    with (
+        pytest.raises(ConnectionError, match=f"WORLD_SIZE='{size}' could not start .* with torchrun"),
+        started_ranks(torch.device("cpu")),
+    ):
+        pass
+
+
 def test_one_rank_changes_nothing():
     ranks = Ranks()
     x = torch.ones(3, requires_grad=True)
