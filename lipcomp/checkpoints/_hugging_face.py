@@ -109,7 +109,13 @@ def read_openclip(folder: Path) -> tuple[dict[str, Any], dict[str, Any]]:
     try:
         size = images.get("size", tower.get("image_size", 224))
         sides = size if isinstance(size, list) else [size, size]
-        words = {"shortest": "center", "squash": "squash"}[images.get("resize_mode", "shortest")]
+        mode = images.get("resize_mode", "shortest")
+        if mode == "longest":
+            raise CheckpointError(
+                f"{str(folder / OPENCLIP[0])!r} says resize_mode 'longest', which pads images; prepare them yourself, "
+                f"and move the file out of the folder"
+            )
+        words = {"shortest": "center", "squash": "squash"}[mode]
         ready = {
             "input_size": (3, *sides),
             "interpolation": images.get("interpolation", "bicubic"),
