@@ -74,6 +74,10 @@ def check_writable(path: Path, name: str) -> None:
 
 def full_disk(error: OSError, path: Path) -> OSError:
     """What to raise where a write was undone since the disk is full."""
-    room = "raise the limit (ulimit -f)" if error.errno == errno.EFBIG else "make room"
-    remedy = f"{path} is as it was before; {room} and run the same again"
+    remedy = f"{path} is as it was before; {room(error)} and run the same again"
     return OSError(error.errno, f"{error.strerror}: {remedy}")
+
+
+def room(error: OSError) -> str:
+    """How to make room for what did not fit."""
+    return "raise the limit (ulimit -f)" if error.errno == errno.EFBIG else "make room"

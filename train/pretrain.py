@@ -13,6 +13,7 @@ What the folder of a run holds is listed in :mod:`train.folder`.
 """
 
 import dataclasses
+import errno
 import json
 import math
 import os
@@ -28,7 +29,7 @@ import torch
 from torch import Tensor
 from torch.nn.parallel import DistributedDataParallel
 
-from lipcomp._atomic import FULL, atomic_file
+from lipcomp._atomic import FULL, atomic_file, room
 from lipcomp._commands import progress
 from lipcomp.data._loading import ViewBatch, in_memory, view_batches
 from lipcomp.data._sets import ImageSet
@@ -122,9 +123,10 @@ def pretrain(
         except OSError as error:
             if error.errno not in FULL:
                 raise
+            what = "a file" if error.errno == errno.EFBIG else "the disk"
             raise OSError(
-                f"the disk of the run's folder {str(out)!r} is full ({error.strerror}); free space there and run the "
-                f"same command again to continue"
+                f"{what} of the run's folder {str(out)!r} is full ({error.strerror}); {room(error)} and run the same "
+                f"command again to continue"
             ) from error
         except RuntimeError as error:
             if not lost_rank(error, ranks):

@@ -29,7 +29,7 @@ from lipcomp.jacobian._precision import full_precision
 from lipcomp.jacobian._products import Map
 
 METHODS = ("least", "local", "product")
-UNITS = 9000  # about six minutes per image on one core for a small CNN, in 4 GiB
+UNITS = 9000  # five to eight minutes per image on one core for a small CNN, in 4 GiB
 
 
 @dataclass(frozen=True)

@@ -106,16 +106,15 @@ def read_openclip(folder: Path) -> tuple[dict[str, Any], dict[str, Any]]:
     told = read_json(folder / OPENCLIP[0])
     model, images = told.get("model_cfg") or {}, told.get("preprocess_cfg") or {}
     tower = model.get("vision_cfg") or {}
+    if isinstance(images, dict) and images.get("resize_mode") == "longest":
+        raise CheckpointError(
+            f"{str(folder / OPENCLIP[0])!r} says resize_mode 'longest', which pads images; prepare them yourself, and "
+            f"move the file out of the folder"
+        )
     try:
         size = images.get("size", tower.get("image_size", 224))
         sides = size if isinstance(size, list) else [size, size]
-        mode = images.get("resize_mode", "shortest")
-        if mode == "longest":
-            raise CheckpointError(
-                f"{str(folder / OPENCLIP[0])!r} says resize_mode 'longest', which pads images; prepare them yourself, "
-                f"and move the file out of the folder"
-            )
-        words = {"shortest": "center", "squash": "squash"}[mode]
+        words = {"shortest": "center", "squash": "squash"}[images.get("resize_mode", "shortest")]
         ready = {
             "input_size": (3, *sides),
             "interpolation": images.get("interpolation", "bicubic"),

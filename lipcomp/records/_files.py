@@ -246,20 +246,18 @@ def _without_collection() -> Iterator[None]:
             gc.enable()
 
 
+def iterate_records(path: Path | str, *, skip_damaged: bool = False) -> Iterator[Record]:
+    """Iterate over the records of one file without loading the whole file; otherwise as :func:`read_records`."""
+    return _iterate(Path(path), _skip if skip_damaged else _refuse)
+
+
 def _refuse(line: bytes, error: RecordError) -> list[Record]:
     raise error
 
 
-def iterate_records(path: Path | str, *, skip_damaged: bool = False) -> Iterator[Record]:
-    """Iterate over the records of one file without loading the whole file; otherwise as :func:`read_records`."""
-
-    def mend(line: bytes, error: RecordError) -> list[Record]:
-        if not skip_damaged:
-            raise error
-        warnings.warn(f"{error}; skipped", RecordWarning, stacklevel=3)
-        return []
-
-    return _iterate(Path(path), mend)
+def _skip(line: bytes, error: RecordError) -> list[Record]:
+    warnings.warn(f"{error}; skipped", RecordWarning, stacklevel=3)
+    return []
 
 
 def _iterate(

@@ -75,3 +75,12 @@ def doubles(default_float64):
     each processor another way.
     """
     return default_float64
+
+
+@pytest.fixture(scope="session")
+def long_runs(recipes):
+    """The compressed methods, 46 steps each; one with AdamW, one with LARS."""
+    return [
+        replace(recipes["c_byol"], epochs=10, predictor_rate=4.0),
+        replace(recipes["c_simclr"], epochs=10, optimizer="lars", learning_rate=1.0),
+    ]
