@@ -2,6 +2,7 @@
 
 from functools import partial
 
+import numpy as np
 import pandas as pd
 
 from analyses.paired_study import figures
@@ -78,10 +79,9 @@ def _ordered(rows: list[Row]) -> list[Row]:
 
 
 def _paired(study: Study, beta: float | None) -> pd.DataFrame:
-    """The runs that verdicts are on, of one recipe in each family, and beside them the baselines."""
+    """The runs that verdicts are on: of one recipe in each family."""
     runs = {run for c in CONTRASTS for run in find_pairs(study.models, c, beta).main.index}
-    baselines = study.models["method"].isin(BASELINES) & bool(runs)
-    return study.models[study.models.index.isin(runs) | baselines]
+    return study.models[study.models.index.isin(runs)]
 
 
 def _seed_figures(study: Study) -> list[Drawn]:
@@ -94,7 +94,9 @@ def _seed_figures(study: Study) -> list[Drawn]:
     ):
         known = at.dropna(subset=[column, "seed"])
         if known["method"].nunique() > 1 and len(known):
-            means = known.groupby("method", sort=False)[column].mean() * scale
+            values = np.log(known[column]) if column == "features" else known[column]  # as the thick line
+            means = values.groupby(known["method"], sort=False).mean()
+            means = scale * (np.exp(means) if column == "features" else means)
             drawn.append(
                 draw(
                     f"seeds-{column}",
