@@ -14,7 +14,7 @@ import pandas as pd
 
 from analyses.paired_study.comparison import compare
 from analyses.paired_study.frames import Study
-from analyses.paired_study.pairs import WITHIN, find_pairs, headline_runs
+from analyses.paired_study.pairs import find_pairs
 from analyses.paired_study.study import BASELINES, CONTRASTS, CREDIT, METHODS
 from lipcomp.statistics import decide, paired_effect
 from lipcomp.statistics._estimate import Estimate
@@ -45,7 +45,7 @@ class Association:
 def associations(study: Study) -> list[Association]:
     """Points of corruption accuracy per 10% lower sigma, across methods and from run to run, clean accuracy too."""
     found = []
-    models = main_data(study)
+    models = study.main
     zone = study.design.accuracy
     for y, label in (("corruption", "corruption accuracy"), ("clean", "clean accuracy")):
         rows = models.dropna(subset=["features", y]).query("features > 0")
@@ -73,23 +73,9 @@ def _told(level: str, y: str, estimate: Estimate, units: str, zone: Zone) -> Ass
     )
 
 
-def main_data(study: Study) -> pd.DataFrame:
-    """Trained runs on the data of the headline, or that most of them share; of paired methods, of the paired recipe."""
-    paired = list({r for c in CONTRASTS for r in find_pairs(study.models, c, study.design.beta).main.index})
-    method = study.models["method"]
-    kind = study.models[["method", *WITHIN]].astype(object).fillna("").astype(str).agg(" ".join, axis=1)
-    others = method.isin(method[paired]) & ~kind.isin(kind[paired])
-    trained = study.models[~method.isin(BASELINES) & ~others]
-    keys = [f"{data}/{content}" for data, content in zip(trained["data"], trained["data_hash"], strict=True)]
-    first = set(headline_runs(study.models, study.design.beta).index)
-    chosen = [key for run, key in zip(trained.index, keys, strict=True) if run in first] or keys
-    most = max(dict.fromkeys(chosen), key=chosen.count, default="")
-    return trained[np.array([key == most for key in keys], dtype=bool)]
-
-
 def on_main_data(study: Study) -> Study:
-    """The study of :func:`main_data` alone, and of the baselines whose data is the same or not known."""
-    trained = main_data(study)
+    """The study of its main data alone, and of the baselines whose data is the same or not known."""
+    trained = study.main
     if not len(trained):
         return study
     baselines = study.models[study.models["method"].isin(BASELINES)]
@@ -109,7 +95,7 @@ def dose_response(study: Study) -> list[Association]:
     A seed's slope is one number, and seeds are the unit: Student's interval over their slopes.
     """
     found = []
-    models = main_data(study)
+    models = study.main
     for method in dict.fromkeys(c.treated for c in CONTRASTS):
         rows = models[(models["method"] == method) & (models["beta"] > 0) & models["seed"].notna()]
         if rows["beta"].nunique() < 3:
@@ -211,7 +197,7 @@ def through_smoothness(study: Study) -> Mediation | None:
     from run to run.
     """
     members = find_pairs(study.models, CREDIT, study.design.beta).main
-    rows = main_data(study).dropna(subset=["features", "corruption", "clean", "seed"]).query("features > 0")
+    rows = study.main.dropna(subset=["features", "corruption", "clean", "seed"]).query("features > 0")
     if not len(members) or len(rows) < 4:
         return None
     effect = compare(study, members, CREDIT).effect("features", study.design.level)

@@ -1,6 +1,7 @@
 """A study's records as the tidy frames that verdicts, tables and figures are drawn from."""
 
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -9,6 +10,7 @@ import pandas as pd
 from jaxtyping import Bool, Float, Shaped
 
 from analyses.paired_study.design import Design, changes, read_design
+from analyses.paired_study.pairs import main_data
 from analyses.paired_study.study import BASELINES, COMMON_KAPPA, RECORDS, models_table, read_plan
 from analyses.runs import Measured, last_values, read_measured
 
@@ -83,6 +85,11 @@ class Study:
     again: int = 0
     looks: tuple[int, ...] = ()
     redesigned: tuple[str, ...] = ()
+
+    @cached_property
+    def main(self) -> pd.DataFrame:
+        """The rows of ``models`` that everything beside the headline is on (``pairs.main_data``)."""
+        return main_data(self.models, self.design.beta)
 
 
 def load_study(folder: Path) -> Study:

@@ -10,9 +10,10 @@ refused, and the reason says what is missing or differs.
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 import pandas as pd
 
-from analyses.paired_study.study import CREDIT, PLAIN, Contrast
+from analyses.paired_study.study import BASELINES, CONTRASTS, CREDIT, PLAIN, Contrast
 
 # Field of the subject -> how a reason calls it.
 IDENTITY = {
@@ -82,6 +83,20 @@ def headline_runs(models: pd.DataFrame, beta: float | None) -> pd.DataFrame:
     """The paired runs that the headline is on."""
     found = find_pairs(models, CREDIT, beta).main
     return found if len(found) else find_pairs(models, PLAIN, beta).main
+
+
+def main_data(models: pd.DataFrame, beta: float | None) -> pd.DataFrame:
+    """Trained runs on the data of the headline, or that most of them share; of paired methods, of the paired recipe."""
+    paired = list({run for contrast in CONTRASTS for run in find_pairs(models, contrast, beta).main.index})
+    method = models["method"]
+    kind = models[["method", *WITHIN]].astype(object).fillna("").astype(str).agg(" ".join, axis=1)
+    others = method.isin(method[paired]) & ~kind.isin(kind[paired])
+    trained = models[~method.isin(BASELINES) & ~others]
+    keys = [f"{data}/{content}" for data, content in zip(trained["data"], trained["data_hash"], strict=True)]
+    first = set(headline_runs(models, beta).index)
+    chosen = [key for run, key in zip(trained.index, keys, strict=True) if run in first] or keys
+    most = max(dict.fromkeys(chosen), key=chosen.count, default="")
+    return trained[np.array([key == most for key in keys], dtype=bool)]
 
 
 def _strata(

@@ -7,7 +7,7 @@ import pytest
 
 from analyses.paired_study import drawings
 from analyses.paired_study.answer import answer_study
-from analyses.paired_study.associations import bits_model, main_data, through_smoothness
+from analyses.paired_study.associations import bits_model, through_smoothness
 from analyses.paired_study.design import Design, design_text, read_design
 from analyses.paired_study.drawings import build_figures
 from analyses.paired_study.frames import load_study
@@ -226,7 +226,7 @@ def test_a_study_of_collapsed_runs_has_no_verdict_and_no_error(planted, tmp_path
     planted(tmp_path, seeds=2)
     study, found = altered(tmp_path, lambda r: {**r, "value": 0.0})
     assert study.collapsed.keys() == study.plan["runs"].keys()
-    assert not len(main_data(study))
+    assert not len(study.main)
     assert headline(found, study.design).startswith("There is no pair")
 
 

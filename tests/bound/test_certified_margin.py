@@ -96,6 +96,7 @@ def test_a_class_that_float32_takes_for_another_is_not_certified():
     assert certified_accuracy(fn, images, labels, [0.0, 0.1]).tolist() == [0.0, 0.0]
 
 
+@pytest.mark.slow
 def test_certified_accuracy_is_below_what_an_attack_leaves(generator):
     weights = [
         torch.randn(a, b, generator=generator).double() / a**0.5 for a, b in ((12, 24), (24, 24), (24, 4))

@@ -10,26 +10,30 @@ import pytest
 from benchmarks.fuzz_networks import CHECKS, examine
 from benchmarks.network_steps import MORE_FROM
 
-SLOWEST = 24  # its certificate takes longer than those of all others
-CHUNKS = [
-    [*range(0, 15)],
-    [*range(15, 24), *range(25, 30)],
-    *([*range(n, n + 15)] for n in range(30, 150, 15)),
-    [150],
-]
 NAMES = list(CHECKS)  # one of them for each network
+CERTIFIED = NAMES.index("certificate")
+SLOWEST = 24  # its certificate takes longer than those of all others
 
 
-@pytest.mark.parametrize(
-    "seeds", [*CHUNKS, pytest.param([SLOWEST], marks=pytest.mark.slow)], ids=lambda s: str(s[0])
-)
-def test_random_networks(seeds):
+def examine_all(seeds, **limits):
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", category=FutureWarning)  # torch.jit.trace
         for seed in seeds:
-            violations, refusals = examine(seed, (NAMES[seed % len(NAMES)],))
+            violations, refusals = examine(seed, (NAMES[seed % len(NAMES)],), **limits)
             assert not violations
             assert not refusals
+
+
+@pytest.mark.parametrize("first", range(0, 151, 15))
+def test_random_networks(first):
+    """One image of each network is certified; the others of all of them are where there is more time."""
+    examine_all([n for n in range(first, min(first + 15, 151)) if n != SLOWEST], certified=1)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("first", range(CERTIFIED, 151, 5 * len(NAMES)))
+def test_certificates_of_several_images_of_random_networks(first):
+    examine_all(range(first, min(first + 5 * len(NAMES), 151), len(NAMES)))
 
 
 def test_random_networks_of_further_operations():

@@ -160,6 +160,7 @@ def test_the_published_rows_are_those_of_one_leaderboard(board):
     assert found.shifted.is_monotonic_decreasing
 
 
+@pytest.mark.slow
 def test_nothing_is_imported_unless_asked():
     """In a process of its own: the suite, without RobustBench, timm, pyautoattack or OpenCV."""
     code = (
