@@ -1,6 +1,6 @@
 """Accuracy of a probe on natural shifts and in videos, and how often its answer changes between frames."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from itertools import islice
 from pathlib import Path
@@ -21,7 +21,13 @@ from lipcomp.robustness._effective import CLEAN_COLUMN, BaselineFit, baseline_fi
 from lipcomp.robustness._estimates import Estimate, bootstrap, proportion
 from lipcomp.robustness._features import evaluation_mode
 from lipcomp.robustness._metrics import flip_rate, mean_flip_rate, read_flip_reference, top5_distances
-from lipcomp.robustness._shifted import Shift, check_cifar_order, check_imagenet_order, project
+from lipcomp.robustness._shifted import (
+    Shift,
+    check_cifar_order,
+    check_imagenet_order,
+    imagenet_wnids,
+    project,
+)
 from lipcomp.robustness._shifts import SHIFTS, load_shift
 from lipcomp.robustness._videos import (
     FrameSet,
@@ -99,7 +105,15 @@ class ShiftAccuracy:
                     f"shift {self.shift} has classes {images.classes}, {bench.images.name} has {bench.images.classes}"
                 )
             return Shift(self.shift, images, None, len(images.classes))
-        return load_shift(self.shift, folder, image_shape=shape)
+        return load_shift(
+            self.shift, folder, image_shape=shape, classes=_some_of_imagenet(self.shift, bench.images.classes)
+        )
+
+
+def _some_of_imagenet(shift: str, classes: Sequence[str]) -> Sequence[str] | None:
+    """The classes of a probe of a part of ImageNet (ImageNet-100), for shifts that can be cut to them."""
+    of_imagenet = shift in SHIFTS and SHIFTS[shift].subset is not None
+    return classes if of_imagenet and {*classes} < {*imagenet_wnids()} else None
 
 
 def _shift_findings(
@@ -112,7 +126,7 @@ def _shift_findings(
         return
     yield Finding.of("accuracy.clean.shift_classes", proportion(before))
     fit = _own_baselines(asked.baselines)
-    if fit is None and shift.name in _BASELINES:
+    if fit is None and shift.name in _BASELINES and shift.model_classes == 1000:
         fit = baseline_fit(_BASELINES[shift.name])
     if fit is not None and 0 < before.mean() < 1:
         yield effective_finding(before, right, fit)

@@ -46,6 +46,15 @@ def project(
     return torch.stack([logits[:, list(members)].amax(1) for members in class_map], 1)
 
 
+def answers(scores: Float[Tensor, "n classes"], some: bool = True) -> Int64[Tensor, " n"]:
+    """The class with the largest score; of only some of the classes -1 where all are alike, as without a neighbour."""
+    found = scores.argmax(1).cpu()
+    if not some or scores.shape[1] < 2:
+        return found
+    least, most = scores.double().cpu().aminmax(dim=1)
+    return found.masked_fill(most - least <= 1e-12 * most.abs(), -1)
+
+
 @dataclass(frozen=True)
 class Shift:
     """A shifted set and how a model's classes map to its own.
@@ -71,7 +80,7 @@ class Shift:
             raise ValueError(
                 f"logits must hold a row for each of {len(self.images)} images, got {len(logits)}"
             )
-        predicted = project(logits, self.class_map).argmax(1).cpu()
+        predicted = answers(project(logits, self.class_map), self.class_map is not None)
         return (predicted == self.images.labels).numpy()
 
     def clean_subset(self, labels: Int64[Tensor, " n"]) -> Int64[Tensor, " m"]:
@@ -90,7 +99,7 @@ class Shift:
             return (logits.argmax(1).cpu() == labels).numpy()
         own = {c: k for k, members in enumerate(self.class_map) for c in members}
         target = torch.tensor([own[c] for c in labels[chosen].tolist()])
-        predicted = project(logits[chosen.to(logits.device)], self.class_map).argmax(1).cpu()
+        predicted = answers(project(logits[chosen.to(logits.device)], self.class_map))
         return (predicted == target).numpy()
 
 

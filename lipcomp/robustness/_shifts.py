@@ -256,7 +256,9 @@ def _imagenet_hard(wanted: Request) -> Shift:
 
 def _all_of_imagenet(wanted: Request) -> None:
     if wanted.classes is not None and wanted.classes != imagenet_wnids():
-        raise ValueError(f"{wanted.name}'s labels count ImageNet's 1000 classes; leave classes out")
+        raise ValueError(
+            f"{wanted.name} needs a model of ImageNet's 1000 classes in their order, got {len(wanted.classes)} classes"
+        )
 
 
 def _many_labels(wanted: Request, found: list[Path], accepted: tuple[frozenset[int], ...]) -> ManyLabels:

@@ -30,7 +30,7 @@ from torch import Tensor
 from lipcomp.data._sets import ImageSet
 from lipcomp.robustness._arrays import list_classes
 from lipcomp.robustness._estimates import Estimate, proportion
-from lipcomp.robustness._shifted import WebImages, class_table
+from lipcomp.robustness._shifted import WebImages, answers, class_table
 
 Classes = Int64[np.ndarray, " n"]
 CONFLICTS = 1200
@@ -53,7 +53,7 @@ class CueConflict:
     textures: Int64[Tensor, " n"] = field(repr=False)
 
     def decisions(self, logits: Float[Tensor, "n classes"]) -> Classes:
-        """The answered class, of the images' classes, for the logits of all images in order.
+        """The answered class, of the images' classes, for the logits of all images in order; -1 if all are alike.
 
         Raises
         ------
@@ -71,7 +71,7 @@ class CueConflict:
         if logits.shape[1] == len(names):
             return logits.argmax(1).cpu().numpy()
         p = torch.softmax(logits.double(), 1)
-        return torch.stack([p[:, members].mean(1) for members in sixteen.values()], 1).argmax(1).cpu().numpy()
+        return answers(torch.stack([p[:, members].mean(1) for members in sixteen.values()], 1)).numpy()
 
 
 def shape_bias(answers: Classes, shapes: Int64[Tensor, " n"], textures: Int64[Tensor, " n"]) -> Estimate:

@@ -35,7 +35,15 @@ from lipcomp._messages import needed
 from lipcomp.data._sets import ImageSet
 from lipcomp.robustness._arrays import read_array
 from lipcomp.robustness._estimates import Estimate, proportion
-from lipcomp.robustness._shifted import ClassMap, Shift, WebImages, as_published, project, read_json
+from lipcomp.robustness._shifted import (
+    ClassMap,
+    Shift,
+    WebImages,
+    answers,
+    as_published,
+    project,
+    read_json,
+)
 
 WHERE = "https://github.com/modestyachts/imagenet-testbed and https://zenodo.org/record/3245127"
 PERTURBATIONS = "https://github.com/hendrycks/robustness"
@@ -84,7 +92,7 @@ class FrameSet:
             )
         if k < 0:
             raise ValueError(f"k must be 0 or more frames, got {k}")
-        predicted = project(logits, self.class_map).argmax(1).tolist()
+        predicted = answers(project(logits, self.class_map)).tolist()
         return np.array(
             [
                 all(

@@ -13,6 +13,7 @@ from PIL import Image, ImageFont
 from lipcomp.robustness import _watermark as watermark
 from lipcomp.robustness._ccc import accuracy_over_time, open_ccc
 from lipcomp.robustness._metrics import top5_distances
+from lipcomp.robustness._probes import NO_VOTE
 from lipcomp.robustness._shifted import class_table, imagenet_wnids
 from lipcomp.robustness._shifts import load_shift
 from lipcomp.robustness._texture import conflicting, decided, load_cue_conflict, recombine, shape_bias
@@ -51,6 +52,10 @@ def test_a_thousand_classes_answer_by_their_mean_probability(conflict):
     p[:, table["dog"][0]] = 0.7
     p[:, table["knife"][0]] = 0.3
     assert set(conflict.decisions(p.log())) == {SIXTEEN.index("knife")}
+    inside = {k for members in table.values() for k in members}
+    votes = torch.full((16, 1000), NO_VOTE)
+    votes[:, next(k for k in range(1000) if k not in inside)] = 1  # neighbours of none of the sixteen classes
+    assert set(conflict.decisions(votes.log())) == {-1}
 
 
 def test_a_cue_conflict_folder_is_checked(tmp_path, photo):

@@ -10,8 +10,13 @@ import pytest
 import torch
 from PIL import Image
 
+from lipcomp.measure._shifted import _some_of_imagenet
+from lipcomp.robustness._arrays import MappedImages
+from lipcomp.robustness._probes import NearestNeighbours
 from lipcomp.robustness._shifted import (
     CIFAR10,
+    Shift,
+    answers,
     check_cifar_order,
     check_imagenet_order,
     imagenet_wnids,
@@ -29,6 +34,17 @@ def test_projection_takes_the_best_of_each_list():
     assert project(logits, None) is logits
     with pytest.raises(ValueError, match="names class 7, but the model has 4"):
         project(logits, ((7,),))
+
+
+def test_neighbours_that_are_all_of_other_classes_answer_none_of_the_shifts():
+    """The first class was right without a vote: a kNN probe got 0.5% of ImageNet-A for pictures of other classes."""
+    bank = torch.eye(4)
+    images = MappedImages("two", np.zeros((3, 4, 4, 3), np.uint8), torch.tensor([0, 0, 1]), ("a", "b"))
+    probe = NearestNeighbours(bank, torch.arange(4), k=1)
+    shift = Shift("two of four", images, ((1,), (2, 3)), 4)
+    assert shift.right(probe(bank[[0, 1, 3]])).tolist() == [False, True, True]
+    assert shift.right_clean(probe(bank[[0, 1, 3]]), torch.tensor([1, 1, 3])).tolist() == [False, True, True]
+    assert answers(torch.zeros(2, 3), some=False).tolist() == [0, 0]  # of all classes, as clean accuracy is
 
 
 def test_the_class_lists_are_subsets_of_imagenets():
@@ -137,6 +153,16 @@ def test_imagenet_a_lets_only_its_classes_compete(tmp_path, photo):
         load_shift("imagenet-a", tmp_path)
     own = load_shift("imagenet-a", tmp_path, classes=[wnids[5], wnids[2]], image_shape=(3, 32, 32))
     assert own.class_map == ((1,), (0,))
+    hundred = _some_of_imagenet(
+        "imagenet-a", (wnids[5], everything[outside])
+    )  # a probe of a part of the classes
+    shift = load_shift("imagenet-a", tmp_path, classes=hundred)
+    assert (shift.class_map, shift.model_classes, len(shift.images)) == (((0,),), 2, 1)
+    with pytest.raises(
+        ValueError, match="imagenet-hard needs a model of ImageNet's 1000 classes in their order"
+    ):
+        load_shift("imagenet-hard", tmp_path, classes=hundred)
+    assert _some_of_imagenet("imagenet-a", everything) is _some_of_imagenet("uci_digits", wnids) is None
     with pytest.raises(ValueError, match="none of the model's 1 classes"):
         load_shift("imagenet-a", tmp_path, classes=["n00000000"])
 
