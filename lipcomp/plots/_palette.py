@@ -69,7 +69,8 @@ def plain(text: object) -> str:
     """A name for matplotlib: no mathematics between two dollars, no characters that SVG cannot hold, codes for those
     that none of its fonts has, and no underscore at the beginning, which a legend leaves out.
     """
-    known = re.sub(r"[\x00-\x1f\x7f\ud800-\udfff\ufffe\uffff]", "\ufffd", str(text))
+    known = re.sub(r"[\t\n\v\f\r]+", " ", str(text))
+    known = re.sub(r"[\x00-\x1f\x7f\ud800-\udfff\ufffe\uffff]", "\ufffd", known)
     told = "".join(map(_as_drawn, known)).replace("$", r"\$")
     return f" {told}" if told.startswith("_") else told
 

@@ -10,6 +10,7 @@ from lipcomp.plots._palette import fitting, plain, styles
 from lipcomp.report._drawn import WIDTH
 
 SUBJECTS = 6  # that fit side by side; more become rows of a table, and share a colour by kind in a figure
+LEGEND = 2 * SUBJECTS  # kinds at most that a legend names
 
 
 def dots(rows: pd.DataFrame, label: str) -> Figure:
@@ -46,7 +47,7 @@ def dots(rows: pd.DataFrame, label: str) -> Figure:
     axis.set_ylim(len(names) - 0.4, -0.6)
     axis.set_xlabel(plain(label))
     figure.tight_layout()
-    if len(kinds) <= 2 * SUBJECTS:
+    if len(kinds) <= LEGEND:
         told = dict(zip(*axis.get_legend_handles_labels()[::-1], strict=True))
         figure.legend(list(told.values()), list(told), loc="upper center", bbox_to_anchor=(0.5, 0.0), ncols=2)
     sns.despine(figure, left=True)

@@ -18,7 +18,7 @@ from lipcomp.plots._frames import labels
 from lipcomp.records import Record, read_records, to_frame
 from lipcomp.report._cells import Cell, Table, provenance_rows, split
 from lipcomp.report._drawn import Drawn, draw
-from lipcomp.report._figures import SUBJECTS, dots, heat_map
+from lipcomp.report._figures import LEGEND, SUBJECTS, dots, heat_map
 from lipcomp.report._page import Page, check_page, write_page
 
 ROWS = 12  # that a dot plot can show
@@ -309,6 +309,8 @@ def _figures(table: pd.DataFrame) -> Iterator[Drawn]:
             part = rows[rows["name"].isin(names[start : start + ROWS])]
             label = f"{group}{f', {unit}' if unit else ''}"
             caption = "One mark per subject, with its 95% interval where there is one."
+            if part["kind"].nunique() > LEGEND:
+                caption += " There are too many subjects for a legend; the table names them."
             if len(names) > shown_rows:
                 caption += f" Rows {start + 1} to {start + ROWS} of {len(names)}; beyond {shown_rows}, only the table."
             shown = part if len(part) <= 12 else part.loc[[part["value"].idxmin(), part["value"].idxmax()]]
