@@ -23,7 +23,7 @@ from lipcomp.data._datasets import DatasetImages
 from lipcomp.data._folders import FolderImages, unreadable
 from lipcomp.data._known import SETS
 from lipcomp.data._loading import apply
-from lipcomp.data._opening import brought_to, splits_of
+from lipcomp.data._opening import Items, brought_to, splits_of
 from lipcomp.data._pictures import UnreadableImageError
 from lipcomp.data._sets import ImageSet, TensorImages
 from lipcomp.data._views import DigitViews, PhotoViews, Views
@@ -232,8 +232,17 @@ def _load(
     data = recipe.data if data is None else data
     data = str(data) if isinstance(data, Path) else data
     if isinstance(data, str):
-        return _sized(data, split, settings, shape, report)
-    return load_set(data, split, root=settings.data_root, image_shape=shape)
+        return _of_whole_items(_sized(data, split, settings, shape, report))
+    return _of_whole_items(load_set(data, split, root=settings.data_root, image_shape=shape))
+
+
+def _of_whole_items(images: ImageSet) -> ImageSet:
+    """Random crops of a dataset's larger items are cut from their own pixels, where no preprocessing was asked for."""
+    if not isinstance(images, DatasetImages) or isinstance(images.dataset, Items):
+        return images
+    size, first = images.image_shape[1:], images.planes(0)[0]
+    plain = [Preprocessing.default(*size, enlarge=enlarge) for enlarge in (False, True)]
+    return replace(images, whole=images.preprocessing in plain and (first.height, first.width) != size)
 
 
 def _sized(

@@ -85,9 +85,9 @@ def pretrain(
         How it is run.
     data
         Images to train on instead of the recipe's own: an image set, or a torchvision or Hugging Face dataset. A
-        mapping of splits to datasets has the held-out images too. Items of a dataset that are larger than the recipe's
-        images are reduced and centre-cropped to their size before the random crops; those of a folder are cut from
-        the file's own pixels, so give photographs as a folder.
+        mapping of splits to datasets has the held-out images too. Random crops are cut from the own pixels of larger
+        items, unless a preprocessing of yours reduces them first; items of a dataset are decoded in one thread, so
+        give photographs as a folder.
     report
         Called with each line of progress and each warning.
 

@@ -42,6 +42,7 @@ class DatasetImages:
 
     Attributes are those of :class:`~lipcomp.data._folders.FolderImages`, with ``dataset`` in place of the files and in
     ``numbers`` the index of the class that each label of the dataset means (None: labels are not the dataset's own).
+    ``whole``: random crops are cut from an item's own pixels, not from those that the preprocessing leaves.
     """
 
     name: str
@@ -54,6 +55,7 @@ class DatasetImages:
     image_key: str | None = None
     label_key: str | None = None
     numbers: Mapping[Any, int] | None = field(default=None, repr=False)
+    whole: bool = False
     _seen: dict[str, Any] = field(default_factory=dict, repr=False, compare=False)
 
     def __len__(self) -> int:
@@ -71,7 +73,7 @@ class DatasetImages:
         return torch.stack([self._pixels(i) for i in as_indices(indices, len(self)).tolist()])
 
     def _pixels(self, index: int) -> Float[Tensor, "channels height width"]:
-        planes = self._planes(index)
+        planes = self.planes(index)
         try:
             pixels = to_shape(planes, self.image_shape, self.preprocessing, self.convert_channels)
         except ValueError as error:
@@ -83,7 +85,8 @@ class DatasetImages:
             )
         return pixels
 
-    def _planes(self, index: int) -> list[Image.Image]:
+    def planes(self, index: int) -> list[Image.Image]:
+        """An item's image as it is, see :func:`~lipcomp.data._items.planes_of`."""
         image, label = parts_of(item_of(self.dataset, index, self.name), self.image_key, self.label_key)
         if self.numbers is not None and label is not None:
             number = self.numbers.get(plain_label(label))
@@ -133,6 +136,7 @@ class DatasetImages:
                 self.image_shape,
                 self.preprocessing,
                 self.convert_channels,
+                *(["whole"] if self.whole else []),
             )
         return self._seen["hash"]
 
@@ -140,7 +144,7 @@ class DatasetImages:
         return self.content_hash()
 
     def _item_hash(self, index: int, advance: Callable[[int], object] | None) -> str:
-        found = _hash_of(self._planes(index))
+        found = _hash_of(self.planes(index))
         if advance:
             advance(1)
         return found

@@ -283,17 +283,33 @@ def read_crops(
     numbers: Sequence[Float[Tensor, "1 18"]],
 ) -> list[Float[Tensor, "1 channels height width"]]:
     """Decode one image once and cut a random crop for each view from its own pixels."""
-    channels, *size = images.image_shape
     try:
-        picture = with_channels(
-            read_picture(file, images.preprocessing.background), channels, images.convert_channels
-        )
+        planes = [read_picture(file, images.preprocessing.background)]
+        return cut_crops(planes, images.image_shape, images.convert_channels, views, numbers)
     except UnreadableImageError:
         raise
     except ValueError as error:
         raise ValueError(f"image {str(file)!r} {error}") from error
-    colour = picture.mode == "RGB"  # written out as RGBX, as Pillow holds it: half the time of a conversion
-    pixels = np.frombuffer(picture.tobytes("raw", "RGBX"), np.uint8) if colour else np.asarray(picture)
+
+
+def cut_crops(
+    planes: Sequence[Image.Image],
+    image_shape: tuple[int, int, int],
+    convert_channels: bool,
+    views: PhotoViews,
+    numbers: Sequence[Float[Tensor, "1 18"]],
+) -> list[Float[Tensor, "1 channels height width"]]:
+    """A random crop for each view from the own pixels of a picture, or of three grey ones that are its colours."""
+    channels, *size = image_shape
+    if len(planes) not in (1, channels):
+        raise ValueError(f"has {len(planes)} channels, the encoder takes {channels}")
+    picture = with_channels(planes[0], channels, convert_channels) if len(planes) == 1 else planes[0]
+    if len(planes) > 1:
+        pixels = np.stack([np.asarray(plane) for plane in (*planes, planes[0])], 2)
+    elif picture.mode == "RGB":  # written out as RGBX, as Pillow holds it: half the time of a conversion
+        pixels = np.frombuffer(picture.tobytes("raw", "RGBX"), np.uint8)
+    else:
+        pixels = np.asarray(picture)
     pixels = pixels.reshape(picture.height, picture.width, -1)
     scale = 1 / 255 if pixels.dtype == np.uint8 else 1.0
     found = []

@@ -11,7 +11,7 @@ import math
 import queue
 import threading
 from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import TypeVar
 
@@ -19,7 +19,7 @@ import torch
 from torch import Tensor
 
 from lipcomp.data._datasets import DatasetImages
-from lipcomp.data._folders import FolderImages, read_crops
+from lipcomp.data._folders import FolderImages, cut_crops, read_crops
 from lipcomp.data._pictures import upright_size
 from lipcomp.data._sets import ImageSet, TensorImages, batches
 from lipcomp.data._views import PhotoViews, Views
@@ -40,14 +40,16 @@ class ViewBatch:
 def in_memory(images: ImageSet, views: Views, advance: Callable[[int], object] = lambda n: None) -> ImageSet:
     """The same images with their pixels held as bytes, where that changes no view; else the set itself.
 
-    That is so for a folder or dataset of at most 1 GiB whose pixels are whole bytes after its preprocessing. Random
-    crops are cut from a picture's own pixels, so for :class:`PhotoViews` every picture must have the set's size too.
+    That is so for a folder or dataset of at most 1 GiB whose pixels are whole bytes after its preprocessing. Where
+    random crops are cut from a picture's own pixels, every picture must have the set's size too.
     ``advance(n)`` is called as images are read.
     """
     small = len(images) * math.prod(images.image_shape) <= IN_MEMORY
     if not small or not isinstance(images, FolderImages | DatasetImages):
         return images
-    if isinstance(images, FolderImages) and _cuts_files(views):
+    if _cuts_pictures(images, views):
+        if isinstance(images, DatasetImages):  # its first item is larger
+            return images
         for file in images.files:
             if upright_size(file) != images.image_shape[1:]:
                 return images
@@ -85,12 +87,13 @@ def view_batches(
     ahead
         Batches that are decoded in advance.
     """
-    if isinstance(images, FolderImages):
+    cut = _cuts_pictures(images, views)
+    if isinstance(images, FolderImages) or cut:
         with ThreadPoolExecutor(workers or None) as pool:
-            cut = _cuts_files(views)
             read = _crops(images, views, pool) if cut else _whole(images, pool)  # type: ignore[arg-type]
             fetched = ((step, indices, numbers, read(indices, numbers)) for step, indices, numbers in plan)
-            for step, indices, numbers, parts in prefetch(fetched, ahead):
+            own = isinstance(images, DatasetImages)  # whose items are read in the caller's thread
+            for step, indices, numbers, parts in fetched if own else prefetch(fetched, ahead):
                 if device.type == "cuda":  # page-locked memory is copied while the device computes
                     parts = [part.pin_memory() for part in parts]
                 parts = [part.to(device, non_blocking=True) for part in parts]
@@ -107,9 +110,10 @@ def view_batches(
         yield ViewBatch(step, made, images.labels[indices].to(device))
 
 
-def _cuts_files(views: Views) -> bool:
-    """Whether random crops are cut from the files' own pixels: by PhotoViews, unless a class of yours changes them."""
-    return isinstance(views, PhotoViews) and type(views).apply is PhotoViews.apply
+def _cuts_pictures(images: ImageSet, views: Views) -> bool:
+    """Whether random crops are cut from pictures' own pixels: by PhotoViews, unless a class of yours changes them."""
+    of_pictures = isinstance(images, FolderImages) or getattr(images, "whole", False)
+    return of_pictures and isinstance(views, PhotoViews) and type(views).apply is PhotoViews.apply
 
 
 def apply(views: Views, images: Tensor, numbers: Tensor) -> tuple[Tensor, Tensor]:
@@ -136,14 +140,17 @@ def _kind(value: object) -> str:
 
 
 def _crops(
-    images: FolderImages, views: PhotoViews, pool: ThreadPoolExecutor
+    images: FolderImages | DatasetImages, views: PhotoViews, pool: ThreadPoolExecutor
 ) -> Callable[[Tensor, Tensor], list[Tensor]]:
+    def job(i: int, rows: list[Tensor]) -> Future[list[Tensor]]:
+        if isinstance(images, FolderImages):
+            return pool.submit(read_crops, images.files[i], images, views, rows)
+        planes = images.planes(i)
+        return pool.submit(cut_crops, planes, images.image_shape, images.convert_channels, views, rows)
+
     def read(indices: Tensor, numbers: Tensor) -> list[Tensor]:
         halves = [half.split(1) for half in numbers.chunk(2, 1)]
-        jobs = [
-            pool.submit(read_crops, images.files[i], images, views, rows)
-            for i, *rows in zip(indices.tolist(), *halves, strict=True)
-        ]
+        jobs = [job(i, rows) for i, *rows in zip(indices.tolist(), *halves, strict=True)]
         return [torch.cat(view) for view in zip(*(job.result() for job in jobs), strict=True)]
 
     return read

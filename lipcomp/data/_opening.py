@@ -312,12 +312,12 @@ def brought_to(
             f"convert_channels=True for the channels"
         )
     return DatasetImages(
-        images.name, _Items(images), images.labels, images.classes, shape, preprocessing, convert_channels
+        images.name, Items(images), images.labels, images.classes, shape, preprocessing, convert_channels
     )
 
 
 @dataclass(frozen=True)
-class _Items:
+class Items:
     """An image set as a dataset of pictures."""
 
     images: ImageSet

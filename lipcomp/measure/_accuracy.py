@@ -35,15 +35,17 @@ def probe_unit(
     label: str,
     settings: dict[str, Any],
     extra: Any = None,
+    cost: float = 0.0,
 ) -> Unit:
     """A unit that reads the scores of some conditions; ``extra`` is what else can change its numbers."""
     content = (bench.probe_identity(), [c.identity for c in conditions], extra)
     told = {**bench.plan.probe.settings(), "train": bench.train.images.name, **settings}
     if "k" in bench.plan.probe.settings():  # as many as there are
         told["k"] = min(bench.plan.probe.neighbours, len(bench.train))
-    count = sum(len(c) for c in conditions)
+    reads = (*bench.probe_reads(), *((c.identity, len(c)) for c in conditions))
+    count, per_image = sum(len(c) for c in conditions), kind == "corruption.mean"
     version = VERSION + (kind in OF_SOME_CLASSES and bench.plan.probe.kind == "knn")
-    return Unit(kind, content, told, label, count, measure, 1.0, version, per_image=kind == "corruption.mean")
+    return Unit(kind, content, told, label, count, measure, cost, version, per_image, reads=reads)
 
 
 def right_of(bench: Bench, condition: Condition, advance: Advance = nothing) -> np.ndarray:
@@ -131,7 +133,8 @@ class KNNAccuracy:
                 right = probe(bench.features(bench.clean, advance)).argmax(1) == bench.clean.labels()
             return Result([Finding.of("accuracy.knn", proportion(right.numpy()))])
 
-        yield Unit("accuracy.knn", content, told, "kNN", len(bench.clean), measure, 1.0, VERSION)
+        reads = ((bench.train.identity, len(bench.train)),)
+        yield Unit("accuracy.knn", content, told, "kNN", len(bench.clean), measure, 1.0, VERSION, reads=reads)
 
 
 @dataclass(frozen=True)
@@ -212,4 +215,5 @@ class RobustAccuracy:
 
         told_of = bench.data_settings(condition.images, condition.indices) | told
         label = f"{self.attack} {self.norm} {self.radius:g}"
-        yield probe_unit(bench, "accuracy.robust", [condition], measure, label, told_of, told)
+        cost = 500.0 if self.attack == "pgd" else 1000.0  # of an encoder that is soon fooled
+        yield probe_unit(bench, "accuracy.robust", [condition], measure, label, told_of, told, cost)

@@ -27,7 +27,7 @@ from lipcomp.measure._cells import Arrays, Cells, IncompleteError
 from lipcomp.measure._conditions import Condition, check_chosen, clean_condition, images_identity
 from lipcomp.measure._plan import DTYPES, Plan, Source, fitting
 from lipcomp.robustness._features import evaluation_mode
-from lipcomp.robustness._linear_evaluation import DIGITS, PAPER, linear_evaluation
+from lipcomp.robustness._linear_evaluation import DIGITS, PAPER, LinearEvaluation, linear_evaluation
 from lipcomp.robustness._probes import PATH_TOLERANCE, LinearProbe, NearestNeighbours, Probe, fit_linear_probe
 
 BLOCK = 256  # images of a cell: a fixed number, so that the batch size changes no draw and no key
@@ -347,6 +347,15 @@ class Bench:
             )
         return self._probe_identities[kind]
 
+    def probe_reads(self, layer: str = LOGITS) -> tuple[tuple[str, int], ...]:
+        """``Unit.reads`` of a probe's fit; none where a layer needs no probe."""
+        epochs = self._evaluation.epochs if self.plan.probe.kind == "augmented" else 1
+        return ((self.probe_identity(), epochs * len(self.train)),) if layer == LOGITS else ()
+
+    @property
+    def _evaluation(self) -> LinearEvaluation:
+        return DIGITS if self.checkpoint.image_shape[0] == 1 else PAPER
+
     def probe(self, refit: int = 0, advance: Advance = nothing) -> Probe:
         """The fitted probe; ``refit`` r > 0 is the linear probe on the r-th bootstrap sample of the training images."""
         if refit not in self._probes:
@@ -360,8 +369,8 @@ class Bench:
         plan, images = self.plan.probe, self.train.images
         labels, classes = self.train.labels(), len(images.classes)
         if plan.kind == "augmented":
-            recipe = DIGITS if self.checkpoint.image_shape[0] == 1 else PAPER
-            return linear_evaluation(self.encoder, self.train.chosen, recipe, seed=plan.seed, advance=advance)
+            how = self._evaluation
+            return linear_evaluation(self.encoder, self.train.chosen, how, seed=plan.seed, advance=advance)
         features = self.features(self.train, advance)
         if plan.kind == "knn":
             return NearestNeighbours(

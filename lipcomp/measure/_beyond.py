@@ -4,7 +4,7 @@ Each quantity opens and checks its data when its units are asked for, and reads 
 """
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -308,7 +308,8 @@ class EmbeddingRobustness:
 
         told_of = bench.data_settings(condition.images, condition.indices) | told
         label = f"embedding {self.norm} {self.radius:g}"
-        yield probe_unit(bench, "embedding", [condition], measure, label, told_of, (told, EMBEDDING_VERSION))
+        content = (told, EMBEDDING_VERSION)
+        yield probe_unit(bench, "embedding", [condition], measure, label, told_of, content, cost=300.0)
 
 
 @dataclass(frozen=True)
@@ -366,4 +367,8 @@ class LeaderboardRow:
             return Result(findings, notes=[f"rank {rank} among the published rows of {dataset}"])
 
         told = {"dataset": dataset, "data_hash": content, "images": self.images, "protocol": "robustbench"}
-        yield probe_unit(bench, "robustbench", [], measure, f"RobustBench {dataset}", told, (content, told))
+        label, conditions = f"RobustBench {dataset}", 1 + 15 * 5
+        unit = probe_unit(
+            bench, "robustbench", [], measure, label, told, (content, told), conditions * self.images
+        )
+        yield replace(unit, count=1)

@@ -48,8 +48,8 @@ def _unit(
         "seed": bench.plan.seed,
         **told,
     }
-    label = f"{name} at {of.layer}"
-    return Unit(name, content, settings, label, len(indices), measure, cost, version, per_image=True)
+    label, reads = f"{name} at {of.layer}", bench.probe_reads(of.layer)
+    return Unit(name, content, settings, label, len(indices), measure, cost, version, True, reads=reads)
 
 
 def _key(

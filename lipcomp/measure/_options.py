@@ -364,6 +364,7 @@ def tell_plan(plan: Plan, outputs: Outputs, more: int = 0) -> int:
     device = found[0].bench.device if found else plan.device
     print(
         f"{missing} of {len(found)} to measure, about {commands.duration(seconds)} on {device}, "
-        f"{size / 2**20:.1f} MiB on disk. Times are extrapolated from one batch; searches and certificates vary more."
+        f"{size / 2**20:.1f} MiB on disk. Times are extrapolated from one batch; searches, "
+        "certificates and the fit of a probe vary more."
     )
     return 0

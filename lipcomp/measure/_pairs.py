@@ -164,6 +164,7 @@ class Pairs:
                 version=self.version + (self.source == "neighbours"),  # those of near duplicates were others
                 per_image=True,
                 pictures=True,
+                reads=bench.probe_reads(self.map.layer),
             )
 
     def _kinds(self, bench: Bench) -> Iterator[dict[str, Any]]:

@@ -196,10 +196,10 @@ def run(
             table.add(bench, unit, result.columns)
         if kept.witnesses is not None:
             save_witness(kept.witnesses, bench, unit, result.witnesses)
-        found = found or known.of(bench, unit)  # another process may have measured it meanwhile
+        found = found or known.of(bench, unit)  # rows alone were missing, or another process was faster
         if not found:
             known.add(unit, records)
-        yield Done(bench, unit, found or records, not found, result.notes)
+        yield Done(bench, unit, found or records, True, result.notes)
 
 
 def open_benches(
@@ -241,7 +241,10 @@ class Known:
 
     def of(self, bench: Bench, unit: Unit) -> list[Record]:
         """The records of a unit, if all are there and the encoder still gives what it gave when they were written."""
-        for record in [] if self.path is None else read_more(self.path, self._begin):
+        seen, more = self._begin[0], [] if self.path is None else read_more(self.path, self._begin)
+        if self._begin[0] < seen:  # the file was cut off, or is another by now
+            self.by_unit.clear()
+        for record in more:
             self.by_unit.setdefault(str(record.identity).split(".")[0], []).append(record)
         found = list({record.identity: record for record in self.by_unit.get(unit.identity, [])}.values())
         whole = found and len(found) >= found[0].provenance.get("of_unit", 1)
@@ -310,12 +313,14 @@ def dry_run(plan: Plan, outputs: Outputs) -> Iterator[Estimate]:
     outputs.check()
     known, asked = Known(outputs.out), set[str]()
     for bench in open_benches(plan, outputs):
-        each = seconds_per_image(bench)
+        each, passed = seconds_per_image(bench), dict[str, int]()
         for unit in units_of(bench):
             there = unit.identity in asked or (bool(known.of(bench, unit)) and outputs.has_files(bench, unit))
             asked.add(unit.identity)
+            before, passed = sum(passed.values()), passed | dict(unit.reads)
+            passes = unit.cost * unit.count + sum(passed.values()) - before
             size = 0 if there else 2000 + (40 * unit.count if bench.cells.folder else 0)
-            yield Estimate(bench, unit, there, 0.0 if there else each * unit.cost * unit.count, size)
+            yield Estimate(bench, unit, there, 0.0 if there else each * passes, size)
 
 
 @torch.no_grad()

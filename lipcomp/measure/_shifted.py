@@ -17,6 +17,7 @@ from lipcomp.measure._accuracy import VERSION, check_fit, effective_finding, pro
 from lipcomp.measure._bench import Advance, Bench
 from lipcomp.measure._conditions import Condition, clean_condition
 from lipcomp.measure._unit import Finding, Result, Unit
+from lipcomp.robustness._arrays import read_array
 from lipcomp.robustness._effective import CLEAN_COLUMN, BaselineFit, baseline_fit, read_baselines
 from lipcomp.robustness._estimates import Estimate, bootstrap, proportion
 from lipcomp.robustness._features import evaluation_mode
@@ -202,7 +203,7 @@ class FlipRate:
     def units(self, bench: Bench) -> Iterator[Unit]:
         """One unit per perturbation, and their mean."""
         given = None if self.reference is None else read_flip_reference(self.reference)
-        places = open_perturbations(Path(self.folder))
+        places, passes = open_perturbations(Path(self.folder)), dict[str, int]()
         for name, place in places.items():
             frames, *shape = next(sequences(place)).shape
             check_fit(f"perturbation {name}", (shape[0], shape[1], shape[2]), bench.checkpoint.image_shape)
@@ -210,6 +211,8 @@ class FlipRate:
                 raise ValueError(
                     f"perturbation {name} has sequences of one frame, which cannot flip; get it again"
                 )
+            found = len(read_array(place) if place.suffix == ".npy" else _files(place))
+            passes[name] = frames * min(found, self.limit or found)
         for values in (given or {}).values():
             mean_flip_rate(dict.fromkeys(places, 0.0), values)  # fail before the long work
         files = {name: _files(place) for name, place in places.items()}
@@ -232,7 +235,9 @@ class FlipRate:
                 return Result([Finding.of(quantity, value) for quantity, value in found.items()])
 
             told = {"perturbation": name, "data_hash": hashes[name], "sequences": self.limit}
-            yield probe_unit(bench, "flip_rate", [], measure, name, told, (name, hashes[name], self.limit))
+            content: tuple[Any, ...] = (name, hashes[name], self.limit)
+            unit = probe_unit(bench, "flip_rate", [], measure, name, told, content, passes[name])
+            yield replace(unit, count=1)
 
         def mean(advance: Advance) -> Result:
             found = {name: measured(name) for name in places}

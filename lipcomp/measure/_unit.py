@@ -78,13 +78,15 @@ class Unit:
     label
         What progress calls it.
     count, cost
-        Of what progress counts, and about how many forward passes each takes.
+        Of what progress counts, and about how many forward passes each takes beside ``reads``.
     measure
         Does it.
     version
         Of the estimator's method: a change that changes numbers counts it up.
     per_image
         Whether it gives columns.
+    reads
+        (identity, forward passes) of the images whose scores it reads, which are computed once for all units.
     """
 
     kind: str
@@ -97,6 +99,7 @@ class Unit:
     version: int = 1
     per_image: bool = False
     pictures: bool = False
+    reads: tuple[tuple[str, int], ...] = ()
 
     @cached_property
     def identity(self) -> str:

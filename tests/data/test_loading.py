@@ -1,14 +1,14 @@
 """Loading: the views of a set in memory and on disk, crops from a file's own pixels, errors of a thread."""
 
 import threading
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import pytest
 import torch
 from PIL import ExifTags, Image
 
-from lipcomp.data import load_set
+from lipcomp.data import from_dataset, load_set
 from lipcomp.data._crops import crop_and_resize
 from lipcomp.data._folders import unreadable
 from lipcomp.data._loading import in_memory, prefetch, view_batches
@@ -105,10 +105,19 @@ def test_pictures_that_would_give_other_views_stay_on_disk(folder, tmp_path):
     assert in_memory(sixteen, DigitViews()) is sixteen
 
 
-def test_crops_of_files_come_from_their_own_pixels(folder):
+@pytest.mark.parametrize("of", ["files", "pictures", "floats"])
+def test_crops_come_from_the_own_pixels_of_files_and_of_larger_items(folder, of):
     """Each image by hand: the box in the file's own size, then the rest of the augmentation."""
     views = PhotoViews()
-    images = load_set(str(folder), "train", image_shape=(3, 16, 16))
+    files = images = load_set(str(folder), "train", image_shape=(3, 16, 16))
+    exact = {"files": 1, "pictures": 1, "floats": 0.7}[of]  # not bytes
+    if of != "files":
+        items = [Image.open(file) for file in files.files]
+        if of == "floats":
+            items = [torch.from_numpy(np.array(item)).permute(2, 0, 1) / 255 * exact for item in items]
+        images = from_dataset([*zip(items, files.labels.tolist(), strict=True)], image_shape=(3, 16, 16))
+        images = replace(images, whole=True)
+        assert in_memory(images, views) is images
     steps = list(plan(views, 2, torch.Generator().manual_seed(1)))
     for batch, (_, indices, numbers) in zip(
         view_batches(images, views, steps, CPU, workers=3), steps, strict=True
@@ -116,8 +125,8 @@ def test_crops_of_files_come_from_their_own_pixels(folder):
         for view in (0, 1):
             crops = []
             for i, row in zip(indices.tolist(), numbers[:, 18 * view : 18 * view + 18], strict=True):
-                array = np.array(Image.open(images.files[i]))
-                pixels = torch.from_numpy(array).permute(2, 0, 1)[None] / 255
+                array = np.array(Image.open(files.files[i]))
+                pixels = torch.from_numpy(array).permute(2, 0, 1)[None] / 255 * exact
                 box = views.boxes(row[None], *pixels.shape[2:])
                 crops.append(crop_and_resize(pixels, box, (16, 16), views.mirrored(row[None])))
             expected = views.finish(torch.cat(crops), numbers, view)

@@ -145,12 +145,15 @@ def test_images_stream(plan, monkeypatch):
     assert max(asked) <= 4
 
 
-def test_dry_run_measures_nothing(plan, tmp_path):
+def test_dry_run_measures_nothing(plan, tmp_path, monkeypatch):
+    """Class scores are computed once: the mean of the corruptions was counted as much as all of them, a fit not."""
     out = tmp_path / "out.jsonl"
+    monkeypatch.setattr(running, "seconds_per_image", lambda bench: 1.0)
     told = list(dry_run(plan, Outputs(out)))
     assert not out.exists()
     assert not any(estimate.there for estimate in told)
-    assert all(estimate.seconds > 0 for estimate in told)
+    passes = [24 + 12, 12, 12, 0, 2 * 12, 25 * 12, 25 * 3]
+    assert [estimate.seconds for estimate in told] == 2 * passes
     list(run(plan.of(plan.sources[0]), out))
     there = [estimate.there for estimate in dry_run(plan, Outputs(out))]
     assert there == [True] * (len(told) // 2) + [False] * (len(told) // 2)
@@ -198,7 +201,7 @@ def test_rows_that_are_missing_are_foretold_and_those_of_a_killed_run_replaced(p
     before = table.read_bytes()
     for _ in range(2):
         assert [e.there for e in dry_run(asked, outputs)] == [False]
-        list(run(asked, outputs))
+        assert [done.fresh for done in run(asked, outputs)] == [True]  # "already in" was said of it
         assert table.read_bytes() == before
         assert [e.there for e in dry_run(asked, outputs)] == [True]
         table.unlink()
@@ -403,7 +406,22 @@ def test_two_runs_into_one_file_write_nothing_twice(plan, tmp_path):
         patch.setattr(running, "to_records", meanwhile)
         fresh.append(next(second).fresh)
     rest = [done.fresh for one in (first, second) for done in one]
-    assert fresh + rest == [True, False, True, False, True, False]
+    assert fresh + rest == [True, False, True, True, True, False]
+    values(out)
+
+
+def test_records_that_are_lost_during_a_run_are_measured_again(plan, tmp_path):
+    """What was cut off, or removed, was "already there" until the next run."""
+    out, asked = (
+        tmp_path / "out.jsonl",
+        replace(plan, sources=plan.sources[:1], quantities=(Sigma(limit=2),) * 3),
+    )
+    running_on = run(asked, out)
+    fresh = [next(running_on).fresh]
+    out.write_bytes(b"")
+    fresh.append(next(running_on).fresh)
+    out.unlink()
+    assert [*fresh, next(running_on).fresh] == [True, True, True]
     values(out)
 
 

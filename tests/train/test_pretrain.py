@@ -12,12 +12,13 @@ from torch import nn
 
 from lipcomp._commands import run
 from lipcomp.checkpoints._native import load_checkpoint
+from lipcomp.data import Preprocessing, from_dataset
 from lipcomp.data._sets import TensorImages
 from lipcomp.data._views import DigitViews, PhotoViews
 from lipcomp.encoders._backbones import BACKBONES
 from lipcomp.objectives import Loss, Objective
 from train.command import main
-from train.data import fit, fit_to_data
+from train.data import fit, fit_to_data, training_set
 from train.monitor import Monitor, effective_rank, tensorboard_sink, uniformity, wandb_sink
 from train.pretrain import pretrain
 from train.settings import Settings
@@ -144,6 +145,20 @@ def test_held_out_images_are_of_the_data_that_is_given(recipes, tmp_path):
         pretrain(recipe, 0, tmp_path / name, Settings(evaluate_epochs=1), data=data, report=quiet)
         evaluated = "knn_accuracy" in (tmp_path / name / "metrics.jsonl").read_text()
         assert evaluated == (name == "splits")
+
+
+def test_crops_are_cut_from_the_whole_of_larger_items_unless_these_are_reduced_by_request(recipes):
+    """They were centre-cropped first, so that their borders were never seen; such runs are others by their identity."""
+
+    def images(side, **options):
+        items = [(noise[:, :side, :side], i % 2) for i, noise in enumerate(torch.rand(4, 1, 24, 24))]
+        return training_set(recipes["simclr"], Settings(), quiet, from_dataset(items, **options))
+
+    small, size = (1, 16, 16), Preprocessing(resize=20, crop=(16, 16))
+    assert [images(16).whole, images(24, image_shape=small, preprocessing=size).whole] == [False, False]
+    larger = images(24, image_shape=small)
+    assert larger.whole
+    assert larger.content_hash() != replace(larger, whole=False, _seen={}).content_hash()
 
 
 @dataclass(frozen=True)
