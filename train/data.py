@@ -26,6 +26,7 @@ from lipcomp.data._loading import apply
 from lipcomp.data._opening import Items, brought_to, splits_of
 from lipcomp.data._pictures import UnreadableImageError
 from lipcomp.data._sets import ImageSet, TensorImages
+from lipcomp.data._shards import Shards
 from lipcomp.data._views import DigitViews, PhotoViews, Views
 from train.parallel import Ranks
 from train.recipe import Recipe
@@ -315,7 +316,8 @@ def fit_to_data(
     found = load_set(data, "pretrain", root=settings.data_root)
     own = found.image_shape
     size = (image_size, image_size) if image_size else own[1:]
-    if image_size is None and isinstance(found, FolderImages) and max(own[1:]) > SMALL:
+    pictures = isinstance(found, FolderImages) or isinstance(getattr(found, "dataset", None), Shards)
+    if image_size is None and pictures and max(own[1:]) > SMALL:
         if min(shape[1:]) <= SMALL:
             raise ValueError(
                 f"the images of {data!r} are large ({own[2]} x {own[1]} the first); say to what size they are brought: "

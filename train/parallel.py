@@ -36,6 +36,7 @@ class Ranks:
 
     rank: int = 0
     size: int = 1
+    beside: int = 1  # that share this machine's cores
 
     @property
     def first(self) -> bool:
@@ -83,8 +84,9 @@ class Ranks:
 @contextmanager
 def started_ranks(device: torch.device) -> Iterator[Ranks]:
     """The ranks that torchrun started; one rank without it. Leaves the process group as it was found."""
+    beside = os.environ.get("LOCAL_WORLD_SIZE", "1")
     if dist.is_initialized():
-        yield Ranks(dist.get_rank(), dist.get_world_size())
+        yield Ranks(dist.get_rank(), dist.get_world_size(), int(beside))
         return
     if (size := os.environ.get("WORLD_SIZE", "1")) == "1":
         yield Ranks()
@@ -92,6 +94,8 @@ def started_ranks(device: torch.device) -> Iterator[Ranks]:
     if device.type == "cuda":
         torch.cuda.set_device(local_device(device))
     try:
+        if int(rank := os.environ.get("RANK", "0")) >= int(size) or not 1 <= int(beside) <= int(size):
+            raise ValueError(f"RANK={rank!r}, LOCAL_WORLD_SIZE={beside!r}")  # others would wait for minutes
         dist.init_process_group("nccl" if device.type == "cuda" else "gloo")
     except (ValueError, RuntimeError) as error:  # wrong variables, a port that is taken
         raise ConnectionError(
@@ -99,7 +103,7 @@ def started_ranks(device: torch.device) -> Iterator[Ranks]:
             f"torchrun, or unset WORLD_SIZE to train on one rank"
         ) from error
     try:
-        yield Ranks(dist.get_rank(), dist.get_world_size())
+        yield Ranks(dist.get_rank(), dist.get_world_size(), int(beside))
     finally:
         dist.destroy_process_group()
 

@@ -16,7 +16,6 @@ import dataclasses
 import errno
 import json
 import math
-import os
 import sys
 import time
 import warnings
@@ -281,8 +280,7 @@ class Run:
                 if step + 1 == self.total:
                     return
 
-        beside = int(os.environ.get("LOCAL_WORLD_SIZE", "1"))  # ranks that share this machine's cores
-        workers = self.settings.workers or max(1, available_cores() // beside)
+        workers = self.settings.workers or max(1, available_cores() // self.ranks.beside)
         return view_batches(self.images, self.recipe.views, plan(), self.settings.device, workers=workers)
 
     def step(self, network: Any, batch: ViewBatch) -> dict[str, Tensor | float]:

@@ -18,7 +18,7 @@ _IMAGES = ("image", "img", "jpg", "png")
 _MADE = ("pixel_values",)  # of the image, by a processor
 _MOST = 100_000  # classes, of which few are seen in a small part of a set
 _ONE_OF_EACH = 10  # images that may well be one of each class, as numbered
-_LABELS = ("label", "labels", "fine_label", "class", "cls", "target")
+LABELS = ("label", "labels", "fine_label", "class", "cls", "target")
 
 
 def planes_of(image: Any) -> list[Image.Image]:
@@ -102,7 +102,7 @@ def parts_of(item: Any, image_key: str | None, label_key: str | None) -> tuple[A
             raise ValueError(
                 f"an item has the keys {', '.join(map(str, item))}; name the image's with image_key="
             )
-        return item[key], item.get(label_key or next((key for key in _LABELS if key in item), None))
+        return item[key], item.get(label_key or next((key for key in LABELS if key in item), None))
     if isinstance(item, tuple | list) and len(item) >= 2:
         return item[0], item[1]
     return (item[0] if isinstance(item, tuple | list) and item else item), None
@@ -113,7 +113,7 @@ def label_column(dataset: Any) -> str | None:
     columns = getattr(dataset, "column_names", None)
     if not isinstance(columns, list | tuple):
         return None
-    found = one_of(columns, _LABELS, "labels", "label_key")
+    found = one_of(columns, LABELS, "labels", "label_key")
     return (
         found if found and found in item_of(dataset, 0, type(dataset).__name__) else None
     )  # by its transform
@@ -149,7 +149,7 @@ def labels_of(name: str, dataset: Any, image_key: str | None, label_key: str | N
     for i in range(len(dataset)):
         item = item_of(dataset, i, name)
         if isinstance(item, Mapping):
-            label_key = label_key or one_of(item, _LABELS, "labels", "label_key")
+            label_key = label_key or one_of(item, LABELS, "labels", "label_key")
         elif isinstance(item, tuple | list):
             parts = max(parts, len(item))
         labels.append(parts_of(item, image_key, label_key)[1])

@@ -42,6 +42,7 @@ from lipcomp.data._layout import SPLITS, canonical, choose_split, split_folders
 from lipcomp.data._listing import UNPACK
 from lipcomp.data._preprocessing import Preprocessing
 from lipcomp.data._sets import ImageSet
+from lipcomp.data._shards import Shards, find_shards
 
 COMPARED = 256  # test images that are looked for among the training images
 
@@ -130,6 +131,8 @@ def load_set(
         )
     if isinstance(name, str) and FUNCTION.fullmatch(name) and not Path(name).exists():
         name = _called(name, "train" if split == "pretrain" else split)
+    if isinstance(name, str | Path) and str(name) not in SETS and (shards := find_shards(Path(name))):
+        name = _shards_of(Path(name), shards, split)
     if isinstance(name, Mapping):
         name = _of_mapping(name, split)
     if isinstance(name, str | Path) and str(name) not in SETS:
@@ -154,8 +157,11 @@ def load_set(
         raise ValueError(f"{', '.join(given)} is for folders of images, not for {what}")
     if not isinstance(name, str | Path):
         if not isinstance(name, ImageSet):
+            packed = isinstance(name, Shards)
             return from_dataset(
                 name,
+                name=name.name if packed else None,
+                labelled=not packed or name.targets[:1] != [None],
                 classes=classes,
                 image_shape=image_shape,
                 preprocessing=preprocessing,
@@ -340,6 +346,18 @@ def _called(name: str, split: str) -> Any:
     return dataset
 
 
+def _shards_of(place: Path, shards: Mapping[str, tuple[Path, ...]], split: str) -> Shards:
+    """The shards of a split; all where nothing names one, but for training a probe, as of a folder without splits."""
+    chosen = "" if "" in shards and split != "train" else choose_split(shards, split)
+    if chosen is None or (chosen == "" and len(shards) > 1):
+        told = ", ".join(f"{files[0].name} ({split or 'no split'})" for split, files in shards.items())
+        raise ValueError(
+            f"data {str(place)!r} has no {split} split among its shards: {told}; name the split in each file "
+            f"(train-000.tar) or put them into folders train and test"
+        )
+    return Shards(shards[chosen], f"{place.name}/{chosen}".rstrip("/"))
+
+
 def _of_mapping(datasets: Mapping[str, Any], split: str) -> Any:
     """The dataset of a split, by any name of it."""
     there = {canonical(str(name)) or str(name): dataset for name, dataset in datasets.items()}
@@ -359,6 +377,8 @@ def splits_of(name: str | Mapping[str, Any]) -> tuple[str, ...]:
         return tuple(SETS[name][1])
     if FUNCTION.fullmatch(name) and not Path(name).exists():
         return ("train", "test")
+    if shards := find_shards(Path(name)):
+        return tuple(filter(None, shards))
     found = split_folders(Path(name))
     return tuple(found) + (("test",) if "val" in found and "test" not in found else ())
 

@@ -367,8 +367,6 @@ class LeaderboardRow:
             return Result(findings, notes=[f"rank {rank} among the published rows of {dataset}"])
 
         told = {"dataset": dataset, "data_hash": content, "images": self.images, "protocol": "robustbench"}
-        label, conditions = f"RobustBench {dataset}", 1 + 15 * 5
-        unit = probe_unit(
-            bench, "robustbench", [], measure, label, told, (content, told), conditions * self.images
-        )
+        label, cost = f"RobustBench {dataset}", 76.0 * self.images  # of 15 corruptions at 5 severities
+        unit = probe_unit(bench, "robustbench", [], measure, label, told, (content, told), cost)
         yield replace(unit, count=1)

@@ -203,7 +203,7 @@ class FlipRate:
     def units(self, bench: Bench) -> Iterator[Unit]:
         """One unit per perturbation, and their mean."""
         given = None if self.reference is None else read_flip_reference(self.reference)
-        places, passes = open_perturbations(Path(self.folder)), dict[str, int]()
+        places, passes = open_perturbations(Path(self.folder)), dict[str, float]()
         for name, place in places.items():
             frames, *shape = next(sequences(place)).shape
             check_fit(f"perturbation {name}", (shape[0], shape[1], shape[2]), bench.checkpoint.image_shape)
@@ -212,7 +212,7 @@ class FlipRate:
                     f"perturbation {name} has sequences of one frame, which cannot flip; get it again"
                 )
             found = len(read_array(place) if place.suffix == ".npy" else _files(place))
-            passes[name] = frames * min(found, self.limit or found)
+            passes[name] = float(frames * min(found, self.limit or found))
         for values in (given or {}).values():
             mean_flip_rate(dict.fromkeys(places, 0.0), values)  # fail before the long work
         files = {name: _files(place) for name, place in places.items()}

@@ -157,10 +157,10 @@ def test_bad_folders_are_refused_with_what_to_do(tmp_path):
     with pytest.raises(FileNotFoundError, match=r"neither a known set nor an existing folder.*mnist5k"):
         load_set("mnist5")
     (tmp_path / "shards").mkdir()
-    (tmp_path / "shards" / "train-0.tar").write_bytes(b"")
+    (tmp_path / "shards" / "train-0.zip").write_bytes(b"")
     for place, message in (
-        ("shards", "holds no image.*but train-0.tar: unpack it"),
-        ("shards/train-0.tar", "is a file"),
+        ("shards", "holds no image.*but train-0.zip: unpack it"),
+        ("shards/train-0.zip", "is a file"),
     ):
         with pytest.raises(FileNotFoundError, match=rf"{message}.*FILE.py:FUNCTION"):
             load_set(str(tmp_path / place))

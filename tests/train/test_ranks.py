@@ -162,9 +162,22 @@ def test_on_gpus_batch_norm_is_what_torch_makes_of_it():
         assert a.extra_repr() == b.extra_repr()
 
 
-@pytest.mark.parametrize(("size", "rank"), [("2", None), ("many", "0"), ("0", "0")])
-def test_ranks_that_could_not_start_say_how_they_do(monkeypatch, size, rank):
-    for name, value in (("WORLD_SIZE", size), ("RANK", rank), ("MASTER_PORT", str(free_port()))):
+@pytest.mark.parametrize(
+    ("size", "rank", "beside"),
+    [
+        ("2", None, None),
+        ("many", "0", None),
+        ("0", "0", None),
+        ("2", "2", None),
+        ("2", "0", "0"),
+        ("2", "0", "x"),
+    ],
+)
+def test_ranks_that_could_not_start_say_how_they_do(monkeypatch, size, rank, beside):
+    """A rank beyond the last waited for the others without a word."""
+    port = str(free_port())
+    told = {"WORLD_SIZE": size, "RANK": rank, "LOCAL_WORLD_SIZE": beside, "MASTER_PORT": port}
+    for name, value in told.items():
         monkeypatch.delenv(name, raising=False)
         if value is not None:
             monkeypatch.setenv(name, value)
