@@ -12,6 +12,7 @@ fashion_mnist
 svhn             train 73,257 / test 26,032   32 x 32
 stl10            train 5,000 / test 8,000     96 x 96
 any folder       train / test / val           :mod:`lipcomp.data._layout`
+shards           their own                    :mod:`lipcomp.data._shards`
 any dataset      its own                      :mod:`lipcomp.data._datasets`; by name as package.module:function,
                                               called with the split, which returns the dataset
 ===============  ===========================  ==================================================================
@@ -69,8 +70,8 @@ def load_set(
     Parameters
     ----------
     name
-        A name of the table above, the path of a folder of images, ``package.module:function``, a dataset of (image,
-        label) or a mapping of splits to datasets (Hugging Face's ``DatasetDict``), or an image set.
+        A name of the table above, the path of a folder of images or shards, ``package.module:function``, a dataset of
+        (image, label) or a mapping of splits to datasets (Hugging Face's ``DatasetDict``), or an image set.
     split
         "train", "test" or "val"; or "pretrain": the training split, or all images where there are no splits. A folder
         without splits has no "train", so that no probe is scored on the images it was fitted on.
