@@ -59,7 +59,7 @@ def pixelate(images: Images | Bytes, draws: Draws, factor: Real) -> Images | Byt
     height, width = images.shape[-2:]
     small = int(height * factor), int(width * factor)
     if max(height, width) > LARGEST:
-        return by_pillow(images, lambda pixels: _resized(pixels, small))
+        return by_pillow(images, lambda picture: _resized(picture, small))
     rows, columns = (_nearest(a, b).to(images.device) for a, b in zip(small, (height, width), strict=True))
     enlarged = torch.empty_like(images)
     few = max(1, CACHED // images[0].numel())  # what stays in the processor's cache is several times as fast
@@ -70,13 +70,9 @@ def pixelate(images: Images | Bytes, draws: Draws, factor: Real) -> Images | Byt
     return enlarged
 
 
-def _resized(images: Bytes, small: tuple[int, int]) -> Bytes:
-    enlarged = torch.empty_like(images, memory_format=torch.contiguous_format)
-    height, width = images.shape[-2:]
-    for plane, out in zip(images.flatten(0, 1).numpy(), enlarged.flatten(0, 1).numpy(), strict=True):
-        reduced = Image.fromarray(plane).resize(small[::-1], Image.Resampling.BOX)
-        out[:] = np.asarray(reduced.resize((width, height), Image.Resampling.NEAREST))
-    return enlarged
+def _resized(picture: Image.Image, small: tuple[int, int]) -> Image.Image:
+    reduced = picture.resize(small[::-1], Image.Resampling.BOX)
+    return reduced.resize(picture.size, Image.Resampling.NEAREST)
 
 
 def _means(images: Tensor, out: int) -> Tensor:

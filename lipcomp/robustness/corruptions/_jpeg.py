@@ -46,7 +46,7 @@ _CHROMA = (
 def jpeg_compression(images: Images | Bytes, draws: Draws | None, quality: int) -> Images | Bytes:
     """Encode and decode as JPEG; colour with chroma at half the resolution, as Pillow does by default."""
     if max(images.shape[2:]) > LARGEST:
-        return by_pillow(images, lambda pixels: _recoded(pixels, quality))
+        return by_pillow(images, lambda picture: _recoded(picture, quality))
     device = images.device
     pixels = (images.cpu() if device.type == "mps" else images).float().mul(255).round_()  # no float64 there
     few = max(1, CACHED // pixels[0].numel())  # what stays in the processor's cache is several times as fast
@@ -59,17 +59,11 @@ def jpeg_compression(images: Images | Bytes, draws: Draws | None, quality: int) 
     return decoded.div_(255).to(images.dtype).to(device)
 
 
-def _recoded(images: Bytes, quality: int) -> Bytes:
-    decoded = torch.empty_like(images, memory_format=torch.contiguous_format)
-    for planes, out in zip(images.numpy(), decoded.numpy(), strict=True):
-        buffer = io.BytesIO()
-        bands = [Image.fromarray(plane) for plane in planes]  # channels stay apart: faster than moving them
-        picture = bands[0] if len(bands) == 1 else Image.merge("RGB", bands)
-        picture.save(buffer, "JPEG", quality=quality)
-        with Image.open(buffer, formats=("JPEG",)) as read:
-            for plane, band in zip(out, read.split(), strict=True):
-                plane[:] = np.asarray(band)
-    return decoded
+def _recoded(picture: Image.Image, quality: int) -> Image.Image:
+    buffer = io.BytesIO()
+    picture.save(buffer, "JPEG", quality=quality)
+    # by the decoder alone: of our own file, Pillow need not read the markers
+    return Image.frombytes(picture.mode, picture.size, buffer.getvalue(), "jpeg", picture.mode, "")
 
 
 def _subsampled(planes: tuple[Plane, Plane, Plane], quality: int) -> tuple[Plane, Plane, Plane]:
