@@ -86,7 +86,7 @@ def pretrain(
         Images to train on instead of the recipe's own: an image set, or a torchvision or Hugging Face dataset. A
         mapping of splits to datasets has the held-out images too. Random crops are cut from the own pixels of larger
         items, unless a preprocessing of yours reduces them first; items of a dataset are decoded in one thread, so
-        give photographs as a folder.
+        give photographs as a folder or as shards.
     report
         Called with each line of progress and each warning.
 

@@ -16,12 +16,14 @@ from dataclasses import dataclass
 from typing import TypeVar
 
 import torch
+from PIL import Image
 from torch import Tensor
 
 from lipcomp.data._datasets import DatasetImages
 from lipcomp.data._folders import FolderImages, cut_crops, read_crops
 from lipcomp.data._pictures import upright_size
 from lipcomp.data._sets import ImageSet, TensorImages, batches
+from lipcomp.data._shards import Shards
 from lipcomp.data._views import PhotoViews, Views
 
 T = TypeVar("T")
@@ -92,8 +94,8 @@ def view_batches(
         with ThreadPoolExecutor(workers or None) as pool:
             read = _crops(images, views, pool) if cut else _whole(images, pool)  # type: ignore[arg-type]
             fetched = ((step, indices, numbers, read(indices, numbers)) for step, indices, numbers in plan)
-            own = isinstance(images, DatasetImages)  # whose items are read in the caller's thread
-            for step, indices, numbers, parts in fetched if own else prefetch(fetched, ahead):
+            here = isinstance(images, DatasetImages) and not isinstance(images.dataset, Shards)
+            for step, indices, numbers, parts in fetched if here else prefetch(fetched, ahead):
                 if device.type == "cuda":  # page-locked memory is copied while the device computes
                     parts = [part.pin_memory() for part in parts]
                 parts = [part.to(device, non_blocking=True) for part in parts]
@@ -145,8 +147,11 @@ def _crops(
     def job(i: int, rows: list[Tensor]) -> Future[list[Tensor]]:
         if isinstance(images, FolderImages):
             return pool.submit(read_crops, images.files[i], images, views, rows)
-        planes = images.planes(i)
-        return pool.submit(cut_crops, planes, images.image_shape, images.convert_channels, views, rows)
+        if isinstance(images.dataset, Shards):
+            return pool.submit(lambda: _item_crops(images, i, images.planes(i), views, rows))
+        return pool.submit(
+            _item_crops, images, i, images.planes(i), views, rows
+        )  # read in the caller's thread
 
     def read(indices: Tensor, numbers: Tensor) -> list[Tensor]:
         halves = [half.split(1) for half in numbers.chunk(2, 1)]
@@ -154,6 +159,15 @@ def _crops(
         return [torch.cat(view) for view in zip(*(job.result() for job in jobs), strict=True)]
 
     return read
+
+
+def _item_crops(
+    images: DatasetImages, index: int, planes: list[Image.Image], views: PhotoViews, rows: list[Tensor]
+) -> list[Tensor]:
+    try:
+        return cut_crops(planes, images.image_shape, images.convert_channels, views, rows)
+    except ValueError as error:
+        raise ValueError(f"item {index} of {images.name} {error}") from error
 
 
 def _whole(images: FolderImages, pool: ThreadPoolExecutor) -> Callable[[Tensor, Tensor], list[Tensor]]:

@@ -1,5 +1,6 @@
 """Loading: the views of a set in memory and on disk, crops from a file's own pixels, errors of a thread."""
 
+import tarfile
 import threading
 from dataclasses import dataclass, replace
 
@@ -105,19 +106,27 @@ def test_pictures_that_would_give_other_views_stay_on_disk(folder, tmp_path):
     assert in_memory(sixteen, DigitViews()) is sixteen
 
 
-@pytest.mark.parametrize("of", ["files", "pictures", "floats"])
+@pytest.mark.parametrize("of", ["files", "pictures", "floats", "shards"])
 def test_crops_come_from_the_own_pixels_of_files_and_of_larger_items(folder, of):
     """Each image by hand: the box in the file's own size, then the rest of the augmentation."""
     views = PhotoViews()
     files = images = load_set(str(folder), "train", image_shape=(3, 16, 16))
-    exact = {"files": 1, "pictures": 1, "floats": 0.7}[of]  # not bytes
-    if of != "files":
+    exact = 0.7 if of == "floats" else 1  # not bytes
+    if of == "shards":
+        with tarfile.open(folder / "set.tar", "w") as tar:
+            for i, file in enumerate(files.files):
+                tar.add(file, f"{i}.png")
+        images = replace(load_set(str(folder / "set.tar"), image_shape=(3, 16, 16)), whole=True)
+    elif of != "files":
         items = [Image.open(file) for file in files.files]
         if of == "floats":
             items = [torch.from_numpy(np.array(item)).permute(2, 0, 1) / 255 * exact for item in items]
         images = from_dataset([*zip(items, files.labels.tolist(), strict=True)], image_shape=(3, 16, 16))
         images = replace(images, whole=True)
         assert in_memory(images, views) is images
+        grey = replace(images, image_shape=(1, 16, 16))
+        with pytest.raises(ValueError, match=r"item 0 of list .* (colour|3 channels)"):
+            list(view_batches(grey, views, plan(views, 1, torch.Generator()), CPU))
     steps = list(plan(views, 2, torch.Generator().manual_seed(1)))
     for batch, (_, indices, numbers) in zip(
         view_batches(images, views, steps, CPU, workers=3), steps, strict=True
