@@ -17,10 +17,11 @@ several frames or pages     refused (the main picture of an MPO is taken)
 A TIFF whose zero is white is inverted at every depth. (Pillow does so up to 8 bits only.)
 """
 
+import re
 import struct
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import numpy as np
 from PIL import Image, ImageOps, features
@@ -49,11 +50,18 @@ def read_picture(file: Path, background: tuple[int, int, int] = WHITE) -> Image.
     UnreadableImageError
         If that is not possible without guessing; the message names the file and the reason.
     """
+    return decode(file, file, background)
+
+
+def decode(
+    source: Path | BinaryIO, name: Path | str, background: tuple[int, int, int] = WHITE
+) -> Image.Image:
+    """:func:`read_picture` of a file or of an open one, which messages call ``name``."""
     try:
-        with Image.open(file, formats=FORMATS) as source:
-            return as_picture(source, background)
+        with Image.open(source, formats=FORMATS) as opened:
+            return as_picture(opened, background)
     except Exception as error:  # decoders of damaged files raise nearly anything
-        raise _unreadable(file, error) from error
+        raise _unreadable(name, error) from error
 
 
 def check_header(file: Path) -> None:
@@ -208,10 +216,13 @@ def with_channels(picture: Image.Image, channels: int, convert: bool) -> Image.I
     return picture.convert("L")
 
 
-def _unreadable(file: Path, error: Exception) -> UnreadableImageError:
+def _unreadable(file: Path | str, error: Exception) -> UnreadableImageError:
     if is_of_machine(error):
         raise error  # the file may be whole, and must not be left out
-    reason = str(error).replace(repr(str(file)), "").strip() or type(error).__name__
+    reason = re.sub(
+        r"<_io\.\w+ .*?>", "", str(error).replace(repr(str(file)), "")
+    )  # how Pillow calls an open file
+    reason = reason.strip() or type(error).__name__
     return UnreadableImageError(
         f"image {str(file)!r} cannot be read ({reason}); replace it (of a folder of your own, leave such files out "
         f"with skip_unreadable=True)"

@@ -17,14 +17,13 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from PIL import Image
 
 from lipcomp._identity import digest
 from lipcomp._identity_files import hash_files
 from lipcomp.data._items import LABELS
 from lipcomp.data._layout import canonical
 from lipcomp.data._listing import SUFFIXES, UNPACK, is_visible, visible_folders
-from lipcomp.data._pictures import FORMATS
+from lipcomp.data._pictures import decode
 
 _PARTS = re.compile(r"((?:.*/)?[^./]+)\.([^/]+)")
 _PICTURES = {suffix.removeprefix(".") for suffix in SUFFIXES} | {"npy"}
@@ -113,7 +112,7 @@ class Shards:
             data = io.BytesIO(file.read(size))
         if name.lower().endswith(".npy"):
             return np.load(data, allow_pickle=False), self.targets[index]
-        return Image.open(data, formats=FORMATS), self.targets[index]
+        return decode(data, name), self.targets[index]
 
     def content_hash(self) -> str:
         """A hash of the files' bytes, in order, wherever they lie."""
@@ -138,7 +137,9 @@ def _label(parts: dict[str, tarfile.TarInfo], data: Any, name: str) -> int | str
                 f"{name}: json has several labels ({', '.join(keys)}); leave one, or write a cls file"
             )
         told = told[keys[0]] if keys else None
-    return int(told) if isinstance(told, str) and told.isdecimal() else told
+    if isinstance(told, str) and re.fullmatch(r"[+-]?[0-9]+", told):
+        return int(told)
+    return None if told == "" else told
 
 
 def find_shards(place: Path) -> dict[str, tuple[Path, ...]]:

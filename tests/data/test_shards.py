@@ -86,6 +86,12 @@ def test_shards_that_would_lose_images_or_labels_are_refused(tmp_path):
         ([("a.cls", b"1"), ("b.png", png)], "sample 'a' .* holds cls: each sample needs one picture"),
         ([("a.png", png), ("a.jpg", png)], "holds png, jpg: each sample needs one picture"),
         ([("a.png", png), ("a.png", png)], "holds a.png twice"),
+        (
+            [("a.png", png), ("a.cls", b"1"), ("b.png", png), ("b.cls", b"\n")],
+            "sample t.tar/b.png of t.tar has no label",
+        ),
+        ([("a.png", png), ("a.cls", b"-1")], "has the label -1"),
+        ([("a.png", png[:60])], "image 't.tar/a.png' cannot be read"),
         ([("a.png", png), ("a.json", b"{")], "json cannot be read"),
         ([("a.png", png), ("a.json", b'{"label": 1, "cls": 2}')], "json has several labels"),
     ):
