@@ -20,8 +20,9 @@ A TIFF whose zero is white is inverted at every depth. (Pillow does so up to 8 b
 import re
 import struct
 from collections.abc import Mapping
+from io import BytesIO
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any
 
 import numpy as np
 from PIL import Image, ImageOps, features
@@ -53,9 +54,7 @@ def read_picture(file: Path, background: tuple[int, int, int] = WHITE) -> Image.
     return decode(file, file, background)
 
 
-def decode(
-    source: Path | BinaryIO, name: Path | str, background: tuple[int, int, int] = WHITE
-) -> Image.Image:
+def decode(source: Path | BytesIO, name: Path | str, background: tuple[int, int, int] = WHITE) -> Image.Image:
     """:func:`read_picture` of a file or of an open one, which messages call ``name``."""
     try:
         with Image.open(source, formats=FORMATS) as opened:
