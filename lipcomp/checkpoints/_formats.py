@@ -166,6 +166,19 @@ FORMATS: tuple[Format, ...] = (
         ),
     ),
     _row(
+        "solo-learn",
+        "solo-learn, Lightning .ckpt",
+        (
+            r"(backbone|encoder)\.(conv1|0|cls_token|patch_embed|layer1|stem|stages|downsample_layers)",
+            r"classifier\.|momentum_(backbone|projector|head|classifier|encoder\.(?!\d))",
+        ),
+        r"(backbone|encoder)\.",
+        ("projector.", "head.mlp."),
+        ("predictor.",),
+        (r"momentum_(backbone|encoder)\.", ("momentum_projector.", "momentum_head.mlp."), ()),
+        conventions={"stem_padding": 2},
+    ),
+    _row(
         "dino",
         "DINO, full checkpoint",
         (r"backbone\.", r"head\.(mlp|last_layer)\."),
@@ -186,16 +199,6 @@ FORMATS: tuple[Format, ...] = (
         (r"backbone\.", r"(neck|head)\."),
         "backbone.",
         (r"neck\.mlp\.",),
-    ),
-    _row(
-        "solo-learn",
-        "solo-learn, Lightning .ckpt",
-        (r"(backbone|encoder)\.(conv1|0|cls_token|patch_embed|layer1)", r"(classifier\.|momentum_)"),
-        r"(backbone|encoder)\.",
-        ("projector.",),
-        ("predictor.",),
-        (r"momentum_(backbone|encoder)\.", ("momentum_projector.",), ()),
-        conventions={"stem_padding": 2},
     ),
     _row(
         "barlow-twins",

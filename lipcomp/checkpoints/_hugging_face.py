@@ -42,9 +42,13 @@ def read_json(path: Path) -> dict[str, Any]:
     try:
         value = json.loads(path.read_bytes())
     except (ValueError, RecursionError) as error:
-        raise CheckpointError(f"{str(path)!r} is not valid JSON ({error})") from error
+        raise CheckpointError(
+            f"{str(path)!r} is not valid JSON ({error}); correct it, or move it out of the folder"
+        ) from error
     if not isinstance(value, dict):
-        raise CheckpointError(f"{str(path)!r} does not hold a JSON object")
+        raise CheckpointError(
+            f"{str(path)!r} does not hold a JSON object {{...}}; correct it, or move it out of the folder"
+        )
     return value
 
 
@@ -68,6 +72,12 @@ def weight_files(folder: Path, name: str = "") -> tuple[list[Path], tuple[str, .
     """
     there = [name for own in WEIGHTS for name in (own, f"{own}{INDEX}") if (folder / name).is_file()]
     if not there:
+        for other, name in (("flax_model.msgpack", "flax"), ("tf_model.h5", "tf")):
+            if (folder / other).is_file():
+                raise CheckpointError(
+                    f"folder {str(folder)!r} holds {other} alone, which is not read; convert it with transformers 4: "
+                    f"AutoModel.from_pretrained(FOLDER, from_{name}=True).save_pretrained(OUT)"
+                )
         raise CheckpointError(
             f"folder {str(folder)!r} has neither {' nor '.join(WEIGHTS)}, nor a TensorFlow checkpoint; give the "
             f"checkpoint file itself, or the folder that save_pretrained wrote"
@@ -106,15 +116,11 @@ def read_openclip(folder: Path) -> tuple[dict[str, Any], dict[str, Any]]:
     told = read_json(folder / OPENCLIP[0])
     model, images = told.get("model_cfg") or {}, told.get("preprocess_cfg") or {}
     tower = model.get("vision_cfg") or {}
-    if isinstance(images, dict) and images.get("resize_mode") == "longest":
-        raise CheckpointError(
-            f"{str(folder / OPENCLIP[0])!r} says resize_mode 'longest', which pads images; prepare them yourself, and "
-            f"move the file out of the folder"
-        )
     try:
         size = images.get("size", tower.get("image_size", 224))
         sides = size if isinstance(size, list) else [size, size]
-        words = {"shortest": "center", "squash": "squash"}[images.get("resize_mode", "shortest")]
+        modes = {"shortest": "center", "squash": "squash", "longest": "border"}
+        words = modes[images.get("resize_mode", "shortest")]
         ready = {
             "input_size": (3, *sides),
             "interpolation": images.get("interpolation", "bicubic"),
@@ -123,7 +129,8 @@ def read_openclip(folder: Path) -> tuple[dict[str, Any], dict[str, Any]]:
         mean, std = (
             images.get(name, usual) for name, usual in zip(("mean", "std"), CLIP_NORMALISATION, strict=True)
         )
-        ready |= {"crop_mode": words, "mean": mean, "std": std}
+        fill = [int(images.get("fill_color", 0))] * 3
+        ready |= {"crop_mode": words, "mean": mean, "std": std, "fill_color": fill}
         if "timm_model_name" in tower:  # which has names and conventions of its own
             return {}, ready
         odd = [name for name in ODD if tower.get(name)] + ["pool_type"] * (

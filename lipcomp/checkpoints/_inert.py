@@ -58,6 +58,11 @@ OTHERS = {
     **dict.fromkeys(("torch.qint8", "torch.quint8", "torch.qint32"), "quantised tensors"),
     "torch._utils._rebuild_sparse_tensor": "sparse tensors",
     "torch._utils._rebuild_nested_tensor": "nested tensors",
+    "torch._utils._rebuild_wrapper_subclass": (
+        "tensors of a class of their own, as those of a distributed run, of which it holds one rank's parts; save the "
+        "full state dict: get_model_state_dict(model, options=StateDictOptions(full_state_dict=True)) of "
+        "torch.distributed.checkpoint.state_dict"
+    ),
     "torch._utils._rebuild_meta_tensor_no_storage": "tensors of the meta device, which have no values",
     "torch.distributed.tensor.DTensor": "parts of tensors of a distributed run; save the full state dict",
     "torch.distributed._shard.sharded_tensor.api.ShardedTensor": (
@@ -198,11 +203,22 @@ class _Typed(Made):
         return build(*given)
 
 
+class _Attribute(Made):
+    def __new__(cls, owner: Any = None, *given: Any) -> Any:
+        """A label like that of which it is a part, as MMEngine's files name the methods of its classes."""
+        if not (isinstance(owner, Made) or (isinstance(owner, type) and issubclass(owner, Made))):
+            raise _Refusal(
+                "asks for an attribute of what is no class of a known framework, so it is not loaded"
+            )
+        return object.__new__(cls)
+
+
 STAND_INS: dict[str, type] = {
     **dict.fromkeys(TENSORS, _Tensor),
     **dict.fromkeys(PARAMETERS, _Parameter),
     "torch._tensor._rebuild_from_type_v2": _Typed,
     "argparse.Namespace": Kept,
+    **dict.fromkeys(("builtins.getattr", "__builtin__.getattr"), _Attribute),
     "collections.OrderedDict": _Dict,
 }
 

@@ -47,6 +47,9 @@ STORED = {  # keys of weights that are no plain tensors -> what they are, and th
     r"\.(qweight|qzeros|g_idx|SCB|absmax|quant_map|weight_format|_packed_params.*|zero_point)$": (
         "of a quantised network: save the network before it is quantised"
     ),
+    r"(^|\.)_?flat_param(_\d+)?$": (
+        "of weights that FSDP has made flat: save the full state dict, or a folder of torch.distributed.checkpoint"
+    ),
 }
 EXTRA = re.compile(  # whole names beside a backbone that belong to something else
     r"mask_token|masked_embed|normalize\.(mean|std)|(model\.)?(mu|sigma)|sub_block1\..*|n_averaged"
@@ -160,6 +163,11 @@ def check_parts(source: Source) -> None:
 
 def _stored(source: Source) -> str:
     """A hint on weights that are stored in a way that may be why they are not recognised."""
+    if "DCP_SHARDING_INFO" in source.metadata:
+        return (
+            " (It may hold the parts of one rank alone: save with HuggingFaceStorageWriter(..., save_distributed=True, "
+            "enable_consolidation=True).)"
+        )
     for pattern, what in STORED.items():
         for name, _, _ in all_tensors(source.tree):
             if re.search(pattern, name):
@@ -339,9 +347,8 @@ def _heads(
 
 def _width(backbone: Backbone, found: Recognised, size: tuple[int, int] | None) -> int:
     """How many features the backbone gives."""
-    for name in ("out_features", "embed_dim"):
-        if isinstance(width := getattr(backbone.network, name, None), int):
-            return width
+    if isinstance(width := getattr(backbone.network, "out_features", None), int):
+        return width  # embed_dim is that of the first stage, where there are several
     usual = backbone.preprocessing.size if backbone.preprocessing else backbone.image_size
     height, across = size or usual or (224, 224)
     with torch.no_grad():

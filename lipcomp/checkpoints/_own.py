@@ -150,7 +150,7 @@ def load_into(network: nn.Module, source: Source, branch: str | None = None) -> 
         )
     fitting = [entry for entry in found if not entry[0]]
     labels = [entry[1] for entry in fitting]
-    number, note = choose(labels, [branch_of(label) for label in labels], branch, source.path)
+    number, note = choose(labels, [branch_of(label, source) for label in labels], branch, source)
     _, _, prefix, plain, origin = fitting[number]
     weights = {name: plain[prefix + name] for name in wanted if prefix + name in plain}
     check_numbers(weights, source.path)

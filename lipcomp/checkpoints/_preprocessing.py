@@ -138,9 +138,8 @@ def from_timm(config: Mapping[str, Any], origin: str) -> Inputs | None:
         raise ValueError(f"its mean {mean} and std {std} must be of pixels in [0, 1]; divide both by 255")
     scaled = (math.floor(height / share), math.floor(width / share))
     if mode == "center" and scaled[0] != scaled[1]:
-        filtered = (
-            "bilinear"  # timm hands the interpolation to none of its resizes to another shape than a square
-        )
+        # timm hands the interpolation to none of its resizes to another shape than a square, nor does OpenCLIP
+        filtered = "bicubic" if "fill_color" in config else "bilinear"
     if filtered not in INTERPOLATIONS or not 0 < share <= 2:  # "random", "bicubic,bilinear": as in training
         raise ValueError(
             f"interpolation {filtered!r} and crop_pct {share} are not an evaluation preprocessing"
@@ -150,7 +149,9 @@ def from_timm(config: Mapping[str, Any], origin: str) -> Inputs | None:
         (height, width),
         filtered,
         squash=mode == "squash",
-        border=tuple(round(255 * number) for number in mean) if mode == "border" else None,
+        border=tuple(config.get("fill_color") or (round(255 * number) for number in mean))
+        if mode == "border"
+        else None,  # OpenCLIP's own colour, timm's mean
     )
     found = Inputs(mean, std, (height, width), pipeline, origin)
     if not built:

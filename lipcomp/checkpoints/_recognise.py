@@ -3,7 +3,6 @@
 import re
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from pathlib import Path
 from typing import Any
 
 from torch import Tensor
@@ -37,6 +36,9 @@ FOLLOWERS = re.compile(
 )
 EVALUATED = re.compile(r"(.*\.)?(teacher|target_encoder)(\..*)?")
 BRANCHES = ("online", "momentum")
+# Where Lightning's WeightAveraging and MMEngine's EMAHook keep the trained weights, whose average (which they evaluate)
+# stands at the usual place, and what stands beside.
+TRAINED = {"current_model_state": "averaging_state", "ema_state_dict": "meta"}
 
 
 @dataclass
@@ -264,14 +266,17 @@ def _translated(
 
 def _choose(options: list[Recognised], branch: str | None, source: Source) -> Recognised:
     """The network that is meant, with a note where the file holds others."""
+    if trained_of(source):
+        for option in options:
+            option.branch = branch_of(option.label, source)
     labels = [option.label for option in options]
-    number, note = choose(labels, [option.branch for option in options], branch, source.path)
+    number, note = choose(labels, [option.branch for option in options], branch, source)
     options[number].notes = (*options[number].notes, *note)
     return options[number]
 
 
 def choose(
-    labels: Sequence[str], branches: Sequence[str], branch: str | None, path: Path
+    labels: Sequence[str], branches: Sequence[str], branch: str | None, source: Source
 ) -> tuple[int, tuple[str, ...]]:
     """Which of several networks is meant, and a note that names the others.
 
@@ -283,19 +288,21 @@ def choose(
         "online" or "momentum" of each.
     branch
         What the caller asked for: one of the two, or a label, or its last part.
-    path
-        For messages.
+    source
+        The file.
 
     Raises
     ------
     CheckpointError
         If several could be meant, or none is.
     """
+    path = source.path
     names = [label or "the top" for label in labels]
     everything = range(len(labels))
     if branch is None:
         chosen = [i for i in everything if EVALUATED.fullmatch(labels[i])]
-        chosen = chosen or [i for i in everything if branches[i] == "online"] or [*everything]
+        usual = "momentum" if trained_of(source) else "online"
+        chosen = chosen or [i for i in everything if branches[i] == usual] or [*everything]
     elif branch in BRANCHES:
         chosen = [i for i in everything if branches[i] == branch]
     else:
@@ -316,9 +323,16 @@ def choose(
     return chosen[0], (note,) if others else ()
 
 
-def branch_of(label: str) -> str:
+def branch_of(label: str, source: Source | None = None) -> str:
     """Whether a network at that place is a moving average."""
+    if source is not None and (trained := trained_of(source)):
+        return "online" if label.split(".")[0] == trained else "momentum"
     return "momentum" if FOLLOWERS.fullmatch(label) else "online"
+
+
+def trained_of(source: Source) -> str:
+    """Where the trained weights are in a file whose usual place holds their average; "" in any other."""
+    return next((place for place, sign in TRAINED.items() if {place, sign} <= source.tree.keys()), "")
 
 
 def unwrap(state: State) -> tuple[State, dict[str, str]]:
@@ -333,6 +347,18 @@ def whole_weights(state: State) -> tuple[State, dict[str, tuple[str, ...]], tupl
     whole, behind, notes = fold(plain)
     parts = {key: behind.get(key, (key,)) for key in whole}
     return whole, {key: tuple(origin[part] for part in names) for key, names in parts.items()}, notes
+
+
+def _strangers(state: State, backbone: Mapping[str, str]) -> tuple[str, ...]:
+    """A note on networks like the backbone that its format knows nothing of, such as a moving average."""
+    name, key = next(((name, key) for name, key in backbone.items() if state[key].ndim == 4), ("", ""))
+    alike = [
+        other.removesuffix(f".{name}")
+        for other in state
+        if name and other != key and other.endswith(f".{name}") and state[other].shape == state[key].shape
+    ]
+    places = ", ".join(alike)
+    return (f'the file also holds {places}, which format="plain" and branch= choose',) if alike else ()
 
 
 def split(
@@ -383,6 +409,8 @@ def split(
         other = next(name for name in row.branches if name != chosen)
         if (prefix := row.prefix_of(other, state)) and prefix != row.prefix_of(chosen, state):
             notes = (f"took the {chosen} network; the file also holds the {other} one: branch={other!r}",)
+    if not notes and row.name != "plain" and row.marks:
+        notes = _strangers(state, backbone)
     renamed, conventions = to_common(backbone)
     if row.name == "vissl":
         project = join_heads(project)

@@ -40,6 +40,10 @@ State = dict[str, Tensor]
 
 TENSORS = 50_000  # of a checkpoint
 SHARD = re.compile(r"-\d{5}-of-(\d{5})\.")
+DEEPSPEED = re.compile(
+    r"(((bf16_)?zero_pp_rank_\d+_)?mp_rank_\d+_(model|optim)|layer_\d+-model_\d+-model)_states\.pt"
+)
+WHOLE = "mp_rank_00_model_states.pt"  # all weights, in the precision of training
 HEADER_LIMIT = 20_000_000  # bytes of a safetensors header; those of 50,000 tensors are half as long
 
 # Branches of a checkpoint that hold no weights of a network, by a whole word of their name.
@@ -136,11 +140,14 @@ def open_source(path: Path | str, *, alone: bool = False) -> Source:
     if path.is_dir():
         if (path / INDEX).is_file():
             return Source(path, "torch", *read_distributed(path))
-        if shards := sorted(path.glob("*_model_states.pt")):
-            raise CheckpointError(
-                f"checkpoint {str(path)!r} holds DeepSpeed's shards ({shards[0].name}); turn them into one file with "
-                f"the zero_to_fp32.py that lies beside them"
-            )
+        if (latest := path / "latest").is_file() and latest.stat().st_size < 256:  # DeepSpeed's
+            step = path / latest.read_bytes().decode("utf-8", "replace").strip()
+            if step.parent == path and [*step.glob("*_model_states.pt")]:
+                return open_source(step, alone=alone)
+        if shards := sorted(file.name for file in path.glob("*_states.pt") if DEEPSPEED.fullmatch(file.name)):
+            if shards != [WHOLE]:
+                raise _in_parts(path / shards[-1])
+            return open_source(path / WHOLE, alone=alone)
         known = ("config.json", *hugging_face.WEIGHTS, *indices_of(hugging_face.WEIGHTS))
         if any((path / name).exists() for name in known):
             return _folder(path, alone=alone)
@@ -162,6 +169,8 @@ def open_source(path: Path | str, *, alone: bool = False) -> Source:
         raise CheckpointError(
             f"checkpoint {str(path)!r} is a part of a distributed one; give its folder, {str(path.parent)!r}"
         )
+    if path.is_file() and DEEPSPEED.fullmatch(path.name) and path.name != WHOLE:
+        raise _in_parts(path)
     if (shard := SHARD.search(path.name)) and int(shard[1]) > 1:
         raise CheckpointError(
             f"checkpoint {str(path)!r} is one of {int(shard[1])} shards; give their folder, {str(path.parent)!r}, "
@@ -191,6 +200,17 @@ def open_source(path: Path | str, *, alone: bool = False) -> Source:
             preprocessing=_prepared(path.parent, from_timm, ready, hugging_face.OPENCLIP[0]),
         )
     return source
+
+
+def _in_parts(part: Path) -> CheckpointError:
+    """What to do with weights in DeepSpeed's parts."""
+    folder = part.absolute().parent
+    alone = [file.name for file in folder.glob("*model_states.pt")] == [WHOLE]
+    whole = f", or give {WHOLE}, the weights in the precision of training" if alone else ""
+    return CheckpointError(
+        f"checkpoint {str(part)!r} is one of DeepSpeed's parts; make a folder of whole weights with its script, and "
+        f"give that folder: python {folder.parent / 'zero_to_fp32.py'} {folder.parent} WHOLE -t {folder.name}{whole}"
+    )
 
 
 def check_count(tensors: int, path: Path) -> None:

@@ -42,6 +42,10 @@ KINDS = {
     b"\x1f\x8b": "a gzip archive",
     b"\x93NUMPY": "an array of NumPy",
     b"BZh": "a bzip2 archive",
+    b"\xfd7zXZ": "an xz archive",
+    b"\x28\xb5\x2f\xfd": "a Zstandard archive",
+    b"\x89PNG": "a picture",
+    b"\xff\xd8\xff": "a picture",
 }
 
 
@@ -225,7 +229,12 @@ def _check_legacy(path: Path, file: BinaryIO, what: str) -> Described:
             if part != "magic":
                 raise
             kind = _guess(file)
-            raise CheckpointError(f"{what} is {kind}" if kind else f"{error} ({READ})") from error
+            file.seek(0)
+            other = file.read(1) != b"\x80" and "damaged" in str(
+                error
+            )  # no pickle of any protocol that torch writes
+            told = f"{what} is of another kind; {READ}" if other else f"{error} ({READ})"
+            raise CheckpointError(f"{what} is {kind}" if kind else told) from error
         if part == "magic" and told != LEGACY_MAGIC:
             raise CheckpointError(f"{what} is a plain pickle; {READ}")
         position, storages, parts[part] = position + length, storages | found, told

@@ -139,7 +139,7 @@ def from_bare(
     if not found:
         return None
     labels = [entry[0] for entry in found]
-    number, notes = choose(labels, [branch_of(label) for label in labels], branch, source.path)
+    number, notes = choose(labels, [branch_of(label, source) for label in labels], branch, source)
     label, kind, prefix, state, origin, place, more = found[number]
     weights = below(state, prefix)
     check_numbers(weights, source.path)
@@ -148,7 +148,7 @@ def from_bare(
     taken = {prefix + name: f"backbone.{name}" for name in weights if name not in tower.unused}
     used = {old: name for key, name in taken.items() for old in origin[key]}
     ignored = {
-        old: reason(key, branch_of(label))
+        old: reason(key, branch_of(label, source))
         for key, behind in origin.items()
         if key not in taken
         for old in behind
@@ -156,7 +156,7 @@ def from_bare(
     ignored |= other_tensors(source, state, place, origin)
     report = KeyReport(used, ignored, (), (*notes, *more, *assumed))
     checkpoint = _checkpoint(source, tower, report, head, size, mean, std)
-    return replace(checkpoint, branch=branch_of(label), place=label)
+    return replace(checkpoint, branch=branch_of(label, source), place=label)
 
 
 def _checkpoint(

@@ -47,6 +47,23 @@ def test_torchs_own(saved, resnet18, images, normalised, close):
     assert checkpoint.report.used.keys() >= {name for name, _ in resnet18.named_parameters()}
 
 
+def test_deepspeeds_folders(tmp_path, resnet18):
+    """One rank's whole weights are read; for parts, the command is one that works."""
+    step = tmp_path / "global_step1"
+    step.mkdir()
+    (tmp_path / "latest").write_text("global_step1")
+    torch.save({"module": resnet18.state_dict(), "optimizer": None}, step / "mp_rank_00_model_states.pt")
+    for path in (tmp_path, step):
+        assert torch.equal(load_encoder(path).encoder.backbone.conv1.weight, resnet18.conv1.weight)
+    part = step / "bf16_zero_pp_rank_0_mp_rank_00_optim_states.pt"
+    part.write_bytes(b"")
+    command = f"python {tmp_path / 'zero_to_fp32.py'} {tmp_path} WHOLE -t global_step1"
+    for path in (tmp_path, step, part):
+        with pytest.raises(CheckpointError) as refused:
+            load_encoder(path)
+        assert f"{command}, or give mp_rank_00_model_states.pt" in str(refused.value)
+
+
 def of_ranks(folder, whole, rows):
     """A tensor's rows in the files of several ranks, by torch's own classes."""
     folder.mkdir()

@@ -122,6 +122,17 @@ def solo_learn(resnet, shaken):
     )
 
 
+def solo_learn_dino(resnet, shaken):
+    """It was read as DINO's own file, whose one backbone is the student."""
+    head = shaken(nn.Sequential(nn.Linear(512, 64), nn.GELU(), nn.Linear(64, 16)), 1)
+    state = under("momentum_backbone.", resnet) | under("momentum_head.mlp.", head)
+    state |= under("backbone.", torchvision.models.resnet18()) | {"head.last_layer.weight": torch.ones(4, 16)}
+    state |= {
+        key.removeprefix("momentum_"): value + 1 for key, value in under("momentum_head.mlp.", head).items()
+    }
+    return {"state_dict": state | under("classifier.", nn.Linear(512, 10))}, head, None
+
+
 def solo_learn_old(resnet, shaken):
     head = shaken(mlp(512, 64, 16, bias=True), 1)
     state = under("encoder.", resnet) | under("projector.", head) | under("classifier.", nn.Linear(512, 10))
@@ -230,6 +241,7 @@ LAYOUTS = {
     "barlow-twins": barlow_twins,
     "vicreg": vicreg,
     "solo-learn": solo_learn,
+    "solo-learn (DINO)": solo_learn_dino,
     "solo-learn (old)": solo_learn_old,
     "lightly": lightly,
     "lightly (tutorial)": lightly_tutorial,

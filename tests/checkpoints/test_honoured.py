@@ -12,7 +12,9 @@ from torch.nn.utils import prune
 
 from lipcomp.checkpoints import load_encoder
 from lipcomp.checkpoints._errors import CheckpointError
+from lipcomp.checkpoints._hugging_face import read_openclip
 from lipcomp.checkpoints._inputs import channels_of, check_images
+from lipcomp.checkpoints._preprocessing import from_timm
 
 timm = pytest.importorskip("timm")
 
@@ -289,11 +291,19 @@ def test_openclips_tower(tmp_path, shaken, small_images, normalised):
     )
     with pytest.raises(CheckpointError, match="does not describe an image tower"):
         load_encoder(path)
-    (tmp_path / "open_clip_config.json").write_text('{"preprocess_cfg": {"resize_mode": "longest"}}')
-    with pytest.raises(
-        CheckpointError, match=r"^(?!.*does not describe).*'longest', which pads images; .* move the file out"
-    ):
-        load_encoder(path)
+
+
+@pytest.mark.parametrize(
+    ("mode", "interpolation", "border"), [("longest", "bilinear", (7, 7, 7)), ("shortest", "bicubic", None)]
+)
+def test_openclips_images_of_another_shape(mode, interpolation, border, tmp_path):
+    """As open_clip 3.3 prepares them: a colour around, and bicubic whatever it says where the shape is no square."""
+    told = {"size": [48, 80], "resize_mode": mode, "fill_color": 7, "interpolation": "bilinear"}
+    model = {"vision_cfg": {"width": 64}}
+    (tmp_path / "open_clip_config.json").write_text(json.dumps({"model_cfg": model, "preprocess_cfg": told}))
+    pipeline = from_timm(read_openclip(tmp_path)[1], "").pipeline
+    assert (pipeline.resize, pipeline.crop) == ((48, 80), (48, 80))
+    assert (pipeline.interpolation, pipeline.border) == (interpolation, border)
 
 
 @pytest.mark.parametrize(

@@ -260,7 +260,9 @@ def test_harmless_settings_of_frameworks_load_without_the_frameworks(tmp_path):
     try:
         settings = module.DictConfig(lr=0.1, paths=[Path("/data")])
         settings.flags = {"readonly": True}
-        torch.save({"state_dict": tiny(), "hyper_parameters": settings}, tmp_path / "lightning.ckpt")
+        method = module.DictConfig.fromkeys  # named by getattr, as MMEngine's files do
+        content = {"state_dict": tiny(), "hyper_parameters": settings, "method": method}
+        torch.save(content, tmp_path / "lightning.ckpt")
     finally:
         del sys.modules["omegaconf"], sys.modules["omegaconf.dictconfig"]
     assert load_encoder(tmp_path / "lightning.ckpt").encoder.architecture == "resnet9_0.0625x_cifar"

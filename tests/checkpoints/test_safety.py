@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 import torch
 from safetensors.torch import save_file
+from torch.testing._internal.two_tensor import TwoTensor
 
 from lipcomp.checkpoints import load_encoder
 from lipcomp.checkpoints._errors import CheckpointError
@@ -250,6 +251,12 @@ def test_a_table_computed_beside_the_weights_has_numbers(late):
         (lambda path: path.write_bytes(bytes(257) + b"ustar" + bytes(300)), "is a tar archive; unpack it"),
         (lambda path: torch.save({b"a": torch.ones(2, 2)}, path), "no tensors by name"),
         (lambda path: torch.save({"a": torch.ones(9)}, path), r"none of its tensors \(a\) has more than one"),
+        (lambda path: torch.save({"_flat_param": torch.ones(9)}, path), "that FSDP has made flat: save"),
+        (
+            lambda path: torch.save({"w": TwoTensor(torch.ones(2, 2), torch.ones(2, 2))}, path),
+            "one rank's parts; save the full state dict",
+        ),
+        (lambda path: path.write_bytes(b"\x81\xa6params\x80"), "is of another kind; files of torch.save"),
     ],
     ids=[
         "json",
@@ -266,6 +273,9 @@ def test_a_table_computed_beside_the_weights_has_numbers(late):
         "tar",
         "bytes",
         "vectors",
+        "flat",
+        "subclass",
+        "msgpack",
     ],
 )
 @pytest.mark.filterwarnings("ignore")

@@ -89,6 +89,31 @@ def test_which_network_was_taken_does_not_hang_on_the_order_of_keys(order, tmp_p
     assert default.report.notes[0].startswith("took teacher (momentum); the file also holds student")
 
 
+@pytest.mark.parametrize(
+    ("trained", "beside"), [("current_model_state", "averaging_state"), ("ema_state_dict", "meta")]
+)
+def test_an_average_at_the_usual_place_is_known_as_one(trained, beside, tmp_path, resnet18):
+    """Lightning's WeightAveraging and MMEngine's EMAHook; MMEngine's average was called the trained network."""
+    state = {f"backbone.{key}": value for key, value in resnet18.state_dict().items()}
+    state |= {"head.weight": torch.zeros(5, 512)}
+    plus = {f"module.{key}": value + 1 for key, value in state.items()}
+    torch.save({"state_dict": state, trained: plus, beside: {}}, tmp_path / "average.pth")
+    for branch, more in ((None, 0), ("momentum", 0), ("online", 1), (trained, 1)):
+        checkpoint = load_encoder(tmp_path / "average.pth", branch=branch)
+        assert torch.equal(checkpoint.encoder.backbone.conv1.weight, resnet18.conv1.weight + more)
+        assert checkpoint.branch == ("online" if more else "momentum")
+        assert checkpoint.report.notes[0].startswith("took ")
+
+
+def test_a_network_that_a_format_does_not_know_is_named(tmp_path, resnet18):
+    state = two(resnet18, "backbone.", "target_backbone.") | {"projector.0.weight": torch.ones(4, 512)}
+    torch.save(state, tmp_path / "own.pth")
+    note = 'the file also holds target_backbone, which format="plain" and branch= choose'
+    assert note in load_encoder(tmp_path / "own.pth").report.notes
+    other = load_encoder(tmp_path / "own.pth", format="plain", branch="target_backbone").encoder
+    assert torch.equal(other.backbone.conv1.weight, resnet18.conv1.weight + 1)
+
+
 def test_a_teacher_is_one_wherever_the_word_stands(tmp_path, resnet18):
     torch.save(two(resnet18, "student.backbone.", "net.teacher.module.backbone."), tmp_path / "both.pth")
     note = load_encoder(tmp_path / "both.pth").report.notes[0]
