@@ -75,7 +75,7 @@ def test_knn_is_the_distance_to_the_kth_normalised_neighbour(offset):
         knn_score(torch.tensor(train), torch.tensor(test), k=61)
 
 
-@pytest.mark.parametrize("scale", [2.0**-120, 2.0**100])
+@pytest.mark.parametrize("scale", [2.0**-100, 2.0**100])  # no number loses digits
 def test_knn_does_not_depend_on_the_scale_of_features(scale):
     train, features = torch.randn(60, 7), torch.randn(9, 7)
     assert (knn_score(train * scale, features * scale, k=3) == knn_score(train, features, k=3)).all()
