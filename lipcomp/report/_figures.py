@@ -1,5 +1,7 @@
 """Figures that any page may use: dots with intervals, a heat map; narrow enough for a phone."""
 
+from collections.abc import Iterable
+
 import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
@@ -10,10 +12,11 @@ from lipcomp.plots._palette import fitting, plain, styles
 from lipcomp.report._drawn import WIDTH
 
 SUBJECTS = 6  # that fit side by side; more become rows of a table, and share a colour by kind in a figure
+DECADES = 1e12  # on a longer axis all that counts is at its end; near zero is then drawn as zero
 LEGEND = 2 * SUBJECTS  # kinds at most that a legend names
 
 
-def dots(rows: pd.DataFrame, label: str) -> Figure:
+def dots(rows: pd.DataFrame, label: str, everyone: Iterable[str] = ()) -> Figure:
     """A row per quantity and setting, a mark per subject with its interval.
 
     Parameters
@@ -22,9 +25,11 @@ def dots(rows: pd.DataFrame, label: str) -> Figure:
         Columns subject, kind (what shares a colour), name, value, low, high.
     label
         Of the axis.
+    everyone
+        The kinds of the whole page, in order: each has one colour in all of its figures.
     """
     names, subjects, kinds = (list(dict.fromkeys(rows[c])) for c in ("name", "subject", "kind"))
-    look, told_as = styles(kinds), fitting(kinds)
+    look, told_as = styles([*everyone, *kinds]), fitting(kinds)
     height = 0.34 + 0.1 * min(len(subjects), 8)
     figure, axis = plt.subplots(figsize=(WIDTH, height * len(names) + 1.0))
     shifts = np.linspace(-0.05, 0.36, len(subjects)) if len(subjects) > 1 else [0.15]
@@ -40,8 +45,8 @@ def dots(rows: pd.DataFrame, label: str) -> Figure:
         axis.annotate(
             plain(name), (0, row - 0.14), xycoords=("axes fraction", "data"), fontsize=8.5, va="bottom"
         )
-    values = rows["value"].to_numpy(float)
-    if not (rows[["value", "low"]] <= 0).any(axis=None) and values.max() > 20 * values.min():
+    least, most = rows[["value", "low"]].min(axis=None), rows["value"].max()
+    if least > 0 and least * DECADES > most > 20 * rows["value"].min():
         axis.set_xscale("log")
     axis.set_yticks([])
     axis.set_ylim(len(names) - 0.4, -0.6)

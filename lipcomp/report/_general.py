@@ -165,7 +165,7 @@ def _exact_text(value: object) -> str:
 
 
 def _text(value: object) -> str:
-    if value is None or (isinstance(value, float) and np.isnan(value)):
+    if value is None or value in ([], ()) or (isinstance(value, float) and np.isnan(value)):
         return "–"
     return f"{value:.4g}" if isinstance(value, float) else str(value)
 
@@ -297,7 +297,7 @@ def _figures(table: pd.DataFrame) -> Iterator[Drawn]:
                 f"Heat map of {quantity} by corruption. Means: {means}",
                 partial(heat_map, wide), png=False,
             )  # fmt: skip
-    rest = drawn.drop(index=in_map)
+    rest, kinds = drawn.drop(index=in_map), list(dict.fromkeys(table["kind"]))
     for (group, unit), rows in rest.groupby(["group", "unit"], sort=False):
         short = rows["quantity"].map(lambda q: q.partition(".")[2] or q)
         whole = short + rows["what"].map(lambda w: f" ({w})" if w else "")
@@ -321,5 +321,5 @@ def _figures(table: pd.DataFrame) -> Iterator[Drawn]:
             yield draw(
                 f"dots-{group}-{unit}-{start}".replace("/", "-").replace(" ", "-"), label, caption,
                 f"Dot plot of {label}. {'' if len(part) <= 12 else 'Smallest and largest: '}{listed}",
-                partial(dots, part, label), png=False,
+                partial(dots, part, label, kinds), png=False,
             )  # fmt: skip

@@ -97,6 +97,22 @@ def test_names_of_any_length_and_beginning_stand_in_a_figure_s_legend():
     assert told == [" _best", "a" * 20 + "…" + "a" * 19, *names[2:]]
 
 
+def test_a_subject_has_one_colour_on_the_page_and_a_value_near_zero_does_not_stretch_an_axis():
+    """Where the first subject lacked a quantity, the second had its colour; a Brier score of 1e-56 gave 56 decades."""
+    rows = pd.DataFrame(
+        {"subject": ["b"], "kind": ["b"], "name": "brier", "value": 0.2, "low": 0.1, "high": 0.3}
+    )
+    alone, both = (
+        dots(rows, "brier", ["a", "b"]),
+        dots(rows.assign(subject="a", kind="a"), "brier", ["a", "b"]),
+    )
+    colours = [figure.axes[0].collections[0].get_facecolor().tolist() for figure in (alone, both)]
+    assert colours[0] != colours[1]
+    for least, scale in ((1e-3, "log"), (1e-56, "linear"), (0.0, "linear")):
+        sure = rows.assign(subject="a", kind="a", value=least, low=least)
+        assert dots(pd.concat([rows, sure]), "brier").axes[0].get_xscale() == scale
+
+
 def test_devices_are_told(tmp_path):
     found = [Record("mce", 1.0, subject={"run": d}, provenance={"device": d}) for d in ("cpu", "cuda:0")]
     assert "Measured on 2 devices: cpu, cuda:0." in write_report(found, tmp_path / "page.html").read_text()
