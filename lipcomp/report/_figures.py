@@ -45,8 +45,9 @@ def dots(rows: pd.DataFrame, label: str, everyone: Iterable[str] = ()) -> Figure
         axis.annotate(
             plain(name), (0, row - 0.14), xycoords=("axes fraction", "data"), fontsize=8.5, va="bottom"
         )
-    least, most = rows[["value", "low"]].min(axis=None), rows["value"].max()
-    if least > 0 and least * DECADES > most > 20 * rows["value"].min():
+    values, lows = rows["value"].to_numpy(float), rows["low"].to_numpy(float)
+    least = min(values.min(), np.nanmin(lows, initial=np.inf))
+    if least > 0 and least * DECADES > values.max() > 20 * values.min():
         axis.set_xscale("log")
     axis.set_yticks([])
     axis.set_ylim(len(names) - 0.4, -0.6)
