@@ -124,7 +124,10 @@ def load_set(
     }
     named = isinstance(name, str | Path)
     what = name if named else type(name).__name__
-    unknown = named and not (str(name) in SETS or FUNCTION.fullmatch(str(name)) or Path(name).is_dir())
+    shards = find_shards(Path(name)) if named and str(name) not in SETS else {}
+    unknown = named and not (
+        shards or str(name) in SETS or FUNCTION.fullmatch(str(name)) or Path(name).is_dir()
+    )
     if root is not None and not unknown and str(name) not in ON_DISK:
         raise ValueError(
             f"root={str(root)!r} is the dataset directory of {', '.join(ON_DISK)}, and would be ignored for {what}; "
@@ -132,7 +135,7 @@ def load_set(
         )
     if isinstance(name, str) and FUNCTION.fullmatch(name) and not Path(name).exists():
         name = _called(name, "train" if split == "pretrain" else split)
-    if isinstance(name, str | Path) and str(name) not in SETS and (shards := find_shards(Path(name))):
+    if shards:
         name = _shards_of(Path(name), shards, split)
     if isinstance(name, Mapping):
         name = _of_mapping(name, split)

@@ -68,6 +68,8 @@ def test_samples_of_shards_are_those_of_files(tmp_path, kind, label, places):
     assert len(images) == 2
     with pytest.raises(ValueError, match="has no train split among its shards"):
         load_set(str(tmp_path / "set" / places[1]), "train")
+    with pytest.raises(ValueError, match=r"root=.* would be ignored"):
+        load_set(str(tmp_path / "set" / places[1]), root=tmp_path)
 
 
 def test_shards_that_would_lose_images_or_labels_are_refused(tmp_path):
