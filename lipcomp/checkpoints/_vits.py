@@ -97,7 +97,8 @@ def read_vit(state: State, conventions: Mapping[str, Any]) -> Backbone | None:
         raise CheckpointError(
             f"images of {size} do not divide into the ViT's patches of {tuple(patch.shape[2:])}"
         )
-    if conventions.get("hidden_act", "gelu") is None:
+    activation = conventions.get("hidden_act", None if "norm_pre.weight" in state else "gelu")
+    if activation is None:
         raise CheckpointError(
             "ambiguous: the weights are of a CLIP with QuickGELU, as OpenAI's, or with GELU, as LAION's, which its "
             "config.json (OpenCLIP's open_clip_config.json) says; give the folder in which both lie, or pass arch= "
@@ -154,12 +155,16 @@ def read_vit(state: State, conventions: Mapping[str, Any]) -> Backbone | None:
         reg_tokens=registers,
         pre_norm="norm_pre.weight" in state,
         fc_norm="fc_norm.weight" in state,
-        act_layer=timm.layers.get_act_layer(conventions.get("hidden_act", "gelu")),
+        act_layer=timm.layers.get_act_layer(activation),
     )
     for module in network.modules():
         if isinstance(module, nn.LayerNorm):
             module.eps = epsilon
-    told = (f"{heads} heads of {width // heads}", f"layer norms with epsilon {epsilon:g}", "GELU")
+    told = (
+        f"{heads} heads of {width // heads}",
+        f"layer norms with epsilon {epsilon:g} before each part",
+        "GELU",
+    )
     notes: tuple[str, ...] = (
         () if known else (f"assumed, since a ViT's weights do not say it: {', '.join(told)}",)
     )

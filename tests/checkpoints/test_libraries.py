@@ -200,9 +200,19 @@ def test_the_widest_vits_have_heads_of_more_than_64(name):
     assert found.network.blocks[0].attn.num_heads == network.blocks[0].attn.num_heads == 16
 
 
-def test_a_width_without_a_rule_for_heads_is_ambiguous(tmp_path, shaken):
-    torch.save(vit(shaken, embed_dim=96, num_heads=3).state_dict(), tmp_path / "vit.pth")
-    with pytest.raises(ValueError, match="ambiguous: a ViT of width 96 may have 1 heads or others"):
+@pytest.mark.parametrize(
+    ("more", "message"),
+    [
+        ({"embed_dim": 96, "num_heads": 3}, "a ViT of width 96 may have 1 heads or others"),
+        (
+            {"pre_norm": True},
+            "the weights are of a CLIP with QuickGELU, .* or with GELU",
+        ),  # and another epsilon
+    ],
+)
+def test_what_a_vits_weights_do_not_show_is_ambiguous(more, message, tmp_path, shaken):
+    torch.save(vit(shaken, **more).state_dict(), tmp_path / "vit.pth")
+    with pytest.raises(ValueError, match=f"ambiguous: {message}"):
         load_encoder(tmp_path / "vit.pth")
 
 
