@@ -191,6 +191,34 @@ def test_a_function_with_one_derivative_is_measured_by_rows():
     )
 
 
+class OnceWithForward(OnceInNumPy):
+    """One derivative, and one in forward mode that is it times a factor: right for 1."""
+
+    @staticmethod
+    def forward(ctx, x, factor):
+        ctx.save_for_backward(x)
+        ctx.save_for_forward(x)
+        ctx.factor = factor
+        return x.square()
+
+    @staticmethod
+    @torch.autograd.function.once_differentiable
+    def backward(ctx, g):
+        return 2 * g * ctx.saved_tensors[0], None
+
+    @staticmethod
+    def jvp(ctx, tangent, _):
+        return 2 * ctx.factor * tangent * ctx.saved_tensors[0]
+
+
+def test_without_a_second_derivative_forward_mode_serves_if_it_is_right():
+    images = torch.rand(2, 30, generator=torch.Generator().manual_seed(0))
+    found = spectral_norm(lambda x: OnceWithForward.apply(x, 1.0), images, method="lanczos")
+    torch.testing.assert_close(found.sigma, 2 * images.amax(1), rtol=1e-4, atol=0)
+    with pytest.raises(ValueError, match=r'a wrong one in forward mode.*method="rows"'):
+        spectral_norm(lambda x: OnceWithForward.apply(x, 1.01), images, method="lanczos")
+
+
 def test_a_sparse_weight_is_a_weight():
     weight = torch.diag(torch.arange(12.0)).to_sparse()
     found = spectral_norm(lambda x: torch.sparse.mm(weight, x.flatten(1).T).T, torch.rand(2, 3, 2, 2))

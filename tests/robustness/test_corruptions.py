@@ -261,9 +261,11 @@ def test_frost_adds_a_cut_of_the_texture_that_is_given():
     assert len({round(float(x), 5) for x in cut[:, 0, 0, 0]}) > 1
 
 
-def test_generated_frost_has_the_brightness_of_the_photographs():
-    means = [float(t.mean()) for t in weather.frost_textures()]
-    np.testing.assert_allclose(means, [0.51, 0.81, 0.80, 0.60, 0.48], atol=0.02)
+def test_generated_frost_has_the_brightness_and_contrast_of_the_photographs():
+    made = weather.frost_textures()
+    np.testing.assert_allclose([float(t.mean()) for t in made], [0.51, 0.81, 0.80, 0.60, 0.48], atol=0.02)
+    spreads = [float(t.mean(0).std()) for t in made]
+    np.testing.assert_allclose(spreads, [0.07, 0.09, 0.09, 0.11, 0.17], rtol=0.05)
 
 
 @pytest.mark.parametrize("sigma", [0.6, 1.0, 1.5])
