@@ -73,6 +73,11 @@ def find_kinds(state: State) -> list[tuple[Kind, str]]:
 
 def _vit(state: State, patch: str, hidden: str, positions: str = "", tokens: int = 0) -> dict[str, Any]:
     """The sizes of a vision transformer, from the keys of its patches, its MLP's first layer and its positions."""
+    if state[patch].ndim != 4:
+        raise CheckpointError(
+            "the weights are of a vision transformer that takes patches with further inputs instead of images (as "
+            "SigLIP 2's NaFlex); build it yourself, around what makes them (lipcomp.wrap)"
+        )
     width, channels, side, _ = state[patch].shape
     inner = [value for key, value in state.items() if key.endswith(hidden) and not key.startswith("head.")]
     places = state[positions].shape[-2] - tokens if positions else 0

@@ -276,6 +276,13 @@ def test_bare_weights_of_transformers(kind, options, tmp_path, shaken, images, c
         assert {key.rpartition("best_acc1")[0] or key for key in everything} >= state.keys()
 
 
+def test_a_network_of_patches_is_not_damaged(tmp_path):
+    state = {"embeddings.patch_embedding.weight": torch.ones(64, 192), "head.probe": torch.ones(1, 1, 64)}
+    torch.save(state, tmp_path / "naflex.pth")
+    with pytest.raises(CheckpointError, match=r"takes patches with further inputs .* \(lipcomp\.wrap\)"):
+        load_encoder(tmp_path / "naflex.pth")
+
+
 def test_bare_weights_of_a_width_that_nobody_published_are_refused(tmp_path):
     state = {"embeddings.distillation_token": torch.zeros(1, 1, 60)}
     state["embeddings.position_embeddings"] = torch.zeros(1, 18, 60)
