@@ -340,7 +340,7 @@ class Run:
         if beyond > 0.1:
             raise ValueError(
                 f"{type(self.recipe.views).__name__}.apply must return pixels in [0, 1]; those of the first batch are "
-                f"{beyond:.2g} beyond it on average. The encoder takes mean and std off itself"
+                f"{beyond:.2g} beyond it on average. Leave the normalisation to the encoder, which has mean and std"
             )
 
     def prepare(self) -> Any:

@@ -8,7 +8,7 @@ r"""Train the runs of a study: every recipe with every beta and seed, on this ma
 Runs with the same seed share initial weights, data order and augmentation draws. Run the same command again to
 continue: finished runs are skipped and interrupted runs resume from their last saved state. A run that fails does not
 stop the others. Several terminals or machines can run the command on one study; each run is trained once. The file
-``study.json`` in the folder lists the runs of the study.
+study.json in the folder lists the runs of the study.
 """
 
 import argparse

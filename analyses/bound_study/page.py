@@ -62,7 +62,7 @@ def load(folder: Path) -> Measured:
     if not ratios(frame)["supremum"].notna().any():
         raise ValueError(
             f"{folder / RECORDS} holds no model with bounds of positive pairs at κ = 1024 and a σ_max above 0, so "
-            f"there is no gap to tell"
+            f"there is no gap to report"
         )
     return replace(measured, frame=frame)
 

@@ -195,11 +195,13 @@ def translate(
         return done.weights, done.keys, {}
     epsilon = config.get("layer_norm_eps", 1e-12 if kind in ("vit", "vit_mae") else 1e-6)
     if not isinstance(epsilon, float) or not 0 < epsilon < 1:
-        raise CheckpointError(f"the config.json of the folder says layer_norm_eps {epsilon}, which is none")
+        raise CheckpointError(
+            f"the config.json of the folder says layer_norm_eps {epsilon}, which must lie between 0 and 1"
+        )
     heads = config.get("num_attention_heads")
     if heads is not None and not str(heads).lstrip("0").isdecimal():
         raise CheckpointError(
-            f"the config.json of the folder says num_attention_heads {heads}, which is none"
+            f"the config.json of the folder says num_attention_heads {heads}, which must be a whole number, at least 1"
         )
     told = {"heads": heads, "layer_norm_eps": epsilon}
     if config.get("image_size"):

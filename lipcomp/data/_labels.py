@@ -151,7 +151,9 @@ def _read_csv(path: Path) -> list[dict[str, Any]]:
         raise ValueError(f"table of labels {str(path)!r} is damaged ({error})") from error
     names = [name.strip() for name in lines[0]] if lines else []
     if len(set(filter(None, names))) < len([*filter(None, names)]):
-        raise ValueError(f"table of labels {str(path)!r} has two columns of one name: {', '.join(names)}")
+        raise ValueError(
+            f"table of labels {str(path)!r} has two columns with the same name: {', '.join(names)}"
+        )
     for number, line in enumerate(lines[1:], 2):
         if len(line) != len(names):
             raise ValueError(f"row {number} of {str(path)!r} has {len(line)} cells, its head {len(names)}")

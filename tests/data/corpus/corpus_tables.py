@@ -198,7 +198,7 @@ def damaged_tables(f: Folder) -> Checks:
     f.put("0.png")
     for name, content, reason in (
         ("ragged.csv", "file,label\n0.png,a,b\n", "3 cells, its head 2"),
-        ("twice.csv", "file,label,label\n0.png,a,b\n", "two columns of one name"),
+        ("twice.csv", "file,label,label\n0.png,a,b\n", "two columns with the same name"),
         ("quote.csv", 'file,label\n"0.png,a\n', "damaged"),
         ("latin.csv", "file,label\n0.png,caf\u00e9\n".encode("latin-1"), "not UTF-8"),
         ("empty.csv", "", "no row"),
