@@ -145,8 +145,15 @@ class Ball:
         track: Track,
         sources: list[tuple[Track, Float[Tensor, "..."]]] | None = None,
         tau: Float[Tensor, "..."] | None = None,
+        *,
+        smooth: bool = False,
     ) -> Track:
-        """Add noise to every number: e times the row of a source, |e| <= its half-width, or rows of norm tau."""
+        """Add noise to every number: e times the row of a source, |e| <= its half-width, or rows of norm tau.
+
+        What is ``smooth`` has its derivative at a point, which is a ball of radius 0: no noise but rounding.
+        """
+        if smooth and not self.radius:
+            return track
         given: list[tuple[Track | None, Tensor]] = [*(sources or [])]
         if tau is not None:
             given.append((None, tau))

@@ -21,6 +21,7 @@ from lipcomp.bound._local import Ball, Rule, Track
 from lipcomp.bound._slopes import shape_of, slopes
 
 aten = torch.ops.aten
+ROUNDING = 1e-9  # relative, of slopes and directions at a point: above what float64 makes of them
 
 
 def tracks_in(*values: Any) -> list[Track]:
@@ -152,7 +153,7 @@ def _product(ball: Ball, first: Track, second: Track) -> Track:
     a, b = first.value, second.value
     track = ball.affine([first, second], value, lambda da, db: (da * b + a * db).expand(value.shape))
     wide = [scale(ball, part, torch.ones_like(value)) for part in (first, second)]
-    return ball.uncertain(track, [(wide[1], moved[0]), (wide[0], moved[1])])
+    return ball.uncertain(track, [(wide[1], moved[0]), (wide[0], moved[1])], smooth=True)
 
 
 def divide(ball: Ball, node: fx.Node, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Track:
@@ -183,6 +184,8 @@ def _turned(ball: Ball, track: Track, axes: tuple[int, ...]) -> tuple[Tensor, Te
     moved = torch.linalg.vector_norm(ball.reach(track), dim=axes, keepdim=True)
     least = (length - moved).clamp(min=0)
     turn = torch.where(length > 0, (2 * moved / (length + least)).clamp(max=2.0), 1.0)
+    if not ball.radius:  # what turned is rounding
+        turn = turn.masked_fill(turn <= ROUNDING, 0)
     return length, least, numbers, turn
 
 
@@ -215,7 +218,7 @@ def _direction(ball: Ball, track: Track, norm: Track) -> Track:
         [track], mu, lambda column: (column - mu * (mu * column).sum(axes, keepdim=True)) / length
     )
     change = (turn / least + (1 / least - 1 / length)) * numbers
-    out = ball.uncertain(out, tau=change.expand(mu.shape))
+    out = ball.uncertain(out, tau=change.expand(mu.shape), smooth=True)
     if length.numel() == 1:
         out.direction_of = track
     return out
@@ -292,9 +295,9 @@ def sloped(
     centre, reach = track.value, ball.reach(track)
     if shape.period:  # the same slopes a whole number of periods away; two periods hold all
         centre, reach = centre.remainder(shape.period), reach.clamp(max=shape.period)
-    least, largest = slopes(function, shape, centre, reach, chord=ball.chord)
+    least, largest = slopes(function, shape, centre, reach, chord=ball.chord, tangent=not ball.radius)
     middle, half = (least + largest) / 2, (largest - least) / 2
-    half = torch.where(half <= 1e-12 * middle.abs(), torch.zeros_like(half), half)
+    half = half.masked_fill(half <= 1e-12 * middle.abs(), 0)
     out = ball.affine([track], function(track.value), lambda column: column * middle)
     return ball.uncertain(out, [(track, half)])
 
@@ -330,7 +333,7 @@ def _bilinear(ball: Ball, first: Track, second: Track, alpha: float | int) -> Tr
     out = ball.affine([first, second], alpha * (a @ b), lambda da, db: alpha * (da @ b + a @ db))
     moved = ball.reach(first), ball.reach(second)
     tau = moved[0] @ ball.rows(second) + ball.rows(first) @ moved[1]
-    return ball.uncertain(out, tau=abs(alpha) * (0.5 if ball.chord else 1.0) * tau)
+    return ball.uncertain(out, tau=abs(alpha) * (0.5 if ball.chord else 1.0) * tau, smooth=True)
 
 
 def _shares(ball: Ball, track: Track, axes: Any) -> tuple[Tensor, Tensor, Tensor]:
@@ -356,7 +359,7 @@ def softmax(ball: Ball, node: fx.Node, args: tuple[Any, ...], kwargs: dict[str, 
     out = ball.affine([track], p, lambda column: p * (column - (p * column).sum(axis, keepdim=True)))
     mean = (p * rows).sum(axis, keepdim=True)
     tau = change * (rows + mean) + (p + change) * (change * rows).sum(axis, keepdim=True)
-    return ball.uncertain(out, tau=tau)
+    return ball.uncertain(out, tau=tau, smooth=True)
 
 
 def logsumexp(ball: Ball, node: fx.Node, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Track:
@@ -370,7 +373,7 @@ def logsumexp(ball: Ball, node: fx.Node, args: tuple[Any, ...], kwargs: dict[str
     p, change, rows = _shares(ball, track, axes)
     value = track.value.logsumexp(axes, keepdim=keep)
     out = ball.affine([track], value, lambda column: (p * column).sum(axes, keepdim=keep))
-    return ball.uncertain(out, tau=(change * rows).sum(axes, keepdim=keep))
+    return ball.uncertain(out, tau=(change * rows).sum(axes, keepdim=keep), smooth=True)
 
 
 def convolution(ball: Ball, node: fx.Node, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Track:

@@ -17,6 +17,7 @@ from torch import Tensor
 from lipcomp.bound._capture import NoRule
 
 THRESHOLD = 20.0  # of softplus, which jumps there; below rounding at PyTorch's default and beyond
+FAR = 1e30  # beyond all kinks, and where softplus of any temperature has its last slope
 STEP = 1e-9  # on both sides of a kink, and beyond both ends
 
 
@@ -118,8 +119,12 @@ def slopes(
     reach: Float[Tensor, "..."],
     *,
     chord: bool,
+    tangent: bool = False,
 ) -> tuple[Float[Tensor, "..."], Float[Tensor, "..."]]:
-    """Least and largest slope over [centre - reach, centre + reach]: of tangents, or of chords from the centre."""
+    """Least and largest slope over [centre - reach, centre + reach]: of tangents, or of chords from the centre.
+
+    Where reach is rounding alone (``tangent``), both are the slope at the centre unless a kink lies there.
+    """
     margin = STEP * (1 + centre.abs())
     low, high = centre - reach - margin, centre + reach + margin
     if bool((low <= shape.above).any()):
@@ -144,6 +149,11 @@ def slopes(
         bent = crossed < 1.5
         least = torch.where(bent, torch.maximum(least, between[0]), least)
         largest = torch.where(bent, torch.minimum(largest, between[1]), largest)
+    if tangent:
+        beside = [(low <= kink) & (kink <= high) for kink in shape.kinks]
+        smooth = ~torch.stack(beside).any(0) if beside else torch.ones_like(centre, dtype=torch.bool)
+        at = _slope(function, centre)
+        least, largest = (at.where(smooth, end) for end in (least, largest))
     if not bool((least.isfinite() & largest.isfinite()).all()):
         raise NoRule("an operation has no finite slope in the ball")
     return least, torch.maximum(least, largest)
@@ -153,6 +163,6 @@ def largest_slope(function: Callable[[Tensor], Tensor], shape: Shape, like: Tens
     """The largest |slope| over the whole line."""
     if shape.unbounded:
         raise NoRule("has no bounded slope over all numbers: it has a bound on a ball only")
-    far = torch.full_like(like, 1e4)
+    far = torch.full_like(like, FAR)
     least, largest = slopes(function, shape, torch.zeros_like(like), far, chord=False)
     return float(torch.maximum(least.abs(), largest.abs()).max())
