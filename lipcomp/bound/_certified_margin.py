@@ -6,6 +6,7 @@ another class. Chords are all that is needed here, and are about half as uncerta
 """
 
 import math
+import warnings
 from collections.abc import Callable, Sequence
 
 import numpy as np
@@ -33,6 +34,8 @@ def certified_radius(
     advance: Callable[[int], object] | None = None,
 ) -> Float[Tensor, " n"]:
     """The L2 distance within which the predicted class of each image cannot change; 0 if nothing is certified.
+
+    Where that is for an operation without a rule, or a limit, a warning says which.
 
     Parameters
     ----------
@@ -65,18 +68,25 @@ def certified_radius(
     check_pixels(fn, images)
     check_map(fn, images)
     found = torch.zeros(len(images), dtype=torch.float64)
+    reasons: list[str] = []
     try:
         graph = capture(fn, images)
-    except NoRule:
-        return found
-    for i in range(len(images)):
+    except NoRule as missing:
+        reasons = [str(missing)] * len(images)
+    for i in range(len(images) - len(reasons)):
         try:
             with torch.no_grad(), full_precision():
                 found[i] = _radius(graph, images[i : i + 1], radius, memory * 2**30, units)
-        except NoRule:
-            pass
+        except NoRule as missing:
+            reasons.append(str(missing))
         if advance is not None:
             advance(1)
+    if reasons:
+        why = "; ".join(dict.fromkeys(reasons))
+        warnings.warn(
+            f"nothing is certified for {len(reasons)} of {len(images)} images, which get 0: {why}",
+            stacklevel=3,
+        )
     return found
 
 

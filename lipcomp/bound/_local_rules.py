@@ -356,6 +356,10 @@ def softmax(ball: Ball, node: fx.Node, args: tuple[Any, ...], kwargs: dict[str, 
     track, axis = args[:2]
     only(args[1:])
     p, change, rows = _shares(ball, track, axis)
+    if name_of(node) == "_safe_softmax":  # 0 where a mask hides everything
+        p, change = (
+            part.masked_fill((track.value == -torch.inf).all(axis, keepdim=True), 0) for part in (p, change)
+        )
     out = ball.affine([track], p, lambda column: p * (column - (p * column).sum(axis, keepdim=True)))
     mean = (p * rows).sum(axis, keepdim=True)
     tau = change * (rows + mean) + (p + change) * (change * rows).sum(axis, keepdim=True)

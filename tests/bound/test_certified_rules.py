@@ -286,6 +286,9 @@ WITH_CONSTANTS = {
     "whole numbers beside it": lambda x: torch.cat([x, torch.full_like(x, 5, dtype=torch.int64)], -1),
     "negative divisor": lambda x: F.avg_pool2d(x, 3, 1, 1, divisor_override=-4),
     "causal attention": lambda x: F.scaled_dot_product_attention(x, x, x, is_causal=True),
+    "attention with a hidden row": lambda x: F.scaled_dot_product_attention(
+        x, x, x, torch.ones(3, 3, dtype=torch.bool).tril(-1)
+    ),
 }
 
 
