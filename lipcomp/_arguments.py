@@ -3,7 +3,8 @@
 The annotations say it already; :func:`checked` reads them. Only the kind of an argument is looked at (a tensor, a
 number, a function), leniently: lists pass for tuples, NumPy's numbers and tensors of one number for numbers, what has
 a path for paths, and become them. Shapes, types of numbers and ranges are the function's own to check, with what they
-mean there. What is checked runs as under torch.no_grad where it is called under torch.inference_mode.
+mean there. What is checked runs as under torch.no_grad where it is called under torch.inference_mode. A class keeps
+what it is given, so True is no number there.
 """
 
 import functools
@@ -56,7 +57,9 @@ def estimator(target: C) -> C:
     return checked(target, within=estimating)
 
 
-def checked(target: C, *, within: Callable[[], AbstractContextManager[None]] = differentiable) -> C:
+def checked(
+    target: C, *, within: Callable[[], AbstractContextManager[None]] = differentiable, keeps: bool = False
+) -> C:
     """The function or class, refusing arguments of another kind than their annotations.
 
     Raises
@@ -65,7 +68,7 @@ def checked(target: C, *, within: Callable[[], AbstractContextManager[None]] = d
         If an argument is of another kind (not ``TypeError``: the package refuses in one way).
     """
     if inspect.isclass(target):
-        target.__init__ = checked(target.__init__, within=within)  # type: ignore[method-assign]
+        target.__init__ = checked(target.__init__, within=within, keeps=True)  # type: ignore[method-assign]
         return target
     parameters = inspect.signature(target).parameters
     places = [name for name, each in parameters.items() if each.kind is not each.KEYWORD_ONLY]
@@ -81,9 +84,7 @@ def checked(target: C, *, within: Callable[[], AbstractContextManager[None]] = d
         kind = kinds().get(name, Any)
         if name not in parameters or kind is Any:
             return value
-        if not _fits(value, kind):
-            raise ValueError(f"{name} must be {_words(kind)}, got {_shown(value)}{_remedy(value)}")
-        return _converted(value, kind)
+        return taken(name, value, kind, keeps=keeps)
 
     @functools.wraps(target)
     def wrapper(*arguments: Any, **named: Any) -> Any:
@@ -95,6 +96,13 @@ def checked(target: C, *, within: Callable[[], AbstractContextManager[None]] = d
             return target(*given, *arguments[len(given) :], **named)
 
     return typing.cast(C, wrapper)
+
+
+def taken(name: str, value: Any, kind: Any, *, keeps: bool) -> Any:
+    """The value as its annotation has it; one of another kind is refused by name, True for a kept number too."""
+    if not _fits(value, kind) or (keeps and _is_truth_for_number(value, kind)):
+        raise ValueError(f"{name} must be {_words(kind)}, got {_shown(value)}{_remedy(value)}")
+    return _converted(value, kind)
 
 
 @contextmanager
@@ -148,7 +156,9 @@ def _converted(value: Any, kind: Any) -> Any:
         return value
     if _is_single(value):
         value = value.item()
-    if isinstance(value, bool) and bool not in wanted and wanted & {int, float}:
+    if bool in wanted and isinstance(value, int):
+        return value if wanted & {int, float} else bool(value)
+    if isinstance(value, bool) and wanted & {int, float}:
         return int(value)  # the same number, whether it is compared, counted or hashed by its name
     if isinstance(value, Real) and not isinstance(value, int | float) and float in wanted:
         return float(value)  # a fraction, which tensors do not know
@@ -175,6 +185,14 @@ def _is_single(value: Any) -> bool:
     return isinstance(value, np.generic) or (isinstance(value, Tensor | np.ndarray) and value.ndim == 0)
 
 
+def _is_truth_for_number(value: Any, kind: Any) -> bool:
+    """Whether a truth value is, or is among, what must be numbers."""
+    items = value if isinstance(value, list | tuple) else (value,)
+    wanted = [inner for each in _choices(kind) for inner in (each, *typing.get_args(each))]
+    truths = any(isinstance(item, bool | np.bool_) for item in items)
+    return truths and bool not in wanted and (int in wanted or float in wanted)
+
+
 def _fits(value: Any, kind: Any) -> bool:
     return any(_fits_one(value, each) for each in _choices(kind))
 
@@ -195,7 +213,9 @@ def _fits_one(value: Any, kind: Any) -> bool:
     if kind in (float, int, bool):
         if _is_single(value):  # of a tensor the type is enough: its value may lie on another device
             value = (torch.zeros((), dtype=value.dtype) if isinstance(value, Tensor) else value).item()
-        return isinstance(value, {float: Real, int: Integral, bool: Integral}[kind])
+        return isinstance(value, Real if kind is float else Integral) and (
+            kind is not bool or value in (0, 1)
+        )
     if kind is Path:
         return isinstance(value, os.PathLike)
     if kind is Callable:

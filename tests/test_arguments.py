@@ -2,6 +2,7 @@
 
 import dataclasses
 import enum
+import math
 import os
 from fractions import Fraction
 from pathlib import Path
@@ -14,6 +15,7 @@ import torch
 import lipcomp
 from lipcomp import bound, data, encoders, jacobian, objectives, robustness, statistics
 from lipcomp._arguments import checked
+from lipcomp.objectives._simclr import NoisySimCLR, WeightedSimCLR
 
 pytestmark = pytest.mark.usefixtures("untyped")
 
@@ -163,6 +165,26 @@ def test_a_truth_value_for_a_number_is_that_number():
         robustness.corruptions.corrupt(images, "shot_noise", True, seed=True),
         robustness.corruptions.corrupt(images, "shot_noise", 1, seed=1),
     )
+
+
+@pytest.mark.parametrize("kind", [objectives.SimCLR, WeightedSimCLR, NoisySimCLR])
+def test_what_is_kept_is_of_one_kind(kind):
+    """1 for True was another description of the same objective; 2 and, of some classes, None were truths too."""
+    for yes in (1, np.int64(1), np.bool_(True)):
+        assert kind(bidirectional=yes).to_dict()["bidirectional"] is True
+    for wrong in (2, None, 1.0, "True"):
+        with pytest.raises(ValueError, match="bidirectional must be True or False"):
+            kind(bidirectional=wrong)
+    for truth in (True, np.bool_(True)):
+        with pytest.raises(ValueError, match="predictor must be a whole number or None"):
+            encoders.EncoderSpec("small_cnn", (1, 28, 28), predictor=truth)
+
+
+@pytest.mark.parametrize("number", [math.nan, math.inf, -math.inf])
+def test_a_mean_and_std_are_finite(number):
+    for name in ("mean", "std"):
+        with pytest.raises(ValueError, match=f"{name} must be finite"):
+            encoders.EncoderSpec("small_cnn", (1, 28, 28), **{name: (number,)})
 
 
 def test_an_option_given_by_its_place_is_told_so():

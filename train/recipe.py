@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import Any, Literal, get_args
 
-from lipcomp._arguments import checked
+from lipcomp._arguments import checked, taken
 from lipcomp._identity import digest
 from lipcomp._identity_code import is_installed, reached
 from lipcomp._messages import nearest
@@ -241,10 +241,12 @@ def change(recipe: Recipe, changes: Mapping[str, str]) -> Recipe:
         raise ValueError(f"{given}: a value is of another kind than its field ({error})") from error
 
 
-def _takes_fractions(part: Any, name: str) -> bool:
-    """Whether a field is annotated with float, alone or among others."""
-    kind = typing.get_type_hints(type(part))[name]
-    return float in (kind, *get_args(kind))
+def _kind(part: Any, name: str) -> Any:
+    """A field's annotation; anything where one of your own cannot be read."""
+    try:
+        return typing.get_type_hints(type(part)).get(name, Any)
+    except NameError:
+        return Any
 
 
 def _read(text: str) -> Any:
@@ -279,13 +281,13 @@ def _value(part: Any, name: str, changes: Sequence[tuple[str, list[str], str]]) 
         return _replaced(old, changes)
     if any(names for _, names, _ in changes):
         raise ValueError(f"{path!r}: {name} has no fields")
-    value = _read(text)
+    value, kind = _read(text), _kind(part, name)
     if isinstance(old, str) and value is not None and not isinstance(value, str):
         return text  # a folder may be called 2024
-    if isinstance(old, float) or (type(old) is int and _takes_fractions(part, name)):
+    if isinstance(old, float) or (type(old) is int and float in (kind, *get_args(kind))):
         if isinstance(value, bool) or not isinstance(value, int | float):
             raise ValueError(f"{path} must be a number, such as {old!r}; got {value!r}")
         return float(value) if isinstance(old, float) else value  # a recipe may write 1 itself
     if old is not None and value is not None and type(value) is not type(old):
         raise ValueError(f"{path} must be of type {type(old).__name__}, such as {old!r}; got {value!r}")
-    return value
+    return taken(path, value, kind, keeps=True)

@@ -14,6 +14,7 @@ latent        whichever of the two carries e(z|x): prediction if there is a pred
 ============  ==================================================================================
 """
 
+import math
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import Any, Literal, get_args
@@ -97,6 +98,8 @@ class EncoderSpec:
                 raise NormalisationError(
                     f"{name} needs 1 or {self.image_shape[0]} numbers, got {getattr(self, name)}"
                 )
+            if not all(map(math.isfinite, getattr(self, name))):
+                raise NormalisationError(f"{name} must be finite, got {getattr(self, name)}")
         if min(self.std) <= 0:
             raise NormalisationError(f"std must be positive, got {self.std}")
         widths = (*(self.projector or ()), *(() if self.predictor is None else (self.predictor,)))

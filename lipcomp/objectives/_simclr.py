@@ -191,6 +191,7 @@ class SimCLR(Contrastive):
         positive(self, "temperature")
 
 
+@checked
 @dataclass(frozen=True)
 class WeightedSimCLR(Contrastive):
     """SimCLR whose positive pair weighs 1 + beta: C-SimCLR's gradient at z = mu, the control without noise.
@@ -267,6 +268,7 @@ class CSimCLR(Contrastive):
         positive(self, "kappa_e kappa_b beta")
 
 
+@checked
 @dataclass(frozen=True)
 class NoisySimCLR(Contrastive):
     """SimCLR with C-SimCLR's vMF noise and no compression: C-SimCLR at beta = 0, the control of the noise.

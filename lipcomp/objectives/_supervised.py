@@ -22,6 +22,7 @@ from jaxtyping import Float, Int, Shaped
 from torch import Generator, Tensor, nn
 from torch.nn import functional as F
 
+from lipcomp._arguments import checked
 from lipcomp.objectives._objective import (
     Draw,
     Gather,
@@ -103,6 +104,7 @@ class Classification(Objective, family="supervised"):
             return Loss(value, {**metrics, **_classifier_metrics(entropy, z, classes, labels)})
 
 
+@checked
 @dataclass(frozen=True)
 class SupervisedCEB(Classification):
     """The conditional entropy bottleneck against class encoders.
@@ -128,6 +130,7 @@ class SupervisedCEB(Classification):
         positive(self, "kappa_e kappa_b beta")
 
 
+@checked
 @dataclass(frozen=True)
 class CosineClassifier(Classification):
     """The uncompressed twin of :class:`SupervisedCEB`: a cosine softmax on the mean direction.

@@ -3,7 +3,7 @@
 import dataclasses
 import json
 import sys
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
 import numpy as np
 import pytest
@@ -12,7 +12,7 @@ import torch
 from lipcomp._functions import load_function
 from lipcomp.encoders import EncoderSpec, build_encoder, register_backbone
 from lipcomp.encoders._backbones import BACKBONES
-from lipcomp.objectives import BYOL, CBYOL, CSimCLR, SimCLR
+from lipcomp.objectives import BYOL, CBYOL, CSimCLR, Objective, SimCLR
 from lipcomp.objectives._supervised import CosineClassifier
 from train.imagenet import imagenet
 from train.networks import Trainee
@@ -170,7 +170,13 @@ def test_fields_are_changed_by_name():
         ("objective.beta", "-1", "beta"),
         ("objective.kappa_e", "0", "kappa_e"),
         ("images", "800.5", "images must be a whole number or None, got float 800.5"),
-        ("images", "True", "images must be"),
+        ("images", "True", "images must be a whole number or None, got bool True"),
+        ("encoder.predictor", "True", r"encoder\.predictor must be a whole number or None, got bool True"),
+        ("encoder.projector", "(True, 4)", "encoder.projector must be .* or None, got tuple"),
+        ("encoder.mean", "(True,)", "encoder.mean must be a sequence"),
+        ("encoder.std", "(1e999,)", r"std must be finite, got \(inf,\)"),
+        ("objective.bidirectional", "None", r"objective\.bidirectional must be True or False, got NoneType"),
+        ("objective.sampling", "2", "objective.sampling must be of type bool"),
         ("views.scale", "(1,)", "scale"),  # as above
         ("views.scale", "(0.0, 1.0)", r"scale must be in \[0.01, 100\]"),
         ("views.contrast", "(1.0, 0.5)", r"contrast must be \(lowest, highest\)"),
@@ -255,6 +261,37 @@ def test_numbers_of_numpy_are_numbers_and_what_is_none_is_refused(number):
     json.dumps(recipe.to_dict())
     with pytest.raises(ValueError, match="epochs"):
         replace(recipe, epochs="3")
+
+
+@dataclass(frozen=True)
+class Own(Objective, family="simclr"):
+    """An objective of one's own, whose arguments nothing checks."""
+
+    hard: bool = True
+    width: int | None = None
+    known: "Unknown" = 3  # noqa: F821
+
+    __call__ = None
+
+
+@pytest.mark.parametrize(
+    ("field", "value", "message"),
+    [
+        ("hard", "None", "objective.hard must be True or False"),
+        ("width", "True", "objective.width must be a whole number or None"),
+        ("width", "4", None),
+    ],
+)
+def test_fields_of_ones_own_are_of_their_kind(monkeypatch, field, value, message):
+    """None was taken for False, True for a width of 1."""
+    own = replace(find_recipe("mnist_simclr"), objective=Own())
+    assert change(own, {"objective.known": "4"}).objective.known == 4  # what cannot be read is not looked at
+    monkeypatch.delitem(Own.__annotations__, "known")
+    if message is None:
+        assert change(own, {f"objective.{field}": value}).objective.width == 4
+        return
+    with pytest.raises(ValueError, match=message):
+        change(own, {f"objective.{field}": value})
 
 
 class Undescribed:
