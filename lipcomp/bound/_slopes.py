@@ -18,7 +18,8 @@ from lipcomp.bound._capture import NoRule
 
 THRESHOLD = 20.0  # of softplus, which jumps there; below rounding at PyTorch's default and beyond
 FAR = 1e30  # beyond all kinks, and where softplus of any temperature has its last slope
-STEP = 1e-9  # on both sides of a kink, and beyond both ends
+STEP = 1e-9  # beyond both ends
+BESIDE = 1e-14  # a kink, on both sides: past its rounding, and where the slope is still that at the kink
 
 
 @dataclass(frozen=True)
@@ -135,7 +136,7 @@ def slopes(
     for point in sorted({*shape.kinks, *shape.turns}):
         inside = (low <= point) & (point <= high)
         crossed += inside * (1.0 if point in shape.kinks and point not in shape.turns else 2.0)
-        steps = (-STEP, STEP) if point in shape.kinks else (0.0,)
+        steps = (-BESIDE, 0.0, BESIDE) if point in shape.kinks else (0.0,)
         for step in steps:
             there = _slope(function, torch.full_like(centre, point + step * (1 + abs(point))))
             least = torch.where(inside, torch.minimum(least, there), least)
@@ -163,6 +164,6 @@ def largest_slope(function: Callable[[Tensor], Tensor], shape: Shape, like: Tens
     """The largest |slope| over the whole line."""
     if shape.unbounded:
         raise NoRule("has no bounded slope over all numbers: it has a bound on a ball only")
-    far = torch.full_like(like, FAR)
+    far = torch.full_like(like, max([FAR, *(10 * abs(k) for k in shape.kinks if math.isfinite(k))]))
     least, largest = slopes(function, shape, torch.zeros_like(like), far, chord=False)
     return float(torch.maximum(least.abs(), largest.abs()).max())

@@ -236,7 +236,7 @@ class Ball:
     steps: int = 20
     limit: int | None = None
 
-    version: ClassVar[int] = 5
+    version: ClassVar[int] = 6
 
     def units(self, bench: Bench) -> Iterator[Unit]:
         """One unit per radius."""
