@@ -15,11 +15,10 @@ from typing import get_args, get_type_hints
 from lipcomp._commands import Parser, choose_device
 from lipcomp._functions import load_function
 from lipcomp._messages import nearest
-from lipcomp.data import load_set
 from lipcomp.data._known import SETS
 from lipcomp.encoders import register_backbone
 from lipcomp.measure._options import positive, seed
-from train.data import Report, fit_to_data
+from train.data import Report, first_look, fit_to_data
 from train.pretrain import pretrain
 from train.recipe import Recipe, change
 from train.recipes import FAMILIES, METHODS, family_for, find_recipe, with_method
@@ -108,7 +107,7 @@ def recipe_of(name: str, options: argparse.Namespace, settings: Settings, report
             raise ValueError(
                 f"method {name!r} needs data: add --data FOLDER, or choose a recipe such as mnist_{name}"
             )
-        channels, *own = load_set(options.data, "pretrain", root=settings.data_root).image_shape
+        channels, *own = first_look(options.data, settings).image_shape
         side = options.image_size or max(own)
         recipe = dataclasses.replace(with_method(family_for((channels, side, side)), name), name=name)
     else:

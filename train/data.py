@@ -26,7 +26,7 @@ from lipcomp.data._loading import apply
 from lipcomp.data._opening import Items, brought_to, splits_of
 from lipcomp.data._pictures import UnreadableImageError
 from lipcomp.data._sets import ImageSet, TensorImages
-from lipcomp.data._shards import Shards
+from lipcomp.data._shards import Shards, find_shards
 from lipcomp.data._views import DigitViews, PhotoViews, Views
 from train.parallel import Ranks
 from train.recipe import Recipe
@@ -233,7 +233,10 @@ def _load(
     data = recipe.data if data is None else data
     data = str(data) if isinstance(data, Path) else data
     if isinstance(data, str):
-        return _of_whole_items(_sized(data, split, settings, shape, report))
+        images = _of_whole_items(_sized(data, split, settings, shape, report))
+        for note in images.notes if isinstance(images, DatasetImages) else ():
+            report(f"warning: {note}")
+        return images
     return _of_whole_items(load_set(data, split, root=settings.data_root, image_shape=shape))
 
 
@@ -262,7 +265,24 @@ def _sized(
             return brought_to(own, shape)
         report(f"{data}: images of {width} x {height} are resized to {shape[2]} x {shape[1]}")
         return brought_to(own, shape, way)
-    return load_set(data, split, root=settings.data_root, image_shape=shape, preprocessing=way)
+    return load_set(
+        data,
+        split,
+        root=settings.data_root,
+        image_shape=shape,
+        preprocessing=way,
+        skip_unreadable=_skips(data, settings),
+    )
+
+
+def first_look(data: str, settings: Settings) -> ImageSet:
+    """The training images as they are, for their shape."""
+    return load_set(data, "pretrain", root=settings.data_root, skip_unreadable=_skips(data, settings))
+
+
+def _skips(data: str, settings: Settings) -> bool:
+    """Whether pictures of shards that cannot be read are left out where they are listed, not by :func:`_readable`."""
+    return settings.skip_unreadable and data not in SETS and bool(find_shards(Path(data)))
 
 
 def check_split(recipe: Recipe, images: ImageSet, ranks: Ranks, settings: Settings) -> None:
@@ -313,7 +333,7 @@ def fit_to_data(
     shape = recipe.encoder.image_shape
     if recipe.data == ANY_FOLDER and image_size in (None, shape[1]):
         return replace(recipe, data=data)
-    found = load_set(data, "pretrain", root=settings.data_root)
+    found = first_look(data, settings)
     own = found.image_shape
     size = (image_size, image_size) if image_size else own[1:]
     pictures = isinstance(found, FolderImages) or isinstance(getattr(found, "dataset", None), Shards)

@@ -44,7 +44,7 @@ class Settings:
     log_steps
         Training steps between two writes to metrics.jsonl and two checks that the loss is finite.
     skip_unreadable
-        Skip image files that cannot be read, instead of stopping with an error.
+        Skip pictures of folders and shards that cannot be read, instead of stopping with an error.
     tensorboard
         Write TensorBoard event files into the folder of the run.
     wandb

@@ -32,6 +32,7 @@ from lipcomp.data._items import (
 )
 from lipcomp.data._preprocessing import Preprocessing, to_shape
 from lipcomp.data._sets import as_indices
+from lipcomp.data._shards import Shards
 
 READINGS = 5  # of a few items, which shows a flip by chance in all but 1 of 4,000 sets
 
@@ -104,6 +105,11 @@ class DatasetImages:
             raise _changing(index, self.name)
         self.marks[index] = mark
         return planes
+
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """What was left out of shards."""
+        return tuple(self.dataset.notes) if isinstance(self.dataset, Shards) else ()
 
     @property
     def marks(self) -> np.ndarray:

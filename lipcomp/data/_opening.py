@@ -96,7 +96,8 @@ def load_set(
     convert_channels
         Convert grey sets to three channels and colour to grey; refused otherwise.
     skip_unreadable
-        Skip files of a folder that cannot be read (all are decoded once); they are listed in the ``notes`` of the set.
+        Skip pictures of a folder or of shards that cannot be read (all are decoded once); the set's ``notes`` name
+        them.
     advance
         Progress callback, called for every file that ``skip_unreadable`` checks.
 
@@ -137,6 +138,8 @@ def load_set(
         name = _called(name, "train" if split == "pretrain" else split)
     if shards:
         name = _shards_of(Path(name), shards, split)
+        if told.pop("skip_unreadable"):
+            name.leave_out_unreadable(advance)
     if isinstance(name, Mapping):
         name = _of_mapping(name, split)
     if isinstance(name, str | Path) and str(name) not in SETS:

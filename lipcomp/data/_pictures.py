@@ -223,6 +223,6 @@ def _unreadable(file: Path | str, error: Exception) -> UnreadableImageError:
     )  # how Pillow calls an open file
     reason = reason.strip() or type(error).__name__
     return UnreadableImageError(
-        f"image {str(file)!r} cannot be read ({reason}); replace it (of a folder of your own, leave such files out "
+        f"image {str(file)!r} cannot be read ({reason}); replace it (of your own folder or shards, leave such out "
         f"with skip_unreadable=True)"
     )

@@ -12,7 +12,10 @@ import io
 import json
 import re
 import tarfile
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
+from itertools import compress
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +23,9 @@ import numpy as np
 
 from lipcomp._identity import digest
 from lipcomp._identity_files import hash_files
-from lipcomp.data._items import LABELS
+from lipcomp._messages import is_of_machine
+from lipcomp.data._items import LABELS, planes_of
+from lipcomp.data._labels import shorten
 from lipcomp.data._layout import canonical
 from lipcomp.data._listing import SUFFIXES, UNPACK, is_visible, visible_folders
 from lipcomp.data._pictures import decode
@@ -41,12 +46,15 @@ class Shards:
         (name, number of the file, first byte, bytes) of each picture.
     targets
         Its label: a number or word, or None.
+    notes
+        What was left out.
     """
 
     files: tuple[Path, ...]
     name: str = "shards"
     samples: list[tuple[str, int, int, int]] = field(default_factory=list, repr=False)
     targets: list[int | str | None] = field(default_factory=list, repr=False)
+    notes: list[str] = field(default_factory=list, repr=False)
 
     def __post_init__(self) -> None:
         for number, file in enumerate(self.files):
@@ -114,9 +122,41 @@ class Shards:
             return np.load(data, allow_pickle=False), self.targets[index]
         return decode(data, name), self.targets[index]
 
+    def leave_out_unreadable(self, advance: Callable[[], object]) -> None:
+        """Drop the samples whose picture cannot be read, and note them; ``advance()`` is called for each that is read.
+
+        Raises
+        ------
+        ValueError
+            If that leaves none.
+        """
+
+        def is_good(index: int) -> bool:
+            try:
+                planes_of(self[index][0])
+            except (ValueError, EOFError) as error:
+                if is_of_machine(error):
+                    raise
+                return False
+            finally:
+                advance()
+            return True
+
+        with ThreadPoolExecutor() as pool:
+            good = list(pool.map(is_good, range(len(self))))
+        broken = [sample[0] for sample, kept in zip(self.samples, good, strict=True) if not kept]
+        if broken:
+            said = f"of the {len(self)} pictures of {self.name} can be read"
+            if len(broken) == len(self):
+                raise ValueError(f"none {said}: {shorten(broken)}")
+            self.notes.append(f"all but {len(broken)} {said}; left out: {shorten(broken)}")
+            self.samples[:] = compress(self.samples, good)
+            self.targets[:] = compress(self.targets, good)
+
     def content_hash(self) -> str:
-        """A hash of the files' bytes, in order, wherever they lie."""
-        return digest("shards", hash_files(self.files))
+        """A hash of the files' bytes, in order, wherever they lie, and of what was left out."""
+        left = [sample[1:] for sample in self.samples] if self.notes else ()
+        return digest("shards", hash_files(self.files), *left)
 
 
 def _label(parts: dict[str, tarfile.TarInfo], data: Any, name: str) -> int | str | None:

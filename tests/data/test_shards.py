@@ -99,3 +99,30 @@ def test_shards_that_would_lose_images_or_labels_are_refused(tmp_path):
     ):
         with pytest.raises(ValueError, match=message):
             load_set(str(write(tmp_path / "t.tar", members)))
+
+
+@pytest.mark.parametrize("broken", [(0,), (2, 5)])  # the first is looked at before all others
+def test_pictures_of_shards_that_cannot_be_read_are_left_out_on_request(tmp_path, broken):
+    members = []
+    for i in range(6):
+        data = encoded(PIXELS[i], "npy" if i == 5 else "png")
+        kind = "npy" if i == 5 else "png"
+        members += [(f"{i}.{kind}", data[:60] if i in broken else data), (f"{i}.cls", b"%d" % (i % 2))]
+    place = write(tmp_path / "set" / "a.tar", members)
+    looked = []
+    images = load_set(str(place), skip_unreadable=True, advance=lambda: looked.append(1))
+    kept = [i for i in range(6) if i not in broken]
+    assert images.labels.tolist() == [i % 2 for i in kept]
+    assert torch.equal(
+        (images.batch(torch.arange(len(kept))) * 255).byte(),
+        torch.from_numpy(PIXELS)[kept].permute(0, 3, 1, 2),
+    )
+    assert len(looked) == 6
+    assert images.notes == (
+        f"all but {len(broken)} of the 6 pictures of a.tar can be read; left out: "
+        + ", ".join(f"a.tar/{i}.{'npy' if i == 5 else 'png'}" for i in broken),
+    )
+    assert images.content_hash() == load_set(str(place), skip_unreadable=True).content_hash()
+    bad = [(name, b"x" if "cls" not in name else data) for name, data in members]
+    with pytest.raises(ValueError, match=r"none of the 6 pictures of a\.tar can be read: a.tar/0"):
+        load_set(str(write(place, bad)), skip_unreadable=True)

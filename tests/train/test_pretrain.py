@@ -1,6 +1,7 @@
 """What a run refuses before it writes anything, what it logs, and the command's errors."""
 
 import json
+import tarfile
 from dataclasses import dataclass, replace
 from typing import ClassVar
 
@@ -18,7 +19,7 @@ from lipcomp.data._views import DigitViews, PhotoViews
 from lipcomp.encoders._backbones import BACKBONES
 from lipcomp.objectives import Loss, Objective
 from train.command import main
-from train.data import fit, fit_to_data, training_set
+from train.data import data_hash, fit, fit_to_data, training_set
 from train.monitor import Monitor, effective_rank, tensorboard_sink, uniformity, wandb_sink
 from train.pretrain import pretrain
 from train.settings import Settings
@@ -204,6 +205,25 @@ def test_a_folder_with_broken_images_is_fitted_to_by_the_others(recipes, write_i
     whole = replace(recipes["simclr"], data=str(root))
     with pytest.raises(ValueError, match="cannot be read"):
         pretrain(whole, 0, tmp_path / "r", Settings(skip_unreadable=True), report=quiet)
+
+
+def test_shards_are_trained_on_without_pictures_that_cannot_be_read(recipes, write_images, tmp_path):
+    """The option had no effect on them, and the first picture is looked at before any option."""
+    (tmp_path / "s").mkdir()
+    files = sorted((write_images(tmp_path / "data") / "train").rglob("*.png"))
+    with tarfile.open(tmp_path / "s" / "train-0.tar", "w") as tar:
+        for i, file in enumerate(files):
+            file.write_bytes(b"no image" if i == 0 else file.read_bytes())
+            tar.add(file, f"{i}.png")
+    said, settings = [], Settings(skip_unreadable=True)
+    recipe = fit_to_data(recipes["simclr"], str(tmp_path / "s"), settings, quiet)
+    images = training_set(recipe, settings, said.append)
+    assert (len(images), images.batch(torch.arange(35)).shape) == (35, (35, 1, 16, 16))
+    assert said == [
+        "warning: all but 1 of the 36 pictures of s/train can be read; left out: train-0.tar/0.png"
+    ]
+    assert data_hash(recipe, settings) == images.content_hash()
+    assert data_hash(recipe, Settings()) is None
 
 
 def test_a_warm_up_longer_than_the_run_is_told(recipes, tmp_path):
