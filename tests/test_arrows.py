@@ -25,7 +25,7 @@ ALLOWED: dict[str, set[str]] = {
     "data": {"_identity"},
     "jacobian": set(),
     "bound": {"distributions", "jacobian"},
-    "robustness": {"data", "_identity"},
+    "robustness": {"data", "_identity", "jacobian"},
     "_identity": set(),
     "records": {"_claims"},
     "_claims": set(),

@@ -29,7 +29,7 @@ from lipcomp.robustness._estimates import bootstrap, per_class_accuracy, proport
 from lipcomp.robustness._robustbench import SHAPES, run_benchmark
 from lipcomp.robustness._shifted import check_cifar_order, check_imagenet_order
 
-EMBEDDING_VERSION = 3  # the interval of chords that are all alike
+EMBEDDING_VERSION = 4  # chords in float64, more starts in small images
 OOD_VERSION = 2  # distances of features that all point nearly one way
 
 

@@ -147,6 +147,37 @@ def test_the_embedding_attack_reaches_the_largest_chord_of_a_linear_map_and_need
     assert again(far) < 1
 
 
+@pytest.mark.parametrize("narrow", [False, True])
+def test_a_chord_of_float32_owes_nothing_to_rounding(narrow):
+    images = torch.rand(6, 3, 8, 8, generator=torch.Generator().manual_seed(2))
+    encoder = linear(6)
+
+    def encode(x):
+        if narrow and x.dtype == torch.float64:
+            raise TypeError("float32 only")
+        return encoder(x)
+
+    found = embedding_attack(encode, images, norm="l2", radius=1e-6, steps=20)
+    encoder.double()
+    with torch.no_grad():
+        clean, moved = (nn.functional.normalize(encoder(x.double()), dim=1) for x in (images, found.images))
+    truth = (moved - clean).norm(dim=1).numpy()
+    if narrow:
+        assert (found.chord <= truth).all()
+    else:
+        np.testing.assert_allclose(found.chord, truth, rtol=1e-9)
+
+
+def test_the_embedding_attack_finds_the_best_corner_of_a_small_image():
+    """Of a convex chord the largest value stands at a corner, and all 256 can be tried."""
+    x = 0.3 + 0.4 * torch.rand(4, 1, 2, 4, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
+    corners = torch.cartesian_prod(*[torch.tensor([-0.1, 0.1]).double()] * 8).view(-1, 1, 2, 4)
+    found = embedding_attack(nn.Flatten(), x, norm="linf", radius=0.1)
+    for image, chord in zip(x, found.chord, strict=True):
+        tried = nn.functional.normalize((image + corners).flatten(1), dim=1)
+        assert chord > 0.99 * (tried - nn.functional.normalize(image.flatten(), dim=0)).norm(dim=1).max()
+
+
 @pytest.mark.parametrize(
     ("classes", "norm", "radius"),
     [
