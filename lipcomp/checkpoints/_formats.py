@@ -196,7 +196,7 @@ FORMATS: tuple[Format, ...] = (
     _row(
         "mmselfsup",
         "MMSelfSup, MMPretrain",
-        (r"backbone\.", r"(neck|head)\."),
+        (r"backbone\.(?!body\.|fpn\.)", r"(neck|head)\."),
         "backbone.",
         (r"neck\.mlp\.",),
     ),

@@ -56,6 +56,12 @@ EXTRA = re.compile(  # whole names beside a backbone that belong to something el
     r"|decoder_(embed|blocks|norm|pred|pos_embed)(\..*)?|head\.(mlp|last_layer)\..*"
 )
 
+# What stands beside usual ResNets: a projector's 1 x 1 convolutions, and all of torchvision's detectors.
+POINTWISE = re.compile(
+    r"(?!.*input_proj)(.*[._])?(mlp\d*|proj(ect\w*|etion|)|predict\w*|value_transform)\..*"
+)
+PYRAMID = "backbone.body"
+
 
 @checked
 def load_encoder(
@@ -230,6 +236,11 @@ def _assemble(
     )
     notes = (*source.notes, *found.notes, *backbone.notes, *([note] if note else []))
     used, missing = _fit(backbone, found, weights, source)
+    if named is None and "layer1.0.conv1.weight" in weights:
+        _check_strides(found, used, backbone.name)
+    small = "conv1.weight" in weights and tuple(weights["conv1.weight"].shape[2:]) == (3, 3)
+    if format is None and found.format.name == "solo-learn" and small:
+        _check_stem(found, source.path)
     heads, told_of_heads = _heads(found, backbone, head, size, source.path)
     for part, names in (("projector", found.projector), ("predictor", found.predictor)):
         used |= {key: f"{part}.{name}" for name, key in names.items() if part in heads}
@@ -319,6 +330,47 @@ def _fit(
         if target in wanted:
             used[key] = f"backbone.{target}"
     return used, [f"backbone.{name}" for name in wanted if name not in weights]
+
+
+def _check_stem(found: Recognised, path: Path) -> None:
+    """Refuse to take any ``backbone`` and ``classifier`` for solo-learn's, whose small stem has a padding of 2.
+
+    Raises
+    ------
+    CheckpointError
+        If nothing else in the file is solo-learn's.
+    """
+    if not found.projector and not any(key.startswith("momentum_") for key in found.state):
+        raise CheckpointError(
+            f"ambiguous: checkpoint {str(path)!r} holds a backbone with a 3 x 3 stem and a classifier: solo-learn's, "
+            f'whose stem has a padding of 2, or another\'s; pass format="solo-learn" or format="plain" (padding 1)'
+        )
+
+
+def _check_strides(found: Recognised, used: Collection[str], name: str) -> None:
+    """Refuse to guess the strides of a ResNet with a head over whole maps beside it.
+
+    Segmentation dilates the last stages, detectors of Caffe's style stride elsewhere, at equal names and shapes.
+
+    Raises
+    ------
+    CheckpointError
+        If there is such a head, of a kind whose networks are not all alike.
+    """
+    prefix = ".".join(("", *found.backbone["layer1.0.conv1.weight"].split(".")[:-4]))
+    alike = tuple(f".{key}".removeprefix(prefix) for key in used if found.state[key].ndim == 4)
+    for key, value in found.state.items():
+        if key in used or value.ndim != 4 or EXTRA.fullmatch(key) or found.label.endswith(PYRAMID):
+            continue
+        if f".{key}".endswith(alike) or re.search(r"\blayer\d\.", key):  # of another network like it
+            continue
+        if value.shape[2:].numel() == 1 and POINTWISE.fullmatch(key):
+            continue
+        raise CheckpointError(
+            f"ambiguous: the {name} stands beside {key}, a part of a network for segmentation or detection, whose "
+            f"backbones may have dilations or strides of their own, which weights do not show; pass arch={name!r} if "
+            f"it is the usual one, or build it yourself (lipcomp.wrap)"
+        )
 
 
 def _heads(

@@ -87,8 +87,9 @@ def test_safetensors_keeps_what_weights_do_not_show(tmp_path, shaken):
     network = shaken(ResNet(9, "cifar", 1 / 16, 3))
     state = {f"backbone.{key}": value for key, value in network.state_dict().items()}
     torch.save({"state_dict": {**state, "classifier.weight": torch.zeros(2, 32)}}, tmp_path / "solo.ckpt")
-    solo = load_encoder(tmp_path / "solo.ckpt")
-    assert solo.format == "solo-learn"
+    with pytest.raises(CheckpointError, match='format="solo-learn" or format="plain"'):
+        load_encoder(tmp_path / "solo.ckpt")  # or anybody's
+    solo = load_encoder(tmp_path / "solo.ckpt", format="solo-learn")
     assert solo.encoder.backbone.conv1.padding == (2, 2)
     again = load_encoder(to_safetensors(solo, tmp_path / "card"))
     images = torch.rand(1, 3, 32, 32)

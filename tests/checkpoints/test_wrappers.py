@@ -158,6 +158,31 @@ def test_two_networks_of_equal_right_are_ambiguous(tmp_path, resnet18):
             load_encoder(tmp_path / "nested.pth", arch="resnet18", branch="module", mean=mean, std=(0.2,))
 
 
+@pytest.mark.parametrize(
+    ("prefix", "beside", "shape"),
+    [
+        ("backbone.", "classifier.0.weight", (8, 32, 3, 3)),  # torchvision's FCN
+        ("backbone.", "decode_head.conv_seg.weight", (8, 32, 1, 1)),  # MMSegmentation
+        ("backbone.", "neck.fpn_convs.0.conv.weight", (8, 8, 3, 3)),  # MMDetection
+        ("backbone.0.body.", "input_proj.weight", (8, 32, 1, 1)),  # DETR, dilated as DC5
+        ("backbone.body.", "rpn.head.conv.weight", None),  # torchvision's detectors are all alike
+        ("backbone.body.", "head.classification_head.conv.0.weight", None),
+        ("backbone.", "neck.mlp2.0.weight", None),  # DenseCL's projector
+        ("backbone.", "momentum_backbone.conv1.weight", None),
+    ],
+)
+def test_strides_beside_a_head_over_maps_are_not_guessed(prefix, beside, shape, tmp_path):
+    weights = ResNet(9, "imagenet", 1 / 16, 3).state_dict()
+    state = {f"{prefix}{key}": value for key, value in weights.items()}
+    torch.save({**state, beside: torch.zeros(shape or (8, 32, 1, 1))}, tmp_path / "a.pth")
+    if shape is None:
+        assert load_encoder(tmp_path / "a.pth").encoder.architecture == "resnet9_0.0625x"
+        return
+    with pytest.raises(CheckpointError, match=f"ambiguous.*{beside}.*pass arch='resnet9_0.0625x'"):
+        load_encoder(tmp_path / "a.pth")
+    assert load_encoder(tmp_path / "a.pth", arch="resnet9_0.0625x").encoder.architecture == "resnet9_0.0625x"
+
+
 @pytest.mark.parametrize("order", [1, -1])
 def test_a_factory_says_which_of_several_places_it_took(order, tmp_path, shaken):
     network = shaken(nn.Sequential(nn.Conv2d(3, 4, 3), nn.Flatten(), nn.Linear(4 * 36, 8)))
