@@ -223,7 +223,8 @@ def _vit_facts(weights: Mapping[str, Tensor]) -> dict[str, Any]:
     }
     if "blocks.0.mlp.fc1.weight" in weights:
         hidden = int(weights["blocks.0.mlp.fc1.weight"].shape[0])
-        facts |= {"intermediate_size": hidden, "mlp_ratio": hidden / width}
+        scaled = "blocks.0.ls1.gamma" in weights  # DINOv2's, whose width mlp_ratio says and nothing else
+        facts |= {"mlp_ratio": hidden / width} if scaled else {"intermediate_size": hidden}
     if "register_tokens" in weights:
         facts["num_register_tokens"] = int(weights["register_tokens"].shape[1])
     return facts

@@ -235,7 +235,7 @@ def _assemble(
         backbone.network, weights, antialias=source.container != "huggingface" or not source.keys
     )
     notes = (*source.notes, *found.notes, *backbone.notes, *([note] if note else []))
-    used, missing = _fit(backbone, found, weights, source)
+    used, missing = _fit(backbone, found, weights, source, named is not None)
     if named is None and "layer1.0.conv1.weight" in weights:
         _check_strides(found, used, backbone.name)
     small = "conv1.weight" in weights and tuple(weights["conv1.weight"].shape[2:]) == (3, 3)
@@ -286,7 +286,7 @@ def _size(given: int | tuple[int, ...] | None) -> tuple[int, int] | None:
 
 
 def _fit(
-    backbone: Backbone, found: Recognised, weights: State, source: Source
+    backbone: Backbone, found: Recognised, weights: State, source: Source, named: bool
 ) -> tuple[dict[str, str], list[str]]:
     """Load the backbone's weights; returns where each key went, and what was missing without harm.
 
@@ -318,8 +318,8 @@ def _fit(
         more = f"; and {len(disagree) - SHOWN} more" if len(disagree) > SHOWN else ""
         raise CheckpointError(
             f"the weights do not fit architecture {backbone.name!r}: {'; '.join(disagree[:SHOWN])}{more}. "
-            f"Leave arch= out to have it read off the weights, name another, or build the network yourself "
-            f"(lipcomp.wrap)"
+            f"{'Leave arch= out to have it read off the weights, name' if named else 'With arch= name'} another, or "
+            f"build the network yourself (lipcomp.wrap)"
         )
     fitting = {name: value for name, value in weights.items() if name in wanted}
     check_numbers(fitting, source.path)

@@ -57,6 +57,7 @@ def features(network, images):
         ("ViT", {**SMALL, "qkv_bias": False, "layer_norm_eps": 0.1}),
         ("ViT", {**SMALL, "image_size": (32, 48)}),
         ("Dinov2", {**SWIGLU, "use_swiglu_ffn": True}),
+        ("Dinov2", SMALL),  # its intermediate_size means nothing
         ("ResNet", {**STAGES, "hidden_act": "gelu"}),
         (
             "ResNet",
