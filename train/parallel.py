@@ -215,10 +215,10 @@ def _drop_and_activate(module: Any, inputs: Any, output: Tensor) -> Tensor:
 
 
 class Interruption:
-    """Ctrl-C and SIGTERM (a cluster's notice) end a run after the step it is in, with its state written.
+    """Ctrl-C, SIGTERM (a cluster's notice) and SIGHUP (a closed terminal) end a run after its step, its state written.
 
-    A context in which the first SIGINT or SIGTERM only sets ``requested``; the second acts as it always does. A signal
-    that was ignored before stays so: Ctrl-C reaches a worker beside its parent, which asks for the end by SIGTERM.
+    A context in which the first of each only sets ``requested``; the second acts as it always does. A signal that was
+    ignored before stays so: Ctrl-C reaches a worker beside its parent, which asks for the end by SIGTERM.
     """
 
     def __init__(self) -> None:
@@ -227,7 +227,8 @@ class Interruption:
 
     def __enter__(self) -> "Interruption":
         if threading.current_thread() is threading.main_thread():
-            for number in (signal.SIGINT, signal.SIGTERM):
+            hangup = [signal.SIGHUP] if hasattr(signal, "SIGHUP") else []  # not on Windows
+            for number in (signal.SIGINT, signal.SIGTERM, *hangup):
                 if signal.getsignal(number) is not signal.SIG_IGN:
                     self._before[number] = signal.signal(number, self._take)
         return self
@@ -240,5 +241,4 @@ class Interruption:
 
     def _take(self, number: int, frame: FrameType | None) -> None:
         self.requested = True
-        for known, handler in self._before.items():
-            signal.signal(known, handler)
+        signal.signal(number, self._before[number])

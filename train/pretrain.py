@@ -233,7 +233,7 @@ class Run:
                 waiting.clear()
                 self.check_weights(step)
                 now = time.monotonic()
-                if now - shown > 5 or last:
+                if (now - shown > 5 and not stop) or last:  # a terminal that was closed takes no line
                     shown, speed = now, (done - first) / (now - started)
                     self.show(done, line, speed)
             if evaluating:

@@ -151,9 +151,15 @@ def test_what_a_killed_write_left_is_removed_and_nothing_else(tmp_path):
     assert len(list((tmp_path / "states").iterdir())) == 1
 
 
-def test_the_first_signal_asks_and_the_handlers_come_back():
-    before = signal.getsignal(signal.SIGTERM)
+@pytest.mark.parametrize("first", ["SIGTERM", "SIGHUP", "SIGINT"])
+def test_the_first_signal_of_each_kind_asks_and_the_handlers_come_back(first):
+    """A closed terminal killed a run at once; and its worker, which hears of it, is asked by SIGTERM then."""
+    signals = [signal.SIGTERM, signal.SIGHUP, signal.SIGINT]
+    before = [signal.getsignal(each) for each in signals]
     with Interruption() as interruption:
-        os.kill(os.getpid(), signal.SIGTERM)
+        os.kill(os.getpid(), getattr(signal, first))
         assert interruption.requested
-    assert signal.getsignal(signal.SIGTERM) == before
+        assert signal.getsignal(getattr(signal, first)) == before[signals.index(getattr(signal, first))]
+        for each in {*signals} - {getattr(signal, first)}:
+            os.kill(os.getpid(), each)
+    assert [signal.getsignal(each) for each in signals] == before
