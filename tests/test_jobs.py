@@ -154,6 +154,8 @@ def test_failures_are_one_error_with_their_reasons():
     ) as raised:
         raise_failures({"run-a": failure, "run-b": failure}, 3)
     assert raised.value.__notes__ == ["Traceback ..."]
+    with pytest.raises(JobsError, match=r"1 of 1 failed .*\. Run the same command"):
+        raise_failures({"run-a": failure}, 1)
 
 
 def test_cores_follow_affinity_and_quotas_but_not_openmp(tmp_path, monkeypatch):

@@ -77,6 +77,11 @@ def plan(
     return count
 
 
+def seeds_of(out: Path) -> int:
+    """The number of seeds of the study in a folder."""
+    return int(_read_plan(out / "study.json")["seeds"])
+
+
 def _ended(out: Path, runs: Iterable[str]) -> bool:
     """Whether every run is finished, or was given up."""
     return all(any((out / "runs" / run / file).exists() for file in (CHECKPOINT, DIVERGED)) for run in runs)

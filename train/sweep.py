@@ -52,7 +52,7 @@ from train.pretrain import pretrain
 from train.recipe import Recipe, with_beta
 from train.recipes import METHODS, find_recipe
 from train.settings import Settings
-from train.study import Identities, note_stage, plan
+from train.study import Identities, note_stage, plan, seeds_of
 
 BETAS = (0.1, 0.3, 1.0, 3.0, 10.0)
 POLL = 15.0  # seconds between two looks at runs that another command trains
@@ -422,7 +422,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         purpose=purpose,
         **choice,
     )
-    raise_failures(failed, len(recipes))
+    raise_failures(failed, len(recipes) * seeds_of(out) if failed else 0)
     return 0
 
 

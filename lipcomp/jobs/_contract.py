@@ -180,8 +180,9 @@ def raise_failures(failures: Mapping[str, JobFailure], total: int) -> None:
         names.setdefault(failure.reason, []).append(name)
     reasons = "; ".join(f"{', '.join(alike)}: {reason}" for reason, alike in names.items())
     error = JobsError(
-        f"{len(failures)} of {total} failed ({reasons}). The others are finished and kept; "
-        "run the same command again to repeat what failed"
+        f"{len(failures)} of {total} failed ({reasons}). "
+        + ("The others are finished and kept; run" if len(failures) < total else "Run")
+        + " the same command again to repeat what failed"
     )
     error.add_note(next(iter(failures.values())).traceback)
     raise error
