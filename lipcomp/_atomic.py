@@ -25,7 +25,7 @@ def atomic_file(path: Path, *, flush: bool = True) -> Iterator[Path]:
     if path.exists() and not path.is_file():
         kind = "a folder" if path.is_dir() else "not a regular file"
         raise OSError(f"{str(path)!r} is {kind}; give the path of a file")
-    temporary = path.parent / f".{path.name}.{secrets.token_hex(6)}"
+    temporary = _beside(path)
     try:
         temporary.touch(exist_ok=False)
     except FileNotFoundError:
@@ -60,7 +60,10 @@ def check_writable(path: Path, name: str) -> None:
             if not stat.S_ISREG(mode):
                 raise OSError("it is not a regular file; give the path of a file")
             path.open("rb+").close()
-        folder = path.resolve().parent
+        place = path.resolve()
+        with contextlib.suppress(FileNotFoundError, NotADirectoryError):  # too long a name is neither
+            _beside(place).stat()
+        folder = place.parent
         while not folder.exists() and folder != folder.parent:
             folder = folder.parent
         if not folder.is_dir():
@@ -70,6 +73,11 @@ def check_writable(path: Path, name: str) -> None:
     except (OSError, ValueError) as error:  # no file has a name with a null character
         reason = getattr(error, "strerror", None) or str(error)
         raise OSError(f"{name} {str(path)!r} cannot be written: {reason}") from error
+
+
+def _beside(path: Path) -> Path:
+    """A temporary name in the same folder."""
+    return path.parent / f".{path.name}.{secrets.token_hex(6)}"
 
 
 def full_disk(error: OSError, path: Path) -> OSError:

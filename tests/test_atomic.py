@@ -41,6 +41,20 @@ def test_a_pipe_is_no_file_to_be_replaced(tmp_path):
     assert sorted(p.name for p in tmp_path.iterdir()) == ["link", "pipe"]
 
 
+@pytest.mark.parametrize("length", [230, 241, 245, 255])
+def test_a_name_too_long_to_be_written_beside_is_found_before(tmp_path, length):
+    """A path of almost all letters that there may be was found after the measuring."""
+    place = tmp_path / ("n" * length)
+    try:
+        check_writable(place, "out")
+    except OSError:
+        with pytest.raises(OSError, match="too long"), atomic_file(place):
+            pass
+    else:
+        with atomic_file(place) as temporary:
+            temporary.write_text("whole")
+
+
 def test_a_failed_write_leaves_what_was_there(tmp_path):
     write(tmp_path / "file", "old")
     with pytest.raises(UnicodeEncodeError):
