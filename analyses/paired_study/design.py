@@ -2,7 +2,7 @@
 
     python -m analyses.paired_study.design studies/default
 
-Writes the key ``design`` into STUDY/study.json once; `make study` does this before training. An existing design is
+Writes the key "design" into STUDY/study.json once; `make study` does this before training. An existing design is
 never changed, and no design is added to a study that has already been measured, since it would not have been planned
 beforehand.
 """
