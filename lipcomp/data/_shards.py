@@ -79,8 +79,9 @@ class Shards:
         with tarfile.open(file, "r:") as tar, file.open("rb") as data:
             key, parts = "", dict[str, tarfile.TarInfo]()
             for member in tar:
-                found = _PARTS.fullmatch(member.name)
-                if not member.isfile() or found is None or not all(map(is_visible, member.name.split("/"))):
+                name = member.name.removeprefix("./")  # as tar writes what lies in "."
+                found = _PARTS.fullmatch(name)
+                if not member.isfile() or found is None or not all(map(is_visible, name.split("/"))):
                     continue
                 if found[1] != key and parts:
                     self._add(number, file, key, parts, data)
@@ -105,7 +106,8 @@ class Shards:
                 f"(jpg, png, npy ...); name a function that returns the images as a dataset: FILE.py:FUNCTION"
             )
         member = parts[pictures[0]]
-        self.samples.append((f"{file.name}/{member.name}", number, member.offset_data, member.size))
+        name = f"{file.name}/{member.name.removeprefix('./')}"
+        self.samples.append((name, number, member.offset_data, member.size))
         self.targets.append(_label(parts, data, f"sample {key!r} of shard {str(file)!r}"))
 
     def __len__(self) -> int:
@@ -185,7 +187,7 @@ def _label(parts: dict[str, tarfile.TarInfo], data: Any, name: str) -> int | str
 def find_shards(place: Path) -> dict[str, tuple[Path, ...]]:
     """The tar files of each split: a folder's, by its folders' or the files' names; "" where nothing names a split.
 
-    None are found beside pictures.
+    None are found beside pictures, or beside folders of them.
     """
     if place.is_file() and place.suffix == ".tar":
         return {"": (place,)}
@@ -193,9 +195,13 @@ def find_shards(place: Path) -> dict[str, tuple[Path, ...]]:
     folders = [f for f in visible_folders(place) if canonical(f.name)] if place.is_dir() else []
     for folder in folders or [place]:
         shards = sorted(file for file in folder.glob("*.tar") if is_visible(file.name) and file.is_file())
-        if shards and any(file.suffix.lower() in SUFFIXES for file in folder.iterdir()):
+        if shards and any(_holds_pictures(each) for each in (folder, *visible_folders(folder))):
             return {}
         for file in shards:
             words = [folder.name] if folders else re.split(r"[-_.\d]+", file.name)
             found.setdefault(next(filter(None, map(canonical, words)), ""), []).append(file)
     return {split: tuple(files) for split, files in found.items()}
+
+
+def _holds_pictures(folder: Path) -> bool:
+    return any(file.suffix.lower() in SUFFIXES for file in folder.iterdir() if is_visible(file.name))

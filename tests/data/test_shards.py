@@ -46,10 +46,13 @@ def test_samples_of_shards_are_those_of_files(tmp_path, kind, label, places):
         "json": lambda i: json.dumps({"label": f"dog{i % 3}"}).encode(),
     }
     for place, numbers in zip(places, (range(4), range(4, 6)), strict=True):
-        members = [("._junk.png", b"x")]
+        members, here = [("._junk.png", b"x")], "./" if label == "cls" else ""  # as `tar -cf x.tar .` writes
         for i in numbers:
-            members += [(f"{i:04d}.{kind.upper()}", encoded(PIXELS[i], kind)), (f"{i:04d}.txt", b"a dog")]
-            members += [] if label is None else [(f"{i:04d}.{label}", said[label](i))]
+            members += [
+                (f"{here}{i:04d}.{kind.upper()}", encoded(PIXELS[i], kind)),
+                (f"{here}{i:04d}.txt", b"a dog"),
+            ]
+            members += [] if label is None else [(f"{here}{i:04d}.{label}", said[label](i))]
         write(tmp_path / "set" / place, members)
     root = (tmp_path / "set" / places[0]).parent.parent if "/" in places[0] else tmp_path / "set"
     images = load_set(str(root), "train")
@@ -126,3 +129,12 @@ def test_pictures_of_shards_that_cannot_be_read_are_left_out_on_request(tmp_path
     bad = [(name, b"x" if "cls" not in name else data) for name, data in members]
     with pytest.raises(ValueError, match=r"none of the 6 pictures of a\.tar can be read: a.tar/0"):
         load_set(str(write(place, bad)), skip_unreadable=True)
+
+
+def test_an_archive_beside_its_folders_of_classes_is_no_shard(tmp_path):
+    png = encoded(PIXELS[0])
+    write(tmp_path / "pets.tar", [("cat/a.png", png)])
+    for name in ("cat", "dog"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "a.png").write_bytes(png)
+    assert load_set(str(tmp_path)).classes == ("cat", "dog")
