@@ -25,6 +25,7 @@ from jaxtyping import Float
 from torch import Generator, Tensor
 
 from lipcomp._arguments import estimator
+from lipcomp._norms import PlainNorms
 from lipcomp._results import ResultMixin
 from lipcomp.bound._ball import project
 from lipcomp.bound._rounding import RELATIVE, along, chords, in_float64
@@ -303,7 +304,10 @@ def _log_ratio(fn: Map, one: Tensor, two: Tensor) -> tuple[Tensor, Tensor, Tenso
         delta, delta_usable = _log_norm(b - a)
         distance, distance_usable = _log_norm(y - x)
         usable, log = delta_usable & distance_usable, delta - distance
-        (gradient,) = torch.autograd.grad(log[usable].sum(), both, allow_unused=True, materialize_grads=True)
+        with PlainNorms():
+            (gradient,) = torch.autograd.grad(
+                log[usable].sum(), both, allow_unused=True, materialize_grads=True
+            )
     ratio = torch.where(usable, log.exp(), 0).detach()
     first, second = gradient.nan_to_num(0).chunk(2)
     return ratio, first, second

@@ -16,6 +16,7 @@ convolutions per layer; one that has neither is named in the error.
 import math
 import re
 from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 import torch
@@ -26,6 +27,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 from lipcomp._arguments import estimating, estimator
+from lipcomp._norms import PlainNorms
 from lipcomp.jacobian._frozen import frozen, math_attention
 from lipcomp.jacobian._operator import Operator
 from lipcomp.jacobian._precision import doubled, full_precision
@@ -130,7 +132,10 @@ class Linearisation(Operator):
         self._cotangent: Tensor | None = None
         self._pullback: Tensor | None = None
         self._checked = False
-        self._hidden = mode.left or any(map(_of_others, _nodes(output)))
+        nodes = list(_nodes(output))
+        self._hidden = mode.left or any(map(_of_others, nodes))
+        native = any("BatchNorm" in node.name() or "jit" in node.name() for node in nodes)  # not replaced
+        self._norms: Callable[[], AbstractContextManager[object]] = PlainNorms if native else nullcontext
         if verify:
             _verify(fn, unlike(self._images.detach()))
             self.verify_hidden()
@@ -152,7 +157,7 @@ class Linearisation(Operator):
 
     def _pulled(self, u: Tensor) -> Tensor:
         try:
-            with full_precision():
+            with full_precision(), self._norms():
                 (product,) = torch.autograd.grad(
                     self._output, self._images, u, retain_graph=True, materialize_grads=True
                 )
@@ -172,7 +177,7 @@ class Linearisation(Operator):
         if not self._pullback.requires_grad:  # J = 0
             return torch.zeros_like(self.output)
         try:
-            with full_precision():
+            with full_precision(), self._norms():
                 (product,) = torch.autograd.grad(
                     self._pullback, self._cotangent, v, retain_graph=True, materialize_grads=True
                 )
@@ -205,7 +210,7 @@ class Linearisation(Operator):
         """Jᵀ u, keeping the graph from u to the product."""
         self._cotangent = u.detach().clone().requires_grad_()
         try:
-            with frozen():
+            with frozen(), self._norms():
                 (self._pullback,) = torch.autograd.grad(
                     self._output, self._images, self._cotangent, create_graph=True, materialize_grads=True
                 )

@@ -24,6 +24,7 @@ from jaxtyping import Bool, Float, Int64
 from torch import Generator, Tensor
 
 from lipcomp._arguments import estimator
+from lipcomp._norms import PlainNorms
 from lipcomp._results import ResultMixin
 from lipcomp.jacobian._batching import chosen_batch_size
 from lipcomp.jacobian._checks import check_images, check_map
@@ -267,7 +268,10 @@ def pulled_norms(
             with torch.enable_grad(), frozen():
                 output = as_rows(fn(point * 1), len(index))
             for j, u in enumerate(left[index].double().unbind(1)):
-                (pulled,) = torch.autograd.grad(output, point, u, retain_graph=True, materialize_grads=True)
+                with PlainNorms():
+                    (pulled,) = torch.autograd.grad(
+                        output, point, u, retain_graph=True, materialize_grads=True
+                    )
                 found[index, j] = pulled.flatten(1).norm(dim=1)
         except RuntimeError:  # an operator that has no derivative in float64
             break

@@ -27,6 +27,7 @@ from jaxtyping import Bool, Float, Int64
 from torch import Tensor, nn
 
 from lipcomp._arguments import checked, taking
+from lipcomp._norms import PlainNorms
 from lipcomp._results import ResultMixin
 from lipcomp.robustness._estimates import Estimate, proportion
 from lipcomp.robustness._probes import class_indices
@@ -313,7 +314,8 @@ def gradient_of(loss: Tensor, x: Tensor) -> Tensor:
     """The gradient at x; zero where the loss does not depend on x, or not differentiably."""
     if not loss.requires_grad:
         return torch.zeros_like(x)
-    (gradient,) = torch.autograd.grad(loss, x, allow_unused=True)
+    with PlainNorms():
+        (gradient,) = torch.autograd.grad(loss, x, allow_unused=True)
     return torch.zeros_like(x) if gradient is None else gradient.nan_to_num(0.0, 0.0, 0.0)
 
 

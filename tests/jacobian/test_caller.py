@@ -63,6 +63,30 @@ def test_a_convolution_whose_input_is_changed_keeps_its_derivative(generator):
     torch.testing.assert_close(spectral_norm(network, images).sigma, spectral_norm(plain, images).sigma)
 
 
+class Tokens(nn.Module):
+    """Features that go on as tokens, as in LeViT and XCiT: the norm's gradient comes in their layout."""
+
+    def __init__(self, norm):
+        super().__init__()
+        self.conv, self.norm, self.linear = nn.Conv2d(3, 8, 3, padding=1), norm, nn.Linear(8, 4)
+
+    def forward(self, x):
+        tokens = self.norm(self.conv(x)).flatten(2).transpose(1, 2)
+        return self.linear(torch.cat([tokens[:, :1], tokens], 1))[:, 1:].tanh().flatten(1)
+
+
+@pytest.mark.parametrize("norm", [nn.BatchNorm2d(8), nn.InstanceNorm2d(8)])
+def test_a_traced_norm_is_right_in_every_layout(norm):
+    """PyTorch's own backward is wrong there for one image, and a traced network calls it."""
+    torch.manual_seed(0)
+    network = Tokens(norm).double().eval()
+    image = torch.rand(1, 3, 4, 4, dtype=torch.float64)
+    traced = torch.jit.trace(network, image)
+    for method in ("rows", "lanczos"):
+        found, truth = (spectral_norm(f, image, method=method).sigma for f in (traced, network))
+        torch.testing.assert_close(found, truth)
+
+
 def test_instance_norm_does_not_depend_on_the_batch(generator):
     """PyTorch's own backward is wrong for one image in channels-last layout, which convolutions choose."""
     network = nn.Sequential(

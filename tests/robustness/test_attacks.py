@@ -10,6 +10,7 @@ from torch import nn
 
 from lipcomp.data import load_set
 from lipcomp.robustness import auto_attack, pgd
+from lipcomp.robustness._attacks import ascent
 from lipcomp.robustness._embedding_attack import embedding_attack, found_again
 from lipcomp.robustness._ood import mahalanobis_score
 from lipcomp.robustness._probes import Classifier, NearestNeighbours, fit_linear_probe
@@ -384,3 +385,26 @@ if __name__ == "__main__":
         exact = float((exact_distance(model, images, labels, norm) > radius).double().mean())
         found = [f(model, images, labels, norm=norm, radius=radius).right.mean() for f in (pgd, auto_attack)]
         print(f"| {norm} | {radius} | {exact:.3f} | {found[0]:.3f} | {found[1]:.3f} |", flush=True)
+
+
+@pytest.mark.parametrize("norm", [nn.BatchNorm2d(8), nn.InstanceNorm2d(8)])
+@pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last])
+def test_an_attack_ascends_along_the_gradient_in_every_layout(norm, layout):
+    """PyTorch's own backward of the norms is wrong for one image whose features go on as tokens."""
+    torch.manual_seed(0)
+    tokens, head = (
+        nn.Sequential(nn.Conv2d(3, 8, 1), norm).double().eval().to(memory_format=layout),
+        nn.Linear(8, 3),
+    )
+    head.double()
+
+    def classify(x):
+        features = tokens(x).flatten(2).transpose(1, 2)
+        return head(torch.cat([features[:, :1], features], 1))[:, 1:].tanh().mean(1)
+
+    image, along = (torch.rand(1, 3, 4, 4, dtype=torch.float64).to(memory_format=layout) for _ in range(2))
+    labels, aim = torch.tensor([0]), torch.tensor([1])
+    _, gradient = ascent(classify, image, labels, aim)
+    one, other = (classify(image + side * 1e-6 * along).detach()[0] for side in (1, -1))
+    slope = ((one - other)[1] - (one - other)[0]) / 2e-6
+    torch.testing.assert_close((gradient * along).sum(), slope, rtol=1e-5, atol=1e-8)
