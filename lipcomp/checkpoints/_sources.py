@@ -143,11 +143,11 @@ def open_source(path: Path | str, *, alone: bool = False) -> Source:
         if (latest := path / "latest").is_file() and latest.stat().st_size < 256:  # DeepSpeed's
             step = path / latest.read_bytes().decode("utf-8", "replace").strip()
             if step.parent == path and [*step.glob("*_model_states.pt")]:
-                return open_source(step, alone=alone)
+                return replace(open_source(step, alone=alone), path=path)
         if shards := sorted(file.name for file in path.glob("*_states.pt") if DEEPSPEED.fullmatch(file.name)):
             if shards != [WHOLE]:
                 raise _in_parts(path / shards[-1])
-            return open_source(path / WHOLE, alone=alone)
+            return replace(open_source(path / WHOLE, alone=alone), path=path)
         known = ("config.json", *hugging_face.WEIGHTS, *indices_of(hugging_face.WEIGHTS))
         if any((path / name).exists() for name in known):
             return _folder(path, alone=alone)

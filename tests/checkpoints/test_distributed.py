@@ -54,7 +54,9 @@ def test_deepspeeds_folders(tmp_path, resnet18):
     (tmp_path / "latest").write_text("global_step1")
     torch.save({"module": resnet18.state_dict(), "optimizer": None}, step / "mp_rank_00_model_states.pt")
     for path in (tmp_path, step):
-        assert torch.equal(load_encoder(path).encoder.backbone.conv1.weight, resnet18.conv1.weight)
+        checkpoint = load_encoder(path)
+        assert torch.equal(checkpoint.encoder.backbone.conv1.weight, resnet18.conv1.weight)
+        assert checkpoint.label == path.name
     part = step / "bf16_zero_pp_rank_0_mp_rank_00_optim_states.pt"
     part.write_bytes(b"")
     command = f"python {tmp_path / 'zero_to_fp32.py'} {tmp_path} WHOLE -t global_step1"
