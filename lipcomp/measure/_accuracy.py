@@ -44,7 +44,8 @@ def probe_unit(
         told["k"] = min(bench.plan.probe.neighbours, len(bench.train))
     reads = (*bench.probe_reads(), *((c.identity, len(c)) for c in conditions))
     count, per_image = sum(len(c) for c in conditions), kind == "corruption.mean"
-    version = VERSION + (kind in OF_SOME_CLASSES and bench.plan.probe.kind == "knn")
+    newer = kind == "accuracy.robust" or (kind in OF_SOME_CLASSES and bench.plan.probe.kind == "knn")
+    version = VERSION + newer  # attacks ascend along the right gradient through norms
     return Unit(kind, content, told, label, count, measure, cost, version, per_image, reads=reads)
 
 
