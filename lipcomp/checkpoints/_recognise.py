@@ -300,7 +300,8 @@ def choose(
     names = [label or "the top" for label in labels]
     everything = range(len(labels))
     if branch is None:
-        chosen = [i for i in everything if EVALUATED.fullmatch(labels[i])]
+        byol = any(re.match(r"(.*\.)?online_", label) for label in labels)  # whose authors evaluate that one
+        chosen = [i for i in everything if EVALUATED.fullmatch(labels[i]) and not byol]
         usual = "momentum" if trained_of(source) else "online"
         chosen = chosen or [i for i in everything if branches[i] == usual] or [*everything]
     elif branch in BRANCHES:

@@ -240,6 +240,17 @@ def test_i_jepas_branches(tmp_path, shaken):
         assert torch.equal(encoder.backbone.norm.weight, state["norm.weight"] + shift), branch
 
 
+def test_the_online_network_of_byol_is_the_usual_one(tmp_path, resnet18):
+    """As byol-pytorch names it; its target has the name of I-JEPA's, which is evaluated."""
+    state = resnet18.state_dict()
+    both = {f"online_encoder.net.{key}": value for key, value in state.items()}
+    both |= {f"target_encoder.net.{key}": value + 1 for key, value in state.items()}
+    torch.save(both, tmp_path / "byol.pt")
+    for branch, shift in ((None, 0), ("momentum", 1)):
+        encoder = load_encoder(tmp_path / "byol.pt", branch=branch).encoder
+        assert torch.equal(encoder.backbone.conv1.weight, state["conv1.weight"] + shift), branch
+
+
 def test_options_on_our_own_checkpoints_are_refused(tmp_path):
     spec = EncoderSpec("small_cnn", (1, 28, 28), projector=(8, 4))
     save_checkpoint(tmp_path / "native.safetensors", build_encoder(spec), metadata=Metadata())
