@@ -230,9 +230,8 @@ def _check_legacy(path: Path, file: BinaryIO, what: str) -> Described:
                 raise
             kind = _guess(file)
             file.seek(0)
-            other = file.read(1) != b"\x80" and "damaged" in str(
-                error
-            )  # no pickle of any protocol that torch writes
+            pickled = file.read(1) == b"\x80"  # of a protocol that torch writes
+            other = not pickled and "damaged" in str(error)
             told = f"{what} is of another kind; {READ}" if other else f"{error} ({READ})"
             raise CheckpointError(f"{what} is {kind}" if kind else told) from error
         if part == "magic" and told != LEGACY_MAGIC:

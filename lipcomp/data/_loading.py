@@ -147,11 +147,10 @@ def _crops(
     def job(i: int, rows: list[Tensor]) -> Future[list[Tensor]]:
         if isinstance(images, FolderImages):
             return pool.submit(read_crops, images.files[i], images, views, rows)
-        if isinstance(images.dataset, Shards):
-            return pool.submit(lambda: _item_crops(images, i, images.planes(i), views, rows))
-        return pool.submit(
-            _item_crops, images, i, images.planes(i), views, rows
+        planes = (
+            None if isinstance(images.dataset, Shards) else images.planes(i)
         )  # read in the caller's thread
+        return pool.submit(_item_crops, images, i, planes, views, rows)
 
     def read(indices: Tensor, numbers: Tensor) -> list[Tensor]:
         halves = [half.split(1) for half in numbers.chunk(2, 1)]
@@ -162,8 +161,9 @@ def _crops(
 
 
 def _item_crops(
-    images: DatasetImages, index: int, planes: list[Image.Image], views: PhotoViews, rows: list[Tensor]
+    images: DatasetImages, index: int, planes: list[Image.Image] | None, views: PhotoViews, rows: list[Tensor]
 ) -> list[Tensor]:
+    planes = images.planes(index) if planes is None else planes
     try:
         return cut_crops(planes, images.image_shape, images.convert_channels, views, rows)
     except ValueError as error:

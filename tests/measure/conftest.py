@@ -4,16 +4,19 @@ from types import SimpleNamespace
 
 import pytest
 import torch
+from PIL import Image
 from torch import nn
 
 from lipcomp._identity import hash_module
 from lipcomp.checkpoints import save_checkpoint
 from lipcomp.checkpoints._native import Metadata
 from lipcomp.encoders import EncoderSpec, build_encoder
-from lipcomp.measure import Images, Plan, Source
+from lipcomp.measure import CleanAccuracy, CorruptionAccuracy, Images, Pairs, Plan, Sigma, Source
 from lipcomp.measure._bench import Bench
 from lipcomp.measure._cells import Cells
 from lipcomp.measure._conditions import clean_condition
+from lipcomp.measure._map import Map
+from lipcomp.records import read_records
 from lipcomp.robustness._probes import Probe
 
 
@@ -68,3 +71,46 @@ def network():
     """A small classifier of colour images."""
     torch.manual_seed(0)
     return nn.Sequential(nn.Conv2d(3, 4, 5, 4), nn.ReLU(), nn.Flatten(), nn.Linear(4 * 49, 5)).eval()
+
+
+QUANTITIES = (
+    CleanAccuracy(),
+    CorruptionAccuracy(names=("shear", "stripe"), severities=(3,)),
+    Pairs("views"),
+    Sigma(),
+    Sigma(Map("logits"), 3),
+)
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    """Twelve test images and 24 training images in two classes."""
+    folder, generator = tmp_path_factory.mktemp("images"), torch.Generator().manual_seed(0)
+    for split, n in (("train", 12), ("test", 6)):
+        for label in ("cat", "dog"):
+            place = folder / split / label
+            place.mkdir(parents=True)
+            for i in range(n):
+                pixels = torch.randint(0, 256, (28, 28), generator=generator, dtype=torch.uint8)
+                Image.fromarray(pixels.numpy()).save(place / f"{i}.png")
+    return folder
+
+
+@pytest.fixture
+def plan(save_small, tmp_path, folder):
+    sources = tuple(
+        Source(save_small(tmp_path / f"{name}.safetensors", seed), name) for seed, name in enumerate("ab")
+    )
+    return Plan(sources, Images(str(folder)), QUANTITIES, device="cpu")
+
+
+@pytest.fixture
+def values():
+    """The function values(path): what the records of a file say, without when and how long."""
+
+    def read(path):
+        found = {(r.subject["run"], r.identity): (r.quantity, r.value, r.n) for r in read_records(path)}
+        assert len(found) == len(read_records(path)), "something was written twice"
+        return found
+
+    return read

@@ -1,14 +1,9 @@
-"""The engine's loop: shards, workers, two processes on one folder, kills, streaming, and what it refuses beforehand."""
+"""The engine's loop: routes, batches, streaming, dry runs, what is measured again, and what it refuses beforehand."""
 
 import json
 import math
 import os
-import pickle
-import random
 import shutil
-import signal
-import subprocess
-import sys
 import time
 from dataclasses import replace
 from pathlib import Path
@@ -19,9 +14,7 @@ import pytest
 import torch
 from PIL import Image
 
-from lipcomp._claims import claim
 from lipcomp.data._folders import FolderImages
-from lipcomp.jobs._contract import JobsError
 from lipcomp.measure import (
     CleanAccuracy,
     CorruptionAccuracy,
@@ -38,47 +31,9 @@ from lipcomp.measure._accuracy import RobustAccuracy
 from lipcomp.measure._beyond import OutOfDistribution
 from lipcomp.measure._compression import Compression
 from lipcomp.measure._local import Ball
-from lipcomp.measure._map import Map
-from lipcomp.measure._parallel import claim_name, measure_source, run_parallel
+from lipcomp.measure._parallel import measure_source
 from lipcomp.measure._run import Outputs, dry_run, open_benches, units_of
 from lipcomp.records import read_records
-
-QUANTITIES = (
-    CleanAccuracy(),
-    CorruptionAccuracy(names=("shear", "stripe"), severities=(3,)),
-    Pairs("views"),
-    Sigma(),
-    Sigma(Map("logits"), 3),
-)
-
-
-@pytest.fixture(scope="module")
-def folder(tmp_path_factory):
-    """Twelve test images and 24 training images in two classes."""
-    folder, generator = tmp_path_factory.mktemp("images"), torch.Generator().manual_seed(0)
-    for split, n in (("train", 12), ("test", 6)):
-        for label in ("cat", "dog"):
-            place = folder / split / label
-            place.mkdir(parents=True)
-            for i in range(n):
-                pixels = torch.randint(0, 256, (28, 28), generator=generator, dtype=torch.uint8)
-                Image.fromarray(pixels.numpy()).save(place / f"{i}.png")
-    return folder
-
-
-@pytest.fixture
-def plan(save_small, tmp_path, folder):
-    sources = tuple(
-        Source(save_small(tmp_path / f"{name}.safetensors", seed), name) for seed, name in enumerate("ab")
-    )
-    return Plan(sources, Images(str(folder)), QUANTITIES, device="cpu")
-
-
-def values(path):
-    """What the records say, without when and how long."""
-    found = {(r.subject["run"], r.identity): (r.quantity, r.value, r.n) for r in read_records(path)}
-    assert len(found) == len(read_records(path)), "something was written twice"
-    return found
 
 
 @pytest.mark.parametrize(
@@ -97,7 +52,7 @@ def test_views_of_ones_own_are_not_taken_for_lipcomps(save_small, folder, tmp_pa
         }
 
 
-def test_every_route_ends_in_the_same_records(plan, tmp_path):
+def test_every_route_ends_in_the_same_records(plan, tmp_path, values):
     whole, parts = tmp_path / "whole.jsonl", tmp_path / "parts.jsonl"
     assert all(done.fresh for done in run(plan, whole))
     for source in plan.sources:
@@ -177,7 +132,7 @@ def test_a_damaged_cell_is_computed_again(plan, tmp_path):
     assert [r.value for d in run(plan, out) for r in d.records] == before
 
 
-def test_what_is_asked_for_twice_is_measured_once(plan, tmp_path):
+def test_what_is_asked_for_twice_is_measured_once(plan, tmp_path, values):
     out, asked = (
         tmp_path / "out.jsonl",
         replace(plan, sources=plan.sources[:1] * 2, quantities=(Sigma(limit=3),) * 2),
@@ -189,7 +144,9 @@ def test_what_is_asked_for_twice_is_measured_once(plan, tmp_path):
     assert len(values(out)) == len(done[0].records)
 
 
-def test_rows_that_are_missing_are_foretold_and_those_of_a_killed_run_replaced(plan, tmp_path, monkeypatch):
+def test_rows_that_are_missing_are_foretold_and_those_of_a_killed_run_replaced(
+    plan, tmp_path, monkeypatch, values
+):
     """A kill between the table and the records doubled the rows, and a dry run said "done" of missing ones."""
     out, table = tmp_path / "out.jsonl", tmp_path / "t.csv"
     asked = replace(plan, sources=plan.sources[:1], quantities=(Sigma(limit=3),))
@@ -326,115 +283,6 @@ def test_a_folder_that_changes_meanwhile_is_told(save_small, tmp_path):
     with pytest.raises(ValueError, match="changed or vanished"):
         next(loop)
     assert {r.quantity.split(".")[0] for r in read_records(tmp_path / "out.jsonl")} == {"sigma_max"}
-
-
-@pytest.mark.parametrize("engine", [{"workers": 2}])
-def test_workers_share_one_file_and_a_job_that_fails_is_named(plan, tmp_path, engine):
-    bad = Source(str(tmp_path / "gone.safetensors"), "gone")
-    asked = replace(plan, sources=(*plan.sources, bad), quantities=(Sigma(limit=4),))
-    out, lines = tmp_path / "out.jsonl", []
-    with pytest.raises(JobsError, match=r"gone.*does not exist"):
-        run_parallel(asked, lambda source: Outputs(out), tell=lines.append, **engine)
-    assert {run for run, _ in values(out)} == {"a", "b"}
-    assert any("failed" in line for line in lines)
-
-
-LOOP = """
-import pathlib, pickle, sys
-from lipcomp.measure._run import Outputs
-from lipcomp.measure._parallel import measure_source
-plan = pickle.loads(pathlib.Path(sys.argv[2]).read_bytes())
-print("ready", flush=True)
-for source in plan.sources:
-    print(measure_source(plan.of(source), Outputs(pathlib.Path(sys.argv[1])), wait=60.0), flush=True)
-"""
-
-
-def start(out, plan):
-    """The plan in a process of its own."""
-    sent = out.with_suffix(".plan")
-    sent.write_bytes(pickle.dumps(plan))
-    environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": os.pathsep.join(sys.path)}
-    words = [sys.executable, "-c", LOOP, str(out), str(sent)]
-    return subprocess.Popen(words, stdout=subprocess.PIPE, stderr=subprocess.PIPE, env=environment, text=True)
-
-
-@pytest.mark.slow
-def test_twenty_kills_end_in_the_records_of_an_undisturbed_run(plan, tmp_path):
-    started = time.monotonic()
-    list(run(plan, tmp_path / "whole.jsonl"))
-    seconds = time.monotonic() - started
-    out, rng, killed = tmp_path / "killed.jsonl", random.Random(0), 0
-    for _ in range(20):
-        process = start(out, plan)
-        assert process.stdout.readline() == "ready\n"
-        time.sleep(rng.uniform(0.0, seconds / 5))
-        killed += process.poll() is None
-        process.send_signal(signal.SIGKILL)
-        process.communicate()
-    final = start(out, plan)
-    assert "busy=False" in final.communicate(timeout=300)[0]
-    assert killed > 5
-    assert values(out) == values(tmp_path / "whole.jsonl")
-
-
-@pytest.mark.slow
-def test_two_processes_share_the_work_of_one_folder(plan, tmp_path):
-    list(run(plan, tmp_path / "whole.jsonl"))
-    out = tmp_path / "both.jsonl"
-    processes = [start(out, plan) for _ in range(2)]
-    said = [process.communicate(timeout=300) for process in processes]
-    assert all(process.returncode == 0 for process in processes), said
-    assert values(out) == values(tmp_path / "whole.jsonl")
-
-
-def test_two_runs_into_one_file_write_nothing_twice(plan, tmp_path):
-    """One looks at what the other has appended, before it measures and before it writes."""
-    out, asked = (
-        tmp_path / "out.jsonl",
-        replace(plan.of(plan.sources[0]), quantities=tuple(Sigma(limit=n) for n in (1, 2, 3))),
-    )
-    first, second = run(asked, out), run(asked, out)
-    fresh = [next(first).fresh, next(second).fresh]
-    with pytest.MonkeyPatch.context() as patch:  # the first writes what the second measures
-
-        def meanwhile(*arguments):
-            patch.undo()
-            fresh.append(next(first).fresh)
-            return running.to_records(*arguments)
-
-        patch.setattr(running, "to_records", meanwhile)
-        fresh.append(next(second).fresh)
-    rest = [done.fresh for one in (first, second) for done in one]
-    assert fresh + rest == [True, False, True, True, True, False]
-    values(out)
-
-
-def test_records_that_are_lost_during_a_run_are_measured_again(plan, tmp_path):
-    """What was cut off, or removed, was "already there" until the next run."""
-    out, asked = (
-        tmp_path / "out.jsonl",
-        replace(plan, sources=plan.sources[:1], quantities=(Sigma(limit=2),) * 3),
-    )
-    running_on = run(asked, out)
-    fresh = [next(running_on).fresh]
-    out.write_bytes(b"")
-    fresh.append(next(running_on).fresh)
-    out.unlink()
-    assert [*fresh, next(running_on).fresh] == [True, True, True]
-    values(out)
-
-
-def test_encoders_of_one_name_are_measured_side_by_side(save_small, folder, tmp_path):
-    """Their jobs waited for each other, as for "another process"."""
-    for seed, place in enumerate("ab"):
-        (tmp_path / place).mkdir()
-        save_small(tmp_path / place / "model.safetensors", seed)
-    sources = [Source(str(tmp_path / place / "model.safetensors")) for place in "ab"]
-    plan = Plan(tuple(sources), Images(str(folder), limit=2), (Sigma(),), device="cpu")
-    with claim(tmp_path / "out.jsonl.cells" / "claims" / claim_name(sources[0]), wait=1.0):
-        found = [measure_source(plan.of(source), Outputs(tmp_path / "out.jsonl")).busy for source in sources]
-    assert found == [True, False]
 
 
 def test_records_tell_what_they_are_of(plan, tmp_path):
