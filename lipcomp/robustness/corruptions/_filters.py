@@ -188,9 +188,9 @@ def hysteresis(weak: Tensor, strong: Tensor) -> Tensor:
 
 def by_pillow(images: Images | Bytes, change: Callable[[Image.Image], Image.Image]) -> Images | Bytes:
     """Let ``change`` work on pictures of the images' bytes: those that values in [0, 1] round to."""
-    pixels = images
+    pixels = images.cpu()
     if images.dtype != torch.uint8:
-        rounded = images.float().cpu().numpy() * np.float32(255) + np.float32(0.5)  # in half of torch's time
+        rounded = pixels.float().numpy() * np.float32(255) + np.float32(0.5)  # in half of torch's time
         pixels = torch.from_numpy(rounded.astype(np.uint8))
     changed = torch.empty_like(pixels, memory_format=torch.contiguous_format)
     for planes, out in zip(pixels.numpy(), changed.flatten(2).numpy(), strict=True):
@@ -198,4 +198,5 @@ def by_pillow(images: Images | Bytes, change: Callable[[Image.Image], Image.Imag
         picture = change(bands[0] if len(bands) == 1 else Image.merge("RGB", bands))
         for plane, band in zip(out, picture.getbands(), strict=True):
             plane[:] = np.frombuffer(picture.tobytes("raw", band), np.uint8)
-    return changed if pixels is images else changed.to(images.device).to(images.dtype).div_(255)
+    changed = changed.to(images.device)
+    return changed if images.dtype == torch.uint8 else changed.to(images.dtype).div_(255)
