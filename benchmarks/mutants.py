@@ -49,7 +49,7 @@ ROOT = Path(__file__).parents[1]
 PACKAGES = ("distributions", "objectives", "bound", "jacobian", "statistics", "robustness")
 VIEWS = ("data/_views", "data/_crops", "data/_colour", "data/_preprocessing", "data/_digits")
 LEFT_OUT = re.compile(  # files, commands, other people's programs: no arithmetic
-    r"__init__|__main__|_capture|_checks|_arrays|_sets|_robustbench|_zoo|_videos|_watermark|_texture|_protocols|_shifted"
+    r"__init__|__main__|_capture|_checks|_arrays|_sets|_robustbench|_videos|_watermark|_texture|_protocols|_shifted"
 )
 HEAVY = (
     "torch",

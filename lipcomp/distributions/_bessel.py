@@ -93,16 +93,6 @@ def scaled_log_normalizer(dim: int, concentration: Shaped[Tensor, "*batch"]) -> 
     return _evaluate(_scaled_log_normalizer, dim, concentration)
 
 
-def log_bessel_i(order: float | int, argument: Shaped[Tensor, "*batch"]) -> Float[Tensor, "*batch"]:
-    """Log I_nu(x) for nu >= 0 an integer or half an odd one, and x > 0 (minus infinity at 0 unless nu = 0)."""
-    dim = 2 * order + 2
-    if dim != int(dim) or order < 0:
-        raise ValueError(f"order must be 0, 1/2, 1, 3/2 ... (d/2 - 1 for a dimension d >= 2), got {order}")
-    uniform = order * math.log(2) + math.lgamma(order + 1)
-    x = check_concentration(argument)
-    return growth(int(dim), x) + torch.special.xlogy(torch.full_like(x, order), x) - uniform
-
-
 def log_sphere_area(dim: int) -> float:
     """Log of the area of S^(d-1), which is -log C_d(0) (1.6)."""
     return -sum(log_uniform_density(check_dim(dim)))

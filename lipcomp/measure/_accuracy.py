@@ -67,7 +67,7 @@ def effective_finding(before: np.ndarray, after: np.ndarray, fit: BaselineFit, *
     line: dict[str, Any] = {
         "slope": fit.slope,
         "intercept": fit.intercept,
-        "scale": fit.scale,
+        "scale": "logit",
         "baselines": fit.n,
     }
     return Finding.of("effective_robustness", effective_robustness(before, after, fit), **settings, **line)

@@ -350,7 +350,6 @@ class LeaderboardRow:
             found = run_benchmark(
                 bench.classifier(),
                 dataset,
-                "corruptions",
                 data_root=self.root,
                 n_examples=self.images,
                 batch_size=bench.batch_size,

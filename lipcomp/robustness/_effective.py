@@ -1,6 +1,6 @@
 """Effective robustness: accuracy under a shift beyond what clean accuracy predicts (Taori et al. 2020).
 
-On most shifts the accuracies of standard models lie on a line once both axes are stretched by the logit (or probit),
+On most shifts the accuracies of standard models lie on a line once both axes are stretched by the logit,
 
     f(shifted accuracy) = slope f(clean accuracy) + intercept,
 
@@ -20,7 +20,6 @@ from dataclasses import dataclass
 from functools import lru_cache
 from importlib.resources import files
 from pathlib import Path
-from typing import Literal
 
 import numpy as np
 import pandas as pd
@@ -30,8 +29,6 @@ from scipy import special
 from lipcomp._messages import nearest
 from lipcomp.robustness._estimates import RESAMPLES, Estimate, weighted_means
 from lipcomp.robustness._metrics import numbers, read_table
-
-Scale = Literal["logit", "probit"]
 
 # The column of the table with the clean accuracy that belongs to a shift.
 CLEAN_COLUMN = {
@@ -47,8 +44,6 @@ CLEAN_COLUMN = {
     "ytbb_pm0": "clean_ytbb_classes",
     "ytbb_pm10": "clean_ytbb_classes",
 }
-_STRETCH = {"logit": special.logit, "probit": special.ndtri}
-_SHRINK = {"logit": special.expit, "probit": special.ndtr}
 
 
 @dataclass(frozen=True)
@@ -59,8 +54,6 @@ class BaselineFit:
     ----------
     slope, intercept, r_squared
         Of the line, on the stretched axes.
-    scale
-        The stretch: "logit" or "probit".
     n
         How many models it rests on.
     slope_interval, intercept_interval
@@ -70,22 +63,19 @@ class BaselineFit:
     slope: float
     intercept: float
     r_squared: float
-    scale: Scale
     n: int
     slope_interval: tuple[float, float]
     intercept_interval: tuple[float, float]
 
     def predict(self, clean: float | np.floating | np.ndarray) -> np.ndarray:
         """The shifted accuracy that a standard model of this clean accuracy has."""
-        stretched = _STRETCH[self.scale](np.asarray(clean, dtype=float))
-        return np.asarray(_SHRINK[self.scale](self.slope * stretched + self.intercept))
+        stretched = special.logit(np.asarray(clean, dtype=float))
+        return np.asarray(special.expit(self.slope * stretched + self.intercept))
 
 
 def fit_baselines(
     clean: Shaped[np.ndarray, " models"],
     shifted: Shaped[np.ndarray, " others"],
-    *,
-    scale: Scale = "logit",
 ) -> BaselineFit:
     """Fit the line by least squares on models' clean and shifted accuracies, in [0, 1].
 
@@ -94,10 +84,8 @@ def fit_baselines(
     Raises
     ------
     ValueError
-        If fewer than three models remain, their clean accuracies are all alike, or the scale does not exist.
+        If fewer than three models remain, or their clean accuracies are all alike.
     """
-    if scale not in _STRETCH:
-        raise ValueError(f'scale must be "logit" or "probit", got {scale!r}')
     clean, shifted = np.asarray(clean, dtype=float), np.asarray(shifted, dtype=float)
     if clean.shape != shifted.shape or clean.ndim != 1:
         raise ValueError(
@@ -106,7 +94,7 @@ def fit_baselines(
     if np.nanmax(np.concatenate([clean, shifted]), initial=0) > 1:
         raise ValueError("accuracies must lie in [0, 1], got some above 1; divide percent by 100")
     usable = (clean > 0) & (clean < 1) & (shifted > 0) & (shifted < 1)
-    x, y = _STRETCH[scale](clean[usable]), _STRETCH[scale](shifted[usable])
+    x, y = special.logit(clean[usable]), special.logit(shifted[usable])
     n = len(x)
     if n < 3 or np.ptp(x) == 0:
         raise ValueError(f"a line needs at least three baseline models of different accuracy, got {n}")
@@ -118,7 +106,6 @@ def fit_baselines(
         float(slopes[0]),
         float(intercepts[0]),
         float(np.corrcoef(x, y)[0, 1] ** 2),
-        scale,
         n,
         (float(ends[0][0]), float(ends[0][1])),
         (float(ends[1][0]), float(ends[1][1])),
@@ -143,16 +130,8 @@ def published_accuracies() -> pd.DataFrame:
     return frame.assign(standard=frame.index.isin(standard))
 
 
-def baseline_fit(shift: str, *, scale: Scale = "logit") -> BaselineFit:
-    """The line of the table that ships, on its models of standard training, for one of its shifts.
-
-    Parameters
-    ----------
-    shift
-        A key of :data:`CLEAN_COLUMN`.
-    scale
-        "logit" or "probit".
-    """
+def baseline_fit(shift: str) -> BaselineFit:
+    """The line of the table that ships, on its models of standard training, for a key of :data:`CLEAN_COLUMN`."""
     if shift not in CLEAN_COLUMN:
         hint = nearest(shift, CLEAN_COLUMN)
         raise ValueError(
@@ -161,9 +140,7 @@ def baseline_fit(shift: str, *, scale: Scale = "logit") -> BaselineFit:
         )
     frame = published_accuracies()
     frame = frame[frame.standard]
-    return fit_baselines(
-        frame[CLEAN_COLUMN[shift]].to_numpy() / 100, frame[shift].to_numpy() / 100, scale=scale
-    )
+    return fit_baselines(frame[CLEAN_COLUMN[shift]].to_numpy() / 100, frame[shift].to_numpy() / 100)
 
 
 def read_baselines(path: Path | str, clean: str, shifted: str) -> BaselineFit:

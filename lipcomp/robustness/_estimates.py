@@ -38,8 +38,8 @@ class Estimate(ResultMixin):
     n: int
 
 
-def proportion(right: Shaped[np.ndarray, " n"], *, level: float = LEVEL) -> Estimate:
-    """The share of true values, with Clopper and Pearson's exact interval (at least ``level`` whatever the truth).
+def proportion(right: Shaped[np.ndarray, " n"]) -> Estimate:
+    """The share of true values, with Clopper and Pearson's exact interval (at least 95% whatever the truth).
 
     Raises
     ------
@@ -49,15 +49,13 @@ def proportion(right: Shaped[np.ndarray, " n"], *, level: float = LEVEL) -> Esti
     n, count = len(right), int(np.count_nonzero(right))
     if n == 0:
         raise ValueError("right must hold at least one image, got none")
-    tail = (1 - level) / 2
+    tail = (1 - LEVEL) / 2
     low = stats.beta.ppf(tail, count, n - count + 1) if count else 0.0
     high = stats.beta.ppf(1 - tail, count + 1, n - count) if count < n else 1.0
     return Estimate(count / n, (float(low), float(high)), n)
 
 
-def bounded_mean(
-    values: Shaped[np.ndarray, " n"], limits: tuple[float, float], *, level: float = LEVEL
-) -> Estimate:
+def bounded_mean(values: Shaped[np.ndarray, " n"], limits: tuple[float, float]) -> Estimate:
     """The mean of values that lie between limits, with the interval of Learned-Miller and Thomas (2019).
 
     The ends are quantiles of means with random weights, uniform spacings, over the images and one more at the limit. A
@@ -72,7 +70,7 @@ def bounded_mean(
         return Estimate(float(np.mean(values)), None, len(values))
     low, high = (weighted_means(values, limit) for limit in limits)
     value = float(np.mean(values))
-    tail = (1 - level) / 2
+    tail = (1 - LEVEL) / 2
     ends = min(float(np.quantile(low, tail)), value), max(float(np.quantile(high, 1 - tail)), value)
     return Estimate(value, ends, len(values))
 
@@ -99,8 +97,6 @@ def bootstrap(
     *,
     limits: tuple[float, float] | None = None,
     resamples: int = RESAMPLES,
-    level: float = LEVEL,
-    seed: int = 0,
 ) -> Estimate:
     """The mean over images, with its percentile interval: for values of which many make up the mean.
 
@@ -111,8 +107,8 @@ def bootstrap(
     limits
         The least and the largest value that an image can have. Where all are alike (within 1e-9 of this range),
         resampling shows no spread; the interval is then that of :func:`bounded_mean`.
-    resamples, level, seed
-        Of the bootstrap; the seed decides which images are drawn.
+    resamples
+        Of the bootstrap.
 
     Raises
     ------
@@ -127,8 +123,8 @@ def bootstrap(
     if not math.isfinite(value) or (n == 1 and limits is None):
         return Estimate(value, None, n)
     if limits is not None and np.ptp(values) <= 1e-9 * (limits[1] - limits[0]):
-        return bounded_mean(values, limits, level=level)
-    rng = np.random.default_rng(seed)
+        return bounded_mean(values, limits)
+    rng = np.random.default_rng(0)
     samples = np.empty(resamples)
     step = max(1, 4_000_000 // n)
     for start in range(0, resamples, step):
@@ -136,7 +132,7 @@ def bootstrap(
         drawn = rng.integers(0, n, (rows, n)) + n * np.arange(rows)[:, None]
         counts = np.bincount(drawn.ravel(), minlength=rows * n).reshape(rows, n)
         samples[start : start + rows] = counts @ values / n
-    low, high = np.quantile(samples, [(1 - level) / 2, (1 + level) / 2])
+    low, high = np.quantile(samples, [(1 - LEVEL) / 2, (1 + LEVEL) / 2])
     return Estimate(value, (float(low), float(high)), n)
 
 

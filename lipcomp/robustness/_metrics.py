@@ -73,7 +73,7 @@ def estimate_relative_mce(right: Right, clean: Shaped[np.ndarray, " n"]) -> Esti
     return bounded_mean(weights @ lost, (-most, most))
 
 
-def flip_rate(predictions: np.ndarray, *, noise: bool = False, stride: int = 1) -> Estimate:
+def flip_rate(predictions: np.ndarray, *, noise: bool = False) -> Estimate:
     """How often the prediction changes along a perturbation sequence (ImageNet-P), with its interval over sequences.
 
     Parameters
@@ -82,21 +82,19 @@ def flip_rate(predictions: np.ndarray, *, noise: bool = False, stride: int = 1) 
         (sequences, frames) predicted classes.
     noise
         For noise every frame is compared with the first one, since neighbours share nothing; else with the one before.
-    stride
-        Compare frames so far apart (the published "difficulty"), over all starts; 1 for noise.
     """
     predictions = np.asarray(predictions)
-    if predictions.ndim != 2 or predictions.shape[1] <= stride:
+    if predictions.ndim != 2 or predictions.shape[1] < 2:
         raise ValueError(
-            f"predictions must be (sequences, frames) with more than {stride} frames, got {predictions.shape}"
+            f"predictions must be (sequences, frames) with more than 1 frames, got {predictions.shape}"
         )
-    before = predictions[:, :1] if noise else predictions[:, :-stride]
-    flips = predictions[:, 1 if noise else stride :] != before
+    before = predictions[:, :1] if noise else predictions[:, :-1]
+    flips = predictions[:, 1:] != before
     return bounded_mean(flips.mean(1), (0.0, 1.0))
 
 
 def top5_distances(
-    logits: Float[np.ndarray, "sequences frames classes"], *, noise: bool = False, stride: int = 1
+    logits: Float[np.ndarray, "sequences frames classes"], *, noise: bool = False
 ) -> Float[np.ndarray, " sequences"]:
     """How far the top five move along each perturbation sequence.
 
@@ -107,17 +105,17 @@ def top5_distances(
     ----------
     logits
         Of every frame of every sequence, at least six classes.
-    noise, stride
+    noise
         As for :func:`flip_rate`.
     """
     logits = np.asarray(logits)
-    if logits.ndim != 3 or logits.shape[1] <= stride or logits.shape[2] < 6:
+    if logits.ndim != 3 or logits.shape[1] < 2 or logits.shape[2] < 6:
         raise ValueError(
-            f"logits must be (sequences, more than {stride} frames, at least 6 classes), got {logits.shape}"
+            f"logits must be (sequences, more than 1 frames, at least 6 classes), got {logits.shape}"
         )
     order = np.argsort(-logits, axis=2, kind="stable")
-    ranks = np.argsort(order, axis=2, kind="stable")[:, 1 if noise else stride :]
-    leaders = (order[:, :1] if noise else order[:, :-stride])[:, :, :5]
+    ranks = np.argsort(order, axis=2, kind="stable")[:, 1:]
+    leaders = (order[:, :1] if noise else order[:, :-1])[:, :, :5]
     leaders = np.broadcast_to(leaders, (*ranks.shape[:2], 5))
     moved = np.minimum(np.take_along_axis(ranks, leaders, 2), 5)
     return np.abs(moved - np.arange(5)).sum(2).mean(1)

@@ -1,11 +1,10 @@
-"""RobustBench, when asked for: its model zoo and its own evaluation. The extra ``robustbench``.
+"""RobustBench's own evaluation of corruptions, when asked for. The extra ``robustbench``.
 
 RobustBench 1.1.1 does not run as installed. The obstacles, and how they are removed here, for as long as a
 call lasts:
 
 ==========================================================  ===============================================
 its import wants a module ``autoattack``                    ``pyautoattack`` under that name, taken back after
-``benchmark()`` calls AutoAttack's old signature            an adapter in its place
 ``corruptions_evaluation()`` gives CIFAR's loader a         the argument is dropped
 ``prepr`` that it does not take
 it looks up AlexNet in a file of results that is not there  AlexNet's published errors in a temporary file
@@ -15,16 +14,14 @@ it downloads what it does not find                          refused beforehand, 
 
 Nothing is imported until a function here is called, and nothing stays patched after it.
 
->>> from lipcomp.robustness._robustbench import load_zoo_model, run_benchmark
->>> model = load_zoo_model("Standard", "cifar10", "corruptions", folder="models")  # doctest: +SKIP
->>> run_benchmark(model.classifier, "cifar10", "corruptions", data_root="data").accuracy  # doctest: +SKIP
+>>> from lipcomp.robustness._robustbench import run_benchmark
+>>> run_benchmark(classifier, "cifar10", data_root="data").accuracy  # doctest: +SKIP
 """
 
 import contextlib
 import importlib
 import importlib.util
 import io
-import pickle
 import sys
 import tempfile
 import warnings
@@ -40,12 +37,10 @@ import pandas as pd
 import torch
 from torch import nn
 
-from lipcomp._messages import nearest
 from lipcomp.robustness._metrics import ALEXNET
-from lipcomp.robustness._zoo import ZooModel
 
 SHAPES = {"cifar10": (3, 32, 32), "cifar100": (3, 32, 32), "imagenet": (3, 224, 224)}
-THREATS = ("Linf", "L2", "corruptions", "corruptions_3d")
+THREAT = "corruptions"
 CLEAN_FOLDERS = {"cifar10": "cifar-10-batches-py", "cifar100": "cifar-100-python", "imagenet": "val"}
 
 
@@ -93,71 +88,12 @@ def robustbench() -> ModuleType:
     return package
 
 
-def load_zoo_model(
-    name: str, dataset: str = "cifar10", threat: str = "Linf", *, folder: Path | str = "models"
-) -> ZooModel:
-    """A model of the zoo from its usual place, ``<folder>/<dataset>/<threat>/<name>.pt``; nothing is downloaded.
-
-    Parameters
-    ----------
-    name
-        As the leaderboard spells it: "Carmon2019Unlabeled".
-    dataset, threat
-        "cifar10", "cifar100" or "imagenet"; "Linf", "L2" or "corruptions".
-    folder
-        RobustBench's ``model_dir``.
-
-    Raises
-    ------
-    FileNotFoundError
-        If the checkpoint is not there.
-    ValueError
-        If there is no such model, or the file cannot be read as weights.
-    ImportError
-        If RobustBench is not installed.
-    """
-    _check(dataset, threat)
-    robustbench()
-    enums = importlib.import_module("robustbench.model_zoo.enums")
-    zoo = importlib.import_module("robustbench.model_zoo").model_dicts
-    kind = threat.removesuffix("_3d")
-    models = zoo[enums.BenchmarkDataset(dataset)].get(enums.ThreatModel(kind), {})
-    if name not in models:
-        raise ValueError(
-            f"model {name!r} is not in RobustBench's zoo for {dataset}, {kind}{nearest(name, models)}"
-        )
-    place = Path(folder) / dataset / kind
-    parts = models[name].get("gdrive_id")
-    files = [f"{name}_m{i}.pt" for i in range(len(parts))] if isinstance(parts, list) else [f"{name}.pt"]
-    lost = [file for file in files if not (place / file).is_file()]
-    if lost:
-        raise FileNotFoundError(
-            f"{str(place / lost[0])!r} is missing; download it once with robustbench.utils.load_model({name!r}, "
-            f"dataset={dataset!r}, threat_model={kind!r}, model_dir={str(folder)!r}) on a machine with a network"
-        )
-    own = str(place / files[0]) if parts is None else ""  # a model of timm takes its file by another way
-    try:
-        network = importlib.import_module("robustbench.utils").load_model(
-            name, model_dir=folder, dataset=dataset, threat_model=kind, custom_checkpoint=own
-        )
-    except pickle.UnpicklingError as error:
-        raise ValueError(
-            f"{str(place / files[0])!r} holds more than weights, and reading it would run its code ({error}); if you "
-            f"trust it, load it with torch.load(..., weights_only=False) and save its state_dict in its place"
-        ) from error
-    except (RuntimeError, EOFError, KeyError) as error:
-        raise ValueError(f"{str(place / files[0])!r} is not {name}'s checkpoint ({error})") from error
-    return ZooModel(network, SHAPES[dataset], name)
-
-
 def run_benchmark(
     classifier: nn.Module,
-    dataset: str = "cifar10",
-    threat: str = "corruptions",
+    dataset: str,
     *,
     data_root: Path | str,
     n_examples: int = 10000,
-    radius: float | None = None,
     batch_size: int = 128,
     device: torch.device | str = "cpu",
     corruptions: Sequence[str] | None = None,
@@ -168,14 +104,12 @@ def run_benchmark(
     ----------
     classifier
         Pixels in [0, 1] -> logits.
-    dataset, threat
-        As for :func:`load_zoo_model`, and "corruptions_3d".
+    dataset
+        "cifar10", "cifar100" or "imagenet".
     data_root
         Holds the clean set and ``CIFAR-10-C`` (``ImageNet-C``, ...) in their published layouts.
     n_examples
         Use only this many images, from the first.
-    radius
-        In pixels, for "Linf" and "L2".
     corruptions
         Only these, of the fifteen.
 
@@ -184,18 +118,12 @@ def run_benchmark(
     FileNotFoundError
         If the data are not on disk.
     """
-    _check(dataset, threat)
     robustbench()
     evaluation = importlib.import_module("robustbench.eval")
     data = importlib.import_module("robustbench.data")
     root = Path(data_root)
-    key = (evaluation.BenchmarkDataset(dataset), evaluation.ThreatModel(threat))
-    wanted = [root / CLEAN_FOLDERS[dataset]]
-    if threat.startswith("corruptions"):
-        wanted.append(root / data.CORRUPTIONS_DIR_NAMES[key[0]][key[1]])
-    elif radius is None:
-        raise ValueError(f"radius (in pixels) must be given for threat {threat!r}")
-    for place in wanted:
+    key = (evaluation.BenchmarkDataset(dataset), evaluation.ThreatModel(THREAT))
+    for place in (root / CLEAN_FOLDERS[dataset], root / data.CORRUPTIONS_DIR_NAMES[key[0]][key[1]]):
         if not place.is_dir():
             raise FileNotFoundError(
                 f"{str(place)!r} is missing; RobustBench's evaluation reads it from there"
@@ -206,22 +134,14 @@ def run_benchmark(
             classifier,
             n_examples=n_examples,
             dataset=dataset,
-            threat_model=threat,
+            threat_model=THREAT,
             data_dir=str(root),
             device=torch.device(device),
             batch_size=batch_size,
-            eps=radius,
             preprocessing="Res256Crop224" if dataset == "imagenet" else None,
         )
     known = dataset == "imagenet" and all(name in ALEXNET for name in names)
     return BenchmarkResult(float(clean), float(accuracy), captured.get("mce") if known else None)
-
-
-def _check(dataset: str, threat: str) -> None:
-    if dataset not in SHAPES:
-        raise ValueError(f"dataset must be one of {', '.join(SHAPES)}, got {dataset!r}")
-    if threat not in THREATS:
-        raise ValueError(f"threat must be one of {', '.join(THREATS)}, got {threat!r}")
 
 
 @contextlib.contextmanager
@@ -245,11 +165,9 @@ def _repaired(
         results = Path(temporary) / key[0].value / "corruptions"
         results.mkdir(parents=True)
         cells = {(name, s): [1 - ALEXNET.get(name, 0.5)] for name in names for s in range(1, 6)}
-        for file in ("unaggregated_results.csv", "unaggregated_results_3d.csv"):
-            pd.DataFrame(cells, ["AlexNet"]).to_csv(results / file)
+        pd.DataFrame(cells, ["AlexNet"]).to_csv(results / "unaggregated_results.csv")
         replaced = patch.multiple(
             evaluation,
-            AutoAttack=_AutoAttack,
             CORRUPTION_DATASET_LOADERS={key[0]: {key[1]: load}},
             CORRUPTIONS_DICT={key[0]: {key[1]: tuple(names)}},
             Path=lambda place: Path(temporary) if place == "model_info" else Path(place),
@@ -261,17 +179,3 @@ def _repaired(
                 yield captured
         finally:
             np.random.set_state(state)  # noqa: NPY002
-
-
-class _AutoAttack:
-    """The signature that ``robustbench.eval`` calls, on pyautoattack."""
-
-    def __init__(self, model: nn.Module, *, log_path: str | None = None, **options: Any) -> None:
-        from pyautoattack import AutoAttack
-
-        self._attack = AutoAttack(model, seed=0, **options)
-
-    def run_standard_evaluation(
-        self, images: Any, labels: Any, *, bs: int, state_path: Path | None = None
-    ) -> Any:
-        return self._attack.run_standard_evaluation(images, labels, batch_size=bs, state_path=state_path)[0]

@@ -80,15 +80,6 @@ def decide(interval: tuple[float, float] | None, zone: Zone | tuple[float, float
     return Verdict.YES if interval[0] > 0 or interval[1] < 0 else Verdict.CANNOT_TELL
 
 
-def equivalence_p(effect: Contrast, zone: Zone) -> float | None:
-    """The p-value of two one-sided tests that the effect lies inside the zone; None without a standard error."""
-    if effect.value is None or not effect.error:
-        return None
-    above = scipy.stats.t.sf((effect.value - zone.low) / effect.error, effect.freedom)
-    below = scipy.stats.t.sf((zone.high - effect.value) / effect.error, effect.freedom)
-    return float(max(above, below))
-
-
 def units_needed(
     effect: Contrast, zone: Zone, *, margin: float = 0.0, power: float = 0.8, most: int = 100
 ) -> int | None:

@@ -6,10 +6,8 @@ import torch
 from PIL import Image
 from torch import nn
 
-from lipcomp.bound import lower_bounds
 from lipcomp.data._folders import FolderImages
 from lipcomp.data._sets import TensorImages
-from lipcomp.jacobian import spectral_norm
 from lipcomp.measure import CleanAccuracy, CorruptionAccuracy, _corrupted, _shifted
 from lipcomp.measure._accuracy import RobustAccuracy
 from lipcomp.measure._conditions import Condition, clean_condition
@@ -18,7 +16,6 @@ from lipcomp.robustness._effective import baseline_fit, read_baselines
 from lipcomp.robustness._metrics import ALEXNET
 from lipcomp.robustness._shifted import Shift, project
 from lipcomp.robustness._videos import FrameSet
-from lipcomp.robustness._zoo import ZooModel
 from lipcomp.robustness.corruptions import corrupt
 from lipcomp.robustness.corruptions._tables import COMMON
 
@@ -224,26 +221,3 @@ def test_a_classifier_in_bfloat16_is_attacked_in_finer_steps(classifier_bench):
     shares = [findings_of(RobustAccuracy("pgd", "linf", r), bench)[0].value for r in (1e-6, 8 / 255, 0.5)]
     assert whole == shares[0] > shares[2]
     assert shares == sorted(shares, reverse=True)
-
-
-def test_a_zoo_model_runs_through_bounds_jacobians_and_robustness(classifier_bench):
-    model = ZooModel(network(5), (3, 32, 32), "tiny")
-    images = torch.rand(4, 3, 32, 32, generator=torch.Generator().manual_seed(0))
-    with torch.no_grad():
-        mu = model(images)
-        moved = images + 0.01 * torch.randn(images.shape, generator=torch.Generator().manual_seed(1))
-        other = model(moved)
-    distance = (images - moved).flatten(1).norm(dim=1)
-    bounds = lower_bounds(mu, other, distance, concentration=10.0)
-    sigma = spectral_norm(model, images)
-    assert len(sigma.values) == 4
-    direction = max(bound.maximum for bound in bounds.bounds.values() if bound.unit == "1/pixel L2")
-    assert direction > 0
-    jacobian = torch.autograd.functional.jacobian(lambda x: model(x[None])[0], images[0]).flatten(1)
-    assert float(torch.linalg.svdvals(jacobian)[0]) == pytest.approx(float(sigma.values[0]), rel=1e-3)
-    (found, *_) = findings_of(CleanAccuracy(), classifier_bench(model.classifier, image_set(10, 5)))
-    assert found.n == 10
-    with pytest.raises(ValueError, match="layer must be one of"):
-        model.embedding(images, "projection")
-    with pytest.raises(ValueError, match="no linear layer"):
-        ZooModel(nn.Sequential(nn.Conv2d(3, 5, 32), nn.Flatten()), (3, 32, 32))

@@ -287,7 +287,6 @@ def test_flip_rates_by_hand():
     predictions = np.array([[0, 0, 1, 0], [2, 2, 2, 2]])
     assert flip_rate(predictions).value == pytest.approx((2 / 3 + 0) / 2)
     assert flip_rate(predictions, noise=True).value == pytest.approx((1 / 3 + 0) / 2)
-    assert flip_rate(predictions, stride=2).value == pytest.approx((1 / 2 + 0) / 2)
     with pytest.raises(ValueError, match="more than 1 frames"):
         flip_rate(np.zeros((2, 1)))
 
@@ -328,19 +327,16 @@ def test_the_published_lines_are_reproduced(shift, slope, intercept, r_squared):
     assert fit.slope_interval[0] < fit.slope < fit.slope_interval[1]
 
 
-def test_every_shift_of_the_table_has_a_line_on_both_scales():
-    for shift in CLEAN_COLUMN:
-        for scale in ("logit", "probit"):
-            assert baseline_fit(shift, scale=scale).r_squared > 0.5
+def test_every_shift_of_the_table_has_a_line():
+    assert all(baseline_fit(shift).r_squared > 0.5 for shift in CLEAN_COLUMN)
 
 
-@pytest.mark.parametrize(("scale", "shrink"), [("logit", special.expit), ("probit", special.ndtr)])
-def test_models_on_a_line_have_that_line_and_no_effective_robustness(scale, shrink):
+def test_models_on_a_line_have_that_line_and_no_effective_robustness():
     x = np.linspace(-1, 2, 20)
-    fit = fit_baselines(shrink(x), shrink(0.9 * x - 0.4), scale=scale)
+    fit = fit_baselines(special.expit(x), special.expit(0.9 * x - 0.4))
     assert fit.slope == pytest.approx(0.9)
     assert fit.intercept == pytest.approx(-0.4)
-    assert float(fit.predict(shrink(0.5))) == pytest.approx(shrink(0.05))
+    assert float(fit.predict(special.expit(0.5))) == pytest.approx(special.expit(0.05))
     clean = np.arange(1000) < 700
     expected = float(fit.predict(0.7))
     shifted = np.arange(1000) < 1000 * expected
