@@ -6,7 +6,7 @@ For a block of rows i and columns j one product each gives all squared distances
 
 with x and mu centred first, which changes no difference and saves digits. The subtraction loses digits where the
 two are close, so that (a) every pair nearer than 3% of the larger norm is computed again from its difference, in
-float64, and there zero distances are counted out and chords within reach of rounding go to the Jacobian (3.8); (b) the
+float64, and there zero distances are counted out and chords within reach of rounding proved by the map (3.8); (b) the
 block only *nominates*: the ``CANDIDATES`` best pairs of every bound, and the best partner of every image, are computed
 again from their differences, the former by the map in float64 (:mod:`lipcomp.bound._rounding`), so that what is
 reported is proved by its pair. Without the map, rounding is taken off the chords. Quantiles come from a histogram of
@@ -28,7 +28,7 @@ from lipcomp._arguments import estimator
 from lipcomp.bound._gathered import Gathered, Proof, report
 from lipcomp.bound._lower import QUANTILES, check_concentration, check_precision
 from lipcomp.bound._results import LowerBounds
-from lipcomp.bound._rounding import along
+from lipcomp.bound._rounding import proved_chords
 from lipcomp.bound._sketch import Histogram, Leaders
 from lipcomp.distributions._bessel import mean_resultant_length
 from lipcomp.jacobian._precision import power_of_two
@@ -67,8 +67,8 @@ def all_pairs(
     concentration
         kappa_e; None for the bound (3.5) only.
     fn
-        The map, for close pairs, which are measured by its Jacobian, and for the pairs that are reported, which are
-        computed again in float64; without it 1e-6 (for float32) is taken off every chord that is reported.
+        The map, for close pairs and for those that are reported, which are computed again in float64 (or where rounding
+        reaches that by its Jacobian); without it 1e-6 (for float32) is taken off every chord that is reported.
     normalised
         Whether ``mu`` are unit vectors; if not, only ‖h - h'‖ / Delta is meaningful, as "direction".
     domain
@@ -247,10 +247,9 @@ def _patch(
                 left.indices[i[close]].tolist(), right.indices[j[close]].tolist(), strict=True
             )
             sides = left.images[i[close]], right.images[j[close]]
-            if proof.wide is not None:
-                sides = sides[0].double(), sides[1].double()
-            moved = along(proof.wide or proof.fn, *sides)
-            progress.close_chords += (moved * exact[close].cpu()).tolist()
+            found, steep = proved_chords(proof.fn, proof.wide, proof.eta, *sides, proof.normalised)
+            progress.close_chords += found.tolist()
+            progress.jacobian += int(steep.sum())
     return dropped
 
 

@@ -34,8 +34,9 @@ class Gathered:
     unit: float = 1.0  # of the chords that rank and are counted, so that no square under- or overflows
     zero: int = 0
     unread: int = 0  # pairs with an image that is not finite
-    close: list[tuple[int, int]] = field(default_factory=list)  # measured by the Jacobian
+    close: list[tuple[int, int]] = field(default_factory=list)  # within reach of rounding
     close_chords: list[float] = field(default_factory=list)
+    jacobian: int = 0  # how many of them came from the Jacobian
 
 
 @dataclass(frozen=True)
@@ -74,7 +75,7 @@ class Proof:
         return (one - two).norm(dim=1)
 
     def lost(self, chord: Tensor) -> Tensor:
-        """Which chords go to the Jacobian, where there is one."""
+        """Which chords rounding reaches, where there is a map to prove them by."""
         return (
             chord < self.eta / RELATIVE if self.fn is not None else torch.zeros_like(chord, dtype=torch.bool)
         )
@@ -146,7 +147,7 @@ def report(
         bounds[name] = Bound(name, maximum, witness, at, n + len(extra_chord), of_images[name])
     excluded = {**reasons, "zero distance": progress.zero}
     shared_kappa = None if kappa is None else float(kappa)
-    return LowerBounds(bounds, each, distance, chord, excluded, len(extra_chord), shared_kappa, dim)
+    return LowerBounds(bounds, each, distance, chord, excluded, progress.jacobian, shared_kappa, dim)
 
 
 def _scale(name: str, dim: int, kappa: Tensor | None) -> float:

@@ -18,8 +18,8 @@ E[r²] = 2 KL + (A_{d+2}/A_d) KL². Always (3.1) <= (3.3)/√2 and (3.2) <= (3.3
 
 Everything is computed in float64 from chords, never from 1 - mu.mu'. A pair at distance zero proves nothing and is
 counted, not divided by. From mean directions alone a chord is known up to their rounding (3.8), which is taken off;
-:func:`lipcomp.bound.measure_pairs`, which has the map, takes the Jacobian (4.3) where that matters, and float64 for the
-pair that attains a bound.
+:func:`lipcomp.bound.measure_pairs`, which has the map, takes float64, or the Jacobian (4.3), where that matters and for
+the pair that attains a bound.
 """
 
 import math

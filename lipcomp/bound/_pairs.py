@@ -11,8 +11,8 @@ all             every two images of a set: :mod:`lipcomp.bound.all_pairs`
 search          an image and what ascent finds in a ball: :mod:`lipcomp.bound._search`
 ==============  ==============================================================================
 
-A maximum is taken over pairs computed again in float64; a chord within reach of rounding comes from the Jacobian
-(:mod:`lipcomp.bound._rounding`). Other values are right to 0.1%.
+A maximum is taken over pairs computed again in float64, as is a chord within reach of rounding; one that float64 loses
+too comes from the Jacobian (:mod:`lipcomp.bound._rounding`). Other values are right to 0.1%.
 
 A source is an iterator of batches of pairs; only chords, distances and indices are kept, so a stream may be long.
 """
@@ -34,7 +34,7 @@ from lipcomp.bound._lower import (
     pair_values,
 )
 from lipcomp.bound._results import LowerBounds
-from lipcomp.bound._rounding import RELATIVE, along, chords, in_float64, unit
+from lipcomp.bound._rounding import RELATIVE, in_float64, proved_chords, unit
 from lipcomp.jacobian._checks import check_images, check_map
 from lipcomp.jacobian._precision import full_precision
 from lipcomp.jacobian._products import Map, as_rows
@@ -133,14 +133,13 @@ def measure_pairs(
         distance = (block.second.double() - block.first.double()).flatten(1).norm(dim=1)
         near = ((distance > 0) & (chord < eta / RELATIVE) & finite & ~none).nonzero().squeeze(1)
         if len(near):
-            moved = along(fn, block.first[near], block.second[near])
-            chord[near] = moved.to(chord.device) * distance[near]
-            jacobian += len(near)
+            proved, lost = proved_chords(fn, wide, eta, block.first[near], block.second[near], normalised)
+            chord[near] = proved.to(chord)
+            jacobian += int(lost.sum())
         found_chords.append(chord.masked_fill(~finite | none, torch.nan).cpu())
         distances.append(distance.cpu())
         indices.append(block.indices.cpu())
-        close = torch.zeros(len(chord), dtype=torch.bool).index_fill(0, near.cpu(), True)
-        leaders.offer(found_chords[-1], distances[-1], dim, block, close, done)
+        leaders.offer(found_chords[-1], distances[-1], dim, block, done)
         done += len(block.first)
         reasons["non-finite output"].append(~finite.cpu())
         reasons["zero-norm embedding"].append(none.cpu())
@@ -149,7 +148,7 @@ def measure_pairs(
     if not found_chords:
         raise ValueError("there is no pair to measure; give at least two images")
     all_chords = torch.cat(found_chords)
-    places = leaders.prove(wide, normalised, all_chords)
+    places = leaders.prove(wide, eta, normalised, all_chords)
     found = bounds_from_chords(
         all_chords,
         torch.cat(distances),
@@ -166,12 +165,11 @@ def measure_pairs(
 
 @dataclass
 class _Leader:
-    """A pair that leads: its place in the stream, its images, and whether its chord came from the Jacobian."""
+    """A pair that leads: its place in the stream, and its images."""
 
     value: float
     place: int
     images: tuple[Tensor, Tensor]
-    close: bool
 
 
 class _Leaders:
@@ -181,10 +179,8 @@ class _Leaders:
         self.kappa = None if concentration is None else check_concentration(concentration, 1)
         self.best: dict[str, list[_Leader]] = {}
 
-    def offer(
-        self, chord: Tensor, distance: Tensor, dim: int, block: PairBlock, close: Tensor, start: int
-    ) -> None:
-        """The next pairs of the stream, of which ``start`` have come before; ``close`` came from the Jacobian."""
+    def offer(self, chord: Tensor, distance: Tensor, dim: int, block: PairBlock, start: int) -> None:
+        """The next pairs of the stream, of which ``start`` have come before."""
         usable = ((distance > 0) & ~chord.isnan()).nonzero().squeeze(1)
         for name, values in pair_values(chord[usable], distance[usable], dim, self.kappa).items():
             if name in ("published", "supremum"):  # ranked as (3.5) is
@@ -195,7 +191,7 @@ class _Leaders:
             for value, i in zip(top.tolist(), usable[order].tolist(), strict=True):
                 if value > least:
                     pair = (block.first[i].detach().clone(), block.second[i].detach().clone())
-                    leading.append(_Leader(value, start + i, pair, bool(close[i])))
+                    leading.append(_Leader(value, start + i, pair))
             leading.sort(key=lambda leader: -leader.value)
             del leading[LEADERS:]
 
@@ -208,21 +204,15 @@ class _Leaders:
             if leader.value >= leading[0].value * (1 - 4 * RELATIVE)
         }
 
-    def prove(self, wide: Map | None, normalised: bool, chord: Tensor) -> Tensor:
+    def prove(self, wide: Map | None, eta: float, normalised: bool, chord: Tensor) -> Tensor:
         """Put the leaders' chords by the map in float64 in their places; returns these places."""
         each = self._each()
         places = torch.tensor(list(each), dtype=torch.int64)
-        for kind in (True, False):
-            leaders = [leader for leader in each.values() if leader.close is kind]
-            if wide is None or not leaders:
-                continue
-            first, second = (torch.stack([leader.images[side] for leader in leaders]) for side in (0, 1))
-            if kind:
-                step = (second.double() - first.double()).flatten(1).norm(dim=1).cpu()
-                exact = along(wide, first.double(), second.double()) * step
-            else:
-                exact = chords(wide, first, second, normalised)
-            chord[torch.tensor([leader.place for leader in leaders])] = exact
+        if wide is not None and each:
+            first, second = (
+                torch.stack([leader.images[side] for leader in each.values()]) for side in (0, 1)
+            )
+            chord[places] = proved_chords(wide, wide, eta, first, second, normalised)[0]
         return places
 
     def images(self, name: str, position: int) -> tuple[Tensor, Tensor] | None:

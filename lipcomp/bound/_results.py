@@ -80,7 +80,7 @@ class LowerBounds(ResultMixin):
     excluded
         How many pairs were left out, by reason.
     jacobian
-        How many tiny distances were measured by the Jacobian instead.
+        How many chords were lost in rounding, in float64 too if the map has such a version: measured by the Jacobian.
     concentration
         kappa, or None.
     dim

@@ -5,7 +5,8 @@ its relative error is eta / delta, whatever the distance of the two images. So w
 are proved:
 
 - above eta / :data:`RELATIVE` a float32 chord is right to 0.1%: good enough for a table of values;
-- below it ‖J v‖ along the pair's direction takes its place (4.3), which needs no difference;
+- below it comes the chord of the same map in float64, and where rounding reaches that too, or there is no such map,
+  ‖J v‖ along the pair's direction (4.3), which needs no difference;
 - a *maximum* is taken over leading pairs that were computed again by the same map in float64.
 
 The same map in float64 is the user's own function with every tensor that it touches made float64 on the way. Where that
@@ -13,7 +14,7 @@ is not possible (a scripted function, an operator without float64), maxima keep 
 """
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Bool, Float
 from torch import Tensor
 
 from lipcomp.jacobian._precision import doubled
@@ -63,6 +64,30 @@ def chords(
         outputs = as_rows(fn(both), len(both)).double() if len(both) else both.flatten(1).double()
     one, other = (unit(outputs) if normalised else outputs).chunk(2)
     return (one - other).norm(dim=1).cpu()
+
+
+def proved_chords(
+    fn: Map,
+    wide: Map | None,
+    eta: float,
+    first: Float[Tensor, "pairs ..."],
+    second: Float[Tensor, "pairs ..."],
+    normalised: bool,
+) -> tuple[Float[Tensor, " pairs"], Bool[Tensor, " pairs"]]:
+    """Chords of all pairs by the map in float64 (``wide``), if there is one, and which came from the Jacobian.
+
+    Those are the ones that rounding reaches; ``eta`` is that of ``fn``.
+    """
+    if wide is not None:
+        eta *= torch.finfo(torch.float64).eps / torch.finfo(first.dtype).eps
+        fn, first, second = wide, first.double(), second.double()
+    parts = zip(first.split(AT_ONCE), second.split(AT_ONCE), strict=True)
+    chord = torch.cat([chords(fn, *part, normalised) for part in parts])
+    distance = (second.double() - first.double()).flatten(1).norm(dim=1).cpu()
+    lost = (chord < eta / RELATIVE) & (distance > 0)
+    if bool(lost.any()):
+        chord[lost] = along(fn, first[lost], second[lost]) * distance[lost]
+    return chord, lost
 
 
 def along(

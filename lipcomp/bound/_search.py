@@ -28,7 +28,7 @@ from lipcomp._arguments import estimator
 from lipcomp._norms import PlainNorms
 from lipcomp._results import ResultMixin
 from lipcomp.bound._ball import project
-from lipcomp.bound._rounding import RELATIVE, along, chords, in_float64
+from lipcomp.bound._rounding import RELATIVE, in_float64, proved_chords
 from lipcomp.jacobian import spectral_norm
 from lipcomp.jacobian._batching import chosen_batch_size
 from lipcomp.jacobian._checks import check_images, check_map
@@ -213,7 +213,8 @@ class _Search:
             better = ratio > best["chord_ratio"]
             for name, value in (("chord_ratio", ratio), ("first", first), ("second", second)):
                 best[name][better] = value[better]
-            for point in [(first + second) / 2] if self.kind == "pair" else [(first + second) / 2, second]:
+            middle = project((first + second) / 2, images, radius, norm)  # halves are rounded too
+            for point in [middle] if self.kind == "pair" else [middle, second]:
                 found = spectral_norm(fn, point, rtol=RTOL, share=False, vectors=False, generator=seeds)
                 sigma = found.sigma
                 better = sigma > best["sigma"]
@@ -234,17 +235,9 @@ class _Search:
 
     def _ratio(self, first: Tensor, second: Tensor) -> Tensor:
         """What every pair proves, from its chord or, where rounding reaches that, ‖J v‖; 0 for a pair at distance 0."""
-        fn, eta = self.fn, self.eta
-        if self.wide is not None:
-            eta *= torch.finfo(torch.float64).eps / torch.finfo(first.dtype).eps
-            fn, first, second = self.wide, first.double(), second.double()
+        chord, _ = proved_chords(self.fn, self.wide, self.eta, first, second, normalised=False)
         distance = (second.double() - first.double()).flatten(1).norm(dim=1).cpu()
-        chord = chords(fn, first, second, normalised=False)
-        ratio = torch.where(distance > 0, chord / distance, 0.0).nan_to_num(0, 0, 0)
-        lost = ((chord < eta / RELATIVE) & (distance > 0)).nonzero().squeeze(1)
-        if len(lost):
-            ratio[lost] = along(fn, first[lost], second[lost])
-        return ratio
+        return torch.where(distance > 0, chord / distance, 0.0).nan_to_num(0, 0, 0)
 
 
 def _ascend_pair(

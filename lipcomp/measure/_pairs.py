@@ -110,7 +110,7 @@ class Pairs:
     table: str | None = None
     pooled: bool = False
 
-    version: ClassVar[int] = 2
+    version: ClassVar[int] = 3
     sources: ClassVar[tuple[str, ...]] = (
         "views",
         "corruptions",
@@ -161,7 +161,7 @@ class Pairs:
                 count=count,
                 cost={"all": 0.01, "search": 8.0 * self.starts * self.steps}.get(self.source, 2.0),
                 measure=_Job(self, bench, indices, told),
-                version=self.version + (self.source == "neighbours"),  # those of near duplicates were others
+                version=self.version + {"neighbours": 1, "search": -1}.get(self.source, 0),
                 per_image=True,
                 pictures=True,
                 reads=bench.probe_reads(self.map.layer),

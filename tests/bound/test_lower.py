@@ -69,17 +69,20 @@ def test_rounding_is_taken_off_and_norms_are_made_one(generator):
         lower_bounds(mu.bfloat16(), mu.bfloat16(), torch.ones(20))
 
 
-def test_tiny_pairs_are_measured_by_the_jacobian(generator):
-    matrix = torch.randn(6, 9, generator=generator)
-    fn = lambda x: F.normalize(x @ matrix.T, dim=1)  # noqa: E731
+@pytest.mark.parametrize("offset", [0.0, 1e4])
+@pytest.mark.parametrize("radius", [1e-6, 0.5])
+def test_chords_that_rounding_reaches_are_those_of_float64(radius, offset, generator, monkeypatch):
+    """Of a map that moves little they were the derivative times any distance, up to six times too large."""
+    matrix = 10 * torch.randn(6, 9, generator=generator)
+    fn = lambda x: F.normalize(offset + torch.sin(x @ matrix.to(x).T), dim=1)  # noqa: E731
     images = torch.rand(5, 9, generator=generator) * 0.8 + 0.1
-    near = measure_pairs(fn, random_pairs([images], 1e-6, generator=torch.Generator().manual_seed(1)))
-    precise = measure_pairs(
-        lambda x: F.normalize(x @ matrix.double().T, dim=1),
-        random_pairs([images.double()], 1e-3, generator=torch.Generator().manual_seed(1)),
-    )
-    assert near.jacobian == 5
-    torch.testing.assert_close(near["direction"].values, precise["direction"].values, rtol=0.1, atol=0)
+    ((first, second),) = ((pair.first, pair.second) for pair in random_pairs([images], radius))
+    found = measure_pairs(fn, [(first, second)])
+    truth = (fn(first.double()) - fn(second.double())).norm(dim=1)
+    torch.testing.assert_close(found.chord, truth, rtol=1e-6 if offset or radius < 1e-3 else 1e-3, atol=0)
+    assert found.jacobian == 0
+    monkeypatch.setattr("lipcomp.bound._rounding.doubled", lambda fn, images: (None, None))
+    assert measure_pairs(fn, [(first, second)]).jacobian == (5 if offset or radius < 1e-3 else 0)
 
 
 def deep(generator):
