@@ -14,7 +14,6 @@ import pandas as pd
 
 from analyses.paired_study.comparison import compare
 from analyses.paired_study.frames import Study
-from analyses.paired_study.pairs import find_pairs
 from analyses.paired_study.study import BASELINES, CONTRASTS, CREDIT, METHODS
 from lipcomp.statistics import decide, paired_effect
 from lipcomp.statistics._estimate import Estimate
@@ -45,7 +44,7 @@ class Association:
 def associations(study: Study) -> list[Association]:
     """Points of corruption accuracy per 10% lower sigma, across methods and from run to run, clean accuracy too."""
     found = []
-    models = study.main
+    models = study.pairs.main
     zone = study.design.accuracy
     for y, label in (("corruption", "corruption accuracy"), ("clean", "clean accuracy")):
         rows = models.dropna(subset=["features", y]).query("features > 0")
@@ -75,7 +74,7 @@ def _told(level: str, y: str, estimate: Estimate, units: str, zone: Zone) -> Ass
 
 def on_main_data(study: Study) -> Study:
     """The study of its main data alone, and of the baselines whose data is the same or not known."""
-    trained = study.main
+    trained = study.pairs.main
     if not len(trained):
         return study
     baselines = study.models[study.models["method"].isin(BASELINES)]
@@ -95,7 +94,7 @@ def dose_response(study: Study) -> list[Association]:
     A seed's slope is one number, and seeds are the unit: Student's interval over their slopes.
     """
     found = []
-    models = study.main
+    models = study.pairs.main
     for method in dict.fromkeys(c.treated for c in CONTRASTS):
         rows = models[(models["method"] == method) & (models["beta"] > 0) & models["seed"].notna()]
         if rows["beta"].nunique() < 3:
@@ -196,8 +195,8 @@ def through_smoothness(study: Study) -> Mediation | None:
     The slope is that of corruption accuracy, less the middle of the design's slopes times clean accuracy, on log sigma
     from run to run.
     """
-    members = find_pairs(study.models, CREDIT, study.design.beta).main
-    rows = study.main.dropna(subset=["features", "corruption", "clean", "seed"]).query("features > 0")
+    members = study.pairs.of(CREDIT).main
+    rows = study.pairs.main.dropna(subset=["features", "corruption", "clean", "seed"]).query("features > 0")
     if not len(members) or len(rows) < 4:
         return None
     effect = compare(study, members, CREDIT).effect("features", study.design.level)
@@ -211,7 +210,7 @@ def through_smoothness(study: Study) -> Mediation | None:
 
 def bits_model(study: Study) -> HierarchicalEffect | None:
     """The primary contrast by the hierarchical model of the correctness bits; None without bits of pairs."""
-    members = find_pairs(study.models, CREDIT, study.design.beta).main
+    members = study.pairs.of(CREDIT).main
     runs = [r for r in members.index if r in study.bits]
     alike = {
         (b.right.shape, b.labels.tobytes(), b.corruption.tobytes()) for b in map(study.bits.get, runs) if b

@@ -117,7 +117,7 @@ class Comparison:
 
 
 def compare(study: Study, members: pd.DataFrame, contrast: Contrast) -> Comparison:
-    """The comparison of a contrast's paired runs (:func:`analyses.paired_study.pairs.find_pairs`)."""
+    """The comparison of a contrast's paired runs (:class:`analyses.paired_study.pairs.Pairing`)."""
     models = study.models
     others = models[
         models["method"].isin(contrast.family)

@@ -9,7 +9,7 @@ from analyses.paired_study import figures
 from analyses.paired_study.answer import Answered
 from analyses.paired_study.associations import on_main_data
 from analyses.paired_study.frames import Study, bound_rows
-from analyses.paired_study.pairs import find_pairs
+from analyses.paired_study.pairs import Pairing
 from analyses.paired_study.study import BASELINES, CONTRASTS
 from analyses.paired_study.verdicts import Row
 from analyses.paired_study.words import shown_value
@@ -78,15 +78,9 @@ def _ordered(rows: list[Row]) -> list[Row]:
     return sorted(kept, key=lambda r: (order.index(r.contrast.name), not r.primary))
 
 
-def _paired(study: Study, beta: float | None) -> pd.DataFrame:
-    """The runs that verdicts are on: of one recipe in each family."""
-    runs = {run for c in CONTRASTS for run in find_pairs(study.models, c, beta).main.index}
-    return study.models[study.models.index.isin(runs)]
-
-
 def _seed_figures(study: Study) -> list[Drawn]:
     models, drawn = study.models, []
-    paired = _paired(study, study.design.beta)
+    paired = study.pairs.paired
     at = paired[paired["beta"].isna() | (paired["beta"] == study.design.beta)]
     for column, title, label, scale in (
         ("features", "Smoothness, per seed", SIGMA, 1.0),
@@ -129,7 +123,7 @@ def _seed_figures(study: Study) -> list[Drawn]:
 
 
 def _beta_figures(study: Study) -> list[Drawn]:
-    models = _paired(study, None)
+    models = Pairing(study.models).paired
     if models["beta"].nunique() < 3:
         return []
     told = [
@@ -156,7 +150,7 @@ def _corruption_figure(study: Study) -> list[Drawn]:
     wide = 100 * study.corruptions.pivot_table("value", "run", "corruption", aggfunc="mean")
     columns: dict[str, pd.Series] = {}
     for contrast in CONTRASTS:
-        members = find_pairs(study.models, contrast, study.design.beta).main
+        members = study.pairs.of(contrast).main
         if len(members) and len(columns) < 4:
             values = wide.reindex(members.index)
             sides = [values[members["method"] == m].mean() for m in (contrast.treated, contrast.control)]

@@ -9,7 +9,7 @@ import seaborn as sns
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from analyses.paired_study.pairs import find_pairs
+from analyses.paired_study.pairs import Pairing
 from analyses.paired_study.study import CONTRASTS, FAMILIES, METHODS
 from analyses.paired_study.verdicts import Row
 from lipcomp.plots import local_constants
@@ -113,8 +113,9 @@ def seed_lines(
 def scatter_with_pairs(models: pd.DataFrame, x: str, y: str, x_label: str, y_label: str) -> Figure:
     """Smoothness against robustness, a point per model, twins joined."""
     figure, axis = plt.subplots(figsize=(WIDTH, 3.6))
+    pairs = Pairing(models)
     for contrast in (c for c in CONTRASTS if c.treated.startswith("C-") and not c.same_beta):
-        rows = find_pairs(models, contrast).main.dropna(subset=[x, y])
+        rows = pairs.of(contrast).main.dropna(subset=[x, y])
         for _, seed in rows.groupby("seed"):
             control = seed[seed["method"] == contrast.control]
             for _, treated in seed[seed["method"] == contrast.treated].iterrows():

@@ -10,7 +10,7 @@ import pandas as pd
 from jaxtyping import Bool, Float, Shaped
 
 from analyses.paired_study.design import Design, changes, read_design
-from analyses.paired_study.pairs import main_data
+from analyses.paired_study.pairs import Pairing
 from analyses.paired_study.study import BASELINES, COMMON_KAPPA, RECORDS, models_table, read_plan
 from analyses.runs import Measured, last_values, read_measured
 
@@ -87,9 +87,9 @@ class Study:
     redesigned: tuple[str, ...] = ()
 
     @cached_property
-    def main(self) -> pd.DataFrame:
-        """The rows of ``models`` that everything beside the headline is on (``pairs.main_data``)."""
-        return main_data(self.models, self.design.beta)
+    def pairs(self) -> Pairing:
+        """The pairs among ``models``; ``pairs.main`` are the rows that everything beside the headline is on."""
+        return Pairing(self.models, self.design.beta)
 
 
 def load_study(folder: Path) -> Study:

@@ -7,7 +7,6 @@ import pandas as pd
 from analyses.paired_study.answer import Answered
 from analyses.paired_study.associations import Association, ImageFinding, on_main_data
 from analyses.paired_study.frames import Study
-from analyses.paired_study.pairs import headline_runs
 from analyses.paired_study.study import BASELINES
 from analyses.paired_study.verdicts import Row, corruption_rows
 from analyses.paired_study.words import number_text, shown_value
@@ -83,7 +82,7 @@ def effects_table(rows: Sequence[Row]) -> Table:
 
 def corruptions_table(study: Study) -> Table | None:
     """The primary contrast, per corruption."""
-    members = headline_runs(study.models, study.design.beta)
+    members = study.pairs.headline
     found = corruption_rows(study, members)
     if not found:
         return None

@@ -15,7 +15,6 @@ import pandas as pd
 from analyses.paired_study.comparison import RATIOS, Comparison, compare
 from analyses.paired_study.design import Design
 from analyses.paired_study.frames import Study
-from analyses.paired_study.pairs import find_pairs
 from analyses.paired_study.study import CONTRASTS, CREDIT, PLAIN, Contrast
 from lipcomp.statistics import adjust, contrast, decide
 from lipcomp.statistics._units import Contrast as Effect
@@ -137,7 +136,7 @@ def judge(study: Study) -> Verdicts:
     refused: dict[str, None] = {}
     strata: dict[str, None] = {}
     for found in CONTRASTS:
-        pairs = find_pairs(study.models, found, study.design.beta)
+        pairs = study.pairs.of(found)
         refused |= dict.fromkeys(pairs.refused)
         for name, members in pairs.strata.items():
             strata |= {name: None} if name else {}

@@ -12,7 +12,7 @@ from analyses.paired_study.design import Design, design_text, read_design
 from analyses.paired_study.drawings import build_figures
 from analyses.paired_study.frames import load_study
 from analyses.paired_study.methods import methods_text
-from analyses.paired_study.pairs import find_pairs
+from analyses.paired_study.pairs import Pairing
 from analyses.paired_study.study import CREDIT, PLAIN, models_table, read_plan
 from analyses.paired_study.tables import build_tables
 from analyses.paired_study.words import headline, model_findings, number_text, value_text, verdict_rows
@@ -138,7 +138,7 @@ def test_another_beta_is_refused_by_name_and_means_over_betas_are_told(planted, 
     study, _ = altered(tmp_path, same, beta=0.5)
     assert any("No run has β = 0.5" in c and "0.1, 1, 10" in c for c in answer_study(study).cautions)
     study, _ = altered(tmp_path, other, beta=1.0)
-    refused = find_pairs(study.models, CREDIT, 1.0).refused
+    refused = Pairing(study.models, 1.0).of(CREDIT).refused
     assert len(refused) == 5
     assert all(reason.endswith("they differ in β") for reason in refused)
 
@@ -226,7 +226,7 @@ def test_a_study_of_collapsed_runs_has_no_verdict_and_no_error(planted, tmp_path
     planted(tmp_path, seeds=2)
     study, found = altered(tmp_path, lambda r: {**r, "value": 0.0})
     assert study.collapsed.keys() == study.plan["runs"].keys()
-    assert not len(study.main)
+    assert not len(study.pairs.main)
     assert headline(found, study.design).startswith("There is no pair")
 
 

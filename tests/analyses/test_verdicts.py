@@ -15,7 +15,7 @@ from analyses.paired_study.design import Design, read_design, write_design
 from analyses.paired_study.figures import forest
 from analyses.paired_study.frames import load_study, read_bits
 from analyses.paired_study.page import make_report
-from analyses.paired_study.pairs import find_pairs
+from analyses.paired_study.pairs import Pairing
 from analyses.paired_study.study import CREDIT, PLAIN, models_table
 from analyses.paired_study.verdicts import OUTCOMES, judge_one
 from analyses.paired_study.words import headline, value_text, verdict_rows
@@ -58,16 +58,16 @@ def test_runs_that_differ_in_anything_else_are_refused_by_name(field, value, nam
     table = models()
     table[field] = table[field].astype(object)
     table.loc["SimCLR-1", field] = value
-    found = find_pairs(table, PLAIN)
+    found = Pairing(table).of(PLAIN)
     assert set(found.main["seed"]) == {0}
     assert found.refused == (f"C-SimCLR-1 is not paired with SimCLR-1: they differ in {name}",)
 
 
 def test_another_seed_is_no_partner_and_the_control_has_the_beta_of_its_twin():
     table = models()
-    assert len(find_pairs(table.drop("SimCLR-1"), PLAIN).main) == 2
+    assert len(Pairing(table.drop("SimCLR-1")).of(PLAIN).main) == 2
     table.loc["SimCLR ×(1+β)-1", "beta"] = 10.0
-    assert set(find_pairs(table, CREDIT).main["seed"]) == {0}
+    assert set(Pairing(table).of(CREDIT).main["seed"]) == {0}
 
 
 def test_two_data_sets_in_one_folder_are_two_strata_whatever_the_order(planted, tmp_path):
