@@ -23,7 +23,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from lipcomp.bound._noise import Noise
+from lipcomp.bound._noise import Noise, pieces
 
 SLACK = 1e-8  # of every weight: far above what rounding does to a factorisation and to what is solved with it
 OUT = 1 + 1e-7  # outward: what is multiplied after the factorisation
@@ -85,13 +85,21 @@ def norm_bound(rows: Float[Tensor, "outputs columns"], units: Units) -> float:
 
 
 def row_bounds(
-    columns: Float[Tensor, "columns outputs"], units: Units, known: Float[Tensor, " outputs"]
+    columns: Float[Tensor, "columns outputs"],
+    units: Units,
+    known: Float[Tensor, " outputs"],
+    memory: float = math.inf,
 ) -> Float[Tensor, " outputs"]:
-    """The lesser of ``known`` and the norm bound of every output's row over the ball."""
+    """The lesser of ``known`` and the norm bound of every output's row over the ball, where it takes so many bytes."""
     pixels = units.pixels
     generator = torch.Generator().manual_seed(0)
     weights = torch.randint(1, 2**48, (pixels,), generator=generator).to(columns.device)
-    keys = ((columns[:pixels] != 0) * weights[:, None]).sum(0)
+    keys = torch.cat(
+        [
+            ((columns[:pixels, some] != 0) * weights[:, None]).sum(0)
+            for some in pieces(columns.shape[1], pixels)
+        ]
+    )
     _, inverse = torch.unique(keys, return_inverse=True)
     groups = inverse.argsort(stable=True).split(torch.bincount(inverse).tolist())
     seen = [units.reaching((columns[pixels:, outputs] != 0).any(1)) for outputs in groups]
@@ -102,7 +110,7 @@ def row_bounds(
             return known
     best, log = known.clone(), torch.full_like(units.tau, math.nan)
     for outputs, reach in zip(groups, seen, strict=True):
-        if bool(reach.any()):
+        if bool(reach.any()) and _bytes(pixels, reach, outputs) <= memory:
             ellipsoid = _Ellipsoid(columns[:, outputs], units, reach)
             squares, log[reach] = ellipsoid.descend(log[reach], STEPS)
             best[outputs] = torch.fmin(best[outputs], squares.sqrt() * OUT)
@@ -112,6 +120,12 @@ def row_bounds(
 def _work(pixels: int, reach: Tensor, outputs: Tensor) -> float:
     size = pixels + int(reach.sum())
     return STEPS * size**2 * (size + 2.0 * len(outputs))
+
+
+def _bytes(pixels: int, reach: Tensor, outputs: Tensor) -> float:
+    """The quadratic form three times and its rows four times, at the worst moment."""
+    size = pixels + int(reach.sum())
+    return 8 * size * (3.0 * size + 4.0 * len(outputs))
 
 
 class _Ellipsoid:
@@ -244,11 +258,12 @@ class _Ellipsoid:
             values, vectors = torch.linalg.eigh(self._gram(c, left, turned, outer))
             share = torch.softmax((values - values[-1]) / (0.05 * values[-1].abs() + 1e-300), 0)
             return (vectors * share.sqrt())[:, -EIGENVECTORS:]
-        ends = torch.diag(self._rows_at(c, left, turned, outer).clamp(min=1e-300).rsqrt())
-        if len(ends) > SKETCH:
-            generator = torch.Generator().manual_seed(0)
-            ends = ends @ torch.randn(len(ends), SKETCH, generator=generator, dtype=ends.dtype).to(ends)
-        return ends
+        scales = self._rows_at(c, left, turned, outer).clamp(min=1e-300).rsqrt()
+        if len(scales) <= SKETCH:
+            return torch.diag(scales)
+        generator = torch.Generator().manual_seed(0)
+        drawn = torch.randn(len(scales), SKETCH, generator=generator, dtype=scales.dtype)
+        return scales[:, None] * drawn.to(scales)
 
 
 def _multiple(share: Tensor, top: float, values: Tensor) -> tuple[Tensor, Tensor]:

@@ -7,7 +7,7 @@ outward. Memory: (pixels + uncertain units) times the numbers of the widest laye
 """
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -17,7 +17,7 @@ from torch import Tensor, fx
 
 from lipcomp.bound._capture import NoRule, check_dtype, leaves, name_of, with_values
 from lipcomp.bound._ellipsoids import Units, norm_bound, row_bounds
-from lipcomp.bound._noise import UP, Noise, block_norm, norm_above, row_norms
+from lipcomp.bound._noise import UP, Noise, block_norm, norm_above, pieces, row_norms
 
 
 @dataclass(eq=False)
@@ -55,6 +55,13 @@ class Ball:
     noises: list[Noise] = field(default_factory=list)
     asked: int = 0
     _units: Units | None = None
+    columns: int = 0  # bytes in the columns of all tensors that are still needed
+
+    @property
+    def held(self) -> int:
+        """Bytes in use between two operations."""
+        rows = sum(8 * noise.rows.numel() for noise in self.noises if noise.rows is not None)
+        return self.columns + rows
 
     @property
     def count(self) -> int:
@@ -66,7 +73,8 @@ class Ball:
         if track.known is None:
             track.known = row_norms(track.flat, self.noises, self.pixels).reshape(track.value.shape)
         if tight and not track.tight and self._fits():
-            found = row_bounds(track.flat, self.units_so_far(), track.known.flatten())
+            left = self.memory - self.held - 8 * self.count**2  # and the feeds of all units
+            found = row_bounds(track.flat, self.units_so_far(), track.known.flatten(), left)
             track.known, track.tight = found.reshape(track.value.shape), True
         return track.known
 
@@ -89,7 +97,7 @@ class Ball:
 
     def _fits(self) -> bool:
         """Whether there are uncertain units, and memory for their ellipsoids."""
-        return bool(self.noises) and 5 * 8 * self.count**2 <= self.memory
+        return bool(self.noises) and self.held + 5 * 8 * self.count**2 <= self.memory
 
     def reach(self, track: Track) -> Float[Tensor, "..."]:
         """How far every number may move from its value at the image."""
@@ -126,18 +134,26 @@ class Ball:
 
     def affine(self, parts: list[Track], value: Tensor, function: Callable[..., Tensor]) -> Track:
         """What an affine function of tracked tensors gives, with its value; constants in it have no derivative."""
-        count = max(len(part.columns) for part in parts)
-        self.check(count * max(value.numel(), *(part.value.numel() for part in parts)))
-        columns = torch.vmap(function)(*[_longer(part.columns, count) for part in parts])
+        count, widest = max(len(part.columns) for part in parts), max(part.value.numel() for part in parts)
+        self.check(count * value.numel())
         constant = function(*[torch.zeros_like(part.value) for part in parts])
-        return Track(value, without(constant, columns) if bool(constant.any()) else columns)
+        some = pieces(count, max(widest, value.numel()))
+        columns = value.new_empty(count, *value.shape) if len(some) > 1 else value
+        for these in some:
+            found = torch.vmap(function)(*[_cut(part.columns, these) for part in parts])
+            found = without(constant, found) if bool(constant.any()) else found
+            if len(some) == 1:
+                return Track(value, found)  # it may be a view
+            columns[these] = found
+        return Track(value, columns)
 
     def check(self, numbers: int) -> None:
-        """Refuse what needs more memory than is given."""
-        if 3 * 8 * numbers > self.memory:
+        """Refuse what needs more memory than is given: new columns of so many numbers, and a copy of them."""
+        needed = self.held + 2 * 8 * numbers
+        if needed > self.memory:
             raise NoRule(
-                f"the local certificate needs about {3 * 8 * numbers / 2**30:.1f} GiB (pixels and uncertain units "
-                f"times the widest layer), more than the {self.memory / 2**30:.1f} it may use"
+                f"the local certificate needs about {needed / 2**30:.1f} GiB (pixels and uncertain units times the "
+                f"widest layers), more than the {self.memory / 2**30:.1f} it may use"
             )
 
     def uncertain(
@@ -187,6 +203,11 @@ def without(constant: Tensor, value: Tensor) -> Tensor:
     return (value - constant).masked_fill(constant.isinf(), 0)
 
 
+def _cut(columns: Tensor, some: slice) -> Tensor:
+    """These columns; beyond the last one they are 0."""
+    return _longer(columns[some], some.stop - some.start)
+
+
 def _longer(columns: Tensor, count: int) -> Tensor:
     missing = count - len(columns)
     return columns if not missing else torch.cat([columns, columns.new_zeros(missing, *columns.shape[1:])])
@@ -224,11 +245,23 @@ def interpret(
                 raise NoRule("the output does not depend on the images by operations that are followed")
             return output
         else:
+            ball.columns = _bytes(found.values())
             found[node] = _run(node, found, ball, rules, passive)
         for argument in node.all_input_nodes:
             if last_use[argument] is node:
                 del found[argument]
     raise NoRule("the map gives nothing")
+
+
+def _bytes(values: Iterable[Any]) -> int:
+    """In the columns of all tensors, each storage once."""
+    storages = {}
+    for value in values:
+        for part in value if isinstance(value, list | tuple) else [value]:
+            if isinstance(part, Track):
+                storage = part.columns.untyped_storage()
+                storages[storage.data_ptr()] = storage.nbytes()
+    return sum(storages.values())
 
 
 def _run(

@@ -15,6 +15,13 @@ from jaxtyping import Float
 from torch import Tensor
 
 UP = 1 + 1e-9  # outward: far above float64 rounding of the sums here
+PIECE = 2**21  # numbers that are worked on at a time; a convolution in float64 takes nine times as many
+
+
+def pieces(count: int, each: int) -> list[slice]:
+    """So many things of ``each`` numbers in parts of bounded memory."""
+    size = max(1, PIECE // max(each, 1))
+    return [slice(start, min(start + size, count)) for start in range(0, count, size)]
 
 
 def norm_above(matrix: Float[Tensor, "a b"]) -> float:
@@ -111,6 +118,11 @@ def row_norms(
     columns: Float[Tensor, "columns outputs"], noises: list[Noise], pixels: int
 ) -> Float[Tensor, " outputs"]:
     """Norm bound of every output's row over the ball."""
+    some = [_row_norms(columns[:, part], noises, pixels) for part in pieces(columns.shape[1], len(columns))]
+    return torch.cat(some) if some else columns.new_zeros(0)
+
+
+def _row_norms(columns: Tensor, noises: list[Noise], pixels: int) -> Tensor:
     total = columns[:pixels].square().sum(0).sqrt()
     for noise in noises:
         part = columns[noise.start : noise.start + len(noise)]
