@@ -1,6 +1,8 @@
 """Ellipsoids of pixels and uncertain units (theory (5.4)): above every choice of slopes, and near the largest."""
 
 import math
+import resource
+import sys
 
 import pytest
 import torch
@@ -70,6 +72,18 @@ def test_a_row_that_sees_the_last_units_alone(generator):
     bound = row_bounds(row.mT, Units.of(noises, PIXELS), blocks)
     largest = max(float(possible(row, noises, generator).norm()) for _ in range(500))
     assert largest <= float(bound) < min(1.5 * largest, 0.9 * float(blocks))
+
+
+def test_many_rows_take_no_square_matrix_and_none_without_memory(generator):
+    """20,000 rows of one ellipsoid, in a convolution at 224 x 224 even more, took 3 GiB for their furthest points."""
+    noises = uncertain(generator)
+    rows = torch.randn(20000, PIXELS + 15, generator=generator).double()
+    blocks, units = row_norms(rows.mT, noises, PIXELS), Units.of(noises, PIXELS)
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    assert row_bounds(rows.mT, units, blocks).mean() < 0.9 * blocks.mean()
+    kib = 1024 if sys.platform == "darwin" else 1
+    assert (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) / kib < 2**20
+    assert torch.equal(row_bounds(rows.mT, units, blocks, memory=2.0**20), blocks)
 
 
 def test_rows_that_see_nothing_but_bounded_units(generator):
