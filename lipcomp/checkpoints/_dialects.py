@@ -188,8 +188,10 @@ def translate(state: Mapping[str, Tensor], dialect: Dialect, prefix: str) -> Tra
     """
     weights: dict[str, Tensor] = {}
     keys: dict[str, tuple[str, ...]] = {}
+    layers = re.compile(LAYER)  # transformers 5 saves those of its MSN without the prefix
+    apart = dialect is TRANSFORMERS and not any(map(re.compile(re.escape(prefix) + LAYER).match, state))
     for key, value in state.items():
-        if key.startswith(prefix):
+        if key.startswith(prefix) or (apart and layers.match(key)):
             name = _rename(key.removeprefix(prefix), dialect.rules)
             weights[name], keys[name] = value, (key,)
     for first in [name for name in weights if APART.fullmatch(name)]:

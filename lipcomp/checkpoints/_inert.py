@@ -59,8 +59,9 @@ OTHERS = {
     "torch._utils._rebuild_sparse_tensor": "sparse tensors",
     "torch._utils._rebuild_nested_tensor": "nested tensors",
     "torch._utils._rebuild_wrapper_subclass": (
-        "tensors of a class of their own, as those of a distributed run, of which it holds one rank's parts; save the "
-        "full state dict: get_model_state_dict(model, options=StateDictOptions(full_state_dict=True)) of "
+        "tensors of a class of their own, as torchao's quantised ones (save the network before it is quantised) or "
+        "those of a distributed run, of which it holds one rank's parts; save the full state dict: "
+        "get_model_state_dict(model, options=StateDictOptions(full_state_dict=True)) of "
         "torch.distributed.checkpoint.state_dict"
     ),
     "torch._utils._rebuild_meta_tensor_no_storage": "tensors of the meta device, which have no values",

@@ -26,7 +26,7 @@ from lipcomp.checkpoints._index import classifier_of
 from lipcomp.checkpoints._inputs import channels_of, check_images, inputs_of
 from lipcomp.checkpoints._lean import Budget, check_numbers, fill
 from lipcomp.checkpoints._native import HEADER_KEY, Checkpoint, Metadata, load_checkpoint
-from lipcomp.checkpoints._recognise import Recognised, all_tensors, recognise
+from lipcomp.checkpoints._recognise import NAMELESS, Recognised, all_tensors, recognise
 from lipcomp.checkpoints._report import KeyReport
 from lipcomp.checkpoints._settings import settings_of
 from lipcomp.checkpoints._shapes import infer_backbone
@@ -44,8 +44,13 @@ STORED = {  # keys of weights that are no plain tensors -> what they are, and th
     r"\.parametrizations\.(?!weight\.original[01]$)": (
         "of a parametrization: torch.nn.utils.parametrize.remove_parametrizations(module, name) makes it a plain weight"
     ),
-    r"\.(qweight|qzeros|g_idx|SCB|absmax|quant_map|weight_format|_packed_params.*|zero_point)$": (
-        "of a quantised network: save the network before it is quantised"
+    r"(\.(qweight|qzeros|g_idx|SCB|absmax|quant_map|weight_format|_packed_params.*|zero_point|weight\._data|input_scale)"
+    r"|activation_post_process.*)$": "of a quantised network: save the network before it is quantised",
+    r"\.base_layer\.(weight|bias)$|^base_model\.model\.": (
+        "as PEFT names it, whose changes are not applied: save the merged network, model.merge_and_unload()"
+    ),
+    NAMELESS.pattern: (
+        "of an average without names, as torch_ema's: copy it into the network, and save that one's state_dict()"
     ),
     r"(^|\.)_?flat_param(_\d+)?$": (
         "of weights that FSDP has made flat: save the full state dict, or a folder of torch.distributed.checkpoint"

@@ -35,6 +35,7 @@ FOLLOWERS = re.compile(
     r"(.*[._])?(momentum|teacher|target|ema|avg|averaged|swa|shadow|key|encoder_k)([._].*)?"
 )
 EVALUATED = re.compile(r"(.*\.)?(teacher|target_encoder)(\..*)?")
+NAMELESS = re.compile(r"(^|\.)shadow_params\.\d+$")  # torch_ema's
 BRANCHES = ("online", "momentum")
 # Where Lightning's WeightAveraging and MMEngine's EMAHook keep the trained weights, whose average (which they evaluate)
 # stands at the usual place, and what stands beside.
@@ -163,7 +164,7 @@ def recognise(
     some = (
         ", ".join(list(states[0][1])[:4])
         if states
-        else "no tensors by name (whole pickled modules are not read)"
+        else "no tensors by name (neither whole modules nor NumPy's arrays are read: save model.state_dict())"
     )
     told = f"is not of format {name!r}" if forced else "is of no known format"
     raise CheckpointError(
@@ -321,7 +322,9 @@ def choose(
         )
     others = [name for i, name in enumerate(names) if i != chosen[0]]
     note = f"took {names[chosen[0]]} ({branches[chosen[0]]}); the file also holds {', '.join(others)}: see branch="
-    return chosen[0], (note,) if others else ()
+    nameless = next((name for name, _, _ in all_tensors(source.tree) if NAMELESS.search(name)), "")
+    shadow = f"the file also holds an average without names ({nameless} and on), which is not read"
+    return chosen[0], (*([note] if others else []), *([shadow] if nameless else []))
 
 
 def branch_of(label: str, source: Source | None = None) -> str:

@@ -149,13 +149,15 @@ def open_source(path: Path | str, *, alone: bool = False) -> Source:
                 raise _in_parts(path / shards[-1])
             return replace(open_source(path / WHOLE, alone=alone), path=path)
         known = ("config.json", *hugging_face.WEIGHTS, *indices_of(hugging_face.WEIGHTS))
-        if any((path / name).exists() for name in known):
-            return _folder(path, alone=alone)
+        there = [name for name in known[1:] if (path / name).exists()]
         if (path / "adapter_config.json").is_file():
+            without = f"; for the network without it, give {there[0]}" if there else ""
             raise CheckpointError(
-                f"folder {str(path)!r} holds an adapter of PEFT, not the network that it changes; save the merged one: "
-                f"model.merge_and_unload().save_pretrained(...)"
+                f"folder {str(path)!r} holds an adapter of PEFT, which changes a network and is not applied; save the "
+                f"merged one: model.merge_and_unload().save_pretrained(...){without}"
             )
+        if there or (path / known[0]).exists():
+            return _folder(path, alone=alone)
         if own := [name for name in hugging_face.OPENCLIP[1:] if (path / name).is_file()]:
             return open_source(path / own[0])
         if not any(path.glob("*.index")):
@@ -296,12 +298,15 @@ def _read_folder(path: Path, files: list[Path], promised: Collection[str], alone
         return Source(path, "huggingface", weights, digest.hexdigest())
     ready = _prepared(path, from_transformers, *hugging_face.read_processor(path))
     ready = ready or _prepared(path, from_timm, config, "pretrained_cfg of config.json")
-    if "model_type" in config and not hugging_face.is_plain(config):
+    kind = config.get("model_type")
+    if kind == "timm_wrapper":  # timm's network, as transformers saves it
+        kind = None
+    if kind is not None and not hugging_face.is_plain(config):
         told = {"config": config}
         return Source(
             path, "transformers", weights, digest.hexdigest(), conventions=told, preprocessing=ready
         )
-    if "model_type" in config:
+    if kind is not None:
         origin = without_wrappers(weights)
         plain = {name: weights[key] for name, key in origin.items()}
         translated, keys, told = hugging_face.translate(plain, config)

@@ -73,7 +73,8 @@ def read_torch(path: Path) -> Mapping[str, Any]:
         archive = file.read(4) == b"PK\x03\x04"
         size = path.stat().st_size
         described = _check_archive(file, size, what, opened) if archive else _check_legacy(path, file, what)
-        if not isinstance(described.tree, Mapping):
+        parts = described.tree if isinstance(described.tree, list | tuple) else ()
+        if not isinstance(described.tree, Mapping) and not any(isinstance(part, Mapping) for part in parts):
             kind = described.tree.name if isinstance(described.tree, Made) else type(described.tree).__name__
             kind = "tensor" if isinstance(described.tree, Claim) else kind
             raise CheckpointError(
@@ -101,7 +102,8 @@ def _build(described: Described, what: str) -> Any:
             node = node.state
         if isinstance(node, Claim):
             return tensor(node)
-        if isinstance(node, dict):
+        listed = isinstance(node, list | tuple) and any(isinstance(part, Claim | dict) for part in node)
+        if isinstance(node, dict) or listed:
             if depth > DEEPEST:
                 raise CheckpointError(
                     f"{what} nests dictionaries more than {DEEPEST} deep; this is not a checkpoint"
@@ -111,7 +113,7 @@ def _build(described: Described, what: str) -> Any:
                 mine.update(
                     {
                         key: below(value, depth + 1)
-                        for key, value in node.items()
+                        for key, value in (enumerate(node) if listed else node.items())
                         if isinstance(key, str | int)
                         and (isinstance(value, Kept) or not isinstance(value, Made | type | set | frozenset))
                     }
@@ -150,7 +152,7 @@ def _check_archive(file: BinaryIO | io.BytesIO, size: int, what: str, opened: Ex
         if any(name.endswith(("archive_format", "models/model.json")) for name in names):
             raise CheckpointError(
                 f"{what} is a torch.export archive, which holds a program; save the weights alone: "
-                f"torch.save(module.state_dict(), ...)"
+                f"torch.save(dict(torch.export.load(FILE).state_dict), ...)"
             )
         if names and all(name.endswith(".npy") for name in names):
             raise CheckpointError(
@@ -165,7 +167,7 @@ def _check_archive(file: BinaryIO | io.BytesIO, size: int, what: str, opened: Ex
         if any(name.startswith(f"{root}code/") for name in names) or f"{root}constants.pkl" in names:
             raise CheckpointError(
                 f"{what} is a TorchScript archive, which holds code; save the weights alone: "
-                f"torch.save(module.state_dict(), ...)"
+                f"torch.save(torch.jit.load(FILE).state_dict(), ...)"
             )
         if len(members) > MEMBERS or sum(member.file_size for member in members) > size:
             raise CheckpointError(
@@ -178,7 +180,7 @@ def _check_archive(file: BinaryIO | io.BytesIO, size: int, what: str, opened: Ex
             )
         if main[0].file_size > LONGEST:
             raise CheckpointError(
-                f"{what} has a pickle of {main[0].file_size} bytes; this is not a checkpoint"
+                f"{what} has a pickle of {main[0].file_size} bytes, as NumPy's arrays make it; save tensors"
             )
         if f"{root}byteorder" in names and archive.read(f"{root}byteorder") == b"big":
             raise CheckpointError(f"{what} was written on a big-endian machine; save it again on another")

@@ -42,8 +42,9 @@ Size = tuple[int, int]
 TOKEN = ("vit", "deit")
 SPARE = re.compile(
     r"(.*\.)?(classifier|cls_classifier|distillation_classifier|head|decoder|decode_head|pooler|lm_head|logit_scale|logit_bias"
-    r"|mask_token|position_ids|relative_position_index)(\.\d+)?(\..*)?|(model\.)?(text_model|text_projection|text_embed)\w*\..*"
+    r"|mask_token|position_ids|relative_position_index)(\.\d+)?(\..*)?|(model\.)?(text_model|text_projection|text_embed)\w*\..*|fc\.(weight|bias)"
 )
+HEAD = r".*classifier|(dist_)?head"  # where a classifier stands
 HELP = "or load it yourself (lipcomp.wrap)"
 
 
@@ -318,7 +319,7 @@ def _load(
     missing = [
         key
         for key in sorted(told["missing_keys"])
-        if not (field == "logits" and "classifier" in key)
+        if not (field == "logits" and re.match(rf"({HEAD})\.", key))
         and not (field == "last_hidden_state" and "pooler" in key)  # a classifier may read it, as BEiT's
     ]
     strangers = [key for key in told["unexpected_keys"] if not SPARE.fullmatch(key)]
@@ -327,7 +328,9 @@ def _load(
         what = "is not in the file" if missing else "in the file does not fit"
         return None, frozenset(), f"{bad[0]} {what}"
     if field == "logits":
-        places = [name for name, module in found.named_modules() if name.endswith("classifier")]
+        places = [name for name, _ in found.named_modules() if re.fullmatch(HEAD, name)]
+        if not places:
+            return None, frozenset(), "its classifier stands at an unknown place"
         for place in places:
             parent, _, child = place.rpartition(".")
             setattr(found.get_submodule(parent), child, nn.Flatten(1))

@@ -212,8 +212,15 @@ def test_an_empty_folder_is_named(tmp_path):
     with pytest.raises(CheckpointError, match=r"but epoch_3\.pth; give one of them"):
         load_encoder(tmp_path)
     (tmp_path / "adapter_config.json").write_text("{}")
-    with pytest.raises(CheckpointError, match=r"adapter of PEFT, .*merge_and_unload"):
+    with pytest.raises(
+        CheckpointError, match=r"adapter of PEFT, .*merge_and_unload\(\)\.save_pretrained\(\.\.\.\)$"
+    ):
         load_encoder(tmp_path)
+    (tmp_path / "model.safetensors").write_bytes(b"1")  # which transformers would read with its changes
+    with pytest.raises(CheckpointError, match=r"adapter of PEFT, .*without it, give model\.safetensors"):
+        load_encoder(tmp_path)
+    for name in ("adapter_config.json", "model.safetensors"):
+        (tmp_path / name).unlink()
     (tmp_path / "config.json").write_text("{}")
     with pytest.raises(CheckpointError, match=r"has neither model\.safetensors nor pytorch_model\.bin"):
         load_encoder(tmp_path)

@@ -202,3 +202,31 @@ def test_arch_helps_with_the_names_of_transformers(arch, tmp_path, shaken):
     error = (encoder.features(images) - expected).abs().max() / expected.abs().max()
     assert error <= 1e-5
     assert isinstance(encoder.backbone, nn.Module)
+
+
+@pytest.mark.parametrize(("arch", "size"), [("resnet18", None), ("vit_tiny_patch16_224", 32)])
+def test_a_network_of_timm_that_transformers_saved(arch, size, tmp_path, shaken, images, close):
+    """Two logits were given as features, where timm calls its classifier fc; other sizes were refused."""
+    options = {} if size is None else {"img_size": size, "depth": 1}
+    model = of("TimmWrapper", {"architecture": arch, "model_args": options}, "ForImageClassification")
+    network = shaken(model).timm_model
+    checkpoint = load_encoder(write(tmp_path, model), image_size=32)
+    inputs = (images[:, :, :32, :32] - 0.4) / 0.3
+    wanted = network.forward_head(network.forward_features(inputs), pre_logits=True)
+    close(checkpoint.encoder.features(images[:, :, :32, :32]), wanted)
+
+
+def test_a_classifier_under_another_name_is_taken_off(tmp_path, shaken, images, close):
+    """SwiftFormer's two heads; its logits were given as features."""
+    settings = {"image_size": 32, "depths": [1, 1, 1, 1], "embed_dims": [8, 8, 8, 8]}
+    model = shaken(of("SwiftFormer", settings, "ForImageClassification"))
+    checkpoint = load_encoder(write(tmp_path, model))
+    body = model.swiftformer(pixel_values=(images[:, :, :32, :32] - 0.4) / 0.3).last_hidden_state
+    close(checkpoint.encoder.features(images[:, :, :32, :32]), model.norm(body).flatten(2).mean(-1))
+
+
+def test_layers_that_are_saved_without_the_models_name(tmp_path, shaken, images, close):
+    """As transformers 5 saves ViT-MSN with a classifier ("its weights have 0 layers")."""
+    model = shaken(of("ViTMSN", SMALL, "ForImageClassification"))
+    encoder = load_encoder(write(tmp_path, model)).encoder
+    close(encoder.features(images[:, :, :32, :32]), features(model.vit, images[:, :, :32, :32]))

@@ -327,6 +327,27 @@ def test_changes_by_lora_are_not_left_out(tmp_path):
         load_encoder(tmp_path / "lora.pth")
 
 
+def test_lists_hold_networks_and_averages(tmp_path):
+    """They were left out without a word, or said to be pickled modules."""
+    networks = [ResNet(9, "cifar", 1 / 16).state_dict() for _ in range(2)]
+    average = {"decay": 0.9, "shadow_params": [value * 2 for value in networks[0].values()]}
+    path = tmp_path / "lists.pth"
+    for tree, label in (({"folds": networks}, "folds.1"), (networks, "1"), (("a", networks[1], 3), None)):
+        torch.save(tree, path)
+        if label:
+            with pytest.raises(CheckpointError, match=rf"ambiguous: .* or {label}; pass branch="):
+                load_encoder(path)
+        found = load_encoder(path, branch=label)
+        assert torch.equal(found.encoder.backbone.conv1.weight, networks[1]["conv1.weight"])
+    torch.save({"model": networks[0], "ema": average}, path)
+    report = load_encoder(path).report
+    assert any("average without names (ema.shadow_params.0" in note for note in report.notes)
+    assert "ema.shadow_params.0" in report.ignored
+    torch.save(average, path)
+    with pytest.raises(CheckpointError, match="copy it into the network"):
+        load_encoder(path)
+
+
 @pytest.mark.parametrize(
     ("change", "message"),
     [
