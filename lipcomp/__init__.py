@@ -6,6 +6,8 @@ Compression (CEB), Lipschitz bounds, Jacobians and robustness of self-supervised
 import importlib
 from typing import TYPE_CHECKING, Any
 
+from lipcomp import _startup
+
 if TYPE_CHECKING:
     from lipcomp import (
         bound,

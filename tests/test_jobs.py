@@ -111,11 +111,16 @@ def test_an_interrupt_of_the_group_ends_all_without_a_word_from_the_workers():
     code = f"""
 import signal
 signal.signal(signal.SIGINT, signal.default_int_handler)  # it is ignored where the tests run in the background
+from lipcomp.jobs import _local
 from lipcomp.jobs._engines import run_jobs
+with _local._interrupt_later():  # with the first of all, Python starts a process of its own
+    first = _local._Worker(1, None)
+    deaf = signal.SIGINT in signal.pthread_sigmask(signal.SIG_BLOCK, ())
+_local._end([], [first])
 try:
     list(run_jobs(eval, [("print('ready', flush=True)",), ({SLEEP!r},), ({SLEEP!r},)], workers=2))
 except KeyboardInterrupt:
-    print("interrupted")
+    print("interrupted", deaf)
 """
     parent = subprocess.Popen(
         [sys.executable, "-c", code],
@@ -127,7 +132,7 @@ except KeyboardInterrupt:
     assert parent.stdout.readline() == "ready\n"
     time.sleep(0.5)
     os.killpg(parent.pid, signal.SIGINT)
-    assert parent.communicate(timeout=30) == ("interrupted\n", "")
+    assert parent.communicate(timeout=30) == ("interrupted True\n", "")
     assert parent.returncode == 0
 
 

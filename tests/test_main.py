@@ -2,6 +2,7 @@
 
 import ast
 import io
+import os
 import re
 import subprocess
 import sys
@@ -22,6 +23,20 @@ def test_version_and_usage(capsys):
     assert main(["--help"]) == 0
     assert all(name in capsys.readouterr().out for name in ("bound",))
     assert main([]) == 2
+
+
+def test_an_interrupt_while_a_command_is_imported_is_one_line(tmp_path):
+    (tmp_path / "torch.py").write_text("raise KeyboardInterrupt")
+    path = {"PYTHONPATH": f"{tmp_path}:{Path(lipcomp.__file__).parents[1]}"}
+    started = [
+        subprocess.Popen(
+            [sys.executable, "-m", name], stderr=subprocess.PIPE, text=True, env=os.environ | path
+        )
+        for name in ("lipcomp", "lipcomp.bound", "train.sweep", "analyses.paired_study.measure")
+    ]
+    for process in started:
+        assert process.communicate()[1] == "\ninterrupted before it began\n"
+        assert process.returncode == 130
 
 
 def test_an_unknown_command_is_answered_with_the_nearest(capsys):

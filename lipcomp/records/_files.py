@@ -180,10 +180,9 @@ def _begins_like_ours(line: bytes) -> bool:
 
 
 def _is_torn(line: bytes) -> bool:
-    """Whether this is the beginning of a line, cut before its end."""
-    return (
-        not line.endswith(b"\n") and _begins_like_ours(line) and (line.startswith(b" ") or not _is_json(line))
-    )
+    """Whether this is the beginning of one line, cut before its end; several that ran into one are damage."""
+    alone = not line.endswith(b"\n") and _begins_like_ours(line) and len(_BEGINNING.findall(line)) < 2
+    return alone and (line.startswith(b" ") or not _is_json(line))
 
 
 def _is_json(line: bytes) -> bool:
@@ -319,7 +318,7 @@ def salvage_records(path: Path | str, out: Path | str) -> tuple[int, int]:
     -------
     kept, damaged : int, int
         Records in the new file, and damaged lines of the old one. Of a damaged line, records that are whole within it
-        are kept, as where two lines ran into one.
+        are kept, as where two lines ran into one; so are those of a batch that was cut short.
 
     Raises
     ------
@@ -329,18 +328,16 @@ def salvage_records(path: Path | str, out: Path | str) -> tuple[int, int]:
     out = _new_file(out)
     damaged = 0
     parser = LineParser(f"records {str(path)!r}")
-
-    def mend(line: bytes, error: RecordError) -> list[Record]:
-        nonlocal damaged
-        damaged += 1
-        return list(_records_within(line, parser))
-
-    if text := _utf16(Path(path)):
-        lines = [line.encode() for line in text.split("\n") if line.strip()]
-        records = [record for line in lines for record in _records_within(line, parser)]
-        damaged = len(lines) - len(records)
-    else:
-        records = list(_iterate(Path(path), mend))
+    records: list[Record] = []
+    with Path(path).open("rb") as file:
+        for number, line in enumerate(_utf16(Path(path)) or file, 1):
+            try:
+                records += [] if line.isspace() else [parser.parse(line, number)]
+            except SchemaError:
+                raise
+            except RecordError:
+                damaged += 1
+                records += _records_within(line, parser)
     records, found = [record for record in records if _is_writable(record)], len(records)
     damaged += found - len(records)
     if not records:
@@ -358,11 +355,11 @@ def _is_writable(record: Record) -> bool:
     return True
 
 
-def _utf16(path: Path) -> str:
-    """The text of a file in UTF-16, as the > of Windows PowerShell writes it; none of any other."""
+def _utf16(path: Path) -> list[bytes]:
+    """The lines of a file in UTF-16, as the > of Windows PowerShell writes it; none of any other."""
     with path.open("rb") as file:
         marked = file.read(2) in (b"\xff\xfe", b"\xfe\xff")
-    return path.read_bytes().decode("utf-16", errors="replace") if marked else ""
+    return path.read_bytes().decode("utf-16", errors="replace").encode().splitlines() if marked else []
 
 
 def _records_within(line: bytes, parser: LineParser) -> Iterator[Record]:

@@ -107,6 +107,16 @@ def test_a_file_that_is_not_ours_is_left_as_it_is(tmp_path):
         with pytest.raises(RecordError, match="ends in something that is not a record"):
             append_records(path, [CLEAN])
         assert path.read_bytes() == content
+    ran_together = [line.to_json().encode() for line in (CLEAN, BOUND)]
+    for gap in (b"", b"\r", b" ", b"\0" * 9):  # lines whose newline was lost are no line that was cut
+        path.write_bytes(content := gap.join(ran_together))
+        with pytest.raises(RecordError, match="ends in something that is not a record"):
+            append_records(path, [CLEAN])
+        assert path.read_bytes() == content
+        with pytest.raises(RecordError, match="line 1: not a record"):
+            read_records(path)
+        salvage_records(path, rescued := tmp_path / f"rescued-{len(gap)}-{gap[:1].hex()}")
+        assert read_records(rescued) == [CLEAN, BOUND]
     path.unlink()
     path.mkdir()
     with pytest.raises(RecordError, match="not a regular file"):
