@@ -352,11 +352,17 @@ def test_ray_repeats_what_a_lost_node_held(ray_cluster, tmp_path):
     assert len(list(tmp_path.glob("begun-*"))) == 4  # the third ran twice
 
 
-def test_ray_that_cannot_be_reached_is_named():
+@pytest.mark.parametrize("answer", [None, b"", b"HTTP/1.1 400 Bad Request\r\n\r\n"])
+def test_ray_that_cannot_be_reached_is_named(answer, monkeypatch):
     pytest.importorskip("ray")
-    options = EngineOptions(address=f"127.0.0.1:{free_port()}")
-    with pytest.raises(ConnectionError, match="cannot be reached"):
-        list(run_jobs(eval, [("1",)], engine="ray", options=options))
+    monkeypatch.setattr("lipcomp.jobs._ray.PATIENCE", 0.2)
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        place = f"127.0.0.1:{server.getsockname()[1] if answer is not None else free_port()}"
+        if answer:  # without one, what listens is silent
+            threading.Thread(target=lambda: server.accept()[0].sendall(answer), daemon=True).start()
+        options = EngineOptions(address=place)
+        with pytest.raises(ConnectionError, match="cannot be reached"):
+            list(run_jobs(eval, [("1",)], engine="ray", options=options))
 
 
 def test_ray_here_ends_with_its_parent():

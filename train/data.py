@@ -33,9 +33,7 @@ from train.recipe import Recipe
 from train.settings import Settings
 
 Report = Callable[[str], None]
-DECODED = (
-    50_000  # folders up to this size are decoded once before training; larger ones have their headers read
-)
+DECODED = 50_000  # larger folders have their headers read before training, and are decoded only where some may be skipped
 NAMED = 5
 MEASURED = 2000  # images that the mean and std of new data are taken from
 SMALL = 64  # pixels: images up to this side are taken whole, and neither blurred nor solarised
@@ -139,6 +137,7 @@ def training_set(recipe: Recipe, settings: Settings, report: Report, data: Any =
         them) and ``skip_unreadable`` is not set.
     """
     images = _load(recipe, "pretrain", settings, data, report)
+    _tell_notes(images, report)
     needs_classes = recipe.probe is not None or recipe.objective.family == "supervised"
     if needs_classes and len(images.labels.unique()) < 2:
         what = f"one class ({images.classes[0]!r})" if images.classes else "no labels"
@@ -178,7 +177,7 @@ def _some(images: ImageSet, count: int) -> ImageSet:
 
 def _readable(images: FolderImages, settings: Settings, report: Report) -> FolderImages:
     with progress(len(images), "looking at the images") as advance:
-        broken = unreadable(images, advance, whole=len(images) <= DECODED)
+        broken = unreadable(images, advance, whole=settings.skip_unreadable or len(images) <= DECODED)
     if not broken:
         return images
     names = ", ".join(str(file) for file in list(broken)[:NAMED])
@@ -202,7 +201,7 @@ def held_out_set(
     Raises
     ------
     ValueError
-        If the first of them cannot be brought to the recipe's shape: better now than at the first evaluation.
+        If some cannot be read, or brought to the recipe's shape: better now than at the first evaluation.
     """
     if len(images.labels.unique()) < 2:
         return None
@@ -214,10 +213,17 @@ def held_out_set(
     held_out = _load(recipe, split, settings, data)
     if held_out.classes != images.classes:
         return None
-    if settings.skip_unreadable and isinstance(held_out, FolderImages):
+    _tell_notes(held_out, report)
+    if isinstance(held_out, FolderImages):
         held_out = _readable(held_out, settings, report)
     held_out.batch(torch.arange(min(8, len(held_out))))
     return held_out
+
+
+def _tell_notes(images: ImageSet, report: Report) -> None:
+    """Report what was left out of shards."""
+    for note in images.notes if isinstance(images, DatasetImages) else ():
+        report(f"warning: {note}")
 
 
 def _is_place(data: Any) -> bool:
@@ -233,10 +239,7 @@ def _load(
     data = recipe.data if data is None else data
     data = str(data) if isinstance(data, Path) else data
     if isinstance(data, str):
-        images = _of_whole_items(_sized(data, split, settings, shape, report))
-        for note in images.notes if isinstance(images, DatasetImages) else ():
-            report(f"warning: {note}")
-        return images
+        return _of_whole_items(_sized(data, split, settings, shape, report))
     return _of_whole_items(load_set(data, split, root=settings.data_root, image_shape=shape))
 
 

@@ -117,7 +117,7 @@ def local_device(device: torch.device) -> torch.device:
 
 def lost_rank(error: RuntimeError, ranks: Ranks) -> bool:
     """Whether an error of a collective says that another rank is gone."""
-    signs = ("gloo", "nccl", "connection", "peer", "timed out", "process group")
+    signs = ("gloo", "nccl", "connection", "peer", "timed out", "timeout", "process group")
     return ranks.size > 1 and any(sign in str(error).lower() for sign in signs)
 
 

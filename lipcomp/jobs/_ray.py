@@ -21,6 +21,9 @@ from lipcomp.jobs._contract import (
 )
 from lipcomp.jobs._options import available_cores
 
+PATIENCE = 10.0  # seconds for an answer
+SETTINGS = b"\0\0\0\4" + bytes(5)  # the frame, without any, with which both sides of HTTP/2 begin
+
 
 def run(
     function: Callable[..., Any],
@@ -85,7 +88,7 @@ def _start(ray: Any, workers: int | None, options: EngineOptions) -> None:
     except (OSError, RuntimeError, ValueError, ray.exceptions.RayError) as error:
         raise ConnectionError(
             f"the Ray cluster at {options.address!r} cannot be reached ({describe(error)}); give the address that "
-            "`ray start --head` printed, or none to start one here"
+            "`ray start --head` printed, or none to start one here; one that wants a token needs RAY_AUTH_MODE=token"
         ) from error
     total = ray.cluster_resources()
     for name, wanted in (("CPU", options.cores), ("GPU", options.gpus or 0)):
@@ -98,7 +101,13 @@ def _start(ray: Any, workers: int | None, options: EngineOptions) -> None:
 
 
 def _knock(address: str) -> None:
-    """Check that a server listens at HOST:PORT: Ray itself retries for many minutes."""
+    """Check that a server of Ray's protocol, HTTP/2, answers at HOST:PORT: Ray itself retries for many minutes."""
     host, _, port = address.removeprefix("ray://").rpartition(":")
-    if port.isdigit():
-        socket.create_connection((host, int(port)), timeout=10).close()
+    if not port.isdigit():
+        return
+    with socket.create_connection((host, int(port)), timeout=PATIENCE) as knock:
+        if "RAY_USE_TLS" in os.environ:  # a greeting in the clear has no answer
+            return
+        knock.sendall(b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" + SETTINGS)
+        if knock.recv(9)[3:4] != SETTINGS[3:4]:
+            raise ConnectionError("what answers there is not Ray")

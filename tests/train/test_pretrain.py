@@ -1,6 +1,7 @@
 """What a run refuses before it writes anything, what it logs, and the command's errors."""
 
 import json
+import shutil
 import tarfile
 from dataclasses import dataclass, replace
 from typing import ClassVar
@@ -19,7 +20,7 @@ from lipcomp.data._views import DigitViews, PhotoViews
 from lipcomp.encoders._backbones import BACKBONES
 from lipcomp.objectives import Loss, Objective
 from train.command import main
-from train.data import data_hash, fit, fit_to_data, training_set
+from train.data import data_hash, fit, fit_to_data, held_out_set, training_set
 from train.monitor import Monitor, effective_rank, tensorboard_sink, uniformity, wandb_sink
 from train.pretrain import pretrain
 from train.settings import Settings
@@ -109,7 +110,9 @@ def test_one_class_is_refused_or_trained_without_the_head(recipes, write_images,
     assert "probe_accuracy" not in (tmp_path / "r" / "metrics.jsonl").read_text()
 
 
-def test_unreadable_images_are_counted_named_and_skipped_on_request(recipes, write_images, tmp_path):
+def test_unreadable_images_are_counted_named_and_skipped_on_request(
+    recipes, write_images, tmp_path, monkeypatch
+):
     root = write_images(tmp_path / "data")
     (root / "train" / "class0" / "0.png").write_bytes(b"no image")
     whole = (root / "train" / "class1" / "3.png").read_bytes()
@@ -121,7 +124,10 @@ def test_unreadable_images_are_counted_named_and_skipped_on_request(recipes, wri
     assert "class1/3.png" in message
     assert "--skip-unreadable" in message
     said = []
-    next((root / "test").rglob("*.png")).write_bytes(b"no image")  # held out
+    sorted((root / "test").rglob("*.png"))[-1].write_bytes(b"no image")  # held out
+    with pytest.raises(ValueError, match="1 of the 12 images of data/test cannot be read"):
+        held_out_set(recipe, Settings(), training_set(recipe, Settings(skip_unreadable=True), quiet))
+    monkeypatch.setattr("train.data.DECODED", 1)  # of a large folder too, what is to be skipped is looked for
     path = pretrain(recipe, 0, tmp_path / "r", Settings(skip_unreadable=True), report=said.append)
     assert "2 of the 36 images" in said[0]
     assert load_checkpoint(path).metadata.data["images"] == 34
@@ -211,16 +217,22 @@ def test_shards_are_trained_on_without_pictures_that_cannot_be_read(recipes, wri
     """The option had no effect on them, and the first picture is looked at before any option."""
     (tmp_path / "s").mkdir()
     files = sorted((write_images(tmp_path / "data") / "train").rglob("*.png"))
+    (tmp_path / "0").write_text("0")
+    (tmp_path / "1").write_text("1")
     with tarfile.open(tmp_path / "s" / "train-0.tar", "w") as tar:
         for i, file in enumerate(files):
             file.write_bytes(b"no image" if i == 0 else file.read_bytes())
             tar.add(file, f"{i}.png")
+            tar.add(tmp_path / str(i % 2), f"{i}.cls")
+    shutil.copy(tmp_path / "s" / "train-0.tar", tmp_path / "s" / "test-0.tar")
     said, settings = [], Settings(skip_unreadable=True)
     recipe = fit_to_data(recipes["simclr"], str(tmp_path / "s"), settings, quiet)
     images = training_set(recipe, settings, said.append)
     assert (len(images), images.batch(torch.arange(35)).shape) == (35, (35, 1, 16, 16))
+    assert len(held_out_set(recipe, settings, images, said.append)) == 35
     assert said == [
-        "warning: all but 1 of the 36 pictures of s/train can be read; left out: train-0.tar/0.png"
+        f"warning: all but 1 of the 36 pictures of s/{split} can be read; left out: {split}-0.tar/0.png"
+        for split in ("train", "test")
     ]
     assert data_hash(recipe, settings) == images.content_hash()
     assert data_hash(recipe, Settings()) is None
