@@ -15,6 +15,7 @@ LEAVES = {
     "_identity_code",
     "_identity_files",
     "_messages",
+    "_startup",
     "_norms",
     "_results",
 }  # small helpers that import nothing of the house; everyone may use them

@@ -33,7 +33,7 @@ from train.recipe import Recipe
 from train.settings import Settings
 
 Report = Callable[[str], None]
-DECODED = 50_000  # larger folders have their headers read before training, and are decoded only where some may be skipped
+DECODED = 50_000  # of larger folders headers alone are read before training, unless some may be skipped
 NAMED = 5
 MEASURED = 2000  # images that the mean and std of new data are taken from
 SMALL = 64  # pixels: images up to this side are taken whole, and neither blurred nor solarised
