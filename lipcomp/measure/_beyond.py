@@ -16,6 +16,7 @@ from lipcomp._identity import digest
 from lipcomp._identity_files import hash_files
 from lipcomp.data import load_set
 from lipcomp.data._opening import shared_images
+from lipcomp.data._preprocessing import Preprocessing
 from lipcomp.measure._accuracy import attacked, check_fit, probe_unit, right_of
 from lipcomp.measure._bench import Advance, Bench
 from lipcomp.measure._conditions import Condition, clean_condition
@@ -73,7 +74,10 @@ class OutOfDistribution:
     def units(self, bench: Bench) -> Iterator[Unit]:
         """One unit."""
         shape = bench.checkpoint.image_shape
-        images = load_set(self.data, "test", root=self.root, image_shape=shape, **bench.preparation)
+        # smaller pictures are enlarged, as OpenOOD does; a resize by option would change the images measured as well
+        how = replace(bench.preparation["preprocessing"] or Preprocessing.default(*shape[1:]), enlarge=True)
+        prepared = bench.preparation | {"preprocessing": how}
+        images = load_set(self.data, "test", root=self.root, image_shape=shape, **prepared)
         check_fit(f"out-of-distribution data {self.data!r}", images.image_shape, shape)
         for inside in (bench.images, bench.train.images):
             shared, of = shared_images(inside, images)

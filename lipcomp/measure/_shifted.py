@@ -22,6 +22,7 @@ from lipcomp.robustness._effective import CLEAN_COLUMN, BaselineFit, baseline_fi
 from lipcomp.robustness._estimates import Estimate, bootstrap, proportion
 from lipcomp.robustness._features import evaluation_mode
 from lipcomp.robustness._metrics import flip_rate, mean_flip_rate, read_flip_reference, top5_distances
+from lipcomp.robustness._protocols import averaged_perturbations
 from lipcomp.robustness._shifted import (
     Shift,
     check_cifar_order,
@@ -201,7 +202,7 @@ class FlipRate:
     reference: str | None = None
 
     def units(self, bench: Bench) -> Iterator[Unit]:
-        """One unit per perturbation, and their mean."""
+        """One unit per perturbation, and the mean of those of the literature."""
         given = None if self.reference is None else read_flip_reference(self.reference)
         places, passes = open_perturbations(Path(self.folder)), dict[str, float]()
         for name, place in places.items():
@@ -213,8 +214,10 @@ class FlipRate:
                 )
             found = len(read_array(place) if place.suffix == ".npy" else _files(place))
             passes[name] = float(frames * min(found, self.limit or found))
+        cifar = any(place.suffix == ".npy" for place in places.values())
+        averaged, deviations = averaged_perturbations(list(places), cifar=cifar)
         for values in (given or {}).values():
-            mean_flip_rate(dict.fromkeys(places, 0.0), values)  # fail before the long work
+            mean_flip_rate(dict.fromkeys(averaged, 0.0), values)  # fail before the long work
         files = {name: _files(place) for name, place in places.items()}
         hashes = {name: digest(hash_files(listed)) for name, listed in files.items()}
 
@@ -240,7 +243,7 @@ class FlipRate:
             yield replace(unit, count=1)
 
         def mean(advance: Advance) -> Result:
-            found = {name: measured(name) for name in places}
+            found = {name: measured(name) for name in averaged}
             findings = []
             for quantity, ratio in (("flip_rate", "mfr"), ("top5_distance", "mt5d")):
                 values = {name: told[quantity].value for name, told in found.items() if quantity in told}
@@ -252,12 +255,18 @@ class FlipRate:
                 if given is not None and quantity in given:
                     value = mean_flip_rate(values, given[quantity])
                     findings.append(Finding(ratio, value, n=len(values), settings={"reference": reference}))
-            return Result(findings)
+            return Result(findings, notes=notes)
 
         reference = None if self.reference is None else hash_files([self.reference])[0]
 
-        common: dict[str, Any] = {"perturbations": sorted(places), "sequences": self.limit}
-        content = (hashes, self.limit, reference)
+        if self.limit is not None:
+            deviations.append(f"at most {self.limit} sequences of each")
+        notes = [f"not the published protocol: {words}" for words in deviations]
+        if others := [name for name in places if name not in averaged]:
+            notes.append(f"not in the mean, as in the literature: {', '.join(others)}")
+        common: dict[str, Any] = {"perturbations": sorted(averaged), "sequences": self.limit}
+        common["comparable"] = not deviations
+        content = ({name: hashes[name] for name in averaged}, self.limit, reference)
         yield probe_unit(bench, "flip_rate.mean", [], mean, "flip rate, mean", common, content)
 
     def _predict(self, bench: Bench, place: Path, noise: bool) -> dict[str, np.ndarray]:

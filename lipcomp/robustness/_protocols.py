@@ -28,6 +28,13 @@ IN_DEPTH = (
     "low_light", "xy_motion_blur", "z_motion_blur",
 )  # fmt: skip
 
+# ImageNet-P's ten perturbations (Hendrycks & Dietterich 2019); cifar-p-eval.py averages spatter in the place of snow.
+PERTURBATIONS = (
+    "gaussian_noise", "shot_noise", "motion_blur", "zoom_blur", "snow", "brightness", "translate", "rotate", "tilt",
+    "scale",
+)  # fmt: skip
+_HELD_BACK = ("spatter", "speckle_noise", "gaussian_blur", "shear")
+
 
 @dataclass(frozen=True)
 class Protocol:
@@ -152,6 +159,20 @@ def literature(names: Sequence[str], *, all_found: bool = False) -> tuple[str, .
     if not all_found and {*kept} <= {*COMMON, *VALIDATION}:  # MNIST-C has a spatter of its own
         kept = [name for name in kept if name not in VALIDATION] or kept
     return tuple(kept)
+
+
+def averaged_perturbations(names: Sequence[str], *, cifar: bool) -> tuple[tuple[str, ...], list[str]]:
+    """The perturbations that a mean flip rate is taken over, and what makes it another than the published one.
+
+    Of the published sets these are ten: those that were held back and harder noise (``gaussian_noise_2``) are left out.
+    """
+    ten = tuple("spatter" if cifar and name == "snow" else name for name in PERTURBATIONS)
+    published = all(name.rstrip("_23") in (*PERTURBATIONS, *_HELD_BACK) for name in names)
+    kept = tuple(name for name in names if name in ten) if published else ()
+    used = kept or tuple(names)
+    lost, more = ([n for n in one if n not in other] for one, other in ((ten, used), (used, ten)))
+    words = [f"lacks {', '.join(lost)}"] * bool(lost) + [f"has {', '.join(more)} besides"] * bool(more)
+    return used, [f"not the 10 perturbations of the literature: {' and '.join(words)}"] if words else []
 
 
 def _published(table: str, names: Sequence[str]) -> tuple[str, ...]:

@@ -269,7 +269,8 @@ def _left_out(folder: Path, found: Sequence[Path]) -> tuple[str, ...]:
 def _corruption_folders(folder: Path) -> dict[str, Path]:
     """Folders that hold severities, one or two levels down."""
     found: dict[str, Path] = {}
-    for place in sorted([*folder.glob("[!.]*"), *folder.glob("[!.]*/[!.]*")]):
+    above = visible_folders(folder)
+    for place in sorted([*above, *(inside for group in above for inside in visible_folders(group))]):
         if place.parent in found.values() or not _severity_folders(place):
             continue  # classes that are called 1 to 5 are no severities
         if place.name in found:

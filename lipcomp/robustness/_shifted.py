@@ -219,10 +219,10 @@ def as_published(what: str) -> Iterator[None]:
         raise ValueError(f"{what} do not fit each other ({error!r}); unpack them again") from error
 
 
-def read_json(path: Path) -> dict[str, Any]:
+def read_json(path: Path, source: str = "it comes with the set's archive") -> dict[str, Any]:
     """A JSON object of a published map; a missing or damaged file is named."""
     if not path.is_file():
-        raise FileNotFoundError(f"{str(path)!r} is missing; it comes with the set's archive")
+        raise FileNotFoundError(f"{str(path)!r} is missing; {source}")
     try:
         content = json.loads(path.read_text())
     except ValueError as error:

@@ -236,7 +236,7 @@ def _imagenet_d(wanted: Request) -> Shift:
 
 def _imagenet_hard(wanted: Request) -> Shift:
     _all_of_imagenet(wanted)
-    labels = read_json(wanted.folder / "labels.json")
+    labels = read_json(wanted.folder / "labels.json", "write the table's labels into it, {file: [classes]}")
     found = [wanted.folder / "images" / name for name in labels]
     lost = [file.name for file in found if not file.is_file()]
     if lost or not found:

@@ -13,7 +13,8 @@ vid-robust      ``val/<video>/<frame>.JPEG``; ``metadata/pmsets.json`` {anchor: 
 ytbb-robust     ``<video>_<time>/frame-<i>.jpg``; ``metadata/`` with ``anchor_labels.json``,
                 ``pmk_labels.json``, ``ytbb_class_index.json``, ``rev_class_idx_map.json`` and
                 ``ytbb_robustness_test_anchors_full.csv``, as the testbed publishes them
-imagenet-p      ``<perturbation>/<class>/*.mp4`` (decoded with OpenCV, if that is installed)
+imagenet-p      ``<perturbation>/<class>/*.mp4`` (decoded with OpenCV, if that is installed);
+                perturbations may lie in groups (``weather/snow``) as the published archives unpack
 cifar10-p       ``<perturbation>.npy`` (sequences, frames, 32, 32, 3) uint8
 ==============  ====================================================================================
 """
@@ -32,6 +33,7 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 
 from lipcomp._messages import needed
+from lipcomp.data._listing import visible_folders
 from lipcomp.data._sets import ImageSet
 from lipcomp.robustness._arrays import read_array
 from lipcomp.robustness._estimates import Estimate, proportion
@@ -266,7 +268,9 @@ def open_perturbations(folder: Path | str) -> dict[str, Path]:
     """
     folder = _existing(folder, "perturbation set", PERTURBATIONS)
     arrays = {path.stem: path for path in sorted(folder.glob("[!.]*.npy")) if path.stem != "labels"}
-    videos = {path.name: path for path in sorted(folder.iterdir()) if any(path.glob("*/[!.]*.mp4"))}
+    above = visible_folders(folder)
+    inside = [*above, *(place for group in above for place in visible_folders(group))]
+    videos = {path.name: path for path in sorted(inside) if any(path.glob("*/[!.]*.mp4"))}
     if not (arrays or videos):
         raise FileNotFoundError(
             f"{str(folder)!r} holds neither <perturbation>.npy (CIFAR-10-P) nor <perturbation>/<class>/*.mp4 "

@@ -63,6 +63,16 @@ def test_each_ood_score_is_that_of_the_arrays(small_bench, monkeypatch):
     assert found["ood.fpr95", "knn"].settings["k"] == 20
 
 
+def test_smaller_outside_images_are_enlarged_and_the_measured_ones_stay(small_bench, tmp_path):
+    """They were refused after the clean accuracy, with --resize as the remedy, which changes the measured images."""
+    bench = small_bench()
+    for name, size in (("a", (16, 20)), ("b", (32, 32)), ("c", (50, 40))):
+        Image.new("RGB", size, (90, 20, 30)).save(tmp_path / f"{name}.png")
+    found = findings_of(OutOfDistribution(str(tmp_path)), bench)
+    assert {f.n for f in found if f.settings["score"] == "msp"} == {23}
+    assert bench.preparation["preprocessing"] is None
+
+
 def test_images_are_not_told_from_themselves(small_bench, monkeypatch):
     """The measured images as their own outside set: an AUROC of 0.5 without a word; training images: below 0.5."""
     bench = small_bench()

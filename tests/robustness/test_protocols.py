@@ -4,7 +4,13 @@ from dataclasses import replace
 
 import pytest
 
-from lipcomp.robustness._protocols import IN_DEPTH, Protocol, literature
+from lipcomp.robustness._protocols import (
+    IN_DEPTH,
+    PERTURBATIONS,
+    Protocol,
+    averaged_perturbations,
+    literature,
+)
 from lipcomp.robustness.corruptions import corruption_names
 from lipcomp.robustness.corruptions._tables import COMMON, VALIDATION
 
@@ -64,6 +70,20 @@ def test_every_trap_is_named(change, message):
 def test_alexnets_errors_are_refused_where_they_do_not_belong(change, message):
     with pytest.raises(ValueError, match=message):
         replace(PUBLISHED, **change).check_reference()
+
+
+def test_a_mean_flip_rate_is_over_the_literatures_perturbations():
+    """The published folders hold 14 (and harder noise), of which papers average ten, not the same for CIFAR-10-P."""
+    held = (*PERTURBATIONS, "spatter", "speckle_noise", "gaussian_blur", "shear", "shot_noise_3")
+    assert averaged_perturbations(held, cifar=False) == (PERTURBATIONS, [])
+    cifar, deviations = averaged_perturbations(held, cifar=True)
+    assert {*cifar} ^ {*PERTURBATIONS} == {"snow", "spatter"}
+    assert not deviations
+    assert averaged_perturbations(("tilt", "shear"), cifar=False)[0] == ("tilt",)
+    own, (words,) = averaged_perturbations(("tilt", "shear", "mine"), cifar=False)
+    assert own == ("tilt", "shear", "mine")
+    assert "lacks gaussian_noise" in words
+    assert words.endswith("has shear, mine besides")
 
 
 def test_a_mean_is_over_the_literatures_corruptions():

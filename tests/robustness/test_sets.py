@@ -200,6 +200,7 @@ def test_class_folders_hold_what_class_folders_of_other_data_hold(imagenet_c, ph
         (place / "folder.JPEG").mkdir(exist_ok=True)
     for name in ("__MACOSX", "@eaDir", ".ipynb_checkpoints"):
         (imagenet_c / "fog" / "1" / name).mkdir()
+        (imagenet_c / name / "fog" / "1" / "n01").mkdir(parents=True)  # as a Mac's archives mirror the set
     found = open_corruption_set(imagenet_c, classes=("n01", "n02"), image_shape=(3, 32, 32))
     cells = found.images("fog", 1), found.images("iso_noise", 5)
     names = [[file.name.split(".")[:-1] for file in cell.files] for cell in cells]

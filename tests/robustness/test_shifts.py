@@ -349,7 +349,7 @@ def test_perturbation_sequences(tmp_path):
 
 def test_imagenet_p_videos_are_decoded(tmp_path):
     cv2 = pytest.importorskip("cv2")
-    path = tmp_path / "brightness" / "n01" / "a.mp4"
+    path = tmp_path / "weather" / "brightness" / "n01" / "a.mp4"  # in a group, as the archives unpack
     path.parent.mkdir(parents=True)
     writer = cv2.VideoWriter(str(path), cv2.VideoWriter_fourcc(*"mp4v"), 10, (64, 64))
     if not writer.isOpened():
