@@ -60,27 +60,13 @@ WIDER_AND_LONGER = (
 
 @dataclass(frozen=True)
 class Published:
-    """One study: what is trained with how many seeds, on which images.
+    """One study: what is trained with how many seeds, on which images."""
 
-    Parameters
-    ----------
-    methods
-        With commas between.
-    data
-        "mnist5k", or one of :data:`FIRST_IMAGES`.
-    seeds
-        Paired seeds.
-    options
-        Further options of train.sweep.
-    measured
-        Further options of analyses.paired_study.measure.
-    """
-
-    methods: str
-    data: str
-    seeds: int
-    options: tuple[str, ...] = ()
-    measured: tuple[str, ...] = ()
+    methods: str  # with commas between
+    data: str  # "mnist5k", or one of :data:`FIRST_IMAGES`
+    seeds: int  # paired seeds
+    options: tuple[str, ...] = ()  # further options of train.sweep
+    measured: tuple[str, ...] = ()  # further options of analyses.paired_study.measure
 
     def sweep(self) -> list[str]:
         """The options of train.sweep."""

@@ -27,28 +27,17 @@ BASELINES = ("Random", "RawPixels")  # objectives of what is measured beside the
 
 @dataclass(frozen=True)
 class Measured:
-    """What a command measured of a study.
+    """What a command measured of a study."""
 
-    Parameters
-    ----------
-    frame
-        The records of runs that count: of each run, those of the encoder that was measured last, if its checkpoint
-        is still the same.
-    count
-        How many records the file holds.
-    removed
-        Runs that were measured and have no checkpoint any more.
-    replaced
-        Runs whose checkpoint is not the one that was measured: trained anew since then.
-    diverged
-        Runs that ended without an encoder, and why.
-    """
-
+    # the records of runs that count: of each run, those of the encoder that was measured last, if its checkpoint is
+    # still the same
     frame: pd.DataFrame
-    count: int
-    removed: tuple[str, ...]
-    replaced: tuple[str, ...]
-    diverged: dict[str, str]
+    count: int  # how many records the file holds
+    removed: tuple[str, ...]  # runs that were measured and have no checkpoint any more
+    replaced: tuple[
+        str, ...
+    ]  # runs whose checkpoint is not the one that was measured: trained anew since then
+    diverged: dict[str, str]  # runs that ended without an encoder, and why
 
     def cautions(self) -> list[str]:
         """What a page has to say of the runs that do not count."""

@@ -47,41 +47,25 @@ SIGMA_NOISE, POINTS_NOISE = 0.06, 1.6  # of one seed's difference, as measured o
 
 @dataclass(frozen=True)
 class World:
-    """What is true, by method; whatever is not named is zero.
-
-    Parameters
-    ----------
-    sigma, latent
-        Log ratio to SimCLR of the features' constant, and of the latent's.
-    corruption, clean
-        Points over SimCLR: of corruption accuracy at equal clean accuracy, and of clean accuracy.
-    slope
-        Points of corruption accuracy that follow a point of clean accuracy.
-    seeds, noise
-        Seeds, and the noise as a multiple of the unit.
-    loud
-        Methods whose own noise is three times as large.
-    right
-        What a right report says of (features, given_clean): "yes", "no larger", "cannot tell", or several by "/";
-        "" where nothing is demanded. "yes" means credited with the true sign.
-    more
-        What else is done to the records.
-    triple
-        Only SimCLR, its control and C-SimCLR; else BYOL and C-BYOL too.
-    """
+    """What is true, by method; whatever is not named is zero."""
 
     name: str
+    # sigma, latent: log ratio to SimCLR of the features' constant, and of the latent's
     sigma: dict[str, float] = field(default_factory=dict)
     latent: dict[str, float] = field(default_factory=dict)
+    # corruption, clean: points over SimCLR: of corruption accuracy at equal clean accuracy, and of clean accuracy
     corruption: dict[str, float] = field(default_factory=dict)
     clean: dict[str, float] = field(default_factory=dict)
-    slope: float = 1.0
+    slope: float = 1.0  # points of corruption accuracy that follow a point of clean accuracy
+    # seeds, noise: seeds, and the noise as a multiple of the unit
     seeds: int = 5
     noise: float = 1.0
-    loud: tuple[str, ...] = ()
+    loud: tuple[str, ...] = ()  # methods whose own noise is three times as large
+    # what a right report says of (features, given_clean): "yes", "no larger", "cannot tell", or several by "/"; ""
+    # where nothing is demanded. "yes" means credited with the true sign
     right: tuple[str, str] = ("", "")
-    more: str = ""
-    triple: bool = True
+    more: str = ""  # what else is done to the records
+    triple: bool = True  # only SimCLR, its control and C-SimCLR; else BYOL and C-BYOL too
 
     def truth(self, key: str, treated: str, control: str) -> float | None:
         """The true effect on an outcome, in log ratios or points; None where the world does not say."""

@@ -23,6 +23,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from benchmarks._harness import awaken, dense_sigma, peak_memory, reset_peak, times
+from benchmarks.network_steps import Apply
 from lipcomp._commands import Parser, run, table
 from lipcomp.checkpoints._native import load_checkpoint
 from lipcomp.data import load_set
@@ -118,23 +119,11 @@ def dense_truth(fn: Callable[[Tensor], Tensor], images: Tensor) -> Tensor:
     return spectral_norm(fn, images, method="rows").sigma
 
 
-class Wrapped(nn.Module):
-    """A map as a module."""
-
-    def __init__(self, fn: Callable[[Tensor], Tensor]) -> None:
-        super().__init__()
-        self.fn = fn
-
-    def forward(self, images: Tensor) -> Tensor:
-        """Its values."""
-        return self.fn(images)
-
-
 def torchlip(fn: Callable[[Tensor], Tensor], images: Tensor) -> Tensor:
     """deel-torchlip tells the largest of a batch: exact from the whole Jacobian."""
     from deel.torchlip.utils import evaluate_lip_const
 
-    value = evaluate_lip_const(Wrapped(fn), images, evaluation_type="jacobian_norm")
+    value = evaluate_lip_const(Apply(fn), images, evaluation_type="jacobian_norm")
     return torch.as_tensor(float(value)).expand(len(images))
 
 

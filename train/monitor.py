@@ -19,6 +19,7 @@ from torch.nn import functional as F
 from lipcomp._messages import needed
 from lipcomp.data import batches
 from lipcomp.data._sets import ImageSet
+from lipcomp.robustness._features import evaluation_mode
 from lipcomp.robustness._probes import NearestNeighbours
 from train.networks import Trainee
 
@@ -118,12 +119,9 @@ class HeldOut:
         self.bank = torch.randperm(len(train), generator=chosen)[:BANK]
         self.queries = torch.randperm(len(test), generator=chosen)[:QUERIES]
 
-    @torch.no_grad()
     def evaluate(self, trainee: Trainee, device: torch.device) -> dict[str, float]:
         """Accuracies in [0, 1]; the networks' mode is left as it was."""
-        modes = {module: module.training for module in trainee.modules()}
-        trainee.eval()
-        try:
+        with evaluation_mode(trainee):
             bank, queries = (
                 torch.cat(
                     [
@@ -142,9 +140,6 @@ class HeldOut:
                 read = queries if trainee.probe_layer == "backbone" else trainee.online.projector(queries)
                 found["held_out_probe_accuracy"] = _share(trainee.probe(read), labels)
             return found
-        finally:
-            for module, mode in modes.items():
-                module.training = mode
 
 
 def _share(logits: Tensor, labels: Tensor) -> float:

@@ -25,7 +25,6 @@ from lipcomp.distributions import VonMisesFisher
 from lipcomp.encoders import build_encoder
 from lipcomp.encoders._encoder import Encoder
 from lipcomp.encoders._heads import MLPHead
-from lipcomp.encoders._initialisation import variance_scaling_
 from lipcomp.objectives import Objective
 from lipcomp.objectives._supervised import ClassEncoder
 from train.data import seed_globals, stream
@@ -33,6 +32,7 @@ from train.parallel import Ranks
 from train.recipe import Recipe
 
 READINGS = 8  # of the same images, in which a generator of one's own shows
+TRUNCATED_STD = 0.87962566103423978  # of a standard normal truncated to [-2, 2]
 SEEDS = 32  # draws after which a network that skips layers at random is seen to do so
 Images = Float[Tensor, "batch channels height width"]
 
@@ -280,3 +280,18 @@ def draw_rows(density: VonMisesFisher, generator: Generator, rows: slice, whole:
     everywhere = others.index_copy(0, torch.arange(rows.start, rows.stop, device=mu.device), mu)
     constant = kappa.flatten()[:1].expand(whole)
     return VonMisesFisher(everywhere, constant, validate_args=False).rsample(generator=generator)[rows]
+
+
+def variance_scaling_(network: nn.Module, generator: Generator) -> None:
+    """Draw every kernel of ``network`` anew, in the order of its modules, and set the biases to 0.
+
+    As in the official code: a normal truncated at two standard deviations, of variance 1/fan-in after the truncation
+    (TensorFlow's ``VarianceScaling(1, "fan_in", "truncated_normal")``).
+    """
+    for module in network.modules():
+        if isinstance(module, nn.Conv2d | nn.Linear):
+            std = 1 / math.sqrt(module.weight[0].numel()) / TRUNCATED_STD
+            with torch.no_grad():
+                nn.init.trunc_normal_(module.weight, 0.0, std, -2 * std, 2 * std, generator=generator)
+                if module.bias is not None:
+                    module.bias.zero_()

@@ -26,25 +26,15 @@ MACHINE = [f"provenance.{name}" for name in ("device", "precision", "torch", "li
 
 @dataclass(frozen=True)
 class Answered:
-    """A study's answer.
+    """A study's answer."""
 
-    Parameters
-    ----------
-    verdicts
-        Every outcome of every contrast.
-    credits
-        The primary outcomes, with what may be credited to compression.
-    associations, images
-        Whether smoothness and robustness go together: across runs, and across the images of a model.
-    cautions
-        What a reader must know before believing any of it.
-    """
-
-    verdicts: Verdicts
-    credits: list[Credit]
+    verdicts: Verdicts  # every outcome of every contrast
+    credits: list[Credit]  # the primary outcomes, with what may be credited to compression
+    # associations, images: whether smoothness and robustness go together: across runs, and across the images of a
+    # model
     associations: list[Association]
     images: list[ImageFinding]
-    cautions: list[str]
+    cautions: list[str]  # what a reader must know before believing any of it
 
 
 def answer_study(study: Study) -> Answered:
@@ -111,9 +101,8 @@ def cautions(study: Study, verdicts: Verdicts) -> list[str]:
     if study.collapsed:
         told = "; ".join(f"{run} ({why})" for run, why in study.collapsed.items())
         found.append(
-            f"{_count(list(study.collapsed), 'run')} collapsed and left out: {told}. If collapse depends "
-            f"on the method, "
-            f"the effects hold only for runs that do not collapse."
+            f"{_count(list(study.collapsed), 'run')} collapsed and left out: {told}. If collapse depends on the "
+            "method, the effects hold only for runs that do not collapse."
         )
     seeded = study.models[study.models["seed"].notna()]
     for column, name in LACKING.items():
@@ -126,9 +115,8 @@ def cautions(study: Study, verdicts: Verdicts) -> list[str]:
         found.append(f"{_count(runs, 'run')} without a matching partner: {shown}.")
     if verdicts.strata:
         found.append(
-            f"The folder holds several kinds of runs, which are never mixed: {'; '.join(verdicts.strata)}. "
-            f"The headline "
-            f"is on the first."
+            f"The folder holds several kinds of runs, which are never mixed: {'; '.join(verdicts.strata)}. The "
+            "headline is on the first."
         )
     if dull := [name for name in kinds if name not in study.informative]:
         rest = "left out of the mean" if study.informative else "no verdict on corruption accuracy"

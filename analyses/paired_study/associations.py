@@ -120,28 +120,16 @@ def dose_response(study: Study) -> list[Association]:
 
 @dataclass(frozen=True)
 class ImageFinding:
-    """Within one model: does a larger local constant at an image go with corruptions changing its prediction.
+    """Within one model: does a larger local constant at an image go with corruptions changing its prediction."""
 
-    Parameters
-    ----------
-    run, method
-        Whose images.
-    within_class
-        AUROC among images of one class: what is left once hard classes are not compared with easy ones.
-    pooled
-        AUROC over all images, for comparison.
-    images
-        How many different images.
-    layer
-        Whose sigma.
-    """
-
+    # run, method: whose images
     run: str
     method: str
+    # AUROC among images of one class: what is left once hard classes are not compared with easy ones
     within_class: Estimate
-    pooled: Estimate
-    images: int
-    layer: str
+    pooled: Estimate  # AUROC over all images, for comparison
+    images: int  # how many different images
+    layer: str  # whose sigma
 
 
 def image_findings(images: pd.DataFrame, together: Collection[str] | None = None) -> list[ImageFinding]:

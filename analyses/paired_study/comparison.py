@@ -18,24 +18,13 @@ RATIOS = ("features", "logits", "latent", "stretch")  # compared as ratios, all 
 
 @dataclass(frozen=True)
 class Comparison:
-    """The runs of one contrast, and the others of its family, whose noise has the same spread.
+    """The runs of one contrast, and the others of its family, whose noise has the same spread."""
 
-    Parameters
-    ----------
-    contrast
-        Which methods.
-    runs
-        Rows of the models' table.
-    hits
-        By column ("corruption", "clean") and seed: points by test image, treated minus control; of seeds with bits.
-    clean_slope
-        The design's range.
-    """
-
-    contrast: Contrast
-    runs: pd.DataFrame
+    contrast: Contrast  # which methods
+    runs: pd.DataFrame  # rows of the models' table
+    # by column ("corruption", "clean") and seed: points by test image, treated minus control; of seeds with bits
     hits: dict[str, dict[str, Float[np.ndarray, " images"]]]
-    clean_slope: tuple[float, float]
+    clean_slope: tuple[float, float]  # the design's range
 
     @functools.cached_property
     def labels(self) -> tuple[Shaped[np.ndarray, " runs"], Shaped[np.ndarray, " runs"]]:

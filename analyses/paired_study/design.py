@@ -26,54 +26,32 @@ from lipcomp.statistics._verdict import Zone
 
 @dataclass(frozen=True)
 class Design:
-    """What was decided before the data.
+    """What was decided before the data."""
 
-    Parameters
-    ----------
-    treated, control
-        The primary contrast, by method.
-    primary
-        The primary outcomes, by key.
-    zone_sigma
-        Relative change of a local constant that would make no difference.
-    zone_accuracy
-        The same of an accuracy, in points.
-    primary_level
-        Level of the primary intervals at every look: with two outcomes and one look 95% for both together; over
-        ``looks`` looks 95% for each (simulated in ``tests/statistics/test_verdict.py``).
-    level
-        Level of all other intervals, which are exploratory.
-    beta
-        The beta at which methods are compared where several were trained.
-    clean_slope
-        Points of corruption accuracy that a point of clean accuracy may be worth. An effect "at equal clean accuracy"
-        is one that holds for every slope in this range.
-    chance_margin
-        A corruption counts only if at least one run is more than this above chance under it (points).
-    collapse_margin
-        A run whose clean accuracy is no more than this above chance (points) has collapsed and is left out, by name.
-    first_seeds, more_seeds, looks
-        Seeds that were planned when the design was written (if study.json named them), seeds added where the study
-        cannot tell, and looks at most.
-    written
-        When; empty if no design was written before the data.
-    """
-
+    # treated, control: the primary contrast, by method
     treated: str = "C-SimCLR"
     control: str = "SimCLR ×(1+β)"
-    primary: tuple[str, ...] = ("features", "given_clean")
-    zone_sigma: float = 0.10
-    zone_accuracy: float = 1.0
+    primary: tuple[str, ...] = ("features", "given_clean")  # the primary outcomes, by key
+    zone_sigma: float = 0.10  # relative change of a local constant that would make no difference
+    zone_accuracy: float = 1.0  # the same of an accuracy, in points
+    # level of the primary intervals at every look: with two outcomes and one look 95% for both together; over
+    # ``looks`` looks 95% for each (simulated in ``tests/statistics/test_verdict.py``)
     primary_level: float = 0.975
-    level: float = 0.95
-    beta: float = 1.0
+    level: float = 0.95  # level of all other intervals, which are exploratory
+    beta: float = 1.0  # the beta at which methods are compared where several were trained
+    # points of corruption accuracy that a point of clean accuracy may be worth. An effect "at equal clean accuracy"
+    # is one that holds for every slope in this range
     clean_slope: tuple[float, float] = (0.0, 2.0)
+    # a corruption counts only if at least one run is more than this above chance under it (points)
     chance_margin: float = 5.0
+    # a run whose clean accuracy is no more than this above chance (points) has collapsed and is left out, by name
     collapse_margin: float = 5.0
+    # first_seeds, more_seeds, looks: seeds that were planned when the design was written (if study.json named
+    # them), seeds added where the study cannot tell, and looks at most
     first_seeds: int | None = None
     more_seeds: int = 4
     looks: int = 4
-    written: str = ""
+    written: str = ""  # when; empty if no design was written before the data
 
     @property
     def sigma(self) -> Zone:

@@ -35,15 +35,7 @@ def _finished(figure: Figure, axis: Axes) -> Figure:
 
 
 def forest(rows: Sequence[Row], axis_label: str) -> Figure:
-    """Effects with their intervals, contrast by contrast; the zone shaded, a tick per seed.
-
-    Parameters
-    ----------
-    rows
-        All of ratios (drawn as percentages) or all of points.
-    axis_label
-        What the axis shows.
-    """
+    """Effects of one kind (ratios, drawn as percentages, or points) with intervals and zone; a tick per seed."""
     figure, axis = plt.subplots(figsize=(WIDTH, 0.52 * len(rows) + 0.9))
     ratio = rows[0].outcome.ratio
 

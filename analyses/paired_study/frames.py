@@ -44,47 +44,24 @@ class Bits:
 
 @dataclass(frozen=True)
 class Study:
-    """The tidy frames that figures and tables are drawn from.
+    """The tidy frames that figures and tables are drawn from."""
 
-    Parameters
-    ----------
-    frame
-        The records; of what was measured again, the last.
-    models
-        One row per run that counts (``study.models_table``); ``corruption`` is the mean over ``informative``.
-    collapsed
-        The runs left out by the design's rule, and why.
-    images
-        Values per image: run, method, image, label, sigma of the layers, flipped.
-    corruptions
-        Accuracy by run, corruption and severity; ``chance`` marks corruptions that carry no information.
-    informative
-        The corruptions that count.
-    bits
-        By run.
-    measured
-        All records that were read, and the runs that do not count.
-    again
-        How many values became others when they were measured again.
-    looks
-        Numbers of seeds with which the study was measured to the end: with each it may have been looked at.
-    redesigned
-        What the design says otherwise than when the study was measured first.
-    """
-
-    frame: pd.DataFrame
+    frame: pd.DataFrame  # the records; of what was measured again, the last
+    # one row per run that counts (``study.models_table``); ``corruption`` is the mean over ``informative``
     models: pd.DataFrame
-    collapsed: dict[str, str]
-    images: pd.DataFrame
+    collapsed: dict[str, str]  # the runs left out by the design's rule, and why
+    images: pd.DataFrame  # values per image: run, method, image, label, sigma of the layers, flipped
+    # accuracy by run, corruption and severity; ``chance`` marks corruptions that carry no information
     corruptions: pd.DataFrame
-    informative: tuple[str, ...]
+    informative: tuple[str, ...]  # the corruptions that count
     plan: dict[str, Any]
     design: Design
-    measured: Measured = field(repr=False)
-    bits: dict[str, Bits] = field(repr=False, default_factory=dict)
-    again: int = 0
+    measured: Measured = field(repr=False)  # all records that were read, and the runs that do not count
+    bits: dict[str, Bits] = field(repr=False, default_factory=dict)  # by run
+    again: int = 0  # how many values became others when they were measured again
+    # numbers of seeds with which the study was measured to the end: with each it may have been looked at
     looks: tuple[int, ...] = ()
-    redesigned: tuple[str, ...] = ()
+    redesigned: tuple[str, ...] = ()  # what the design says otherwise than when the study was measured first
 
     @cached_property
     def pairs(self) -> Pairing:

@@ -31,20 +31,12 @@ DATA = ["data", "data_hash"]
 
 @dataclass(frozen=True)
 class Pairs:
-    """The runs of one contrast that may be compared.
+    """The runs of one contrast that may be compared."""
 
-    Parameters
-    ----------
-    strata
-        By name of the stratum ("" if there is one): the runs of both methods, rows of the models' table.
-    refused
-        A sentence per treated run that has no partner of its kind.
-    main
-        The stratum of the headline, or of another family the first on the same data; no row if there is none.
-    """
-
+    # by name of the stratum ("" if there is one): the runs of both methods, rows of the models' table
     strata: dict[str, pd.DataFrame]
-    refused: tuple[str, ...]
+    refused: tuple[str, ...]  # a sentence per treated run that has no partner of its kind
+    # the stratum of the headline, or of another family the first on the same data; no row if there is none
     main: pd.DataFrame
 
 

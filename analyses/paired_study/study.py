@@ -89,13 +89,7 @@ def read_plan(study: Path) -> dict[str, Any]:
 
 
 def models_table(frame: pd.DataFrame) -> pd.DataFrame:
-    """One row per run: who it is, how it came about, and its headline values by quantity.
-
-    Parameters
-    ----------
-    frame
-        The records (``lipcomp.records.to_frame``).
-    """
+    """One row per run: who it is, how it came about, and its headline values by quantity."""
     identity = frame.drop_duplicates("subject.run").set_index("subject.run")
     table = pd.DataFrame(index=identity.index)
     table.index.name = "run"

@@ -71,11 +71,10 @@ def effects_table(rows: Sequence[Row]) -> Table:
     ]
     head = ["contrast", "outcome", "difference; interval", "verdict", "seeds", "seeds needed", "p, Holm"]
     caption = (
-        "Mean over seeds of the difference within a seed, in % change of σ or points of accuracy. The "
-        "primary ones were "
-        "named before the data, with intervals of a higher level (see Methods); all others are exploratory, with 95% "
-        "intervals, and their p-values adjusted over all of them. Seeds needed: with "
-        "which the verdict would no longer be “cannot tell” (probability 80%, effect and spread as estimated)."
+        "Mean over seeds of the difference within a seed, in % change of σ or points of accuracy. The primary ones "
+        "were named before the data, with intervals of a higher level (see Methods); all others are exploratory, "
+        "with 95% intervals, and their p-values adjusted over all of them. Seeds needed: with which the verdict "
+        "would no longer be “cannot tell” (probability 80%, effect and spread as estimated)."
     )
     return Table("effects", "Verdicts", caption, head, cells)
 
@@ -103,9 +102,8 @@ def corruptions_table(study: Study) -> Table | None:
     ]
     head = ["corruption", *(f"{m}, %" for m in methods), "difference", "95% interval", "p, Holm"]
     caption = (
-        f"Mean over severities and {found[0][1].n} seeds; exploratory, p-values adjusted for looking at "
-        f"every corruption "
-        f"that counts."
+        f"Mean over severities and {found[0][1].n} seeds; exploratory, p-values adjusted for looking at every "
+        "corruption that counts."
     )
     return Table("corruptions", "Corruption by corruption", caption, head, rows)
 

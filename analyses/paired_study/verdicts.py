@@ -61,46 +61,21 @@ OUTCOMES = (
 
 @dataclass(frozen=True)
 class Row:
-    """One verdict.
+    """One verdict."""
 
-    Parameters
-    ----------
-    outcome, contrast
-        Of what, and between which methods.
-    stratum
-        Which data or recipe, where the folder holds several; "" otherwise.
-    main
-        Whether it is of the stratum that the headline is on.
-    primary
-        Whether the design named it before the data.
-    effect
-        The estimate over seeds, in log ratios or points.
-    zone
-        The equivalence zone, in the same unit.
-    verdict
-        What the interval says.
-    needed
-        How many seeds in all would decide; None if none is known to.
-    adjusted_p
-        Of an exploratory row, over all of them (Holm).
-    note
-        What limits it; may be empty.
-    fragile
-        The seed without which the verdict would be another one; "" if there is none.
-    """
-
+    # outcome, contrast: of what, and between which methods
     outcome: Outcome
     contrast: Contrast
-    stratum: str
-    main: bool
-    primary: bool
-    effect: Effect
-    zone: Zone
-    verdict: Verdict
-    needed: int | None = None
-    adjusted_p: float | None = None
-    note: str = ""
-    fragile: str = ""
+    stratum: str  # which data or recipe, where the folder holds several; "" otherwise
+    main: bool  # whether it is of the stratum that the headline is on
+    primary: bool  # whether the design named it before the data
+    effect: Effect  # the estimate over seeds, in log ratios or points
+    zone: Zone  # the equivalence zone, in the same unit
+    verdict: Verdict  # what the interval says
+    needed: int | None = None  # how many seeds in all would decide; None if none is known to
+    adjusted_p: float | None = None  # of an exploratory row, over all of them (Holm)
+    note: str = ""  # what limits it; may be empty
+    fragile: str = ""  # the seed without which the verdict would be another one; "" if there is none
 
     @property
     def direction(self) -> int:
@@ -187,21 +162,11 @@ def judge_one(
 
 @dataclass(frozen=True)
 class Credit:
-    """What may be said of compression for one primary outcome.
+    """What may be said of compression for one primary outcome."""
 
-    Parameters
-    ----------
-    row
-        Against the control of equal gradient weight (or against the plain twin where there is no control).
-    plain
-        Against the plain twin; None if there is none.
-    credited
-        Whether the effect is compression's: it holds against the control and against the plain twin.
-    """
-
-    row: Row
-    plain: Row | None
-    credited: bool
+    row: Row  # against the control of equal gradient weight (or against the plain twin where there is no control)
+    plain: Row | None  # against the plain twin; None if there is none
+    credited: bool  # whether it is compression's: it holds against the control and against the plain twin
 
 
 def credits(verdicts: Verdicts, design: Design) -> list[Credit]:

@@ -274,9 +274,8 @@ def model_findings(
             same = f"where the paired analysis says {row.verdict}{f', {row.word}' if row.word else ''}"
         text = value_text(model.points, model.points_interval, ratio=False, zone=row.zone)
         found.append(
-            f"Corruption accuracy ({CREDIT.name}) by a hierarchical model of every correctness bit (seed, "
-            f"run, image and "
-            f"corruption as groups): {text}: {verdict}, {same}."
+            f"Corruption accuracy ({CREDIT.name}) by a hierarchical model of every correctness bit (seed, run, image "
+            f"and corruption as groups): {text}: {verdict}, {same}."
         )
     if through is not None and through.value is not None:
         text = value_text(through.value, through.interval, ratio=False)
@@ -285,9 +284,8 @@ def model_findings(
             share = f"{100 * through.robustness:.0f}%"
             undo = f" A common cause that explains {share} of what is left of both would bring the slope to zero."
         found.append(
-            f"If smoothness of the features is how compression acts on corruption accuracy, {text} run "
-            f"through it. Smoothness "
-            f"was not set but observed, so this is an association.{undo}"
+            f"If smoothness of the features is how compression acts on corruption accuracy, {text} run through it. "
+            f"Smoothness was not set but observed, so this is an association.{undo}"
         )
     return found
 

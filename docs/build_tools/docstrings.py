@@ -27,17 +27,10 @@ def to_markdown(text: str) -> str:
     """A docstring as Markdown, its numpydoc sections left as they are."""
     text = ROLE.sub(lambda m: f"`{m[1].rpartition('.')[2] if '~' in m[0] else m[1]}`", text)
     text = _tables(text.split("\n"))
-    head, line, sections = _split(text)
-    return (
-        _doctests(head)
-        + line
-        + SHARED.sub(lambda m: "\n".join(name + m[2] for name in m[1].split(", ")), sections)
-    )
-
-
-def _split(text: str) -> tuple[str, str, str]:
     match = re.search(r"\n[A-Z][A-Za-z ]+\n-{3,}\n", text)
-    return (text, "", "") if match is None else (text[: match.start()], "", text[match.start() :])
+    end = len(text) if match is None else match.start()  # of the running text
+    sections = SHARED.sub(lambda m: "\n".join(name + m[2] for name in m[1].split(", ")), text[end:])
+    return _doctests(text[:end]) + sections
 
 
 def _tables(lines: list[str]) -> str:

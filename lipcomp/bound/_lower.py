@@ -254,3 +254,20 @@ def _quantile(values: Tensor, q: float) -> float:
         return math.nan
     rank = min(len(values), max(1, math.ceil(q * len(values))))
     return float(values.kthvalue(rank).values)
+
+
+def fisher_trace(
+    frobenius_squared: Float[Tensor, " n"], dim: int, concentration: float
+) -> Float[Tensor, " n"]:
+    """Trace of the Fisher information of e(z|x) in the pixels at every image, kappa A ‖J‖_F² (theory (4.2)).
+
+    In nats per squared pixel L2. The square root of F = kappa A Jᵀ J along a direction is what (3.3) tends to as a pair
+    closes in, and half its value times Delta² the KL of a close pair (4.3).
+
+    Raises
+    ------
+    ValueError
+        If the concentration is not positive, or above 1e12.
+    """
+    kappa = check_concentration(concentration, 1)
+    return float(kappa * mean_resultant_length(dim, kappa)) * frobenius_squared

@@ -27,7 +27,6 @@ from torch import Generator, Tensor
 from lipcomp._arguments import estimator
 from lipcomp._norms import PlainNorms
 from lipcomp._results import ResultMixin
-from lipcomp.bound._ball import project
 from lipcomp.bound._rounding import RELATIVE, in_float64, proved_chords
 from lipcomp.jacobian import spectral_norm
 from lipcomp.jacobian._batching import chosen_batch_size
@@ -39,6 +38,7 @@ from lipcomp.jacobian._spectral_norm import draw_seeds, normal
 
 SECANT = 0.02  # of the ball's L2 radius: the length of a pair's secant
 KINDS = ("pair", "chord")
+ROUNDS = 50  # of bisection, in float64
 RTOL = 1e-2  # of sigma: what is found is a lower bound, and exact to 1e-6 but for near-equal values
 
 
@@ -321,3 +321,33 @@ def _normalised(gradient: Tensor, norm: str) -> Tensor:
         return gradient.sign()
     length = gradient.flatten(1).norm(dim=1).view(-1, *[1] * (gradient.dim() - 1))
     return gradient / length.clamp(min=torch.finfo(gradient.dtype).tiny)
+
+
+def project(
+    points: Float[Tensor, "n ..."], centres: Float[Tensor, "n ..."], radius: float, norm: str
+) -> Float[Tensor, "n ..."]:
+    """The nearest points of {x in [0, 1]: ‖x - centre‖ <= radius}, for centres in [0, 1].
+
+    For L-infinity a clamp. For L2 the nearest point is clamp(centre + s (point - centre)) for some s in [0, 1]: the
+    step scaled and clamped, s found by bisection.
+    """
+    if norm == "linf":
+        low, high = centres - radius, centres + radius
+        low = torch.where(centres.double() - low.double() > radius, low.nextafter(centres), low)
+        high = torch.where(high.double() - centres.double() > radius, high.nextafter(centres), high)
+        return torch.minimum(torch.maximum(points, low), high).clamp(0, 1)
+    shape = (-1, *[1] * (points.dim() - 1))
+    step = points - centres
+    clamped = points.clamp(0, 1)
+    outside = (clamped - centres).flatten(1).norm(dim=1) > radius
+    if not bool(outside.any()):
+        return clamped
+    low, high = torch.zeros(len(points), device=points.device), torch.ones(len(points), device=points.device)
+    low, high = low.to(points), high.to(points)
+    for _ in range(ROUNDS if points.dtype == torch.float64 else 24):
+        middle = (low + high) / 2
+        length = ((centres + middle.view(shape) * step).clamp(0, 1) - centres).flatten(1).norm(dim=1)
+        low = torch.where(length <= radius, middle, low)
+        high = torch.where(length <= radius, high, middle)
+    inside = (centres + low.view(shape) * step).clamp(0, 1)
+    return torch.where(outside.view(shape), inside, clamped)

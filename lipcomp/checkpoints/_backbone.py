@@ -14,32 +14,15 @@ State = Mapping[str, Tensor]
 
 @dataclass(frozen=True)
 class Backbone:
-    """A network without its classifier.
+    """A network without its classifier."""
 
-    Parameters
-    ----------
-    name
-        Its name in messages and records.
-    network
-        Normalised images -> pooled features.
-    classifier
-        Where the classifier stood: keys there are left out.
-    preprocessing
-        What its library says of its images, if it does.
-    image_size
-        (height, width) that it is made for, if it is made for one.
-    notes
-        What had to be assumed.
-    normalisations
-        (mean, std) -> an architecture with these weights' names and shapes that uses them.
-    """
-
-    name: str
-    network: nn.Module
-    classifier: tuple[str, ...] = ("fc",)
-    preprocessing: Inputs | None = None
-    image_size: tuple[int, int] | None = None
-    notes: tuple[str, ...] = ()
+    name: str  # its name in messages and records
+    network: nn.Module  # normalised images -> pooled features
+    classifier: tuple[str, ...] = ("fc",)  # where the classifier stood: keys there are left out
+    preprocessing: Inputs | None = None  # what its library says of its images, if it does
+    image_size: tuple[int, int] | None = None  # (height, width) that it is made for, if it is made for one
+    notes: tuple[str, ...] = ()  # what had to be assumed
+    # (mean, std) -> an architecture with these weights' names and shapes that uses them
     normalisations: Mapping[Any, str] = field(default_factory=dict)
 
 

@@ -30,27 +30,15 @@ Rules = tuple[tuple[str, str], ...]
 
 @dataclass(frozen=True)
 class Dialect:
-    """How one library names a vision transformer.
+    """How one library names a vision transformer."""
 
-    Parameters
-    ----------
-    name
-        What messages call it.
-    sign
-        A key that marks it, behind any prefix; ``stem`` is another, where a text tower has the first one too.
-    rules
-        Pattern of a whole key -> timm's name.
-    projector
-        Key of a projection after the pooled token, (in, out) if ``turned``, and its name in the head.
-    conventions
-        What the weights do not show.
-    """
-
-    name: str
+    name: str  # what messages call it
+    # a key that marks it, behind any prefix; ``stem`` is another, where a text tower has the first one too
     sign: str
-    rules: Rules
+    rules: Rules  # pattern of a whole key -> timm's name
+    # key of a projection after the pooled token, (in, out) if ``turned``, and its name in the head
     projector: str = ""
-    conventions: Mapping[str, Any] = field(default_factory=dict)
+    conventions: Mapping[str, Any] = field(default_factory=dict)  # what the weights do not show
     format: str = "huggingface"
     notes: tuple[str, ...] = ()
     stem: str = ""

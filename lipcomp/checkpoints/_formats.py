@@ -26,33 +26,19 @@ PIXELS = ((0.0,), (1.0,))
 
 @dataclass(frozen=True)
 class Format:
-    """One row: how one family of checkpoints names its parts.
+    """One row: how one family of checkpoints names its parts."""
 
-    Parameters
-    ----------
-    name
-        What ``format=`` takes.
-    writer
-        Whose files these are.
-    marks
-        Patterns; each must match at the beginning of some key. Empty: never recognised, only forced.
-    branches
-        Branch name -> prefixes (backbone, projector, predictor); the first of several prefixes that occurs is
-        taken. "online" is the network that is trained, "momentum" its moving average.
-    activation
-        Between the layers of the heads.
-    conventions
-        What the weights do not show (see :mod:`lipcomp.checkpoints._architectures`).
-    normalisation
-        (mean, std) that this family trains with; at CIFAR's size, ``small`` instead.
-    """
-
-    name: str
-    writer: str
+    name: str  # what ``format=`` takes
+    writer: str  # whose files these are
+    # patterns; each must match at the beginning of some key. Empty: never recognised, only forced
     marks: tuple[str, ...]
+    # branch name -> prefixes (backbone, projector, predictor); the first of several prefixes that occurs is taken.
+    # "online" is the network that is trained, "momentum" its moving average
     branches: Mapping[str, Branch]
-    activation: str = "relu"
+    activation: str = "relu"  # between the layers of the heads
+    # what the weights do not show (see :mod:`lipcomp.checkpoints._architectures`)
     conventions: Mapping[str, Any] = field(default_factory=dict)
+    # (mean, std) that this family trains with; at CIFAR's size, ``small`` instead
     normalisation: tuple[tuple[float, ...], tuple[float, ...]] = IMAGENET
     small: tuple[tuple[float, ...], tuple[float, ...]] = CIFAR
 

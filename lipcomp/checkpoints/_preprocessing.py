@@ -29,25 +29,14 @@ LARGEST = 4096  # pixels a side; a configuration that claims more would fill the
 
 @dataclass(frozen=True)
 class Inputs:
-    """From a photograph to what the network sees.
+    """From a photograph to what the network sees."""
 
-    Parameters
-    ----------
-    mean, std
-        Per-channel normalisation of pixels in [0, 1]; part of the encoder.
-    size
-        (height, width) that the network sees.
-    pipeline
-        How a photograph becomes pixels of that size, for :func:`lipcomp.data.load_set`.
-    origin
-        Where these were read, or what was assumed.
-    """
-
+    # mean, std: per-channel normalisation of pixels in [0, 1]; part of the encoder
     mean: tuple[float, ...]
     std: tuple[float, ...]
-    size: tuple[int, int]
-    pipeline: Preprocessing
-    origin: str = "assumed"
+    size: tuple[int, int]  # (height, width) that the network sees
+    pipeline: Preprocessing  # how a photograph becomes pixels of that size, for :func:`lipcomp.data.load_set`
+    origin: str = "assumed"  # where these were read, or what was assumed
 
     def __post_init__(self) -> None:
         if len(self.size) != 2 or not 1 <= min(self.size) <= max(self.size) <= LARGEST:

@@ -34,27 +34,13 @@ REMEDY = (
 
 @dataclass(frozen=True)
 class Processor:
-    """What a class does with options that its configuration leaves out.
+    """What a class does with options that its configuration leaves out."""
 
-    Parameters
-    ----------
-    size
-        Shorter side, or (height, width).
-    normalisation
-        (mean, std).
-    crop
-        Side of its centre crop; None if it takes none unless asked to.
-    interpolation
-        Of the resize.
-    square
-        Whether a size that is one number is a square.
-    """
-
-    size: int | tuple[int, int]
-    normalisation: tuple[Numbers, Numbers]
-    crop: int | None = None
-    interpolation: str = "bicubic"
-    square: bool = False
+    size: int | tuple[int, int]  # shorter side, or (height, width)
+    normalisation: tuple[Numbers, Numbers]  # (mean, std)
+    crop: int | None = None  # side of its centre crop; None if it takes none unless asked to
+    interpolation: str = "bicubic"  # of the resize
+    square: bool = False  # whether a size that is one number is a square
 
 
 PROCESSORS = {

@@ -9,25 +9,15 @@ from lipcomp.checkpoints._errors import printable
 
 @dataclass(frozen=True)
 class KeyReport:
-    """Every key of a file in one of two groups, and what the network wanted but did not get.
+    """Every key of a file in one of two groups, and what the network wanted but did not get."""
 
-    Parameters
-    ----------
-    used
-        Key in the file -> name in our encoder (``backbone.layer1.0.conv1.weight``).
-    ignored
-        Key in the file -> why it was left out.
-    missing
-        Names in our encoder that the file does not have and that no output depends on (a batch norm's counter of
-        batches); anything else that is missing is an error, not a line here.
-    notes
-        What had to be assumed, since the file does not say it.
-    """
-
+    # key in the file -> name in our encoder (``backbone.layer1.0.conv1.weight``)
     used: dict[str, str] = field(default_factory=dict)
-    ignored: dict[str, str] = field(default_factory=dict)
+    ignored: dict[str, str] = field(default_factory=dict)  # key in the file -> why it was left out
+    # names in our encoder that the file does not have and that no output depends on (a batch norm's counter of
+    # batches); anything else that is missing is an error, not a line here
     missing: tuple[str, ...] = ()
-    notes: tuple[str, ...] = ()
+    notes: tuple[str, ...] = ()  # what had to be assumed, since the file does not say it
 
     def summary(self) -> str:
         """The report in a few lines: counts, and ignored keys by reason."""

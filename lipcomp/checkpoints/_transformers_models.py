@@ -50,30 +50,14 @@ HELP = "or load it yourself (lipcomp.wrap)"
 
 @dataclass(frozen=True)
 class Tower:
-    """A vision network of transformers.
+    """A vision network of transformers."""
 
-    Parameters
-    ----------
-    name
-        The class.
-    network
-        Normalised images -> pooled features.
-    projector
-        What follows in a pair of towers, if anything.
-    image_shape
-        (channels, height, width) by its configuration.
-    unused
-        Keys of the file that it does not take.
-    note
-        How its output is pooled.
-    """
-
-    name: str
-    network: nn.Module
-    projector: nn.Module | None
-    image_shape: tuple[int, int, int]
-    unused: frozenset[str]
-    note: str
+    name: str  # the class
+    network: nn.Module  # normalised images -> pooled features
+    projector: nn.Module | None  # what follows in a pair of towers, if anything
+    image_shape: tuple[int, int, int]  # (channels, height, width) by its configuration
+    unused: frozenset[str]  # keys of the file that it does not take
+    note: str  # how its output is pooled
 
 
 class Pooled(nn.Module):

@@ -36,35 +36,19 @@ _LOOKED_AT = 16  # pictures that decide whether a set is grey
 
 @dataclass(frozen=True)
 class FolderImages:
-    """Images on disk, decoded in batches.
+    """Images on disk, decoded in batches."""
 
-    Attributes
-    ----------
-    name
-        Of the folder and the split, for people.
-    files
-        The image files, in order.
-    labels
-        Class of every image, an index into ``classes``; -1 where there are no labels (``classes`` is empty then).
-    image_shape
-        (channels, height, width) of every image.
-    preprocessing
-        How pictures are brought to that shape (default: :meth:`Preprocessing.default`).
-    convert_channels
-        Whether colour may become grey.
-    notes
-        What was left out, one sentence each.
-    """
-
-    name: str
-    files: tuple[Path, ...] = field(repr=False)
+    name: str  # of the folder and the split, for people
+    files: tuple[Path, ...] = field(repr=False)  # the image files, in order
+    # class of every image, an index into ``classes``; -1 where there are no labels (``classes`` is empty then)
     labels: Int64[Tensor, " n"] = field(repr=False)
     classes: tuple[str, ...]
-    image_shape: Shape
+    image_shape: Shape  # (channels, height, width) of every image
+    # how pictures are brought to that shape (default: :meth:`Preprocessing.default`)
     preprocessing: Preprocessing = None  # type: ignore[assignment]  # filled in below
-    convert_channels: bool = False
+    convert_channels: bool = False  # whether colour may become grey
     root: Path | None = None
-    notes: tuple[str, ...] = ()
+    notes: tuple[str, ...] = ()  # what was left out, one sentence each
     _seen: dict[str, Any] = field(default_factory=dict, repr=False, compare=False)
 
     def __post_init__(self) -> None:

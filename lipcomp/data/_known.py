@@ -64,8 +64,7 @@ def _torchvisions(name: str) -> Callable[[str, Path | str | None, int], ImageSet
             if is_of_machine(error):
                 raise
             raise FileNotFoundError(
-                f"{name} is not complete below {root}: {place} is missing or damaged ({error}). Unpack "
-                f"{origin} there"
+                f"{name} is not complete below {root}: {place} is missing or damaged ({error}). Unpack {origin} there"
             ) from error
         pixels = torch.as_tensor(source.data)
         if pixels.ndim == 3:

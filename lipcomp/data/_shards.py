@@ -36,25 +36,16 @@ _PICTURES = {suffix.removeprefix(".") for suffix in SUFFIXES} | {"npy"}
 
 @dataclass(frozen=True)
 class Shards:
-    """Samples of some tar files, in the order of the files.
+    """Samples of some tar files, in the order of the files."""
 
-    Attributes
-    ----------
-    files, name
-        The tar files, and what records call them.
-    samples
-        (name, number of the file, first byte, bytes) of each picture.
-    targets
-        Its label: a number or word, or None.
-    notes
-        What was left out.
-    """
-
+    # files, name: the tar files, and what records call them
     files: tuple[Path, ...]
     name: str = "shards"
+    # (name, number of the file, first byte, bytes) of each picture
     samples: list[tuple[str, int, int, int]] = field(default_factory=list, repr=False)
+    # its label: a number or word, or None
     targets: list[int | str | None] = field(default_factory=list, repr=False)
-    notes: list[str] = field(default_factory=list, repr=False)
+    notes: list[str] = field(default_factory=list, repr=False)  # what was left out
 
     def __post_init__(self) -> None:
         for number, file in enumerate(self.files):

@@ -75,26 +75,14 @@ def _within(views: Any, names: str, low: float, high: float = math.inf, *, order
 @checked
 @dataclass(frozen=True)
 class DigitViews:
-    """Rotation, scale, shear and translation by one bilinear resampling, then contrast; for grey digits.
+    """Rotation, scale, shear and translation by one bilinear resampling, then contrast; for grey digits."""
 
-    Parameters
-    ----------
-    degrees
-        Rotation in [-degrees, degrees].
-    scale
-        Bounds of the size factor, log-uniform, for each axis on its own.
-    shear
-        Shear in [-shear, shear], as a tangent.
-    translate
-        Shift in [-translate, translate], in fractions of the image's side.
-    contrast
-        Bounds of the factor on the pixels (clipped to [0, 1] afterwards).
-    """
-
-    degrees: float = 25.0
+    degrees: float = 25.0  # rotation in [-degrees, degrees]
+    # bounds of the size factor, log-uniform, for each axis on its own
     scale: tuple[float, float] = (0.7, 1.3)
-    shear: float = 0.3
-    translate: float = 0.12
+    shear: float = 0.3  # shear in [-shear, shear], as a tangent
+    translate: float = 0.12  # shift in [-translate, translate], in fractions of the image's side
+    # bounds of the factor on the pixels (clipped to [0, 1] afterwards)
     contrast: tuple[float, float] = (0.5, 1.5)
 
     def __post_init__(self) -> None:

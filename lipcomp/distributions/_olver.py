@@ -82,27 +82,13 @@ def _magnitudes() -> tuple[float, ...]:
 
 @dataclass(frozen=True)
 class Expansion:
-    """The polynomials in p of one order, highest coefficient first, ready for Horner's rule.
+    """The polynomials in p of one order, highest coefficient first, ready for Horner's rule."""
 
-    Parameters
-    ----------
-    order
-        nu >= 24.
-    tail
-        T with D(p) - D(1) = (1 - p) T(p).
-    correction
-        Q with I_{nu+1}/I_nu = z / (1 + s) - (z / s) p Q(p).
-    slope
-        S with nu d/dx of that ratio = 1 / (s (1 + s)) + p^2 S(p).
-    curvature
-        C with nu^2 d^2/dx^2 of it = z (-(1 + 2 s) / (s^3 (1 + s)^2) + p^4 C(p)).
-    """
-
-    order: float
-    tail: tuple[float, ...]
-    correction: tuple[float, ...]
-    slope: tuple[float, ...]
-    curvature: tuple[float, ...]
+    order: float  # nu >= 24
+    tail: tuple[float, ...]  # T with D(p) - D(1) = (1 - p) T(p)
+    correction: tuple[float, ...]  # Q with I_{nu+1}/I_nu = z / (1 + s) - (z / s) p Q(p)
+    slope: tuple[float, ...]  # S with nu d/dx of that ratio = 1 / (s (1 + s)) + p^2 S(p)
+    curvature: tuple[float, ...]  # C with nu^2 d^2/dx^2 of it = z (-(1 + 2 s) / (s^3 (1 + s)^2) + p^4 C(p))
 
 
 @functools.lru_cache(maxsize=1024)

@@ -237,8 +237,7 @@ def wrap(
             out = encoder.embedding(place.new_zeros(2, *encoder.image_shape))
     except (RuntimeError, TypeError, AssertionError) as error:
         raise ValueError(
-            f"the network does not take two images of image_shape {encoder.image_shape}: "
-            f"{str(error).splitlines()[0]}"
+            f"the network does not take two images of image_shape {encoder.image_shape}: {str(error).splitlines()[0]}"
         ) from error
     if len(out) != 2 or not out.is_floating_point():
         raise ValueError(

@@ -42,18 +42,10 @@ def pilot_count(images: int) -> int:
 
 @dataclass(frozen=True)
 class SharedStart:
-    """What pilots found.
+    """What pilots found."""
 
-    Attributes
-    ----------
-    direction
-        s, a unit vector.
-    doubt
-        What multiplies the bound of a random start; below 1, or sharing is of no use.
-    """
-
-    direction: Float[Tensor, " dim"]
-    doubt: float
+    direction: Float[Tensor, " dim"]  # s, a unit vector
+    doubt: float  # what multiplies the bound of a random start; below 1, or sharing is of no use
 
     @classmethod
     def of(cls, pilots: list[Part]) -> "SharedStart | None":

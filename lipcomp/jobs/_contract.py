@@ -42,24 +42,12 @@ class JobsError(ChildProcessError):
 
 @dataclass(frozen=True)
 class Outcome(Generic[Result]):
-    """What became of one job.
+    """What became of one job."""
 
-    Parameters
-    ----------
-    number
-        The job's place in the list.
-    value
-        What the function returned, or None if it failed.
-    error
-        None, or why it failed.
-    seconds
-        How long the function ran, on the clock of the machine that ran it.
-    """
-
-    number: int
-    value: Result | None
-    error: JobFailure | None = None
-    seconds: float = 0.0
+    number: int  # the job's place in the list
+    value: Result | None  # what the function returned, or None if it failed
+    error: JobFailure | None = None  # None, or why it failed
+    seconds: float = 0.0  # how long the function ran, on the clock of the machine that ran it
 
     def result(self) -> Result:
         """The value; raises the :class:`JobFailure` if there is none."""
@@ -70,33 +58,17 @@ class Outcome(Generic[Result]):
 
 @dataclass(frozen=True)
 class EngineOptions:
-    """What one job needs, and where to ask for it; None leaves it to the engine.
+    """What one job needs, and where to ask for it; None leaves it to the engine."""
 
-    Parameters
-    ----------
-    cores
-        CPU cores and threads per job.
-    gpus
-        GPUs per job. On this machine the jobs share its GPUs evenly.
-    memory
-        Memory per job, in GB (slurm, ray).
-    minutes
-        Time limit per job (slurm; None: 240). A job that reaches it is queued again, at most 20 times.
-    partition
-        Partition of the cluster (slurm).
-    address
-        Address of a running cluster (ray), such as ``"auto"`` or ``"ray://head:10001"``; None starts one here.
-    folder
-        Where jobs are kept while they run (slurm); every node must see it.
-    """
-
-    cores: int = 1
-    gpus: int | None = None
-    memory: float | None = None
+    cores: int = 1  # CPU cores and threads per job
+    gpus: int | None = None  # GPUs per job. On this machine the jobs share its GPUs evenly
+    memory: float | None = None  # memory per job, in GB (slurm, ray)
+    # time limit per job (slurm; None: 240). A job that reaches it is queued again, at most 20 times
     minutes: int | None = None
-    partition: str | None = None
+    partition: str | None = None  # partition of the cluster (slurm)
+    # address of a running cluster (ray), such as ``"auto"`` or ``"ray://head:10001"``; None starts one here
     address: str | None = None
-    folder: Path | None = None
+    folder: Path | None = None  # where jobs are kept while they run (slurm); every node must see it
 
     def __post_init__(self) -> None:
         for name in ("cores", "gpus", "memory", "minutes"):
@@ -164,15 +136,7 @@ def limit_threads(threads: int) -> None:
 
 
 def raise_failures(failures: Mapping[str, JobFailure], total: int) -> None:
-    """Raise :class:`JobsError` if there are failures; a note on it says where the first one was raised.
-
-    Parameters
-    ----------
-    failures
-        What failed, by name.
-    total
-        How many jobs there were.
-    """
+    """Raise :class:`JobsError` if there are failures; a note on it says where the first one was raised."""
     if not failures:
         return
     names: dict[str, list[str]] = {}

@@ -140,24 +140,12 @@ class KNNAccuracy:
 
 @dataclass(frozen=True)
 class RobustAccuracy:
-    """Accuracy under PGD ("pgd") or AutoAttack ("auto") in a ball, kept batch by batch.
+    """Accuracy under PGD ("pgd") or AutoAttack ("auto") in a ball, kept batch by batch."""
 
-    Parameters
-    ----------
-    attack
-        "pgd" or "auto".
-    norm
-        "linf" or "l2".
-    radius
-        In pixels: 8/255 in linf, 0.5 in l2, say.
-    limit
-        Use only this many images of the plan, from the first.
-    """
-
-    attack: str
-    norm: str
-    radius: float
-    limit: int | None = None
+    attack: str  # "pgd" or "auto"
+    norm: str  # "linf" or "l2"
+    radius: float  # in pixels: 8/255 in linf, 0.5 in l2, say
+    limit: int | None = None  # use only this many images of the plan, from the first
 
     block: ClassVar[int] = 64
 

@@ -54,22 +54,14 @@ class ClassAccuracy:
 
 @dataclass(frozen=True)
 class OutOfDistribution:
-    """AUROC and FPR95 of separating the images from another set, by each score of :mod:`lipcomp.robustness._ood`.
+    """AUROC and FPR95 of separating the images from another set, by each score of :mod:`lipcomp.robustness._ood`."""
 
-    Parameters
-    ----------
-    data, root
-        The other set, as :func:`lipcomp.load_set` takes it.
-    near
-        Whether it is a near one (classes like the training classes) or a far one, for records.
-    neighbours
-        k of the kNN score.
-    """
-
+    # data, root: the other set, as :func:`lipcomp.load_set` takes it
     data: str
     root: str | None = None
+    # whether it is a near one (classes like the training classes) or a far one, for records
     near: bool = False
-    neighbours: int = ood.NEIGHBOURS
+    neighbours: int = ood.NEIGHBOURS  # k of the kNN score
 
     def units(self, bench: Bench) -> Iterator[Unit]:
         """One unit."""
@@ -132,15 +124,10 @@ class OutOfDistribution:
 
 @dataclass(frozen=True)
 class ShapeBias:
-    """Shape against texture on cue-conflict images (Geirhos et al. 2019).
+    """Shape against texture on cue-conflict images (Geirhos et al. 2019)."""
 
-    Parameters
-    ----------
-    folder
-        The published images for a probe of ImageNet's 1000 classes, else images of the probe's classes in that layout;
-        or "fourier": made from the measured images by exchanging Fourier amplitudes.
-    """
-
+    # the published images for a probe of ImageNet's 1000 classes, else images of the probe's classes in that
+    # layout; or "fourier": made from the measured images by exchanging Fourier amplitudes
     folder: str
 
     def units(self, bench: Bench) -> Iterator[Unit]:
@@ -248,22 +235,13 @@ class StreamAccuracy:
 
 @dataclass(frozen=True)
 class EmbeddingRobustness:
-    """How far an attack without labels moves the mean direction, and what the probe says of the attacked images.
+    """How far an attack without labels moves the mean direction, and what the probe says of the attacked images."""
 
-    Parameters
-    ----------
-    norm, radius
-        Norm ("linf" or "l2") and radius of the ball, in pixels.
-    layer
-        Whose mean direction.
-    limit
-        Use only this many images of the plan, from the first.
-    """
-
+    # norm, radius: norm ("linf" or "l2") and radius of the ball, in pixels
     norm: str
     radius: float
-    layer: str = "latent"
-    limit: int | None = None
+    layer: str = "latent"  # whose mean direction
+    limit: int | None = None  # use only this many images of the plan, from the first
 
     block: ClassVar[int] = 64
 
@@ -318,20 +296,11 @@ class EmbeddingRobustness:
 
 @dataclass(frozen=True)
 class LeaderboardRow:
-    """RobustBench's own evaluation of the probe on the encoder, beside its published rows.
+    """RobustBench's own evaluation of the probe on the encoder, beside its published rows."""
 
-    Parameters
-    ----------
-    root
-        RobustBench's data folder: the clean set and CIFAR-10-C (ImageNet-C ...) in their published layouts.
-    dataset
-        "cifar10", "cifar100" or "imagenet"; by the number of classes if not given.
-    images
-        Use only this many images per condition, from the first, as its ``n_examples`` does.
-    """
-
-    root: str
-    dataset: str | None = None
+    root: str  # RobustBench's data folder: the clean set and CIFAR-10-C (ImageNet-C ...) in their published layouts
+    dataset: str | None = None  # "cifar10", "cifar100" or "imagenet"; by the number of classes if not given
+    # use only this many images per condition, from the first, as its ``n_examples`` does
     images: int = 10_000
 
     def units(self, bench: Bench) -> Iterator[Unit]:

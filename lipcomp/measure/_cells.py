@@ -21,17 +21,10 @@ Arrays = dict[str, np.ndarray]
 
 @dataclass
 class Cells:
-    """Where intermediate results are kept.
+    """Where intermediate results are kept."""
 
-    Parameters
-    ----------
-    folder
-        The folder, or None for memory only.
-    shard
-        (i, n): only every n-th block, from the i-th on, is computed; None computes all.
-    """
-
-    folder: Path | None = None
+    folder: Path | None = None  # the folder, or None for memory only
+    # (i, n): only every n-th block, from the i-th on, is computed; None computes all
     shard: tuple[int, int] | None = None
     _memory: dict[str, Arrays] = field(default_factory=dict, repr=False)
 

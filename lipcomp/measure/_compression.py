@@ -32,17 +32,10 @@ class Compression:
 
     The expectation over z ~ e(z|x) is in closed form in (2.2) and over one draw per view in (2.3). With the mean
     direction for z, (2.3) bounds I(Y; mu(X)), which is larger than I(Y;Z), whatever kappa_e is.
-
-    Parameters
-    ----------
-    pairs
-        How many images, two views of each.
-    draws
-        How many pairs of views per image.
     """
 
-    pairs: int = 1000
-    draws: int = 4
+    pairs: int = 1000  # how many images, two views of each
+    draws: int = 4  # how many pairs of views per image
 
     version: ClassVar[int] = 3
 

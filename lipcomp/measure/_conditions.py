@@ -33,21 +33,13 @@ CHANGED = {"pixelate": 4, "shear": 4, "rotate": 4}  # the same of one corruption
 
 @dataclass(frozen=True)
 class Condition:
-    """Images to classify, and how they are changed on the way.
+    """Images to classify, and how they are changed on the way."""
 
-    Attributes
-    ----------
-    images, indices
-        The set, and which of its images.
-    settings
-        What distinguishes this condition from others, for records.
-    transform
-        Applied as ``transform(batch, indices)``, or None.
-    """
-
+    # images, indices: the set, and which of its images
     images: ImageSet = field(repr=False)
     indices: Int64[Tensor, " n"] = field(repr=False)
-    settings: dict[str, Any]
+    settings: dict[str, Any]  # what distinguishes this condition from others, for records
+    # applied as ``transform(batch, indices)``, or None
     transform: Callable[[Tensor, Tensor], Tensor] | None = field(default=None, repr=False)
 
     def __len__(self) -> int:

@@ -239,18 +239,10 @@ def correctness_bits(bench: Bench, quantity: CorruptionAccuracy) -> dict[str, np
 
 @dataclass(frozen=True)
 class ProbeRefits:
-    """Accuracy of the linear probe fitted again on bootstrap samples of the training images (theory (7.7)).
+    """Accuracy of the linear probe fitted again on bootstrap samples of the training images (theory (7.7))."""
 
-    Parameters
-    ----------
-    refits
-        How many samples; the plan's probe must be asked for as many.
-    corruptions
-        Their mean over these conditions too, if given.
-    """
-
-    refits: int
-    corruptions: CorruptionAccuracy | None = None
+    refits: int  # how many samples; the plan's probe must be asked for as many
+    corruptions: CorruptionAccuracy | None = None  # their mean over these conditions too, if given
 
     def units(self, bench: Bench) -> Iterator[Unit]:
         """One unit."""

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from lipcomp._arguments import checked
 from lipcomp.bound import lipschitz
-from lipcomp.bound._fisher import fisher_trace
+from lipcomp.bound._lower import fisher_trace
 from lipcomp.jacobian import frobenius_norm, spectral_norm
 from lipcomp.measure._bench import Advance, Bench
 from lipcomp.measure._conditions import images_identity
@@ -216,25 +216,14 @@ class Frobenius:
 
 @dataclass(frozen=True)
 class Ball:
-    """On the L2 ball around every image: lower (3.5) <= searched (4.5) <= certified (5.3), one unit per radius.
+    """On the L2 ball around every image: lower (3.5) <= searched (4.5) <= certified (5.3), one unit per radius."""
 
-    Parameters
-    ----------
-    map
-        The map to measure.
-    radii
-        In pixel L2.
-    starts, steps
-        Of the search.
-    limit
-        Use only this many images of the plan, from the first.
-    """
-
-    map: Map = LATENT
-    radii: tuple[float, ...] = (1e-4, 1e-3, 1e-2)
+    map: Map = LATENT  # the map to measure
+    radii: tuple[float, ...] = (1e-4, 1e-3, 1e-2)  # in pixel L2
+    # starts, steps: of the search
     starts: int = 2
     steps: int = 20
-    limit: int | None = None
+    limit: int | None = None  # use only this many images of the plan, from the first
 
     version: ClassVar[int] = 6
 

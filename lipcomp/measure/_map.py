@@ -12,21 +12,13 @@ from lipcomp.measure._bench import LOGITS, Bench
 
 @dataclass(frozen=True)
 class Map:
-    """Which map is measured: a layer, as mean direction or as it is, and at which concentration.
+    """Which map is measured: a layer, as mean direction or as it is, and at which concentration."""
 
-    Parameters
-    ----------
-    layer
-        "backbone" (the pooled features, which a probe reads), "projection", "prediction", "latent", or "logits" (the
-        probe's class scores, never normalised).
-    normalised
-        h / |h| instead of h.
-    concentration
-        kappa_e at which (3.1) to (3.4) are told; None takes the checkpoint's own.
-    """
-
+    # "backbone" (the pooled features, which a probe reads), "projection", "prediction", "latent", or "logits" (the
+    # probe's class scores, never normalised)
     layer: str = "latent"
-    normalised: bool = True
+    normalised: bool = True  # h / |h| instead of h
+    # kappa_e at which (3.1) to (3.4) are told; None takes the checkpoint's own
     concentration: float | None = None
 
     def check(self, bench: Bench) -> None:

@@ -291,16 +291,7 @@ def run_command(
 ) -> int:
     """Measure what the options ask for, show progress, and print a table or records.
 
-    Parameters
-    ----------
-    options
-        Parsed options of a parser with encoder, data and run arguments.
-    quantities
-        What to measure.
-    head, rows
-        Columns of the table, and the function that returns the rows of a measured unit.
-    probe
-        The probe of quantities that need class predictions.
+    ``options`` are those of a parser with encoder, data and run arguments; ``rows`` gives a measured unit's table rows.
     """
     loaded = load_listed(options)
     plan = Plan(

@@ -192,25 +192,16 @@ def fitting(options: Mapping[str, Any], checkpoint: Checkpoint) -> dict[str, Any
 
 @dataclass(frozen=True)
 class Probe:
-    """The probe that predicts classes from pooled features.
+    """The probe that predicts classes from pooled features."""
 
-    Parameters
-    ----------
-    kind
-        "linear" (L-BFGS, convex), "knn", or "augmented" (the paper's SGD on augmented images).
-    neighbours, temperature
-        Of kNN.
-    seed
-        Of the held-out part that chooses the penalty, and of the augmented training.
-    refits
-        How often the linear probe is fitted again, each time on a bootstrap sample of the training images: the
-        spread of its accuracies is the probe's share in the error of an accuracy (theory (7.7)).
-    """
-
+    # "linear" (L-BFGS, convex), "knn", or "augmented" (the paper's SGD on augmented images)
     kind: ProbeKind = "linear"
+    # neighbours, temperature: of kNN
     neighbours: int = 20
     temperature: float = 0.07
-    seed: int = 0
+    seed: int = 0  # of the held-out part that chooses the penalty, and of the augmented training
+    # how often the linear probe is fitted again, each time on a bootstrap sample of the training images: the spread
+    # of its accuracies is the probe's share in the error of an accuracy (theory (7.7))
     refits: int = 0
 
     def __post_init__(self) -> None:

@@ -38,52 +38,28 @@ Progress = Callable[[int, str], AbstractContextManager[Callable[[int], object]]]
 
 @dataclass(frozen=True)
 class Done:
-    """A unit with its records.
+    """A unit with its records."""
 
-    Attributes
-    ----------
-    bench, unit
-        Which encoder, and what was measured.
-    records
-        Its records.
-    fresh
-        Whether this run measured them.
-    notes
-        Lines for people.
-    """
-
+    # bench, unit: which encoder, and what was measured
     bench: Bench
     unit: Unit
-    records: list[Record]
-    fresh: bool
-    notes: Sequence[str] = ()
+    records: list[Record]  # its records
+    fresh: bool  # whether this run measured them
+    notes: Sequence[str] = ()  # lines for people
 
 
 @dataclass
 class Outputs:
-    """Where results go.
+    """Where results go."""
 
-    Parameters
-    ----------
-    out
-        A file of JSON lines; None keeps nothing.
-    cells
-        The folder of intermediate results; by default beside ``out``.
-    made
-        The folder of corrupted images that several encoders share; None makes them for each.
-    table
-        A .csv or .parquet file of per-image values, or another keeper of them.
-    witnesses
-        A folder for pictures of the pairs that attain the bounds.
-    keep_cells
-        Whether intermediate results are kept on disk; if not, an interruption loses the unit it is in.
-    """
-
-    out: Path | None = None
-    cells: Path | None = None
+    out: Path | None = None  # a file of JSON lines; None keeps nothing
+    cells: Path | None = None  # the folder of intermediate results; by default beside ``out``
+    # the folder of corrupted images that several encoders share; None makes them for each
     made: Path | None = None
+    # a .csv or .parquet file of per-image values, or another keeper of them
     table: "Table | Path | None" = None
-    witnesses: Path | None = None
+    witnesses: Path | None = None  # a folder for pictures of the pairs that attain the bounds
+    # whether intermediate results are kept on disk; if not, an interruption loses the unit it is in
     keep_cells: bool = True
 
     def __post_init__(self) -> None:

@@ -45,24 +45,13 @@ _BASELINES = {name.replace("_", "-"): name for name in CLEAN_COLUMN} | {"objectn
 
 @dataclass(frozen=True)
 class ShiftAccuracy:
-    """Accuracy on a natural shift, on the clean images of its classes, and effective robustness where there is a line.
+    """Accuracy on a natural shift, on the clean images of its classes, and effective robustness if there is a line."""
 
-    Parameters
-    ----------
-    shift
-        A name of :data:`lipcomp.robustness._shifts.SHIFTS`.
-    folder
-        Where it lies; None for one that comes with a package.
-    baselines
-        "CSV[:CLEAN:SHIFTED]": your own reference models for effective robustness; by default the published models.
-    quantity
-        What its accuracy is called.
-    """
-
-    shift: str
-    folder: str | None = None
+    shift: str  # a name of :data:`lipcomp.robustness._shifts.SHIFTS`
+    folder: str | None = None  # where it lies; None for one that comes with a package
+    # "CSV[:CLEAN:SHIFTED]": your own reference models for effective robustness; by default the published models
     baselines: str | None = None
-    quantity: str = "accuracy.shift"
+    quantity: str = "accuracy.shift"  # what its accuracy is called
 
     def units(self, bench: Bench) -> Iterator[Unit]:
         """One unit."""
@@ -185,20 +174,11 @@ class VideoAccuracy:
 
 @dataclass(frozen=True)
 class FlipRate:
-    """How often the prediction, and how far the top five, change between frames (ImageNet-P, CIFAR-10-P).
+    """How often the prediction, and how far the top five, change between frames (ImageNet-P, CIFAR-10-P)."""
 
-    Parameters
-    ----------
-    folder
-        The set.
-    limit
-        Use only this many sequences per perturbation, from the first.
-    reference
-        CSV of a reference model's ``perturbation``, ``flip_rate`` and ``top5_distance``, for mFR and mT5D.
-    """
-
-    folder: str
-    limit: int | None = None
+    folder: str  # the set
+    limit: int | None = None  # use only this many sequences per perturbation, from the first
+    # CSV of a reference model's ``perturbation``, ``flip_rate`` and ``top5_distance``, for mFR and mT5D
     reference: str | None = None
 
     def units(self, bench: Bench) -> Iterator[Unit]:

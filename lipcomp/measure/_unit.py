@@ -43,62 +43,33 @@ class Finding:
 
 @dataclass
 class Result:
-    """What a unit gave.
+    """What a unit gave."""
 
-    Attributes
-    ----------
-    findings
-        Values for records.
-    columns
-        Per-image values by name, in the order of the plan's images.
-    witnesses
-        The pair of images that attains a bound, by the bound's name.
-    notes
-        Lines for people.
-    """
-
-    findings: list[Finding]
+    findings: list[Finding]  # values for records
+    # per-image values by name, in the order of the plan's images
     columns: dict[str, np.ndarray] = field(default_factory=dict)
+    # the pair of images that attains a bound, by the bound's name
     witnesses: dict[str, tuple[Tensor, Tensor]] = field(default_factory=dict)
-    notes: list[str] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)  # lines for people
 
 
 @dataclass(frozen=True)
 class Unit:
-    """Work that is done whole.
+    """Work that is done whole."""
 
-    Parameters
-    ----------
-    kind
-        Which estimator, for the identity.
-    content
-        Everything that can change its numbers: identities of encoder, images and probe, and settings.
-    settings
-        What its records say.
-    label
-        What progress calls it.
-    count, cost
-        Of what progress counts, and about how many forward passes each takes beside ``reads``.
-    measure
-        Does it.
-    version
-        Of the estimator's method: a change that changes numbers counts it up.
-    per_image
-        Whether it gives columns.
-    reads
-        (identity, forward passes) of the images whose scores it reads, which are computed once for all units.
-    """
-
-    kind: str
+    kind: str  # which estimator, for the identity
+    # everything that can change its numbers: identities of encoder, images and probe, and settings
     content: tuple[Any, ...]
-    settings: Mapping[str, Any]
-    label: str
+    settings: Mapping[str, Any]  # what its records say
+    label: str  # what progress calls it
+    # count, cost: of what progress counts, and about how many forward passes each takes beside ``reads``
     count: int
-    measure: Callable[["Advance"], Result]
+    measure: Callable[["Advance"], Result]  # does it
     cost: float = 1.0
-    version: int = 1
-    per_image: bool = False
+    version: int = 1  # of the estimator's method: a change that changes numbers counts it up
+    per_image: bool = False  # whether it gives columns
     pictures: bool = False
+    # (identity, forward passes) of the images whose scores it reads, which are computed once for all units
     reads: tuple[tuple[str, int], ...] = ()
 
     @cached_property

@@ -46,13 +46,13 @@ from torch.nn import functional as F
 
 from lipcomp.distributions import VonMisesFisher
 from lipcomp.distributions._bessel import LARGEST_CONCENTRATION, check_concentration
-from lipcomp.objectives._schedules import beta_factor, check_schedule
 
 Number = float | int  # a float, as a user may write it; kept as a float
 Gather = Callable[[Tensor], Tensor]
 Draw = Callable[[VonMisesFisher], Tensor]
 Concentration = float | Tensor
 Family = Literal["simclr", "byol", "supervised"]
+SCHEDULES = ("constant", "cosine", "linear_warmup")
 
 
 @dataclass(frozen=True)
@@ -231,3 +231,30 @@ def direction_metrics(
             "alignment": (mu_1 * mu_2).sum(1).mean(),
             "mean_resultant": 0.5 * (mu_1.mean(0) + mu_2.mean(0)).norm(),
         }
+
+
+def beta_factor(schedule: str, step: int, total_steps: int, warmup_steps: int = 0) -> float:
+    """How beta moves over training, as in the official code: a factor in [0, 1] at a step, counted from 0.
+
+    =============  =========================================================
+    constant       1 (what the published models use)
+    cosine         (1 - cos(pi step / total)) / 2, from 0 to 1; then 1
+    linear_warmup  step / warmup_steps, then 1
+    =============  =========================================================
+    """
+    check_schedule(schedule)
+    if step < 0 or total_steps < 1 or warmup_steps < 0:
+        raise ValueError(
+            f"need step >= 0, total_steps >= 1 and warmup_steps >= 0; got {step}, {total_steps}, {warmup_steps}"
+        )
+    if schedule == "cosine":
+        return math.sin(0.5 * math.pi * min(1.0, step / total_steps)) ** 2
+    if schedule == "linear_warmup" and warmup_steps:
+        return min(1.0, step / warmup_steps)
+    return 1.0
+
+
+def check_schedule(schedule: str) -> None:
+    """Refuse an unknown schedule."""
+    if schedule not in SCHEDULES:
+        raise ValueError(f"beta_schedule must be one of {', '.join(SCHEDULES)}, got {schedule!r}")

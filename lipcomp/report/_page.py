@@ -20,36 +20,16 @@ KINDS = ("yes", "small", "open", "")
 
 @dataclass(frozen=True)
 class VerdictRow:
-    """One question and its verdict, as a reader in a hurry sees it.
+    """One question and its verdict, as a reader in a hurry sees it."""
 
-    Parameters
-    ----------
-    question
-        What was asked.
-    chip
-        The verdict in a few words.
-    kind
-        Its colour: "yes", "small" (no larger than), "open" (cannot tell) or "".
-    estimate
-        Value and interval, in words.
-    mark
-        The interval drawn (:func:`lipcomp.report._marks.interval_mark`).
-    n
-        How many of what.
-    meaning
-        One line.
-    role
-        "primary" or "exploratory".
-    """
-
-    question: str
-    chip: str
-    kind: str
-    estimate: str
-    mark: Markup
-    n: str
-    meaning: str
-    role: str = ""
+    question: str  # what was asked
+    chip: str  # the verdict in a few words
+    kind: str  # its colour: "yes", "small" (no larger than), "open" (cannot tell) or ""
+    estimate: str  # value and interval, in words
+    mark: Markup  # the interval drawn (:func:`lipcomp.report._marks.interval_mark`)
+    n: str  # how many of what
+    meaning: str  # one line
+    role: str = ""  # "primary" or "exploratory"
 
     def __post_init__(self) -> None:
         if self.kind not in KINDS:
@@ -58,47 +38,23 @@ class VerdictRow:
 
 @dataclass(frozen=True)
 class Page:
-    """Everything that a page shows.
+    """Everything that a page shows."""
 
-    Parameters
-    ----------
-    title, subtitle
-        The question, and what it was asked of.
-    headline
-        The answer in at most two sentences.
-    verdicts
-        The four to six questions that matter most; may be empty.
-    findings
-        Sentences behind the headline; may be empty.
-    cautions
-        What a reader must know before believing the answer; they come first.
-    figures, tables
-        In this order.
-    methods
-        Paragraphs; folded.
-    provenance
-        Names and values; folded.
-    records
-        The files of records behind the page, which carries them for download.
-    record_count
-        How many values they hold.
-    images_csv
-        Values per image, for download; may be empty.
-    """
-
+    # title, subtitle: the question, and what it was asked of
     title: str
     subtitle: str
-    headline: str
+    headline: str  # the answer in at most two sentences
+    # figures, tables: in this order
     figures: Sequence[Drawn]
     tables: Sequence[Table]
-    methods: Sequence[str]
-    provenance: Sequence[tuple[str, str]]
-    records: Sequence[Path]
-    record_count: int
-    verdicts: Sequence[VerdictRow] = ()
-    findings: Sequence[str] = ()
-    cautions: Sequence[str] = ()
-    images_csv: bytes = field(default=b"", repr=False)
+    methods: Sequence[str]  # paragraphs; folded
+    provenance: Sequence[tuple[str, str]]  # names and values; folded
+    records: Sequence[Path]  # the files of records behind the page, which carries them for download
+    record_count: int  # how many values they hold
+    verdicts: Sequence[VerdictRow] = ()  # the four to six questions that matter most; may be empty
+    findings: Sequence[str] = ()  # sentences behind the headline; may be empty
+    cautions: Sequence[str] = ()  # what a reader must know before believing the answer; they come first
+    images_csv: bytes = field(default=b"", repr=False)  # values per image, for download; may be empty
 
 
 def check_page(out: Path, *, markdown: bool = False) -> None:

@@ -30,6 +30,7 @@ from lipcomp._arguments import checked, taking
 from lipcomp._norms import PlainNorms
 from lipcomp._results import ResultMixin
 from lipcomp.robustness._estimates import Estimate, proportion
+from lipcomp.robustness._features import evaluating
 from lipcomp.robustness._probes import class_indices
 from lipcomp.robustness._random_search import into_ball, length, random_search, random_start, steepest
 
@@ -329,13 +330,11 @@ def attack_of(images: Tensor, *tensors: Tensor, norm: str, radius: float | int) 
 @contextmanager
 def frozen(network: nn.Module) -> Iterator[None]:
     """Evaluation mode and no gradients of parameters, for as long as it lasts."""
-    modes = [(module, module.training) for module in network.modules()]
     wanted = [(parameter, parameter.requires_grad) for parameter in network.parameters()]
-    network.eval().requires_grad_(False)
+    network.requires_grad_(False)
     try:
-        yield
+        with evaluating(network):
+            yield
     finally:
-        for module, training in modes:
-            module.training = training
         for parameter, required in wanted:
             parameter.requires_grad_(required)

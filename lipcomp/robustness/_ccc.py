@@ -34,20 +34,12 @@ PUBLISHED = 7_500_000
 
 @dataclass(frozen=True)
 class Stream:
-    """Images inside archives, in the order of time.
+    """Images inside archives, in the order of time."""
 
-    Attributes
-    ----------
-    name
-        Of the folder.
-    places
-        For each image its archive, offset and length in bytes.
-    labels, classes, image_shape
-        As every image set has them.
-    """
-
-    name: str
+    name: str  # of the folder
+    # for each image its archive, offset and length in bytes
     places: tuple[tuple[Path, int, int], ...] = field(repr=False)
+    # labels, classes, image_shape: as every image set has them
     labels: Int64[Tensor, " n"] = field(repr=False)
     classes: tuple[str, ...] = field(repr=False)
     image_shape: tuple[int, int, int]

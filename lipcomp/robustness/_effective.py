@@ -48,22 +48,14 @@ CLEAN_COLUMN = {
 
 @dataclass(frozen=True)
 class BaselineFit:
-    """A line between stretched accuracies.
+    """A line between stretched accuracies."""
 
-    Attributes
-    ----------
-    slope, intercept, r_squared
-        Of the line, on the stretched axes.
-    n
-        How many models it rests on.
-    slope_interval, intercept_interval
-        95% bootstrap intervals over models.
-    """
-
+    # slope, intercept, r_squared: of the line, on the stretched axes
     slope: float
     intercept: float
     r_squared: float
-    n: int
+    n: int  # how many models it rests on
+    # slope_interval, intercept_interval: 95% bootstrap intervals over models
     slope_interval: tuple[float, float]
     intercept_interval: tuple[float, float]
 

@@ -32,27 +32,16 @@ Encode = Callable[[Tensor], Tensor]
 
 @dataclass(frozen=True)
 class EmbeddingAttack:
-    """What was found.
+    """What was found."""
 
-    Attributes
-    ----------
-    images
-        The attacked images.
-    chord
-        ||mu(x') - mu(x)|| of each, from 0 to 2, evaluated in float64 at the attacked images.
-    distance
-        ||x' - x||_2 of each, in pixels.
-    norm, radius
-        Of the ball, in pixels.
-    blind
-        Whether the chord has no gradient at random points of the ball, so that only random search could enlarge it.
-    """
-
-    images: Float[Tensor, "n channels height width"] = field(repr=False)
+    images: Float[Tensor, "n channels height width"] = field(repr=False)  # the attacked images
+    # ||mu(x') - mu(x)|| of each, from 0 to 2, evaluated in float64 at the attacked images
     chord: Float[np.ndarray, " n"] = field(repr=False)
-    distance: Float[np.ndarray, " n"] = field(repr=False)
+    distance: Float[np.ndarray, " n"] = field(repr=False)  # ||x' - x||_2 of each, in pixels
+    # norm, radius: of the ball, in pixels
     norm: str
     radius: float | int
+    # whether the chord has no gradient at random points of the ball, so that only random search could enlarge it
     blind: Bool[np.ndarray, " n"] = field(repr=False)
 
 

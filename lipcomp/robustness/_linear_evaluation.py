@@ -32,31 +32,17 @@ from lipcomp.robustness._probes import LinearProbe
 
 @dataclass(frozen=True)
 class LinearEvaluation:
-    """The recipe.
+    """The recipe."""
 
-    Parameters
-    ----------
-    epochs, batch_size
-        Number of epochs, and images per step.
-    learning_rate
-        For a batch of 256; proportional to the batch.
-    momentum
-        Nesterov's.
-    area
-        Bounds of the crop's share of the image.
-    flip
-        Whether half of the crops are mirrored (not for digits).
-    standardise
-        Bring each feature to mean 0 and spread 1 over the training images first. The paper does not, and relies on the
-        scale of a trained ResNet's features; other encoders need it for the same learning rate to mean the same.
-    """
-
+    # epochs, batch_size: number of epochs, and images per step
     epochs: int = 90
     batch_size: int = 4096
-    learning_rate: float = 0.1
-    momentum: float = 0.9
-    area: tuple[float, float] = (0.08, 1.0)
-    flip: bool = True
+    learning_rate: float = 0.1  # for a batch of 256; proportional to the batch
+    momentum: float = 0.9  # Nesterov's
+    area: tuple[float, float] = (0.08, 1.0)  # bounds of the crop's share of the image
+    flip: bool = True  # whether half of the crops are mirrored (not for digits)
+    # bring each feature to mean 0 and spread 1 over the training images first. The paper does not, and relies on
+    # the scale of a trained ResNet's features; other encoders need it for the same learning rate to mean the same
     standardise: bool = False
 
     def __post_init__(self) -> None:
@@ -80,20 +66,9 @@ def linear_evaluation(
     seed: int = 0,
     advance: Callable[[int], object] = lambda n: None,
 ) -> LinearProbe:
-    """Train the classifier; returns it as a probe.
+    """Train the classifier on ``encoder.features`` and return it as a probe; ``seed`` draws order and crops.
 
-    Parameters
-    ----------
-    encoder
-        Anything with ``features(images)``; frozen, in evaluation mode while this runs.
-    images
-        The training set.
-    recipe
-        How.
-    seed
-        Of order and crops.
-    advance
-        Progress callback, called with the number of finished images, of epochs x images in all.
+    ``advance`` is called with the number of finished images, of epochs x images in all.
     """
     generator = torch.Generator().manual_seed(seed)
     device = next((p.device for p in encoder.parameters()), torch.device("cpu"))

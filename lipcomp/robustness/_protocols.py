@@ -38,34 +38,20 @@ _HELD_BACK = ("spatter", "speckle_noise", "gaussian_blur", "shear")
 
 @dataclass(frozen=True)
 class Protocol:
-    """How a corrupted evaluation was made.
+    """How a corrupted evaluation was made."""
 
-    Attributes
-    ----------
-    table
-        Whose severities: a table of :mod:`~lipcomp.robustness.corruptions._tables`, or the layout of a set on disk.
-    corruptions, severities
-        What the mean is taken over; the severities are None where the set has one setting.
-    made
-        "disk" for a published set, "memory" for corruptions made on the way.
-    jpeg
-        Quality of the JPEG that images made in memory were saved as, or None.
-    frost
-        "photographs" or "textures"; None where no frost was made.
-    images
-        Images in each condition.
-    classes
-        Classes of the classifier.
-    """
-
+    # whose severities: a table of :mod:`~lipcomp.robustness.corruptions._tables`, or the layout of a set on disk
     table: str
+    # corruptions, severities: what the mean is taken over; the severities are None where the set has one setting
     corruptions: tuple[str, ...]
     severities: tuple[int | None, ...]
-    made: Literal["disk", "memory"]
-    jpeg: int | None
-    frost: Literal["photographs", "textures"] | None
-    images: int
-    classes: int
+    made: Literal["disk", "memory"]  # "disk" for a published set, "memory" for corruptions made on the way
+    jpeg: int | None  # quality of the JPEG that images made in memory were saved as, or None
+    frost: (
+        Literal["photographs", "textures"] | None
+    )  # "photographs" or "textures"; None where no frost was made
+    images: int  # images in each condition
+    classes: int  # classes of the classifier
 
     @property
     def label(self) -> str:

@@ -59,23 +59,13 @@ WHERE = {
 
 @dataclass(frozen=True)
 class CorruptionSet:
-    """A corrupted set on disk: one :class:`~lipcomp.data.ImageSet` for each corruption and severity.
+    """A corrupted set on disk: one :class:`~lipcomp.data.ImageSet` for each corruption and severity."""
 
-    Attributes
-    ----------
-    name
-        Of its folder.
-    kind
-        "cifar", "mnist" or "imagenet": the layout.
-    cells
-        The image sets, by corruption, then by severity (1 to 5, or None where there is one setting).
-    clean
-        The uncorrupted images, where the set holds them.
-    """
-
-    name: str
-    kind: str
+    name: str  # of its folder
+    kind: str  # "cifar", "mnist" or "imagenet": the layout
+    # the image sets, by corruption, then by severity (1 to 5, or None where there is one setting)
     cells: Mapping[str, Mapping[int | None, ImageSet]] = field(repr=False)
+    # the uncorrupted images, where the set holds them
     clean: ImageSet | None = field(default=None, repr=False)
 
     @property

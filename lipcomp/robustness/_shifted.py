@@ -57,22 +57,12 @@ def answers(scores: Float[Tensor, "n classes"], some: bool = True) -> Int64[Tens
 
 @dataclass(frozen=True)
 class Shift:
-    """A shifted set and how a model's classes map to its own.
-
-    Attributes
-    ----------
-    images
-        Its labels count the shift's classes.
-    class_map
-        The model's classes of each; None if they are the same.
-    model_classes
-        How many classes a model for it has.
-    """
+    """A shifted set and how a model's classes map to its own."""
 
     name: str
-    images: ImageSet = field(repr=False)
-    class_map: ClassMap | None = field(repr=False)
-    model_classes: int
+    images: ImageSet = field(repr=False)  # its labels count the shift's classes
+    class_map: ClassMap | None = field(repr=False)  # the model's classes of each; None if they are the same
+    model_classes: int  # how many classes a model for it has
 
     def right(self, logits: Float[Tensor, "n classes"]) -> Bool[np.ndarray, " n"]:
         """Which images are right, given the logits of all of them in order."""
@@ -105,14 +95,9 @@ class Shift:
 
 @dataclass(frozen=True)
 class ManyLabels(Shift):
-    """A shift whose images may have several right classes, of all the model's: any of them counts.
+    """A shift whose images may have several right classes, of all the model's: any of them counts."""
 
-    Attributes
-    ----------
-    accepted
-        The model's classes that are right for each image.
-    """
-
+    # the model's classes that are right for each image
     accepted: tuple[frozenset[int], ...] = field(default=(), repr=False)
 
     def right(self, logits: Float[Tensor, "n classes"]) -> Bool[np.ndarray, " n"]:

@@ -39,18 +39,10 @@ WHERE = "https://github.com/rgeirhos/texture-vs-shape (stimuli/style-transfer-pr
 
 @dataclass(frozen=True)
 class CueConflict:
-    """Images whose shape and texture are of different classes.
+    """Images whose shape and texture are of different classes."""
 
-    Attributes
-    ----------
-    images
-        Their labels are the shape's class.
-    textures
-        The texture's class of each.
-    """
-
-    images: ImageSet = field(repr=False)
-    textures: Int64[Tensor, " n"] = field(repr=False)
+    images: ImageSet = field(repr=False)  # their labels are the shape's class
+    textures: Int64[Tensor, " n"] = field(repr=False)  # the texture's class of each
 
     def decisions(self, logits: Float[Tensor, "n classes"]) -> Classes:
         """The answered class, of the images' classes, for the logits of all images in order; -1 if all are alike.

@@ -66,25 +66,16 @@ _EXCHANGED = {22: 23, 23: 22}  # of a video's own label, as the published evalua
 
 @dataclass(frozen=True)
 class FrameSet:
-    """Frames of videos, which of them are anchors, and what is right for an anchor.
-
-    Attributes
-    ----------
-    images
-        Every frame that is needed, once; their labels are unused (an anchor may have several).
-    anchors
-        For each anchor: its index, and {distance in frames: index} of its neighbours.
-    accepted
-        For each anchor the classes that count as right.
-    class_map
-        ImageNet's classes of each of the set's classes.
-    """
+    """Frames of videos, which of them are anchors, and what is right for an anchor."""
 
     name: str
+    # every frame that is needed, once; their labels are unused (an anchor may have several)
     images: ImageSet = field(repr=False)
+    # for each anchor: its index, and {distance in frames: index} of its neighbours
     anchors: tuple[tuple[int, dict[int, int]], ...] = field(repr=False)
+    # for each anchor the classes that count as right
     accepted: tuple[frozenset[int], ...] = field(repr=False)
-    class_map: ClassMap = field(repr=False)
+    class_map: ClassMap = field(repr=False)  # ImageNet's classes of each of the set's classes
 
     def held(self, logits: Float[Tensor, "frames classes"], k: int = 10) -> Bool[np.ndarray, " anchors"]:
         """Which anchors are right together with every frame within +-k."""

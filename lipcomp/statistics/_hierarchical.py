@@ -32,20 +32,11 @@ BLOCKS = 8
 
 @dataclass(frozen=True)
 class HierarchicalEffect(Estimate):
-    """A difference in log-odds of a hit.
+    """A difference in log-odds of a hit."""
 
-    Parameters
-    ----------
-    points
-        The same in points, at the mean accuracy; with its interval.
-    points_interval
-        See ``points``.
-    spreads
-        Standard deviation, in log-odds, of each random part.
-    """
-
-    points: float | None = None
-    points_interval: tuple[float, float] | None = None
+    points: float | None = None  # the same in points, at the mean accuracy; with its interval
+    points_interval: tuple[float, float] | None = None  # see ``points``
+    # standard deviation, in log-odds, of each random part
     spreads: dict[str, float] = field(default_factory=dict)
 
 

@@ -23,14 +23,9 @@ from lipcomp.statistics._units import Contrast
 
 @dataclass(frozen=True)
 class Mediation(Estimate):
-    """The part of an effect that runs through a mediator, in the unit of the outcome.
+    """The part of an effect that runs through a mediator, in the unit of the outcome."""
 
-    Parameters
-    ----------
-    robustness
-        The robustness value of the slope, in [0, 1]; None where the slope has no error.
-    """
-
+    # the robustness value of the slope, in [0, 1]; None where the slope has no error
     robustness: float | None = None
 
 

@@ -48,14 +48,9 @@ Groups = Values | Sequence[Values]
 
 @dataclass(frozen=True)
 class LogisticEffect(Estimate):
-    """Log-odds of label 1 per standard deviation of the score.
+    """Log-odds of label 1 per standard deviation of the score."""
 
-    Parameters
-    ----------
-    odds_ratio, odds_interval
-        The exponential of value and interval.
-    """
-
+    # odds_ratio, odds_interval: the exponential of value and interval
     odds_ratio: float | None = None
     odds_interval: tuple[float, float] | None = None
 

@@ -19,9 +19,9 @@ from lipcomp.bound import (
     random_pairs,
     search_ball,
 )
-from lipcomp.bound._ball import project
 from lipcomp.bound._layer_norms import convolution_norm, linear_norm
 from lipcomp.bound._sandwich import sandwich
+from lipcomp.bound._search import project
 from lipcomp.encoders import EncoderSpec, build_encoder
 from lipcomp.jacobian import spectral_norm
 from lipcomp.jacobian._mean_value import mean_value_check

@@ -9,8 +9,8 @@ import pytest
 import torch
 
 from lipcomp.objectives import BYOL, CBYOL, CSimCLR, Objective, SimCLR
+from lipcomp.objectives._objective import beta_factor
 from lipcomp.objectives._residual import closed_residual
-from lipcomp.objectives._schedules import beta_factor
 from lipcomp.objectives._simclr import NoisySimCLR, WeightedSimCLR
 from lipcomp.objectives._supervised import ClassEncoder, CosineClassifier, SupervisedCEB
 

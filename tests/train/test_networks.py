@@ -15,10 +15,9 @@ from lipcomp.data import load_set
 from lipcomp.distributions import VonMisesFisher
 from lipcomp.encoders import EncoderSpec
 from lipcomp.encoders._backbones import BACKBONES
-from lipcomp.encoders._initialisation import variance_scaling_
 from lipcomp.objectives._supervised import CosineClassifier
 from train.data import order, stream, training_set
-from train.networks import Trainee, draw_rows
+from train.networks import Trainee, draw_rows, variance_scaling_
 from train.parallel import Ranks
 from train.pretrain import Run
 from train.recipe import compress

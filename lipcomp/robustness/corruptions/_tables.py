@@ -36,21 +36,12 @@ from lipcomp.robustness.corruptions._filters import Images
 
 @dataclass(frozen=True)
 class Corruption:
-    """A transformation and its five settings, mildest first.
+    """A transformation and its five settings, mildest first."""
 
-    Parameters
-    ----------
-    transform
-        Called as ``transform(images, draws, *setting)``; its result is clipped to [0, 1] afterwards.
-    settings
-        One for each severity from 1 to 5.
-    published
-        The severity of the published set, where that has only one.
-    """
-
+    # called as ``transform(images, draws, *setting)``; its result is clipped to [0, 1] afterwards
     transform: Callable[..., Images]
-    settings: tuple[tuple[Any, ...], ...]
-    published: int | None = None
+    settings: tuple[tuple[Any, ...], ...]  # one for each severity from 1 to 5
+    published: int | None = None  # the severity of the published set, where that has only one
 
 
 def _each(*values: Any) -> tuple[tuple[Any, ...], ...]:
