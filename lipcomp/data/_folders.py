@@ -175,28 +175,17 @@ def load_folder(
     *,
     image_shape: Shape | None = None,
     preprocessing: Preprocessing | None = None,
-    labels: Path | None = None,
-    label_column: str | None = None,
-    classes: Sequence[str] | None = None,
-    holdout: float | None = None,
-    seed: int = 0,
     convert_channels: bool = False,
     skip_unreadable: bool = False,
     advance: Callable[[], object] = lambda: None,
+    **labelling: Any,
 ) -> FolderImages:
     """Find the images of a folder; see :func:`lipcomp.data.load_set` for the arguments.
 
-    ``advance()`` is called for every file that ``skip_unreadable`` has looked at.
+    ``advance()`` is called for every file that ``skip_unreadable`` has looked at; ``labelling`` is of
+    :func:`~lipcomp.data._layout.find_split`.
     """
-    found = find_split(
-        root,
-        split,
-        labels=labels,
-        label_column=label_column,
-        classes=classes,
-        holdout=holdout,
-        seed=seed,
-    )
+    found = find_split(root, split, **labelling)
     index = {name: number for number, name in enumerate(found.classes)}
     numbers = [-1] * len(found.files) if found.names is None else [index[name] for name in found.names]
     if image_shape is None:

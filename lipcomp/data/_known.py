@@ -7,25 +7,18 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import torch
+from torch import Tensor
 
 from lipcomp._messages import is_of_machine
 from lipcomp.data._digits import load_mnist5k, load_mnist5k_8x8, load_uci_digits
 from lipcomp.data._sets import ImageSet, TensorImages
 
-
-def _mnist5k(split: str, root: Path | str | None, seed: int) -> ImageSet:
-    pixels, labels = load_mnist5k(split, seed)
-    return TensorImages(f"mnist5k/{split}", pixels, labels, DIGITS)
+Opener = Callable[[str, Path | str | None, int], ImageSet]  # of a split, below root, by a seed
 
 
-def _mnist5k_8x8(split: str, root: Path | str | None, seed: int) -> ImageSet:
-    pixels, labels = load_mnist5k_8x8(split, seed)
-    return TensorImages(f"mnist5k_8x8/{split}", pixels, labels, DIGITS)
-
-
-def _uci_digits(split: str, root: Path | str | None, seed: int) -> ImageSet:
-    pixels, labels = load_uci_digits()
-    return TensorImages("uci_digits/test", pixels, labels, DIGITS)
+def _digits(name: str, load: Callable[[str, int], tuple[Tensor, Tensor]]) -> Opener:
+    """Digits that come with a package."""
+    return lambda split, root, seed: TensorImages(f"{name}/{split}", *load(split, seed), DIGITS)
 
 
 # What torchvision's own class reads below root, and where it comes from.
@@ -47,7 +40,7 @@ ON_DISK = {
 }
 
 
-def _torchvisions(name: str) -> Callable[[str, Path | str | None, int], ImageSet]:
+def _torchvisions(name: str) -> Opener:
     """A set that torchvision reads from disk; nothing is downloaded."""
     kind, place, origin = ON_DISK[name]
 
@@ -98,9 +91,9 @@ def _unpacked(root: Path, kind: str) -> Iterator[Path]:
 
 
 DIGITS = tuple("0123456789")
-SETS: dict[str, tuple[Callable[[str, Path | str | None, int], ImageSet], Sequence[str]]] = {
-    "mnist5k": (_mnist5k, ("train", "test")),
-    "mnist5k_8x8": (_mnist5k_8x8, ("test",)),
-    "uci_digits": (_uci_digits, ("test",)),
+SETS: dict[str, tuple[Opener, Sequence[str]]] = {
+    "mnist5k": (_digits("mnist5k", load_mnist5k), ("train", "test")),
+    "mnist5k_8x8": (_digits("mnist5k_8x8", load_mnist5k_8x8), ("test",)),
+    "uci_digits": (_digits("uci_digits", lambda split, seed: load_uci_digits()), ("test",)),
     **{name: (_torchvisions(name), ("train", "test")) for name in ON_DISK},
 }

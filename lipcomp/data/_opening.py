@@ -117,8 +117,8 @@ def load_set(
     """
     if split not in SPLITS:
         raise ValueError(f"split must be one of {', '.join(SPLITS)}; got {split!r}")
-    told = {
-        "labels": labels,
+    told: dict[str, Any] = {
+        "labels": None if labels is None else Path(labels),
         "label_column": label_column,
         "holdout": holdout,
         "skip_unreadable": skip_unreadable,
@@ -150,14 +150,11 @@ def load_set(
             split,
             image_shape=image_shape,
             preprocessing=preprocessing,
-            labels=None if labels is None else Path(labels),
-            label_column=label_column,
-            classes=classes,
-            holdout=holdout,
-            seed=seed,
             convert_channels=convert_channels,
-            skip_unreadable=skip_unreadable,
             advance=advance,
+            classes=classes,
+            seed=seed,
+            **told,
         )
     given = [option for option, value in told.items() if value is not None and value is not False]
     if given:

@@ -12,7 +12,8 @@ degrees, so that
 
 It is wide (a factor of 1.8 and 2.3 at 16 probes, for the norm the root of it) and exact at rank one only. The standard
 error belongs to means over many images; two of them on either side of one image's estimate are no interval.
-(Hutchinson 1989.) The Fisher information of e(z|x) in x has the trace kappa A ‖J‖_F²: :mod:`lipcomp.bound._fisher`.
+(Hutchinson 1989.) The Fisher information of e(z|x) in x has the trace kappa A ‖J‖_F²:
+:func:`lipcomp.bound._lower.fisher_trace`.
 """
 
 import math

@@ -285,6 +285,11 @@ class _Entry:
     subset: str | None = None  # of ImageNet's classes
 
 
+def _folders(subset: str, count: int, layout: str, source: str, *, numbered: bool = False) -> _Entry:
+    """A set of one folder per class of ImageNet, or of a subset of them."""
+    return _Entry(_imagenet(subset, numbered=numbered), count, layout, source, subset)
+
+
 SHIFTS: dict[str, _Entry] = {
     "cifar10.1": _Entry(
         _cifar101("v6"), 2000, "cifar10.1_v6_data.npy", "https://github.com/modestyachts/CIFAR-10.1"
@@ -293,55 +298,28 @@ SHIFTS: dict[str, _Entry] = {
         _cifar101("v4"), 2021, "cifar10.1_v4_data.npy", "https://github.com/modestyachts/CIFAR-10.1"
     ),
     "cifar10.2": _Entry(_cifar102, 2000, "cifar102_test.npz", "https://github.com/modestyachts/cifar-10.2"),
-    "imagenet-v2": _Entry(
-        _imagenet("imagenet", numbered=True),
-        10000,
-        "the folders 0 .. 999",
-        "https://github.com/modestyachts/ImageNetV2 (matched frequency)",
-        "imagenet",
+    "imagenet-v2": _folders(
+        "imagenet", 10000, "the folders 0 .. 999", "https://github.com/modestyachts/ImageNetV2 (matched frequency)",
+        numbered=True,
     ),
-    "imagenet-a": _Entry(
-        _imagenet("imagenet_a"),
-        7500,
-        "n01498041 ...",
-        "https://github.com/hendrycks/natural-adv-examples",
-        "imagenet_a",
+    "imagenet-a": _folders(
+        "imagenet_a", 7500, "n01498041 ...", "https://github.com/hendrycks/natural-adv-examples"
     ),
-    "imagenet-r": _Entry(
-        _imagenet("imagenet_r"),
-        30000,
-        "n01443537 ...",
-        "https://github.com/hendrycks/imagenet-r",
-        "imagenet_r",
+    "imagenet-r": _folders("imagenet_r", 30000, "n01443537 ...", "https://github.com/hendrycks/imagenet-r"),
+    "imagenet-sketch": _folders(
+        "imagenet", 50889, "n01440764 ...", "https://github.com/HaohanWang/ImageNet-Sketch"
     ),
-    "imagenet-sketch": _Entry(
-        _imagenet("imagenet"),
-        50889,
-        "n01440764 ...",
-        "https://github.com/HaohanWang/ImageNet-Sketch",
-        "imagenet",
-    ),
-    "imagenet-styled": _Entry(
-        _imagenet("imagenet"),
-        50000,
-        "n01440764 ...",
-        "https://github.com/rgeirhos/Stylized-ImageNet",
-        "imagenet",
+    "imagenet-styled": _folders(
+        "imagenet", 50000, "n01440764 ...", "https://github.com/rgeirhos/Stylized-ImageNet"
     ),
     "imagenet-d": _Entry(
-        _imagenet_d,
-        4835,
-        "background/, material/ and texture/",
-        "https://github.com/chenshuang-zhang/imagenet_d",
+        _imagenet_d, 4835, "background/, material/ and texture/", "https://github.com/chenshuang-zhang/imagenet_d",
         "imagenet",
     ),
     "imagenet-hard": _Entry(
-        _imagenet_hard,
-        10980,
-        "images/ and labels.json",
-        "https://huggingface.co/datasets/taesiri/imagenet-hard",
+        _imagenet_hard, 10980, "images/ and labels.json", "https://huggingface.co/datasets/taesiri/imagenet-hard",
         "imagenet",
     ),
     "objectnet": _Entry(_objectnet, 18514, "images/ and mappings/", "https://objectnet.dev"),
     "uci_digits": _Entry(_digits, 1797, "", None),
-}
+}  # fmt: skip
