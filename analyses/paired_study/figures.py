@@ -16,7 +16,7 @@ from lipcomp.plots import local_constants
 from lipcomp.plots._palette import fitting, styles
 from lipcomp.plots._pictures import number, scatter
 from lipcomp.report._drawn import WIDTH, ZONE
-from lipcomp.report._figures import dots as report_dots
+from lipcomp.report._figures import dots as report_dots, name_cells
 
 
 def _present(frame: pd.DataFrame) -> list[str]:
@@ -146,15 +146,7 @@ def corruption_differences(table: pd.DataFrame, dull: Sequence[str]) -> Figure:
         if name in dull:
             axis.axhspan(row, row + 1, color="#8C8C8C", alpha=0.25, lw=0)
             axis.text(table.shape[1] / 2, row + 0.5, "at chance", ha="center", va="center", fontsize=8.5)
-    axis.set(xlabel="", ylabel="")
-    axis.set_yticks(
-        np.arange(len(table)) + 0.5, [str(name).replace("_", " ") for name in table.index], rotation=0
-    )
-    axis.set_xticks(
-        np.arange(table.shape[1]) + 0.5, [c.replace(" − ", "\n− ") for c in table.columns], rotation=30,
-        ha="right", fontsize=8.5,
-    )  # fmt: skip
-    axis.grid(visible=False)
+    name_cells(axis, [str(name) for name in table.index], [c.replace(" − ", "\n− ") for c in table.columns])
     return figure
 
 

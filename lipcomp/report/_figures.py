@@ -1,11 +1,12 @@
 """Figures that any page may use: dots with intervals, a heat map; narrow enough for a phone."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
 import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
 import seaborn as sns
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from lipcomp.plots._palette import fitting, plain, styles
@@ -68,16 +69,13 @@ def heat_map(table: pd.DataFrame) -> Figure:
         table, ax=axis, annot=table.shape[1] <= SUBJECTS, fmt=".3g", cmap="viridis", annot_kws={"size": 8.5},
         cbar_kws={"shrink": 0.6},
     )  # fmt: skip
-    axis.set(xlabel="", ylabel="")
-    axis.set_yticks(
-        np.arange(len(table)) + 0.5, [plain(n).replace("_", " ") for n in table.index], rotation=0
-    )
-    axis.set_xticks(
-        np.arange(table.shape[1]) + 0.5,
-        list(fitting(table.columns).values()),
-        rotation=30,
-        ha="right",
-        fontsize=8.5,
-    )
-    axis.grid(visible=False)
+    name_cells(axis, [plain(n) for n in table.index], list(fitting(table.columns).values()))
     return figure
+
+
+def name_cells(axis: Axes, rows: Sequence[str], columns: Sequence[str]) -> None:
+    """Write the names of a heat map's rows and columns beside its cells."""
+    axis.set(xlabel="", ylabel="")
+    axis.set_yticks(np.arange(len(rows)) + 0.5, [name.replace("_", " ") for name in rows], rotation=0)
+    axis.set_xticks(np.arange(len(columns)) + 0.5, columns, rotation=30, ha="right", fontsize=8.5)
+    axis.grid(visible=False)
