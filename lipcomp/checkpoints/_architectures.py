@@ -154,9 +154,8 @@ def _timm(name: str, channels: int, told: Mapping[str, Any]) -> Backbone:
     features = told.get("num_features", getattr(network, "num_features", None))
     if features != getattr(network, "num_features", features):
         raise CheckpointError(
-            f"arch {name!r}: the folder says num_features {features}, timm builds it with "
-            f"{network.num_features}; its "
-            f"config.json lacks the model_args that it was built with; build it yourself (lipcomp.wrap)"
+            f"arch {name!r}: the folder says num_features {features}, timm builds it with {network.num_features}; "
+            "its config.json lacks the model_args that it was built with; build it yourself (lipcomp.wrap)"
         )
     config: Any = network.pretrained_cfg
     classifier = config.get("classifier") or ("head", "fc")

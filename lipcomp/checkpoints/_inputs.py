@@ -65,9 +65,8 @@ def inputs_of(
                 for (m, s), name in backbone.normalisations.items()
             )
             raise CheckpointError(
-                f"ambiguous: the weights fit {backbone.name}, whose images are normalised with {several}; "
-                f"pass mean= and "
-                f"std=, or arch= with one of these names"
+                f"ambiguous: the weights fit {backbone.name}, whose images are normalised with {several}; pass mean= "
+                "and std=, or arch= with one of these names"
             )
     if known is None:
         family = found.format.small if max(native) < 96 else found.format.normalisation

@@ -172,8 +172,7 @@ def _of_logits(encoder: Encoder) -> tuple[str, ...]:
         return ()
     return (
         f"latent: the output of {name}, {last.out_features} numbers: by its name a classifier's logits, not "
-        f"features; "
-        f"wrap the network with layer= to measure an earlier layer",
+        "features; wrap the network with layer= to measure an earlier layer",
     )
 
 

@@ -80,9 +80,8 @@ class Bundle:
         ]
         if missing or not 1 <= self.shards <= 1000:
             raise CheckpointError(
-                f"{self.what} has {self.shards} shards and {missing[0].name if missing else 'too many'} is "
-                f"not there; "
-                f"put the index and the shards into one folder"
+                f"{self.what} has {self.shards} shards and {missing[0].name if missing else 'too many'} is not "
+                "there; put the index and the shards into one folder"
             )
 
     def shard(self, number: int) -> Path:

@@ -129,8 +129,7 @@ def numbered_names(shapes: Mapping[str, tuple[int, ...]]) -> dict[str, str]:
         if places is None or len(places) != len(kernels) or len(norms) != len(kernels):
             raise CheckpointError(
                 f"the TensorFlow checkpoint has {len(kernels)} convolutions, which make up no plain ResNet; "
-                f"selective "
-                f"kernels (SimCLR v2's sk1 models) are not supported, take an sk0 model"
+                "selective kernels (SimCLR v2's sk1 models) are not supported, take an sk0 model"
             )
         for place, kernel, norm in zip(places, kernels, norms, strict=True):
             bn = place.replace("conv", "bn").replace("downsample.0", "downsample.1")

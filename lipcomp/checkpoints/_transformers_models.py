@@ -197,9 +197,8 @@ def build_tower(config: Mapping[str, Any], weights: Mapping[str, Tensor]) -> Tow
         ) from error
     if kind not in configuration_auto.CONFIG_MAPPING:
         raise CheckpointError(
-            f"the folder holds a transformers model of type {kind!r}, which transformers "
-            f"{transformers.__version__} does "
-            f"not know; install a version that does, {HELP}"
+            f"the folder holds a transformers model of type {kind!r}, which transformers {transformers.__version__} "
+            f"does not know; install a version that does, {HELP}"
         )
     settings = configuration_auto.CONFIG_MAPPING[kind].from_dict(dict(config))
     vision = getattr(settings, "vision_config", None) or settings

@@ -188,9 +188,8 @@ def resize_positions(network: nn.Module, state: dict[str, Tensor], antialias: bo
     side = math.isqrt(max(have.shape[1] - prefix, 0))
     if math.prod(grid) > 64 * max(have.shape[1], 256):
         raise CheckpointError(
-            f"images of {grid[0]} x {grid[1]} patches need a position table 64 times the file's {side} x "
-            f"{side}; give a "
-            f"smaller image_size="
+            f"images of {grid[0]} x {grid[1]} patches need a position table 64 times the file's {side} x {side}; "
+            "give a smaller image_size="
         )
     if (
         not 0 <= prefix <= getattr(network, "num_prefix_tokens", 1)
