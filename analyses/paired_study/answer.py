@@ -30,10 +30,8 @@ class Answered:
 
     verdicts: Verdicts  # every outcome of every contrast
     credits: list[Credit]  # the primary outcomes, with what may be credited to compression
-    # associations, images: whether smoothness and robustness go together: across runs, and across the images of a
-    # model
-    associations: list[Association]
-    images: list[ImageFinding]
+    associations: list[Association]  # whether smoothness and robustness go together across runs
+    images: list[ImageFinding]  # the same across the images of a model
     cautions: list[str]  # what a reader must know before believing any of it
 
 

@@ -122,9 +122,8 @@ def dose_response(study: Study) -> list[Association]:
 class ImageFinding:
     """Within one model: does a larger local constant at an image go with corruptions changing its prediction."""
 
-    # run, method: whose images
-    run: str
-    method: str
+    run: str  # whose images
+    method: str  # of the run
     # AUROC among images of one class: what is left once hard classes are not compared with easy ones
     within_class: Estimate
     pooled: Estimate  # AUROC over all images, for comparison

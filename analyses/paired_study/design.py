@@ -28,9 +28,8 @@ from lipcomp.statistics._verdict import Zone
 class Design:
     """What was decided before the data."""
 
-    # treated, control: the primary contrast, by method
-    treated: str = "C-SimCLR"
-    control: str = "SimCLR ×(1+β)"
+    treated: str = "C-SimCLR"  # of the primary contrast, by method
+    control: str = "SimCLR ×(1+β)"  # the same
     primary: tuple[str, ...] = ("features", "given_clean")  # the primary outcomes, by key
     zone_sigma: float = 0.10  # relative change of a local constant that would make no difference
     zone_accuracy: float = 1.0  # the same of an accuracy, in points
@@ -46,11 +45,9 @@ class Design:
     chance_margin: float = 5.0
     # a run whose clean accuracy is no more than this above chance (points) has collapsed and is left out, by name
     collapse_margin: float = 5.0
-    # first_seeds, more_seeds, looks: seeds that were planned when the design was written (if study.json named
-    # them), seeds added where the study cannot tell, and looks at most
-    first_seeds: int | None = None
-    more_seeds: int = 4
-    looks: int = 4
+    first_seeds: int | None = None  # planned when the design was written, if study.json named them
+    more_seeds: int = 4  # added where the study cannot tell
+    looks: int = 4  # at most
     written: str = ""  # when; empty if no design was written before the data
 
     @property

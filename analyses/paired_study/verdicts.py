@@ -63,9 +63,8 @@ OUTCOMES = (
 class Row:
     """One verdict."""
 
-    # outcome, contrast: of what, and between which methods
     outcome: Outcome
-    contrast: Contrast
+    contrast: Contrast  # between which methods
     stratum: str  # which data or recipe, where the folder holds several; "" otherwise
     main: bool  # whether it is of the stratum that the headline is on
     primary: bool  # whether the design named it before the data

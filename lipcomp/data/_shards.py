@@ -38,9 +38,8 @@ _PICTURES = {suffix.removeprefix(".") for suffix in SUFFIXES} | {"npy"}
 class Shards:
     """Samples of some tar files, in the order of the files."""
 
-    # files, name: the tar files, and what records call them
-    files: tuple[Path, ...]
-    name: str = "shards"
+    files: tuple[Path, ...]  # the tar files
+    name: str = "shards"  # what records call them
     # (name, number of the file, first byte, bytes) of each picture
     samples: list[tuple[str, int, int, int]] = field(default_factory=list, repr=False)
     # its label: a number or word, or None

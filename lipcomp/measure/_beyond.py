@@ -56,11 +56,9 @@ class ClassAccuracy:
 class OutOfDistribution:
     """AUROC and FPR95 of separating the images from another set, by each score of :mod:`lipcomp.robustness._ood`."""
 
-    # data, root: the other set, as :func:`lipcomp.load_set` takes it
-    data: str
-    root: str | None = None
-    # whether it is a near one (classes like the training classes) or a far one, for records
-    near: bool = False
+    data: str  # the other set, as :func:`lipcomp.load_set` takes it
+    root: str | None = None  # the same
+    near: bool = False  # whether its classes are like the training classes, for records
     neighbours: int = ood.NEIGHBOURS  # k of the kNN score
 
     def units(self, bench: Bench) -> Iterator[Unit]:
@@ -237,9 +235,8 @@ class StreamAccuracy:
 class EmbeddingRobustness:
     """How far an attack without labels moves the mean direction, and what the probe says of the attacked images."""
 
-    # norm, radius: norm ("linf" or "l2") and radius of the ball, in pixels
-    norm: str
-    radius: float
+    norm: str  # of the ball: "linf" or "l2"
+    radius: float  # of the ball, in pixels
     layer: str = "latent"  # whose mean direction
     limit: int | None = None  # use only this many images of the plan, from the first
 

@@ -35,9 +35,8 @@ CHANGED = {"pixelate": 4, "shear": 4, "rotate": 4}  # the same of one corruption
 class Condition:
     """Images to classify, and how they are changed on the way."""
 
-    # images, indices: the set, and which of its images
-    images: ImageSet = field(repr=False)
-    indices: Int64[Tensor, " n"] = field(repr=False)
+    images: ImageSet = field(repr=False)  # the set
+    indices: Int64[Tensor, " n"] = field(repr=False)  # which of its images
     settings: dict[str, Any]  # what distinguishes this condition from others, for records
     # applied as ``transform(batch, indices)``, or None
     transform: Callable[[Tensor, Tensor], Tensor] | None = field(default=None, repr=False)

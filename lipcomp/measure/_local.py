@@ -220,9 +220,8 @@ class Ball:
 
     map: Map = LATENT  # the map to measure
     radii: tuple[float, ...] = (1e-4, 1e-3, 1e-2)  # in pixel L2
-    # starts, steps: of the search
-    starts: int = 2
-    steps: int = 20
+    starts: int = 2  # of the search
+    steps: int = 20  # of the search
     limit: int | None = None  # use only this many images of the plan, from the first
 
     version: ClassVar[int] = 6

@@ -196,9 +196,8 @@ class Probe:
 
     # "linear" (L-BFGS, convex), "knn", or "augmented" (the paper's SGD on augmented images)
     kind: ProbeKind = "linear"
-    # neighbours, temperature: of kNN
-    neighbours: int = 20
-    temperature: float = 0.07
+    neighbours: int = 20  # of kNN
+    temperature: float = 0.07  # of kNN
     seed: int = 0  # of the held-out part that chooses the penalty, and of the augmented training
     # how often the linear probe is fitted again, each time on a bootstrap sample of the training images: the spread
     # of its accuracies is the probe's share in the error of an accuracy (theory (7.7))

@@ -40,10 +40,9 @@ Progress = Callable[[int, str], AbstractContextManager[Callable[[int], object]]]
 class Done:
     """A unit with its records."""
 
-    # bench, unit: which encoder, and what was measured
-    bench: Bench
-    unit: Unit
-    records: list[Record]  # its records
+    bench: Bench  # which encoder
+    unit: Unit  # what was measured
+    records: list[Record]
     fresh: bool  # whether this run measured them
     notes: Sequence[str] = ()  # lines for people
 

@@ -62,10 +62,9 @@ class Unit:
     content: tuple[Any, ...]
     settings: Mapping[str, Any]  # what its records say
     label: str  # what progress calls it
-    # count, cost: of what progress counts, and about how many forward passes each takes beside ``reads``
-    count: int
+    count: int  # of what progress counts
     measure: Callable[["Advance"], Result]  # does it
-    cost: float = 1.0
+    cost: float = 1.0  # about how many forward passes each of the count takes beside ``reads``
     version: int = 1  # of the estimator's method: a change that changes numbers counts it up
     per_image: bool = False  # whether it gives columns
     pictures: bool = False

@@ -40,13 +40,11 @@ class VerdictRow:
 class Page:
     """Everything that a page shows."""
 
-    # title, subtitle: the question, and what it was asked of
-    title: str
-    subtitle: str
+    title: str  # the question
+    subtitle: str  # what it was asked of
     headline: str  # the answer in at most two sentences
-    # figures, tables: in this order
     figures: Sequence[Drawn]
-    tables: Sequence[Table]
+    tables: Sequence[Table]  # after the figures
     methods: Sequence[str]  # paragraphs; folded
     provenance: Sequence[tuple[str, str]]  # names and values; folded
     records: Sequence[Path]  # the files of records behind the page, which carries them for download

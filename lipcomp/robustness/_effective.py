@@ -50,14 +50,12 @@ CLEAN_COLUMN = {
 class BaselineFit:
     """A line between stretched accuracies."""
 
-    # slope, intercept, r_squared: of the line, on the stretched axes
-    slope: float
+    slope: float  # this and the next two: of the line, on the stretched axes
     intercept: float
     r_squared: float
     n: int  # how many models it rests on
-    # slope_interval, intercept_interval: 95% bootstrap intervals over models
-    slope_interval: tuple[float, float]
-    intercept_interval: tuple[float, float]
+    slope_interval: tuple[float, float]  # 95%, bootstrap over models
+    intercept_interval: tuple[float, float]  # the same
 
     def predict(self, clean: float | np.floating | np.ndarray) -> np.ndarray:
         """The shifted accuracy that a standard model of this clean accuracy has."""

@@ -38,9 +38,8 @@ class EmbeddingAttack:
     # ||mu(x') - mu(x)|| of each, from 0 to 2, evaluated in float64 at the attacked images
     chord: Float[np.ndarray, " n"] = field(repr=False)
     distance: Float[np.ndarray, " n"] = field(repr=False)  # ||x' - x||_2 of each, in pixels
-    # norm, radius: of the ball, in pixels
-    norm: str
-    radius: float | int
+    norm: str  # of the ball
+    radius: float | int  # of the ball, in pixels
     # whether the chord has no gradient at random points of the ball, so that only random search could enlarge it
     blind: Bool[np.ndarray, " n"] = field(repr=False)
 

@@ -34,9 +34,8 @@ from lipcomp.robustness._probes import LinearProbe
 class LinearEvaluation:
     """The recipe."""
 
-    # epochs, batch_size: number of epochs, and images per step
     epochs: int = 90
-    batch_size: int = 4096
+    batch_size: int = 4096  # images per step
     learning_rate: float = 0.1  # for a batch of 256; proportional to the batch
     momentum: float = 0.9  # Nesterov's
     area: tuple[float, float] = (0.08, 1.0)  # bounds of the crop's share of the image

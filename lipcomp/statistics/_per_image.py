@@ -50,9 +50,8 @@ Groups = Values | Sequence[Values]
 class LogisticEffect(Estimate):
     """Log-odds of label 1 per standard deviation of the score."""
 
-    # odds_ratio, odds_interval: the exponential of value and interval
-    odds_ratio: float | None = None
-    odds_interval: tuple[float, float] | None = None
+    odds_ratio: float | None = None  # the exponential of the value
+    odds_interval: tuple[float, float] | None = None  # the exponential of the interval
 
 
 def auroc(
