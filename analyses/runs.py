@@ -34,9 +34,8 @@ class Measured:
     frame: pd.DataFrame
     count: int  # how many records the file holds
     removed: tuple[str, ...]  # runs that were measured and have no checkpoint any more
-    replaced: tuple[
-        str, ...
-    ]  # runs whose checkpoint is not the one that was measured: trained anew since then
+    # runs whose checkpoint is not the one that was measured: trained anew since then
+    replaced: tuple[str, ...]
     diverged: dict[str, str]  # runs that ended without an encoder, and why
 
     def cautions(self) -> list[str]:

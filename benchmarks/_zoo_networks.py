@@ -191,12 +191,8 @@ def architectures() -> list[tuple[str, str]]:
         *modeling_auto.MODEL_FOR_IMAGE_CLASSIFICATION_MAPPING_NAMES,
         *modeling_auto.MODEL_FOR_IMAGE_MAPPING_NAMES,
     }
-    kinds -= {
-        "timm_wrapper",
-        "timm_backbone",
-        "perceiver",
-        "imagegpt",
-    }  # no networks of their own, or not of pixels
+    # no networks of their own, or not of pixels
+    kinds -= {"timm_wrapper", "timm_backbone", "perceiver", "imagegpt"}
     return names + [("transformers", kind) for kind in sorted(kinds)]
 
 

@@ -177,9 +177,8 @@ def judge(
         checkpoint = load_encoder(path)
     except (CheckpointError, ImportError) as error:
         said = str(error)
-        if (
-            library == "transformers" and path.is_file() and "--mean" not in said
-        ):  # as it says: with its config.json
+        # as it says: with its config.json
+        if library == "transformers" and path.is_file() and "--mean" not in said:
             path, choice = write(reference, dict, path.parent, "folder") or path, {}
         try:
             helped = right(load_encoder(path, **choice))

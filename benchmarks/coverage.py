@@ -183,9 +183,8 @@ def flips(images: int, models: int, r: float, kind: str) -> Draw:
         label = latent > 0
         truth = 0.5 + 2 / math.pi * math.asin(r / math.sqrt(2))
         if kind == "independent":
-            rows = rng.permutation(images * models)[
-                :images
-            ]  # one row of each of many images: nothing is shared
+            # one row of each of many images: nothing is shared
+            rows = rng.permutation(images * models)[:images]
             fresh = normal_pair(rng, rows.size, r)
             return auroc(fresh[0], fresh[1] > 0), truth
         if kind == "image":

@@ -46,9 +46,8 @@ def hash_files(
         result = [sha if repr(mark) == seen else None for mark, (seen, sha) in zip(marks, found, strict=True)]
         told(sum(sha is not None for sha in result))
         missing = [i for i, sha in enumerate(result) if sha is None]
-        for start in range(
-            0, len(missing), 512
-        ):  # remembered as it goes: an interrupted call is not begun again
+        # remembered as it goes: an interrupted call is not begun again
+        for start in range(0, len(missing), 512):
             part = missing[start : start + 512]
             fresh = []
             for i, sha in zip(part, pool.map(_hash_file, [keys[i] for i in part]), strict=True):

@@ -387,7 +387,5 @@ def test_code_is_told_alike_by_every_python_and_under_every_name_of_its_file(tmp
         assert dict(constants) == {"own.GAIN": 2.0, "Views.low": 0.5}
         assert reached(module.twice)[0][0].startswith("Lambda(")
     assert told[0] == told[1] == told[2]
-    assert told[0] == (
-        "6641894047feb9494a5a716f4d7666e2",
-        "73d0277ea593a960f9fbe1972d301821",
-    )  # of Python 3.11
+    # of Python 3.11
+    assert told[0] == ("6641894047feb9494a5a716f4d7666e2", "73d0277ea593a960f9fbe1972d301821")

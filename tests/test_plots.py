@@ -212,9 +212,8 @@ def test_the_numbers_of_a_logarithmic_axis_do_not_run_into_each_other(middle, sp
 def test_characters_that_no_font_of_the_settings_has_are_written_as_codes(monkeypatch):
     lost = "\U0010fffd"  # of a private plane, which no font of the settings has
     assert _palette.plain(f"é{lost}$\r\nb") == r"é\U0010fffd\$ b"
-    assert (
-        _palette.fitting([lost * 9])[lost * 9] == r"\U0010fffd\U0010fffd…\U0010fffd"
-    )  # as wide as 40 letters
+    # as wide as 40 letters
+    assert _palette.fitting([lost * 9])[lost * 9] == r"\U0010fffd\U0010fffd…\U0010fffd"
     monkeypatch.setattr(_palette, "_has", lambda family, char: True)
     assert _palette.fitting(["模" * 20, "模" * 21]) == {
         "模" * 20: "模" * 20,

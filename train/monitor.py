@@ -179,9 +179,8 @@ def wandb_sink(project: str, name: str, settings: dict[str, Any], folder: Path) 
     """
     with needed("--wandb", "lipcomp[wandb]"):
         import wandb  # type: ignore[import-not-found]
-    identity = hashlib.blake2b(
-        f"{name}/{folder.resolve()}".encode(), digest_size=8
-    ).hexdigest()  # found again
+    # found again
+    identity = hashlib.blake2b(f"{name}/{folder.resolve()}".encode(), digest_size=8).hexdigest()
     run = wandb.init(project=project, name=name, config=settings, dir=folder, id=identity, resume="allow")
 
     def take(line: Line) -> None:

@@ -68,9 +68,8 @@ def plan(
                 out,
                 f"another study, a run {run!r}",
             )
-        told = (
-            {"preset": name, "purpose": purpose} | known | told
-        )  # what others wrote beside it, a design say, stays
+        # what others wrote beside it, a design say, stays
+        told = {"preset": name, "purpose": purpose} | known | told
         if told != known:
             with atomic_file(file) as temporary:
                 temporary.write_text(json.dumps(told, indent=1))

@@ -24,9 +24,8 @@ CITED = re.compile(r"\((\d\.\d)\)")
 
 def math(number: str) -> str:
     """A formula as a block of MathML."""
-    latex = re.sub(
-        r"\\log(?![a-z])", r"\\log\\,", FORMULAS[number]
-    )  # MathML sets no space behind a function's name
+    # MathML sets no space behind a function's name
+    latex = re.sub(r"\\log(?![a-z])", r"\\log\\,", FORMULAS[number])
     return f'<div class="formula">{convert(latex, display="block")}</div>'
 
 

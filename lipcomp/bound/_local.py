@@ -49,9 +49,8 @@ class Ball:
     memory: float  # bytes
     units: int  # that may be uncertain
     chord: bool
-    reaches: list[Float[Tensor, "..."]] = field(
-        default_factory=list
-    )  # how far numbers move, in the order of asking
+    # how far numbers move, in the order of asking
+    reaches: list[Float[Tensor, "..."]] = field(default_factory=list)
     noises: list[Noise] = field(default_factory=list)
     asked: int = 0
     _units: Units | None = None

@@ -88,10 +88,8 @@ def sort(ball: Ball, node: fx.Node, args: tuple[Any, ...], kwargs: dict[str, Any
     out = ball.affine([track], value, lambda column: column.gather(axis, order))
     rows = ball.rows(track).movedim(axis, -1)
     moved, z = ball.reach(track).movedim(axis, -1), track.value.movedim(axis, -1)
-    low, high = (
-        (z - moved).sort(-1).values,
-        (z + moved).sort(-1).values,
-    )  # between them the k-th smallest stays
+    # between them the k-th smallest stays
+    low, high = (z - moved).sort(-1).values, (z + moved).sort(-1).values
     if not bool((value.movedim(axis, -1).diff(dim=-1) >= 0).all()):
         low, high = low.flip(-1), high.flip(-1)
     ball.check(z.numel() * z.shape[-1])

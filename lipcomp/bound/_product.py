@@ -134,9 +134,8 @@ class Product:
         pair = [t.extreme for t in _all(args)] if name == "cat" else []
         if len(pair) == 2 and pair[0] is not None and pair[1] is not None:
             (one, kind, axis), (other, other_kind, other_axis) = pair[0], pair[1]
-            if (
-                one is other and axis == other_axis and kind != other_kind
-            ):  # both numbers of every pair, sorted
+            # both numbers of every pair, sorted
+            if one is other and axis == other_axis and kind != other_kind:
                 return Norm(run(), one.bound, log=self.layers)
         if name in JOINED or (name in ("max", "min") and len(tracked) > 1):
             if name == "where" and isinstance(first, Norm):
@@ -293,9 +292,8 @@ class Product:
             places = windows(sizes, None if adaptive else values[1:], outputs)
             counts = torch.zeros(math.prod(track.value.shape[-dims:]))
             for line in places.mT:
-                counts.index_add_(
-                    0, line, torch.ones(len(line))
-                )  # a place outside counts for one inside: more
+                # a place outside counts for one inside: more
+                counts.index_add_(0, line, torch.ones(len(line)))
             return math.sqrt(float(counts.max()))
 
         return Norm(out, track.bound * self._once(node, overlap), log=self.layers), None

@@ -22,10 +22,8 @@ from lipcomp.jacobian._products import Linearisation, Map, as_rows
 
 RELATIVE = 1e-3  # error of a chord that is accepted
 SAMPLE = 2  # images from which eta is estimated
-ASSUMED = {
-    torch.float32: 1e-6,
-    torch.float64: 1e-14,
-}  # eta if it cannot be estimated, relative to the output's norm
+# eta if it cannot be estimated, relative to the output's norm
+ASSUMED = {torch.float32: 1e-6, torch.float64: 1e-14}
 AT_ONCE = 32
 
 

@@ -184,9 +184,8 @@ class _Search:
         needed = self.eta / RELATIVE / here.sigma.nan_to_num(0).clamp(min=1e-30)
         half = needed.clamp(min=SECANT * reach, max=2 * reach).view(shape) / 2
         places = here.right.flatten(1).nan_to_num(0).abs().argmax(1, keepdim=True)
-        sign = (
-            here.right.flatten(1).gather(1, places).nan_to_num(1).sign().view(shape)
-        )  # it has none of its own
+        # it has none of its own
+        sign = here.right.flatten(1).gather(1, places).nan_to_num(1).sign().view(shape)
         best = {
             "sigma": here.sigma.clone(),
             "sigma_at_image": here.sigma,

@@ -309,9 +309,8 @@ def _attention(backbone: nn.Module) -> dict[str, Any]:
 
 
 def _write_folder(folder: Path, weights: dict[str, Tensor], config: Mapping[str, Any], text: str) -> Path:
-    _write_text(
-        folder / "README.md", text
-    )  # first: it says whose folder this is, should the rest be cut short
+    # first: it says whose folder this is, should the rest be cut short
+    _write_text(folder / "README.md", text)
     with atomic_file(folder / "model.safetensors") as temporary:
         save_file(weights, temporary, metadata={"format": "pt"})
     _write_text(folder / "config.json", json.dumps(config, indent=2))

@@ -15,9 +15,8 @@ from typing import Any
 
 from lipcomp.checkpoints._preprocessing import CIFAR_MEAN, CIFAR_STD, IMAGENET_MEAN, IMAGENET_STD
 
-Branch = tuple[
-    str | tuple[str, ...], tuple[str, ...], tuple[str, ...]
-]  # prefixes of backbone, projector, predictor
+# prefixes of backbone, projector, predictor
+Branch = tuple[str | tuple[str, ...], tuple[str, ...], tuple[str, ...]]
 
 IMAGENET = (IMAGENET_MEAN, IMAGENET_STD)
 CIFAR = (CIFAR_MEAN, CIFAR_STD)

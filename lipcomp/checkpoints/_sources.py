@@ -238,9 +238,8 @@ def _file(path: Path) -> tuple[Tree, dict[str, str] | None]:
         try:
             with safe_open(path, framework="pt") as opened:
                 check_count(len(names := opened.keys()), path)
-                weights = {
-                    name: opened.get_tensor(name).clone() for name in names
-                }  # not the file's own pages
+                # not the file's own pages
+                weights = {name: opened.get_tensor(name).clone() for name in names}
                 return weights, opened.metadata() or {}
         except (
             SafetensorError,

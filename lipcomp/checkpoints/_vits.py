@@ -20,12 +20,8 @@ from lipcomp.checkpoints._errors import CheckpointError
 from lipcomp.checkpoints._settings import disagreement
 
 USUAL = (192, 384, 768, 1024)  # widths whose heads have 64 features in every library
-SIXTEEN = (
-    1152,
-    1280,
-    1408,
-    1664,
-)  # widths that have 16 heads in every library: SO-400M, huge, giant, gigantic
+# widths that have 16 heads in every library: SO-400M, huge, giant, gigantic
+SIXTEEN = (1152, 1280, 1408, 1664)
 
 
 def prepare_vit(state: dict[str, Tensor]) -> dict[str, Tensor]:
@@ -72,9 +68,8 @@ def read_vit(state: State, conventions: Mapping[str, Any]) -> Backbone | None:
     width, channels = int(patch.shape[0]), int(patch.shape[1])
     registers = int(state["reg_token"].shape[1]) if "reg_token" in state else 0
     class_token = "cls_token" in state
-    tokens = registers + int(
-        class_token
-    )  # with positions of their own, or without as DINOv2's and DeiT-III's
+    # with positions of their own, or without as DINOv2's and DeiT-III's
+    tokens = registers + int(class_token)
     prefixes = (0, tokens) if registers else (tokens, 0)
     count, sides = positions.shape[1], patch.shape[2:]
     configured = conventions.get("native_size")

@@ -114,9 +114,8 @@ def label_column(dataset: Any) -> str | None:
     if not isinstance(columns, list | tuple):
         return None
     found = one_of(columns, LABELS, "labels", "label_key")
-    return (
-        found if found and found in item_of(dataset, 0, type(dataset).__name__) else None
-    )  # by its transform
+    # by its transform
+    return found if found and found in item_of(dataset, 0, type(dataset).__name__) else None
 
 
 def one_of(there: Collection[Any], usual: Sequence[str], what: str, option: str) -> str | None:
@@ -276,9 +275,8 @@ def _told_names(dataset: Any) -> Sequence[Any]:
         told = None
     told = told.tolist() if isinstance(told, np.ndarray) else told
     if isinstance(told, list | tuple):
-        if told and all(
-            isinstance(name, tuple | list) for name in told
-        ):  # synonyms, of which two classes may have one
+        # synonyms, of which two classes may have one
+        if told and all(isinstance(name, tuple | list) for name in told):
             return getattr(dataset, "wnids", None) or [", ".join(map(str, name)) for name in told]
         _check_index(told, index)
         return told

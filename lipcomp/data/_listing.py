@@ -37,11 +37,8 @@ PACKED = (
     ".tfrecord",
     ".bin",
 )
-METADATA = (
-    "metadata.csv",
-    "metadata.jsonl",
-    "metadata.parquet",
-)  # tables of labels as in Hugging Face's imagefolder
+# tables of labels as in Hugging Face's imagefolder
+METADATA = ("metadata.csv", "metadata.jsonl", "metadata.parquet")
 UNPACK = "unpack it into files of images, or name a function that returns its images as a dataset: FILE.py:FUNCTION"
 _SYSTEM = ("thumbs.db", "desktop.ini", "__macosx", "@eadir", "$recycle.bin")
 

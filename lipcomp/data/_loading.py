@@ -147,9 +147,8 @@ def _crops(
     def job(i: int, rows: list[Tensor]) -> Future[list[Tensor]]:
         if isinstance(images, FolderImages):
             return pool.submit(read_crops, images.files[i], images, views, rows)
-        planes = (
-            None if isinstance(images.dataset, Shards) else images.planes(i)
-        )  # read in the caller's thread
+        # read in the caller's thread
+        planes = None if isinstance(images.dataset, Shards) else images.planes(i)
         return pool.submit(_item_crops, images, i, planes, views, rows)
 
     def read(indices: Tensor, numbers: Tensor) -> list[Tensor]:

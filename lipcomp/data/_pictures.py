@@ -218,9 +218,8 @@ def with_channels(picture: Image.Image, channels: int, convert: bool) -> Image.I
 def _unreadable(file: Path | str, error: Exception) -> UnreadableImageError:
     if is_of_machine(error):
         raise error  # the file may be whole, and must not be left out
-    reason = re.sub(
-        r"<_io\.\w+ .*?>", "", str(error).replace(repr(str(file)), "")
-    )  # how Pillow calls an open file
+    # how Pillow calls an open file
+    reason = re.sub(r"<_io\.\w+ .*?>", "", str(error).replace(repr(str(file)), ""))
     reason = reason.strip() or type(error).__name__
     return UnreadableImageError(
         f"image {str(file)!r} cannot be read ({reason}); replace it (of your own folder or shards, leave such out "

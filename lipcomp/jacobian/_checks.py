@@ -23,10 +23,8 @@ from lipcomp.jacobian._products import Map, as_rows, check_batch
 EXCLUSIONS = ("non-finite output", "zero-norm embedding", "non-finite derivative")
 # Of a mean direction's norm: beyond float32 rounding, below any real defect.
 TOLERANCE = 1e-3
-AGREEMENT = {
-    torch.float32: 1e-4,
-    torch.float64: 1e-6,
-}  # of two evaluations at one image, relative; some maps hold float32 inside
+# of two evaluations at one image, relative; some maps hold float32 inside
+AGREEMENT = {torch.float32: 1e-4, torch.float64: 1e-6}
 REMEDY = "call .eval() on the encoder, and take random layers, batch statistics and what it updates out of it"
 
 
@@ -237,9 +235,8 @@ class _Watch(TorchDispatchMode):
             )
         schema = func._schema.arguments
         written = [kwargs.get(spec.name, *args[i : i + 1]) for i, spec in enumerate(schema) if _writes(spec)]
-        if (
-            "batch_norm" in name and len(args) > 5 and args[5] is True
-        ):  # statistics, though the schema does not say so
+        # statistics, though the schema does not say so
+        if "batch_norm" in name and len(args) > 5 and args[5] is True:
             written += args[3:5]
         for tensor in tree_leaves(written):
             if isinstance(tensor, Tensor) and _place(tensor) not in self._own:

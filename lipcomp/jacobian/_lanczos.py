@@ -299,9 +299,8 @@ def miss_bound(
         alpha = diagonal[:, j].square() + (below[:, j - 1].square() if j else 0)
         step = (theta - alpha.unsqueeze(1)) * now
         if j:
-            step = (
-                step - (diagonal[:, j - 1] * below[:, j - 1]).unsqueeze(1) * before
-            )  # 0 after a new beginning
+            # 0 after a new beginning
+            step = step - (diagonal[:, j - 1] * below[:, j - 1]).unsqueeze(1) * before
         beta = (diagonal[:, j] * below[:, j]).unsqueeze(1)
         before, now = now, (step / beta).masked_fill(beta == 0, 1.0)
         anew = torch.full_like(total, 1.0 if several else math.inf)

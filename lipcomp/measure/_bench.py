@@ -359,9 +359,8 @@ class Bench:
     def probe(self, refit: int = 0, advance: Advance = nothing) -> Probe:
         """The fitted probe; ``refit`` r > 0 is the linear probe on the r-th bootstrap sample of the training images."""
         if refit not in self._probes:
-            kind = torch.promote_types(
-                self.dtype, torch.float32
-            )  # of a vote in bfloat16 little would be left
+            # of a vote in bfloat16 little would be left
+            kind = torch.promote_types(self.dtype, torch.float32)
             self._probes[refit] = self._fit(refit, advance).to(self.device, kind)
         return self._probes[refit]
 

@@ -95,9 +95,8 @@ class OutOfDistribution:
                 settings: dict[str, Any] = {"score": score}
                 try:
                     inside, outside = (ood.scores(score, k=self.neighbours, **need) for need in needs)
-                except (
-                    ValueError
-                ) as error:  # features without spread have no covariance; other scores do without
+                except ValueError as error:
+                    # features without spread have no covariance; other scores do without
                     notes.append(f"no {score}: {error}")
                     findings += [
                         Finding(name, None, settings=settings) for name in ("ood.auroc", "ood.fpr95")

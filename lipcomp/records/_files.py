@@ -281,9 +281,8 @@ def _iterate(
                 except SchemaError:
                     raise
                 except RecordError as error:
-                    if seen != _state(
-                        file
-                    ):  # a writer cut off what it was read from, and wrote something else
+                    # a writer cut off what it was read from, and wrote something else
+                    if seen != _state(file):
                         seen, (position, number) = _state(file), begin
                         file.seek(position)
                         batch.clear()

@@ -201,10 +201,8 @@ class LineParser:
             return Record(**fields)
         except SchemaError:
             raise
-        except (
-            TypeError,
-            AttributeError,
-        ) as error:  # a field too many, one that is missing, or of another kind
+        except (TypeError, AttributeError) as error:
+            # a field too many, one that is missing, or of another kind
             raise self._damaged(number, "not the fields of a record") from error
         except (ValueError, OverflowError) as error:
             raise self._damaged(number, str(error)) from error

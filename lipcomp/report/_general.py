@@ -38,11 +38,7 @@ NOT_DRAWN = {
     "residual",
 }
 NOT_DRAWN_UNITS = {"images", "pairs", "s"}
-NOT_TOLD = {
-    "classes",
-    "note",
-    "floor",
-}  # settings that name nothing to a reader
+NOT_TOLD = {"classes", "note", "floor"}  # settings that name nothing to a reader
 CONDITION = ("corruption", "severity")
 NOT_COMPARED = {"dim", "seed", "candidates", "at_most"}  # that follow from the subject
 LAST = ("method", "images", "data_hash")  # that are told where nothing else tells two values apart

@@ -47,9 +47,8 @@ class Protocol:
     severities: tuple[int | None, ...]
     made: Literal["disk", "memory"]  # "disk" for a published set, "memory" for corruptions made on the way
     jpeg: int | None  # quality of the JPEG that images made in memory were saved as, or None
-    frost: (
-        Literal["photographs", "textures"] | None
-    )  # "photographs" or "textures"; None where no frost was made
+    # "photographs" or "textures"; None where no frost was made
+    frost: Literal["photographs", "textures"] | None
     images: int  # images in each condition
     classes: int  # classes of the classifier
 

@@ -36,9 +36,8 @@ def steepest(gradient: Tensor, norm: str) -> Tensor:
     """The direction of steepest ascent of length one in the norm."""
     if norm == "linf":
         return gradient.sign()
-    size = (
-        gradient.flatten(1).abs().amax(1).view(-1, 1, 1, 1)
-    )  # so that squares of tiny gradients do not vanish
+    # so that squares of tiny gradients do not vanish
+    size = gradient.flatten(1).abs().amax(1).view(-1, 1, 1, 1)
     scaled = gradient / torch.where(size > 0, size, 1.0)
     return scaled / length(scaled, norm).clamp_min(1e-20).view(-1, 1, 1, 1)
 

@@ -187,9 +187,8 @@ def clustered_logistic(
     if within is not None:
         codes, count = group_codes("within", within, n)
         share = np.bincount(codes, flags) / np.bincount(codes)
-        keep = (share[codes] > 0) & (
-            share[codes] < 1
-        )  # a model that flips all or none says nothing about the slope
+        # a model that flips all or none says nothing about the slope
+        keep = (share[codes] > 0) & (share[codes] < 1)
         kept = np.unique(codes[keep])
         columns += [(codes == code).astype(np.float64) for code in kept[1:]]
         method += f"; an intercept for each of {kept.size} (of {count}) strata"
@@ -203,9 +202,8 @@ def clustered_logistic(
         warnings.simplefilter("ignore")
         try:
             fit = model.fit(disp=0, maxiter=100)
-        except (
-            Exception
-        ) as error:  # statsmodels raises its own kinds for separation, numpy's for a singular Hessian
+        except Exception as error:
+            # statsmodels raises its own kinds for separation, numpy's for a singular Hessian
             return missing(f"the fit failed ({error}); the score may separate the labels")
     coefficient = float(fit.params[1])
     if not fit.mle_retvals["converged"] or not np.isfinite(fit.params).all() or np.abs(fit.params).max() > 50:

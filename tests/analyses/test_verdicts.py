@@ -95,9 +95,8 @@ def test_seeds_are_the_unit_whatever_the_betas(planted, tmp_path):
     for low, high, ticks in ((-0.02, 0.03, ["−10%", "0", "+10%"]), (-1.0, 0.05, ["−50%", "−25%", "0"])):
         effect = replace(row.effect, value=high, interval=None, differences=(low, *[high] * 4))
         (axis,) = forest([replace(row, effect=effect)], "change").axes
-        assert [
-            label.get_text() for label in axis.get_xticklabels()
-        ] == ticks  # more than the zero, whatever the scale
+        # more than the zero, whatever the scale
+        assert [label.get_text() for label in axis.get_xticklabels()] == ticks
 
 
 def test_what_the_control_does_too_is_not_credited(planted, tmp_path):

@@ -118,9 +118,8 @@ def test_tiny_distances_are_measured_in_float64(generator):
     measured = all_pairs(fn(images), images, fn=fn)
     assert measured.jacobian == 0
     assert measured["direction"].n == alone["direction"].n == 30 * 29 // 2
-    truth = all_pairs(
-        fn(images.double()), images.double()
-    )  # weights of float32, so that the function is the same
+    # weights of float32, so that the function is the same
+    truth = all_pairs(fn(images.double()), images.double())
     assert alone["direction"].maximum <= truth["direction"].maximum
     assert measured["direction"].maximum == pytest.approx(truth["direction"].maximum, rel=1e-6)
 

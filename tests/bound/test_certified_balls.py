@@ -147,9 +147,8 @@ def test_the_relaxation_is_above_every_choice_of_slopes_and_near_the_largest(gen
 def test_slopes_turn_where_the_second_derivative_vanishes(name):
     """Of GELU at ±√2; of the others by automatic differentiation."""
     function = getattr(torch.nn.functional, name)
-    found = [
-        turn for turn in _inflections(name, False) if abs(turn) < 10
-    ]  # further out slopes are 1 but for rounding
+    # further out slopes are 1 but for rounding
+    found = [turn for turn in _inflections(name, False) if abs(turn) < 10]
     turns = torch.tensor(found, dtype=torch.float64, requires_grad=True)
     assert len(turns) == 2
     (slope,) = torch.autograd.grad(function(turns).sum(), turns, create_graph=True)

@@ -136,9 +136,8 @@ def test_other_operations_are_never_below_the_local_constant(name, generator):
 
     images = torch.rand(3, 2, 7, 9, generator=generator, dtype=torch.float64)
     if not name.startswith("sorted"):  # equal numbers have no derivative when sorted
-        images[0] = torch.where(
-            torch.arange(63).view(7, 9) == 31, 1.0, 0.5
-        )  # a point that lies in many windows
+        # a point that lies in many windows
+        images[0] = torch.where(torch.arange(63).view(7, 9) == 31, 1.0, 0.5)
     truth = float(spectral_norm(fn, images, method="rows").sigma.max())
     certified = float(certified_bound(fn, images).bound.max())
     assert truth <= certified * (1 + 1e-13)

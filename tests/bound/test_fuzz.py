@@ -48,9 +48,8 @@ def test_a_search_that_ends_at_a_tie_reports_the_side_of_float64():
     assert not violations
 
 
-@pytest.mark.parametrize(
-    "seed", [110323, 110376, 110215]
-)  # float32 gave 2.8e8 and 5e5 for zero, and zero for 1e-7
+# float32 gave 2.8e8 and 5e5 for zero, and zero for 1e-7
+@pytest.mark.parametrize("seed", [110323, 110376, 110215])
 def test_what_float32_loses_is_measured_in_float64(seed):
     violations, _ = examine(seed, ("sigma",))
     assert not violations

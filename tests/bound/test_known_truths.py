@@ -105,9 +105,8 @@ def test_no_lower_bound_of_a_1_lipschitz_network_exceeds_1(generator):
     ):  # fmt: skip
         assert 0.05 < estimate <= 1 + 2e-4
     assert float(found.sigma.max()) >= float(sigma.sigma[:4].max())
-    certificate = certified_bound(
-        network, images[:4], radius=0.5
-    )  # reached, but for the norm of the convolution
+    # reached, but for the norm of the convolution
+    certificate = certified_bound(network, images[:4], radius=0.5)
     assert float(found.sigma.max()) <= float(certificate.bound.max()) <= 1.1
 
 

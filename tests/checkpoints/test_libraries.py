@@ -159,11 +159,8 @@ def test_a_vit_at_another_size_has_its_positions_resampled(arch, tmp_path, shake
         ({"no_embed_class": True}, 24, (3, 3)),
         ({"reg_tokens": 4, "class_token": False, "global_pool": "avg"}, None, (4, 4)),
         ({"reg_tokens": 4}, 24, (3, 3)),
-        (
-            {"img_size": (16, 32)},
-            (16, 32),
-            (2, 4),
-        ),  # 9 positions, which might be 3 x 3 without the class token's
+        # 9 positions, which might be 3 x 3 without the class token's
+        ({"img_size": (16, 32)}, (16, 32), (2, 4)),
     ],
     ids=["registers", "no position", "no position, smaller", "no class token", "smaller", "not square"],
 )
@@ -204,10 +201,8 @@ def test_the_widest_vits_have_heads_of_more_than_64(name):
     ("more", "message"),
     [
         ({"embed_dim": 96, "num_heads": 3}, "a ViT of width 96 may have 1 heads or others"),
-        (
-            {"pre_norm": True},
-            "the weights are of a CLIP with QuickGELU, .* or with GELU",
-        ),  # and another epsilon
+        # and another epsilon
+        ({"pre_norm": True}, "the weights are of a CLIP with QuickGELU, .* or with GELU"),
     ],
 )
 def test_what_a_vits_weights_do_not_show_is_ambiguous(more, message, tmp_path, shaken):
@@ -333,9 +328,8 @@ def test_without_timm_a_vit_says_what_it_needs(tmp_path, shaken, monkeypatch):
 
 def test_weights_are_the_networks_own_and_equal_in_both_formats(tmp_path, shaken):
     network, images = shaken(torchvision.models.mobilenet_v3_small()), torch.rand(2, 3, 224, 224)
-    state = {"a": torch.zeros(1, dtype=torch.uint8)} | dict(
-        network.state_dict()
-    )  # one byte: what follows is not aligned
+    # one byte: what follows is not aligned
+    state = {"a": torch.zeros(1, dtype=torch.uint8)} | dict(network.state_dict())
     save_file(state, tmp_path / "net.safetensors")
     torch.save(network.state_dict(), tmp_path / "net.pth")
     options = {"arch": "torchvision/mobilenet_v3_small", "mean": (0.5,) * 3, "std": (0.5,) * 3}

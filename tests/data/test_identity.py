@@ -143,9 +143,8 @@ def test_datasets_are_known_by_their_pictures():
 
 
 def test_the_second_look_at_a_folder_reads_no_file(root, monkeypatch):
-    monkeypatch.setattr(
-        "lipcomp._identity_files._RACY", -1
-    )  # files changed just now are not remembered otherwise
+    # files changed just now are not remembered otherwise
+    monkeypatch.setattr("lipcomp._identity_files._RACY", -1)
     before = identity(root)
     monkeypatch.setattr(
         "lipcomp._identity_files._hash_file", lambda path: pytest.fail(f"{path} is read again")

@@ -275,9 +275,8 @@ def test_deep_greys_go_the_way_of_bytes(interpolation, antialias):
     ours = Preprocessing(64, (80, 60), interpolation, antialias)
     for picture in pictures("L"):
         deep = Image.fromarray(np.asarray(picture, np.float32) / 255)
-        assert (
-            ours(deep) - ours(picture)
-        ).abs().max() <= 2 / 255  # bytes are rounded after rows and after columns
+        # bytes are rounded after rows and after columns
+        assert (ours(deep) - ours(picture)).abs().max() <= 2 / 255
 
 
 def test_a_border_of_a_grey_picture_has_the_mean_of_the_colour():

@@ -151,9 +151,8 @@ def test_digit_views_are_one_affine_map_within_the_stated_bounds(generator):
         scale = [0.7 * (1.3 / 0.7) ** v for v in u[1:3]]
         turn = torch.tensor([[math.cos(angle), math.sin(angle)], [-math.sin(angle), math.cos(angle)]])
         inverse = torch.diag(1 / torch.tensor(scale)) @ turn @ torch.tensor([[1.0, shear], [0.0, 1.0]])
-        shift = torch.tensor(
-            [(2 * v - 1) * 0.12 * 2 for v in u[4:6]], dtype=torch.float64
-        )  # the grid is 2 wide
+        # the grid is 2 wide
+        shift = torch.tensor([(2 * v - 1) * 0.12 * 2 for v in u[4:6]], dtype=torch.float64)
         expected = torch.einsum("ij,jab->iab", inverse.double(), at) + shift[:, None, None]
         inside = (expected.abs() < 1 - 2 / 28).all(0)
         assert inside.sum() > 100
@@ -169,10 +168,8 @@ def test_each_change_happens_as_often_as_it_should(generator):
     never = torch.full((1, 36), 0.999)
     columns = {"flip": views._FLIP, "jitter": views._JITTER, "grey": views._GREY, "blur": views._BLUR,
                "solarise": views._SOLARISE}  # fmt: skip
-    plain = [
-        gaussian_blur(images, torch.tensor([0.1 + 1.9 * 0.999])),
-        images,
-    ]  # the first view is always blurred
+    # the first view is always blurred
+    plain = [gaussian_blur(images, torch.tensor([0.1 + 1.9 * 0.999])), images]
     for view in (0, 1):
         torch.testing.assert_close(views.finish(images, never, view), plain[view])
     for name, column in columns.items():

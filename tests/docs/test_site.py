@@ -64,9 +64,8 @@ def test_nothing_is_fetched_from_elsewhere(site):
 def test_formulas_are_rendered_where_they_are_cited(site):
     theory = (site / "theory" / "index.html").read_text()
     numbered = re.findall(r"^\((\d\.\d)\)", (ROOT / "docs" / "theory.md").read_text(), re.MULTILINE)
-    assert theory.count("<math") == sum(
-        number[0] != "7" for number in numbered
-    )  # section 7 has rules, in words
+    # section 7 has rules, in words
+    assert theory.count("<math") == sum(number[0] != "7" for number in numbered)
     bound = (site / "reference" / "bound" / "index.html").read_text()
     assert bound.count("<math") >= 5
     assert 'href="../../theory/#formula-3-4"' in bound

@@ -32,10 +32,8 @@ class Blocks(nn.Module):
         both = x + self.norms[0](x)  # the convolution's output goes two ways
         hidden = self.norms[1](both)  # a norm without a convolution
         F.relu_(hidden)  # in place
-        hidden, other = (
-            self.grouped(hidden),
-            self.second(hidden),
-        )  # a convolution between another and its norm
+        # a convolution between another and its norm
+        hidden, other = self.grouped(hidden), self.second(hidden)
         hidden = F.gelu(self.norms[2](hidden)).mul_(1.5) + other.sigmoid_()
         hidden = self.wide(hidden).flatten(2)
         line = self.line_norm(self.line(hidden))

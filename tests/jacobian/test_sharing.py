@@ -142,11 +142,8 @@ def test_the_factor_of_a_shared_start_is_the_theorys():
     random = torch.nn.functional.normalize(torch.randn(draws, dim, generator=generator), dim=1)
     direction = torch.eye(dim)[0]
     shared = torch.nn.functional.normalize(SharedStart(direction, 0.1).starts(random), dim=1)
-    for like, small in (
-        (0.0, 0.01),
-        (0.0, 0.03),
-        (0.2, 0.03),
-    ):  # an unlike image's weight on the pilots' direction
+    # an unlike image's weight on the pilots' direction
+    for like, small in ((0.0, 0.01), (0.0, 0.03), (0.2, 0.03)):
         aim = torch.zeros(dim)
         aim[0], aim[1] = like**0.5, (1 - like) ** 0.5
         missed = float(((shared @ aim).abs() < small).double().mean())

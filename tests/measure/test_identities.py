@@ -209,15 +209,8 @@ def test_every_setting_of_a_quantity_counts(world, quantity, name, value):
 
 
 def test_every_field_of_every_quantity_is_tried():
-    never_a_number = {
-        "pooled",
-        "quantity",
-        "folder",
-        "baselines",
-        "corruptions",
-        "frost",
-        "everything",
-    }  # labels, places; tried by content
+    # labels, places; tried by content
+    never_a_number = {"pooled", "quantity", "folder", "baselines", "corruptions", "frost", "everything"}
     for quantity, changes in FIELD_CHANGES.items():
         if not isinstance(quantity, Pairs):
             names = {f.name for f in dataclasses.fields(quantity)} - never_a_number

@@ -151,9 +151,8 @@ def test_neighbours_without_a_vote_have_no_likelihood_and_no_rank(classifier_ben
     bench.plan = Plan(bench.plan.sources, bench.plan.images, (), Probe("knn", 1))
     bench._probes = {0: NearestNeighbours(features, (images.labels + 1) % 3, k=1, classes=10)}
     found, notes = findings_of(CleanAccuracy(), bench)
-    assert (
-        found["accuracy.clean"].value == found["accuracy.top5"].value == 0
-    )  # each has a neighbour of another class
+    # each has a neighbour of another class
+    assert found["accuracy.clean"].value == found["accuracy.top5"].value == 0
     assert found["nll"].value is None
     assert notes == ["no nll: 30 of 30 images have no neighbour of their class, whose likelihood is 0"]
 

@@ -226,9 +226,8 @@ def test_c_byol():
             rows = len(mu1)
             check("grad_hidden", grads[0][:rows], lambda x, rows=rows: x[:rows])
             check("grad_hidden2", grads[1][:rows], lambda x, rows=rows: x[:rows])
-            assert (
-                grads[0][rows:].abs().max() == grads[1][rows:].abs().max() == 0
-            )  # the target gets no gradient
+            # the target gets no gradient
+            assert grads[0][rows:].abs().max() == grads[1][rows:].abs().max() == 0
             check("grad_target_proj_output", grads[2])
             check("grad_target_proj_output2", grads[3])
             # their layer emits [z, mu]; on the sphere, the tangential parts are the gradient

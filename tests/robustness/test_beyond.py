@@ -96,9 +96,8 @@ def test_cue_conflicts_of_ones_own_classes_name_their_textures(tmp_path, photo):
 
 
 def test_recombined_images_have_the_phase_of_one_and_the_amplitude_of_the_other():
-    one, other = (
-        torch.rand(2, 5, 3, 9, 8, generator=torch.Generator().manual_seed(0)) * 0.1 + 0.45
-    )  # nothing clipped
+    # nothing clipped
+    one, other = torch.rand(2, 5, 3, 9, 8, generator=torch.Generator().manual_seed(0)) * 0.1 + 0.45
     spectrum = torch.fft.rfft2(recombine(one, other))
     torch.testing.assert_close(spectrum.abs(), torch.fft.rfft2(other).abs(), atol=1e-4, rtol=1e-4)
     torch.testing.assert_close(recombine(one, one), one, atol=1e-6, rtol=0)

@@ -261,9 +261,8 @@ def test_images_that_are_alike_but_for_rounding_leave_a_mean_as_uncertain(n):
     sure[:, 1] = 0
     found.append(brier_score(sure, torch.zeros(n, dtype=torch.long)))
     for one in found:
-        assert one.interval[1] == pytest.approx(
-            2 * (1 - proportion(np.ones(n)).interval[0]), rel=0.2
-        )  # of 1,000 draws
+        # of 1,000 draws
+        assert one.interval[1] == pytest.approx(2 * (1 - proportion(np.ones(n)).interval[0]), rel=0.2)
 
 
 def test_small_values_that_differ_are_not_alike():

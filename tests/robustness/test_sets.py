@@ -129,9 +129,8 @@ def test_imagenet_c_and_3dcc_folders(imagenet_c):
         open_corruption_set(imagenet_c, classes=("n01",))
     words = open_corruption_set(imagenet_c, classes=("tench", "goldfish"), image_shape=(3, 32, 32))
     assert words.images("fog", 1).classes == ("n01", "n02")  # WordNet ids are in ImageNet's order
-    with pytest.raises(
-        ValueError, match="or the probe's classes as WordNet ids"
-    ):  # in another: by the alphabet
+    # in another: by the alphabet
+    with pytest.raises(ValueError, match="or the probe's classes as WordNet ids"):
         open_corruption_set(imagenet_c, classes=("goldfish", "tench"))
     with pytest.raises(ValueError, match="2 class folders, not 3"):
         open_corruption_set(imagenet_c, classes=("tench", "goldfish", "shark"))

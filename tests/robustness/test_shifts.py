@@ -153,9 +153,8 @@ def test_imagenet_a_lets_only_its_classes_compete(tmp_path, photo):
         load_shift("imagenet-a", tmp_path)
     own = load_shift("imagenet-a", tmp_path, classes=[wnids[5], wnids[2]], image_shape=(3, 32, 32))
     assert own.class_map == ((1,), (0,))
-    hundred = _some_of_imagenet(
-        "imagenet-a", (wnids[5], everything[outside])
-    )  # a probe of a part of the classes
+    # a probe of a part of the classes
+    hundred = _some_of_imagenet("imagenet-a", (wnids[5], everything[outside]))
     shift = load_shift("imagenet-a", tmp_path, classes=hundred)
     assert (shift.class_map, shift.model_classes, len(shift.images)) == (((0,),), 2, 1)
     with pytest.raises(

@@ -117,9 +117,8 @@ def test_series_whose_labels_stand_in_another_order_are_refused():
             call()
     for call in of_series(x, y, third):
         call()
-    for call in of_series(
-        x, y.set_axis(range(10, 16)), third.set_axis(range(10, 16))
-    ):  # rows of a table by method
+    # rows of a table by method
+    for call in of_series(x, y.set_axis(range(10, 16)), third.set_axis(range(10, 16))):
         call()
 
 

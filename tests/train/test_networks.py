@@ -146,9 +146,8 @@ def plain_loss(recipe, networks, views, noise):
     if hasattr(objective, "kappa_e"):
         z = [VonMisesFisher(m, torch.tensor(objective.kappa_e)).rsample(generator=noise) for m in mu]
         prediction = [F.normalize(z_ @ online.decoder.weight.T, dim=1) for z_ in z]
-        b = [
-            F.normalize(backward_head(a), dim=1) for a in aims
-        ]  # the normalised projection, as the official code
+        # the normalised projection, as the official code
+        b = [F.normalize(backward_head(a), dim=1) for a in aims]
         residual = sum(
             (log_density(z[v], mu[v], objective.kappa_e) - log_density(z[v], b[v], objective.kappa_b)).mean()
             for v in (0, 1)  # the official code's pairing: the same view

@@ -182,9 +182,8 @@ def test_steps_equal_the_official_code(steps, method, dtype, monkeypatch, tmp_pa
             passes = (step + 1) * (2 if method.endswith("byol") else 1)
             for name, moved in tensors(steps, method, f"moved{step}", dtype=dtype).items():
                 ours = state[name] - start[name]
-                if name.endswith(
-                    "running_var"
-                ):  # PyTorch's is the unbiased variance, TensorFlow's the biased one
+                # PyTorch's is the unbiased variance, TensorFlow's the biased one
+                if name.endswith("running_var"):
                     kept, count = 0.9**passes * start[name], counts[name.removesuffix(".running_var")]
                     ours = kept + (state[name] - kept) * (count - 1) / count - start[name]
                 kind = (

@@ -136,9 +136,8 @@ def test_fields_are_changed_by_name():
     assert change(recipe, {"epochs": "20"}).epochs == 20
     whole = change(recipe, {"objective.kappa_e": "512"})
     assert whole.objective.kappa_e == 512
-    written = replace(
-        recipe, objective=replace(recipe.objective, kappa_e=512)
-    )  # as a recipe of one's own may have it
+    # as a recipe of one's own may have it
+    written = replace(recipe, objective=replace(recipe.objective, kappa_e=512))
     assert change(written, {"objective.kappa_e": "512.5"}).objective.kappa_e == 512.5
     assert change(recipe, {"views.scale": "(0.5, 2.0)"}).views.scale == (0.5, 2.0)
     assert change(recipe, {"probe": "None"}).probe is None

@@ -236,10 +236,8 @@ def test_a_finished_run_is_not_trained_again_and_another_recipe_is_refused(long_
     recipe = replace(long_runs[1], epochs=1)
     path = pretrain(recipe, 0, tmp_path, SETTINGS, report=quiet)
     before = path.stat().st_mtime_ns
-    left = (
-        tmp_path / "states" / "step-00000003.state",
-        tmp_path / "diverged.json",
-    )  # by a kill after the last write
+    # by a kill after the last write
+    left = (tmp_path / "states" / "step-00000003.state", tmp_path / "diverged.json")
     left[0].parent.mkdir()
     for file in left:
         file.write_bytes(b"{}")

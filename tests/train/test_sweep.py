@@ -201,9 +201,8 @@ def test_finished_and_diverged_runs_answer_for_their_settings_and_images_alone(s
     images.rename(tmp_path / "moved")
     said.clear()
     sweep(recipes, 1, tmp_path / "study", settings=Settings(accumulate=2), report=said.append)
-    assert (
-        "2 runs, 1 finished before, 1 diverged before" in said[0]
-    )  # images that are gone cannot be compared
+    # images that are gone cannot be compared
+    assert "2 runs, 1 finished before, 1 diverged before" in said[0]
 
 
 @pytest.mark.parametrize(

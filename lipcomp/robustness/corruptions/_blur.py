@@ -59,9 +59,8 @@ def _disk(radius: Real, softness: Real) -> Float[Tensor, "side side"]:
         for j in range(len(rim))
     )
     kernel = np.asarray(softened)
-    used = int(
-        np.abs(offsets[(kernel > 1e-12).any(1)]).max()
-    )  # the grid is larger than the disk: cut the zeros
+    # the grid is larger than the disk: cut the zeros
+    used = int(np.abs(offsets[(kernel > 1e-12).any(1)]).max())
     kernel = kernel[half - used : half + used + 1, half - used : half + used + 1]
     return torch.from_numpy(kernel).float()
 

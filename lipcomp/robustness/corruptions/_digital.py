@@ -124,9 +124,8 @@ def elastic_transform(images: Images, draws: Draws, strength: Real, sigma: Real,
     warped = sample(images, where[:, 1], where[:, 0], "mirror")
     if strength == 0:
         return warped
-    noise = torch.stack(
-        [draws.uniform(height, width, low=-1, high=1) for _ in range(2)], 1
-    )  # along x, along y
+    # along x, along y
+    noise = torch.stack([draws.uniform(height, width, low=-1, high=1) for _ in range(2)], 1)
     field = gaussian(noise, sigma * side, "reflect", 3.0) * (strength * side)
     return sample(warped, y.to(field) + field[:, 1], x.to(field) + field[:, 0], "reflect")
 

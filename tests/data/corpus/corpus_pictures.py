@@ -349,9 +349,8 @@ refused_of("pages.tif", _frames(), "2 frames or pages")
 refused_of("animated.png", _frames(), "2 frames or pages")
 refused_of("animated.webp", _frames(), "2 frames or pages")
 EPS = b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n%%EndComments\nshowpage\n%%EOF\n"
-refused_of(
-    "postscript.jpg", lambda path: path.write_bytes(EPS), "cannot identify"
-)  # Pillow runs Ghostscript on it
+# Pillow runs Ghostscript on it
+refused_of("postscript.jpg", lambda path: path.write_bytes(EPS), "cannot identify")
 refused_of("cut.jpg", _cut, "truncated|broken")
 refused_of("cut.png", _cut, "truncated|broken")
 refused_of("cut.tif", _cut, "")

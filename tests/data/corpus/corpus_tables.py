@@ -324,9 +324,8 @@ def names_that_two_splits_have(f: Folder) -> Checks:
         yield Refused(
             "1 rows .* fit several images: 0.png; give their paths", split, options={"labels": path}
         )
-    path = f.table(
-        "labels.csv", [("file", "label"), ("1.png", "x"), ("2.png", "x")]
-    )  # each has one of its own
+    # each has one of its own
+    path = f.table("labels.csv", [("file", "label"), ("1.png", "x"), ("2.png", "x")])
     yield Exact({"test/2.png": "x"}, options={"labels": path})
 
 
