@@ -206,26 +206,28 @@ class _Ellipsoid:
         if int(info):
             return None
         half = torch.linalg.solve_triangular(factor, torch.cat([cross, self.rows[n:]], 1), upper=False)
-        inner, outer = half[:, :n], half[:, n:]
+        inner, outer = half[:, :n], _Outer(half[:, n:])
         around = around + inner.mT @ inner
         around.diagonal().add_((weight * self.tau**2).sum())
         values, vectors = torch.linalg.eigh(around)
         top = max(float(values[-1]) * (1 + SLACK), 1e-30)
         if not math.isfinite(top):
             return None
-        turned = vectors.mT @ (self.rows[:n] + inner.mT @ outer)
+        turned = vectors.mT @ (self.rows[:n] + inner.mT @ outer.rows)
         form_of = functools.partial(self._squares, top=top, values=values, turned=turned, outer=outer)
         shares = torch.tensor(SHARES, dtype=values.dtype, device=values.device)
-        rough = self.whole and len(outer.mT) > SKETCH  # many eigenvalues: the share that is best row by row
+        rough = (
+            self.whole and outer.rows.shape[1] > SKETCH
+        )  # many eigenvalues: the share that is best row by row
         of = functools.partial(form_of, whole=self.whole and not rough)
         share, found = _best_share(shares, of, 0 if rough else ROUNDS)
         if rough:
             found = form_of(share[None], whole=True)
         squares = found.amin(0)
         c, left = _multiple(share, top, values)
-        ends = self._ends(float(c), left, turned, outer, each)
+        ends = self._ends(c, left, turned, outer, each)
         x = vectors @ ((turned @ ends) / left[:, None])
-        w = torch.linalg.solve_triangular(factor.mT, inner @ x + outer @ ends / c, upper=True)
+        w = torch.linalg.solve_triangular(factor.mT, inner @ x + outer.rows @ ends / c, upper=True)
         point = torch.cat([x, w])
         furthest = ((self.rows.mT @ point) * ends).sum()  # ‖x‖^2 at the best weights
         came = (self.feeds @ point).square().sum(1) + self.tau**2 * furthest
@@ -234,36 +236,45 @@ class _Ellipsoid:
         return squares, math.log(c), 0.5 * ((went + floor) / (came + floor)).log()
 
     def _squares(
-        self, shares: Tensor, *, top: float, values: Tensor, turned: Tensor, outer: Tensor, whole: bool
+        self, shares: Tensor, *, top: float, values: Tensor, turned: Tensor, outer: "_Outer", whole: bool
     ) -> Tensor:
         """With the weights at each share of their limit: h Q^-1 hT of every row h, or λ_max(H Q^-1 HT)."""
         c, left = _multiple(shares, top, values)
         if not whole:
-            return left.reciprocal() @ turned.square() + outer.square().sum(0) / c[:, None]
-        grams = torch.stack(
-            [self._gram(float(k), one, turned, outer) for k, one in zip(c, left, strict=True)]
-        )
+            return left.reciprocal() @ turned.square() + outer.squares / c[:, None]
+        grams = (turned.mT / left[:, None]) @ turned + outer.gram / c[:, None, None]
         return torch.linalg.eigvalsh(grams)[:, -1:].clamp(min=0)
 
-    def _rows_at(self, c: float, left: Tensor, turned: Tensor, outer: Tensor) -> Tensor:
-        """Of every row h: h Q^-1 hT with the weights times c."""
-        return (turned.square() / left[:, None]).sum(0) + outer.square().sum(0) / c
-
-    def _gram(self, c: float, left: Tensor, turned: Tensor, outer: Tensor) -> Tensor:
-        return turned.mT @ (turned / left[:, None]) + outer.mT @ outer / c
-
-    def _ends(self, c: float, left: Tensor, turned: Tensor, outer: Tensor, each: bool) -> Tensor:
+    def _ends(self, c: Tensor, left: Tensor, turned: Tensor, outer: "_Outer", each: bool) -> Tensor:
         """Combinations of rows whose furthest points move the weights."""
         if not each:
-            values, vectors = torch.linalg.eigh(self._gram(c, left, turned, outer))
+            values, vectors = torch.linalg.eigh(turned.mT @ (turned / left[:, None]) + outer.gram / c)
             share = torch.softmax((values - values[-1]) / (0.05 * values[-1].abs() + 1e-300), 0)
             return (vectors * share.sqrt())[:, -EIGENVECTORS:]
-        scales = self._rows_at(c, left, turned, outer).clamp(min=1e-300).rsqrt()
+        found = (turned.square() / left[:, None]).sum(0) + outer.squares / c
+        scales = found.clamp(min=1e-300).rsqrt()
         if len(scales) <= SKETCH:
             return torch.diag(scales)
         generator = torch.Generator().manual_seed(0)
         drawn = torch.randn(len(scales), SKETCH, generator=generator, dtype=scales.dtype)
         return scales[:, None] * drawn.to(scales)
+
+
+class _Outer:
+    """What the units add to rows, and what is made of it once."""
+
+    def __init__(self, rows: Tensor) -> None:
+        self.rows = rows
+
+    @functools.cached_property
+    def squares(self) -> Tensor:
+        """The squared norm of every row."""
+        return self.rows.square().sum(0)
+
+    @functools.cached_property
+    def gram(self) -> Tensor:
+        """All products of rows."""
+        return self.rows.mT @ self.rows
 
 
 def _multiple(share: Tensor, top: float, values: Tensor) -> tuple[Tensor, Tensor]:

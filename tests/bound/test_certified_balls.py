@@ -33,7 +33,7 @@ ON_A_BALL = {
     "the largest of all": lambda x: torch.stack([y.amax((), keepdim=True).flatten() for y in 2 * x]),
     "median, third": lambda x: torch.cat([x.median(3).values, x.kthvalue(3, 2).values], 2).flatten(1),
     "sums of exponentials so far": lambda x: (5 * x).logcumsumexp(2).flatten(1),
-    "recurrent cells": lambda x: torch.cat([CELL(x[:, 0, 0]), RECURRENT(x[:, 0, :3])[0][:, -1]], 1),
+    "recurrent cells": lambda x: torch.cat([CELL(x[:, 0, 0]), RECURRENT(x[:, 0, :2])[0][:, -1]], 1),
     "added products": lambda x: torch.stack([
         torch.stack([y[0].addmv(y, y[0], beta=2, alpha=-0.5), y.addr(y[1], y[2], alpha=3)[0], y.addbmm(
             y[None], y[None], beta=0.5, alpha=2)[4], y.median().expand(6)])
