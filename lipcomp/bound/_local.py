@@ -230,6 +230,7 @@ def interpret(
         If an operation that depends on the image has no rule, or none for these arguments.
     """
     pixels = image.numel()
+    ball.check(pixels**2)
     eye = torch.eye(pixels, dtype=torch.float64, device=image.device).reshape(pixels, *image.shape)
     found: dict[fx.Node, Any] = {}
     last_use = {argument: node for node in graph.graph.nodes for argument in node.all_input_nodes}

@@ -211,3 +211,11 @@ def test_a_norm_of_stretched_pixels_turns_within_the_ball(radius, direction, gen
         <= float(certified_bound(fn, middle, radius=radius).bound)
         <= (1.2 * truth if direction else 4.001)
     )
+
+
+def test_images_too_large_for_the_local_certificate_leave_the_product():
+    """Their pixels alone would take 18 GiB of columns, which were allocated before anything was asked."""
+    network = nn.Sequential(nn.Conv2d(3, 2, 3, stride=8), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten())
+    image = torch.full((1, 3, 128, 128), 0.5)
+    assert certified_bound(network.eval(), image).methods == ["product"]
+    assert "36.0 GiB" in certified_bound(network, image, method="local", memory=8).reason

@@ -192,7 +192,7 @@ def write_others(folder):
     )
 
 
-@pytest.mark.parametrize("count", [10, pytest.param(60, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("count", [4, pytest.param(60, marks=pytest.mark.slow)])
 def test_a_corpus_of_damaged_and_hostile_files(tmp_path, count):
     sound, corpus, mark = tmp_path / "sound", tmp_path / "corpus", tmp_path / "mark"
     sound.mkdir()
