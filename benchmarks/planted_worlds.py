@@ -50,16 +50,13 @@ class World:
     """What is true, by method; whatever is not named is zero."""
 
     name: str
-    # sigma, latent: log ratio to SimCLR of the features' constant, and of the latent's
-    sigma: dict[str, float] = field(default_factory=dict)
-    latent: dict[str, float] = field(default_factory=dict)
-    # corruption, clean: points over SimCLR: of corruption accuracy at equal clean accuracy, and of clean accuracy
-    corruption: dict[str, float] = field(default_factory=dict)
-    clean: dict[str, float] = field(default_factory=dict)
+    sigma: dict[str, float] = field(default_factory=dict)  # log ratio to SimCLR of the features' constant
+    latent: dict[str, float] = field(default_factory=dict)  # the same of the latent's
+    corruption: dict[str, float] = field(default_factory=dict)  # points over SimCLR at equal clean accuracy
+    clean: dict[str, float] = field(default_factory=dict)  # points over SimCLR
     slope: float = 1.0  # points of corruption accuracy that follow a point of clean accuracy
-    # seeds, noise: seeds, and the noise as a multiple of the unit
     seeds: int = 5
-    noise: float = 1.0
+    noise: float = 1.0  # as a multiple of the unit
     loud: tuple[str, ...] = ()  # methods whose own noise is three times as large
     # what a right report says of (features, given_clean): "yes", "no larger", "cannot tell", or several by "/"; ""
     # where nothing is demanded. "yes" means credited with the true sign

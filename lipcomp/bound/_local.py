@@ -26,9 +26,8 @@ class Track:
 
     value: Float[Tensor, "..."]
     columns: Float[Tensor, "columns ..."]
-    norm_of: "tuple[Track, tuple[int, ...], bool] | None" = (
-        None  # whose norm it is, over which axes, shape kept
-    )
+    # whose norm it is, over which axes, shape kept
+    norm_of: "tuple[Track, tuple[int, ...], bool] | None" = None
     direction_of: "Track | None" = None  # the h of which it is h / |h|, as the only vector
     known: Float[Tensor, "..."] | None = None  # norm bounds of its rows, once computed
     tight: bool = False  # whether ellipsoids made them smaller

@@ -45,9 +45,8 @@ class Norm:
     layer: tuple[Tensor, Callable[[Tensor], float], str] | None = None  # weight, its norm, name
     log: list[tuple[str, float]] = field(default_factory=list, repr=False)
     norm_of: "Norm | None" = None
-    extreme: "tuple[Norm, str, int] | None" = (
-        None  # of which pairs it is the "min" or "max", along which axis
-    )
+    # of which pairs it is the "min" or "max", along which axis
+    extreme: "tuple[Norm, str, int] | None" = None
 
     @cached_property
     def bound(self) -> float:
