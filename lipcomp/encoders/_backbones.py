@@ -146,6 +146,13 @@ def _from_timm(name: str, image_shape: tuple[int, int, int]) -> nn.Module:
     if not timm.is_model(name):
         raise ValueError(f"timm has no model {name!r}; timm.list_models() lists them")
     if timm.get_pretrained_cfg(name) and timm.get_pretrained_cfg(name).fixed_input_size:
-        options["img_size"] = image_shape[1:]
-    network: nn.Module = timm.create_model(name, **options)
+        height, width = image_shape[1:]
+        options["img_size"] = height if height == width else (height, width)  # some models take one number alone
+    try:
+        network: nn.Module = timm.create_model(name, **options)
+    except (RuntimeError, TypeError, ValueError, AssertionError) as error:
+        raise ValueError(
+            f"backbone 'timm/{name}' cannot be built for images of shape {image_shape} ({type(error).__name__}: "
+            f"{error}); give images of the size that it takes"
+        ) from error
     return network

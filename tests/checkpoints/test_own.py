@@ -150,7 +150,7 @@ def test_a_checkpoint_trained_with_a_backbone_of_ones_own_takes_its_function(her
     del BACKBONES[name]
 
 
-@pytest.mark.parametrize("backbone", ["small_cnn", "timm/mobilenetv3_small_050"])
+@pytest.mark.parametrize("backbone", ["small_cnn", "timm/mobilenetv3_small_050", "timm/efficientvit_m0"])
 def test_a_native_checkpoint_of_any_named_backbone(tmp_path, backbone):
     if "timm" in backbone:
         pytest.importorskip("timm")
@@ -158,6 +158,9 @@ def test_a_native_checkpoint_of_any_named_backbone(tmp_path, backbone):
     save_checkpoint(tmp_path / "m.safetensors", encoder, metadata=Metadata())
     images = torch.rand(2, 3, 32, 32, generator=torch.Generator().manual_seed(0))
     assert torch.equal(load_listed(options(tmp_path / "m.safetensors"))[0].encoder(images), encoder(images))
+    if backbone == "timm/efficientvit_m0":  # its images are square
+        with pytest.raises(ValueError, match=r"cannot be built for images of shape \(3, 32, 48\)"):
+            build_encoder(EncoderSpec(backbone, (3, 32, 48), projector=None))
 
 
 def test_weights_that_do_not_fit_are_named(here):
