@@ -24,7 +24,7 @@ from torch import Tensor, nn
 from analyses.paired_study.study import RECORDS
 from analyses.runs import read_measured, read_study
 from lipcomp._atomic import atomic_file, check_writable
-from lipcomp._commands import Parser, progress, run, table
+from lipcomp._commands import Parser, UsageError, progress, run, table
 from lipcomp._identity import digest
 from lipcomp.bound import certified_bound, search_ball
 from lipcomp.jacobian import spectral_norm
@@ -201,7 +201,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print(table(HEAD, cells(scores(read_rows(options.table)))))
         return 0
     if options.study is None:
-        raise ValueError("name the folder of a measured study, or a file with --table")
+        raise UsageError("name the folder of a measured study, or a file with --table")
     out = options.out or options.study / "image_by_image.csv"
     sources, _, _, _, chosen = read_study(options)
     told = read_measured(options.study / RECORDS, "analyses.paired_study.measure").frame

@@ -210,5 +210,7 @@ def test_a_command_chooses_its_engine(capsys):
     line = "--engine slurm --workers 3 --partition gpu --gpus 1 --memory 8 --minutes 30 --cores 4"
     chosen = engine_choice(parser.parse_args(line.split()), Path("jobs"))
     assert chosen["options"] == EngineOptions(4, 1, 8.0, 30, "gpu", None, Path("jobs"))
-    with pytest.raises(ValueError, match="--workers must be at least 1"):
-        engine_choice(parser.parse_args(["--workers", "0"]))
+    for option in ("--workers", "--cores", "--gpus", "--memory", "--minutes"):
+        with pytest.raises(SystemExit):
+            parser.parse_args(["--engine", "slurm", option, "0"])
+        assert f"argument {option}: must be positive, got 0" in capsys.readouterr().err

@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import get_args, get_type_hints
 
-from lipcomp._commands import Parser, choose_device
+from lipcomp._commands import Parser, UsageError, choose_device
 from lipcomp._functions import load_function
 from lipcomp._messages import nearest
 from lipcomp.data._known import SETS
@@ -100,11 +100,13 @@ def recipe_of(name: str, options: argparse.Namespace, settings: Settings, report
     Raises
     ------
     ValueError
-        If there is no such recipe or field, or a method is given without data.
+        If there is no such recipe or field.
+    UsageError
+        If a method is given without data, or options contradict each other.
     """
     if name in METHODS:
         if options.data is None:
-            raise ValueError(
+            raise UsageError(
                 f"method {name!r} needs data: add --data FOLDER, or choose a recipe such as mnist_{name}"
             )
         channels, *own = first_look(options.data, settings).image_shape
@@ -133,14 +135,14 @@ def changed(recipe: Recipe, options: argparse.Namespace) -> Recipe:
     for text in options.set:
         path, found, value = text.partition("=")
         if not found:
-            raise ValueError(f"--set needs FIELD=VALUE, got {text!r}; for example --set objective.beta=0.3")
+            raise UsageError(f"--set needs FIELD=VALUE, got {text!r}; for example --set objective.beta=0.3")
         only, _, path = path.rpartition(":")
         if only in ("", recipe.name):
             _note(here if only else everywhere, path, value, f"--set {text}")
     for flag, field in SHORT.items():
         if (value := getattr(options, flag.replace("-", "_"))) is not None:
             if field == "objective.beta" and not hasattr(recipe.objective, "beta"):
-                raise ValueError(
+                raise UsageError(
                     f"{recipe.name} minimises {type(recipe.objective).__name__}, which has no beta; leave --beta out "
                     f"(the --betas of a sweep leave such methods as they are)"
                 )
@@ -151,7 +153,7 @@ def changed(recipe: Recipe, options: argparse.Namespace) -> Recipe:
 def _note(values: dict[str, tuple[str, str]], path: str, value: str, given: str) -> None:
     before = values.setdefault(path, (value, given))
     if before[0] != value:
-        raise ValueError(f"{path} is given twice: {before[1]} and {given}; leave one of them out")
+        raise UsageError(f"{path} is given twice: {before[1]} and {given}; leave one of them out")
 
 
 def check_set(recipes: Sequence[Recipe], options: argparse.Namespace) -> None:

@@ -29,7 +29,7 @@ from types import FrameType
 from typing import Any
 
 from lipcomp._claims import claim
-from lipcomp._commands import Parser, run
+from lipcomp._commands import Parser, UsageError, run
 from lipcomp._functions import import_file, load_function
 from lipcomp.encoders import register_backbone
 from lipcomp.encoders._backbones import BACKBONES
@@ -382,14 +382,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return 0
     chosen = [name for name in ("preset", "methods", "recipes") if getattr(options, name)]
     if len(chosen) != 1:
-        raise ValueError(
+        raise UsageError(
             f"give exactly one of PRESET ({', '.join(PRESETS)}), --methods or --recipes; got {chosen or 'none'}"
         )
     settings = settings_of(options)
     seeds, purpose, name = 3, "a sweep with own recipes", "custom"
     if options.preset:
         if options.preset not in PRESETS:
-            raise ValueError(f"preset {options.preset!r} is unknown; known: {', '.join(PRESETS)}")
+            raise UsageError(f"preset {options.preset!r} is unknown; known: {', '.join(PRESETS)}")
         preset = PRESETS[options.preset]()
         recipes = [changed(recipe, options) for recipe in preset.recipes]
         seeds, purpose, name = preset.seeds, preset.purpose, options.preset
@@ -398,11 +398,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
     check_set(recipes, options)
     if options.betas:
         if not any(hasattr(recipe.objective, "beta") for recipe in recipes):
-            raise ValueError(
+            raise UsageError(
                 f"--betas is for methods with a beta; {', '.join(r.name for r in recipes)} has none"
             )
         if again := [text for text in options.set if _path(text) == "objective.beta"]:
-            raise ValueError(f"--set {again[0]} would be ignored with --betas; leave one of them out")
+            raise UsageError(f"--set {again[0]} would be ignored with --betas; leave one of them out")
         recipes = over_betas(recipes, options.betas)
     _check_names(recipes)
     wanted = options.seeds or str(seeds)

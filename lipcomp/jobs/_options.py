@@ -3,6 +3,7 @@
 import argparse
 import math
 import os
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -46,6 +47,22 @@ def _quotas(cgroups: Path = CGROUPS, own: Path = Path("/proc/self/cgroup")) -> l
     return found
 
 
+def positive(kind: Callable[[str], Any]) -> Callable[[str], Any]:
+    """An argparse type: a number above zero."""
+
+    def parse(text: str) -> Any:
+        try:
+            number = kind(text)
+        except ValueError as error:
+            raise argparse.ArgumentTypeError(f"must be a number, got {text!r}") from error
+        if not 0 < number < float("inf"):
+            raise argparse.ArgumentTypeError(f"must be positive, got {text}")
+        return number
+
+    parse.__name__ = kind.__name__  # --help shows it
+    return parse
+
+
 def add_engine_arguments(parser: Any) -> None:
     """``--workers``, ``--engine`` and the options of the engines; :func:`engine_choice` reads them.
 
@@ -53,14 +70,15 @@ def add_engine_arguments(parser: Any) -> None:
     """
     group = parser.add_argument_group("parallel jobs")
     # fmt: off
-    group.add_argument("--workers", type=int,
+    group.add_argument("--workers", type=positive(int),
         help="parallel jobs (default: one per core; with slurm or ray, no limit)")
     group.add_argument("--engine", choices=ENGINES, default="local",
         help="run on this machine, on a Slurm cluster or on a Ray cluster")
-    group.add_argument("--cores", type=int, default=1, help="CPU cores and threads per job")
-    group.add_argument("--gpus", type=int, help="GPUs per job")
-    group.add_argument("--memory", type=float, help="memory per job in GB, for slurm and ray (default: the cluster's)")
-    group.add_argument("--minutes", type=int, help="time limit per job in minutes, for slurm (default: 240)")
+    group.add_argument("--cores", type=positive(int), default=1, help="CPU cores and threads per job")
+    group.add_argument("--gpus", type=positive(int), help="GPUs per job")
+    group.add_argument("--memory", type=positive(float),
+        help="memory per job in GB, for slurm and ray (default: the cluster's)")
+    group.add_argument("--minutes", type=positive(int), help="time limit per job in minutes, for slurm (default: 240)")
     group.add_argument("--partition", help="Slurm partition (default: the cluster's)")
     group.add_argument("--address", help='address of a running Ray cluster, such as "auto" (default: start one here)')
     # fmt: on
@@ -81,8 +99,6 @@ def engine_choice(options: argparse.Namespace, folder: Path | None = None) -> di
     folder
         Where the files of a cluster's jobs are kept while they run; every node must see it.
     """
-    if options.workers is not None and options.workers < 1:
-        raise ValueError(f"--workers must be at least 1, got {options.workers}")
     names = ("cores", "gpus", "memory", "minutes", "partition", "address")
     chosen = EngineOptions(**{name: getattr(options, name) for name in names}, folder=folder)
     return {"workers": options.workers, "engine": options.engine, "options": chosen}

@@ -16,7 +16,7 @@ from lipcomp.checkpoints._formats import NAMES as FORMAT_NAMES
 from lipcomp.checkpoints._native import Checkpoint, Metadata
 from lipcomp.data._known import SETS
 from lipcomp.data._preprocessing import INTERPOLATIONS
-from lipcomp.jobs._options import add_engine_arguments, engine_choice
+from lipcomp.jobs._options import add_engine_arguments, engine_choice, positive
 from lipcomp.measure._bench import LOGITS
 from lipcomp.measure._parallel import run_parallel
 from lipcomp.measure._plan import DTYPES, Images, Plan, Probe, Source
@@ -25,22 +25,6 @@ from lipcomp.measure._run import Done, Outputs, dry_run, run
 DEFAULT_DATA = "mnist5k"
 
 Row = tuple[str, ...]
-
-
-def positive(kind: Callable[[str], Any]) -> Callable[[str], Any]:
-    """An argparse type: a number above zero."""
-
-    def parse(text: str) -> Any:
-        try:
-            number = kind(text)
-        except ValueError as error:
-            raise argparse.ArgumentTypeError(f"must be a number, got {text!r}") from error
-        if not 0 < number < float("inf"):
-            raise argparse.ArgumentTypeError(f"must be positive, got {text}")
-        return number
-
-    parse.__name__ = kind.__name__  # --help shows it
-    return parse
 
 
 def seed(text: str) -> int:

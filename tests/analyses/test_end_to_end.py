@@ -159,7 +159,6 @@ def test_the_report_of_two_real_encoders(study):
         (["{none}"], "does not exist"),
         (["{empty}"], "holds no checkpoint"),
         (["{study}", "--data", "mnist6k"], "neither a known set nor an existing folder"),
-        (["{study}", "--corrupted-images", "5", "--workers", "0"], "must be at least 1"),
         (["{damaged}"], "bad.safetensors"),
         (["{study}", "--data", "{unlabelled}", "--convert-channels", "--resize", "28"], "error: unlabelled/"),
     ],

@@ -382,9 +382,9 @@ def test_the_command_says_what_is_missing(capsys, tmp_path, monkeypatch):
         ([], "give exactly one of PRESET"),
         (["nothing"], "preset 'nothing' is unknown"),
         (["--methods", "simclr"], "method 'simclr' needs data"),
-        (["quick", "--workers", "0"], "--workers must be at least 1"),
+        (["quick", "--epochs", "1", "--set", "epochs=3"], "is given twice"),
     ]:
-        assert run(main, arguments) == 1
+        assert run(main, arguments) == 2
         assert message in " ".join(capsys.readouterr().err.split())
     for wrong in (
         ["--seeds", "many"],
@@ -392,6 +392,8 @@ def test_the_command_says_what_is_missing(capsys, tmp_path, monkeypatch):
         ["--seeds", "²"],
         ["--betas", ".3,x"],
         ["--ranks", "0"],
+        ["--workers", "0"],
+        ["--cores", "-1"],
         ["--data", "my_images"],  # a preset has its own
         ["--backbone", "resnet18"],
         ["--beta", "1", "--betas", "1,3"],
