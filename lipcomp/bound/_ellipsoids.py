@@ -79,6 +79,12 @@ class Units:
 
 def norm_bound(rows: Float[Tensor, "outputs columns"], units: Units) -> float:
     """Bound of the norm of a matrix of columns over the ball; infinite if nothing was proved."""
+    if (
+        rows.shape[0] > rows.shape[1]
+    ):  # as a feature map: fewer rows of the same norm, turned so that they are alike
+        generator = torch.Generator().manual_seed(0)
+        turn = torch.randn(2 * rows.shape[1:], generator=generator, dtype=rows.dtype).to(rows)
+        rows = torch.linalg.qr(turn).Q @ torch.linalg.qr(rows, mode="r").R
     everything = torch.ones(len(units.tau), dtype=torch.bool, device=rows.device)
     squares, _ = _Ellipsoid(rows.mT, units, everything, whole=True).descend(None, ROUGH + 5)
     return math.sqrt(float(squares)) * OUT

@@ -318,7 +318,7 @@ def direction_bound(track: Track, ball: Ball) -> float:
     sine = tangent * cosine
     # W = (P; s muT): for mu' at that angle ‖P' J‖ <= ‖W J‖ sqrt(cos^2 + sin^2 / s^2)
     share = max(min(math.sqrt(sine), 1.0), 1e-3)
-    eye = torch.eye(len(h), dtype=h.dtype, device=h.device)
-    weight = torch.cat([eye - mu[:, None] * mu, share * mu[None]])
+    along = track.flat @ mu
+    rows = torch.cat([track.flat.mT - mu[:, None] * along, share * along[None]])
     factor = max(1.0, math.sqrt(cosine**2 + sine**2 / share**2))
-    return ball.norm(weight @ track.flat.mT) * factor / left * UP
+    return ball.norm(rows) * factor / left * UP

@@ -63,6 +63,17 @@ def test_no_choice_of_slopes_is_above_the_bounds(generator):
     assert whole < min(1.4 * norm, block_norm(rows, noises, PIXELS))
 
 
+def test_more_rows_than_columns_have_the_norm_of_fewer(generator):
+    """As those of a feature map: 3,200 rows took 40 seconds, and ten times as many a thousand times as long."""
+    noises = uncertain(generator)
+    units = Units.of(noises, PIXELS)
+    rows = torch.randn(7, PIXELS + 15, generator=generator).double()
+    turn = torch.linalg.qr(torch.randn(500, 7, generator=generator).double()).Q
+    many, few = norm_bound(turn @ rows, units), norm_bound(rows, units)
+    norm = max(float(torch.linalg.matrix_norm(possible(rows, noises, generator), 2)) for _ in range(300))
+    assert norm <= many <= 1.1 * few
+
+
 def test_a_row_that_sees_the_last_units_alone(generator):
     """The first weights of the units before them follow from what those take, not from the row."""
     noises = uncertain(generator)
