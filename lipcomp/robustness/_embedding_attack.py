@@ -71,7 +71,7 @@ def embedding_attack(
         Norm ("linf" or "l2") and radius of the ball, in pixels.
     steps, starts
         Gradient steps from each start (at least two: half of them go to the border, half from the best point on), and
-        random starts.
+        random starts. An image that has settled at a corner of the cube starts again, anew or near the best.
     queries
         Queries of the random search on images without a gradient.
     seed
@@ -99,9 +99,10 @@ def embedding_attack(
             flat = torch.ones(len(x), dtype=torch.bool, device=x.device)
             for _ in range(starts):
                 candidate = random_start(x, norm, reach, generator)
+                power = torch.ones_like(flat)  # by the power method, as where the chord is nearly linear
                 for step in range(steps + 1):
-                    if step == steps // 2:
-                        candidate = best.clone()
+                    if step == steps // 2:  # from the best point on, by steps that shrink to 0
+                        candidate, power = best.clone(), torch.zeros_like(flat)
                     candidate.requires_grad_(True)
                     with torch.enable_grad():
                         squared = (_directions(encode, candidate) - clean).square().sum(1)
@@ -112,14 +113,20 @@ def embedding_attack(
                     further = reached > chord
                     best[further], chord[further] = candidate[further], reached[further]
                     uphill = steepest(gradient, norm)
-                    if step < steps // 2:  # to the border: the power method, where the chord is nearly linear
-                        last, candidate = candidate, into_ball(x + reach * uphill, x, norm, reach)
-                        settled = (candidate == last).flatten(1).all(1)  # at a corner: another start
-                        if settled.any():
-                            candidate[settled] = random_start(x, norm, reach, generator)[settled]
-                    else:  # from the best point on, by steps that shrink to 0
-                        size = 8 * reach / steps * (1 - step / steps)
-                        candidate = into_ball(candidate + size * uphill, x, norm, reach)
+                    size, last = 8 * reach / steps * (1 - step / steps), candidate
+                    ends = x + reach * uphill, candidate + size * uphill
+                    candidate = into_ball(torch.where(power.view(-1, 1, 1, 1), *ends), x, norm, reach)
+                    settled = (candidate == last).flatten(1).all(1)  # at a corner
+                    if (
+                        settled.any()
+                    ):  # another start, or the best point with a quarter of its pixels drawn anew
+                        kept = torch.rand(
+                            x.shape, generator=generator, device=generator.device, dtype=torch.float32
+                        )
+                        kept = kept.to(x.device) < 0.75
+                        start = random_start(x, norm, reach, generator)
+                        candidate[settled] = torch.where(kept & (step % 2 > 0), best, start)[settled]
+                        power |= settled
             if reach > 0 and len(todo := flat.nonzero()[:, 0]):
                 nearness = partial(_nearness, encode, clean[todo])
                 end, least = random_search(

@@ -179,6 +179,20 @@ def test_the_embedding_attack_finds_the_best_corner_of_a_small_image():
         assert chord > 0.99 * (tried - nn.functional.normalize(image.flatten(), dim=0)).norm(dim=1).max()
 
 
+def test_the_embedding_attack_of_an_image_at_a_corner_goes_on_until_the_last_step():
+    """Half of its steps were spent at one corner: 50 points of 102, and 93% of the largest of all 65,536 chords."""
+    x = torch.rand(1, 1, 4, 4, generator=torch.Generator().manual_seed(0))
+    seen = set()
+
+    def encode(images):
+        if images.requires_grad:
+            seen.add(images.detach().numpy().tobytes())
+        return images.flatten(1)
+
+    embedding_attack(encode, x, norm="linf", radius=0.3)
+    assert len(seen) > 70
+
+
 @pytest.mark.parametrize(
     ("classes", "norm", "radius"),
     [
