@@ -28,7 +28,7 @@ from lipcomp.checkpoints._lean import Budget, check_numbers, fill
 from lipcomp.checkpoints._native import HEADER_KEY, Checkpoint, Metadata, load_checkpoint
 from lipcomp.checkpoints._recognise import NAMELESS, Recognised, all_tensors, recognise
 from lipcomp.checkpoints._report import KeyReport
-from lipcomp.checkpoints._settings import settings_of
+from lipcomp.checkpoints._settings import settings_of, strides_of
 from lipcomp.checkpoints._shapes import infer_backbone
 from lipcomp.checkpoints._sources import Source, State, check_count, open_source
 from lipcomp.checkpoints._transformers_models import from_bare, from_folder
@@ -241,8 +241,16 @@ def _assemble(
     )
     notes = (*source.notes, *found.notes, *backbone.notes, *([note] if note else []))
     used, missing = _fit(backbone, found, weights, source, named is not None)
-    if named is None and "layer1.0.conv1.weight" in weights:
+    if (
+        named is None
+        and sum(value.ndim == 4 and value.shape[2:].numel() > 1 for value in weights.values()) > 1
+    ):
         _check_strides(found, used, backbone.name)
+        if said := strides_of(source.tree):
+            raise CheckpointError(
+                f"ambiguous: the settings in the file say {said}, which the weights of a {backbone.name} do not show; "
+                f"pass arch={backbone.name!r} if it is the usual one, or build it yourself (lipcomp.wrap)"
+            )
     small = "conv1.weight" in weights and tuple(weights["conv1.weight"].shape[2:]) == (3, 3)
     if format is None and found.format.name == "solo-learn" and small:
         _check_stem(found, source.path)
@@ -353,7 +361,7 @@ def _check_stem(found: Recognised, path: Path) -> None:
 
 
 def _check_strides(found: Recognised, used: Collection[str], name: str) -> None:
-    """Refuse to guess the strides of a ResNet with a head over whole maps beside it.
+    """Refuse to guess the strides of convolutions with a head over whole maps beside it.
 
     Segmentation dilates the last stages, detectors of Caffe's style stride elsewhere, at equal names and shapes.
 
@@ -362,7 +370,12 @@ def _check_strides(found: Recognised, used: Collection[str], name: str) -> None:
     CheckpointError
         If there is such a head, of a kind whose networks are not all alike.
     """
-    prefix = ".".join(("", *found.backbone["layer1.0.conv1.weight"].split(".")[:-4]))
+    first = "layer1.0.conv1.weight"
+    if first not in found.backbone:
+        first = next(
+            name for name, key in found.backbone.items() if key in used and found.state[key].ndim == 4
+        )
+    prefix = ".".join(("", *found.backbone[first].split(".")[: -len(first.split("."))]))
     alike = tuple(f".{key}".removeprefix(prefix) for key in used if found.state[key].ndim == 4)
     for key, value in found.state.items():
         if key in used or value.ndim != 4 or EXTRA.fullmatch(key) or found.label.endswith(PYRAMID):

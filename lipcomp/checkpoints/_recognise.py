@@ -1,10 +1,12 @@
 """Say whose checkpoint it is, and which of its keys are backbone, projector and predictor."""
 
+import math
 import re
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from lipcomp.checkpoints import _dialects as dialects
@@ -191,7 +193,11 @@ def _options(
     if row.name != "plain" and (row.fits(state) or (forced and not row.marks)):
         inner = None if follows or branch not in row.branches else branch
         found = split(row, state, origin, inner)
-        mine = found is not None and (not wanted or _share(found.backbone, wanted) > 0.5)
+        mine = found is not None and (
+            _share(found.backbone, wanted) > 0.5
+            if wanted
+            else not dialects.prefixes_of(found.part(found.backbone))  # which the plain row translates
+        )
         if found is not None and (mine or forced):
             found.place, found.label = place, where
             found.notes = (*found.notes, *notes)
@@ -230,6 +236,16 @@ def _translated(
 ) -> Recognised:
     """A vision transformer in another library's names."""
     done = dialects.translate(state, dialect, prefix)
+    positions = done.weights.get("pos_embed", torch.empty(0)).shape
+    if (
+        dialect is dialects.MMPRETRAIN
+        and len(positions) == 3
+        and math.isqrt(positions[1]) ** 2 == positions[1] > 1
+    ):
+        raise CheckpointError(
+            "the weights are of mmpretrain's DeiT-III, which applies the first norm of a block in place of the second; "
+            "load it there, and wrap it (lipcomp.wrap)"
+        )
     weights = {name: name for name in done.weights}
     everything = dict(done.weights)
     sources = {name: tuple(old for key in keys for old in origin[key]) for name, keys in done.keys.items()}

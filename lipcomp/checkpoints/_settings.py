@@ -26,6 +26,18 @@ OTHERS = re.compile(
 )
 ALIKE = ({"gelu", "gelu_python"}, {"token", "tok", "cls", "cls_token"}, {"avg", "mean", "gap"})
 
+# Strides of a ResNet that its weights do not show, as timm, torchvision and OpenMMLab write them.
+STRIDES = re.compile(
+    r"\b(style\W{1,5}caffe|output_stride\W{1,5}(8|16)|strides\W{1,40}\d\b(?!,\s*2,\s*2,\s*2\b)|"
+    r"dilations\W{1,40}\d\b(?!,\s*1,\s*1,\s*1\b)|replace_stride_with_dilation\W{1,5}[\w,\s]*True)\b"
+)
+
+
+def strides_of(tree: Mapping[str, Any]) -> str:
+    """What the settings say of unusual strides; "" if nothing."""
+    texts = (f"{key}={value}" for key, value in _plain(tree, 0, set()))
+    return next((" ".join(found[0].split()) for text in texts if (found := STRIDES.search(text))), "")
+
 
 def settings_of(tree: Mapping[str, Any]) -> dict[str, set[Any]]:
     """The values of each setting, numbers or words in small letters, by what it says, wherever they stand."""

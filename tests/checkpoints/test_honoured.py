@@ -389,11 +389,34 @@ def test_mmpretrains_tower(tmp_path, shaken, small_images, normalised):
     ]
     state = renamed(network.state_dict(), rules)
     state = {("ln1." + k.removeprefix("norm.") if k.startswith("norm.") else k): v for k, v in state.items()}
-    torch.save(
-        {"state_dict": {f"backbone.{k}": v for k, v in state.items()}, "meta": {}}, tmp_path / "mm.pth"
-    )
-    checkpoint = load_encoder(tmp_path / "mm.pth", mean=(0.5,) * 3, std=(0.5,) * 3)
-    agree(checkpoint.encoder.features(small_images), network(normalised(small_images, [0.5] * 3, [0.5] * 3)))
+    state = {f"backbone.{k}": v for k, v in state.items()}
+    for beside in ({}, {"head.layers.head.weight": torch.ones(3, 192)}):  # a classifier's was refused
+        torch.save({"state_dict": state | beside, "meta": {}}, tmp_path / "mm.pth")
+        encoder = load_encoder(tmp_path / "mm.pth", mean=(0.5,) * 3, std=(0.5,) * 3).encoder
+        agree(encoder.features(small_images), network(normalised(small_images, [0.5] * 3, [0.5] * 3)))
+    state["backbone.pos_embed"] = state["backbone.pos_embed"][:, 1:]
+    torch.save(state, tmp_path / "deit3.pth")
+    with pytest.raises(CheckpointError, match=r"DeiT-III, which applies the first norm"):
+        load_encoder(tmp_path / "deit3.pth")
+
+
+@pytest.mark.parametrize(
+    ("settings", "said"),
+    [
+        ({"meta": {"cfg": "model = dict(backbone=dict(depth=50, style='caffe'))"}}, "style='caffe"),
+        ({"meta": {"cfg": "backbone=dict(strides=(\n    1,\n    2,\n    2,\n    1,\n))"}}, r"strides=\(? 1"),
+        ({"hyper_parameters": {"output_stride": 16}}, "output_stride=16"),
+        ({"args": {"replace_stride_with_dilation": [False, False, True]}}, "replace_stride_with_dilation="),
+        ({"args": {"style": "pytorch", "strides": (1, 2, 2, 2), "dilations": [1, 1, 1, 1]}}, ""),
+    ],
+)
+def test_strides_that_settings_name_are_asked_for(settings, said, tmp_path, resnet18):
+    """mmpretrain's ResNets of Caffe's style were read as torchvision's (10% off)."""
+    torch.save({"state_dict": resnet18.state_dict(), **settings}, tmp_path / "net.pth")
+    if said:
+        with pytest.raises(CheckpointError, match=f"ambiguous: the settings in the file say {said}"):
+            load_encoder(tmp_path / "net.pth")
+    assert load_encoder(tmp_path / "net.pth", arch="resnet18" if said else None).encoder
 
 
 @pytest.mark.parametrize(

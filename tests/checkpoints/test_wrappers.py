@@ -183,6 +183,15 @@ def test_strides_beside_a_head_over_maps_are_not_guessed(prefix, beside, shape, 
     assert load_encoder(tmp_path / "a.pth", arch="resnet9_0.0625x").encoder.architecture == "resnet9_0.0625x"
 
 
+def test_a_dilated_mobilenet_is_not_taken_for_the_usual_one(tmp_path):
+    """segmentation_models_pytorch's DeepLab, whose MobileNet was read without its dilations."""
+    network = torchvision.models.mobilenet_v2().features.state_dict()
+    state = {f"encoder.features.{key}": value for key, value in network.items()}
+    torch.save({**state, "decoder.aspp.convs.0.0.weight": torch.zeros(8, 8, 3, 3)}, tmp_path / "a.pth")
+    with pytest.raises(CheckpointError, match=r"ambiguous.*decoder\..*pass arch='torchvision/mobilenet_v2'"):
+        load_encoder(tmp_path / "a.pth")
+
+
 @pytest.mark.parametrize("order", [1, -1])
 def test_a_factory_says_which_of_several_places_it_took(order, tmp_path, shaken):
     network = shaken(nn.Sequential(nn.Conv2d(3, 4, 3), nn.Flatten(), nn.Linear(4 * 36, 8)))
