@@ -245,7 +245,7 @@ def _assemble(
         named is None
         and sum(value.ndim == 4 and value.shape[2:].numel() > 1 for value in weights.values()) > 1
     ):
-        _check_strides(found, used, backbone.name)
+        _check_strides(found, used, backbone)
         if said := strides_of(source.tree):
             raise CheckpointError(
                 f"ambiguous: the settings in the file say {said}, which the weights of a {backbone.name} do not show; "
@@ -360,7 +360,7 @@ def _check_stem(found: Recognised, path: Path) -> None:
         )
 
 
-def _check_strides(found: Recognised, used: Collection[str], name: str) -> None:
+def _check_strides(found: Recognised, used: Collection[str], backbone: Backbone) -> None:
     """Refuse to guess the strides of convolutions with a head over whole maps beside it.
 
     Segmentation dilates the last stages, detectors of Caffe's style stride elsewhere, at equal names and shapes.
@@ -376,17 +376,21 @@ def _check_strides(found: Recognised, used: Collection[str], name: str) -> None:
             name for name, key in found.backbone.items() if key in used and found.state[key].ndim == 4
         )
     prefix = ".".join(("", *found.backbone[first].split(".")[: -len(first.split("."))]))
+    own = tuple(f"{prefix}.{place}." for place in (*backbone.classifier, *classifier_of(backbone.name)))
     alike = tuple(f".{key}".removeprefix(prefix) for key in used if found.state[key].ndim == 4)
     for key, value in found.state.items():
         if key in used or value.ndim != 4 or EXTRA.fullmatch(key) or found.label.endswith(PYRAMID):
+            continue
+        if f".{key}".startswith(own):
             continue
         if f".{key}".endswith(alike) or re.search(r"\blayer\d\.", key):  # of another network like it
             continue
         if value.shape[2:].numel() == 1 and POINTWISE.fullmatch(key):
             continue
         raise CheckpointError(
-            f"ambiguous: the {name} stands beside {key}, a part of a network for segmentation or detection, whose "
-            f"backbones may have dilations or strides of their own, which weights do not show; pass arch={name!r} if "
+            f"ambiguous: the {backbone.name} stands beside {key}, a part of a network for segmentation or detection, "
+            f"whose backbones may have dilations or strides of their own, which weights do not show; pass "
+            f"arch={backbone.name!r} if "
             f"it is the usual one, or build it yourself (lipcomp.wrap)"
         )
 
