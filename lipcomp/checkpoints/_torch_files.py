@@ -113,7 +113,9 @@ def _build(described: Described, what: str) -> Any:
                 mine.update(
                     {
                         key: below(value, depth + 1)
-                        for key, value in (enumerate(node) if listed else node.items())
+                        for key, value in (
+                            ((str(i), part) for i, part in enumerate(node)) if listed else node.items()
+                        )
                         if isinstance(key, str | int)
                         and (isinstance(value, Kept) or not isinstance(value, Made | type | set | frozenset))
                     }
