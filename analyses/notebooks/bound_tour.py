@@ -81,9 +81,9 @@ print(
 # hyperparameter. So **compare models by (3.5)**, delta / Delta, which does not contain kappa.
 
 # %%
-from lipcomp.distributions._bessel import mean_resultant_length
+from lipcomp.distributions import VonMisesFisher
 
-A = float(mean_resultant_length(mu.shape[1], torch.tensor(kappa, dtype=torch.float64)))
+A = float(VonMisesFisher(mu[0].double(), kappa).mean_resultant_length)
 print(f"sqrt(2 kappa / A) = {(2 * kappa / A) ** 0.5:.1f}")
 assert abs((2 * kappa / A) ** 0.5 / (pair["supremum"].maximum / pair["published"].maximum) - 1) < 1e-6
 
