@@ -25,6 +25,7 @@ from analyses.runs import add_study_arguments, read_study, write_roll
 from lipcomp._atomic import atomic_file
 from lipcomp._commands import Parser, run
 from lipcomp.checkpoints._native import Metadata
+from lipcomp.jobs._contract import raise_failures
 from lipcomp.jobs._engines import run_jobs
 from lipcomp.jobs._options import engine_choice
 from lipcomp.measure import CleanAccuracy, CorruptionAccuracy, Images, Pairs, Plan, Sigma, Source
@@ -195,8 +196,9 @@ def measure(study: Path, plan: Plan, corruptions: CorruptionAccuracy, engine: di
         print("measure: making the corrupted images, once for all encoders", flush=True)
         parts = 15
         jobs = [(first, made, corruptions, part, parts) for part in range(parts)]
-        for outcome in run_jobs(make_corrupted, jobs, **engine):
-            outcome.result()
+        outcomes = run_jobs(make_corrupted, jobs, **engine)
+        failures = {f"part {o.number + 1}": o.error for o in outcomes if o.error is not None}
+        raise_failures(failures, parts)
     print(f"measure: {len(plan.sources)} encoders, {len(plan.quantities)} quantities", flush=True)
     fresh = run_parallel(plan, lambda source: outputs_of(study, corruptions), tell=_tell, **engine)
     training_times(study)

@@ -30,7 +30,8 @@ from lipcomp.checkpoints import save_checkpoint
 from lipcomp.checkpoints._native import Metadata, load_checkpoint
 from lipcomp.data import load_set
 from lipcomp.encoders import EncoderSpec, build_encoder
-from lipcomp.measure import CorruptionAccuracy, Images, Source, run as measure
+from lipcomp.jobs._contract import JobFailure, JobsError, Outcome
+from lipcomp.measure import CorruptionAccuracy, Images, Plan, Source, run as measure
 from lipcomp.measure._run import Outputs
 from lipcomp.records import read_records, to_frame
 
@@ -183,6 +184,14 @@ def test_bad_input_is_one_paragraph_and_exit_1(study, tmp_path, capsys, argument
     assert error.startswith("error: ")
     assert "Traceback" not in error
     assert message in " ".join(error.split())
+
+
+def test_corrupted_images_that_could_not_be_made_are_named(tmp_path, monkeypatch):
+    lost = [Outcome(number, None, JobFailure("OSError: No space left")) for number in (1, 4)]
+    monkeypatch.setattr(measuring, "run_jobs", lambda *jobs, **engine: iter(lost))
+    plan = Plan((Source("a.safetensors"),), Images("mnist5k"), ())
+    with pytest.raises(JobsError, match=r"2 of 15 failed \(part 2, part 5: OSError: No space left\)"):
+        measuring.measure(tmp_path, plan, CorruptionAccuracy(limit=1), {})
 
 
 def test_a_folder_of_checkpoints_is_a_study_too(study, tmp_path):
