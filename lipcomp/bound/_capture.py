@@ -169,14 +169,14 @@ def with_values(node: fx.Node, value: Callable[[fx.Node], Any]) -> tuple[Any, di
     return tree_map(replace, node.args), tree_map(replace, node.kwargs)
 
 
-def check_dtype(node: fx.Node) -> None:
+def check_dtype(node: fx.Node, *, complex_too: bool = False) -> None:
     """Refuse numbers that depend on the images in another type than float32 and float64, however it was asked for."""
-    dtype = getattr(node.meta.get("val"), "dtype", torch.float64)
-    if dtype.is_complex:
+    types = [getattr(part.meta.get("val"), "dtype", torch.float64) for part in (node, *node.all_input_nodes)]
+    if any(dtype.is_complex for dtype in types) and not complex_too:
         raise NoRule(f"{name_of(node)}: complex numbers have no rule")
-    if dtype not in (torch.float32, torch.float64):
+    if types[0] not in (torch.float32, torch.float64, torch.complex64, torch.complex128):
         raise NoRule(
-            f"{name_of(node)}: numbers in {dtype} are a step function of the images, or have no rule"
+            f"{name_of(node)}: numbers in {types[0]} are a step function of the images, or have no rule"
         )
 
 

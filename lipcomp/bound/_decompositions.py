@@ -65,6 +65,14 @@ def decompositions() -> dict[Any, Callable[..., Any]]:
     )
     table[aten.clamp.Tensor] = _clamp
     table[aten.clamp_min.Tensor], table[aten.clamp_max.Tensor] = torch.maximum, torch.minimum
+    table[aten.fmax.default], table[aten.fmin.default] = torch.maximum, torch.minimum  # but for NaN
+    table[aten.fill.Scalar] = torch.full_like
+    table[aten.fill.Tensor] = lambda x, value: value.to(x.dtype).expand(x.shape)
+    table[aten.zero.default] = torch.zeros_like
+    table[aten.nan_to_num.default] = _to_finite
+    table[aten.abs.default] = lambda x: (
+        torch.view_as_real(x).norm(dim=-1) if x.is_complex() else NotImplemented
+    )
     table[aten.logit.default] = lambda x, eps=None: NotImplemented if eps else x.log() - (1 - x).log()
     table[aten.pow.Scalar] = lambda base, x: (x * math.log(base)).exp() if base > 0 else NotImplemented
     table[aten.rot90.default] = _rotated
@@ -165,6 +173,12 @@ def _extremes(larger: Callable[[Tensor, Tensor], Tensor], x: Tensor, dim: int) -
 def _clamp(x: Tensor, min: Tensor | None = None, max: Tensor | None = None) -> Tensor:
     x = x if min is None else torch.maximum(x, min)
     return x if max is None else torch.minimum(x, max)
+
+
+def _to_finite(x: Tensor, nan: Any = None, posinf: Any = None, neginf: Any = None) -> Tensor:
+    """Of numbers that stay finite it is none but a limit."""
+    largest = torch.finfo(x.dtype).max
+    return x.clamp(-largest, largest)
 
 
 def _rotated(x: Tensor, k: int = 1, dims: Any = (0, 1)) -> Tensor:

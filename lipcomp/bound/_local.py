@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Inexact
 from torch import Tensor, fx
 
 from lipcomp.bound._capture import NoRule, check_dtype, leaves, name_of, with_values
@@ -24,8 +24,8 @@ from lipcomp.bound._noise import UP, Noise, block_norm, norm_above, pieces, row_
 class Track:
     """A tensor that depends on the image: its value there and its Jacobian's columns (pixels, then noise)."""
 
-    value: Float[Tensor, "..."]
-    columns: Float[Tensor, "columns ..."]
+    value: Inexact[Tensor, "..."]
+    columns: Inexact[Tensor, "columns ..."]
     # whose norm it is, over which axes, shape kept
     norm_of: "tuple[Track, tuple[int, ...], bool] | None" = None
     direction_of: "Track | None" = None  # the h of which it is h / |h|, as the only vector
@@ -68,6 +68,8 @@ class Ball:
 
     def rows(self, track: Track, *, tight: bool = True) -> Float[Tensor, "..."]:
         """Norm bound of the row of every number: by blocks, and if it is to be tight by ellipsoids."""
+        if track.value.is_complex():
+            raise NoRule("complex numbers have no rule but for linear operations")
         if track.known is None:
             track.known = row_norms(track.flat, self.noises, self.pixels).reshape(track.value.shape)
         if tight and not track.tight and self._fits():
@@ -133,7 +135,7 @@ class Ball:
     def affine(self, parts: list[Track], value: Tensor, function: Callable[..., Tensor]) -> Track:
         """What an affine function of tracked tensors gives, with its value; constants in it have no derivative."""
         count, widest = max(len(part.columns) for part in parts), max(part.value.numel() for part in parts)
-        self.check(count * value.numel())
+        self.check(count * value.numel() * value.element_size() // 8)
         constant = function(*[torch.zeros_like(part.value) for part in parts])
         some = pieces(count, max(widest, value.numel()))
         columns = value.new_empty(count, *value.shape) if len(some) > 1 else value
@@ -141,7 +143,8 @@ class Ball:
             found = torch.vmap(function)(*[_cut(part.columns, these) for part in parts])
             found = without(constant, found) if bool(constant.any()) else found
             if len(some) == 1:
-                return Track(value, found)  # it may be a view
+                kind = torch.promote_types(found.dtype, value.dtype)  # complex numbers may be added
+                return Track(value, found.to(kind))  # it may be a view
             columns[these] = found
         return Track(value, columns)
 
@@ -279,7 +282,7 @@ def _run(
     if name in passive:  # its result depends on shapes alone
         plain = lambda a: a.value if isinstance(a, Track) else a  # noqa: E731
         return node.target(*map(plain, args), **kwargs)  # type: ignore[operator]
-    check_dtype(node)
+    check_dtype(node, complex_too=True)
     if name not in rules:
         raise NoRule(f"the operation {name} has no rule")
     try:
@@ -297,9 +300,10 @@ def _depends(value: Any) -> bool:
 
 
 def exact(value: Any) -> Any:
-    """Floating-point constants in float64."""
+    """Floating-point constants in float64, complex ones in complex128."""
     if isinstance(value, Tensor):
-        return value.double() if value.is_floating_point() else value
+        wide = torch.complex128 if value.is_complex() else torch.float64
+        return value.to(wide) if value.is_complex() or value.is_floating_point() else value
     if isinstance(value, list | tuple):
         return type(value)(exact(part) for part in value)
     if isinstance(value, dict):

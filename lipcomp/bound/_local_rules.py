@@ -17,7 +17,7 @@ import torch
 from torch import Tensor, fx
 
 from lipcomp.bound._capture import NoRule, name_of
-from lipcomp.bound._local import Ball, Rule, Track
+from lipcomp.bound._local import Ball, Rule, Track, exact
 from lipcomp.bound._slopes import shape_of, slopes
 
 aten = torch.ops.aten
@@ -162,7 +162,10 @@ def divide(ball: Ball, node: fx.Node, args: tuple[Any, ...], kwargs: dict[str, A
     if kwargs.get("rounding_mode") is not None:
         raise NoRule("rounds")
     if not isinstance(second, Track):
-        return scale(ball, first, 1 / torch.as_tensor(second, dtype=torch.float64))
+        is_complex = isinstance(second, Tensor) and second.is_complex()
+        return scale(
+            ball, first, 1 / (second if is_complex else torch.as_tensor(second, dtype=torch.float64))
+        )
     if isinstance(first, Track) and second.norm_of is not None and second.norm_of[0] is first:
         return _direction(ball, first, second)
     inverse = sloped(ball, second, torch.reciprocal, "reciprocal", ())
@@ -406,14 +409,20 @@ def batch_norm(ball: Ball, node: fx.Node, args: tuple[Any, ...], kwargs: dict[st
 
 def cast(ball: Ball, node: fx.Node, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Track:
     """A change of floating-point type is no change (:func:`~lipcomp.bound._capture.check_dtype`)."""
-    return args[0]
+    track, is_complex = args[0], node.meta["val"].is_complex()
+    if track.value.is_complex() == is_complex:
+        return track
+    if not is_complex:
+        raise NoRule("drops the imaginary part; take .real")
+    return ball.affine([track], track.value.to(torch.complex128), lambda column: column)
 
 
 def copied(ball: Ball, node: fx.Node, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Track | Tensor:
     """The second tensor in the shape of the first, whose place it takes."""
     shape, source = args[0].value.shape if isinstance(args[0], Track) else args[0].shape, args[1]
     if not isinstance(source, Track):
-        return source.expand(shape).double()
+        return exact(source.expand(shape))
+    source = cast(ball, node, (source,), {})
     return ball.affine([source], source.value.expand(shape), lambda column: column.expand(shape))
 
 

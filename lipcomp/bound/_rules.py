@@ -51,7 +51,7 @@ PLAIN: dict[str, Callable[..., Any]] = {
         "upsample_linear1d", "upsample_trilinear3d", "upsample_bicubic2d", "_upsample_bilinear2d_aa",
         "_upsample_bicubic2d_aa", "pixel_shuffle", "pixel_unshuffle", "channel_shuffle", "neg", "cumsum", "tril",
         "triu", "diagonal", "repeat", "im2col", "col2im", "unfold", "masked_fill", "index_fill", "narrow",
-        "diag_embed", "trace",
+        "diag_embed", "trace", "view_as_real", "_fft_r2c", "_fft_c2c", "_fft_c2r",
     )
 }  # fmt: skip
 SMOOTH = (
@@ -61,7 +61,7 @@ SMOOTH = (
     "pow", "erfc", "sinh", "cosh", "asinh", "acosh", "softshrink", "threshold", "logit",
 )  # fmt: skip
 TOGETHER = (
-    "cat", "stack", "where", "slice_scatter", "select_scatter", "diagonal_scatter", "scatter", "scatter_add",
+    "complex", "cat", "stack", "where", "slice_scatter", "select_scatter", "diagonal_scatter", "scatter", "scatter_add",
     "index_add", "index_copy", "index_put",
 )  # fmt: skip
 RULES: dict[str, Rule] = {
@@ -73,7 +73,9 @@ RULES: dict[str, Rule] = {
     "linalg_vector_norm": vector_norm, "clamp_min": clamp_low, "sum": sum_or_mean, "mean": sum_or_mean,
     "mm": matmul, "bmm": matmul, "addmm": matmul, "baddbmm": matmul, "mv": matmul, "_softmax": softmax,
     "_safe_softmax": softmax, "logsumexp": logsumexp, "convolution": convolution, "_convolution": convolution,
-    "sort": sort, "native_batch_norm": batch_norm, "cudnn_batch_norm": batch_norm,
+    "sort": sort, "_conj": linear(lambda z: torch.complex(z.real, -z.imag)),
+    "view_as_complex": linear(lambda x: torch.complex(x[..., 0], x[..., 1])), "_neg_view": linear(torch.neg),
+    "native_batch_norm": batch_norm, "cudnn_batch_norm": batch_norm,
     "_native_batch_norm_legit_no_training": batch_norm, "_to_copy": cast, "copy": copied,
     **{f"grid_sampler_{dims}d": linear(getattr(aten, f"grid_sampler_{dims}d")) for dims in (2, 3)},
     **{name: maximum(1.0) for name in ("amax", "max", "maximum")},

@@ -53,6 +53,10 @@ ON_A_BALL = {
         (z + 1.1).acosh(), torch.erfc(4 * z - 2), z.hypot(z.flip(1) - 1),
     ], 1))(x[:, 0, 0, :4]),
     "standard deviation": lambda x: torch.cat(torch.std_mean(x, (2, 3)), 1),
+    "sizes of a spectrum": lambda x: torch.fft.rfft2(x[..., :3]).abs().flatten(1),
+    "larger and smaller": lambda x: torch.fmax(
+        x, torch.fmin(x.flip(2).nan_to_num(), x.new_tensor(0.6)) + 0.05 * x.sin()
+    ).flatten(1),
     "waves": lambda x: torch.cat([torch.sin(30 * x - 99), torch.cos(7 * x)], 1).flatten(1),
     "attention": lambda x: F.scaled_dot_product_attention(*[3 * x.flatten(2)] * 3).flatten(1),
     "product": lambda x: x.flatten(1) * torch.sigmoid(x.mean((1, 2, 3))[:, None]),

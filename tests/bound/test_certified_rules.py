@@ -54,6 +54,22 @@ def turned(mode, padding):
     return Of(fn)
 
 
+def blanked(x):
+    x = x * 2
+    x[..., 0], x[..., 1] = 0.3, x[..., 2]
+    x[:, :, 3].zero_()
+    return x
+
+
+def mixed_spectrum(x):
+    out = torch.zeros(len(x), 2, 7, 5, dtype=torch.complex128)
+    out[..., :3] = (
+        torch.einsum("bchw,cd->bdhw", torch.fft.rfft2(x)[..., :3], FILTER[:2, :2].to(out)) / 3 + 0.4
+    )
+    return torch.fft.irfft2(out, s=(7, 9))
+
+
+FILTER = torch.polar(torch.linspace(0.5, 2, 35), torch.linspace(0, 9, 35)).view(7, 5)  # float32
 PLACES = torch.tensor([4, 0, 4, 1, 8, 2, 6])
 LINEAR |= {
     "pasted": Of(pasted),
@@ -65,6 +81,15 @@ LINEAR |= {
     "filled by place": Of(lambda x: x.index_fill(3, PLACES[:2], 0.3)),
     "turned by 90 degrees": Of(
         lambda x: torch.cat([torch.rot90(x, k, (2, 3)).flatten(1) for k in (-1, 1, 2, 4)], 1)
+    ),
+    "blanked": Of(blanked),
+    "filtered": Of(lambda x: torch.fft.irfft2(torch.fft.rfft2(x, norm="ortho") * FILTER, s=(7, 9))),
+    "parts of a spectrum": Of(lambda x: torch.fft.fft2(x).real - torch.fft.ihfft(x, 17).conj().imag),
+    "some frequencies mixed": Of(mixed_spectrum),
+    "rotary positions": Of(
+        lambda x: torch.view_as_real(
+            torch.view_as_complex(x[..., :8].contiguous().view(-1, 2, 7, 4, 2)) * FILTER[:, :4]
+        )
     ),
     "diagonals": Of(lambda x: torch.diag_embed(x[..., :3])),
     "turned": turned("bilinear", "zeros"),
@@ -263,6 +288,7 @@ def test_whole_numbers_as_factors_have_signs(generator):
         assert certified_bound(lambda x: x * factors, images, method=method).bound.tolist() == pytest.approx(
             [5, 5]
         )
+        assert (certified_bound(lambda x: x / 0.1, images, method=method).bound >= 10).all()  # not float32's
 
 
 def test_a_norm_over_an_axis_of_length_1_has_no_direction(generator):
@@ -320,7 +346,8 @@ def test_constants_among_the_numbers_have_their_value_and_no_derivative(name, af
         (lambda x: torch.from_numpy(x.detach().numpy() * 2).flatten(1), "numpy"),
         (lambda x: x.flatten(1) * x.max().item(), "item"),
         (lambda x: torch.tensor(x.tolist(), dtype=x.dtype).flatten(1), "tolist"),
-        (lambda x: torch.fft.fft(x.flatten(1)).real, "fft"),
+        (lambda x: torch.fft.fft(x.flatten(1)).angle(), "angle"),
+        (lambda x: torch.fft.fft(x.flatten(1)).square().real, "complex numbers have no rule but for linear"),
         (lambda x: x.flatten(1) * 2 if x.sum() > 3 else x.flatten(1), "bool"),
         (lambda x: F.lp_pool2d(x, 3.0, 2).flatten(1), "sign"),
         (lambda x: x.flatten(1).norm(p=0.5, dim=1, keepdim=True), "order below 1"),
