@@ -148,8 +148,10 @@ class _Ellipsoid:
         places = torch.cat([lit, pixels + chosen])
         missing = pixels + len(reach) - len(columns)
         columns = torch.cat([columns, columns.new_zeros(missing, columns.shape[1])])
-        self.rows, self.pixels, self.whole = columns[places], len(lit), whole
-        self.feeds = feeds if len(places) == feeds.shape[1] else feeds[:, places]
+        self.whole = whole
+        self.rows, self.feeds, self.pixels = _turned(
+            columns[places], feeds if len(places) == feeds.shape[1] else feeds[:, places], len(lit)
+        )
         self.tau = units.tau[chosen]
         ends = torch.stack([reach[: own.stop].sum() for own in units.places]).tolist()
         self.places = [slice(a, b) for a, b in zip([0, *ends], ends, strict=False) if a < b]
@@ -264,6 +266,16 @@ class _Ellipsoid:
         generator = torch.Generator().manual_seed(0)
         drawn = torch.randn(len(scales), SKETCH, generator=generator, dtype=scales.dtype)
         return scales[:, None] * drawn.to(scales)
+
+
+def _turned(rows: Tensor, feeds: Tensor, pixels: int) -> tuple[Tensor, Tensor, int]:
+    """The same in coordinates of what is seen of the pixels, where these are fewer; the rest of them does nothing."""
+    seen = torch.cat([feeds[:, :pixels], rows[:pixels].mT])
+    if len(seen) >= pixels:
+        return rows, feeds, pixels
+    seen = torch.linalg.qr(seen.mT, mode="r").R.mT
+    rows = torch.cat([seen[len(feeds) :].mT, rows[pixels:]])
+    return rows, torch.cat([seen[: len(feeds)], feeds[:, pixels:]], 1), len(seen)
 
 
 class _Outer:
