@@ -35,6 +35,13 @@ def _reshape(column: Tensor, shape: Any) -> Tensor:
     return column.reshape(shape)
 
 
+def _slice_scatter(
+    x: Tensor, part: Tensor, dim: int = 0, start: Any = None, end: Any = None, step: int = 1
+) -> Tensor:
+    """With both ends in the tensor: vmap fails at negative ones, and at that of an open slice, the largest integer."""
+    return aten.slice_scatter(x, part, dim, *slice(start, end, step).indices(x.shape[dim]))
+
+
 VIEWS: dict[str, Callable[..., Any]] = {
     "view": _reshape, "_unsafe_view": _reshape, "reshape": _reshape, "expand": Tensor.expand,
     "unsqueeze": torch.unsqueeze, "alias": Tensor.clone, "clone": lambda x: x, "detach": lambda x: x,
@@ -61,7 +68,7 @@ SMOOTH = (
     "pow", "erfc", "sinh", "cosh", "asinh", "acosh", "softshrink", "threshold", "logit",
 )  # fmt: skip
 TOGETHER = (
-    "complex", "cat", "stack", "where", "slice_scatter", "select_scatter", "diagonal_scatter", "scatter", "scatter_add",
+    "complex", "cat", "stack", "where", "select_scatter", "diagonal_scatter", "scatter", "scatter_add",
     "index_add", "index_copy", "index_put",
 )  # fmt: skip
 RULES: dict[str, Rule] = {
@@ -73,7 +80,7 @@ RULES: dict[str, Rule] = {
     "linalg_vector_norm": vector_norm, "clamp_min": clamp_low, "sum": sum_or_mean, "mean": sum_or_mean,
     "mm": matmul, "bmm": matmul, "addmm": matmul, "baddbmm": matmul, "mv": matmul, "_softmax": softmax,
     "_safe_softmax": softmax, "logsumexp": logsumexp, "convolution": convolution, "_convolution": convolution,
-    "sort": sort, "_conj": linear(lambda z: torch.complex(z.real, -z.imag)),
+    "slice_scatter": joined(_slice_scatter), "sort": sort, "_conj": linear(lambda z: torch.complex(z.real, -z.imag)),
     "view_as_complex": linear(lambda x: torch.complex(x[..., 0], x[..., 1])), "_neg_view": linear(torch.neg),
     "native_batch_norm": batch_norm, "cudnn_batch_norm": batch_norm,
     "_native_batch_norm_legit_no_training": batch_norm, "_to_copy": cast, "copy": copied,
