@@ -87,19 +87,21 @@ def auto_attack(
         before = torch.cat([is_right(classifier, *pair) for pair in pairs])
         gradients = [ascent(classifier, *pair, None)[1] for pair in pairs]
         blind = torch.cat([gradient.flatten(1).abs().amax(1) == 0 for gradient in gradients])
-        adversary = attack_class(
-            Rounding(classifier, images.dtype),
-            norm={"l2": "L2", "linf": "Linf"}[norm],
-            eps=reach,
-            version="custom",
-            attacks=chosen,
-            device=images.device,
-            seed=0 if generator is None else generator.initial_seed(),
-        )
-        adversary.apgd_targeted.n_target_classes = min(TARGETS, classes - 1)
-        adversary.fab.n_target_classes = min(TARGETS, classes - 1)
-        found, _ = adversary.run_standard_evaluation(images.float(), labels, batch_size=batch_size)
-        found = into_ball(found.to(images.dtype), images, norm, reach)
+        found = images
+        if reach > 0:  # else every image is its own ball
+            adversary = attack_class(
+                Rounding(classifier, images.dtype),
+                norm={"l2": "L2", "linf": "Linf"}[norm],
+                eps=reach,
+                version="custom",
+                attacks=chosen,
+                device=images.device,
+                seed=0 if generator is None else generator.initial_seed(),
+            )
+            adversary.apgd_targeted.n_target_classes = min(TARGETS, classes - 1)
+            adversary.fab.n_target_classes = min(TARGETS, classes - 1)
+            found, _ = adversary.run_standard_evaluation(images.float(), labels, batch_size=batch_size)
+            found = into_ball(found.to(images.dtype), images, norm, reach)
         parts = zip(found.split(batch_size), labels.split(batch_size), strict=True)
         after = torch.cat([is_right(classifier, *part) for part in parts])
     right = after & before

@@ -5,7 +5,8 @@ error of Guo et al. (2017) is ECE = sum_b w_b |E g_b|. Its plug-in T = sum_b w_b
 calibrated model on 200 images has T near 0.05. So
 
 * the *value* takes each bin's sign from other images than its gap (ten folds): sum_b w_b sign(g_b') g_b has
-  expectation 0 for a calibrated model and ECE for one that is plainly not; between, it is the lower;
+  expectation 0 for a calibrated model and ECE for one that is plainly not; between, it is the lower. It is then cut
+  to the interval, so that a calibrated model's is a little above 0 on average;
 * the *interval* is [T - q, T + r], cut at 0 and 1. T is at most ECE + sum_b w_b |noise_b|: q is the 97.5% quantile of
   this noise if confidences were true (labels drawn from them; Broecker and Smith 2007), or if the shares of right
   answers were those seen, drawn to 1/2 by two of each kind (Agresti and Coull 1998), whichever is larger: a model that

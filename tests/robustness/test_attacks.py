@@ -2,6 +2,7 @@
 """Attacks on linear classifiers, where the exact answer is known, and where gradients vanish."""
 
 import sys
+from functools import partial
 
 import numpy as np
 import pytest
@@ -268,9 +269,10 @@ def test_no_radius_changes_nothing():
     model = linear()
     images = torch.rand(8, 3, 8, 8)
     labels = model(images).argmax(1)
-    found = pgd(model, images, labels, norm="l2", radius=0.0, steps=3)
-    assert found.right.all()
-    assert torch.equal(found.images, images)
+    for attack in (partial(pgd, steps=3), auto_attack):
+        found = attack(model, images, labels, norm="l2", radius=0.0)
+        assert found.right.all()
+        assert torch.equal(found.images, images)
 
 
 @pytest.mark.parametrize(
