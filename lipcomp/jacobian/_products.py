@@ -283,7 +283,7 @@ def _verify(fn: Map, images: Float[Tensor, "n ..."]) -> None:
     fn, images = (fn, images) if wide is None else (wide, images.double())
     generator, differences = torch.Generator().manual_seed(0), ROUGH if wide is None else FINE
     off = _off(fn, images, differences, generator)
-    if wide is not None and not bool(off.isnan().all()) and _narrows(fn, images[:1]):
+    if wide is not None and not bool(off.isnan().all()) and torch.float32 in narrowed(fn, images[:1]):
         differences = ROUGH
         off = _off(fn, images, differences, generator)
     again = off.isfinite()
@@ -347,21 +347,27 @@ def _lengths(vectors: Float[Tensor, "n ..."]) -> Float[Tensor, " n"]:
 
 
 class _Narrowing(TorchDispatchMode):
-    """Sees whether something in float64 becomes float32."""
+    """Sees to which floating-point types something in float64 is rounded."""
 
-    found = False
+    def __init__(self) -> None:
+        super().__init__()
+        self.found: set[torch.dtype] = set()
 
     def __torch_dispatch__(
         self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
     ) -> Any:
         with torch._C.DisableTorchFunction():  # a map in float64 says float64 of all
             result = func(*args, **(kwargs or {}))
-            given, made = ({getattr(leaf, "dtype", None) for leaf in tree_leaves(v)} for v in (args, result))
-        self.found |= torch.float64 in given and torch.float32 in made
+            given, made = (
+                {getattr(leaf, "dtype", torch.bool) for leaf in tree_leaves(v)} for v in (args, result)
+            )
+        if torch.float64 in given:
+            self.found |= made & {torch.float32, torch.float16, torch.bfloat16}
         return result
 
 
-def _narrows(fn: Map, image: Float[Tensor, "1 ..."]) -> bool:
+def narrowed(fn: Map, image: Float[Tensor, "1 ..."]) -> set[torch.dtype]:
+    """The types to which a map rounds float64."""
     with torch.no_grad(), math_attention(), _Narrowing() as mode:
         fn(image.clone())
     return mode.found

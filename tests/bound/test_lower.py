@@ -85,6 +85,15 @@ def test_chords_that_rounding_reaches_are_those_of_float64(radius, offset, gener
     assert measure_pairs(fn, [(first, second)]).jacobian == (5 if offset or radius < 1e-3 else 0)
 
 
+@pytest.mark.parametrize("radius", [3e-4, 7e-4])
+def test_chords_of_a_map_that_rounds_to_half_precision_are_refused(radius, generator):
+    """They were taken from the map in float64, which rounds as well: up to four times too large."""
+    matrix = torch.randn(12, 5, generator=generator)
+    fn = lambda x: F.normalize((x.half() @ matrix.half()).float(), dim=1)  # noqa: E731
+    with pytest.raises(ValueError, match="rounds it"):
+        measure_pairs(fn, random_pairs([torch.rand(6, 12, generator=generator)], radius))
+
+
 def deep(generator):
     layers = []
     for _ in range(8):
