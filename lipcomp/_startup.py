@@ -12,7 +12,7 @@ PACKAGES = ("lipcomp", "train", "analyses")
 
 def _end(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
     if not issubclass(kind, KeyboardInterrupt):
-        sys.__excepthook__(kind, error, trace)
+        _before(kind, error, trace)
         return
     print("\ninterrupted before it began", file=sys.stderr)
     raise SystemExit(130)
@@ -22,10 +22,12 @@ def _is_command() -> bool:
     """Whether this process was started as a command, by python -m or by the installed script."""
     name = sys.argv[0] if sys.argv else ""
     if name == "-m":  # as Python has it while it imports the packages of the module
-        name = sys.orig_argv[sys.orig_argv.index("-m") + 1].split(".")[0]
-        return name in PACKAGES
+        name = sys.orig_argv[-len(sys.argv)]  # the module, or -mMODULE, before the command's own options
+        name = name.partition("m")[2] if name.startswith("-") else name
+        return name.split(".")[0] in PACKAGES
     return Path(name).stem == "lipcomp"
 
 
+_before = sys.excepthook
 if _is_command():
     sys.excepthook = _end

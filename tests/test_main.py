@@ -30,9 +30,14 @@ def test_an_interrupt_while_a_command_is_imported_is_one_line(tmp_path):
     path = {"PYTHONPATH": f"{tmp_path}:{Path(lipcomp.__file__).parents[1]}"}
     started = [
         subprocess.Popen(
-            [sys.executable, "-m", name], stderr=subprocess.PIPE, text=True, env=os.environ | path
+            [sys.executable, *words.split()], stderr=subprocess.PIPE, text=True, env=os.environ | path
         )
-        for name in ("lipcomp", "lipcomp.bound", "train.sweep", "analyses.paired_study.measure")
+        for words in (
+            "-m lipcomp",
+            "-umlipcomp.bound -m",
+            "-Wi -um train.sweep",
+            "-m analyses.paired_study.measure",
+        )
     ]
     for process in started:
         assert process.communicate()[1] == "\ninterrupted before it began\n"

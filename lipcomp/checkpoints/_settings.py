@@ -28,8 +28,8 @@ ALIKE = ({"gelu", "gelu_python"}, {"token", "tok", "cls", "cls_token"}, {"avg", 
 
 # Strides of a ResNet that its weights do not show, as timm, torchvision and OpenMMLab write them.
 STRIDES = re.compile(
-    r"\b(style\W{1,5}caffe|output_stride\W{1,5}(8|16)|strides\W{1,40}\d\b(?!,\s*2,\s*2,\s*2\b)|"
-    r"dilations\W{1,40}\d\b(?!,\s*1,\s*1,\s*1\b)|replace_stride_with_dilation\W{1,5}[\w,\s]*True)\b"
+    r"\b(style\W{1,5}caffe|output_stride\W{1,5}(8|16)|strides\W{1,40}[12](?=\W+\d)(?!(\W+2){3}\b)|"
+    r"dilations\W{1,40}[12](?=\W+\d)(?!(\W+1){3}\b)|replace_stride_with_dilation\W{1,5}[\w,\s]*True)\b"
 )
 
 

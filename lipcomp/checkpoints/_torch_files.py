@@ -112,10 +112,8 @@ def _build(described: Described, what: str) -> Any:
                 built[id(node)] = mine = {}
                 mine.update(
                     {
-                        key: below(value, depth + 1)
-                        for key, value in (
-                            ((str(i), part) for i, part in enumerate(node)) if listed else node.items()
-                        )
+                        str(key): below(value, depth + 1)
+                        for key, value in (enumerate(node) if listed else node.items())
                         if isinstance(key, str | int)
                         and (isinstance(value, Kept) or not isinstance(value, Made | type | set | frozenset))
                     }

@@ -331,7 +331,7 @@ def salvage_records(path: Path | str, out: Path | str) -> tuple[int, int]:
     with Path(path).open("rb") as file:
         for number, line in enumerate(_utf16(Path(path)) or file, 1):
             try:
-                records += [] if line.isspace() else [parser.parse(line, number)]
+                records += [parser.parse(line, number)] if line.strip() else []
             except SchemaError:
                 raise
             except RecordError:

@@ -404,10 +404,11 @@ def test_mmpretrains_tower(tmp_path, shaken, small_images, normalised):
     ("settings", "said"),
     [
         ({"meta": {"cfg": "model = dict(backbone=dict(depth=50, style='caffe'))"}}, "style='caffe"),
-        ({"meta": {"cfg": "backbone=dict(strides=(\n    1,\n    2,\n    2,\n    1,\n))"}}, r"strides=\(? 1"),
+        ({"meta": {"cfg": "backbone=dict(strides=(\n    1,\n    2,\n    2,\n    1,\n))"}}, r"strides=\( 1"),
         ({"hyper_parameters": {"output_stride": 16}}, "output_stride=16"),
         ({"args": {"replace_stride_with_dilation": [False, False, True]}}, "replace_stride_with_dilation="),
         ({"args": {"style": "pytorch", "strides": (1, 2, 2, 2), "dilations": [1, 1, 1, 1]}}, ""),
+        ({"cfg": "strides:\n- 1\n- 2\n- 2\n- 2\nanchors: {strides: [4, 8, 16, 32, 64]}\ndilations: 1"}, ""),
     ],
 )
 def test_strides_that_settings_name_are_asked_for(settings, said, tmp_path, resnet18):

@@ -71,20 +71,25 @@ def test_names_that_would_fall_together_are_kept():
     }
 
 
+@pytest.fixture
+def resnet9():
+    return ResNet(9, "cifar", 1 / 16)
+
+
 def two(resnet18, first, second):
     state = resnet18.state_dict()
     return {f"{first}{k}": v for k, v in state.items()} | {f"{second}{k}": v + 1 for k, v in state.items()}
 
 
 @pytest.mark.parametrize("order", [1, -1])
-def test_which_network_was_taken_does_not_hang_on_the_order_of_keys(order, tmp_path, resnet18):
-    state = dict([*two(resnet18, "student.", "teacher.").items()][::order])
+def test_which_network_was_taken_does_not_hang_on_the_order_of_keys(order, tmp_path, resnet9):
+    state = dict([*two(resnet9, "student.", "teacher.").items()][::order])
     torch.save(state, tmp_path / "both.pth")
     checkpoint = load_encoder(tmp_path / "both.pth", branch="online")
-    assert torch.equal(checkpoint.encoder.backbone.conv1.weight, resnet18.conv1.weight)
+    assert torch.equal(checkpoint.encoder.backbone.conv1.weight, resnet9.conv1.weight)
     assert checkpoint.subject()["weights"] == "student"
     other = load_encoder(tmp_path / "both.pth", branch="teacher")
-    assert torch.equal(other.encoder.backbone.conv1.weight, resnet18.conv1.weight + 1)
+    assert torch.equal(other.encoder.backbone.conv1.weight, resnet9.conv1.weight + 1)
     default = load_encoder(tmp_path / "both.pth")
     assert default.report.notes[0].startswith("took teacher (momentum); the file also holds student")
 
@@ -92,15 +97,15 @@ def test_which_network_was_taken_does_not_hang_on_the_order_of_keys(order, tmp_p
 @pytest.mark.parametrize(
     ("trained", "beside"), [("current_model_state", "averaging_state"), ("ema_state_dict", "meta")]
 )
-def test_an_average_at_the_usual_place_is_known_as_one(trained, beside, tmp_path, resnet18):
+def test_an_average_at_the_usual_place_is_known_as_one(trained, beside, tmp_path, resnet9):
     """Lightning's WeightAveraging and MMEngine's EMAHook; MMEngine's average was called the trained network."""
-    state = {f"backbone.{key}": value for key, value in resnet18.state_dict().items()}
-    state |= {"head.weight": torch.zeros(5, 512)}
+    state = {f"backbone.{key}": value for key, value in resnet9.state_dict().items()}
+    state |= {"head.weight": torch.zeros(5, 32)}
     plus = {f"module.{key}": value + 1 for key, value in state.items()}
     torch.save({"state_dict": state, trained: plus, beside: {}}, tmp_path / "average.pth")
     for branch, more in ((None, 0), ("momentum", 0), ("online", 1), (trained, 1)):
         checkpoint = load_encoder(tmp_path / "average.pth", branch=branch)
-        assert torch.equal(checkpoint.encoder.backbone.conv1.weight, resnet18.conv1.weight + more)
+        assert torch.equal(checkpoint.encoder.backbone.conv1.weight, resnet9.conv1.weight + more)
         assert checkpoint.branch == ("online" if more else "momentum")
         assert checkpoint.report.notes[0].startswith("took ")
 
@@ -209,17 +214,17 @@ def test_a_factory_says_which_of_several_places_it_took(order, tmp_path, shaken)
 
 
 @pytest.mark.parametrize("order", [1, -1])
-def test_lightlys_dino_evaluates_its_teacher(order, tmp_path, resnet18, shaken):
+def test_lightlys_dino_evaluates_its_teacher(order, tmp_path, resnet9, shaken):
     """In lightly's benchmark the teacher is called backbone, and the student student_backbone."""
-    state = two(resnet18, "student_backbone.", "backbone.")
-    head = shaken(nn.Sequential(nn.Linear(512, 64), nn.GELU(), nn.Linear(64, 8)))
+    state = two(resnet9, "student_backbone.", "backbone.")
+    head = shaken(nn.Sequential(nn.Linear(32, 64), nn.GELU(), nn.Linear(64, 8)))
     for name in ("student_projection_head", "projection_head"):
         state |= {f"{name}.layers.{key}": value for key, value in head.state_dict().items()}
         state[f"{name}.last_layer.weight_v"] = torch.ones(3, 8)
     torch.save({"state_dict": dict([*state.items()][::order])}, tmp_path / "dino.ckpt")
     for branch, shift in ((None, 1), ("momentum", 1), ("online", 0)):
         checkpoint = load_encoder(tmp_path / "dino.ckpt", branch=branch)
-        assert torch.equal(checkpoint.encoder.backbone.conv1.weight, resnet18.conv1.weight + shift), branch
+        assert torch.equal(checkpoint.encoder.backbone.conv1.weight, resnet9.conv1.weight + shift), branch
     assert (
         "took the momentum network; the file also holds the online one: branch='online'"
         in load_encoder(tmp_path / "dino.ckpt").report.notes
@@ -341,7 +346,13 @@ def test_lists_hold_networks_and_averages(tmp_path):
     networks = [ResNet(9, "cifar", 1 / 16).state_dict() for _ in range(2)]
     average = {"decay": 0.9, "shadow_params": [value * 2 for value in networks[0].values()]}
     path = tmp_path / "lists.pth"
-    for tree, label in (({"folds": networks}, "folds.1"), (networks, "1"), (("a", networks[1], 3), None)):
+    numbered = dict(enumerate(networks))
+    for tree, label in (
+        ({"folds": networks}, "folds.1"),
+        (networks, "1"),
+        (numbered, "1"),  # of which typed code said that it is damaged
+        (("a", networks[1], 3), None),
+    ):
         torch.save(tree, path)
         if label:
             with pytest.raises(CheckpointError, match=rf"ambiguous: .* or {label}; pass branch="):

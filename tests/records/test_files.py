@@ -162,7 +162,7 @@ def test_a_damaged_line_is_named_skipped_or_rescued(tmp_path, capsys):
     )
     path.write_bytes(lines[0] + b"\n" + lines[2] + b"\n" + deep + b"\n")
     assert salvage_records(path, tmp_path / "shallow") == (2, 1)
-    path.write_text(f"{OTHER.to_json()}\n{CLEAN.to_json()}\n", "utf-16")  # by > in Windows PowerShell
+    path.write_text(f"{OTHER.to_json()}\n\n{CLEAN.to_json()}\n", "utf-16")  # by > in Windows PowerShell
     assert salvage_records(path, tmp_path / "narrow") == (2, 0)
     assert read_records(tmp_path / "narrow") == [OTHER, CLEAN]
     for bad in ("NaN", "Infinity"):  # in the settings, by a script of one's own
