@@ -54,7 +54,8 @@ def positive(kind: Callable[[str], Any]) -> Callable[[str], Any]:
         try:
             number = kind(text)
         except ValueError as error:
-            raise argparse.ArgumentTypeError(f"must be a number, got {text!r}") from error
+            named = "whole number" if kind is int else "number"
+            raise argparse.ArgumentTypeError(f"must be a {named}, got {text!r}") from error
         if not 0 < number < float("inf"):
             raise argparse.ArgumentTypeError(f"must be positive, got {text}")
         return number

@@ -105,8 +105,11 @@ def _knock(address: str) -> None:
     host, _, port = address.removeprefix("ray://").rpartition(":")
     if not port.isdigit():
         return
-    with socket.create_connection((host, int(port)), timeout=PATIENCE) as knock:
-        if "RAY_USE_TLS" in os.environ:  # a greeting in the clear has no answer
+    with socket.create_connection((host.strip("[]"), int(port)), timeout=PATIENCE) as knock:
+        if os.environ.get("RAY_USE_TLS", "0").lower() in (
+            "1",
+            "true",
+        ):  # a greeting in the clear has no answer
             return
         knock.sendall(b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" + SETTINGS)
         if knock.recv(9)[3:4] != SETTINGS[3:4]:
