@@ -79,9 +79,8 @@ class Units:
 
 def norm_bound(rows: Float[Tensor, "outputs columns"], units: Units) -> float:
     """Bound of the norm of a matrix of columns over the ball; infinite if nothing was proved."""
-    if (
-        rows.shape[0] > rows.shape[1]
-    ):  # as a feature map: fewer rows of the same norm, turned so that they are alike
+    # of a feature map: fewer rows of the same norm, turned so that they are alike
+    if rows.shape[0] > rows.shape[1]:
         generator = torch.Generator().manual_seed(0)
         turn = torch.randn(2 * rows.shape[1:], generator=generator, dtype=rows.dtype).to(rows)
         rows = torch.linalg.qr(turn).Q @ torch.linalg.qr(rows, mode="r").R
@@ -224,9 +223,8 @@ class _Ellipsoid:
         turned = vectors.mT @ (self.rows[:n] + inner.mT @ outer.rows)
         form_of = functools.partial(self._squares, top=top, values=values, turned=turned, outer=outer)
         shares = torch.tensor(SHARES, dtype=values.dtype, device=values.device)
-        rough = (
-            self.whole and outer.rows.shape[1] > SKETCH
-        )  # many eigenvalues: the share that is best row by row
+        # many eigenvalues: the share that is best row by row
+        rough = self.whole and outer.rows.shape[1] > SKETCH
         of = functools.partial(form_of, whole=self.whole and not rough)
         share, found = _best_share(shares, of, 0 if rough else ROUNDS)
         if rough:
