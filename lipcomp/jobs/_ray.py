@@ -106,10 +106,8 @@ def _knock(address: str) -> None:
     if not port.isdigit():
         return
     with socket.create_connection((host.strip("[]"), int(port)), timeout=PATIENCE) as knock:
-        if os.environ.get("RAY_USE_TLS", "0").lower() in (
-            "1",
-            "true",
-        ):  # a greeting in the clear has no answer
+        # a greeting in the clear has no answer
+        if os.environ.get("RAY_USE_TLS", "0").lower() in ("1", "true"):
             return
         knock.sendall(b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" + SETTINGS)
         if knock.recv(9)[3:4] != SETTINGS[3:4]:
