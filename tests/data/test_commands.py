@@ -104,7 +104,14 @@ def test_colour_and_sizes_are_changed_by_request(checkpoint, tmp_path, capsys):
     assert "shorter side to 16 (bicubic, antialias), centre crop 16 x 16" in capsys.readouterr().out
 
 
-@pytest.mark.parametrize("given", [(), ("--resize", 40), ("--crop", 12), ("--interpolation", "bicubic")])
+@pytest.mark.parametrize(
+    "given",
+    [
+        (),
+        ("--interpolation", "bicubic"),
+        *(pytest.param(words, marks=pytest.mark.slow) for words in (("--resize", 40), ("--crop", 12))),
+    ],
+)
 def test_the_preprocessing_that_is_said_is_the_one_that_is_recorded(given, photos, tmp_path, capsys):
     weights, out = tmp_path / "resnet18.pt", tmp_path / "out.jsonl"
     torch.save(torchvision.models.resnet18().state_dict(), weights)

@@ -25,13 +25,13 @@ from lipcomp.measure._parallel import claim_name, measure_source, run_parallel
 from lipcomp.measure._run import Outputs
 
 
-@pytest.mark.parametrize("engine", [{"workers": 2}])
-def test_workers_share_one_file_and_a_job_that_fails_is_named(plan, tmp_path, engine, values):
+@pytest.mark.slow
+def test_workers_share_one_file_and_a_job_that_fails_is_named(plan, tmp_path, values):
     bad = Source(str(tmp_path / "gone.safetensors"), "gone")
     asked = replace(plan, sources=(*plan.sources, bad), quantities=(Sigma(limit=4),))
     out, lines = tmp_path / "out.jsonl", []
     with pytest.raises(JobsError, match=r"gone.*does not exist"):
-        run_parallel(asked, lambda source: Outputs(out), tell=lines.append, **engine)
+        run_parallel(asked, lambda source: Outputs(out), tell=lines.append, workers=2)
     assert {run for run, _ in values(out)} == {"a", "b"}
     assert any("failed" in line for line in lines)
 

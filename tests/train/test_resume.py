@@ -194,7 +194,9 @@ def interrupt_at(step):
     return quiet
 
 
-@pytest.mark.parametrize(("precision", "epochs", "step"), [("bf16", 3, 6), ("fp16", 0.5, 1)])
+@pytest.mark.parametrize(
+    ("precision", "epochs", "step"), [("bf16", 3, 6), pytest.param("fp16", 0.5, 1, marks=pytest.mark.slow)]
+)
 def test_low_precision_and_accumulation_resume_bitwise_too(long_runs, tmp_path, precision, epochs, step):
     """The shorter one because a CPU multiplies halves slowly."""
     recipe = replace(long_runs[1], epochs=epochs, warmup_epochs=0.25)
