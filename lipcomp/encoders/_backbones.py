@@ -147,9 +147,8 @@ def _from_timm(name: str, image_shape: tuple[int, int, int]) -> nn.Module:
         raise ValueError(f"timm has no model {name!r}; timm.list_models() lists them")
     if timm.get_pretrained_cfg(name) and timm.get_pretrained_cfg(name).fixed_input_size:
         height, width = image_shape[1:]
-        options["img_size"] = (
-            height if height == width else (height, width)
-        )  # some models take one number alone
+        # some models take one number alone
+        options["img_size"] = height if height == width else (height, width)
     try:
         network: nn.Module = timm.create_model(name, **options)
     except (RuntimeError, TypeError, ValueError, AssertionError) as error:

@@ -117,9 +117,8 @@ def embedding_attack(
                     ends = x + reach * uphill, candidate + size * uphill
                     candidate = into_ball(torch.where(power.view(-1, 1, 1, 1), *ends), x, norm, reach)
                     settled = (candidate == last).flatten(1).all(1)  # at a corner
-                    if (
-                        settled.any()
-                    ):  # another start, or the best point with a quarter of its pixels drawn anew
+                    if settled.any():
+                        # another start, or the best point with a quarter of its pixels drawn anew
                         kept = torch.rand(
                             x.shape, generator=generator, device=generator.device, dtype=torch.float32
                         )

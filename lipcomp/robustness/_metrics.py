@@ -86,7 +86,7 @@ def flip_rate(predictions: np.ndarray, *, noise: bool = False) -> Estimate:
     predictions = np.asarray(predictions)
     if predictions.ndim != 2 or predictions.shape[1] < 2:
         raise ValueError(
-            f"predictions must be (sequences, frames) with more than 1 frames, got {predictions.shape}"
+            f"predictions must be (sequences, frames) with at least 2 frames, got {predictions.shape}"
         )
     before = predictions[:, :1] if noise else predictions[:, :-1]
     flips = predictions[:, 1:] != before
@@ -111,7 +111,7 @@ def top5_distances(
     logits = np.asarray(logits)
     if logits.ndim != 3 or logits.shape[1] < 2 or logits.shape[2] < 6:
         raise ValueError(
-            f"logits must be (sequences, more than 1 frames, at least 6 classes), got {logits.shape}"
+            f"logits must be (sequences, at least 2 frames, at least 6 classes), got {logits.shape}"
         )
     order = np.argsort(-logits, axis=2, kind="stable")
     ranks = np.argsort(order, axis=2, kind="stable")[:, 1:]

@@ -61,12 +61,45 @@ def normalised():
     return normalise
 
 
+def _within(share):
+    def check(found, expected):
+        assert found.shape == expected.shape
+        torch.testing.assert_close(found, expected, rtol=0, atol=share * float(expected.abs().max()))
+
+    return check
+
+
 @pytest.fixture
 def close():
     """Equal to 1e-6 of the largest entry."""
+    return _within(1e-6)
 
-    def check(one, other):
-        assert one.shape == other.shape
-        torch.testing.assert_close(one, other, rtol=0, atol=1e-6 * float(other.abs().max()))
 
-    return check
+@pytest.fixture
+def agree():
+    """Equal to 1e-5 of the largest entry."""
+    return _within(1e-5)
+
+
+@pytest.fixture
+def small_images(images):
+    """Their corners, 32 x 32."""
+    return images[:, :, :32, :32]
+
+
+@pytest.fixture
+def small_sizes():
+    """What timm calls the sizes of a small vision transformer."""
+    return {"img_size": 32, "patch_size": 8, "embed_dim": 192, "depth": 2, "num_heads": 3}
+
+
+@pytest.fixture
+def small_vit(shaken, small_sizes):
+    """A function that builds one whose features are those of its class token."""
+    timm = pytest.importorskip("timm")
+
+    def build(**more):
+        kind = timm.models.vision_transformer.VisionTransformer
+        return shaken(kind(**small_sizes, num_classes=0, global_pool="token", **more))
+
+    return build

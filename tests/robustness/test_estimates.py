@@ -286,7 +286,7 @@ def test_flip_rates_by_hand():
     predictions = np.array([[0, 0, 1, 0], [2, 2, 2, 2]])
     assert flip_rate(predictions).value == pytest.approx((2 / 3 + 0) / 2)
     assert flip_rate(predictions, noise=True).value == pytest.approx((1 / 3 + 0) / 2)
-    with pytest.raises(ValueError, match="more than 1 frames"):
+    with pytest.raises(ValueError, match="at least 2 frames"):
         flip_rate(np.zeros((2, 1)))
 
 
