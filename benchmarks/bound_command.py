@@ -19,8 +19,8 @@ from lipcomp.checkpoints import save_checkpoint
 from lipcomp.checkpoints._native import Metadata, load_checkpoint
 from lipcomp.encoders import EncoderSpec, build_encoder
 from lipcomp.measure import Images, Pairs, Plan, Source
-from lipcomp.measure._bench import nothing
 from lipcomp.measure._run import open_benches, to_records, units_of
+from lipcomp.measure._unit import nothing
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

@@ -20,6 +20,8 @@
 # %% [markdown]
 # First train the encoders, with the command that you would type in the root of the clone. A finished run is not
 # trained again, and the notebooks share their runs.
+#
+# `mean_value_check`, from a module whose name begins with an underscore, is private: it may change in any release.
 
 # %%
 import os

@@ -20,6 +20,9 @@
 # %% [markdown]
 # First train the encoders, with the command that you would type in the root of the clone. A finished run is not
 # trained again, and the notebooks share their runs.
+#
+# `auroc` and `clustered_logistic`, from a module whose name begins with an underscore, are private: they may change
+# in any release.
 
 # %%
 import os

@@ -31,7 +31,7 @@ from lipcomp.jobs._options import engine_choice
 from lipcomp.measure import CleanAccuracy, CorruptionAccuracy, Images, Pairs, Plan, Sigma, Source
 from lipcomp.measure._accuracy import KNNAccuracy
 from lipcomp.measure._bench import Bench
-from lipcomp.measure._cells import Cells, load_arrays, save_arrays
+from lipcomp.measure._cells import Cells, blocks, load_arrays, save_arrays
 from lipcomp.measure._compression import COMMON_KAPPA, Compression, EffectiveRank
 from lipcomp.measure._corrupted import ProbeRefits, correctness_bits
 from lipcomp.measure._map import Map
@@ -175,7 +175,7 @@ def make_corrupted(plan: Plan, folder: Path, corruptions: CorruptionAccuracy, pa
     (bench,) = open_benches(plan)
     bench.made = Cells(folder)
     for condition in corruptions.conditions(bench)[part::parts]:
-        for _, places in bench.blocks(len(condition)):
+        for _, places in blocks(len(condition)):
             for _ in bench.batches(condition, places):
                 pass
 

@@ -3,8 +3,7 @@
 linear        the operation itself on every column
 elementwise   the middle of the slopes on the columns, half their difference as noise
 products      the product rule; how far each factor moves as noise
-maxima        a tree of max(a, b) = b + relu(a - b)
-softmax, logsumexp, |h|  their derivative at the image; what it may change by as rows of bounded norm
+norms         the derivative of |h| at the image; what it may change by as rows of bounded norm
 
 Every rule uses all its tracked arguments or refuses.
 """
@@ -337,50 +336,6 @@ def _bilinear(ball: Ball, first: Track, second: Track, alpha: float | int) -> Tr
     moved = ball.reach(first), ball.reach(second)
     tau = moved[0] @ ball.rows(second) + ball.rows(first) @ moved[1]
     return ball.uncertain(out, tau=abs(alpha) * (0.5 if ball.chord else 1.0) * tau, smooth=True)
-
-
-def _shares(ball: Ball, track: Track, axes: Any) -> tuple[Tensor, Tensor, Tensor]:
-    """Softmax p along axes, how far every p can move in the ball, and norm bounds of the rows."""
-    z, moved, rows = track.value, ball.reach(track), ball.rows(track)
-    p = (z - z.amax(axes, keepdim=True)).exp()
-    p = p / p.sum(axes, keepdim=True)
-
-    def at(sign: float) -> Tensor:  # every number with itself moved one way and all others the other
-        own, others = z + sign * moved, z - sign * moved
-        top = torch.maximum(own, others).amax(axes, keepdim=True)
-        rest = (others - top).exp().sum(axes, keepdim=True) - (others - top).exp()
-        return (own - top).exp() / ((own - top).exp() + rest.clamp(min=0))
-
-    return p, torch.maximum(at(1.0) - p, p - at(-1.0)).clamp(min=0) * (1 + 1e-9) + 1e-15, rows
-
-
-def softmax(ball: Ball, node: fx.Node, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Track:
-    """diag(p) - p pT at the image; what it changes by from how far every p moves."""
-    track, axis = args[:2]
-    only(args[1:])
-    p, change, rows = _shares(ball, track, axis)
-    if name_of(node) == "_safe_softmax":  # 0 where a mask hides everything
-        p, change = (
-            part.masked_fill((track.value == -torch.inf).all(axis, keepdim=True), 0) for part in (p, change)
-        )
-    out = ball.affine([track], p, lambda column: p * (column - (p * column).sum(axis, keepdim=True)))
-    mean = (p * rows).sum(axis, keepdim=True)
-    tau = change * (rows + mean) + (p + change) * (change * rows).sum(axis, keepdim=True)
-    return ball.uncertain(out, tau=tau, smooth=True)
-
-
-def logsumexp(ball: Ball, node: fx.Node, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Track:
-    """The softmax p at the image times the rows; what p changes by, times their norms, as noise.
-
-    The derivative is p'T J', and ‖(p' - p)T J'‖ <= sum_i |p'_i - p_i| ‖row i of J'‖: for tangents with p' at the point,
-    for chords with its mean on the segment, which the box of the reaches holds.
-    """
-    track, axes, keep = (*args, False)[:3]
-    keep = kwargs.get("keepdim", keep)
-    p, change, rows = _shares(ball, track, axes)
-    value = track.value.logsumexp(axes, keepdim=keep)
-    out = ball.affine([track], value, lambda column: (p * column).sum(axes, keepdim=keep))
-    return ball.uncertain(out, tau=(change * rows).sum(axes, keepdim=keep), smooth=True)
 
 
 def convolution(ball: Ball, node: fx.Node, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Track:

@@ -20,15 +20,13 @@ from lipcomp.bound._local_rules import (
     expanded,
     joined,
     linear,
-    logsumexp,
     matmul,
     multiply,
     reverse_subtract,
-    softmax,
     sum_or_mean,
     vector_norm,
 )
-from lipcomp.bound._maxima_rules import max_pool, maximum, sort
+from lipcomp.bound._maxima_rules import logsumexp, max_pool, maximum, softmax, sort
 
 
 def _reshape(column: Tensor, shape: Any) -> Tensor:

@@ -19,6 +19,7 @@ from lipcomp._arguments import checked
 from lipcomp._messages import is_of_machine
 from lipcomp.checkpoints._architectures import build_backbone
 from lipcomp.checkpoints._backbone import Backbone
+from lipcomp.checkpoints._branches import NAMELESS, all_tensors
 from lipcomp.checkpoints._errors import CheckpointError
 from lipcomp.checkpoints._formats import NAMES
 from lipcomp.checkpoints._heads import build_head
@@ -26,7 +27,7 @@ from lipcomp.checkpoints._index import classifier_of
 from lipcomp.checkpoints._inputs import channels_of, check_images, inputs_of
 from lipcomp.checkpoints._lean import Budget, check_numbers, fill
 from lipcomp.checkpoints._native import HEADER_KEY, Checkpoint, Metadata, load_checkpoint
-from lipcomp.checkpoints._recognise import NAMELESS, Recognised, all_tensors, recognise
+from lipcomp.checkpoints._recognise import Recognised, recognise
 from lipcomp.checkpoints._report import KeyReport
 from lipcomp.checkpoints._settings import settings_of, strides_of
 from lipcomp.checkpoints._shapes import infer_backbone

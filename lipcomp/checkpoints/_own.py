@@ -15,11 +15,12 @@ import torch
 from torch import nn
 
 from lipcomp._functions import load_function
+from lipcomp.checkpoints._branches import all_tensors, branch_of, choose
 from lipcomp.checkpoints._errors import CheckpointError
 from lipcomp.checkpoints._lean import check_numbers
 from lipcomp.checkpoints._names import without_wrappers
 from lipcomp.checkpoints._native import Checkpoint, Metadata
-from lipcomp.checkpoints._recognise import all_tensors, branch_of, choose, unwrap
+from lipcomp.checkpoints._recognise import unwrap
 from lipcomp.checkpoints._report import KeyReport
 from lipcomp.checkpoints._sources import Source, State, open_source
 from lipcomp.encoders import wrap

@@ -2,14 +2,14 @@
 
 import math
 import re
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
-from torch import Tensor
 
 from lipcomp.checkpoints import _dialects as dialects
+from lipcomp.checkpoints._branches import FOLLOWERS, all_tensors, branch_of, choose, trained_of
 from lipcomp.checkpoints._errors import CheckpointError
 from lipcomp.checkpoints._folded import fold
 from lipcomp.checkpoints._formats import (
@@ -30,18 +30,7 @@ from lipcomp.checkpoints._names import (
     to_common,
     without_wrappers,
 )
-from lipcomp.checkpoints._sources import Source, State, is_moment
-
-# A moving average, by a part of a place or of a prefix; and those whose authors evaluate it.
-FOLLOWERS = re.compile(
-    r"(.*[._])?(momentum|teacher|target|ema|avg|averaged|swa|shadow|key|encoder_k)([._].*)?"
-)
-EVALUATED = re.compile(r"(.*\.)?(teacher|target_encoder)(\..*)?")
-NAMELESS = re.compile(r"(^|\.)shadow_params\.\d+$")  # torch_ema's
-BRANCHES = ("online", "momentum")
-# Where Lightning's WeightAveraging and MMEngine's EMAHook keep the trained weights, whose average (which they evaluate)
-# stands at the usual place, and what stands beside.
-TRAINED = {"current_model_state": "averaging_state", "ema_state_dict": "meta"}
+from lipcomp.checkpoints._sources import Source, State
 
 
 @dataclass
@@ -87,23 +76,6 @@ def other_tensors(
         for name, value, why in all_tensors(source.tree)
         if id(value) not in mine and name not in parts
     }
-
-
-def all_tensors(tree: Mapping[str, Any]) -> Iterator[tuple[str, Tensor, str]]:
-    """Every tensor of a file with its whole name and, by its place, why it might not be used."""
-    seen: set[int] = set()
-
-    def below(node: Any, place: tuple[str, ...]) -> Iterator[tuple[str, Tensor, str]]:
-        if isinstance(node, Tensor):
-            optimiser = any(word in part for part in place for word in ("optim", "scaler", "amp"))
-            optimiser |= "param_groups" in tree or is_moment(".".join(place))
-            yield ".".join(place), node, "optimiser state" if optimiser else "another part of the file"
-        elif isinstance(node, Mapping | list | tuple) and id(node) not in seen and len(place) < 12:
-            seen.add(id(node))
-            for key, value in node.items() if isinstance(node, Mapping) else enumerate(node):
-                yield from below(value, (*place, str(key)))
-
-    yield from below(tree, ())
 
 
 def recognise(
@@ -290,69 +262,6 @@ def _choose(options: list[Recognised], branch: str | None, source: Source) -> Re
     number, note = choose(labels, [option.branch for option in options], branch, source)
     options[number].notes = (*options[number].notes, *note)
     return options[number]
-
-
-def choose(
-    labels: Sequence[str], branches: Sequence[str], branch: str | None, source: Source
-) -> tuple[int, tuple[str, ...]]:
-    """Which of several networks is meant, and a note that names the others.
-
-    Parameters
-    ----------
-    labels
-        Where each stands in the file; "" is the top.
-    branches
-        "online" or "momentum" of each.
-    branch
-        What the caller asked for: one of the two, or a label, or its last part.
-    source
-        The file.
-
-    Raises
-    ------
-    CheckpointError
-        If several could be meant, or none is.
-    """
-    path = source.path
-    names = [label or "the top" for label in labels]
-    everything = range(len(labels))
-    if branch is None:
-        byol = any(re.match(r"(.*\.)?online_", label) for label in labels)  # whose authors evaluate that one
-        chosen = [i for i in everything if EVALUATED.fullmatch(labels[i]) and not byol]
-        usual = "momentum" if trained_of(source) else "online"
-        chosen = chosen or [i for i in everything if branches[i] == usual] or [*everything]
-    elif branch in BRANCHES:
-        chosen = [i for i in everything if branches[i] == branch]
-    else:
-        chosen = [i for i in everything if branch in (names[i], labels[i].split(".")[-1])]
-    if not chosen:
-        raise CheckpointError(
-            f"branch {branch!r} is not in checkpoint {str(path)!r}, which holds "
-            f"{' and '.join(names) if any(labels) else 'one network, at the top'}; leave branch= out"
-            f"{' or name one' if any(labels) else ''}"
-        )
-    if len(chosen) > 1:
-        several = " or ".join(names[i] for i in chosen)
-        raise CheckpointError(
-            f"ambiguous: checkpoint {str(path)!r} holds the networks {several}; pass branch= with one of these"
-        )
-    others = [name for i, name in enumerate(names) if i != chosen[0]]
-    note = f"took {names[chosen[0]]} ({branches[chosen[0]]}); the file also holds {', '.join(others)}: see branch="
-    nameless = next((name for name, _, _ in all_tensors(source.tree) if NAMELESS.search(name)), "")
-    shadow = f"the file also holds an average without names ({nameless} and on), which is not read"
-    return chosen[0], (*([note] if others else []), *([shadow] if nameless else []))
-
-
-def branch_of(label: str, source: Source | None = None) -> str:
-    """Whether a network at that place is a moving average."""
-    if source is not None and (trained := trained_of(source)):
-        return "online" if label.split(".")[0] == trained else "momentum"
-    return "momentum" if FOLLOWERS.fullmatch(label) else "online"
-
-
-def trained_of(source: Source) -> str:
-    """Where the trained weights are in a file whose usual place holds their average; "" in any other."""
-    return next((place for place, sign in TRAINED.items() if {place, sign} <= source.tree.keys()), "")
 
 
 def unwrap(state: State) -> tuple[State, dict[str, str]]:

@@ -22,6 +22,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from lipcomp.checkpoints._branches import branch_of, choose
 from lipcomp.checkpoints._errors import CheckpointError
 from lipcomp.checkpoints._formats import reason
 from lipcomp.checkpoints._index import is_loose
@@ -30,7 +31,7 @@ from lipcomp.checkpoints._lean import Budget, check_numbers, lean
 from lipcomp.checkpoints._names import below, without_wrappers
 from lipcomp.checkpoints._native import Checkpoint, Metadata
 from lipcomp.checkpoints._preprocessing import convention
-from lipcomp.checkpoints._recognise import branch_of, choose, other_tensors, whole_weights
+from lipcomp.checkpoints._recognise import other_tensors, whole_weights
 from lipcomp.checkpoints._report import KeyReport
 from lipcomp.checkpoints._sources import Source
 from lipcomp.checkpoints._transformers_bare import bare_config, find_kinds

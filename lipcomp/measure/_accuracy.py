@@ -13,9 +13,9 @@ from torch import Tensor
 
 from lipcomp._arguments import checked
 from lipcomp._identity import digest
-from lipcomp.measure._bench import Advance, Bench, nothing
+from lipcomp.measure._bench import Bench
 from lipcomp.measure._conditions import Condition
-from lipcomp.measure._unit import Finding, Result, Unit
+from lipcomp.measure._unit import Advance, Finding, Result, Unit, nothing
 from lipcomp.robustness._attacks import Rounding, pgd
 from lipcomp.robustness._auto_attack import auto_attack, load_autoattack
 from lipcomp.robustness._calibration import brier_score, calibration_error, negative_log_likelihood

@@ -23,22 +23,17 @@ from lipcomp.data._opening import brought_to, check_splits
 from lipcomp.data._sets import ImageSet, file_of
 from lipcomp.jacobian._batching import forward_batch_size
 from lipcomp.jacobian._precision import full_precision
-from lipcomp.measure._cells import Arrays, Cells, IncompleteError
+from lipcomp.measure._cells import Arrays, Cells
 from lipcomp.measure._conditions import Condition, check_chosen, clean_condition, images_identity
 from lipcomp.measure._plan import DTYPES, Plan, Source, fitting
+from lipcomp.measure._unit import Advance, nothing
 from lipcomp.robustness._features import evaluation_mode
 from lipcomp.robustness._linear_evaluation import DIGITS, PAPER, LinearEvaluation, linear_evaluation
 from lipcomp.robustness._probes import PATH_TOLERANCE, LinearProbe, NearestNeighbours, Probe, fit_linear_probe
 
-BLOCK = 256  # images of a cell: a fixed number, so that the batch size changes no draw and no key
 GUARD_TOLERANCE = 1e-2  # relative; another function differs by more, another device or precision by less
-Advance = Callable[[int], object]
 PROBE_VERSION = 3
 LOGITS = "logits"  # the layer of the probe's class scores
-
-
-def nothing(_: int = 1) -> None:
-    """No progress."""
 
 
 @dataclass
@@ -275,41 +270,6 @@ class Bench:
 
     # --- features, probes, class scores ------------------------------------------------------------------------
 
-    def blocks(self, n: int, size: int | None = None) -> Iterator[tuple[int, Tensor]]:
-        """The places 0 .. n - 1 in blocks of fixed size, numbered."""
-        yield from enumerate(torch.arange(n).split(size or BLOCK))
-
-    def by_blocks(
-        self,
-        key: tuple[Any, ...],
-        n: int,
-        compute: Callable[[Tensor], Arrays],
-        advance: Advance = nothing,
-        size: int | None = None,
-    ) -> Arrays:
-        """Arrays with one row per image, computed block by block and kept in cells.
-
-        Raises
-        ------
-        IncompleteError
-            If this process computes a shard only, and blocks of other shards are not there.
-        """
-        parts, lacking = [], False
-        for number, places in self.blocks(n, size):
-            name = digest(*key, places)
-            found = self.cells.find(name)
-            if found is None and self.cells.is_mine(number):
-                found = compute(places)
-                self.cells.put(name, found)
-            if found is None:
-                lacking = True
-            else:
-                parts.append(found)
-            advance(len(places))
-        if lacking:
-            raise IncompleteError
-        return {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
-
     @torch.no_grad()
     def features(self, condition: Condition, advance: Advance = nothing) -> Float[Tensor, "n features"]:
         """Pooled features of every image of a condition, in float32 or float64 on the CPU."""
@@ -321,7 +281,7 @@ class Bench:
             return {"features": torch.cat(rows).numpy()}
 
         key = ("features", self.identity, condition.identity)
-        held = self.by_blocks(key, len(condition), compute, advance)["features"]
+        held = self.cells.by_blocks(key, len(condition), compute, advance)["features"]
         return self._finite("features", torch.from_numpy(held), condition)
 
     def _finite(self, what: str, rows: Tensor, condition: Condition) -> Tensor:
@@ -432,7 +392,7 @@ class Bench:
             return {f"logits{r}": torch.cat(scores).numpy() for r, scores in enumerate(rows)}
 
         key = ("scores", self.probe_identity(), refits, condition.identity)
-        held = self.by_blocks(key, len(condition), compute, advance)[f"logits{refit}"]
+        held = self.cells.by_blocks(key, len(condition), compute, advance)[f"logits{refit}"]
         return self._finite("class scores", torch.from_numpy(held), condition)
 
 

@@ -18,9 +18,9 @@ from lipcomp.data import load_set
 from lipcomp.data._opening import shared_images
 from lipcomp.data._preprocessing import Preprocessing
 from lipcomp.measure._accuracy import attacked, check_fit, probe_unit, right_of
-from lipcomp.measure._bench import Advance, Bench
+from lipcomp.measure._bench import Bench
 from lipcomp.measure._conditions import Condition, clean_condition
-from lipcomp.measure._unit import Finding, Result, Unit
+from lipcomp.measure._unit import Advance, Finding, Result, Unit
 from lipcomp.robustness import _ood as ood, _texture as texture, _watermark as watermark
 from lipcomp.robustness._attacks import Rounding
 from lipcomp.robustness._ccc import accuracy_over_time, open_ccc
@@ -274,7 +274,7 @@ class EmbeddingRobustness:
 
         def measure(advance: Advance) -> Result:
             key = ("embedding attack", EMBEDDING_VERSION, bench.probe_identity(), condition.identity, told)
-            held = bench.by_blocks(key, len(condition), compute, advance, size=self.block)
+            held = bench.cells.by_blocks(key, len(condition), compute, advance, size=self.block)
             findings = [
                 Finding.of("attack.chord", bootstrap(held["chord"], limits=(0.0, 2.0))),
                 Finding.of("attack.found_again", found_again(held["clean"], held["moved"])),

@@ -8,15 +8,26 @@ folder, cells are kept in memory for as long as the engine runs.
 import struct
 import zipfile
 import zlib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import numpy as np
+import torch
+from torch import Tensor
 
 from lipcomp._atomic import atomic_file
+from lipcomp._identity import digest
+from lipcomp.measure._unit import Advance, nothing
 
+BLOCK = 256  # images of a cell: a fixed number, so that the batch size changes no draw and no key
 Arrays = dict[str, np.ndarray]
+
+
+def blocks(n: int, size: int | None = None) -> Iterator[tuple[int, Tensor]]:
+    """The places 0 .. n - 1 in blocks of fixed size, numbered."""
+    yield from enumerate(torch.arange(n).split(size or BLOCK))
 
 
 @dataclass
@@ -53,6 +64,37 @@ class Cells:
     def is_mine(self, block: int) -> bool:
         """Whether a block belongs to this shard."""
         return self.shard is None or block % self.shard[1] == self.shard[0]
+
+    def by_blocks(
+        self,
+        key: tuple[Any, ...],
+        n: int,
+        compute: Callable[[Tensor], Arrays],
+        advance: Advance = nothing,
+        size: int | None = None,
+    ) -> Arrays:
+        """Arrays with one row per image, computed and kept block by block.
+
+        Raises
+        ------
+        IncompleteError
+            If this process computes a shard only, and blocks of other shards are not there.
+        """
+        parts, lacking = [], False
+        for number, places in blocks(n, size):
+            name = digest(*key, places)
+            found = self.find(name)
+            if found is None and self.is_mine(number):
+                found = compute(places)
+                self.put(name, found)
+            if found is None:
+                lacking = True
+            else:
+                parts.append(found)
+            advance(len(places))
+        if lacking:
+            raise IncompleteError
+        return {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
 
 
 class IncompleteError(Exception):

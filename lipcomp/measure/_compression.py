@@ -16,10 +16,11 @@ from lipcomp._arguments import checked
 from lipcomp.distributions import VonMisesFisher
 from lipcomp.distributions._bessel import mean_resultant_length
 from lipcomp.distributions._divergence import divergence_floor, half_chord_squared
-from lipcomp.measure._bench import Advance, Bench
+from lipcomp.measure._bench import Bench
+from lipcomp.measure._cells import blocks
 from lipcomp.measure._conditions import images_identity
 from lipcomp.measure._pairs import block_generator, training_views, views_told
-from lipcomp.measure._unit import Finding, Result, Unit
+from lipcomp.measure._unit import Advance, Finding, Result, Unit
 from lipcomp.robustness._estimates import Estimate, bootstrap
 
 COMMON_KAPPA = (1024.0, 10.0)  # kappa_e, kappa_b of the paper's recipes: where all models are compared
@@ -90,7 +91,7 @@ class Compression:
         views, n = training_views(bench), min(self.pairs, len(bench.indices))
         for draw in range(self.draws):
             sides: tuple[list[torch.Tensor], list[torch.Tensor]] = ([], [])
-            for number, places in bench.blocks(n):
+            for number, places in blocks(n):
                 pixels = bench.clean.batch(places, torch.device("cpu"), torch.float32)
                 made = views(pixels, block_generator(bench.plan.seed + 1000 + draw, number))
                 with torch.no_grad():

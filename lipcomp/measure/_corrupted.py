@@ -12,9 +12,9 @@ from lipcomp._arguments import checked
 from lipcomp.data._folders import FolderImages
 from lipcomp.data._pictures import read_picture
 from lipcomp.measure._accuracy import check_fit, effective_finding, probe_unit, right_of
-from lipcomp.measure._bench import Advance, Bench
+from lipcomp.measure._bench import Bench
 from lipcomp.measure._conditions import Condition, disk_conditions, generated_conditions
-from lipcomp.measure._unit import Finding, Result, Unit
+from lipcomp.measure._unit import Advance, Finding, Result, Unit
 from lipcomp.robustness._effective import baseline_fit
 from lipcomp.robustness._estimates import proportion
 from lipcomp.robustness._metrics import estimate_corruption_accuracy, estimate_mce, estimate_relative_mce

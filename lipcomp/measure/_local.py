@@ -17,11 +17,11 @@ from lipcomp._arguments import checked
 from lipcomp.bound import lipschitz
 from lipcomp.bound._lower import fisher_trace
 from lipcomp.jacobian import frobenius_norm, spectral_norm
-from lipcomp.measure._bench import Advance, Bench
+from lipcomp.measure._bench import Bench
 from lipcomp.measure._conditions import images_identity
 from lipcomp.measure._map import LATENT, Map
 from lipcomp.measure._pairs import block_generator
-from lipcomp.measure._unit import Finding, Result, Unit
+from lipcomp.measure._unit import Advance, Finding, Result, Unit
 from lipcomp.robustness._estimates import bootstrap
 
 QUANTILES = {"q10": 0.1, "median": 0.5, "q90": 0.9, "q99": 0.99}
@@ -121,7 +121,7 @@ class Sigma:
 
         def measure(advance: Advance) -> Result:
             key = _key("sigma", self.version, bench, self.map, indices, told)
-            found = bench.by_blocks(key, len(indices), compute, advance)
+            found = bench.cells.by_blocks(key, len(indices), compute, advance)
             columns = {f"sigma_{j + 1}": found["values"][:, j] for j in range(found["values"].shape[1])}
             columns |= {name: found[name] for name in ("residual", "iterations", "converged")}
             return Result(list(self._findings(found, indices)), columns)
@@ -192,7 +192,7 @@ class Frobenius:
 
         def measure(advance: Advance) -> Result:
             key = _key("frobenius", self.version, bench, self.map, indices, {"probes": self.probes})
-            found = bench.by_blocks(key, len(indices), compute, advance)
+            found = bench.cells.by_blocks(key, len(indices), compute, advance)
             columns = {f"frobenius_{name}": values for name, values in found.items()}
             known = ~np.isnan(found["squared"])
             n, unit = int(known.sum()), "1/pixel L2²"
@@ -267,7 +267,7 @@ class _BallJob:
             return arrays | {"reason": np.array([why] * len(places))}
 
         key = _key("ball", self.quantity.version, bench, of, self.indices, self.told)
-        found = bench.by_blocks(key, len(self.indices), compute, size=BALL_BLOCK)
+        found = bench.cells.by_blocks(key, len(self.indices), compute, size=BALL_BLOCK)
         reason = next((str(r) for r in found.pop("reason") if str(r)), "")
         findings = list(self._findings(found, reason))
         order = _order(found)

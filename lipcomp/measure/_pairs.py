@@ -22,10 +22,11 @@ from lipcomp.bound._pairs import PairBlock
 from lipcomp.bound._results import LowerBounds
 from lipcomp.bound._search import search_ball
 from lipcomp.data._views import DigitViews, PhotoViews, Views
-from lipcomp.measure._bench import Advance, Bench
+from lipcomp.measure._bench import Bench
+from lipcomp.measure._cells import blocks
 from lipcomp.measure._conditions import generated_conditions, images_identity
 from lipcomp.measure._map import LATENT, Map
-from lipcomp.measure._unit import Finding, Result, Unit
+from lipcomp.measure._unit import Advance, Finding, Result, Unit
 from lipcomp.robustness.corruptions import corruption_names
 from lipcomp.robustness.corruptions._corrupt import table_for
 
@@ -231,7 +232,7 @@ class _Job:
         return self.bench.load(places)
 
     def _parts(self) -> Iterator[tuple[int, Tensor]]:
-        yield from self.bench.blocks(len(self.indices))
+        yield from blocks(len(self.indices))
 
     @torch.no_grad()
     def _embeddings(self, fn: Callable[[Tensor], Tensor]) -> Tensor:
@@ -324,7 +325,7 @@ class _Job:
 
         content = images_identity(bench.images, self.indices)
         key = ("search", quantity.version, *quantity.map.identity(bench), bench.plan.seed, content, self.told)
-        found = bench.by_blocks(key, len(self.indices), compute, size=SEARCH_BLOCK)
+        found = bench.cells.by_blocks(key, len(self.indices), compute, size=SEARCH_BLOCK)
         chord, distance = torch.from_numpy(found["chord"]), torch.from_numpy(found["distance"])
         dim = fn(self._images(torch.arange(1))).flatten(1).shape[1]
         bounds = bounds_from_chords(chord, distance, dim, kappa)

@@ -14,9 +14,9 @@ from lipcomp._identity_files import hash_files
 from lipcomp.data import load_set
 from lipcomp.data._known import SETS
 from lipcomp.measure._accuracy import VERSION, check_fit, effective_finding, probe_unit
-from lipcomp.measure._bench import Advance, Bench
+from lipcomp.measure._bench import Bench
 from lipcomp.measure._conditions import Condition, clean_condition
-from lipcomp.measure._unit import Finding, Result, Unit
+from lipcomp.measure._unit import Advance, Finding, Result, Unit
 from lipcomp.robustness._arrays import read_array
 from lipcomp.robustness._effective import CLEAN_COLUMN, BaselineFit, baseline_fit, read_baselines
 from lipcomp.robustness._estimates import Estimate, bootstrap, proportion

@@ -8,7 +8,7 @@ command or study, give one record.
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 from torch import Tensor
@@ -16,8 +16,11 @@ from torch import Tensor
 from lipcomp._identity import digest
 from lipcomp.robustness._estimates import Estimate
 
-if TYPE_CHECKING:
-    from lipcomp.measure._bench import Advance
+Advance = Callable[[int], object]
+
+
+def nothing(_: int = 1) -> None:
+    """No progress."""
 
 
 @dataclass(frozen=True)
@@ -63,7 +66,7 @@ class Unit:
     settings: Mapping[str, Any]  # what its records say
     label: str  # what progress calls it
     count: int  # of what progress counts
-    measure: Callable[["Advance"], Result]  # does it
+    measure: Callable[[Advance], Result]  # does it
     cost: float = 1.0  # about how many forward passes each of the count takes beside ``reads``
     version: int = 1  # of the estimator's method: a change that changes numbers counts it up
     per_image: bool = False  # whether it gives columns

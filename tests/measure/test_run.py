@@ -90,7 +90,7 @@ def test_images_stream(plan, monkeypatch):
         return original(self, indices, pool)
 
     monkeypatch.setattr(FolderImages, "batch", batch)
-    monkeypatch.setattr(benching, "BLOCK", 4)
+    monkeypatch.setattr("lipcomp.measure._cells.BLOCK", 4)
     images = replace(plan.images, limit=5)
     list(run(replace(plan.of(plan.sources[0]), images=images, quantities=(Sigma(), Pairs("views")))))
     assert len(seen) <= 5

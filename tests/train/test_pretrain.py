@@ -3,25 +3,19 @@
 import json
 import shutil
 import tarfile
-from dataclasses import dataclass, replace
-from typing import ClassVar
+from dataclasses import replace
 
 import numpy as np
 import pytest
 import torch
 from PIL import Image
-from torch import nn
 
 from lipcomp._commands import run
 from lipcomp.checkpoints._native import load_checkpoint
 from lipcomp.data import Preprocessing, from_dataset
 from lipcomp.data._sets import TensorImages
-from lipcomp.data._views import DigitViews, PhotoViews
-from lipcomp.encoders._backbones import BACKBONES
-from lipcomp.objectives import Loss, Objective
 from train.command import main
-from train.data import data_hash, fit, fit_to_data, held_out_set, training_set
-from train.monitor import Monitor, effective_rank, tensorboard_sink, uniformity, wandb_sink
+from train.data import data_hash, fit_to_data, held_out_set, training_set
 from train.pretrain import pretrain
 from train.settings import Settings
 
@@ -168,24 +162,6 @@ def test_crops_are_cut_from_the_whole_of_larger_items_unless_these_are_reduced_b
     assert larger.content_hash() != replace(larger, whole=False, _seen={}).content_hash()
 
 
-@dataclass(frozen=True)
-class Unclear(Objective):
-    """An objective that logs what is no number."""
-
-    family: ClassVar = "simclr"
-
-    def __call__(self, first, second, **options):
-        return Loss((first - second).square().mean(), {"mine": torch.tensor(torch.nan)})
-
-
-def test_a_metric_that_is_no_number_does_not_end_the_run(recipes, tmp_path):
-    """The last step could not be written down, so the run was never finished."""
-    path = pretrain(replace(recipes["simclr"], epochs=1, objective=Unclear()), 0, tmp_path, report=quiet)
-    metrics = load_checkpoint(path).metadata.metrics
-    assert "mine" not in metrics
-    assert "loss" in metrics
-
-
 @pytest.mark.parametrize("side", [12, 40])
 def test_images_of_any_size_are_brought_to_the_recipes(recipes, write_images, tmp_path, side):
     """Known sets and folders, grey ones too, whose images are of one size or of several."""
@@ -271,80 +247,6 @@ def test_settings_out_of_range_are_named(name, value):
         Settings(**{name: value})
 
 
-# What is seen.
-
-
-def test_effective_rank_and_uniformity_of_known_sets():
-    assert effective_rank(torch.eye(8)).item() == pytest.approx(8.0, rel=1e-5)
-    same = torch.nn.functional.normalize(torch.ones(50, 8), dim=1)
-    assert effective_rank(same).item() == pytest.approx(1.0, abs=1e-2)
-    assert torch.isnan(effective_rank(torch.full((4, 8), torch.inf)))
-    assert uniformity(same).item() == pytest.approx(0.0, abs=1e-5)
-    pair = torch.tensor([[1.0, 0.0], [-1.0, 0.0]])
-    assert uniformity(pair).item() == pytest.approx(-8.0)
-
-
-def test_collapse_is_warned_of_once(tmp_path):
-    said = []
-    monitor = Monitor(tmp_path / "metrics.jsonl", said.append)
-    for step, rank in enumerate([5.0, 1.2, 1.1]):
-        monitor.watch(step, {"step": step, "effective_rank": rank, "mean_resultant": 0.99, "dimensions": 64})
-    monitor.flush()
-    assert len(said) == 1
-    assert "collapsed at step 1: effective rank 1.20 of 64" in said[0]
-    assert json.loads((tmp_path / "metrics.jsonl").read_text())["warning"] == said[0]
-
-
-def test_a_run_that_collapses_says_so(recipes, tmp_path):
-    """BYOL on one grey level: every image is the same."""
-    for label in range(2):
-        for split in ("train", "test"):
-            folder = tmp_path / "data" / split / str(label)
-            folder.mkdir(parents=True)
-            for i in range(8):
-                Image.fromarray(np.full((16, 16), 0, np.uint8)).save(folder / f"{i}.png")
-    said = []
-    recipe = replace(recipes["byol"], data=str(tmp_path / "data"), epochs=1)
-    pretrain(recipe, 0, tmp_path / "run", report=said.append)
-    assert any("have collapsed at step 0" in line for line in said)
-
-
-def test_wandb_gets_every_line_under_an_identity_that_a_resumed_run_finds_again(monkeypatch, tmp_path):
-    """The package's interface, as far as it is used, stands in for the service."""
-    import sys
-    import types
-
-    calls = []
-
-    class Service:
-        def log(self, values, step):
-            calls.append((step, values))
-
-    def init(**options):
-        calls.append(options)
-        return Service()
-
-    monkeypatch.setitem(sys.modules, "wandb", types.SimpleNamespace(init=init))
-    for _ in range(2):
-        wandb_sink("project", "c_simclr-seed0", {"epochs": 1}, tmp_path)({"step": 3, "loss": 1.0})
-    assert calls[0]["id"] == calls[2]["id"]
-    assert calls[0]["resume"] == "allow"
-    assert calls[1] == (3, {"loss": 1.0})
-    wandb_sink("project", "c_simclr-seed1", {}, tmp_path)
-    assert calls[-1]["id"] != calls[0]["id"]
-
-
-def test_sinks_that_are_not_installed_are_named(monkeypatch, tmp_path):
-    import sys
-
-    monkeypatch.setitem(sys.modules, "wandb", None)
-    with pytest.raises(ImportError, match=r"--wandb needs wandb.*lipcomp\[wandb\]"):
-        wandb_sink("project", "name", {}, tmp_path)
-    monkeypatch.setitem(sys.modules, "torch.utils.tensorboard", None)
-    with pytest.raises(ImportError, match=r"--tensorboard needs.*lipcomp\[train\]"):
-        tensorboard_sink(tmp_path)
-
-
 # The command.
 
 
@@ -373,89 +275,6 @@ def test_the_command_refuses_in_one_paragraph(arguments, message, capsys, tmp_pa
     assert message in " ".join(error.split())
     assert "Traceback" not in error
     assert not list(tmp_path.iterdir())
-
-
-def test_a_backbone_of_ones_own_that_fails_is_named(monkeypatch, tmp_path, capsys):
-    monkeypatch.chdir(tmp_path)
-    (tmp_path / "ours_that_fails.py").write_text("def net(channels):\n    raise KeyError('width')\n")
-    assert run(main, ["mnist_simclr", "--backbone", "ours_that_fails.py:net", "--device", "cpu"]) == 1
-    error = " ".join(capsys.readouterr().err.split())
-    assert "'ours_that_fails.py:net' failed, called with (1,) (KeyError: 'width')" in error
-
-
-class Waves(nn.Module):
-    """Features of random frequencies, which no state_dict keeps."""
-
-    def __init__(self, channels):
-        super().__init__()
-        self.waves = torch.randn(16, 5)
-
-    def forward(self, images):
-        return (images.mean((1, 2)) @ self.waves).cos()
-
-
-class Auxiliary(nn.Module):
-    """As torchvision's Inception, two outputs while it is trained."""
-
-    def __init__(self, channels):
-        super().__init__()
-        self.net = nn.Conv2d(channels, 4, 3)
-
-    def forward(self, images):
-        return (self.net(images), images) if self.training else self.net(images)
-
-
-@pytest.mark.parametrize(
-    ("make", "message"),
-    [
-        (Waves, "gives other features when it is read again"),
-        (Auxiliary, "while it trains too; got tuple"),
-        (lambda channels: nn.Conv2d(channels, 4, 17), r"failed on an image of shape \(1, 16, 16\)"),
-    ],
-)
-def test_backbones_of_ones_own_that_would_be_useless_are_refused_at_once(
-    recipes, tmp_path, monkeypatch, make, message
-):
-    """Not after training, when the encoder is written."""
-    monkeypatch.setitem(BACKBONES, "mine:net", make)
-    recipe = replace(recipes["simclr"], encoder=replace(recipes["simclr"].encoder, backbone="mine:net"))
-    with pytest.raises(ValueError, match=message):
-        pretrain(recipe, 1, tmp_path, report=quiet)  # an encoder is read with what seed 0 draws
-    assert not list(tmp_path.glob("*.safetensors*"))
-
-
-@dataclass(frozen=True)
-class Mine(DigitViews):
-    """Views of one's own: what ``returned`` makes of the images."""
-
-    returned: str = ""
-
-    def apply(self, images, numbers):
-        return eval(self.returned, {"x": images})
-
-
-@pytest.mark.parametrize(
-    ("returned", "message"),
-    [
-        ("x", r"two batches of images like .*\(8, 1, 16, 16\) of torch.float32; it returned \(8,"),
-        ("(x, x, x)", "return two batches"),
-        ("(x, x[:4])", "must return two batches"),
-        ("(x, x.double())", "must return two batches"),
-        ("None", "it returned NoneType"),
-        ("(9 * x - 4, x)", r"must return pixels in \[0, 1\]"),
-    ],
-)
-def test_views_of_ones_own_that_return_something_else_are_named(recipes, tmp_path, returned, message):
-    with pytest.raises(ValueError, match=rf"Mine\.apply .*{message}"):
-        pretrain(replace(recipes["simclr"], views=Mine(returned=returned)), 0, tmp_path, report=quiet)
-
-
-def test_views_of_ones_own_are_kept_for_other_images(recipes):
-    """Made from lipcomp's views for another number of channels, they were replaced."""
-    colour = TensorImages("c", torch.zeros(4, 3, 16, 16).byte(), torch.arange(4) % 2, ("a", "b"))
-    mine = Mine(returned="(x, x)")
-    assert fit(replace(recipes["simclr"], views=mine), colour).views is mine
-    assert type(fit(replace(recipes["simclr"], views=DigitViews()), colour).views) is PhotoViews
 
 
 def test_unknown_options_get_the_nearest(capsys):
