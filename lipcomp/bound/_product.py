@@ -206,7 +206,7 @@ class Product:
         return math.sqrt(max(result.numel() / track.value.numel(), 1.0))
 
     def _sum(self, args: tuple[Any, ...], kwargs: dict[str, Any], result: Tensor) -> Norm:
-        alpha = abs(float(kwargs.get("alpha", args[2] if len(args) > 2 else 1)))
+        alpha = abs(float(kwargs.get("alpha", 1)))
         total = sum(
             weight * part.bound * self._repeat(result, part)
             for weight, part in zip((1.0, alpha), args[:2], strict=True)

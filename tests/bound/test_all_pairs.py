@@ -6,7 +6,10 @@ from torch import nn
 from torch.nn import functional as F
 
 from lipcomp.bound import all_pairs, lower_bounds
+from lipcomp.bound._gathered import Proof
 from lipcomp.bound._neighbours import nearest_neighbours
+from lipcomp.bound._rounding import ASSUMED
+from lipcomp.bound._sketch import Histogram
 
 
 @pytest.fixture
@@ -195,3 +198,20 @@ def test_outputs_of_any_size_are_ranked(size, generator):
     assert found.witness.pair == truth.witness.pair
     assert found.maximum / size == pytest.approx(truth.maximum, rel=1e-5)
     assert found.quantiles[0.5] / size == pytest.approx(truth.quantiles[0.5], rel=1e-2)
+
+
+def test_rounding_of_outputs_alone_is_that_of_the_longest(generator):
+    mu = torch.randn(5, 3, generator=generator)
+    longest = float(mu.double().square().sum(1).max().sqrt())
+    for normalised, size in ((False, longest), (True, 1.0)):
+        proof = Proof.of(None, lambda rows: mu[rows], mu, torch.arange(5), normalised)
+        assert proof.eta == pytest.approx(ASSUMED[torch.float32] * size, rel=1e-12)
+    with pytest.raises(ValueError, match="at least two images, got 1"):
+        all_pairs(mu[:1], mu[:1], normalised=False)
+
+
+def test_quantiles_of_a_histogram_are_ranks():
+    values = Histogram()
+    values.add(torch.tensor([1.0, 2.0, 4.0, 8.0]))
+    for q, value in ((0.0, 1), (0.25, 1), (0.26, 2), (0.5, 2), (0.75, 4), (0.76, 8), (1.0, 8)):
+        assert values.quantile(q) == pytest.approx(value, rel=1 / 256)

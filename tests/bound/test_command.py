@@ -1,13 +1,15 @@
 """The bound and jacobian commands: side by side, written as they go, refusing in one paragraph."""
 
 import csv
+import inspect
 from pathlib import Path
 
 import pytest
 import torch
 
 from lipcomp._commands import run
-from lipcomp.bound.__main__ import main as bound
+from lipcomp.bound import search_ball
+from lipcomp.bound.__main__ import build_parser, main as bound
 from lipcomp.checkpoints import save_checkpoint
 from lipcomp.checkpoints._native import Metadata
 from lipcomp.encoders import EncoderSpec, build_encoder
@@ -247,3 +249,12 @@ def test_bad_input_is_one_paragraph(checkpoints, small_digits, command, more, me
 def test_images_must_be_named_for_an_encoder_that_was_trained_elsewhere(checkpoints, capsys):
     assert run(bound, [checkpoints[0]]) == 2
     assert "no --data given" in capsys.readouterr().err
+
+
+def test_the_command_searches_as_the_function_does_where_nothing_is_said():
+    given, own = (
+        build_parser().parse_args(["x.pt"]),
+        inspect.signature(search_ball).parameters,
+    )
+    told = {"norm": given.norm, "kind": given.search, "starts": given.starts, "steps": given.steps}
+    assert told == {name: own[name].default for name in told}

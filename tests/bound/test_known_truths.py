@@ -212,6 +212,9 @@ def test_certified_norms_are_above_and_near_the_true_ones(generator):
         truth = float(spectral_norm(fn, image, rtol=1e-6).sigma)
         bound = convolution_norm(weight, (stride, stride), (dilation, dilation), groups)
         assert truth <= bound <= truth * 1.15, (stride, kernel, dilation, groups)
+    weight = torch.randn(4, 3, 3, 3, generator=generator)  # a stride that only drops outputs
+    both = convolution_norm(weight, (2, 2), (2, 2), 1)
+    assert both == convolution_norm(weight, (1, 1), (2, 2), 1) == convolution_norm(weight, (1, 1), (1, 1), 1)
     weight = torch.randn(7, 9, generator=generator)
     assert linear_norm(weight) == pytest.approx(float(torch.linalg.matrix_norm(weight.double(), 2)), rel=1e-8)
 

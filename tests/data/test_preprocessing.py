@@ -297,6 +297,8 @@ def test_a_border_is_laid_around_what_is_not_square():
 def test_the_default_takes_the_centre_and_refuses_to_enlarge_unless_told():
     assert Preprocessing.default(224, 224).resize == 256
     assert Preprocessing.default(32, 32).resize == 32
+    assert Preprocessing.default(224, 448).resize == (256, 512)
+    assert Preprocessing.default(448, 224).resize == (512, 256)
     fitting = Image.fromarray(np.random.default_rng(0).integers(0, 256, (96, 96, 3), dtype=np.uint8))
     expected = torch.from_numpy(np.array(fitting)).permute(2, 0, 1) / 255
     assert torch.equal(Preprocessing.default(96, 96)(fitting), expected)

@@ -1,6 +1,7 @@
 """log C, A and A' against mpmath at 60 digits, and by identities that tie them together."""
 
 import math
+from decimal import Decimal, localcontext
 from pathlib import Path
 
 import numpy as np
@@ -17,6 +18,7 @@ from lipcomp.distributions._bessel import (
     mean_resultant_slope,
     scaled_log_normalizer,
 )
+from lipcomp.distributions._extended import _log_gamma
 from lipcomp.distributions._olver import debye_polynomials
 
 FUNCTIONS = {
@@ -221,3 +223,11 @@ def test_one_number_expanded_is_one_evaluation():
     leaf = wide(30.0).requires_grad_()
     (gradient,) = torch.autograd.grad(log_normalizer(16, leaf.expand(1000)).sum(), leaf)
     assert gradient.item() == pytest.approx(-1000 * mean_resultant_length(16, leaf).item(), rel=1e-13)
+
+
+@pytest.mark.parametrize("x", [0.5, 1.5, 12.0, 99.5, 100.0, 2048.5])
+def test_the_log_gamma_of_the_extended_sums_has_thirty_digits(x):
+    mpmath = pytest.importorskip("mpmath")
+    with mpmath.workdps(60), localcontext(prec=60):
+        truth = Decimal(mpmath.nstr(mpmath.loggamma(x), 50))
+        assert abs(_log_gamma(Decimal(x)) - truth) < Decimal("1e-29") * max(1, abs(truth))

@@ -7,6 +7,7 @@ from torch.nn import functional as F
 
 from lipcomp.bound import certified_bound
 from lipcomp.jacobian import Linearisation, spectral_norm
+from lipcomp.jacobian._products import unlike
 
 
 class NoSecondDerivative(torch.autograd.Function):
@@ -324,3 +325,10 @@ def test_a_derivative_of_its_own_that_is_right_is_taken(generator):
 def test_images_that_are_no_pixels_are_refused(images, message):
     with pytest.raises(ValueError, match=message):
         spectral_norm(lambda x: x.flatten(1), images)
+
+
+@pytest.mark.parametrize(
+    ("values", "furthest"), [([3.0], [3.0]), ([3.0, 1.0], [3.0, 1.0]), ([1.0, 2, 9, 4], [1.0, 9])]
+)
+def test_a_map_is_tried_at_the_first_image_and_the_one_furthest_from_it(values, furthest):
+    assert unlike(torch.tensor(values).view(-1, 1, 1)).flatten().tolist() == furthest

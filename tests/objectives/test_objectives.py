@@ -140,6 +140,13 @@ def test_one_example_a_replica_is_enough_when_there_are_others(views, replicated
     assert all(torch.isfinite(part) for part in parts)
 
 
+def test_the_first_of_all_replicas_is_the_one_that_is_meant(views):
+    """Directions on a circle, gathered from one replica: without a rank it is the first."""
+    first, second = (view[:, :2] for view in views(3))
+    alone = SimCLR()(first, second).value
+    assert torch.equal(SimCLR()(first, second, gather=lambda z: z).value, alone)
+
+
 # Descriptions, schedules, precision.
 
 

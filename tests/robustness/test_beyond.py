@@ -242,3 +242,4 @@ def test_top5_distance_is_the_published_definition(noise):
     with pytest.raises(ValueError, match="at least 6 classes"):
         top5_distances(logits[:, :, :5])
     assert np.isfinite(top5_distances(logits[:, :, :6])).all()
+    assert np.isfinite(top5_distances(logits[:, :2])).all()

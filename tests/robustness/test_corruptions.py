@@ -21,7 +21,7 @@ from lipcomp.robustness.corruptions import (
 from lipcomp.robustness.corruptions._corrupt import find_corruption, resave_jpeg, table_for
 from lipcomp.robustness.corruptions._digital import pixelate
 from lipcomp.robustness.corruptions._draws import Draws
-from lipcomp.robustness.corruptions._filters import gaussian, zoom_matrix
+from lipcomp.robustness.corruptions._filters import correlate, gaussian, zoom_matrix
 from lipcomp.robustness.corruptions._tables import COMMON, TABLES, VALIDATION
 
 EVERY = [(table, name) for table in TABLES for name in corruption_names(table)]
@@ -186,6 +186,13 @@ def test_gaussian_filter_is_scipys():
     ):
         expected = ndimage.gaussian_filter(image[0, 0].double().numpy(), sigma, mode=theirs)
         np.testing.assert_allclose(gaussian(image, sigma, ours)[0, 0].numpy(), expected, atol=1e-6)
+
+
+@pytest.mark.parametrize("shape", [(3, 5), (1, 7), (13, 11)])  # by shifts, and by the Fourier transform
+def test_correlation_is_scipys(shape):
+    image, kernel = pictures(1, 1, 24), torch.rand(shape, generator=torch.Generator().manual_seed(0))
+    expected = ndimage.correlate(image[0, 0].double().numpy(), kernel.double().numpy(), mode="mirror")
+    np.testing.assert_allclose(correlate(image, kernel)[0, 0].numpy(), expected, atol=1e-6 * kernel.sum())
 
 
 @pytest.mark.parametrize("factor", [1.0, 1.06, 1.31, 2.25, 4.5])

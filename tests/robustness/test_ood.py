@@ -48,6 +48,29 @@ def test_the_intervals_cover(shift):
     assert stats.binom.cdf(falses, 150, 0.9) > 0.005
 
 
+def test_the_interval_of_an_auroc_is_delongs_on_the_logit_scale():
+    """Variances of placements by loops; sets of unequal sizes, with ties."""
+    inside, outside = np.round(RNG.normal(0.7, 1, 13), 1), np.round(RNG.normal(0, 1, 7), 1)
+    wins = np.array([[(a > b) + 0.5 * (a == b) for b in outside] for a in inside])
+    area = wins.mean()
+    error = np.sqrt(wins.mean(1).var(ddof=1) / 13 + wins.mean(0).var(ddof=1) / 7) / (area * (1 - area))
+    ends = special.expit(special.logit(area) + stats.norm.ppf([0.025, 0.975]) * error)
+    assert auroc(inside, outside).interval == pytest.approx(ends)
+    none = auroc(np.zeros(10), np.zeros(20)).interval  # as if images were pairs
+    assert none == pytest.approx((stats.beta.ppf(0.025, 5, 6), stats.beta.ppf(0.975, 6, 5)))
+
+
+def test_the_interval_of_fpr95_is_that_of_resamples_of_both_sets():
+    inside, outside = RNG.normal(0.5, 1, 60), RNG.normal(0, 1, 40)
+    rng = np.random.default_rng(0)
+    drawn = [openood(rng.choice(inside, 60), rng.choice(outside, 40))[1] for _ in range(29)]
+    hits = round(openood(inside, outside)[1] * 60)
+    exact = stats.beta.ppf([0.025, 0.975], [hits, hits + 1], [61 - hits, 60 - hits])
+    low, high = np.quantile(drawn, [0.025, 0.975])
+    found = fpr95(inside, outside, resamples=29).interval
+    assert found == pytest.approx((min(low, exact[0]), max(high, exact[1])))
+
+
 def test_perfect_separation_has_an_interval_of_some_width():
     found = auroc(np.arange(50) + 100.0, np.arange(20.0))
     assert found.value == 1
@@ -71,8 +94,9 @@ def test_knn_is_the_distance_to_the_kth_normalised_neighbour(offset):
     expected = -np.sort(distance.cdist(*unit), axis=1)[:, 4]
     found = knn_score(torch.tensor(train), torch.tensor(test), k=5)
     np.testing.assert_allclose(found, expected, rtol=2e-3 if offset else 1e-5)
-    with pytest.raises(ValueError, match="between 1 and the 60"):
-        knn_score(torch.tensor(train), torch.tensor(test), k=61)
+    for k in (0, 61):
+        with pytest.raises(ValueError, match="between 1 and the 60"):
+            knn_score(torch.tensor(train), torch.tensor(test), k=k)
 
 
 @pytest.mark.parametrize("scale", [2.0**-100, 2.0**100])  # no number loses digits

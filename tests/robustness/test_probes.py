@@ -10,7 +10,13 @@ from torch import nn
 from lipcomp.data._sets import TensorImages
 from lipcomp.robustness._features import extract_features
 from lipcomp.robustness._linear_evaluation import LinearEvaluation, linear_evaluation
-from lipcomp.robustness._probes import LinearProbe, NearestNeighbours, fit_linear_probe, split_by_class
+from lipcomp.robustness._probes import (
+    LinearProbe,
+    NearestNeighbours,
+    _minimise,
+    fit_linear_probe,
+    split_by_class,
+)
 
 
 def clusters(n=300, d=12, classes=4, seed=0, spread=1.5):
@@ -65,10 +71,20 @@ def test_the_penalty_is_chosen_on_held_out_training_images():
     assert sorted(train.tolist() + test.tolist()) == list(range(400))
     assert len(test) == sum(max(1, round(0.2 * n)) for n in labels.bincount().tolist())
     refitted = fit_linear_probe(features, labels, penalties=[probe.penalty])
+    assert not refitted.path
     scale = float(probe.weight.abs().max())
     torch.testing.assert_close(refitted.weight, probe.weight, rtol=0, atol=1e-3 * scale)
     by_accuracy = fit_linear_probe(features, labels, choose_by="accuracy")
     assert by_accuracy.penalty == min(by_accuracy.path, key=lambda point: -point.accuracy).penalty
+
+
+def test_a_fit_from_the_minimum_ends_where_it_starts():
+    features, labels = clusters()
+    features = features.double() / 64
+    found, many = _minimise(features, labels, 4, 1e-2, None, 1000, 1e-7)
+    again, few = _minimise(features, labels, 4, 1e-2, found, 1000, 1e-7)
+    assert few <= 1 < many
+    torch.testing.assert_close(again, found, rtol=0, atol=1e-5 * float(found.abs().max()))
 
 
 def test_the_one_image_of_a_class_is_trained_on():
@@ -205,8 +221,9 @@ def test_linear_evaluation_learns_leaves_the_encoder_alone_and_follows_its_seed(
     assert folded.accuracy(features, images.labels).value > 0.9
     with pytest.raises(ValueError, match="epochs and batch_size"):
         LinearEvaluation(epochs=0)
-    with pytest.raises(ValueError, match="area must be"):
-        LinearEvaluation(area=(0.5, 2.0))
+    for area in ((0.5, 2.0), (0.0, 1.0), (0.9, 0.5)):
+        with pytest.raises(ValueError, match="area must be"):
+            LinearEvaluation(area=area)
 
 
 def test_a_linear_evaluation_that_is_not_finite_is_refused():

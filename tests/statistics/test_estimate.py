@@ -8,6 +8,7 @@ import torch
 from lipcomp.records import append_records, read_records
 from lipcomp.statistics import contrast, correlation, paired_effect, within_pairs
 from lipcomp.statistics._correlation import partial_correlation
+from lipcomp.statistics._estimate import rounding
 from lipcomp.statistics._per_image import auroc, clustered_logistic
 from lipcomp.statistics._slopes import block_slope
 
@@ -172,3 +173,26 @@ def test_the_unit_changes_no_correlation(power):
     base, slope = block_slope(y, x), block_slope(other, far)
     assert slope.p_value == pytest.approx(base.p_value, rel=1e-9)
     np.testing.assert_allclose(slope.interval, np.ldexp(base.interval, power + power // 2), rtol=1e-9)
+
+
+@pytest.mark.parametrize(
+    ("kind", "size"),
+    [(np.float64, 1e-13), (np.float32, 4 * 2**-23), (np.float16, 2**-10), (torch.bfloat16, 2**-7)],
+)
+def test_rounding_is_a_few_units_in_the_last_place(kind, size):
+    given = torch.ones(2, dtype=kind) if isinstance(kind, torch.dtype) else np.ones(2, kind)
+    assert rounding(given, np.ones(2)) == size
+
+
+def test_few_observations_say_how_small_p_can_be_and_many_do_not():
+    """Of 3! orders one, of 2^3 signs or exchanges inside pairs two are as extreme as any can be."""
+    rng = np.random.default_rng(0)
+    for n, told in ((3, True), (8, False)):
+        x, y = rng.normal(size=(2, n))
+        twice = rng.normal(size=(2, 2 * n))
+        for found, least in (
+            (correlation(x, y, method="pearson", resamples=199), "0.17"),
+            (paired_effect(x, y), "0.25"),
+            (within_pairs(*twice, np.arange(n).repeat(2), resamples=199).within, "0.25"),
+        ):
+            assert (f"below {least}" in found.note) == ("cannot give" in found.note) == told

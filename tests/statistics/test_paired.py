@@ -9,6 +9,7 @@ import scipy.stats
 
 from lipcomp.statistics import paired_effect
 from lipcomp.statistics._paired import _hedges
+from lipcomp.statistics._resampling import bca
 
 
 @pytest.mark.parametrize("n", [2, 3, 5, 9, 13])
@@ -160,3 +161,10 @@ def test_a_bootstrap_without_width_is_no_interval():
     found = paired_effect([1.0, 2.0], [0.0, 0.0], interval="studentized")
     assert found.interval is None
     assert 'use interval="t"' in found.note
+
+
+def test_an_estimate_outside_all_draws_has_no_bca_interval():
+    draws, left_out = np.array([1.0, 2.0, 3.0]), np.array([1.0, 2.0, 4.0])
+    for observed in (0.5, 3.5):
+        assert bca(observed, draws, left_out, 0.95)[0] is None
+    assert bca(2.0, draws, left_out, 0.95)[0] is not None

@@ -119,3 +119,10 @@ def test_the_fewest_that_a_correlation_can_be_found_with():
     assert "needs more than 4" in smallest_detectable_effect(4, test="kendall", alpha=0.2).note
     assert smallest_detectable_effect(3, test="auroc").note == "1 positive and 2 negative rows are too few"
     assert smallest_detectable_effect(4, test="auroc").note == "2 positive and 2 negative rows are too few"
+
+
+def test_two_rows_of_a_kind_suffice_among_many():
+    assert smallest_detectable_effect(1000, test="auroc", positives=2).value is not None
+    assert smallest_detectable_effect(1000, test="auroc", positives=998).value is not None
+    for one in (1, 999):
+        assert smallest_detectable_effect(1000, test="auroc", positives=one).value is None

@@ -1,5 +1,7 @@
 """Contrasts over units against scipy's paired t and statsmodels' two-way layout; the images' share by simulation."""
 
+import math
+
 import numpy as np
 import pytest
 import scipy.stats
@@ -161,3 +163,16 @@ def test_the_unit_of_the_values_changes_no_verdict(scale):
     for name in ("value", "interval", "error", "spread", "differences"):
         expected = np.array(getattr(base, name)) * scale
         np.testing.assert_allclose(getattr(far, name), expected, rtol=1e-9)
+
+
+@pytest.mark.parametrize("freedom", [7.0, math.inf])
+def test_a_variance_that_all_units_share_widens_by_welch_and_satterthwaite(freedom):
+    values, unit, condition = layout(5, ["t", "c"])
+    alone = contrast(values, unit, condition, "t", "c")
+    shared = 0.4 * alone.error**2
+    both = contrast(values, unit, condition, "t", "c", shared=shared, shared_freedom=freedom)
+    assert both.error == pytest.approx(math.sqrt(1.4) * alone.error)
+    assert both.freedom == pytest.approx(1.4**2 / (1 / 4 + 0.4**2 / freedom))
+    half = scipy.stats.t.ppf(0.975, both.freedom) * both.error
+    assert both.interval == pytest.approx((both.value - half, both.value + half))
+    assert both.value == alone.value

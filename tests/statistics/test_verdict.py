@@ -68,15 +68,19 @@ def test_degrees_of_freedom_that_a_family_lends_grow_with_the_seeds():
     alone = paired(x)
     lent = dataclasses.replace(alone, freedom=2 * alone.freedom)
 
-    def decided(n, freedom):
-        half = scipy.stats.t.ppf(0.975, freedom) * alone.spread / math.sqrt(n)
-        z = scipy.stats.norm(alone.value, alone.spread / math.sqrt(n)).cdf
-        return 1 - z(half) + z(-half) + max(0.0, z(min(half, 1.0 - half)) - z(max(-half, half - 1.0)))
+    n = np.arange(5, 101)
 
-    for effect, lends in ((alone, 1), (lent, 2)):
-        found = units_needed(effect, ZONE)
-        assert decided(found, lends * (found - 1)) >= 0.8
-        assert found == 5 or decided(found - 1, lends * (found - 2)) < 0.8
+    def needed(effect, lends):
+        error = effect.spread / np.sqrt(n)
+        half = scipy.stats.t.ppf(0.975, lends * (n - 1)) * error
+        z = scipy.stats.norm(effect.value, error).cdf
+        inside = z(np.minimum(half, 1.0 - half)) - z(np.maximum(-half, half - 1.0))
+        return n[np.argmax(1 - z(half) + z(-half) + np.maximum(0.0, inside) >= 0.8)]
+
+    for value in np.linspace(1.5, 4.0, 30):
+        for effect, lends in ((alone, 1), (lent, 2)):
+            effect = dataclasses.replace(effect, value=value)
+            assert units_needed(effect, ZONE) == needed(effect, lends)
     assert units_needed(lent, ZONE) < units_needed(alone, ZONE)
 
 
