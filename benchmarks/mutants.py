@@ -51,16 +51,7 @@ VIEWS = ("data/_views", "data/_crops", "data/_colour", "data/_preprocessing", "d
 LEFT_OUT = re.compile(  # files, commands, other people's programs: no arithmetic
     r"__init__|__main__|_capture|_checks|_arrays|_sets|_robustbench|_videos|_watermark|_texture|_protocols|_shifted"
 )
-HEAVY = (
-    "torch",
-    "torchvision",
-    "scipy.stats",
-    "scipy.optimize",
-    "pandas",
-    "hypothesis",
-    "mpmath",
-    "PIL.Image",
-)
+HEAVY = ("torchvision", "hypothesis", "mpmath")  # what tests import beside what the modules do
 BROKEN = 99  # exit code of a mutant that could not be made
 WAITS = 300.0  # seconds without any CPU time that end a test
 LIMIT = 120.0  # CPU seconds that a file of tests may take, every line noted, to be among the fast ones
@@ -77,10 +68,11 @@ SEEDS = ("manual_seed", "default_rng", "rng", "seed")  # of calls and arguments:
 
 @dataclass(frozen=True)
 class Mutant:
-    """One change: the number of its place in the module's tree, and what it makes of it."""
+    """One change: the number of its place in the module's tree, the lines of its statement, and what it makes of it."""
 
     module: str
     place: int
+    first: int
     line: int
     before: str
     after: str
@@ -117,9 +109,9 @@ def guard_or_text(node: ast.AST) -> bool:
     """Whether it is a tiny number, or text: a part of a path."""
     value = getattr(node, "value", None)
     return (
-        isinstance(node, ast.JoinedStr)
-        or isinstance(value, str)
-        or (isinstance(value, float) and 0 < value < 1e-6)
+        0 < value < 1e-6
+        if isinstance(value, float)
+        else isinstance(value, str) or isinstance(node, ast.JoinedStr)
     )
 
 
@@ -159,15 +151,17 @@ def changes(node: ast.AST) -> Iterator[ast.AST]:
 def mutants(file: Path) -> list[Mutant]:
     """All of a module's."""
     tree = ast.parse(file.read_text())
-    statements = [n for n in ast.walk(tree) if isinstance(n, ast.stmt) and not hasattr(n, "body")]
+    statements = [n for n in ast.walk(tree) if isinstance(n, ast.stmt)]
     found = []
     for place, node in enumerate(places(tree)):
         for new in changes(node):
             line = getattr(node, "lineno", 0)
             around = [s for s in statements if s.lineno <= line <= (s.end_lineno or 0)]
-            where = f"{ast.unparse(around[-1])[:110]}: " if around else ""
+            inner = max(around, key=lambda s: s.lineno, default=tree)
+            where = "" if hasattr(inner, "body") else f"{ast.unparse(inner)[:110]}: "
             module = ".".join(file.relative_to(ROOT).with_suffix("").parts)
-            found.append(Mutant(module, place, line, where + ast.unparse(node), ast.unparse(new)))
+            first = getattr(inner, "lineno", line)
+            found.append(Mutant(module, place, first, line, where + ast.unparse(node), ast.unparse(new)))
     return found
 
 
@@ -337,38 +331,20 @@ def told_by(file: str) -> tuple[float, dict[str, dict[str, list[str]]], dict[str
 def tests_of(module: str) -> tuple[str, ...]:
     """Files of tests: the package's, first those that speak most of the module, and others that import it."""
     tree = ast.parse((ROOT / (module.replace(".", "/") + ".py")).read_text())
-    defined = {n.name for n in tree.body if isinstance(n, (ast.FunctionDef, ast.ClassDef))} | {
-        module.split(".")[-1]
-    }
-    words = re.compile(rf"\b({'|'.join(map(re.escape, defined))})\b")
-    package = module.split(".")[1]
-    told = {f: len(words.findall(f.read_text())) for f in (ROOT / "tests" / package).glob("test_*.py")}
-    told |= {
-        f: len(words.findall(text))
-        for f in (ROOT / "tests").glob("test_*.py")
-        if f"lipcomp.{package}" in (text := f.read_text()) and words.search(text)
-    }
-    return tuple(str(f.relative_to(ROOT)) for f in sorted(told, key=lambda f: (-told[f], f)))
-
-
-def lines_of(mutant: Mutant) -> list[str]:
-    """The lines of the statement that holds the mutant, none where no function does: it ran on import."""
-    path = ROOT / (mutant.module.replace(".", "/") + ".py")
-    tree = ast.parse(path.read_text())
-    if not changed(mutant)[1]:
-        return []
-    around = [
-        n
-        for n in ast.walk(tree)
-        if isinstance(n, ast.stmt) and n.lineno <= mutant.line <= (n.end_lineno or 0)
-    ]
-    inner = max(around, key=lambda n: n.lineno)
-    return [str(line) for line in range(inner.lineno, max(mutant.line, inner.lineno) + 1)]
+    _, package, *_, own = module.split(".")
+    defined = [n.name for n in tree.body if isinstance(n, (ast.FunctionDef, ast.ClassDef))]
+    words = re.compile(rf"\b({'|'.join([own, *defined])})\b")
+    files = [*(ROOT / "tests" / package).glob("test_*.py")]
+    files += [f for f in (ROOT / "tests").glob("test_*.py") if f"lipcomp.{package}" in f.read_text()]
+    told = {str(f.relative_to(ROOT)): len(words.findall(f.read_text())) for f in files}
+    return tuple(sorted(told, key=lambda f: (-told[f], f)))
 
 
 def judge(mutant: Mutant) -> Mutant:
     """Run the tests that reach a mutant, file by file until one fails."""
-    path, lines = str(ROOT / (mutant.module.replace(".", "/") + ".py")), lines_of(mutant)
+    path = str(ROOT / (mutant.module.replace(".", "/") + ".py"))
+    # none where no function holds it: it ran on import
+    lines = [str(n) for n in range(mutant.first, mutant.line + 1)] if changed(mutant)[1] else []
     for file in tests_of(mutant.module):
         seconds, reached, each = told_by(file)
         tests = {test for line in lines for test in reached.get(path, {}).get(line, [])}
@@ -406,12 +382,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--workers", type=int, default=2, help="at the same time (default 2)")
     parser.add_argument("--out", type=Path, help="write every verdict as a line of JSON")
     options = parser.parse_args(arguments)
-    for name in HEAVY:
+    modules = [".".join(file.relative_to(ROOT).with_suffix("").parts) for file in chosen("")]
+    for name in (*modules, *HEAVY):
         importlib.import_module(name)
     sys.modules["torch"].set_num_threads(1)
     os.environ["PYTEST_DISABLE_PLUGIN_AUTOLOAD"] = "1"
-    for file in chosen(""):
-        importlib.import_module(".".join(file.relative_to(ROOT).with_suffix("").parts))
     every = [m for file in chosen(options.only) for m in mutants(file)]
     if options.again:
         lines = read_lines([options.again])

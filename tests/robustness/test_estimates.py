@@ -180,10 +180,21 @@ def test_the_lowest_confidences_have_a_bin_of_their_own():
 
 
 def test_calibration_error_of_a_model_that_is_always_as_sure():
-    """Confidence 0.8 everywhere and 60% right: the error is 0.2, in whatever bin."""
-    logits = torch.tensor([[np.log(0.8), np.log(0.2)]]).repeat(50, 1)
-    labels = (torch.arange(50) >= 30).long()
-    assert abs(calibration_error(logits, labels).value - 0.2) < 1e-9
+    """Confidence 0.8 everywhere and 60% right: the error is 0.2, in whatever bin; the interval is of one share."""
+    logits = torch.tensor([[np.log(0.8), np.log(0.2)]]).repeat(400, 1)
+    labels = (torch.arange(400) >= 240).long()
+    found = calibration_error(logits, labels)
+    assert abs(found.value - 0.2) < 1e-9
+    noise = []  # 97.5% of what chance makes of the gap, if it is none and if it is what was seen
+    for share in (0.8, 242 / 404):
+        gaps = np.abs(np.arange(401) / 400 - share)
+        order = gaps.argsort()
+        within = stats.binom.pmf(order, 400, share).cumsum()
+        noise.append(gaps[order[np.searchsorted(within, 0.975)]])
+    assert found.interval[0] == pytest.approx(0.2 - max(noise), abs=4e-3)
+    normal = 1.96 * np.sqrt((0.6 * 0.2**2 + 0.4 * 0.8**2) / 400)
+    exact = proportion(np.arange(400) < 240).interval
+    assert found.interval[1] == pytest.approx(0.2 + max(normal, 0.6 - exact[0], exact[1] - 0.6), rel=1e-4)
 
 
 def rows(errors):

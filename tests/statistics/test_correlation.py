@@ -128,6 +128,13 @@ def test_control_removes_a_common_cause():
     assert partial_correlation(x, y, z).p_value > 0.05
 
 
+def test_a_control_determines_what_follows_from_it_by_the_method_that_is_asked_for():
+    z, y = np.arange(8.0), np.array([3.0, 1, 4, 1, 5, 9, 2, 6])
+    assert partial_correlation(z**3, y, z, method="spearman").note == "the control determines x"
+    assert partial_correlation(z**3, y, z, method="pearson").value is not None
+    assert partial_correlation(y, 2 - z, z, method="pearson").note == "the control determines y"
+
+
 def test_copies_of_a_model_are_no_new_models():
     """Three identical copies of six models, grouped: the p-value of six models, not of eighteen."""
     x, y = sample(6, False)
