@@ -22,6 +22,7 @@ from lipcomp.robustness.corruptions._corrupt import find_corruption, resave_jpeg
 from lipcomp.robustness.corruptions._digital import pixelate
 from lipcomp.robustness.corruptions._draws import Draws
 from lipcomp.robustness.corruptions._filters import correlate, gaussian, zoom_matrix
+from lipcomp.robustness.corruptions._spatter import _costs
 from lipcomp.robustness.corruptions._tables import COMMON, TABLES, VALIDATION
 
 EVERY = [(table, name) for table in TABLES for name in corruption_names(table)]
@@ -238,6 +239,16 @@ def test_glass_on_digits_only_moves_pixels(monkeypatch):
         moved.flatten(1).sort(1).values, (images * 255).round().div(255).flatten(1).sort(1).values
     )
     assert not torch.equal(moved, images)
+
+
+def test_the_costs_of_the_chamfer_distance_are_those_of_the_shortest_way():
+    """Over steps, diagonals and knight's moves, found one cell after another; at most 20."""
+    moves = ((0, 1, 1.0), (1, 0, 1.0), (1, 1, 1.4), (1, 2, 2.1969), (2, 1, 2.1969))
+    least = np.zeros((20, 21))
+    for i, j in np.ndindex(20, 21):
+        if i or j:
+            least[i, j] = min(least[i - a, j - b] + cost for a, b, cost in moves if a <= i and b <= j)
+    np.testing.assert_allclose(_costs().numpy(), least.clip(max=20), rtol=1e-6)
 
 
 def test_motion_blur_of_a_point_is_half_a_gaussian_along_its_direction():
