@@ -182,6 +182,20 @@ def test_a_network_in_another_memory_layout_has_a_product(generator):
     torch.testing.assert_close(certified_bound(network, images, method="product").bound, expected)
 
 
+def test_batch_norms_count_with_their_weights(generator):
+    """Alone the largest factor; after a convolution of single pixels the norm of both as one matrix."""
+    conv, norm = nn.Conv2d(2, 3, 1).double(), nn.BatchNorm2d(3).double()
+    for numbers in (norm.weight.data, norm.running_var):
+        numbers.uniform_(0.3, 3.0, generator=generator)
+    factor = norm.weight.detach() / (norm.running_var + norm.eps).sqrt()
+    images = torch.rand(1, 3, 4, 4, generator=generator, dtype=torch.float64)
+    alone = nn.Sequential(norm, nn.Flatten()).eval()
+    assert float(certified_bound(alone, images, method="product").bound) == pytest.approx(float(factor.max()))
+    both = nn.Sequential(conv, norm, nn.Flatten()).eval()
+    truth = torch.linalg.matrix_norm(factor[:, None] * conv.weight.detach().flatten(1), 2)
+    assert float(certified_bound(both, images[:, :2], method="product").bound) == pytest.approx(float(truth))
+
+
 def test_sorting_costs_nothing(generator):
     images = torch.rand(3, 2, 7, 9, generator=generator)
     for size in (2, 7, 126):

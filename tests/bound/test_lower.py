@@ -54,6 +54,7 @@ def test_duplicates_are_counted_and_never_divided_by():
     distance = torch.tensor([0.0, 1.0, 2.0, 2.0])
     found = lower_bounds(mu, mu.roll(1, 0), distance)
     assert found.excluded["zero distance"] == 1
+    assert "not a number" not in found.excluded
     assert found["direction"].n == 3
     assert found["direction"].witness.position == 1
     assert found["direction"].maximum == pytest.approx(math.sqrt(2), rel=2e-6)

@@ -294,6 +294,22 @@ def test_a_border_is_laid_around_what_is_not_square():
     torch.testing.assert_close(pixels[0, 1:5], torch.full((4, 10), 200.0))
 
 
+@pytest.mark.parametrize(
+    ("resize", "options", "picture", "size"),
+    [
+        (256, {}, (480, 640), (256, 341)),
+        (256, {}, (640, 480), (341, 256)),
+        ((120, 200), {}, (480, 640), (150, 200)),  # covers both sides
+        ((200, 120), {}, (640, 480), (200, 150)),
+        ((120, 200), {"border": (0, 0, 0)}, (480, 640), (120, 160)),  # fits into both
+        ((120, 200), {"squash": True}, (480, 640), (120, 200)),
+        ((8, 8), {"border": (0, 0, 0)}, (480, 1), (8, 1)),
+    ],
+)
+def test_the_size_before_the_crop(resize, options, picture, size):
+    assert Preprocessing(resize, (8, 8), **options)._target(*picture) == size
+
+
 def test_the_default_takes_the_centre_and_refuses_to_enlarge_unless_told():
     assert Preprocessing.default(224, 224).resize == 256
     assert Preprocessing.default(32, 32).resize == 32

@@ -85,6 +85,7 @@ def test_cifar_10_1_and_10_2(tmp_path):
     shift = load_shift("cifar10.1", tmp_path, partial=True)
     logits = torch.eye(10)[[0, 1, 2, 3, 5, 5]]
     assert shift.right(logits).tolist() == [True, True, True, True, False, True]
+    assert shift.model_classes == 10
     with pytest.raises(ValueError, match="holds 6 images, published are 2000"):
         load_shift("cifar10.1", tmp_path)
     np.savez(
@@ -92,7 +93,8 @@ def test_cifar_10_1_and_10_2(tmp_path):
         images=np.zeros((4, 32, 32, 3), np.uint8),
         labels=np.array([0, 1, 9, 9]),
     )
-    assert load_shift("cifar10.2", tmp_path, partial=True).images.labels.tolist() == [0, 1, 9, 9]
+    shift = load_shift("cifar10.2", tmp_path, partial=True)
+    assert (shift.images.labels.tolist(), shift.model_classes) == ([0, 1, 9, 9], 10)
     np.savez(
         tmp_path / "cifar102_test.npz",
         images=np.zeros((4, 32, 32, 3), np.uint8),
