@@ -63,6 +63,7 @@ OPERATORS: dict[type, type] = {
 BORDERS: dict[type, type] = {ast.Lt: ast.LtE, ast.LtE: ast.Lt, ast.Gt: ast.GtE, ast.GtE: ast.Gt}
 NAMES = {"min": "max", "max": "min", "amin": "amax", "amax": "amin", "minimum": "maximum", "maximum": "minimum",
          "mean": "sum", "sum": "mean", "sin": "cos", "cos": "sin"}  # fmt: skip
+ASIDE = ("annotation", "returns", "decorator_list")
 SEEDS = ("manual_seed", "default_rng", "rng", "seed")  # of calls and arguments: any number would do
 
 
@@ -82,11 +83,7 @@ class Mutant:
 
 def places(tree: ast.AST) -> Iterator[ast.AST]:
     """The nodes that compute something."""
-    fields = [
-        field
-        for name, field in ast.iter_fields(tree)
-        if name not in ("annotation", "returns", "decorator_list")
-    ]
+    fields = [field for name, field in ast.iter_fields(tree) if name not in ASIDE]
     if isinstance(tree, (ast.Raise, ast.Assert, ast.JoinedStr)):
         return
     if getattr(getattr(tree, "func", None), "attr", getattr(tree, "arg", "")) in SEEDS:
@@ -324,14 +321,15 @@ def told_by(file: str) -> tuple[float, dict[str, dict[str, list[str]]], dict[str
         reached = Path(folder) / "reached.json"
         code, seconds, by = run_tests((file,), None, LIMIT, reached)
         print(f"  {file}: {seconds:.0f} s" + (f", not used: exit {code} {by}" if code else ""), flush=True)
-        return (float("inf"), {}, {}) if code else (seconds, *json.loads(reached.read_text()))
+        lines, each = ({}, {}) if code else json.loads(reached.read_text())
+        return float("inf") if code else seconds, lines, each
 
 
 @cache
 def tests_of(module: str) -> tuple[str, ...]:
     """Files of tests: the package's, first those that speak most of the module, and others that import it."""
     tree = ast.parse((ROOT / (module.replace(".", "/") + ".py")).read_text())
-    _, package, *_, own = module.split(".")
+    package, own = module.split(".")[1], module.split(".")[-1]
     defined = [n.name for n in tree.body if isinstance(n, (ast.FunctionDef, ast.ClassDef))]
     words = re.compile(rf"\b({'|'.join([own, *defined])})\b")
     files = [*(ROOT / "tests" / package).glob("test_*.py")]
