@@ -104,13 +104,7 @@ def measure_run(bench: Bench, images: int, certified: int) -> pd.DataFrame:
 
 
 def study_rows(bench: Bench, study: Path, told: pd.DataFrame) -> pd.DataFrame:
-    """Each image's label and the share of corruptions that change its prediction, as the study measured them.
-
-    Raises
-    ------
-    ValueError
-        If the study measured the run's images with another encoder or another set, or not at all.
-    """
+    """Each image's label and the share of corruptions that change its prediction, as the study measured them."""
     own = told[(told["subject.run"] == bench.label) & (told["quantity"] == "accuracy.clean")].tail(1)
     own = own.reindex(columns=["subject.encoder", "settings.data_hash"])
     wanted = [bench.encoder_hash, bench.data_settings()["data_hash"]]
@@ -124,13 +118,7 @@ def study_rows(bench: Bench, study: Path, told: pd.DataFrame) -> pd.DataFrame:
 
 
 def read_rows(file: Path) -> pd.DataFrame:
-    """The rows of a file that this command wrote.
-
-    Raises
-    ------
-    ValueError
-        If it is another kind of file.
-    """
+    """The rows of a file that this command wrote."""
     try:
         rows = pd.read_csv(file)
     except FileNotFoundError as error:
@@ -189,10 +177,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("study", type=Path, nargs="?", help="folder of a measured study")
     parser.add_argument("--out", type=Path, help="file of the rows (default: image_by_image.csv in the study)")
     parser.add_argument("--runs", default="*", help="patterns of runs, comma-separated, as c_simclr-* (default: all)")
-    parser.add_argument("--images", type=positive(int), default=300, help="test images, from the first (default 300)")
+    parser.add_argument("--images", type=positive(int), default=300, help="test images, from the first (default: 300)")
     parser.add_argument("--certified", type=positive(int), default=0, help="images that are certified (default: none)")
     parser.add_argument("--table", type=Path, metavar="FILE", help="show the table of a finished file and stop")
-    parser.add_argument("--device", default="auto", help="auto, cpu, cuda, cuda:1 or mps (default auto)")
+    parser.add_argument("--device", default="auto", help="auto, cpu, cuda, cuda:1 or mps (default: auto)")
     # fmt: on
     add_foreign_arguments(parser)
     add_data_arguments(parser)

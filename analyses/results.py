@@ -266,9 +266,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Design, run or publish the studies."""
     parser = Parser(prog="python -m analyses.results", description=__doc__)
     parser.add_argument("step", choices=("design", "run", "publish"), help="what to do")
-    parser.add_argument("studies", nargs="*", help=f"of {', '.join(STUDIES)} (default all)")
-    parser.add_argument("--workers", type=int, default=1, help="processes (default 1)")
-    parser.add_argument("--device", default="auto", help="auto, cpu, cuda, cuda:1 or mps (default auto)")
+    parser.add_argument("studies", nargs="*", help=f"of {', '.join(STUDIES)} (default: all)")
+    parser.add_argument("--workers", type=int, default=1, help="processes (default: 1)")
+    parser.add_argument("--device", default="auto", help="auto, cpu, cuda, cuda:1 or mps (default: auto)")
     parser.add_argument(
         "--fashion-root",
         type=Path,
@@ -276,7 +276,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         help=f"folder of Fashion-MNIST's four files (default {FASHION_ROOT})",
     )
     parser.add_argument(
-        "--cifar-root", type=Path, help="folder in which torchvision finds CIFAR-10 (default none)"
+        "--cifar-root", type=Path, help="folder in which torchvision finds CIFAR-10 (default: none)"
     )
     options = parser.parse_args(arguments)
     roots = {FASHION: options.fashion_root, CIFAR: options.cifar_root, MORE_CIFAR: options.cifar_root}

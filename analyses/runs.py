@@ -61,13 +61,7 @@ class Measured:
 
 
 def find_runs(study: Path) -> dict[str, Path]:
-    """The checkpoints of a study's finished runs, or those in a plain folder, by name.
-
-    Raises
-    ------
-    FileNotFoundError
-        If the folder is missing or holds no checkpoint.
-    """
+    """The checkpoints of a study's finished runs, or those in a plain folder, by name."""
     if not study.is_dir():
         raise FileNotFoundError(
             f"study folder {str(study)!r} does not exist; train one with: make study, or give a folder of checkpoints"
@@ -88,11 +82,6 @@ def call_roll(study: Path) -> dict[str, str] | None:
     """What became of each run, :data:`FINISHED` or why it diverged; None if it is not known.
 
     As its folder says, or where that holds no checkpoint, as measuring found it.
-
-    Raises
-    ------
-    ValueError
-        If the file of what measuring found is damaged.
     """
     try:
         roll = dict.fromkeys(find_runs(study), FINISHED)
@@ -155,15 +144,7 @@ def read_study(
 
 
 def read_measured(file: Path, command: str) -> Measured:
-    """What a command wrote about a study's runs.
-
-    Raises
-    ------
-    FileNotFoundError
-        If nothing has been measured.
-    ValueError
-        If the records are not of a study, or all of its runs are gone.
-    """
+    """What a command wrote about a study's runs."""
     if not file.exists():
         raise FileNotFoundError(
             f"{file.parent} holds no {file.name}: measure it first with: python -m {command} {file.parent}"

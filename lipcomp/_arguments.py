@@ -101,7 +101,7 @@ def checked(
 def taken(name: str, value: Any, kind: Any, *, keeps: bool) -> Any:
     """The value as its annotation has it; one of another kind is refused by name, True for a kept number too."""
     if not _fits(value, kind) or (keeps and _is_truth_for_number(value, kind)):
-        raise ValueError(f"{name} must be {_words(kind)}, got {_shown(value)}{_remedy(value)}")
+        raise ValueError(f"{name} must be {_words(kind)}, got {_shown(value)}{_remedy(name, value)}")
     return _converted(value, kind)
 
 
@@ -270,12 +270,16 @@ def _words_of_one(kind: Any) -> str:
 
 
 def _owned(kind: type) -> str:
-    return f"{kind.__module__.partition('.')[0]}'s {kind.__name__}"
+    return f"a {kind.__module__.partition('.')[0]} {kind.__name__}"
 
 
-def _remedy(value: Any) -> str:
+def _remedy(name: str, value: Any) -> str:
     if isinstance(value, np.ndarray):
         return "; convert it with torch.as_tensor"
+    if name == "records" and isinstance(value, str | Path):
+        return "; read the file with lipcomp.read_records"
+    if hasattr(value, name):
+        return f"; give its .{name}"
     for name, what in (
         ("_orig_mod", "compiled module"),
         ("encoder", "checkpoint"),

@@ -25,7 +25,7 @@ from lipcomp.distributions import VonMisesFisher
 from lipcomp.encoders import build_encoder
 from lipcomp.encoders._encoder import Encoder
 from lipcomp.encoders._heads import MLPHead
-from lipcomp.objectives import Objective
+from lipcomp.objectives import Loss, Objective
 from lipcomp.objectives._supervised import ClassEncoder
 from train.data import seed_globals, stream
 from train.parallel import Ranks
@@ -208,6 +208,10 @@ class Trainee(nn.Module):
                 target_2, target_1 = (self.target.embedding(view) for view in reversed(views))
             inputs = (*online, target_1, target_2)
         loss = objective(*inputs, **self._options(objective, views, generator, ranks, rows, whole))
+        if type(loss) is not Loss:
+            raise ValueError(
+                f"{type(objective).__name__} must return a Loss(value, metrics), got {type(loss).__name__}"
+            )
         value, metrics = loss.value, {"loss": loss.value.detach(), **loss.metrics}
         if self.probe is not None:
             read = features if self.probe_layer == "backbone" else projections

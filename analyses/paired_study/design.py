@@ -62,13 +62,7 @@ class Design:
 
 
 def read_design(plan: dict[str, Any]) -> Design:
-    """The design in a study's plan; the default one, unwritten, where there is none.
-
-    Raises
-    ------
-    ValueError
-        If it holds a field that is not known here, or a value of another kind or out of its range.
-    """
+    """The design in a study's plan; the default one, unwritten, where there is none."""
     told = plan.get("design") or {}
     try:
         told = {name: tuple(value) if isinstance(value, list) else value for name, value in told.items()}
@@ -132,13 +126,7 @@ def _rules(design: Design) -> Iterator[tuple[str, bool, str]]:
 
 
 def write_design(folder: Path) -> Design:
-    """Write the default design into a study's plan, unless it has one; return the design.
-
-    Raises
-    ------
-    ValueError
-        If the study is measured already.
-    """
+    """Write the default design into a study's plan, unless it has one; return the design."""
     plan = read_plan(folder)
     if "design" in plan:
         return read_design(plan)

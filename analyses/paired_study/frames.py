@@ -70,15 +70,7 @@ class Study:
 
 
 def load_study(folder: Path) -> Study:
-    """Read a study's records.
-
-    Raises
-    ------
-    FileNotFoundError
-        If nothing has been measured in the folder.
-    ValueError
-        If the records are not of a study, or an accuracy is no share.
-    """
+    """Read a study's records."""
     measured = read_measured(folder / RECORDS, "analyses.paired_study.measure")
     frame = measured.frame
     plan = read_plan(folder)
@@ -128,13 +120,7 @@ def find_looks(frame: pd.DataFrame) -> tuple[int, ...]:
 
 
 def read_bits(path: Path) -> Bits | None:
-    """The correctness bits that measuring kept, or None where it kept none.
-
-    Raises
-    ------
-    ValueError
-        If the file is damaged.
-    """
+    """The correctness bits that measuring kept, or None where it kept none."""
     if not path.exists():
         return None
     try:

@@ -212,8 +212,9 @@ def save_checkpoint(path: Path | str, encoder: Encoder, *, metadata: Metadata | 
     """
     if not hasattr(encoder, "spec"):
         raise CheckpointError(
-            f"a wrapped {encoder.architecture} has no spec to be rebuilt from; write it with "
-            f"save_pretrained(folder) of the checkpoint that holds it"
+            f"a wrapped {encoder.architecture} has no spec to be rebuilt from; save its weights with torch.save, and "
+            f"read them with the function that builds it (factory=); if it was loaded, use save_pretrained(folder) of "
+            f"its checkpoint"
         )
     header = {"format": FORMAT, "encoder": encoder.spec.to_dict(), **asdict(metadata or Metadata())}
     text = json.dumps(header, sort_keys=True, allow_nan=False)

@@ -93,11 +93,6 @@ class Bench:
         return digest("encoder", self.encoder_hash, self.plan.precision)
 
     @cached_property
-    def recipe_hash(self) -> str | None:
-        """A hash of how the encoder was trained, less its objective."""
-        return recipe_hash(self.checkpoint.metadata.recipe)
-
-    @cached_property
     def guard(self) -> list[float]:
         """The encoder's output on two fixed images: eight numbers that another function would not give."""
         try:
@@ -152,7 +147,7 @@ class Bench:
             "image_shape": list(self.checkpoint.image_shape),
             "epochs": metadata.epochs,
             "data_hash": metadata.data.get("hash"),
-            "recipe_hash": self.recipe_hash,
+            "recipe_hash": recipe_hash(metadata.recipe),
             "perturb": metadata.recipe.get("perturb") or None,
             "encoder": self.encoder_hash,
             "guard": self.guard,

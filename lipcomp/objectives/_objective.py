@@ -37,7 +37,7 @@ import math
 from abc import ABC
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from typing import Any, ClassVar, Literal
+from typing import Any, ClassVar, Literal, get_args
 
 import torch
 from jaxtyping import Float
@@ -104,6 +104,8 @@ class Objective(ABC):
     def __init_subclass__(cls, family: Family | None = None) -> None:
         if family is not None:
             cls.family = family  # the base class of a family
+        elif not hasattr(cls, "family"):
+            raise ValueError(f"{cls.__name__} must say how it is called: family = one of {get_args(Family)}")
         else:
             Objective.known[cls.__name__] = cls
 

@@ -15,6 +15,7 @@ begins as records do. A last line that only lacks its newline is a record, and i
 import contextlib
 import gc
 import json
+import lzma
 import os
 import re
 import warnings
@@ -199,7 +200,7 @@ def read_records(paths: Path | str | Sequence[Path | str], *, skip_damaged: bool
     Parameters
     ----------
     paths
-        The file or files.
+        The file or files; those that end in ``.xz``, as published results do, are unpacked on the way.
     skip_damaged
         Skip damaged lines, with a :class:`RecordWarning` for each, instead of raising an error.
 
@@ -268,7 +269,7 @@ def _iterate(
     batch: list[Record] = []
     (position, number), torn = begin, False
     try:
-        with path.open("rb") as file:
+        with lzma.open(path) if path.suffix == ".xz" else path.open("rb") as file:
             seen = _state(file)
             file.seek(position)
             for line in file:
@@ -292,9 +293,10 @@ def _iterate(
                     yield from batch
                     batch.clear()
                     begin[:] = position, number
-    except OSError as error:
+    except (OSError, EOFError, lzma.LZMAError) as error:
         raise RecordError(
-            f"records {str(path)!r} cannot be read ({error.strerror}); give the path of a .jsonl file"
+            f"records {str(path)!r} cannot be read ({getattr(error, 'strerror', None) or error}); give the path of a "
+            f".jsonl file"
         ) from error
     if batch or torn:
         warnings.warn(
@@ -305,7 +307,7 @@ def _iterate(
         )
 
 
-def _state(file: IO[bytes]) -> tuple[int, int]:
+def _state(file: IO[bytes] | lzma.LZMAFile) -> tuple[int, int]:
     found = os.fstat(file.fileno())
     return found.st_size, found.st_mtime_ns
 

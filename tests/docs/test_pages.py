@@ -36,6 +36,7 @@ def run_page(page: Path) -> dict:
 def test_blocks_run(page, capsys):
     for library in NEEDS.get(page.stem, ()):
         pytest.importorskip(library)
+    from lipcomp.bound._rules import RULES
     from lipcomp.objectives import Objective
     from lipcomp.robustness.corruptions._tables import TABLES
 
@@ -46,6 +47,7 @@ def test_blocks_run(page, capsys):
     finally:
         Objective.known.pop("AlignUniform", None)
         TABLES.pop("mine", None)
+        RULES.pop("linalg_cross", None)
 
 
 def check_objective(names):

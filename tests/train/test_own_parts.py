@@ -40,6 +40,24 @@ def test_a_metric_that_is_no_number_does_not_end_the_run(recipes, tmp_path):
     assert "loss" in metrics
 
 
+def test_objectives_of_ones_own_say_how_they_are_called_and_return_a_loss(recipes, tmp_path):
+    with pytest.raises(ValueError, match=r"Bare must say how it is called: family = one of \('simclr', "):
+        type("Bare", (Objective,), {})
+
+    @dataclass(frozen=True)
+    class Number(Objective):
+        family: ClassVar = "simclr"
+
+        def __call__(self, first, second, **options):
+            return (first - second).square().mean()
+
+    try:
+        with pytest.raises(ValueError, match=r"Number must return a Loss\(value, metrics\), got Tensor"):
+            pretrain(replace(recipes["simclr"], objective=Number()), 0, tmp_path, report=quiet)
+    finally:
+        Objective.known.pop("Number")
+
+
 def test_a_backbone_of_ones_own_that_fails_is_named(monkeypatch, tmp_path, capsys):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "ours_that_fails.py").write_text("def net(channels):\n    raise KeyError('width')\n")

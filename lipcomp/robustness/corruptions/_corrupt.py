@@ -126,7 +126,13 @@ def corrupt(
         results = torch.empty_like(images)
         for part, drawn, out in zip(images.split(few), draws.split(few), results.split(few), strict=True):
             pixels = (part / 255 if in_bytes else part.float()).contiguous()  # sums have one order
-            result = corruption.transform(pixels, drawn, *settings, **extra).clamp(0, 1)
+            result = corruption.transform(pixels, drawn, *settings, **extra)
+            if (result.shape, result.dtype) != (pixels.shape, pixels.dtype) or not result.sum().isfinite():
+                raise ValueError(
+                    f"corruption {name!r} must return finite pixels of shape {tuple(pixels.shape)} and {pixels.dtype}, "
+                    f"got {tuple(result.shape)} and {result.dtype}, or numbers that are not finite"
+                )
+            result = result.clamp(0, 1)
             if in_bytes:
                 result.mul_(255).add_(1e-3)  # truncated by the copy
             elif to_bytes:

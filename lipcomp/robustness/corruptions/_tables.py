@@ -36,12 +36,22 @@ from lipcomp.robustness.corruptions._filters import Images
 
 @dataclass(frozen=True)
 class Corruption:
-    """A transformation and its five settings, mildest first."""
+    """A transformation and its five settings, mildest first.
+
+    Raises
+    ------
+    ValueError
+        If there are not five settings, each a tuple.
+    """
 
     # called as ``transform(images, draws, *setting)``; its result is clipped to [0, 1] afterwards
     transform: Callable[..., Images]
     settings: tuple[tuple[Any, ...], ...]  # one for each severity from 1 to 5
     published: int | None = None  # the severity of the published set, where that has only one
+
+    def __post_init__(self) -> None:
+        if len(self.settings) != 5 or not all(isinstance(setting, tuple) for setting in self.settings):
+            raise ValueError(f"settings must be five tuples, one per severity, got {self.settings!r}")
 
 
 def _each(*values: Any) -> tuple[tuple[Any, ...], ...]:
