@@ -60,6 +60,12 @@ def linear(images):
         (lambda: robustness.fit_linear_probe(MU, [0, 1, 0]), r"labels must be a tensor \(n\), got list"),
         (lambda: statistics.decide((0.0,), (-1.0, 1.0)), r"interval must be \(a number, a number\) or None"),
         (lambda: statistics.adjust(0.1), "p_values must be"),
+        (lambda: statistics.decide(torch.Generator(), (-1.0, 1.0)), "got a torch Generator$"),
+        (
+            lambda: statistics.decide(statistics.paired_effect([1.0, 2.0, 4.0], [0.0, 0.0, 0.0]), (-1.0, 1.0)),
+            r"interval must be .*, got a lipcomp PairedEffect; give its \.interval",
+        ),
+        (lambda: lipcomp.plots.smoothness_against_robustness("r.jsonl"), "with lipcomp.read_records$"),
         (lambda: lipcomp.to_frame("r.jsonl"), r"records must be .* got 'r.jsonl'; .* read_records\(path\)"),
         (lambda: lipcomp.to_frame([3]), "records must be .* got 3"),
         (lambda: lipcomp.to_frame([None]), "records must be .* got None"),

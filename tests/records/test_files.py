@@ -2,6 +2,7 @@
 
 import errno
 import json
+import lzma
 import multiprocessing
 import os
 import random
@@ -225,6 +226,17 @@ def test_a_reader_is_not_confused_by_a_writer_that_mends_the_end(tmp_path):
     assert next(reading) == CLEAN  # and some of the torn batch is in the reader's buffer
     append_records(path, [BOUND] * 300)
     assert list(reading) == [BOUND] * 300
+
+
+def test_published_files_are_unpacked_as_they_are_read(tmp_path):
+    append_records(tmp_path / "r.jsonl", [Record("a", float(i)) for i in range(30)])
+    packed = lzma.compress((tmp_path / "r.jsonl").read_bytes())
+    (tmp_path / "r.jsonl.xz").write_bytes(packed)
+    assert read_records(tmp_path / "r.jsonl.xz") == read_records(tmp_path / "r.jsonl")
+    for damaged in (packed[: len(packed) // 2], b"{" + packed):
+        (tmp_path / "r.jsonl.xz").write_bytes(damaged)
+        with pytest.raises(RecordError, match="cannot be read"):
+            read_records(tmp_path / "r.jsonl.xz")
 
 
 def test_a_missing_file_is_named(tmp_path):

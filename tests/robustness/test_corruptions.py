@@ -23,7 +23,7 @@ from lipcomp.robustness.corruptions._digital import pixelate
 from lipcomp.robustness.corruptions._draws import Draws
 from lipcomp.robustness.corruptions._filters import correlate, gaussian, zoom_matrix
 from lipcomp.robustness.corruptions._spatter import _costs
-from lipcomp.robustness.corruptions._tables import COMMON, TABLES, VALIDATION
+from lipcomp.robustness.corruptions._tables import COMMON, TABLES, VALIDATION, Corruption
 
 EVERY = [(table, name) for table in TABLES for name in corruption_names(table)]
 
@@ -361,6 +361,27 @@ def test_the_table_is_chosen_by_the_images(shape, table):
     assert table_for(shape) == table
     images = pictures(2, shape[0], 128)[..., : shape[1], : shape[2]]
     assert torch.equal(corrupt(images, "brightness", 4), corrupt(images, "brightness", 4, table=table))
+
+
+@pytest.mark.parametrize(
+    "own",
+    [
+        lambda images, draws, share: images[:, :, :8],
+        lambda images, draws, share: (images * 255).byte(),
+        lambda images, draws, share: images.double(),
+        lambda images, draws, share: images / 0 * 0,
+    ],
+    ids=["cut", "bytes", "double", "nan"],
+)
+def test_a_corruption_of_ones_own_returns_finite_pixels_like_its_images(own, monkeypatch):
+    """NaN went through; the others ended in torch's words."""
+    monkeypatch.setitem(TABLES, "mine", {"x": Corruption(own, ((0.1,),) * 5)})
+    with pytest.raises(
+        ValueError, match=r"corruption 'x' must return finite pixels of shape \(2, 1, 28, 28\)"
+    ):
+        corrupt(torch.ones(2, 1, 28, 28), "x", 3, table="mine")
+    with pytest.raises(ValueError, match="settings must be five tuples, one per severity"):
+        Corruption(own, ((0.1,),) * 3)
 
 
 def test_frost_photographs_are_the_first_five_of_a_folder(tmp_path):
