@@ -32,7 +32,7 @@ from lipcomp.robustness._linear_evaluation import DIGITS, PAPER, LinearEvaluatio
 from lipcomp.robustness._probes import PATH_TOLERANCE, LinearProbe, NearestNeighbours, Probe, fit_linear_probe
 
 GUARD_TOLERANCE = 1e-2  # relative; another function differs by more, another device or precision by less
-PROBE_VERSION = 3
+PROBE_VERSION = 4
 LOGITS = "logits"  # the layer of the probe's class scores
 
 
