@@ -13,8 +13,9 @@ empty. Nothing is ever taken away by name from a process that lives, so a stale 
 moment: taking over has no race. No ``flock`` is needed, which some cluster file systems answer with ENOSYS.
 
 A claim is stale when its process is gone (on this machine), or when nobody has renewed it for :data:`STALE` seconds
-(on another, by the clock of the file server). A process that was stopped for longer than that may find its work done
-by another: what is claimed must be written whole, in one rename or one append, as everything here is.
+(on another, by the clock of the file server). Clocks are set: so it must also give no sign while it is watched for
+:data:`WATCH` seconds, by a clock that nobody sets. A process that was stopped for longer than that may find its work
+done by another: what is claimed must be written whole, in one rename or one append, as everything here is.
 """
 
 import contextlib
@@ -32,6 +33,7 @@ from pathlib import Path
 
 STALE = 120.0  # seconds without a sign of life, of a process on another machine
 BEAT = 20.0  # seconds between two signs of life
+WATCH = 50.0  # seconds, at least two beats, that a claim is watched before it counts as stale
 PAUSE = 0.005  # seconds, the first pause when others try or work; it doubles, up to 0.3 s, and grows with long waits
 TRIES = 12
 
@@ -45,7 +47,7 @@ def claim(path: Path | str, wait: float = 0.0) -> Iterator[bool]:
     path
         What is claimed: a file or a folder, which need not exist; its parent is made.
     wait
-        Seconds to wait while another holds it.
+        Seconds to wait while another holds it; a claim that seems stale is watched at any rate.
 
     Raises
     ------
@@ -76,10 +78,11 @@ def claim(path: Path | str, wait: float = 0.0) -> Iterator[bool]:
 
 def _take(path: Path, mine: Path, wait: float) -> bool:
     started, tries = time.monotonic(), 0
+    watched: dict[Path, tuple[float, float]] = {}  # what seems stale: its time, and since when it is watched
     while True:
         mine.touch(exist_ok=False)
         now = mine.stat().st_mtime
-        others = [_is_held(file, now) for file in path.parent.iterdir() if _rivals(file, path, mine)]
+        others = [_is_held(file, now, watched) for file in path.parent.iterdir() if _rivals(file, path, mine)]
         states = [state for state in others if state is not None]
         if not states:
             mine.write_bytes(b"held")
@@ -87,7 +90,7 @@ def _take(path: Path, mine: Path, wait: float) -> bool:
         mine.unlink()
         tries += 1
         waited = time.monotonic() - started
-        if waited >= wait and (any(states) or tries > TRIES):
+        if waited >= wait and not watched and (any(states) or tries > TRIES):
             return False
         longest = max(PAUSE * 2 ** min(tries, 6), min(5.0, waited / 50))
         time.sleep(random.SystemRandom().random() * longest)
@@ -102,16 +105,21 @@ def _rivals(file: Path, path: Path, mine: Path) -> bool:
     return file.name.startswith(_prefix(path)) and file.name != mine.name
 
 
-def _is_held(file: Path, now: float) -> bool | None:
+def _is_held(file: Path, now: float, watched: dict[Path, tuple[float, float]]) -> bool | None:
     """Whether another's claim is held (True) or tried (False); None if it is gone or stale, which removes it."""
     machine, process, born, _ = file.name.rsplit("~", 4)[1:]
+    seen = watched.pop(file, None)
     try:
         if machine == _machine() and sys.platform != "win32":
             stale = not _lives(int(process), born)
         else:
-            stale = now - file.stat().st_mtime > STALE
+            sign, stale = file.stat().st_mtime, False
+            if abs(now - sign) > STALE:
+                watched[file] = seen if seen and seen[0] == sign else (sign, time.monotonic())
+                stale = time.monotonic() - watched[file][1] >= WATCH
         if not stale:
             return file.stat().st_size > 0
+        watched.pop(file, None)
         file.unlink()
     except (FileNotFoundError, ValueError):
         pass

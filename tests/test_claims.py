@@ -4,6 +4,7 @@ import multiprocessing
 import os
 import random
 import signal
+import threading
 import time
 
 import pytest
@@ -90,19 +91,42 @@ def test_a_killed_owner_is_replaced_at_once_and_a_living_one_never(tmp_path):
         assert mine
 
 
-def test_of_another_machine_the_last_sign_of_life_counts(tmp_path, monkeypatch):
-    monkeypatch.setattr(claims, "_machine", lambda: "elsewhere")
-    theirs = claim(tmp_path / "a")
-    assert theirs.__enter__()
-    monkeypatch.setattr(claims, "_machine", lambda: "here")
+@pytest.fixture
+def elsewhere(monkeypatch):
+    """A claim of a process on another machine that gives no sign of life, and what is watched for a short time."""
+
+    def start(path):
+        monkeypatch.setattr(claims, "_machine", lambda: "elsewhere")
+        theirs = claim(path)
+        assert theirs.__enter__()
+        monkeypatch.setattr(claims, "_machine", lambda: "here")
+        (file,) = path.parent.iterdir()
+        return theirs, file
+
+    monkeypatch.setattr(claims, "WATCH", 0.3)
+    return start
+
+
+@pytest.mark.parametrize("ahead", [-claims.STALE - 1, 86400.0])  # the clock was set back a day since
+def test_of_another_machine_the_last_sign_of_life_counts(tmp_path, elsewhere, ahead):
+    theirs, file = elsewhere(tmp_path / "a")
     with claim(tmp_path / "a") as mine:
         assert not mine
-    (file,) = tmp_path.iterdir()
-    long_ago = time.time() - claims.STALE - 1
-    os.utime(file, (long_ago, long_ago))
+    os.utime(file, (time.time() + ahead,) * 2)
     with claim(tmp_path / "a") as mine:
         assert mine
         assert not file.exists()
+    theirs.__exit__(None, None, None)
+
+
+def test_a_clock_that_jumps_makes_no_claim_stale(tmp_path, elsewhere):
+    """By the new time the last sign of life is old, but the next one comes."""
+    theirs, file = elsewhere(tmp_path / "a")
+    os.utime(file, (time.time() - 600,) * 2)
+    threading.Timer(0.1, os.utime, (file,)).start()
+    with claim(tmp_path / "a") as mine:
+        assert not mine
+    assert file.exists()
     theirs.__exit__(None, None, None)
 
 

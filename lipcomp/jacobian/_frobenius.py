@@ -23,7 +23,7 @@ from typing import ClassVar
 
 import torch
 from jaxtyping import Float
-from scipy.stats import chi2
+from scipy.special import gammaincinv
 from torch import Generator, Tensor
 
 from lipcomp._arguments import estimator
@@ -74,7 +74,8 @@ class FrobeniusNorm(ResultMixin):
         """Lower and upper end for ``squared``, which hold it with at least this probability whatever J is."""
         if self.exact:
             return self.squared, self.squared
-        low, high = (float(chi2.ppf((1 + side * level) / 2, self.probes)) / self.probes for side in (-1, 1))
+        ranks, half = ((1 + side * level) / 2 for side in (-1, 1)), self.probes / 2
+        low, high = (float(gammaincinv(half, rank)) / half for rank in ranks)  # chi-squared, per probe
         return self.squared / high, self.squared / low
 
 

@@ -80,8 +80,10 @@ def append_records(path: Path | str, records: Iterable[Record]) -> None:
                 f"another process has been writing {path} for {WAIT:g} s; end it, or try again"
             )
         with path.open("ab+", buffering=0) as file:
+            size = file.seek(0, os.SEEK_END)
             end, completion = _end_of_whole(file, path)
-            file.truncate(end)
+            if end < size:
+                file.truncate(end)
             try:
                 rest = memoryview(completion + text)
                 while rest:

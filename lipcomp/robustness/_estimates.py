@@ -20,7 +20,7 @@ from dataclasses import dataclass
 
 import numpy as np
 from jaxtyping import Float, Int64, Shaped
-from scipy import stats
+from scipy import special
 from torch import Tensor
 
 from lipcomp._results import ResultMixin
@@ -50,8 +50,8 @@ def proportion(right: Shaped[np.ndarray, " n"]) -> Estimate:
     if n == 0:
         raise ValueError("right must hold at least one image, got none")
     tail = (1 - LEVEL) / 2
-    low = stats.beta.ppf(tail, count, n - count + 1) if count else 0.0
-    high = stats.beta.ppf(1 - tail, count + 1, n - count) if count < n else 1.0
+    low = special.betaincinv(count, n - count + 1, tail) if count else 0.0
+    high = special.betaincinv(count + 1, n - count, 1 - tail) if count < n else 1.0
     return Estimate(count / n, (float(low), float(high)), n)
 
 

@@ -33,7 +33,7 @@ from collections.abc import Callable
 import numpy as np
 import torch
 from jaxtyping import Float, Int64
-from scipy import special, stats
+from scipy import special
 from torch import Tensor
 
 from lipcomp.robustness._estimates import LEVEL, RESAMPLES, Estimate, proportion
@@ -56,18 +56,20 @@ def auroc(inside: Float[np.ndarray, " n"], outside: Float[np.ndarray, " m"]) -> 
     ValueError
         If a set is empty or a score is not finite.
     """
+    from scipy.stats import rankdata  # a second to import, here alone
+
     _check(inside, outside)
     n, m = len(inside), len(outside)
-    ranks = stats.rankdata(np.concatenate([inside, outside]))
+    ranks = rankdata(np.concatenate([inside, outside]))
     # Placements: for each in image the share of out images below it, and the other way round.
-    above = (ranks[:n] - stats.rankdata(inside)) / m
-    below = 1 - (ranks[n:] - stats.rankdata(outside)) / n
+    above = (ranks[:n] - rankdata(inside)) / m
+    below = 1 - (ranks[n:] - rankdata(outside)) / n
     value = float(above.mean())
     if np.ptp(above) == np.ptp(below) == 0 or min(n, m) == 1:  # no spread: as if images were pairs
         low, high = proportion(np.arange(min(n, m)) < value * min(n, m)).interval or (0.0, 1.0)
         return Estimate(value, (min(low, value), max(high, value)), n + m)
     error = np.sqrt(above.var(ddof=1) / n + below.var(ddof=1) / m)
-    reach = stats.norm.ppf((1 + LEVEL) / 2) * error / (value * (1 - value))
+    reach = special.ndtri((1 + LEVEL) / 2) * error / (value * (1 - value))
     low, high = special.expit(special.logit(value) + np.array([-reach, reach]))
     return Estimate(value, (float(low), float(high)), n + m)
 

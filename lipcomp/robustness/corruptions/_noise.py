@@ -8,7 +8,6 @@ from functools import lru_cache
 
 import numpy as np
 import torch
-from scipy import stats
 from torch import Tensor
 
 from lipcomp.robustness.corruptions._draws import Draws
@@ -45,9 +44,11 @@ def shot_noise(images: Images, draws: Draws, photons: Real) -> Images:
 @lru_cache(maxsize=16)
 def _poisson_tables(photons: Real) -> tuple[Tensor, Tensor]:
     """Walker's tables for the 256 means photons k / 255: the chance to keep a column, and the count it gives up to."""
-    columns = int(stats.poisson.isf(1e-9, photons)) + 1
+    from scipy.stats import poisson  # a second to import, here alone
+
+    columns = int(poisson.isf(1e-9, photons)) + 1
     rates = photons * np.arange(256) / 255
-    scaled = np.asarray(stats.poisson.pmf(np.arange(columns), rates[:, None]))
+    scaled = np.asarray(poisson.pmf(np.arange(columns), rates[:, None]))
     scaled *= columns / scaled.sum(1, keepdims=True)
     probability, alias = np.ones((256, columns)), np.tile(np.arange(columns), (256, 1))
     for row, weights in enumerate(scaled):
