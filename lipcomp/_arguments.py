@@ -93,9 +93,21 @@ def checked(
         given = [plain(name, value) for name, value in zip(places, arguments, strict=False)]
         named = {name: plain(name, value) for name, value in named.items()}
         with within():
-            return target(*given, *arguments[len(given) :], **named)
+            found = target(*given, *arguments[len(given) :], **named)
+        return _stepwise(found, within) if inspect.isgenerator(found) else found
 
     return typing.cast(C, wrapper)
+
+
+def _stepwise(generator: Iterator[Any], within: Callable[[], AbstractContextManager[None]]) -> Iterator[Any]:
+    """A generator whose steps run in a context, in which its caller does not find itself between them."""
+    while True:
+        with within():
+            try:
+                found = next(generator)
+            except StopIteration:
+                return
+        yield found
 
 
 def taken(name: str, value: Any, kind: Any, *, keeps: bool) -> Any:

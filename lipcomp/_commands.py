@@ -12,6 +12,7 @@ exit code   meaning
 
 import argparse
 import difflib
+import io
 import os
 import re
 import shutil
@@ -151,6 +152,8 @@ def run(main: Callable[[Sequence[str] | None], int | None], arguments: Sequence[
     formatted = warnings.formatwarning
     try:
         warnings.formatwarning = partial(_warning, formatted)
+        if isinstance(sys.stdout, io.TextIOWrapper) and not sys.stdout.encoding.lower().startswith("utf"):
+            sys.stdout.reconfigure(errors="backslashreplace")  # names that the terminal cannot show
         code = main(arguments) or 0
         if sys.stdout is not None:  # None where a shell has closed it
             sys.stdout.flush()

@@ -4,6 +4,7 @@ import contextlib
 import hashlib
 import os
 import sqlite3
+import tempfile
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -65,7 +66,10 @@ def cache_folder() -> Path:
     if own:
         return Path(own)
     base = os.environ.get("LOCALAPPDATA" if os.name == "nt" else "XDG_CACHE_HOME")
-    return Path(base or Path("~/.cache").expanduser()) / "lipcomp"
+    try:
+        return Path(base or Path("~/.cache").expanduser()) / "lipcomp"
+    except RuntimeError:  # a user of a container, without a home
+        return Path(tempfile.gettempdir()) / f"lipcomp-{os.getuid()}"
 
 
 def _mark(path: str) -> tuple[int, int, int, int]:

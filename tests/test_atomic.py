@@ -41,6 +41,16 @@ def test_a_pipe_is_no_file_to_be_replaced(tmp_path):
     assert sorted(p.name for p in tmp_path.iterdir()) == ["link", "pipe"]
 
 
+def test_a_file_that_takes_what_is_printed_is_refused(tmp_path, monkeypatch):
+    """``--out /dev/stdout > file``: the table was written over the records."""
+    place = tmp_path / "out"
+    place.touch()
+    check_writable(place, "out")
+    monkeypatch.setattr("os.fstat", lambda stream: place.stat())
+    with pytest.raises(OSError, match=r"out .*out' cannot be written: what is printed goes into this file"):
+        check_writable(place, "out")
+
+
 @pytest.mark.parametrize("length", [230, 241, 245, 255])
 def test_a_name_too_long_to_be_written_beside_is_found_before(tmp_path, length):
     """A path of almost all letters that there may be was found after the measuring."""

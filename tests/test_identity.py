@@ -351,6 +351,18 @@ def test_a_file_that_was_just_written_is_not_remembered(tmp_path):
     assert time.time_ns() - stamp < 60 * 10**9
 
 
+def test_a_user_without_a_home_has_a_cache(monkeypatch, tmp_path):
+    for name in ("LIPCOMP_CACHE", "LOCALAPPDATA", "XDG_CACHE_HOME"):
+        monkeypatch.delenv(name, raising=False)
+
+    def expanduser(path):
+        raise RuntimeError("Could not determine home directory.")
+
+    monkeypatch.setattr(Path, "expanduser", expanduser)
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
+    assert _identity_files.cache_folder().parent == tmp_path
+
+
 OWN = """
 from dataclasses import dataclass
 

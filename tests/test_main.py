@@ -120,6 +120,13 @@ def test_a_reader_that_closes_the_pipe_is_no_error(words, tmp_path, monkeypatch)
     assert main(words) == 0
 
 
+def test_a_name_that_the_terminal_cannot_show_ends_no_command(tmp_path, monkeypatch):
+    with io.TextIOWrapper((tmp_path / "out").open("wb"), encoding="ascii") as stream:
+        monkeypatch.setattr(sys, "stdout", stream)
+        assert commands.run(lambda words: print("kernel \u03ba")) == 0
+    assert (tmp_path / "out").read_text() == "kernel \\u03ba\n"
+
+
 def test_the_version_is_cheap():
     code = "import lipcomp, sys; assert lipcomp.__version__; assert 'torch' not in sys.modules"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0

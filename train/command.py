@@ -222,13 +222,13 @@ def settings_of(options: argparse.Namespace) -> Settings:
 def descriptions(kind: type) -> dict[str, str]:
     """The description of each field, from the section "Parameters" of the dataclass's docstring."""
     section = (inspect.getdoc(kind) or "").partition("----------\n")[2]
-    found: dict[str, str] = {}
+    found = dict.fromkeys((field.name for field in dataclasses.fields(kind)), "")  # what python -OO leaves
     names: list[str] = []
     for line in section.splitlines():
         if re.match(r"\S", line):
             names = [name.strip() for name in line.split(",")]
         for name in names if line.startswith(" ") else ():
-            found[name] = f"{found.get(name, '')} {line.strip()}".strip()
+            found[name] = f"{found[name]} {line.strip()}".strip()
     return found
 
 
@@ -236,4 +236,4 @@ def _sentence(text: str) -> str:
     """The first sentence of a description, without markup, for argparse."""
     plain = text.replace("*", "").replace("`", "").replace("%", "%%")
     plain = re.split(r"(?<=[a-z)\]]{2})\.(?:\s|$)", plain)[0].rstrip(".")
-    return plain[0].lower() + plain[1:] if plain[1:2].islower() else plain
+    return plain[:1].lower() + plain[1:] if plain[1:2].islower() else plain
