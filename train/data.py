@@ -17,6 +17,7 @@ import numpy as np
 import torch
 from torch import Generator, Tensor
 
+from lipcomp._arguments import in_float32
 from lipcomp._commands import progress
 from lipcomp.data import Preprocessing, batches, load_set
 from lipcomp.data._datasets import DatasetImages
@@ -59,10 +60,10 @@ def seed_globals(seed: int, rank: int = 0, step: int = 0) -> None:
 
 @contextmanager
 def global_generators(device: torch.device) -> Iterator[None]:
-    """Leave the generators that :func:`seed_globals` seeds as they were found."""
+    """Leave the generators that :func:`seed_globals` seeds, and the default type, as they were found."""
     before = random.getstate(), np.random.get_state()  # noqa: NPY002
     try:
-        with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
+        with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []), in_float32():
             yield
     finally:
         random.setstate(before[0])

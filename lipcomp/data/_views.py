@@ -97,7 +97,7 @@ class DigitViews:
 
     def draw(self, n: int, generator: Generator) -> Numbers:
         """Seven numbers per view of each image."""
-        return torch.rand((n, self.numbers), generator=generator)
+        return torch.rand((n, self.numbers), generator=generator, dtype=torch.float32)
 
     def __call__(self, images: Images, generator: Generator) -> tuple[Images, Images]:
         """Draw and apply."""
@@ -172,7 +172,7 @@ class PhotoViews:
 
     def draw(self, n: int, generator: Generator) -> Numbers:
         """Eighteen numbers per view of each image."""
-        numbers = torch.rand((n, self.numbers), generator=generator)
+        numbers = torch.rand((n, self.numbers), generator=generator, dtype=torch.float32)
         if self.sigma_group > 1:
             first = torch.arange(n) // self.sigma_group * self.sigma_group
             for column in (self._SIGMA, self._WIDTH + self._SIGMA):

@@ -109,7 +109,8 @@ class Bench:
     def _of_noise(self, fn: Callable[[Tensor], Tensor]) -> Tensor:
         """Outputs on two fixed images of noise, in float64."""
         generator = torch.Generator().manual_seed(0)
-        noise = torch.rand(2, *self.checkpoint.image_shape, generator=generator).to(self.device, self.dtype)
+        noise = torch.rand(2, *self.checkpoint.image_shape, generator=generator, dtype=torch.float32)
+        noise = noise.to(self.device, self.dtype)
         with evaluation_mode(self.encoder), full_precision():
             return fn(noise).double().cpu()
 

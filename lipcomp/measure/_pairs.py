@@ -259,7 +259,7 @@ class _Job:
                 if quantity.source == "views":
                     first, second = views(pixels.float(), generator)
                 else:
-                    step = torch.randn(pixels.shape, generator=generator)
+                    step = torch.randn(pixels.shape, generator=generator, dtype=torch.float32)
                     step *= (quantity.radius / step.flatten(1).norm(dim=1)).view(-1, 1, 1, 1)
                     first, second = pixels, (pixels + step).clamp(0, 1)
                 yield from self._cut(first, second, places.unsqueeze(1).expand(-1, 2))

@@ -14,7 +14,7 @@ import torch
 from jaxtyping import Float, Int64
 from torch import Tensor, nn
 
-from lipcomp._arguments import checked
+from lipcomp._arguments import checked, in_float32
 from lipcomp._messages import needed
 from lipcomp.robustness._attacks import (
     TARGETS,
@@ -135,16 +135,15 @@ def _chosen(attacks: tuple[str, ...], classes: int, norm: str, images: Tensor) -
 
 @contextmanager
 def _quiet() -> Iterator[None]:
-    """NumPy's random state, the default type, the logger and a debugger's trace as they were; in the type expected."""
+    """NumPy's random state, the logger and a debugger's trace as they were."""
     tracer = sys.gettrace()  # it counts the classifier's calls by a trace of its own, and leaves none
     state, logger = np.random.get_state(), logging.getLogger("auto-attack")  # noqa: NPY002
-    level, default = logger.level, torch.get_default_dtype()
+    level = logger.level
     logger.setLevel(logging.ERROR)
-    torch.set_default_dtype(torch.float32)
     try:
-        yield
+        with in_float32():
+            yield
     finally:
-        torch.set_default_dtype(default)
         np.random.set_state(state)  # noqa: NPY002
         logger.setLevel(level)
         sys.settrace(tracer)

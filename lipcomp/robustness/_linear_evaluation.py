@@ -116,7 +116,7 @@ def _augmented(
     images: ImageSet, part: Tensor, recipe: LinearEvaluation, generator: Generator, device: torch.device
 ) -> Float[Tensor, "batch channels height width"]:
     """Random crops of some images; of files from their own pixels, as in the official code, not from a centre crop."""
-    numbers = torch.rand(len(part), 5, generator=generator)
+    numbers = torch.rand(len(part), 5, generator=generator, dtype=torch.float32)
     if isinstance(images, FolderImages):
         views = PhotoViews(area=recipe.area, flip=0.5 * recipe.flip)
         rows = functional.pad(numbers, (0, views.numbers // 2 - 5)).split(1)

@@ -187,3 +187,10 @@ def test_each_change_happens_as_often_as_it_should(generator):
                         views.finish(images, numbers, view), views.finish(images, never, view)
                     )
                     assert changed == happens, (name, view, u)
+
+
+@pytest.mark.parametrize("views", [DigitViews(), PhotoViews()])
+def test_the_callers_default_type_changes_no_view(views, default_float64):
+    expected = views.draw(3, torch.Generator().manual_seed(0))
+    with default_float64():
+        assert torch.equal(views.draw(3, torch.Generator().manual_seed(0)), expected)

@@ -99,6 +99,15 @@ def test_pixelation_equals_pillow_also_where_a_centre_is_a_border(side):
         assert np.array_equal((found * 255).round().byte().permute(1, 2, 0).numpy(), expected)
 
 
+@pytest.mark.parametrize("table", ["mnist", "imagenet"])
+def test_the_callers_default_type_changes_no_corruption(table, default_float64):
+    images = pictures(1, 1 if table == "mnist" else 3, 32)
+    for name in corruption_names(table):
+        expected = corrupt(images, name, 3, table=table)
+        with default_float64():
+            assert torch.equal(corrupt(images, name, 3, table=table), expected)
+
+
 def test_grey_images_keep_one_channel_in_the_photo_tables():
     images = pictures(2, 1, 32)
     for name in corruption_names("imagenet"):

@@ -142,3 +142,10 @@ def test_views_of_ones_own_that_no_run_could_repeat_are_refused(where, number, s
         nullcontext() if said is None else pytest.raises(ValueError, match=said),
     ):
         check_views(MyViews(where=where), images, torch.device("cpu"))
+
+
+def test_a_run_is_of_float32_whatever_the_callers_default_type(default_float64):
+    with default_float64():
+        with global_generators(torch.device("cpu")):
+            assert torch.ones(1).dtype == torch.float32
+        assert torch.ones(1).dtype == torch.float64

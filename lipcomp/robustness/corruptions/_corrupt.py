@@ -7,7 +7,7 @@ import torch
 from jaxtyping import Float, Int64, UInt8
 from torch import Tensor
 
-from lipcomp._arguments import checked
+from lipcomp._arguments import checked, in_float32
 from lipcomp._messages import nearest
 from lipcomp.robustness.corruptions import _jpeg as jpeg
 from lipcomp.robustness.corruptions._draws import Draws
@@ -120,7 +120,7 @@ def corrupt(
     settings = corruption.settings[severity - 1]
     on_cpu = images.device.type == "cpu"
     few = max(1, TOGETHER // images[0].numel()) if on_cpu else len(images)
-    with torch.no_grad():
+    with torch.no_grad(), in_float32():
         if in_bytes and on_cpu and corruption.transform in BYTEWISE and max(images.shape[2:]) > LARGEST:
             return corruption.transform(images, draws, *settings)
         results = torch.empty_like(images)
