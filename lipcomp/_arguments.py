@@ -55,9 +55,7 @@ def estimating() -> Iterator[None]:
 @contextmanager
 def in_float32() -> Iterator[None]:
     """Tensors in float32 where nothing else is said, whatever torch.set_default_dtype says: draws depend on it."""
-    if (before := torch.get_default_dtype()) == torch.float32:
-        yield
-        return
+    before = torch.get_default_dtype()
     torch.set_default_dtype(torch.float32)
     try:
         yield
@@ -106,21 +104,9 @@ def checked(
         given = [plain(name, value) for name, value in zip(places, arguments, strict=False)]
         named = {name: plain(name, value) for name, value in named.items()}
         with within():
-            found = target(*given, *arguments[len(given) :], **named)
-        return _stepwise(found, within) if inspect.isgenerator(found) else found
+            return target(*given, *arguments[len(given) :], **named)
 
     return typing.cast(C, wrapper)
-
-
-def _stepwise(generator: Iterator[Any], within: Callable[[], AbstractContextManager[None]]) -> Iterator[Any]:
-    """A generator whose steps run in a context, in which its caller does not find itself between them."""
-    while True:
-        with within():
-            try:
-                found = next(generator)
-            except StopIteration:
-                return
-        yield found
 
 
 def taken(name: str, value: Any, kind: Any, *, keeps: bool) -> Any:

@@ -230,16 +230,3 @@ def test_a_ball_beyond_the_cube_is_the_cube(norm, widest):
         for r in (1e308, widest)
     )
     assert torch.equal(found.point, cube.point)
-
-
-def test_a_generator_leaves_inference_mode_in_its_steps_alone():
-    @checked
-    def steps(count: int):
-        for _ in range(count):
-            yield torch.is_inference_mode_enabled()
-
-    with torch.inference_mode():
-        for inside in steps(2):
-            assert not inside
-            assert torch.is_inference_mode_enabled()
-    assert list(steps(0)) == []

@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from lipcomp._arguments import checked
+from lipcomp._arguments import checked, differentiable
 from lipcomp._atomic import check_writable
 from lipcomp._commands import choose_device
 from lipcomp._identity import digest
@@ -146,8 +146,9 @@ def run(
     """
     kept = outputs if isinstance(outputs, Outputs) else Outputs(None if outputs is None else Path(outputs))
     kept.check()
-    benches = open_benches(plan, kept, shard) if benches is None else benches
-    work = [(bench, unit) for bench in benches for unit in units_of(bench)]
+    with differentiable():
+        benches = open_benches(plan, kept, shard) if benches is None else benches
+        work = [(bench, unit) for bench in benches for unit in units_of(bench)]
     if not work:
         raise ValueError("plan names no sources or no quantities: nothing would be measured")
     known = Known(kept.out)
@@ -159,7 +160,11 @@ def run(
             continue
         started = time.monotonic()
         try:
-            with progress(unit.count, f"{bench.label} {unit.label}") as advance, full_precision():
+            with (
+                progress(unit.count, f"{bench.label} {unit.label}") as advance,
+                full_precision(),
+                differentiable(),
+            ):
                 result = unit.measure(advance)
         except IncompleteError:
             continue

@@ -67,6 +67,15 @@ def test_every_route_ends_in_the_same_records(plan, tmp_path, values):
     assert {(d.bench.source.name, r.identity) for d in again for r in d.records} == set(values(whole))
 
 
+def test_a_plan_is_measured_in_inference_mode_too(plan):
+    short = replace(
+        plan, sources=plan.sources[:1], quantities=(CleanAccuracy(), Pairs("views"), Sigma(limit=2))
+    )
+    with torch.inference_mode():
+        inside = [record.value for done in run(short) for record in done.records if record.unit != "s"]
+    assert inside == pytest.approx([r.value for done in run(short) for r in done.records if r.unit != "s"])
+
+
 @pytest.mark.parametrize("size", [1, 5, 7])
 def test_the_batch_size_changes_no_number(plan, tmp_path, size):
     """Twelve images by five or seven leave a last batch of two or five, by one each is alone."""
