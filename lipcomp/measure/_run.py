@@ -160,11 +160,8 @@ def run(
             continue
         started = time.monotonic()
         try:
-            with (
-                progress(unit.count, f"{bench.label} {unit.label}") as advance,
-                full_precision(),
-                differentiable(),
-            ):
+            label = f"{bench.label} {unit.label}"
+            with progress(unit.count, label) as advance, full_precision(), differentiable():
                 result = unit.measure(advance)
         except IncompleteError:
             continue
