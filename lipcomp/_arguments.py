@@ -128,7 +128,8 @@ def taking(name: str, images: Tensor) -> Iterator[None]:
     try:
         yield
     except (RuntimeError, AssertionError) as error:
-        said = (str(error).splitlines() or [""])[0]
+        lines = [line for line in str(error).splitlines() if line.strip()] or [""]
+        said = lines[-1 if "TorchScript" in lines[0] else 0]
         if re.search("dtype|should be the same|same device", str(error)):
             raise ValueError(
                 f"{name} does not take images of {images.dtype} on {images.device} ({said}); bring the images to the "
@@ -136,13 +137,14 @@ def taking(name: str, images: Tensor) -> Iterator[None]:
             ) from error
         if "TorchScript" in str(error) and "size" not in str(error):
             raise ValueError(
-                f"{name} is TorchScript with operations that cannot be watched (of torch.jit.optimize_for_inference?); "
-                f"give the module that it was made from"
+                f"{name} is TorchScript that was traced for another number of images, or whose operations cannot be "
+                f"watched (of torch.jit.optimize_for_inference?); give the module that it was made from"
             ) from error
         if re.search("shape|size|channels|dimension", str(error)):
             raise ValueError(
                 f"{name} does not take images of shape {tuple(images.shape[1:])} ({said}); give a batch (n, ...) of "
-                f"images of the shape that it is made for, and a map that takes any number of them"
+                f"images of the shape that it is made for, and a map that takes any number of them (of one image "
+                f"at a time: lambda x: torch.cat([{name}(image[None]) for image in x]))"
             ) from error
         raise
 

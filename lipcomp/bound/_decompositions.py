@@ -76,6 +76,12 @@ def decompositions() -> dict[Any, Callable[..., Any]]:
     table[aten.logit.default] = lambda x, eps=None: NotImplemented if eps else x.log() - (1 - x).log()
     table[aten.pow.Scalar] = lambda base, x: (x * math.log(base)).exp() if base > 0 else NotImplemented
     table[aten.rot90.default] = _rotated
+    table[aten.linalg_cross.default] = lambda x, y, *, dim=-1: (
+        x.roll(-1, dim) * y.roll(1, dim) - x.roll(1, dim) * y.roll(-1, dim)
+    )
+    table[aten.scatter_reduce.two] = lambda x, dim, index, source, reduce, *, include_self=True: (
+        x.scatter_add(dim, index, source) if reduce == "sum" and include_self else NotImplemented
+    )
     return table
 
 

@@ -17,7 +17,7 @@ from torch import Tensor, fx
 
 from lipcomp.bound._capture import NoRule, check_dtype, leaves, name_of, with_values
 from lipcomp.bound._ellipsoids import Units, norm_bound, row_bounds
-from lipcomp.bound._noise import UP, Noise, block_norm, norm_above, pieces, row_norms
+from lipcomp.bound._noise import COPIES, PIECE, UP, Noise, block_norm, norm_above, pieces, row_norms
 
 
 @dataclass(eq=False)
@@ -149,8 +149,8 @@ class Ball:
         return Track(value, columns)
 
     def check(self, numbers: int) -> None:
-        """Refuse what needs more memory than is given: new columns of so many numbers, and a copy of them."""
-        needed = self.held + 2 * 8 * numbers
+        """Refuse what needs more memory than is given: new columns of so many numbers, a copy, work on a piece."""
+        needed = self.held + 2 * 8 * numbers + COPIES * 8 * min(numbers, PIECE)
         if needed > self.memory:
             raise NoRule(
                 f"the local certificate needs about {needed / 2**30:.1f} GiB (pixels and uncertain units times the "
@@ -278,7 +278,7 @@ def _run(
         return part
     tracked = [a for a in leaves(node) if isinstance(a, fx.Node) and _depends(found[a])]
     if not tracked:
-        return node.target(*args, **kwargs)  # type: ignore[operator]
+        return constant(node, args, kwargs)
     if name in passive:  # its result depends on shapes alone
         plain = lambda a: a.value if isinstance(a, Track) else a  # noqa: E731
         return node.target(*map(plain, args), **kwargs)  # type: ignore[operator]
@@ -299,8 +299,14 @@ def _depends(value: Any) -> bool:
     )
 
 
+def constant(node: fx.Node, args: Any, kwargs: Any) -> Any:
+    """What does not depend on the image, such as a weight that is normalised on the way, in float64."""
+    args, kwargs = exact((args, kwargs))
+    return node.target(*args, **kwargs)  # type: ignore[operator]
+
+
 def exact(value: Any) -> Any:
-    """Floating-point constants in float64, complex ones in complex128."""
+    """Floating-point constants in float64, complex ones in complex128, and float64 for what asks for float32."""
     if isinstance(value, Tensor):
         wide = torch.complex128 if value.is_complex() else torch.float64
         return value.to(wide) if value.is_complex() or value.is_floating_point() else value
@@ -308,7 +314,7 @@ def exact(value: Any) -> Any:
         return type(value)(exact(part) for part in value)
     if isinstance(value, dict):
         return {name: exact(part) for name, part in value.items()}
-    return value
+    return torch.float64 if value is torch.float32 else value
 
 
 def direction_bound(track: Track, ball: Ball) -> float:

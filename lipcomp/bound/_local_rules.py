@@ -165,10 +165,18 @@ def divide(ball: Ball, node: fx.Node, args: tuple[Any, ...], kwargs: dict[str, A
         return scale(
             ball, first, 1 / (second if is_complex else torch.as_tensor(second, dtype=torch.float64))
         )
-    if isinstance(first, Track) and second.norm_of is not None and second.norm_of[0] is first:
+    if isinstance(first, Track) and _is_own_norm(second, first):
         return _direction(ball, first, second)
     inverse = sloped(ball, second, torch.reciprocal, "reciprocal", ())
     return _product(ball, first, inverse) if isinstance(first, Track) else scale(ball, inverse, first)
+
+
+def _is_own_norm(norm: Track, h: Track) -> bool:
+    """Whether a norm is that of h, and meets the vectors of h that it is of: without its axes it may meet others."""
+    if norm.norm_of is None or norm.norm_of[0] is not h:
+        return False
+    _, axes, keep = norm.norm_of
+    return keep or norm.value.numel() == 1 or sorted(axes) == list(range(len(axes)))
 
 
 def _turned(ball: Ball, track: Track, axes: tuple[int, ...]) -> tuple[Tensor, Tensor, Tensor, Tensor]:

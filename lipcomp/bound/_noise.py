@@ -15,7 +15,8 @@ from jaxtyping import Float
 from torch import Tensor
 
 UP = 1 + 1e-9  # outward: far above float64 rounding of the sums here
-PIECE = 2**21  # numbers that are worked on at a time; a convolution in float64 takes nine times as many
+PIECE = 2**21  # numbers that are worked on at a time
+COPIES = 9  # times as many are in use then, by a convolution in float64
 
 
 def pieces(count: int, each: int) -> list[slice]:

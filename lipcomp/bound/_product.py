@@ -26,7 +26,7 @@ from torch import Tensor, fx
 
 from lipcomp.bound._capture import NoRule, check_dtype, leaves, name_of, with_values
 from lipcomp.bound._layer_norms import convolution_norm, linear_norm
-from lipcomp.bound._local import exact, without
+from lipcomp.bound._local import constant, exact, without
 from lipcomp.bound._maxima_rules import windows
 from lipcomp.bound._rules import PASSIVE, PLAIN, SMOOTH, VIEWS
 from lipcomp.bound._slopes import largest_slope, shape_of
@@ -102,7 +102,7 @@ class Product:
         tracked = [v for v in inputs if isinstance(v, Norm)]
         nested = any(isinstance(v, list | tuple) and any(isinstance(p, Norm) for p in v) for v in inputs)
         if not tracked and not nested:
-            return node.target(*args, **kwargs)  # type: ignore[operator]
+            return constant(node, args, kwargs)
         kwargs = {k: v for k, v in kwargs.items() if not isinstance(v, torch.dtype) and k != "memory_format"}
         values = [_plain(a) for a in args]
         target: Any = VIEWS.get(name, node.target)  # numbers of float64 may lie in another order

@@ -9,8 +9,9 @@ are proved:
   ‖J v‖ along the pair's direction (4.3), which needs no difference;
 - a *maximum* is taken over leading pairs that were computed again by the same map in float64.
 
-The same map in float64 is the user's own function with every tensor that it touches made float64 on the way. Where that
-is not possible (a scripted function, an operator without float64), maxima keep their float32 values, right to 0.1%.
+The same map in float64 is the user's own function with every tensor that it touches made float64 on the way, casts to
+half precision included. Where that is not possible (a scripted function, an operator without float64), maxima keep
+their float32 values, right to 0.1%; a map that rounds to half precision there is refused.
 """
 
 import torch

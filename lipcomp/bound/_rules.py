@@ -90,5 +90,5 @@ RULES: dict[str, Rule] = {
 }  # fmt: skip
 PASSIVE = {
     "empty_like", "zeros_like", "ones_like", "full_like", "new_zeros", "new_ones", "new_full", "new_empty", "rand_like",
-    "sym_size",
+    "sym_size", "isnan",  # what has a bound is a number in all of the ball
 }  # fmt: skip

@@ -17,22 +17,27 @@ from torch.utils._pytree import tree_leaves
 
 from lipcomp._arguments import taking
 from lipcomp.jacobian._frozen import frozen, math_attention
-from lipcomp.jacobian._precision import full_precision
-from lipcomp.jacobian._products import Map, as_rows, check_batch
+from lipcomp.jacobian._precision import doubled, full_precision
+from lipcomp.jacobian._products import Map, as_rows, check_batch, narrowed
 
 EXCLUSIONS = ("non-finite output", "zero-norm embedding", "non-finite derivative")
 # Of a mean direction's norm: beyond float32 rounding, below any real defect.
 TOLERANCE = 1e-3
 # of two evaluations at one image, relative; some maps hold float32 inside
 AGREEMENT = {torch.float32: 1e-4, torch.float64: 1e-6}
+HALF = {torch.float16, torch.bfloat16}
 REMEDY = "call .eval() on the encoder, and take random layers, batch statistics and what it updates out of it"
 
 
 class Checked(NamedTuple):
-    """What the check of a map has found: the dimension of its output, and whether that is a mean direction."""
+    """What the check of a map has found: the dimension of its output, and whether that is a mean direction.
+
+    ``wide`` is the same map in float64, if it rounds to half precision on its way.
+    """
 
     dim: int
     directions: bool
+    wide: Map | None
 
 
 PIXELS = (0.0, 1.0)
@@ -128,7 +133,8 @@ def check_map(fn: Map, images: Float[Tensor, "n ..."]) -> Checked:
                 f"fn must return float32 or float64, got {native.dtype}: half precision (or an autocast) leaves two or "
                 f"three digits, and integers have no derivative; convert the encoder with .float()"
             )
-        with frozen():
+        wide = _without_halves(fn, image, watch.rounds) if watch.rounds else None
+        with taking("fn", image), frozen():
             among = as_rows(fn(torch.cat([noise[:1], image, noise[1:]])), 3)
             with _keeping_buffers():  # what depends on the shape alone is there by now
                 apart = as_rows(fn(noise[:1].clone()), 1)
@@ -138,7 +144,18 @@ def check_map(fn: Map, images: Float[Tensor, "n ..."]) -> Checked:
             _complain(fn, noise[:1], apart, among[:1])
     unit = (among[::2].norm(dim=1) - 1).abs() < TOLERANCE
     one = among[::2].abs().amax(1) > 1 - TOLERANCE  # number alone, as of a softmax that is sure of the noise
-    return Checked(native.shape[1], bool(unit.all() and not one.all()))
+    return Checked(native.shape[1], bool(unit.all() and not one.all()), wide)
+
+
+def _without_halves(fn: Map, image: Tensor, rounds: set[torch.dtype]) -> Map:
+    """The same map in float64, without which one that rounds to half precision has two or three digits."""
+    wide, _ = doubled(fn, image)
+    if wide is None or narrowed(wide, image.double()):
+        raise ValueError(
+            f"fn rounds to {min(map(str, rounds))} inside, where it cannot be run in float64 (in TorchScript, or cast "
+            f"by a name), which leaves two or three digits: give the module in float32, before it is traced"
+        )
+    return wide
 
 
 def _complain(fn: Map, image: Tensor, native: Tensor, among: Tensor) -> None:
@@ -216,6 +233,7 @@ class _Watch(TorchDispatchMode):
     def __init__(self, image: Tensor) -> None:
         super().__init__()
         self.image = image
+        self.rounds: set[torch.dtype] = set()  # to which types of half precision
         self._own = {_place(image): image}  # keeps them alive: a storage's place is used again
 
     def __torch_dispatch__(
@@ -242,6 +260,8 @@ class _Watch(TorchDispatchMode):
             if isinstance(tensor, Tensor) and _place(tensor) not in self._own:
                 raise ValueError(_updates(name))
         result = func(*args, **kwargs)
+        if any(getattr(leaf, "dtype", None) in AGREEMENT for leaf in tree_leaves((args, kwargs))):
+            self.rounds |= HALF & {getattr(leaf, "dtype", None) for leaf in tree_leaves(result)}
         for tensor in tree_leaves(result):
             if isinstance(tensor, Tensor) and not _shares(tensor, args):
                 self._own[_place(tensor)] = tensor

@@ -117,7 +117,8 @@ def frobenius_norm(
     if probes < 2:
         raise ValueError(f"probes must be at least 2, for a standard error; got {probes}")
     check_images(images, domain)
-    dim, directions = check_map(fn, images)
+    dim, directions, halves = check_map(fn, images)
+    fn = halves or fn
     exact = probes >= dim
     count = dim if exact else probes
     drawn = None if exact else normal((count, dim), draw_seeds(len(images), generator))

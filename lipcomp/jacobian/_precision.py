@@ -82,15 +82,19 @@ def power_of_two(largest: Tensor) -> Tensor:
     )
 
 
+NARROW = (torch.float32, torch.float16, torch.bfloat16)
+_CASTS = {getattr(Tensor, name): Tensor.double for name in ("float", "half", "bfloat16")}
+
+
 class _Float64(TorchFunctionMode):
-    """Makes every floating-point tensor that a function takes or gives float64, casts to float32 too."""
+    """Makes every floating-point tensor that a function takes or gives float64, casts to fewer digits too."""
 
     def __torch_function__(
         self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
     ) -> Any:
         widened: list[Tensor] = []
         args, kwargs = _double((args, kwargs or {}), widened)
-        result = _double((Tensor.double if func is Tensor.float else func)(*args, **kwargs), [])
+        result = _double(_CASTS.get(func, func)(*args, **kwargs), [])
         if any(tensor._version for tensor in widened):
             raise RuntimeError("fn writes into a tensor that was made in float32 out of sight")
         return result
@@ -113,7 +117,7 @@ def _double(value: Any, widened: list[Tensor]) -> Any:
 
 def _double_one(value: Any, widened: list[Tensor]) -> Any:
     if not isinstance(value, Tensor):
-        return torch.float64 if value is torch.float32 else value
+        return torch.float64 if value in NARROW else value
     value = value.detach() if type(value) is not Tensor and isinstance(value, nn.Parameter) else value
     if value.dtype == torch.float64 or not value.is_floating_point():
         return value

@@ -11,12 +11,12 @@ evidence, nor is one STRONG times as large, nor zero, which may be a product of 
 images are measured again by the same map in float64. A network that loses digits does so for most images: the smallest
 value s beside its scale is held against ‖Jᵀ u‖ in float64, u its left vector, and if that differs by more than
 ``rtol`` all are. Where the map has no float64 version or float32 cannot hold the result they are not converged; a zero
-stays one.
+stays one. A map that rounds to half precision inside is measured in float64 alone.
 """
 
 import math
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import ClassVar
 
 import torch
@@ -178,7 +178,10 @@ def spectral_norm(
     if max_iterations is not None and max_iterations < 1:
         raise ValueError(f"max_iterations must be at least 1, got {max_iterations}")
     check_images(images, domain)
-    dim, directions = check_map(fn, images)
+    dim, directions, halves = check_map(fn, images)
+    dtype = images.dtype
+    if halves is not None:
+        fn, images = halves, images.double()
     if not 1 <= k <= dim:
         raise ValueError(f"k must lie between 1 and the output's dimension {dim}, got {k}")
     if method == "auto":
@@ -227,7 +230,10 @@ def spectral_norm(
         known = pulled_norms(fn, images, left, (ratio < ROUNDED).nonzero().squeeze(1), size)
         off = _apart(found.values, known, rtol)
         found.values[off], found.converged[off.cpu()] = known[off], False
-        return found
+        numbers = {
+            n: v.to(dtype) for n, v in vars(found).items() if isinstance(v, Tensor) and v.is_floating_point()
+        }
+        return replace(found, **numbers)
     lost = torch.maximum(found.sigma, scale) < digits.tiny / digits.eps
     doubtful = (found.sigma > 0) & (ratio < WEAK) | (ratio > STRONG) | lost
     wide, _ = doubled(fn, images[:1])

@@ -80,6 +80,10 @@ LINEAR |= {
     "scattered": Of(lambda x: x.scatter(3, PLACES[3:].expand(len(x), 2, 7, 4), 3 * x[..., :4])),
     "sums by place": Of(lambda x: torch.zeros_like(x).index_add(3, PLACES, x[..., 2:], alpha=-2)),
     "scattered sums": Of(lambda x: x.scatter_add(3, PLACES.expand(len(x), 2, 7, 7), x[..., :7])),
+    "reduced by place": Of(lambda x: x.scatter_reduce(3, PLACES.expand(len(x), 2, 7, 7), x[..., :7], "sum")),
+    "crossed": Of(
+        lambda x: torch.linalg.cross(x[..., :3], torch.tensor([2.0, -1, 5]).to(x).expand(x[..., :3].shape))
+    ),
     "filled by place": Of(lambda x: x.index_fill(3, PLACES[:2], 0.3)),
     "turned by 90 degrees": Of(
         lambda x: torch.cat([torch.rot90(x, k, (2, 3)).flatten(1) for k in (-1, 1, 2, 4)], 1)
@@ -141,6 +145,7 @@ OTHERS = {
         lambda x: x.clamp(torch.linspace(-0.4, 0.1, 9).to(x), x.new_full((7, 1), 0.2))
     ),
     "soft shrinkage": nn.Softshrink(0.2),
+    "sorted for a quantile": Of(lambda x: x.quantile(0.3, 3)),
     "limit far out": Of(lambda x: (1e6 * x).clamp(min=2e4)),
     "soft and far out": nn.Sequential(Of(lambda x: 1e6 * x), nn.Softplus(beta=1e-5)),
     "threshold": nn.Threshold(0.1, 0.1),
@@ -268,12 +273,17 @@ WITH_ITSELF = {
     "of a layer": lambda x: (lambda h: (h * h).flatten(1))(F.relu(x @ torch.ones(3, 3).to(x) - 1)),
     "quotient": lambda x: (x / (x * x + 0.1)).flatten(1),
     "matrix": lambda x: torch.matmul(x, x).flatten(1),
+    "cross": lambda x: torch.linalg.cross(x, x.flip(3), dim=2).flatten(1),
     "einsum": lambda x: torch.einsum("bchw,bchw->bch", x, x).flatten(1),
     "addcmul": lambda x: torch.addcmul(x, x, x).flatten(1),
     "maximum": lambda x: torch.maximum(x, x).flatten(1),
     "where": lambda x: torch.where(torch.ones(3, dtype=torch.bool), x, x).flatten(1),
     "sum": lambda x: (x + x).flatten(1),
     "cat": lambda x: torch.cat([x, x], 1).flatten(1),
+    "norms of others": lambda x: (
+        # (i, j, image): the norm over j meets j
+        lambda h: (h / h.norm(dim=1)).permute(2, 0, 1).flatten(1)
+    )(x[:, 0].permute(1, 2, 0) + 0.1),
     "bias": lambda x: torch.addmm(x[:, 0, 0], x[:, 0, 0], torch.eye(3).to(x)),
 }
 
@@ -295,6 +305,16 @@ def test_a_square_that_is_written_in_place_counts_as_one(generator):
     truth = 4 * images.flatten(1).amax(1) ** 3
     for method in ("product", "local", "least"):
         assert (certified_bound(squared_in_place, images, radius=1e-3, method=method).bound >= truth).all()
+
+
+def test_a_weight_that_is_normalised_on_the_way_is_so_in_float64(generator):
+    """The certificate of float32's weight was a part in 1e8 below."""
+    weight = 1 + torch.rand(5, 1, generator=generator)
+    images = torch.rand(2, 5, generator=generator)
+    certified = certified_bound(lambda x: x @ (weight / weight.norm()).to(x), images).bound
+    truth = torch.linalg.matrix_norm(weight.double() / weight.double().norm(), 2)
+    assert (certified >= truth).all()
+    torch.testing.assert_close(certified, truth.expand(2), rtol=1e-8, atol=0)
 
 
 def test_whole_numbers_as_factors_have_signs(generator):

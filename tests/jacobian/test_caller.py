@@ -240,6 +240,21 @@ def test_what_cannot_be_measured_is_named(fn, message, untyped):
         spectral_norm(fn, torch.rand(3, 3, 2, 2), method="lanczos")
 
 
+def test_a_map_of_one_image_at_a_time_is_refused_with_what_works(generator):
+    """As traced or exported with one image; torch's own error came."""
+    images = torch.rand(3, 1, 2, 3, generator=generator)
+    fn = lambda x: torch.sin(x.reshape(1, 6))  # noqa: E731
+    for single in (fn, torch.jit.trace(fn, images[:1])):
+        with pytest.raises(
+            ValueError, match=r"lambda x: torch\.cat\(\[fn\(image\[None\]\) for image in x\]\)"
+        ):
+            spectral_norm(single, images[:1])
+        found = spectral_norm(
+            lambda x, single=single: torch.cat([single(image[None]) for image in x]), images
+        )
+        torch.testing.assert_close(found.sigma, images.flatten(1).cos().abs().amax(1))
+
+
 @pytest.mark.parametrize("reentrant", [True, False])
 @pytest.mark.parametrize("method", ["lanczos", "rows"])
 def test_activation_checkpointing_changes_nothing(reentrant, method, generator):
