@@ -397,8 +397,3 @@ def sum_or_mean(ball: Ball, node: fx.Node, args: tuple[Any, ...], kwargs: dict[s
         axes = list(range(args[0].value.dim()))
         args = (args[0], axes, *args[2:])
     return linear(function)(ball, node, args, kwargs)
-
-
-def reverse_subtract(ball: Ball, node: fx.Node, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Track:
-    """The second minus the first."""
-    return add(-1.0)(ball, node, (args[1], args[0], *args[2:]), kwargs)

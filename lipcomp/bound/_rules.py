@@ -22,7 +22,6 @@ from lipcomp.bound._local_rules import (
     linear,
     matmul,
     multiply,
-    reverse_subtract,
     sum_or_mean,
     vector_norm,
 )
@@ -74,7 +73,7 @@ RULES: dict[str, Rule] = {
     **{name: linear(function) for name, function in PLAIN.items()},
     **{name: joined(getattr(aten, name)) for name in TOGETHER},
     **dict.fromkeys(SMOOTH, elementwise),
-    "add": add(1.0), "sub": add(-1.0), "rsub": reverse_subtract, "mul": multiply, "div": divide,
+    "add": add(1.0), "sub": add(-1.0), "mul": multiply, "div": divide,
     "linalg_vector_norm": vector_norm, "clamp_min": clamp_low, "sum": sum_or_mean, "mean": sum_or_mean,
     "mm": matmul, "bmm": matmul, "addmm": matmul, "baddbmm": matmul, "mv": matmul, "_softmax": softmax,
     "_safe_softmax": softmax, "logsumexp": logsumexp, "convolution": convolution, "_convolution": convolution,

@@ -17,7 +17,7 @@ stays one. A map that rounds to half precision inside is measured in float64 alo
 import math
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import torch
 from jaxtyping import Bool, Float, Int64
@@ -230,7 +230,7 @@ def spectral_norm(
         known = pulled_norms(fn, images, left, (ratio < ROUNDED).nonzero().squeeze(1), size)
         off = _apart(found.values, known, rtol)
         found.values[off], found.converged[off.cpu()] = known[off], False
-        numbers = {
+        numbers: dict[str, Any] = {
             n: v.to(dtype) for n, v in vars(found).items() if isinstance(v, Tensor) and v.is_floating_point()
         }
         return replace(found, **numbers)
