@@ -141,12 +141,13 @@ def corruption_differences(table: pd.DataFrame, dull: Sequence[str]) -> Figure:
     sns.heatmap(
         table, ax=axis, annot=True, fmt="+.1f", cmap="PuOr", vmin=-reach, vmax=reach, mask=mask,
         annot_kws={"size": 8.5}, cbar_kws={"label": "points", "shrink": 0.6}, linewidths=0.5,
+        xticklabels=False, yticklabels=False,
     )  # fmt: skip
     for row, name in enumerate(table.index):
         if name in dull:
             axis.axhspan(row, row + 1, color="#8C8C8C", alpha=0.25, lw=0)
             axis.text(table.shape[1] / 2, row + 0.5, "at chance", ha="center", va="center", fontsize=8.5)
-    name_cells(axis, [str(name) for name in table.index], [c.replace(" − ", "\n− ") for c in table.columns])
+    name_cells(axis, table.index, [c.replace(" − ", "\n− ") for c in table.columns])
     return figure
 
 

@@ -264,7 +264,8 @@ def model_findings(
     answered: Answered, model: HierarchicalEffect | None, through: Mediation | None
 ) -> list[str]:
     """What the hierarchical model and the mediation add, in words that claim no more than they can."""
-    found = []
+    parts = (("hierarchical model", model), ("mediation", through))
+    found = [f"The {name} ({CREDIT.name}): {part.note}." for name, part in parts if part and part.note]
     row = answered.verdicts.find("corruption", CREDIT)
     if model is not None and model.points is not None and row is not None:
         verdict = decide(model.points_interval, row.zone)

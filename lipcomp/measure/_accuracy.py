@@ -78,6 +78,13 @@ def attacked(dtype: torch.dtype) -> torch.dtype:
     return torch.promote_types(dtype, torch.float32)
 
 
+def attack_settings(attack: str, norm: str, radius: float, seed: int) -> dict[str, Any]:
+    """What records say of an attack; refuses a radius that leaves nothing to attack."""
+    if not radius > 0:
+        raise ValueError(f"radius must be positive, in pixels (8/255 in linf, 0.5 in l2), got {radius}")
+    return {"attack": attack, "norm": norm, "radius": radius, "attack_seed": seed}
+
+
 @checked
 @dataclass(frozen=True)
 class CleanAccuracy:
@@ -153,19 +160,10 @@ class RobustAccuracy:
         """One unit."""
         if self.attack not in ("pgd", "auto"):
             raise ValueError(f'an attack must be "pgd" or "auto", got {self.attack!r}')
-        if not self.radius > 0:
-            raise ValueError(
-                f"radius must be positive, in pixels (8/255 in linf, 0.5 in l2), got {self.radius}"
-            )
         if self.attack == "auto":
             load_autoattack()
         condition = bench.clean.first(self.limit or len(bench.clean))
-        told = {
-            "attack": self.attack,
-            "norm": self.norm,
-            "radius": self.radius,
-            "attack_seed": bench.plan.seed,
-        }
+        told = attack_settings(self.attack, self.norm, self.radius, bench.plan.seed)
 
         def measure(advance: Advance) -> Result:
             run, classifier = (pgd if self.attack == "pgd" else auto_attack), bench.classifier()

@@ -17,7 +17,7 @@ from lipcomp._identity_files import hash_files
 from lipcomp.data import load_set
 from lipcomp.data._opening import shared_images
 from lipcomp.data._preprocessing import Preprocessing
-from lipcomp.measure._accuracy import attacked, check_fit, probe_unit, right_of
+from lipcomp.measure._accuracy import attack_settings, attacked, check_fit, probe_unit, right_of
 from lipcomp.measure._bench import Bench
 from lipcomp.measure._conditions import Condition, clean_condition
 from lipcomp.measure._unit import Advance, Finding, Result, Unit
@@ -243,18 +243,8 @@ class EmbeddingRobustness:
 
     def units(self, bench: Bench) -> Iterator[Unit]:
         """One unit."""
-        if not self.radius > 0:
-            raise ValueError(
-                f"radius must be positive, in pixels (8/255 in linf, 0.5 in l2), got {self.radius}"
-            )
         condition = bench.clean.first(self.limit or len(bench.clean))
-        told = {
-            "attack": "embedding",
-            "norm": self.norm,
-            "radius": self.radius,
-            "layer": self.layer,
-            "attack_seed": bench.plan.seed,
-        }
+        told = attack_settings("embedding", self.norm, self.radius, bench.plan.seed) | {"layer": self.layer}
 
         def compute(places: Tensor) -> dict[str, np.ndarray]:
             batch = condition.batch(places, bench.device, attacked(bench.dtype))

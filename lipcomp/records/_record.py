@@ -9,6 +9,8 @@ from numbers import Integral
 from typing import Any
 
 SCHEMA = 2
+# How a compressed file begins, and what unpacks it.
+PACKED = {b"\x1f\x8b": "gunzip -k", b"\xfd7zXZ": "xz -dk", b"\x28\xb5\x2f\xfd": "zstd -d", b"PK": "unzip"}
 
 
 class RecordWarning(UserWarning):
@@ -20,7 +22,7 @@ class RecordError(ValueError):
 
 
 class SchemaError(RecordError):
-    """A record of a schema that this code does not know: not damage, so it is never skipped."""
+    """A schema that this code does not know, or a compressed file: not damage, so it is never skipped."""
 
 
 _KINDS: tuple[tuple[str, type], ...] = (
@@ -192,6 +194,8 @@ class LineParser:
             if type(found) is not int:
                 raise TypeError(f"schema {found!r}")
         except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+            if number == 1 and (how := next((how for b, how in PACKED.items() if line.startswith(b)), None)):
+                raise SchemaError(f"{self.where}: compressed; unpack it first: {how} FILE") from error
             raise self._damaged(number, "not a record") from error
         try:
             if found != SCHEMA:

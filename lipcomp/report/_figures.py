@@ -67,15 +67,16 @@ def heat_map(table: pd.DataFrame) -> Figure:
     figure, axis = plt.subplots(figsize=(WIDTH, 0.28 * len(table) + 1.4))
     sns.heatmap(
         table, ax=axis, annot=table.shape[1] <= SUBJECTS, fmt=".3g", cmap="viridis", annot_kws={"size": 8.5},
-        cbar_kws={"shrink": 0.6},
+        cbar_kws={"shrink": 0.6}, xticklabels=False, yticklabels=False,
     )  # fmt: skip
-    name_cells(axis, [plain(n) for n in table.index], list(fitting(table.columns).values()))
+    name_cells(axis, table.index, list(fitting(table.columns).values()))
     return figure
 
 
-def name_cells(axis: Axes, rows: Sequence[str], columns: Sequence[str]) -> None:
+def name_cells(axis: Axes, rows: Iterable[object], columns: Sequence[str]) -> None:
     """Write the names of a heat map's rows and columns beside its cells."""
     axis.set(xlabel="", ylabel="")
-    axis.set_yticks(np.arange(len(rows)) + 0.5, [name.replace("_", " ") for name in rows], rotation=0)
+    told = [plain(name).replace("_", " ") for name in rows]
+    axis.set_yticks(np.arange(len(told)) + 0.5, told, rotation=0)
     axis.set_xticks(np.arange(len(columns)) + 0.5, columns, rotation=30, ha="right", fontsize=8.5)
     axis.grid(visible=False)

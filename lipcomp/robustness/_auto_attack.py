@@ -33,7 +33,6 @@ from lipcomp.robustness._random_search import into_ball
 STANDARD = ("apgd-ce", "apgd-t", "fab-t", "square")
 STAND_IN = dict.fromkeys(("apgd-t", "apgd-dlr", "fab-t"), "fab")  # with fewer than four classes
 KNOWN = (*STANDARD, "apgd-dlr", "fab")
-SMALLEST_SQUARE = 5  # pixels: Square in L2 places two patches
 
 
 @checked
@@ -51,8 +50,8 @@ def auto_attack(
     """AutoAttack's standard version, through ``pyautoattack``; the global random state is not changed.
 
     With fewer than ten classes the targeted attacks aim at all others (the standard aims at nine), and with fewer
-    than four the untargeted FAB stands in for APGD-T, whose loss needs four. Square in L2 needs images of at least
-    5 x 5 pixels.
+    than four the untargeted FAB stands in for APGD-T, whose loss needs four. Square in L2 refuses images on which its
+    patches do not fit: below 5 x 5 pixels, 12, 14, 18, 19 or 24 pixels square, or 32 x 48.
 
     Parameters
     ----------
@@ -125,10 +124,13 @@ def _chosen(attacks: tuple[str, ...], classes: int, norm: str, images: Tensor) -
         )
     if classes < 4:
         attacks = tuple(dict.fromkeys(STAND_IN.get(name, name) for name in attacks))
-    if norm == "l2" and "square" in attacks and min(images.shape[2:]) < SMALLEST_SQUARE:
+    sides = tuple(images.shape[2:])
+    patch, rest = divmod(sides[0], 5)  # Square in L2 begins with a grid of patches
+    fits = patch == 1 or (patch > 1 and all(rest // 2 + side // patch * patch <= side for side in sides))
+    if norm == "l2" and "square" in attacks and not fits:
         raise ValueError(
-            f"attack square in l2 needs images of {SMALLEST_SQUARE} x {SMALLEST_SQUARE} pixels or more, got "
-            f"{tuple(images.shape[2:])}; give the other attacks, or norm linf"
+            f"attack square in l2 cannot lay its patches on images of {sides} pixels; give the other attacks, norm "
+            f"linf, or pgd"
         )
     return list(attacks)
 

@@ -110,5 +110,5 @@ def negative_log_likelihood(logits: Float[Tensor, "n classes"], labels: Int64[Te
     """
     log_p = torch.log_softmax(logits.cpu().double(), 1)
     values = -log_p.gather(1, labels.cpu()[:, None])[:, 0].numpy()
-    found = bounded_mean(values, (0.0, float(values.max())))
+    found = bounded_mean(values, (0.0, float(values.max(initial=0.0))))
     return replace(found, interval=None) if np.ptp(values) <= ALIKE else found

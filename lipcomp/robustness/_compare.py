@@ -25,7 +25,7 @@ def published_rows(dataset: str, threat: str = "corruptions") -> pd.DataFrame:
     Returns
     -------
     Columns ``model``, ``clean``, ``shifted`` (accuracies in [0, 1]), ``mce`` (a ratio; ImageNet's corruptions alone),
-    ``architecture``, ``venue``, ``extra_data``, ``eps``; where they are from in ``attrs["source"]``.
+    ``architecture``, ``venue``, ``extra_data``, ``eps``.
 
     Raises
     ------
@@ -38,9 +38,7 @@ def published_rows(dataset: str, threat: str = "corruptions") -> pd.DataFrame:
         raise ValueError(f"no published rows for {dataset} {threat}; there are {', '.join(boards)}")
     rows = table[(table.dataset == dataset) & (table.threat == threat)].drop(columns=["dataset", "threat"])
     rows = rows.assign(**{name: rows[name] / 100 for name in ("clean", "shifted", "mce")})
-    rows = rows.sort_values("shifted", ascending=False, ignore_index=True)
-    rows.attrs["source"] = SOURCE
-    return rows
+    return rows.sort_values("shifted", ascending=False, ignore_index=True)
 
 
 def place_among(rows: pd.DataFrame, model: str, *, clean: float, shifted: float) -> pd.DataFrame:
@@ -57,5 +55,5 @@ def place_among(rows: pd.DataFrame, model: str, *, clean: float, shifted: float)
     own = pd.DataFrame([{"model": model, "clean": clean, "shifted": shifted}])
     rank = int((rows["shifted"] > shifted).sum()) + 1
     placed = pd.concat([rows[: rank - 1], own, rows[rank - 1 :]], ignore_index=True)
-    placed.attrs |= {**rows.attrs, "rank": rank}
+    placed.attrs["rank"] = rank
     return placed

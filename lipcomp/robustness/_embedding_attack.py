@@ -97,7 +97,7 @@ def embedding_attack(
                 clean = _directions(encode, x)
             best, chord = x.clone(), torch.zeros(len(x), dtype=clean.dtype, device=x.device)
             flat = torch.ones(len(x), dtype=torch.bool, device=x.device)
-            for _ in range(starts):
+            for _ in range(starts if reach > 0 else 0):
                 candidate = random_start(x, norm, reach, generator)
                 power = torch.ones_like(flat)  # by the power method, as where the chord is nearly linear
                 for step in range(steps + 1):

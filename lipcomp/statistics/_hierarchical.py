@@ -91,7 +91,7 @@ def hierarchical_effect(
         return HierarchicalEffect(name, None, None, None, len(both), method, level, note=reason)
 
     if len(both) < 2:
-        return missing(f"{len(both)} seeds hold both methods, 2 are needed")
+        return missing(f"seeds that hold both methods: {len(both)}, 2 are needed")
     table = _cells(bits, corruption, treated, labels, both, blocks)
     parts = {"seed": "0 + C(seed)", "run": "0 + C(run)", "images": "0 + C(block)"}
     parts |= {"images x method": "0 + C(block_method)", "corruption x method": "0 + C(corruption_method)"}

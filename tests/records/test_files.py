@@ -1,6 +1,7 @@
 """Files of records survive crashes, concurrent writers, other versions and what is not theirs."""
 
 import errno
+import gzip
 import json
 import lzma
 import multiprocessing
@@ -237,6 +238,23 @@ def test_published_files_are_unpacked_as_they_are_read(tmp_path):
         (tmp_path / "r.jsonl.xz").write_bytes(damaged)
         with pytest.raises(RecordError, match="cannot be read"):
             read_records(tmp_path / "r.jsonl.xz")
+
+
+def test_a_compressed_file_is_named_with_what_unpacks_it(tmp_path):
+    """The published records are; the advice was to rescue them, which found none."""
+    append_records(tmp_path / "r", [CLEAN])
+    for pack, how in ((gzip, "gunzip -k"), (lzma, "xz -dk")):
+        path = tmp_path / "packed"
+        path.write_bytes(pack.compress((tmp_path / "r").read_bytes()))
+        held = path.read_bytes()
+        for act in (
+            lambda p: read_records(p, skip_damaged=True),
+            lambda p: append_records(p, [CLEAN]),
+            lambda p: salvage_records(p, tmp_path / "x"),
+        ):
+            with pytest.raises(RecordError, match=f"compressed; unpack it first: {how} FILE"):
+                act(path)
+        assert path.read_bytes() == held
 
 
 def test_a_missing_file_is_named(tmp_path):

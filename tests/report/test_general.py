@@ -83,8 +83,14 @@ def test_two_networks_of_a_file_two_sets_of_a_name_and_near_settings_are_told_ap
 
 
 def test_a_dollar_in_a_name_is_no_mathematics(tmp_path):
-    record = Record("sigma_max.median", 1.0, subject={"checkpoint": "a$b^{c$.pth"})
-    assert "a$b^{c$" in write_report([record], tmp_path / "page.html").read_text()
+    subject = {"checkpoint": "a$b^{c$.pth"}
+    found = [Record("sigma_max.median", 1.0, subject=subject)]
+    for corruption in ("fog", "s$g_{$"):
+        told = {"corruption": corruption, "severity": 1}
+        found.append(Record("accuracy.corruption", 0.5, subject=subject, settings=told))
+    html = write_report(found, tmp_path / "page.html").read_text()
+    assert "Heat map" in html
+    assert "a$b^{c$" in html
 
 
 def test_names_of_any_length_and_beginning_stand_in_a_figure_s_legend():

@@ -269,10 +269,14 @@ def test_no_radius_changes_nothing():
     model = linear()
     images = torch.rand(8, 3, 8, 8)
     labels = model(images).argmax(1)
-    for attack in (partial(pgd, steps=3), auto_attack):
+    calls = []
+    model.register_forward_hook(lambda *_: calls.append(None))
+    for attack in (pgd, auto_attack):
         found = attack(model, images, labels, norm="l2", radius=0.0)
         assert found.right.all()
         assert torch.equal(found.images, images)
+    assert torch.equal(embedding_attack(model, images, norm="l2", radius=0.0).images, images)
+    assert len(calls) < 12  # no step is taken
 
 
 @pytest.mark.parametrize(
@@ -288,6 +292,7 @@ def test_no_radius_changes_nothing():
         ({"images": 255 * torch.rand(4, 3, 8, 8)}, r"pixels in \[0, 1\]"),
         ({"images": torch.full((4, 3, 8, 8), float("nan"))}, "from nan"),
         ({"bias": float("nan")}, "gives NaN"),
+        ({"classes": 1}, r"two logits or more, got 1; of one score z give \(-z, z\)"),
     ],
 )
 @pytest.mark.parametrize("attack", [pgd, auto_attack])
@@ -299,7 +304,7 @@ def test_bad_input_is_named(change, message, attack, untyped):
         "radius": 0.1,
         "bias": 0.0,
     } | change
-    model = linear()
+    model = linear(given.pop("classes", 2))
     with torch.no_grad():
         model[1].bias += given.pop("bias")
     with pytest.raises((ValueError, TypeError), match=message):
@@ -376,10 +381,28 @@ def test_the_attacks_of_autoattack_are_those_that_fit():
     for attacks, message in (
         ((), "one or more of apgd-ce.*got none"),
         (("pgd",), "got pgd"),
-        (("square",), "5 x 5"),
+        (("square",), "cannot lay its patches"),
     ):
         with pytest.raises(ValueError, match=message):
             auto_attack(model, images, labels, attacks=attacks, **given)
+
+
+@pytest.mark.parametrize("size", [(5, 5), (8, 8), (12, 12), (13, 13), (14, 14), (19, 19), (24, 24), (32, 48)])
+def test_square_in_l2_is_refused_where_its_patches_leave_the_image(size, monkeypatch):
+    """It ended in a RuntimeError of shapes, after the other attacks, as soon as an image withstood these."""
+    square = pytest.importorskip("pyautoattack.square").SquareAttack
+    first = square.__init__
+    monkeypatch.setattr(square, "__init__", lambda self, *a, **k: first(self, *a, **{**k, "n_queries": 3}))
+    images, labels = torch.rand(1, 1, *size), torch.zeros(1, dtype=torch.long)
+    model = nn.Sequential(nn.Flatten(), nn.Linear(size[0] * size[1], 2))
+    with torch.no_grad():
+        model[1].bias[0] += 100
+    run = partial(auto_attack, model, images, labels, norm="l2", radius=0.1, attacks=("square",))
+    if size in ((5, 5), (8, 8), (13, 13)):
+        assert run().right.all()
+    else:
+        with pytest.raises(ValueError, match=r"cannot lay its patches on images of \("):
+            run()
 
 
 def linear_probe_on_pixels():
