@@ -270,13 +270,15 @@ def model_findings(
     if model is not None and model.points is not None and row is not None:
         verdict = decide(model.points_interval, row.zone)
         sign = int(np.sign(model.points)) if verdict is Verdict.YES else 0
+        zone = {Verdict.NO_LARGER: f" {zone_text(row.zone, ratio=False)}"}
         same = "as the paired analysis does"
         if (verdict, sign) != (row.verdict, row.direction):
-            same = f"where the paired analysis says {row.verdict}{f', {row.word}' if row.word else ''}"
+            word = row.word and f", {row.word}"
+            same = f"where the paired analysis says {row.verdict}{zone.get(row.verdict, word)}"
         text = value_text(model.points, model.points_interval, ratio=False, zone=row.zone)
         found.append(
             f"Corruption accuracy ({CREDIT.name}) by a hierarchical model of every correctness bit (seed, run, image "
-            f"and corruption as groups): {text}: {verdict}, {same}."
+            f"and corruption as groups): {text}: {verdict}{zone.get(verdict, '')}, {same}."
         )
     if through is not None and through.value is not None:
         text = value_text(through.value, through.interval, ratio=False)

@@ -1,8 +1,7 @@
 """Adversarial attacks on probe + encoder, in pixel units.
 
 The classifier maps pixels in [0, 1] to logits, normalisation inside, so a radius is in pixels: 8/255 in L-inf, 0.5 in
-L2 over all pixels. Every adversarial image lies in [0, 1], and in the ball up to the rounding of its pixels
-(``Attack.distance``): in float32 a relative 2e-7 at 8/255, but 20% in L-inf at 1e-7.
+L2 over all pixels. Every adversarial image lies in [0, 1], and in the ball up to the rounding of its pixels.
 
 :func:`pgd` ascends by projected gradient steps: the margin from the image itself, cross-entropy from random starts,
 then the margin against each of the nearest other classes, since the class that is nearest at the image need not be

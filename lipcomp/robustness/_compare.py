@@ -24,8 +24,7 @@ def published_rows(dataset: str, threat: str = "corruptions") -> pd.DataFrame:
 
     Returns
     -------
-    Columns ``model``, ``clean``, ``shifted`` (accuracies in [0, 1]), ``mce`` (a ratio; ImageNet's corruptions alone),
-    ``architecture``, ``venue``, ``extra_data``, ``eps``.
+    Columns model, clean, shifted (accuracies in [0, 1]), mce (a ratio), architecture, venue, extra_data, eps.
 
     Raises
     ------

@@ -247,6 +247,12 @@ def test_another_sign_is_not_what_the_paired_analysis_says(planted, tmp_path):
     )
     model = HierarchicalEffect("", 0.2, None, None, 5, "", points=4.0, points_interval=(2.0, 6.0))
     assert model_findings(found, model, None)[0].endswith(": yes, as the paired analysis does.")
+    model = HierarchicalEffect("", 0.0, None, None, 5, "", points=0.0, points_interval=(-0.5, 0.5))
+    assert ": no larger than 1 point, where the paired" in model_findings(found, model, None)[0]
+    failed = HierarchicalEffect("", None, None, None, 1, "", note="the fit failed (singular)")
+    assert model_findings(found, failed, None) == [
+        "The hierarchical model (C-SimCLR − SimCLR ×(1+β)): the fit failed (singular)."
+    ]
 
 
 def test_all_models_are_tabled_at_the_common_concentrations():
