@@ -241,7 +241,7 @@ def test_published_files_are_unpacked_as_they_are_read(tmp_path):
 
 
 def test_a_compressed_file_is_named_with_what_unpacks_it(tmp_path):
-    """The published records are; the advice was to rescue them, which found none."""
+    """The advice was to rescue its records, which found none."""
     append_records(tmp_path / "r", [CLEAN])
     for pack, how in ((gzip, "gunzip -k"), (lzma, "xz -dk")):
         path = tmp_path / "packed"
