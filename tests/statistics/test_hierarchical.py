@@ -52,7 +52,7 @@ def test_runs_that_differ_for_no_reason_are_no_effect():
 
 def test_what_cannot_be_fitted_says_so():
     bits, corruption, treated, seed = runs(0.0, 0.1, 0, seeds=1)
-    assert "1 seeds hold both methods" in hierarchical_effect(bits, corruption, treated, seed).note
+    assert "seeds that hold both methods: 1," in hierarchical_effect(bits, corruption, treated, seed).note
     with pytest.raises(ValueError, match="bits must have one shape"):
         hierarchical_effect([bits[0], bits[1][:, :5]], corruption, treated, seed)
 
