@@ -52,17 +52,6 @@ def estimating() -> Iterator[None]:
             yield
 
 
-@contextmanager
-def in_float32() -> Iterator[None]:
-    """Tensors in float32 where nothing else is said, whatever torch.set_default_dtype says: draws depend on it."""
-    before = torch.get_default_dtype()
-    torch.set_default_dtype(torch.float32)
-    try:
-        yield
-    finally:
-        torch.set_default_dtype(before)
-
-
 def estimator(target: C) -> C:
     """:func:`checked`, for what estimates: its numbers are drawn and kept on the CPU."""
     return checked(target, within=estimating)

@@ -17,7 +17,6 @@ import numpy as np
 import torch
 from torch import Generator, Tensor
 
-from lipcomp._arguments import in_float32
 from lipcomp._commands import progress
 from lipcomp.data import Preprocessing, batches, load_set
 from lipcomp.data._datasets import DatasetImages
@@ -29,6 +28,7 @@ from lipcomp.data._pictures import UnreadableImageError
 from lipcomp.data._sets import ImageSet, TensorImages
 from lipcomp.data._shards import Shards, find_shards
 from lipcomp.data._views import DigitViews, PhotoViews, Views
+from lipcomp.jacobian._precision import in_float32
 from train.parallel import Ranks
 from train.recipe import Recipe
 from train.settings import Settings

@@ -59,6 +59,20 @@ full_precision = ProcessWide(_exact)
 """Float32 products in float32; the settings are as they were afterwards."""
 
 
+@contextmanager
+def _float32() -> Iterator[None]:
+    before = torch.get_default_dtype()
+    torch.set_default_dtype(torch.float32)
+    try:
+        yield
+    finally:
+        torch.set_default_dtype(before)
+
+
+in_float32 = ProcessWide(_float32)
+"""Tensors in float32 where nothing else is said, whatever torch.set_default_dtype says: draws depend on it."""
+
+
 def _settings() -> list[tuple[Any, str, Any]]:
     """Every setting: who holds it, its name, the value for full precision."""
     if not hasattr(torch.backends.cuda.matmul, "fp32_precision"):  # before PyTorch 2.9

@@ -14,8 +14,9 @@ import torch
 from jaxtyping import Float, Int64
 from torch import Tensor, nn
 
-from lipcomp._arguments import checked, in_float32
+from lipcomp._arguments import checked
 from lipcomp._messages import needed
+from lipcomp.jacobian._precision import in_float32
 from lipcomp.robustness._attacks import (
     TARGETS,
     Attack,

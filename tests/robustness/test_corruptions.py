@@ -3,6 +3,7 @@
 
 import hashlib
 import sys
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
@@ -106,6 +107,16 @@ def test_the_callers_default_type_changes_no_corruption(table, default_float64):
         expected = corrupt(images, name, 3, table=table)
         with default_float64():
             assert torch.equal(corrupt(images, name, 3, table=table), expected)
+
+
+def test_threads_leave_the_default_type_as_it_was(default_float64):
+    def corrupt_often(_):
+        for _ in range(20):
+            corrupt(torch.rand(2, 1, 28, 28, dtype=torch.float32), "brightness", 1, table="mnist")
+
+    with default_float64(), ThreadPoolExecutor(4) as pool:
+        list(pool.map(corrupt_often, range(4)))
+        assert torch.get_default_dtype() == torch.float64
 
 
 def test_grey_images_keep_one_channel_in_the_photo_tables():

@@ -7,8 +7,9 @@ import torch
 from jaxtyping import Float, Int64, UInt8
 from torch import Tensor
 
-from lipcomp._arguments import checked, in_float32
+from lipcomp._arguments import checked
 from lipcomp._messages import nearest
+from lipcomp.jacobian._precision import in_float32
 from lipcomp.robustness.corruptions import _jpeg as jpeg
 from lipcomp.robustness.corruptions._draws import Draws
 from lipcomp.robustness.corruptions._filters import LARGEST
