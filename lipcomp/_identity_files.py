@@ -16,25 +16,12 @@ _RACY = 2_000_000_000  # ns: a file changed this recently may change again witho
 def hash_files(
     paths: Sequence[Path | str], advance: Callable[[int], object] | None = None, *, cache: Path | None = None
 ) -> list[str]:
-    """SHA-256 of each file's bytes, in order, as 64 hex digits.
+    """SHA-256 of each file's bytes, in order, as 64 hex digits; ``advance`` is called with how many are finished.
 
     What an earlier call read is remembered by path, size, inode and times (of content and of change), so that only
     changed files are read again. The memory is a cache of the content's hash and never stands for it: a file that was
     changed within the last two seconds is not remembered, and a damaged or unwritable cache costs time only.
-
-    Parameters
-    ----------
-    paths
-        The files.
-    advance
-        Progress callback, called with the number of finished files.
-    cache
-        The file of the cache; by default ``file-hashes.sqlite`` in :func:`cache_folder`.
-
-    Raises
-    ------
-    FileNotFoundError, OSError
-        If a file is missing or cannot be read.
+    Its file is ``cache``, by default ``file-hashes.sqlite`` in :func:`cache_folder`. A missing file is an OSError.
     """
     told = advance or (lambda n: None)
     keys = [os.path.abspath(path) for path in paths]  # noqa: PTH100 (no link is followed: the name is the key)

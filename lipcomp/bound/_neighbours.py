@@ -18,23 +18,9 @@ from lipcomp.bound._all_pairs import NEAR, Images, block_length
 def nearest_neighbours(
     images: Images, n: int, k: int = 1, *, advance: Callable[[int], object] | None = None
 ) -> Int64[Tensor, "n k"]:
-    """Indices of the k nearest other images of every image, L2 over raw pixels.
+    """Indices of the k < n nearest other images of every image, L2 over raw pixels.
 
-    Parameters
-    ----------
-    images
-        The images, or a function from indices to a batch of them.
-    n
-        How many there are.
-    k
-        How many neighbours.
-    advance
-        Progress callback, called with the number of finished images.
-
-    Raises
-    ------
-    ValueError
-        If there are not more than k images.
+    ``images`` may be a function from indices to a batch; ``advance`` is called with the number of finished images.
     """
     if not 1 <= k < n:
         raise ValueError(

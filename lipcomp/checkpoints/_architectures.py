@@ -42,23 +42,9 @@ def build_backbone(
 ) -> Backbone:
     """Build a backbone by name, without memory for its weights (see :mod:`lipcomp.checkpoints._lean`).
 
-    Parameters
-    ----------
-    name
-        NAME, torchvision/NAME or timm/NAME; timm's may end in a tag (``vit_base_patch16_224.dino``).
-    channels
-        Of the images.
-    conventions
-        What a name does not say: a stem's padding, ``image_size``, timm's ``model_args`` and ``global_pool``.
-    budget
-        The most that it may hold.
-
-    Raises
-    ------
-    CheckpointError
-        If no library knows the name, or the network is larger than the budget.
-    ImportError
-        If only timm could know it, and timm is not installed.
+    ``name`` is NAME, torchvision/NAME or timm/NAME; timm's may end in a tag (``vit_base_patch16_224.dino``).
+    ``conventions`` are what it does not say: a stem's padding, ``image_size``, timm's ``model_args`` and
+    ``global_pool``. A name that no library knows is refused, and a network larger than the budget.
     """
     return build_lean(lambda: _build(name, channels, conventions or {}), budget or Budget())
 

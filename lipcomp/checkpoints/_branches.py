@@ -26,21 +26,9 @@ def choose(
 ) -> tuple[int, tuple[str, ...]]:
     """Which of several networks is meant, and a note that names the others.
 
-    Parameters
-    ----------
-    labels
-        Where each stands in the file; "" is the top.
-    branches
-        "online" or "momentum" of each.
-    branch
-        What the caller asked for: one of the two, or a label, or its last part.
-    source
-        The file.
-
-    Raises
-    ------
-    CheckpointError
-        If several could be meant, or none is.
+    ``labels`` say where each stands in the file ("" is the top), ``branches`` whether it is the "online" or the
+    "momentum" one; ``branch`` is what the caller asked for: one of the two, or a label, or its last part. A
+    CheckpointError says that several could be meant, or none is.
     """
     path = source.path
     names = [label or "the top" for label in labels]

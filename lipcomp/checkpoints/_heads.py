@@ -25,21 +25,8 @@ ACTIVATIONS = {"relu": nn.ReLU, "gelu": nn.GELU}
 def build_head(state: State, in_features: int, name: str, activation: str = "relu") -> nn.Sequential:
     """The head whose keys, without their prefix, these are; its weights are loaded.
 
-    Parameters
-    ----------
-    state
-        Keys ``NUMBER.weight`` and so on, or ``weight`` and ``bias`` alone for a single linear layer.
-    in_features
-        What comes before gives, for the check.
-    name
-        What messages call the head.
-    activation
-        "relu" or "gelu".
-
-    Raises
-    ------
-    CheckpointError
-        If the keys are of another shape of head, or the head does not fit the features.
+    Keys are ``NUMBER.weight`` and so on, or ``weight`` and ``bias`` alone for a single linear layer; the activation
+    is "relu" or "gelu". Another shape of head, or one that does not fit the features, is refused.
     """
     if state.keys() <= {"weight", "bias"}:
         state = {f"0.{key}": value for key, value in state.items()}

@@ -293,27 +293,10 @@ class _Reader(pickle._Unpickler):
 def read_inert(
     data: bytes, what: str, more: Mapping[str, type] | None = None
 ) -> tuple[Any, dict[str, Storage], int]:
-    """Read one pickle.
+    """Read one pickle at the beginning of ``data``: the description, its storages by key, and the pickle's length.
 
-    Parameters
-    ----------
-    data
-        Bytes that begin with a pickle; what follows its end is left alone.
-    what
-        What messages call it.
-    more
-        Stand-ins of this module for further names.
-
-    Returns
-    -------
-    tuple
-        The description, its storages by key, and the length of the pickle.
-
-    Raises
-    ------
-    CheckpointError
-        If it is damaged, asks for a name that is neither a tensor's nor known to be harmless, or claims a tensor
-        beyond its storage.
+    ``what`` is what messages call it, ``more`` are stand-ins of this module for further names. Refused with a
+    CheckpointError: damage, a name that is neither a tensor's nor known to be harmless, a tensor beyond its storage.
     """
     try:
         length = _length(data)

@@ -83,22 +83,10 @@ def recognise(
 ) -> Recognised:
     """Say whose checkpoint this is, and which keys are which part.
 
-    Parameters
-    ----------
-    source
-        The opened checkpoint.
-    name
-        The format to take; None to recognise it.
-    branch
-        "online", "momentum", or the place or prefix of the network that is wanted; None for what the format's authors
-        evaluate.
-    wanted
-        Names of the weights of the architecture that the caller named, if any.
-
-    Raises
-    ------
-    CheckpointError
-        If it is of no known format, not of the named one, or has no such branch, or several that could be meant.
+    ``name`` is the format to take, ``wanted`` are names of the weights of the architecture that the caller named;
+    ``branch`` is "online", "momentum", or the place or prefix of the network, None for what the format's authors
+    evaluate. A CheckpointError says that it is of no known format, not of the named one, or has no such branch, or
+    several that could be meant.
     """
     if source.keys:  # already under our names
         row = {"tensorflow": TENSORFLOW, "exported": EXPORTED}.get(source.container, HUGGINGFACE)

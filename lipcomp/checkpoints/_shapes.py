@@ -28,19 +28,9 @@ PLAIN = re.compile(r"torchvision/(resnet\d+|wide_resnet\w+|resnext\w+)")  # what
 
 
 def infer_backbone(state: State, conventions: Mapping[str, Any]) -> Backbone:
-    """The backbone that these weights (in the names of torchvision, timm or RobustBench) fit.
+    """The backbone that these weights (in the names of torchvision, timm or RobustBench) fit, or a CheckpointError.
 
-    Parameters
-    ----------
-    state
-        The weights.
-    conventions
-        What the weights' format fixes without showing it: ``stem_padding``, ``pool_padding``, ``heads`` ...
-
-    Raises
-    ------
-    CheckpointError
-        If they fit none.
+    ``conventions`` are what the weights' format fixes without showing it: ``stem_padding``, ``heads`` ...
     """
     budget = Budget.of(state)
     if heads_of(conventions, state) is not None:  # a format or a configuration says more than the index

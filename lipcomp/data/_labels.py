@@ -64,21 +64,10 @@ def find_metadata(folder: Path) -> Path | None:
 
 
 def read_table(path: Path, label_column: str | None = None, *, required: bool = True) -> Table:
-    """Read a table of labels.
+    """Read a table of labels: a .csv (or .tsv, with any of , ; and tab) or a .jsonl file.
 
-    Parameters
-    ----------
-    path
-        A .csv (or .tsv, with any of , ; and tab) or a .jsonl file.
-    label_column
-        Where the labels are; by default the one column of a usual name (label, class, category, target ...).
-    required
-        Whether a table without labels is an error.
-
-    Raises
-    ------
-    FileNotFoundError, ValueError
-        If it is missing or damaged, or nothing says which column is which.
+    Labels are by default in the one column of a usual name (label, class, category, target ...); a table without
+    labels is an error if they are required, and so is one that does not say which column is which.
     """
     if not path.is_file():
         raise FileNotFoundError(f"table of labels {str(path)!r} does not exist; check labels=")
