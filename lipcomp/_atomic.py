@@ -54,12 +54,12 @@ def check_writable(path: Path, name: str) -> None:
     """
     try:
         with contextlib.suppress(FileNotFoundError, NotADirectoryError):
-            mode = path.stat().st_mode  # not of a loop of links, nor of a name that is too long
-            if stat.S_ISDIR(mode):
+            told = path.stat()  # not of a loop of links, nor of a name that is too long
+            if stat.S_ISDIR(told.st_mode):
                 raise IsADirectoryError("it is a folder; give the path of a file")
-            if not stat.S_ISREG(mode):
+            if not stat.S_ISREG(told.st_mode):
                 raise OSError("it is not a regular file; give the path of a file")
-            if _is_printed_to(path):
+            if any(os.path.samestat(os.fstat(stream), told) for stream in filter(os.path.exists, (1, 2))):
                 raise OSError("what is printed goes into this file, too; give a file of its own")
             path.open("rb+").close()
         place = path.resolve()
@@ -75,15 +75,6 @@ def check_writable(path: Path, name: str) -> None:
     except (OSError, ValueError) as error:  # no file has a name with a null character
         reason = getattr(error, "strerror", None) or str(error)
         raise OSError(f"{name} {str(path)!r} cannot be written: {reason}") from error
-
-
-def _is_printed_to(path: Path) -> bool:
-    """Whether the shell sends what is printed there: ``--out /dev/stdout > file`` or ``--out file > file``."""
-    for stream in (1, 2):
-        with contextlib.suppress(OSError):  # closed
-            if os.path.samestat(os.fstat(stream), path.stat()):
-                return True
-    return False
 
 
 def _beside(path: Path) -> Path:

@@ -37,6 +37,9 @@ WATCH = 50.0  # seconds, at least two beats, that a claim is watched before it c
 PAUSE = 0.005  # seconds, the first pause when others try or work; it doubles, up to 0.3 s, and grows with long waits
 TRIES = 12
 
+# What seems stale, at which sign of life, and since when it is watched.
+Watched = dict[tuple[Path, float], float]
+
 
 @contextlib.contextmanager
 def claim(path: Path | str, wait: float = 0.0) -> Iterator[bool]:
@@ -78,11 +81,13 @@ def claim(path: Path | str, wait: float = 0.0) -> Iterator[bool]:
 
 def _take(path: Path, mine: Path, wait: float) -> bool:
     started, tries = time.monotonic(), 0
-    watched: dict[Path, tuple[float, float]] = {}  # what seems stale: its time, and since when it is watched
+    watched: Watched = {}
     while True:
         mine.touch(exist_ok=False)
         now = mine.stat().st_mtime
-        others = [_is_held(file, now, watched) for file in path.parent.iterdir() if _rivals(file, path, mine)]
+        before, watched = watched, {}
+        rivals = [file for file in path.parent.iterdir() if _rivals(file, path, mine)]
+        others = [_is_held(file, now, before, watched) for file in rivals]
         states = [state for state in others if state is not None]
         if not states:
             mine.write_bytes(b"held")
@@ -105,21 +110,18 @@ def _rivals(file: Path, path: Path, mine: Path) -> bool:
     return file.name.startswith(_prefix(path)) and file.name != mine.name
 
 
-def _is_held(file: Path, now: float, watched: dict[Path, tuple[float, float]]) -> bool | None:
+def _is_held(file: Path, now: float, before: Watched, watched: Watched) -> bool | None:
     """Whether another's claim is held (True) or tried (False); None if it is gone or stale, which removes it."""
     machine, process, born, _ = file.name.rsplit("~", 4)[1:]
-    seen = watched.pop(file, None)
     try:
         if machine == _machine() and sys.platform != "win32":
             stale = not _lives(int(process), born)
-        else:
-            sign, stale = file.stat().st_mtime, False
-            if abs(now - sign) > STALE:
-                watched[file] = seen if seen and seen[0] == sign else (sign, time.monotonic())
-                stale = time.monotonic() - watched[file][1] >= WATCH
+        elif stale := abs(now - (sign := file.stat().st_mtime)) > STALE:
+            since = before.get((file, sign), time.monotonic())
+            if time.monotonic() - since < WATCH:
+                watched[file, sign], stale = since, False
         if not stale:
             return file.stat().st_size > 0
-        watched.pop(file, None)
         file.unlink()
     except (FileNotFoundError, ValueError):
         pass

@@ -4,7 +4,6 @@ import contextlib
 import hashlib
 import os
 import sqlite3
-import tempfile
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -53,10 +52,7 @@ def cache_folder() -> Path:
     if own:
         return Path(own)
     base = os.environ.get("LOCALAPPDATA" if os.name == "nt" else "XDG_CACHE_HOME")
-    try:
-        return Path(base or Path("~/.cache").expanduser()) / "lipcomp"
-    except RuntimeError:  # a user of a container, without a home
-        return Path(tempfile.gettempdir()) / f"lipcomp-{os.getuid()}"
+    return Path(base or Path("~/.cache").expanduser()) / "lipcomp"
 
 
 def _mark(path: str) -> tuple[int, int, int, int]:
@@ -105,13 +101,13 @@ class _Memory:
 
 @contextlib.contextmanager
 def _file_cache(path: Path | None) -> Iterator[_Memory]:
-    place = path or cache_folder() / "file-hashes.sqlite"
     connection = None
     try:
+        place = path or cache_folder() / "file-hashes.sqlite"
         place.parent.mkdir(parents=True, exist_ok=True)
         connection = sqlite3.connect(place, timeout=5, check_same_thread=False)
         connection.execute("create table if not exists files (path text primary key, mark text, sha text)")
-    except (OSError, sqlite3.Error):
+    except (OSError, RuntimeError, sqlite3.Error):  # no home, say: a user of a container
         connection = None
     try:
         yield _Memory(connection)

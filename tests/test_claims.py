@@ -130,6 +130,26 @@ def test_a_clock_that_jumps_makes_no_claim_stale(tmp_path, elsewhere):
     theirs.__exit__(None, None, None)
 
 
+def test_what_another_takes_over_is_watched_no_longer(tmp_path, elsewhere):
+    """Whoever still watched the file that is gone waited until the new owner's end."""
+    theirs, file = elsewhere(tmp_path / "a")
+    os.utime(file, (time.time() - 600,) * 2)
+    stopped = threading.Event()
+    new = file.with_name(f"{file.name}new")
+
+    def take_over():
+        new.write_bytes(b"held")
+        file.unlink()
+        if not stopped.wait(5):
+            new.unlink()
+
+    threading.Timer(0.1, take_over).start()
+    with claim(tmp_path / "a") as mine:
+        stopped.set()
+        assert not mine
+    theirs.__exit__(None, None, None)
+
+
 def test_an_owner_gives_signs_of_life(tmp_path, monkeypatch):
     monkeypatch.setattr(claims, "BEAT", 0.01)
     with claim(tmp_path / "a"):
