@@ -5,10 +5,10 @@ and without penalising the bias,
 
     mean_i -log softmax(W f_i + b)[y_i] + (penalty / 2) |W|^2.
 
-This is convex with one minimum, which L-BFGS reaches to a tolerance, so that a probe adds no noise of its own: no
-learning rate, no epochs, no augmentation. The penalty is chosen on held-out *training* images along a path (from
-strong to weak, each solution the start of the next, until two in a row do not improve), and the probe is fitted again
-on all of them.
+This is convex, with one minimum for a penalty above 0 (up to a constant on all biases), which L-BFGS reaches to a
+tolerance, so that a probe adds no noise of its own: no learning rate, no epochs, no augmentation. The penalty is chosen
+on held-out *training* images along a path (from strong to weak, each solution the start of the next, until two in a
+row do not improve), and the probe is fitted again on all of them.
 """
 
 import math
@@ -363,17 +363,18 @@ def _minimise(
     """
     mean, std = features.mean(0), features.std(0, unbiased=False)
     std = torch.where(std > 1e-6 * std.max(), std, 1.0)  # a dead feature stays as it is: zero
-    scaled = (features - mean) / std
+    scaled = nn.functional.pad((features - mean) / std, (0, 1), value=1.0)  # the last column is the bias's
     n = len(features)
-    axes = torch.linalg.eigh(scaled.T @ scaled / n).eigenvectors
-    scaled = torch.cat([scaled @ axes, scaled.new_ones(n, 1)], 1)  # the last column is the bias's
+    principal = torch.linalg.eigh((scaled.T @ scaled / n)[:-1, :-1]).eigenvectors
+    axes = torch.block_diag(principal, scaled.new_ones(1, 1))
+    scaled = scaled @ axes
     blocks = list(zip(scaled.split(ROWS_AT_ONCE), labels.split(ROWS_AT_ONCE), strict=True))
     penalties = torch.full_like(scaled[0], penalty)
     penalties[-1] = 0.0
     first = scaled.new_zeros(classes, scaled.shape[1])
     if start is not None:
-        first[:, :-1] = (start[:, :-1] * std) @ axes
-        first[:, -1] = start[:, -1] + start[:, :-1] @ mean
+        weight, bias = start[:, :-1], start[:, -1:]
+        first = torch.cat([weight * std, bias + weight @ mean[:, None]], 1) @ axes
     curvature = (penalties + 1e-9).repeat(classes, 1)
     for rows, _ in blocks:
         p = torch.softmax(rows @ first.T, 1)
@@ -405,7 +406,6 @@ def _minimise(
     optimiser.step(closure)
     iterations = int(optimiser.state[parameters]["n_iter"])
     with torch.no_grad():
-        found = parameters / stretch
-        weight = found[:, :-1] @ axes.T / std
-        bias = found[:, -1] - weight @ mean
-        return torch.cat([weight, bias[:, None]], 1), iterations
+        found = parameters / stretch @ axes.T
+        weight = found[:, :-1] / std
+        return torch.cat([weight, found[:, -1:] - weight @ mean[:, None]], 1), iterations
