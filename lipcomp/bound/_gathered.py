@@ -57,7 +57,7 @@ class Proof:
             size = 1.0 if normalised or not len(kept) else float(mu[kept].double().norm(dim=1).max())
             return cls(None, None, ASSUMED[mu.dtype] * size, normalised)
         few = load(kept[:SAMPLE])
-        check_map(fn, few)
+        wide = check_map(fn, few).wide
         some = kept[[0, len(kept) // 2, -1]]
         with torch.no_grad():
             own = as_rows(fn(load(some).clone()), len(some)).to(mu)
@@ -67,7 +67,7 @@ class Proof:
             raise ValueError(
                 "mu are not the outputs of fn at these images; give both in the same order: mu = fn(images)"
             )
-        return cls(fn, *in_float64(fn, few, normalised), normalised)
+        return cls(fn, *in_float64(fn, few, normalised, wide), normalised)
 
     def chord(self, mu: Tensor, other: Tensor) -> Tensor:
         """Of given mean directions, in float64."""

@@ -119,9 +119,9 @@ def measure_pairs(
             shapes = tuple(block.first.shape), tuple(block.second.shape)
             raise ValueError(f"the two sides of the pairs differ in shape: {shapes[0]} and {shapes[1]}")
         if not dim:
-            dim = check_map(fn, block.first).dim
+            dim, _, wide = check_map(fn, block.first)
             with full_precision():
-                wide, eta = in_float64(fn, block.first, normalised)
+                wide, eta = in_float64(fn, block.first, normalised, wide)
         with torch.no_grad(), full_precision():
             mu1, mu2 = (
                 as_rows(fn(side.clone()), len(side)) if known is None else known

@@ -28,14 +28,17 @@ ASSUMED = {torch.float32: 1e-6, torch.float64: 1e-14}
 AT_ONCE = 32
 
 
-def in_float64(fn: Map, images: Float[Tensor, "n ..."], normalised: bool) -> tuple[Map | None, float]:
+def in_float64(
+    fn: Map, images: Float[Tensor, "n ..."], normalised: bool, wide: Map | None
+) -> tuple[Map | None, float]:
     """The same map in float64, if there is one; and eta, of directions (``normalised``) or of outputs.
 
+    ``wide`` is that map, where :func:`~lipcomp.jacobian._checks.check_map` has found it.
     One that rounds to fewer digits on the way is none: its chords of close pairs are rounding. Eta is twice the largest
     error at the first of the images.
     """
     few = images[:SAMPLE]
-    found, exact = doubled(fn, few)
+    found, exact = doubled(fn, few) if wide is None else (wide, wide(few.clone()).detach())
     with torch.no_grad():
         outputs = as_rows(fn(few.clone()), len(few))
     size = 1.0 if normalised else float(outputs.double().norm(dim=1).nan_to_num(0, 0, 0).amax())

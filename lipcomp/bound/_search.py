@@ -140,11 +140,11 @@ def search_ball(
             f"radius, starts and steps must be positive and finite, got radius={radius}, starts={starts}, steps={steps}"
         )
     check_images(images)
-    check_map(fn, images)
+    halves = check_map(fn, images).wide
     seeds = draw_seeds(len(images), generator)
     size = chosen_batch_size(batch_size, fn, images)
     widest = 1.0 if norm == "linf" else math.sqrt(images[0].numel())  # no wider ball holds more of [0, 1]
-    wide, eta = in_float64(fn, images, normalised=False)
+    wide, eta = in_float64(fn, images, False, halves)
     search = _Search(fn, wide, eta, min(radius, widest), norm, kind, starts, steps)
     parts = []
     for index in torch.arange(len(images)).split(size):

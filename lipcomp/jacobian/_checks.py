@@ -26,6 +26,8 @@ TOLERANCE = 1e-3
 # of two evaluations at one image, relative; some maps hold float32 inside
 AGREEMENT = {torch.float32: 1e-4, torch.float64: 1e-6}
 HALF = {torch.float16, torch.bfloat16}
+HALF_AGREEMENT = 0.1  # of a deep network that rounds to bfloat16 with itself in float64
+AT_ONCE = 32
 REMEDY = "call .eval() on the encoder, and take random layers, batch statistics and what it updates out of it"
 
 
@@ -133,7 +135,6 @@ def check_map(fn: Map, images: Float[Tensor, "n ..."]) -> Checked:
                 f"fn must return float32 or float64, got {native.dtype}: half precision (or an autocast) leaves two or "
                 f"three digits, and integers have no derivative; convert the encoder with .float()"
             )
-        wide = _without_halves(fn, image, watch.rounds) if watch.rounds else None
         with taking("fn", image), frozen():
             among = as_rows(fn(torch.cat([noise[:1], image, noise[1:]])), 3)
             with _keeping_buffers():  # what depends on the shape alone is there by now
@@ -142,19 +143,29 @@ def check_map(fn: Map, images: Float[Tensor, "n ..."]) -> Checked:
             _complain(fn, image, native, among[1:2])
         if _differ(apart, among[:1]):  # the image may dominate the noise
             _complain(fn, noise[:1], apart, among[:1])
+        wide = _without_halves(fn, images.detach(), watch.rounds) if watch.rounds else None
     unit = (among[::2].norm(dim=1) - 1).abs() < TOLERANCE
     one = among[::2].abs().amax(1) > 1 - TOLERANCE  # number alone, as of a softmax that is sure of the noise
     return Checked(native.shape[1], bool(unit.all() and not one.all()), wide)
 
 
-def _without_halves(fn: Map, image: Tensor, rounds: set[torch.dtype]) -> Map:
+def _without_halves(fn: Map, images: Tensor, rounds: set[torch.dtype]) -> Map:
     """The same map in float64, without which one that rounds to half precision has two or three digits."""
-    wide, _ = doubled(fn, image)
-    if wide is None or narrowed(wide, image.double()):
+    half = min(map(str, rounds))
+    wide, _ = doubled(fn, images[:1], (torch.float32, *HALF))
+    if wide is None or narrowed(wide, images[:1].double()):
         raise ValueError(
-            f"fn rounds to {min(map(str, rounds))} inside, where it cannot be run in float64 (in TorchScript, or cast "
+            f"fn rounds to {half} inside, where it cannot be run in float64 (in TorchScript, or cast "
             f"by a name), which leaves two or three digits: give the module in float32, before it is traced"
         )
+    for part in images.split(AT_ONCE):
+        rounded, exact = (as_rows(f(part.clone()), len(part)) for f in (fn, wide))
+        for one, other in zip(rounded, exact, strict=True):
+            if (off := _difference(one, other)) > HALF_AGREEMENT:
+                raise ValueError(
+                    f"fn's output in {half} is off by {off:.2g} of its size from that of the same map in float64: it "
+                    f"over- or underflows, or branches on what is rounded; give the module in float32"
+                )
     return wide
 
 
@@ -233,7 +244,8 @@ class _Watch(TorchDispatchMode):
     def __init__(self, image: Tensor) -> None:
         super().__init__()
         self.image = image
-        self.rounds: set[torch.dtype] = set()  # to which types of half precision
+        self.rounds: set[torch.dtype] = set()  # to which types of half precision, what comes from the image
+        self._images = {_place(image)}
         self._own = {_place(image): image}  # keeps them alive: a storage's place is used again
 
     def __torch_dispatch__(
@@ -260,8 +272,14 @@ class _Watch(TorchDispatchMode):
             if isinstance(tensor, Tensor) and _place(tensor) not in self._own:
                 raise ValueError(_updates(name))
         result = func(*args, **kwargs)
-        if any(getattr(leaf, "dtype", None) in AGREEMENT for leaf in tree_leaves((args, kwargs))):
-            self.rounds |= HALF & {getattr(leaf, "dtype", None) for leaf in tree_leaves(result)}
+        given, made = (
+            [leaf for leaf in tree_leaves(v) if isinstance(leaf, Tensor)]
+            for v in ((args, kwargs), (result, written))
+        )
+        if any(_place(tensor) in self._images for tensor in given):
+            self._images |= {_place(tensor) for tensor in made}
+            if any(tensor.dtype in AGREEMENT for tensor in given):
+                self.rounds |= HALF & {tensor.dtype for tensor in made}
         for tensor in tree_leaves(result):
             if isinstance(tensor, Tensor) and not _shares(tensor, args):
                 self._own[_place(tensor)] = tensor

@@ -96,42 +96,45 @@ def power_of_two(largest: Tensor) -> Tensor:
     )
 
 
-NARROW = (torch.float32, torch.float16, torch.bfloat16)
-_CASTS = {getattr(Tensor, name): Tensor.double for name in ("float", "half", "bfloat16")}
+_CASTS = {torch.float32: Tensor.float, torch.float16: Tensor.half, torch.bfloat16: Tensor.bfloat16}
 
 
 class _Float64(TorchFunctionMode):
-    """Makes every floating-point tensor that a function takes or gives float64, casts to fewer digits too."""
+    """Makes every floating-point tensor that a function takes or gives float64, casts to ``narrow`` types too."""
+
+    def __init__(self, narrow: tuple[torch.dtype, ...]) -> None:
+        super().__init__()
+        self.narrow, self.casts = narrow, {_CASTS[dtype]: Tensor.double for dtype in narrow}
 
     def __torch_function__(
         self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
     ) -> Any:
         widened: list[Tensor] = []
-        args, kwargs = _double((args, kwargs or {}), widened)
-        result = _double(_CASTS.get(func, func)(*args, **kwargs), [])
+        args, kwargs = _double((args, kwargs or {}), widened, self.narrow)
+        result = _double(self.casts.get(func, func)(*args, **kwargs), [], self.narrow)
         if any(tensor._version for tensor in widened):
             raise RuntimeError("fn writes into a tensor that was made in float32 out of sight")
         return result
 
 
-def _double(value: Any, widened: list[Tensor]) -> Any:
+def _double(value: Any, widened: list[Tensor], narrow: tuple[torch.dtype, ...]) -> Any:
     """The same in float64; the tensors that had to be made for it are added to ``widened``.
 
     Pytree is left to what is rare: every operation, and every attribute of a tensor, passes here.
     """
     kind = type(value)
     if kind is tuple or kind is list:
-        return kind(_double(each, widened) for each in value)
+        return kind(_double(each, widened, narrow) for each in value)
     if kind is dict:
-        return {name: _double(each, widened) for name, each in value.items()}
+        return {name: _double(each, widened, narrow) for name, each in value.items()}
     if isinstance(value, tuple | list | dict):  # with names, of an order
-        return tree_map(lambda leaf: _double_one(leaf, widened), value)
-    return _double_one(value, widened)
+        return tree_map(lambda leaf: _double_one(leaf, widened, narrow), value)
+    return _double_one(value, widened, narrow)
 
 
-def _double_one(value: Any, widened: list[Tensor]) -> Any:
+def _double_one(value: Any, widened: list[Tensor], narrow: tuple[torch.dtype, ...]) -> Any:
     if not isinstance(value, Tensor):
-        return torch.float64 if value in NARROW else value
+        return torch.float64 if value in narrow else value
     value = value.detach() if type(value) is not Tensor and isinstance(value, nn.Parameter) else value
     if value.dtype == torch.float64 or not value.is_floating_point():
         return value
@@ -140,12 +143,15 @@ def _double_one(value: Any, widened: list[Tensor]) -> Any:
 
 
 def doubled(
-    fn: Callable[[Tensor], Tensor], images: Tensor
+    fn: Callable[[Tensor], Tensor], images: Tensor, narrow: tuple[torch.dtype, ...] = (torch.float32,)
 ) -> tuple[Callable[[Tensor], Tensor] | None, Tensor | None]:
-    """The same map in float64 and its outputs at some images; None twice if it has no such version."""
+    """The same map in float64 and its outputs at some images; None twice if it has no such version.
+
+    Casts to the types in ``narrow`` become casts to float64. A weight that is rounded to another type stays so.
+    """
 
     def wide(batch: Tensor) -> Tensor:
-        with _Float64():
+        with _Float64(narrow):
             return fn(batch.double())
 
     def copied(batch: Tensor) -> Tensor:  # what is scripted or traced is not seen into

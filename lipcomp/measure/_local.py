@@ -224,7 +224,7 @@ class Ball:
     steps: int = 20  # of the search
     limit: int | None = None  # use only this many images of the plan, from the first
 
-    version: ClassVar[int] = 7
+    version: ClassVar[int] = 8
 
     def units(self, bench: Bench) -> Iterator[Unit]:
         """One unit per radius."""

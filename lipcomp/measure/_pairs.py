@@ -111,7 +111,7 @@ class Pairs:
     table: str | None = None
     pooled: bool = False
 
-    version: ClassVar[int] = 3
+    version: ClassVar[int] = 4
     sources: ClassVar[tuple[str, ...]] = (
         "views",
         "corruptions",

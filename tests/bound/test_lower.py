@@ -119,6 +119,31 @@ def test_a_map_that_rounds_to_half_precision_is_measured_in_float64_or_not_at_al
             measure(traced, images)
 
 
+@pytest.mark.parametrize("scale", [1e6, 1e-9])
+def test_a_map_that_is_another_in_float64_is_refused(scale, generator):
+    """It overflows at 65504, or is 0, for the last image alone: sigma was that of float64, and converged."""
+    images = torch.rand(3, 12, generator=generator)
+    factors = torch.tensor([[1.0], [1.0], [scale]])
+    fn = lambda x: torch.where(x[:, :1] > 0.9, scale * x, x).half().to(x.dtype)  # noqa: E731
+    images[:, 0] = torch.tensor([0.1, 0.2, 0.95])
+    assert torch.equal(fn(images), (factors * images).half().float())
+    for measure in (
+        spectral_norm,
+        frobenius_norm,
+        lambda f, x: measure_pairs(f, [(x, x.flip(0))], normalised=False),
+    ):
+        with pytest.raises(ValueError, match="over- or underflows"):
+            measure(fn, images)
+
+
+def test_weights_that_are_rounded_to_half_precision_stay_so(generator):
+    """Sigma of the weights before their rounding was above the certificate."""
+    weight, images = torch.randn(12, 8, generator=generator), torch.rand(3, 12, generator=generator)
+    fn = lambda x: x @ weight.half().to(x.dtype)  # noqa: E731
+    truth = torch.linalg.matrix_norm(weight.half().double(), 2).expand(3)
+    torch.testing.assert_close(spectral_norm(fn, images.double()).sigma, truth, rtol=1e-6, atol=0)
+
+
 def deep(generator):
     layers = []
     for _ in range(8):
