@@ -15,7 +15,7 @@ from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 from typing import Any
 
-from lipcomp.data._listing import METADATA, normal
+from lipcomp.data._listing import METADATA, TINY_IMAGENET, normal
 
 READ = (".csv", ".tsv", ".txt", ".jsonl", ".json")
 _FILES = (
@@ -126,6 +126,8 @@ def _read_text(path: Path) -> str:
 
 def _read_csv(path: Path) -> list[dict[str, Any]]:
     text = _read_text(path)
+    if path.name == TINY_IMAGENET:
+        text = "file_name\tlabel\tx0\ty0\tx1\ty1\n" + text
     head = text.split("\n", 1)[0]
     delimiter = max(",;\t", key=head.count)
     try:

@@ -376,6 +376,8 @@ def _check_names(root: Path, own: Sequence[str], classes: Sequence[str], whose: 
         folded = {name.casefold(): name for name in classes}
         near = difflib.get_close_matches(strange[0].casefold(), folded, 1)
         hint = f" (is {strange[0]!r} their {folded[near[0]]!r}?)" if near else ""
+        if len(own) == 1 and not near:
+            hint = " (images in one folder have no labels: a table gives them, labels=)"
         raise ValueError(
             f"{len(strange)} classes of {str(root)!r} are not among the {len(classes)} of the {whose}: "
             f"{shorten(strange)}{hint}. Classes are matched by name: rename or remove them"

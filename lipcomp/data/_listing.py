@@ -37,8 +37,9 @@ PACKED = (
     ".tfrecord",
     ".bin",
 )
+TINY_IMAGENET = "val_annotations.txt"  # of its val split, without a head
 # tables of labels as in Hugging Face's imagefolder
-METADATA = ("metadata.csv", "metadata.jsonl", "metadata.parquet")
+METADATA = ("metadata.csv", "metadata.jsonl", "metadata.parquet", TINY_IMAGENET)
 UNPACK = "unpack it into files of images, or name a function that returns its images as a dataset: FILE.py:FUNCTION"
 _SYSTEM = ("thumbs.db", "desktop.ini", "__macosx", "@eadir", "$recycle.bin")
 

@@ -6,7 +6,8 @@ name              layout of its folder                                          
 cifar10.1         ``cifar10.1_v6_data.npy`` and ``cifar10.1_v6_labels.npy``              2,000     CIFAR-10's
 cifar10.1-v4      the same with ``v4``                                                   2,021     CIFAR-10's
 cifar10.2         ``cifar102_test.npz`` with ``images`` and ``labels``                   2,000     CIFAR-10's
-imagenet-v2       ``<0..999>/*.jpeg``                                                    10,000    ImageNet's
+imagenet-v2       ``<0..999>/*.jpeg``: matched frequency; the others are                 10,000    ImageNet's
+                  imagenet-v2-threshold0.7 and imagenet-v2-top-images
 imagenet-a        ``<wnid>/*.jpg``                                                       7,500     200 of ImageNet's
 imagenet-r        ``<wnid>/*.jpg``                                                       30,000    200 of ImageNet's
 imagenet-sketch   ``<wnid>/*.JPEG``                                                      50,889    ImageNet's
@@ -60,6 +61,12 @@ from lipcomp.robustness._shifted import (
 )
 
 LARGE = (3, 224, 224)
+# Its three sets have one layout, and accuracies points apart; the name of the folder tells which it is.
+IMAGENET_V2 = {
+    "imagenet-v2": "matched-frequency",
+    "imagenet-v2-threshold0.7": "threshold0.7",
+    "imagenet-v2-top-images": "top-images",
+}
 
 
 @dataclass(frozen=True)
@@ -120,6 +127,9 @@ def load_shift(
         )
     else:
         folder = Path(root)
+    for other, words in IMAGENET_V2.items():
+        if name in IMAGENET_V2 and other != name and words in folder.resolve().name:
+            raise ValueError(f"{str(folder)!r} is the shift {other}, not {name}; name it so")
     own = None if classes is None else tuple(classes)
     if own is not None and entry.subset is None:
         raise ValueError(f"shift {name} is for its own classes, not for those of a model; leave classes out")
@@ -298,10 +308,13 @@ SHIFTS: dict[str, _Entry] = {
         _cifar101("v4"), 2021, "cifar10.1_v4_data.npy", "https://github.com/modestyachts/CIFAR-10.1"
     ),
     "cifar10.2": _Entry(_cifar102, 2000, "cifar102_test.npz", "https://github.com/modestyachts/cifar-10.2"),
-    "imagenet-v2": _folders(
-        "imagenet", 10000, "the folders 0 .. 999", "https://github.com/modestyachts/ImageNetV2 (matched frequency)",
-        numbered=True,
-    ),
+    **{
+        name: _folders(
+            "imagenet", 10000, "the folders 0 .. 999", f"https://github.com/modestyachts/ImageNetV2 ({words})",
+            numbered=True,
+        )
+        for name, words in IMAGENET_V2.items()
+    },
     "imagenet-a": _folders(
         "imagenet_a", 7500, "n01498041 ...", "https://github.com/hendrycks/natural-adv-examples"
     ),

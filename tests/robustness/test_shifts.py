@@ -128,6 +128,19 @@ def test_imagenet_v2_folders_are_numbers_and_not_sorted_as_text(tmp_path, photo)
     assert shift.class_map is None
 
 
+def test_the_three_sets_of_imagenet_v2_are_not_taken_for_each_other(tmp_path, photo):
+    others = tmp_path / "imagenetv2-threshold0.7-format-val"
+    for label in (0, 2):
+        photo(others / str(label) / "a.jpeg")
+    (tmp_path / "link").symlink_to(others)
+    for folder in (others, tmp_path / "link"):
+        for name in ("imagenet-v2", "imagenet-v2-top-images"):
+            with pytest.raises(ValueError, match=r"is the shift imagenet-v2-threshold0\.7, not"):
+                load_shift(name, folder, partial=True)
+    shift = load_shift("imagenet-v2-threshold0.7", others, partial=True, image_shape=(3, 32, 32))
+    assert shift.images.labels.tolist() == [0, 2]
+
+
 def test_imagenet_a_lets_only_its_classes_compete(tmp_path, photo):
     wnids, everything = imagenet_wnids("imagenet_a"), imagenet_wnids()
     for wnid in wnids:

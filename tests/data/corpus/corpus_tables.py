@@ -57,6 +57,17 @@ def metadata_of_images_in_a_folder(f: Folder) -> Checks:
 
 
 @case
+def tiny_imagenet_as_published(f: Folder) -> Checks:
+    f.put(
+        "train/n2/images/n2_0.png", "train/n1/images/n1_0.png", "val/images/val_0.png", "val/images/val_1.png"
+    )
+    f.put("test/images/test_0.png")
+    f.make("val/val_annotations.txt", "val_0.png\tn2\t0\t32\t44\t62\nval_1.png\tn1\t3\t3\t9\t9\n")
+    yield Exact({"val/images/val_0.png": "n2", "val/images/val_1.png": "n1"}, "val", classes=("n1", "n2"))
+    yield Refused("images in one folder have no labels")
+
+
+@case
 def table_with_splits(f: Folder) -> Checks:
     f.put("images/0.png", "images/1.png", "images/2.png", "images/3.png")
     head = ("image_id", "category", "split")
