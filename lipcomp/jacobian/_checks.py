@@ -18,7 +18,7 @@ from torch.utils._pytree import tree_leaves
 from lipcomp._arguments import taking
 from lipcomp.jacobian._frozen import frozen, math_attention
 from lipcomp.jacobian._precision import doubled, full_precision
-from lipcomp.jacobian._products import Map, as_rows, check_batch, narrowed
+from lipcomp.jacobian._products import Map, as_rows, check_batch, narrowed, place_of
 
 EXCLUSIONS = ("non-finite output", "zero-norm embedding", "non-finite derivative")
 # Of a mean direction's norm: beyond float32 rounding, below any real defect.
@@ -245,8 +245,8 @@ class _Watch(TorchDispatchMode):
         super().__init__()
         self.image = image
         self.rounds: set[torch.dtype] = set()  # to which types of half precision, what comes from the image
-        self._images = {_place(image)}
-        self._own = {_place(image): image}  # keeps them alive: a storage's place is used again
+        self._images = {place_of(image)}
+        self._own = {place_of(image): image}  # keeps them alive: a storage's place is used again
 
     def __torch_dispatch__(
         self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
@@ -269,20 +269,20 @@ class _Watch(TorchDispatchMode):
         if "batch_norm" in name and len(args) > 5 and args[5] is True:
             written += args[3:5]
         for tensor in tree_leaves(written):
-            if isinstance(tensor, Tensor) and _place(tensor) not in self._own:
+            if isinstance(tensor, Tensor) and place_of(tensor) not in self._own:
                 raise ValueError(_updates(name))
         result = func(*args, **kwargs)
         given, made = (
             [leaf for leaf in tree_leaves(v) if isinstance(leaf, Tensor)]
             for v in ((args, kwargs), (result, written))
         )
-        if any(_place(tensor) in self._images for tensor in given):
-            self._images |= {_place(tensor) for tensor in made}
+        if any(place_of(tensor) in self._images for tensor in given):
+            self._images |= {place_of(tensor) for tensor in made}
             if any(tensor.dtype in AGREEMENT for tensor in given):
                 self.rounds |= HALF & {tensor.dtype for tensor in made}
         for tensor in tree_leaves(result):
             if isinstance(tensor, Tensor) and not _shares(tensor, args):
-                self._own[_place(tensor)] = tensor
+                self._own[place_of(tensor)] = tensor
         return result
 
 
@@ -292,16 +292,8 @@ def _writes(spec: Any) -> bool:
 
 def _shares(tensor: Tensor, args: tuple[Any, ...]) -> bool:
     """Whether a result is a view of an argument: then it is as old as that."""
-    place = _place(tensor)
-    return any(isinstance(other, Tensor) and _place(other) == place for other in tree_leaves(args))
-
-
-def _place(tensor: Tensor) -> int:
-    """What tells memory from other memory; a sparse tensor, or one in oneDNN's layout, shares its own with none."""
-    try:
-        return tensor.untyped_storage()._cdata
-    except NotImplementedError:
-        return id(tensor)
+    place = place_of(tensor)
+    return any(isinstance(other, Tensor) and place_of(other) == place for other in tree_leaves(args))
 
 
 def check_layer(encoder: Any, layer: str) -> None:

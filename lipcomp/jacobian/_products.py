@@ -346,12 +346,21 @@ def _lengths(vectors: Float[Tensor, "n ..."]) -> Float[Tensor, " n"]:
     return vectors.flatten(1).norm(dim=1)
 
 
-class _Narrowing(TorchDispatchMode):
-    """Sees to which floating-point types something in float64 is rounded."""
+def place_of(tensor: Tensor) -> int:
+    """What tells memory from other memory; a sparse tensor, or one in oneDNN's layout, shares its own with none."""
+    try:
+        return tensor.untyped_storage()._cdata
+    except NotImplementedError:
+        return id(tensor)
 
-    def __init__(self) -> None:
+
+class _Narrowing(TorchDispatchMode):
+    """Sees to which floating-point types something in float64 that comes from the image is rounded."""
+
+    def __init__(self, image: Tensor) -> None:
         super().__init__()
         self.found: set[torch.dtype] = set()
+        self._made = {place_of(image): image}  # keeps them alive: a storage's place is used again
 
     def __torch_dispatch__(
         self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
@@ -359,16 +368,23 @@ class _Narrowing(TorchDispatchMode):
         with torch._C.DisableTorchFunction():  # a map in float64 says float64 of all
             result = func(*args, **(kwargs or {}))
             given, made = (
-                {getattr(leaf, "dtype", torch.bool) for leaf in tree_leaves(v)} for v in (args, result)
+                [leaf for leaf in tree_leaves(v) if isinstance(leaf, Tensor)]
+                for v in ((args, kwargs), result)
             )
-        if torch.float64 in given:
-            self.found |= made & {torch.float32, torch.float16, torch.bfloat16}
+            if any(place_of(tensor) in self._made for tensor in given):
+                self._made |= {place_of(tensor): tensor for tensor in made}
+                if torch.float64 in {tensor.dtype for tensor in given}:
+                    self.found |= {tensor.dtype for tensor in made} & {
+                        torch.float32,
+                        torch.float16,
+                        torch.bfloat16,
+                    }
         return result
 
 
 def narrowed(fn: Map, image: Float[Tensor, "1 ..."]) -> set[torch.dtype]:
-    """The types to which a map rounds float64."""
-    with torch.no_grad(), math_attention(), _Narrowing() as mode:
+    """The types to which a map rounds float64 that comes from the image; weights that it rounds are what they are."""
+    with torch.no_grad(), math_attention(), _Narrowing(image) as mode:
         fn(image.clone())
     return mode.found
 

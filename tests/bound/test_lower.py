@@ -9,7 +9,7 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from lipcomp.bound import lower_bounds, measure_pairs, random_pairs
+from lipcomp.bound import lower_bounds, measure_pairs, random_pairs, search_ball
 from lipcomp.jacobian import frobenius_norm, spectral_norm
 
 ANGLE = 1.5
@@ -142,6 +142,10 @@ def test_weights_that_are_rounded_to_half_precision_stay_so(generator):
     fn = lambda x: x @ weight.half().to(x.dtype)  # noqa: E731
     truth = torch.linalg.matrix_norm(weight.half().double(), 2).expand(3)
     torch.testing.assert_close(spectral_norm(fn, images.double()).sigma, truth, rtol=1e-6, atol=0)
+    for kind in (images, images.double()):
+        found = search_ball(fn, kind, radius=1e-3, starts=1, steps=5).chord_ratio.double()
+        assert bool((found <= truth * (1 + 1e-6)).all()), found / truth - 1
+        assert bool((found > 0.9 * truth).all()), found / truth
 
 
 def deep(generator):
