@@ -30,6 +30,10 @@ from lipcomp.encoders._resnet import DEPTHS, ResNet
 OURS = re.compile(r"resnet(\d+)(?:_([\d.]+)x)?(_cifar)?(_tf|_same)?")
 WIDE = re.compile(r"wrn_(\d+)_(\d+)")
 TRANSFORMED = ("inception_v3", "googlenet")  # torchvision's with transform_input
+UNSAID = {  # of torchvision's networks, what their weights do not say
+    **dict.fromkeys(TRANSFORMED, "transform_input is off: what it does is part of the normalisation"),
+    "mobilenet_v2": "ReLU6 assumed; torchvision.models.quantization's float network has ReLU (lipcomp.wrap)",
+}
 SIZED = ("vit_", "deit", "beit", "eva", "flexivit", "samvit", "xcit", "cait")  # take img_size
 DEEPEST, WIDEST = 1000, 100  # of a Wide ResNet
 
@@ -99,11 +103,7 @@ def torchvisions(name: str, channels: int) -> Backbone:
         network,
         (last, *auxiliary),
         from_torchvision(name, f"torchvision's weights of {name}"),
-        notes=(
-            ("transform_input is off: what it does is part of the normalisation",)
-            if name in TRANSFORMED
-            else ()
-        ),
+        notes=tuple(note for known, note in UNSAID.items() if known == name),
     )
 
 

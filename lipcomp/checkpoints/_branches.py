@@ -13,7 +13,7 @@ from lipcomp.checkpoints._sources import Source, is_moment
 FOLLOWERS = re.compile(
     r"(.*[._])?(momentum|teacher|target|ema|avg|averaged|swa|shadow|key|encoder_k)([._].*)?"
 )
-EVALUATED = re.compile(r"(.*\.)?(teacher|target_encoder)(\..*)?")
+EVALUATED = re.compile(r"(.*\.)?(teacher(_\w+)?|target_encoder)(\..*)?")
 NAMELESS = re.compile(r"(^|\.)shadow_params\.\d+$")  # torch_ema's
 BRANCHES = ("online", "momentum")
 # Where Lightning's WeightAveraging and MMEngine's EMAHook keep the trained weights, whose average (which they evaluate)
@@ -22,13 +22,17 @@ TRAINED = {"current_model_state": "averaging_state", "ema_state_dict": "meta"}
 
 
 def choose(
-    labels: Sequence[str], branches: Sequence[str], branch: str | None, source: Source
+    labels: Sequence[str],
+    branches: Sequence[str],
+    parts: Sequence[Mapping[str, Any]],
+    branch: str | None,
+    source: Source,
 ) -> tuple[int, tuple[str, ...]]:
     """Which of several networks is meant, and a note that names the others.
 
     ``labels`` say where each stands in the file ("" is the top), ``branches`` whether it is the "online" or the
-    "momentum" one; ``branch`` is what the caller asked for: one of the two, or a label, or its last part. A
-    CheckpointError says that several could be meant, or none is.
+    "momentum" one, ``parts`` what decides what each computes; ``branch`` is what the caller asked for: one of the two,
+    or a label, or its last part. A CheckpointError says that several could be meant, or none is.
     """
     path = source.path
     names = [label or "the top" for label in labels]
@@ -41,14 +45,15 @@ def choose(
     elif branch in BRANCHES:
         chosen = [i for i in everything if branches[i] == branch]
     else:
-        chosen = [i for i in everything if branch in (names[i], labels[i].split(".")[-1])]
+        chosen = [i for i in everything if branch == names[i]]
+        chosen = chosen or [i for i in everything if branch == labels[i].split(".")[-1]]
     if not chosen:
         raise CheckpointError(
             f"branch {branch!r} is not in checkpoint {str(path)!r}, which holds "
             f"{' and '.join(names) if any(labels) else 'one network, at the top'}; leave branch= out"
             f"{' or name one' if any(labels) else ''}"
         )
-    if len(chosen) > 1:
+    if not all(_same(parts[chosen[0]], parts[i]) for i in chosen[1:]):
         several = " or ".join(names[i] for i in chosen)
         raise CheckpointError(
             f"ambiguous: checkpoint {str(path)!r} holds the networks {several}; pass branch= with one of these"
@@ -58,6 +63,16 @@ def choose(
     nameless = next((name for name, _, _ in all_tensors(source.tree) if NAMELESS.search(name)), "")
     shadow = f"the file also holds an average without names ({nameless} and on), which is not read"
     return chosen[0], (*([note] if others else []), *([shadow] if nameless else []))
+
+
+def _same(one: Mapping[str, Any], other: Mapping[str, Any]) -> bool:
+    """Whether two networks are one module under two names: the file holds its weights once."""
+
+    def place(value: Any) -> Any:
+        stored = isinstance(value, Tensor)
+        return (value.data_ptr(), value.dtype, value.shape, value.stride()) if stored else value
+
+    return {name: place(value) for name, value in one.items()} == {k: place(v) for k, v in other.items()}
 
 
 def branch_of(label: str, source: Source | None = None) -> str:

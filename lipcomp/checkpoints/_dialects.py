@@ -129,6 +129,7 @@ MMPRETRAIN = Dialect(
         (r"pre_norm\.(\w+)", r"norm_pre.\1"),
         (r"ln1\.(\w+)", r"norm.\1"),
     ),
+    conventions={"antialias": False},  # where positions are resampled
     format="mmselfsup",
 )
 RESNET = Dialect(

@@ -134,16 +134,21 @@ FORMATS: tuple[Format, ...] = (
         "lightly, Lightning .ckpt",
         (
             r"(student_|teacher_)?backbone\.",
-            r"(student_|teacher_)?(projection_head|prediction_head|head)\.layers\.",
+            r"(student_|teacher_)?(projection_head|prediction_head|head|dino_head)\.layers\.",
         ),
-        ("student_backbone.", "backbone."),  # lightly's benchmarks call DINO's teacher backbone
-        ("student_projection_head.layers.", "student_head.layers.", "projection_head.layers."),
+        # lightly's benchmarks call DINO's teacher backbone; its masked transformers wrap a vit
+        (r"student_backbone\.(vit\.)?", r"backbone\.(vit\.)?"),
+        (
+            "student_projection_head.layers.",
+            r"student_(dino_)?head\.layers\.",
+            "projection_head.layers.",
+        ),
         ("student_prediction_head.layers.", "prediction_head.layers."),
         (
-            ("teacher_backbone.", "backbone_momentum.", "backbone."),
+            (r"teacher_backbone\.(vit\.)?", "backbone_momentum.", r"backbone\.(vit\.)?"),
             (
                 "teacher_projection_head.layers.",
-                "teacher_head.layers.",
+                r"teacher_(dino_)?head\.layers\.",
                 "projection_head_momentum.layers.",
                 "projection_head.layers.",
             ),

@@ -79,7 +79,7 @@ HARMLESS = re.compile(
     r"(omegaconf|pytorch_lightning|lightning|lightning_fabric|lightning_utilities|lightly|lightly_train|solo|hydra"
     r"|vissl|classy_vision|fvcore|yacs|addict|munch|easydict|ml_collections|mmcv|mmengine|mmcls|mmpretrain|mmselfsup"
     r"|stable_pretraining|timm|torchvision|torchmetrics|transformers|PIL\.Image|pathlib|argparse|datetime|uuid"
-    r"|torch\.(optim|nn|amp|cuda\.amp|utils\.data|distributed))(\.\w+)*\.\w+"
+    r"|torch\.(optim|nn|amp|cuda\.amp|utils\.data|distributed|torch_version))(\.\w+)*\.\w+"
     r"|collections\.(defaultdict|deque)|types\.SimpleNamespace|typing\.\w+|enum\.\w+|functools\.partial"
     r"|(__builtin__|builtins)\.(int|long|float|bool|str|unicode|bytes|bytearray|list|dict|tuple|set|frozenset|complex|slice|range|object)"
     r"|numpy(\.core|\._core)?(\.multiarray|\.numeric)?\.(scalar|dtype|ndarray|_reconstruct|_frombuffer|float64|float32|int64)"

@@ -138,7 +138,11 @@ def load_encoder(
             raise CheckpointError(
                 f"checkpoint {str(path)!r} is not of lipcomp's own format; leave format= out"
             )
-        check_parts(source)
+        if lora := next((name for name, _, _ in all_tensors(source.tree) if LORA.search(name)), ""):
+            raise CheckpointError(
+                f"checkpoint {str(source.path)!r} holds changes of its weights by LoRA ({lora}), which are not "
+                f"applied; save the merged network: model.merge_and_unload()"
+            )
         try:
             return _assemble(source, arch, format, branch, head, _size(image_size), mean, std)
         except CheckpointError as error:
@@ -155,22 +159,6 @@ def load_encoder(
             f"checkpoint {str(path)!r} cannot be loaded ({type(error).__name__}: {first}); it is damaged, or "
             f"needs arch= or format=, or to be built by you (lipcomp.wrap)"
         ) from error
-
-
-def check_parts(source: Source) -> None:
-    """Refuse weights beside which stands what changes them.
-
-    Raises
-    ------
-    CheckpointError
-        If there are LoRA's.
-    """
-    for name, _, _ in all_tensors(source.tree):
-        if LORA.search(name):
-            raise CheckpointError(
-                f"checkpoint {str(source.path)!r} holds changes of its weights by LoRA ({name}), which are not "
-                f"applied; save the merged network: model.merge_and_unload()"
-            )
 
 
 def _stored(source: Source) -> str:
@@ -228,6 +216,8 @@ def _assemble(
     asked = size or (source.preprocessing.size if source.preprocessing else None)
     told = {**found.conventions, **source.conventions, "image_size": asked, "format": found.format.name}
     told["said"] = settings_of({**source.tree, "metadata": source.metadata})
+    if found.format.name == "mmselfsup" and "meta" in source.tree:
+        told["remedy"] = "OpenMMLab names it in a way of its own: build it there, and wrap it (lipcomp.wrap)"
     if named and (number := heads_of(told, weights)) is not None:  # as the format has them, not as the name
         told["model_args"] = {"num_heads": number, **told.get("model_args", {})}
     if "fc_norm.weight" in weights and "norm.weight" not in weights:
@@ -238,7 +228,9 @@ def _assemble(
         else build_backbone(named, channels_of(weights), told, budget)
     )
     note = resize_positions(
-        backbone.network, weights, antialias=source.container != "huggingface" or not source.keys
+        backbone.network,
+        weights,
+        antialias=told.get("antialias", source.container != "huggingface" or not source.keys),
     )
     notes = (*source.notes, *found.notes, *backbone.notes, *([note] if note else []))
     used, missing = _fit(backbone, found, weights, source, named is not None)

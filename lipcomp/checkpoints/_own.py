@@ -151,9 +151,13 @@ def load_into(network: nn.Module, source: Source, branch: str | None = None) -> 
         )
     fitting = [entry for entry in found if not entry[0]]
     labels = [entry[1] for entry in fitting]
-    number, note = choose(labels, [branch_of(label, source) for label in labels], branch, source)
+    parts = [
+        {name: plain[prefix + name] for name in wanted if prefix + name in plain}
+        for *_, prefix, plain, _ in fitting
+    ]
+    number, note = choose(labels, [branch_of(label, source) for label in labels], parts, branch, source)
     _, _, prefix, plain, origin = fitting[number]
-    weights = {name: plain[prefix + name] for name in wanted if prefix + name in plain}
+    weights = parts[number]
     check_numbers(weights, source.path)
     network.load_state_dict({theirs[name]: value for name, value in weights.items()}, strict=False)
     mine = {id(value) for value in weights.values()}

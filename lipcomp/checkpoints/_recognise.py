@@ -32,6 +32,9 @@ from lipcomp.checkpoints._names import (
 )
 from lipcomp.checkpoints._sources import Source, State
 
+# In heads of DINO, and of lightly's MSN.
+GELU = re.compile(r"(.*\.)?(last_layer|anchor_projection_head)\.")
+
 
 @dataclass
 class Recognised:
@@ -52,6 +55,14 @@ class Recognised:
     def part(self, names: Mapping[str, str]) -> State:
         """The tensors of a part, under its own names."""
         return {name: self.state[key] for name, key in names.items()}
+
+    def whole(self) -> dict[str, Any]:
+        """All that decides what the network computes."""
+        parts = {"backbone": self.backbone, "projector": self.projector, "predictor": self.predictor}
+        named = {
+            f"{part}.{name}": self.state[key] for part, names in parts.items() for name, key in names.items()
+        }
+        return {**named, **self.conventions}
 
     def ignored(self, used: Mapping[str, str], source: Source) -> dict[str, str]:
         """Every other key of the file, and why it is not used."""
@@ -247,7 +258,8 @@ def _choose(options: list[Recognised], branch: str | None, source: Source) -> Re
         for option in options:
             option.branch = branch_of(option.label, source)
     labels = [option.label for option in options]
-    number, note = choose(labels, [option.branch for option in options], branch, source)
+    parts = [option.whole() for option in options]
+    number, note = choose(labels, [option.branch for option in options], parts, branch, source)
     options[number].notes = (*options[number].notes, *note)
     return options[number]
 
@@ -331,7 +343,7 @@ def split(
     renamed, conventions = to_common(backbone)
     if row.name == "vissl":
         project = join_heads(project)
-    activation = {"activation": "gelu"} if any(".last_layer." in f".{key}" for key in state) else {}
+    activation = {"activation": "gelu"} if any(map(GELU.match, state)) else {}
     return Recognised(
         row,
         chosen,

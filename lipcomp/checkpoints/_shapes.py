@@ -55,9 +55,12 @@ def infer_backbone(state: State, conventions: Mapping[str, Any]) -> Backbone:
                 return found
     some = ", ".join(f"{key} {tuple(value.shape)}" for key, value in list(state.items())[:4])
     raise CheckpointError(
-        f"the architecture is not one that can be read off its weights (they begin {some}); name it with arch= "
-        "(resnet50, vit_small_patch16_224, any name of torchvision or timm), give the folder with its config.json, "
-        "or build it yourself (lipcomp.wrap)"
+        f"the architecture is not one that can be read off its weights (they begin {some}); "
+        + (
+            conventions.get("remedy")
+            or "name it with arch= (resnet50, vit_small_patch16_224, any name of torchvision "
+            "or timm), give the folder with its config.json, or build it yourself (lipcomp.wrap)"
+        )
     )
 
 

@@ -50,6 +50,12 @@ HEADER_LIMIT = 20_000_000  # bytes of a safetensors header; those of 50,000 tens
 STRANGERS = re.compile(
     r"(.*_)?(optim\w*|sched\w*|callbacks?|loops|scaler|amp|hyper_parameters|config|args|loss(es)?)(_.*)?"
 )
+# Parts of one network, and whether their names belong to its keys: VISSL's, SimCLR-v2-Pytorch's, Composer's average.
+PAIRS = (
+    (("trunk", "heads"), True),
+    (("resnet", "head"), True),
+    (("named_parameters_dict", "named_buffers_dict"), False),
+)
 # What an optimiser keeps beside each weight, with the weight's own shape; parts of a key.
 MOMENTS = re.compile(
     r"optim(izers?|s)?(_states?)?|(max_)?exp_(avg|inf)(_sq|_slow|_diff)?|momentum_buffer|grad(ient)?s?"
@@ -105,9 +111,11 @@ def _states(tree: Tree, place: tuple[str, ...], seen: set[int]) -> Iterator[tupl
     if id(tree) in seen or len(place) > 6 or {"state", "param_groups"} <= tree.keys():  # an optimiser's
         return
     seen.add(id(tree))
-    for pair in (("trunk", "heads"), ("resnet", "head")):
+    for pair, prefixed in PAIRS:
         if all(isinstance(tree.get(name), Mapping) for name in pair):
-            merged = {f"{name}.{key}": value for name in pair for key, value in tree[name].items()}
+            merged = {
+                f"{name}.{key}" if prefixed else key: tree[name][key] for name in pair for key in tree[name]
+            }
             yield place, {key: value for key, value in merged.items() if isinstance(value, Tensor)}
             return
     here = {

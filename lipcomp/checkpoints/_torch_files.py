@@ -39,6 +39,7 @@ DTYPES = {
 
 KINDS = {
     b"GGUF": "a GGUF file",
+    b"\x89HDF": "an HDF5 file, as Keras writes it",
     b"\x1f\x8b": "a gzip archive",
     b"\x93NUMPY": "an array of NumPy",
     b"BZh": "a bzip2 archive",
@@ -48,6 +49,13 @@ KINDS = {
     b"\xff\xd8\xff": "a picture",
 }
 
+FOREIGN = {  # by their names, since they begin with nothing of their own
+    ".onnx": "an ONNX file",
+    ".msgpack": "a file of flax",
+    ".tflite": "a TensorFlow Lite file",
+    ".pb": "a part of TensorFlow's SavedModel",
+    ".xml": "a description of OpenVINO's",
+}
 
 READ = "files of torch.save, safetensors, Hugging Face folders and TensorFlow checkpoints are read"
 
@@ -102,7 +110,11 @@ def _build(described: Described, what: str) -> Any:
             node = node.state
         if isinstance(node, Claim):
             return tensor(node)
-        listed = isinstance(node, list | tuple) and any(isinstance(part, Claim | dict) for part in node)
+        listed = isinstance(node, list | tuple) and any(
+            isinstance(part, Claim | dict)
+            or (isinstance(part, tuple) and any(isinstance(x, dict) for x in part))
+            for part in node
+        )
         if isinstance(node, dict) or listed:
             if depth > DEEPEST:
                 raise CheckpointError(
@@ -230,10 +242,10 @@ def _check_legacy(path: Path, file: BinaryIO, what: str) -> Described:
         except CheckpointError as error:
             if part != "magic":
                 raise
-            kind = _guess(file)
+            kind = _guess(file, path.suffix.lower())
             file.seek(0)
             pickled = file.read(1) == b"\x80"  # of a protocol that torch writes
-            other = not pickled and "damaged" in str(error)
+            other = not pickled and "asks for" not in str(error)
             told = f"{what} is of another kind; {READ}" if other else f"{error} ({READ})"
             raise CheckpointError(f"{what} is {kind}" if kind else told) from error
         if part == "magic" and told != LEGACY_MAGIC:
@@ -257,21 +269,20 @@ def _check_legacy(path: Path, file: BinaryIO, what: str) -> Described:
     return Described(parts["tree"], read)
 
 
-def _guess(file: BinaryIO) -> str:
+def _guess(file: BinaryIO, suffix: str) -> str:
     """What a file that begins like none of ours may be; "" if nobody knows."""
     file.seek(0)
     start = file.read(512)
     if start.startswith(b"version https://git-lfs"):
         return "a Git LFS pointer, not the file itself: run git lfs pull"
+    what = next((what for magic, what in KINDS.items() if start.startswith(magic)), FOREIGN.get(suffix))
+    if what and start[:1] != b"\x80":
+        weights = "give the weights of the PyTorch network, torch.save(model.state_dict(), ...)"
+        return f"{what}, which is not read; {'unpack it' if 'archive' in what else weights}"
     if start.lstrip()[:1] == b"<":
         return "a web page, not a checkpoint: the download went wrong"
-    for magic, what in KINDS.items():
-        if start.startswith(magic):
-            return f"{what}, which is not read"
     if start[257:262] == b"ustar":
         return "a tar archive; unpack it, and give the file or folder within (torch before 0.1.10 saved such archives)"
     if start.lstrip()[:1] in (b"{", b"["):
         return "a JSON file, not weights: give the folder in which it lies"
-    if start.startswith(b"\x89HDF"):
-        return "an HDF5 file; only TensorFlow's own checkpoints are read"
     return ""

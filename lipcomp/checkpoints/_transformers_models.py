@@ -125,9 +125,10 @@ def from_bare(
     if not found:
         return None
     labels = [entry[0] for entry in found]
-    number, notes = choose(labels, [branch_of(label, source) for label in labels], branch, source)
+    parts = [below(state, prefix) for _, _, prefix, state, *_ in found]
+    number, notes = choose(labels, [branch_of(label, source) for label in labels], parts, branch, source)
     label, kind, prefix, state, origin, place, more = found[number]
-    weights = below(state, prefix)
+    weights = parts[number]
     check_numbers(weights, source.path)
     config, assumed = bare_config(kind, weights)
     tower = build_tower(config, weights)

@@ -168,9 +168,11 @@ def labels_of(name: str, dataset: Any, image_key: str | None, label_key: str | N
 
 def _none_missing(name: str, labels: Iterable[Any]) -> list[Any]:
     labels = list(labels)
-    if any(label is None for label in labels):
+    missing = [i for i, label in enumerate(labels) if label is None]
+    if missing:
+        what = "no labels" if len(missing) == len(labels) else f"no label for item {missing[0]}"
         raise ValueError(
-            f"{name} gives no labels; pass labels=, label_key=, or labelled=False where none are needed, to "
+            f"{name} gives {what}; pass labels=, label_key=, or labelled=False where none are needed, to "
             f"lipcomp.data.from_dataset"
         )
     return labels
@@ -314,7 +316,10 @@ def numbers_of(
     """The index of each label's class among the classes, which are matched by name if they are given."""
     lowest = min((label for label in own if isinstance(label, int)), default=0)
     if lowest < 0:
-        raise ValueError(f"{name} has the label {lowest}; number the classes from 0, or give labelled=False")
+        raise ValueError(
+            f"{name} has the label {lowest}; number the classes from 0, or pass labelled=False, where none are needed, "
+            f"to lipcomp.data.from_dataset"
+        )
     worded = any(isinstance(label, str) for label in own)  # a number among words is a word
     words = {label: str(label) if worded or label >= len(names) else names[label] for label in set(own)}  # type: ignore[operator,index]
     wanted = names if classes is None else tuple(classes)

@@ -40,7 +40,10 @@ PACKED = (
 TINY_IMAGENET = "val_annotations.txt"  # of its val split, without a head
 # tables of labels as in Hugging Face's imagefolder
 METADATA = ("metadata.csv", "metadata.jsonl", "metadata.parquet", TINY_IMAGENET)
-UNPACK = "unpack it into files of images, or name a function that returns its images as a dataset: FILE.py:FUNCTION"
+UNPACK = (
+    "unpack it into files of images, or name a function that returns its images as a dataset "
+    "(as datasets.load_from_disk does): FILE.py:FUNCTION"
+)
 _SYSTEM = ("thumbs.db", "desktop.ini", "__macosx", "@eadir", "$recycle.bin")
 
 
@@ -59,9 +62,11 @@ def is_visible(name: str) -> bool:
 
 
 def packed_files(folder: Path) -> list[str]:
-    """Names of the files in a folder that hold many images."""
+    """Names of the files in a folder that hold many images, or say (as Hugging Face's) which folders do."""
     return sorted(
-        entry.name for entry in folder.iterdir() if entry.suffix.lower() in PACKED and is_visible(entry.name)
+        entry.name
+        for entry in folder.iterdir()
+        if (entry.suffix.lower() in PACKED or entry.name == "dataset_dict.json") and is_visible(entry.name)
     )
 
 

@@ -257,6 +257,7 @@ def test_a_table_computed_beside_the_weights_has_numbers(late):
             "one rank's parts; save the full state dict",
         ),
         (lambda path: path.write_bytes(b"\x81\xa6params\x80"), "is of another kind; files of torch.save"),
+        (lambda path: path.write_bytes(b"00" * 40), "is of another kind; files of torch.save"),
     ],
     ids=[
         "json",
@@ -276,6 +277,7 @@ def test_a_table_computed_beside_the_weights_has_numbers(late):
         "flat",
         "subclass",
         "msgpack",
+        "numbers",
     ],
 )
 @pytest.mark.filterwarnings("ignore")
@@ -283,6 +285,19 @@ def test_messages_say_what_a_file_is(write, message, tmp_path):
     write(tmp_path / "file.pth")
     with pytest.raises(CheckpointError, match=message):
         load_encoder(tmp_path / "file.pth")
+
+
+@pytest.mark.parametrize(
+    ("name", "start"),
+    [("a.onnx", b"\x08\x0a"), ("flax_model.msgpack", b"\x82"), ("openvino_model.xml", b"<?xml")],
+)
+def test_files_of_others_are_named_by_their_names(name, start, tmp_path):
+    """OpenVINO's was a web page, flax's one that "uses the pickle instruction EXT1"."""
+    (tmp_path / name).write_bytes(start + bytes(99))
+    with pytest.raises(
+        CheckpointError, match=r", which is not read; give the weights of the PyTorch network"
+    ):
+        load_encoder(tmp_path / name)
 
 
 @pytest.mark.parametrize("protocol", [2, 3, 4, 5])

@@ -123,6 +123,13 @@ def test_mmpretrains_tower(agree, small_vit, tmp_path, small_images, normalised)
         torch.save({"state_dict": state | beside, "meta": {}}, tmp_path / "mm.pth")
         encoder = load_encoder(tmp_path / "mm.pth", mean=(0.5,) * 3, std=(0.5,) * 3).encoder
         agree(encoder.features(small_images), network(normalised(small_images, [0.5] * 3, [0.5] * 3)))
+    odd = {
+        "backbone.stages.0.0.depthwise_conv.weight": torch.ones(8, 1, 7, 7),
+        "head.fc.weight": torch.ones(3, 8),
+    }
+    torch.save({"state_dict": odd, "meta": {}}, tmp_path / "convnext.pth")
+    with pytest.raises(CheckpointError, match=r"OpenMMLab names it .* build it there, and wrap it"):
+        load_encoder(tmp_path / "convnext.pth", mean=(0.5,), std=(0.5,))
     state["backbone.pos_embed"] = state["backbone.pos_embed"][:, 1:]
     torch.save(state, tmp_path / "deit3.pth")
     with pytest.raises(CheckpointError, match=r"DeiT-III, which applies the first norm"):
@@ -147,3 +154,35 @@ def test_dialects_of_timms_own_names(agree, small_vit, more, change, tmp_path, s
     torch.save({"model": state | extra}, tmp_path / "vit.pth")
     encoder = load_encoder(tmp_path / "vit.pth", mean=(0.5,) * 3, std=(0.5,) * 3).encoder
     agree(encoder.features(small_images), network(normalised(small_images, [0.5] * 3, [0.5] * 3)))
+
+
+@pytest.mark.parametrize("heads", ["head", "dino_head"])
+def test_lightlys_masked_transformers(heads, agree, small_vit, shaken, tmp_path, small_images, normalised):
+    """As lightly 1.6's DINO and DINOv2: the vit in a module of its own was refused, or the student was taken."""
+    student, teacher = small_vit(), shaken(small_vit(), 1)
+    head = shaken(nn.Sequential(nn.Linear(192, 16), nn.GELU(), nn.Linear(16, 8)))
+    state = {}
+    for name, network in (("student", student), ("teacher", teacher)):
+        state |= {f"{name}_backbone.vit.{key}": value for key, value in network.state_dict().items()}
+        state[f"{name}_backbone.mask_token"] = torch.zeros(1, 1, 192)
+        state |= {f"{name}_{heads}.layers.{key}": value for key, value in head.state_dict().items()}
+        state[f"{name}_{heads}.last_layer.weight_v"] = torch.ones(3, 8)
+    torch.save({"state_dict": state}, tmp_path / "a.ckpt")
+    for branch, network in ((None, teacher), ("online", student)):
+        encoder = load_encoder(tmp_path / "a.ckpt", branch=branch).encoder
+        expected = network(normalised(small_images))
+        agree(encoder.features(small_images), expected)
+        agree(encoder.embedding(small_images), head(expected))
+
+
+def test_lightlys_msn_has_gelu_in_its_head(agree, small_vit, shaken, tmp_path, small_images, normalised):
+    """It was read with ReLU (6.6% off with lightly 1.6's own head)."""
+    network = small_vit()
+    head = shaken(nn.Sequential(nn.Linear(192, 16), nn.BatchNorm1d(16), nn.GELU(), nn.Linear(16, 8)))
+    state = {f"projection_head.layers.{key}": value for key, value in head.state_dict().items()}
+    state |= {f"anchor_{key}": value for key, value in state.items()}
+    state |= {f"backbone.vit.{key}": value for key, value in network.state_dict().items()}
+    state |= {f"anchor_backbone.vit.{key}": value + 1 for key, value in network.state_dict().items()}
+    torch.save({"state_dict": state}, tmp_path / "msn.ckpt")
+    encoder = load_encoder(tmp_path / "msn.ckpt").encoder
+    agree(encoder.embedding(small_images), head(network(normalised(small_images))))

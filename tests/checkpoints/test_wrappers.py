@@ -207,7 +207,7 @@ def test_a_factory_says_which_of_several_places_it_took(order, tmp_path, shaken)
     assert set(report.used) == {key for key in both if key.startswith("student.")}
     report = load_own(network, tmp_path / "both.pth", image_size=(8,)).report
     assert report.notes[0].startswith("took teacher (momentum); the file also holds student")
-    plain = {f"a.{k}": v for k, v in state.items()} | {f"b.{k}": v for k, v in state.items()}
+    plain = {f"a.{k}": v for k, v in state.items()} | {f"b.{k}": v + 1 for k, v in state.items()}
     torch.save(plain, tmp_path / "plain.pth")
     with pytest.raises(CheckpointError, match=r"ambiguous: .* a or b; pass branch="):
         load_own(network, tmp_path / "plain.pth")
@@ -258,11 +258,41 @@ def test_the_online_network_of_byol_is_the_usual_one(tmp_path, resnet18):
     """As byol-pytorch names it; its target has the name of I-JEPA's, which is evaluated."""
     state = resnet18.state_dict()
     both = {f"online_encoder.net.{key}": value for key, value in state.items()}
+    both |= {
+        f"net.{key}": value for key, value in state.items()
+    }  # the same module: ambiguous with itself before
     both |= {f"target_encoder.net.{key}": value + 1 for key, value in state.items()}
     torch.save(both, tmp_path / "byol.pt")
-    for branch, shift in ((None, 0), ("momentum", 1)):
+    for branch, shift in ((None, 0), ("net", 0), ("online_encoder.net", 0), ("momentum", 1)):
         encoder = load_encoder(tmp_path / "byol.pt", branch=branch).encoder
         assert torch.equal(encoder.backbone.conv1.weight, state["conv1.weight"] + shift), branch
+
+
+def test_networks_that_differ_in_one_weight_stay_ambiguous(tmp_path, resnet9):
+    state = two(resnet9, "a.", "b.")
+    same = {key: state[f"a.{key[2:]}"] if key.startswith("b.") else value for key, value in state.items()}
+    torch.save(same, tmp_path / "twice.pth")
+    assert any("also holds b" in note for note in load_encoder(tmp_path / "twice.pth").report.notes)
+    torch.save({**same, "b.bn1.bias": same["b.bn1.bias"] + 1}, tmp_path / "two.pth")
+    with pytest.raises(CheckpointError, match=r"ambiguous: .* a or b; pass branch="):
+        load_encoder(tmp_path / "two.pth")
+
+
+def test_composers_files_and_their_averages(tmp_path, resnet9):
+    """As mosaicml 0.32 writes them: every file was refused for a version number, and averages were not seen."""
+    state = resnet9.state_dict()
+    trained = {f"module.{key}": value for key, value in state.items()}
+    average = {f"module.{key}": value + 1 for key, value in state.items()}
+    moved = {key: value for key, value in average.items() if "running" in key or "batches" in key}
+    ema = {"named_parameters_dict": {k: v for k, v in average.items() if k not in moved}}
+    ema["named_buffers_dict"] = moved
+    tree = {"model": trained, "algorithms": [("EMA", {"ema_model": ema})], "metadata": [torch.__version__]}
+    torch.save({"state": tree, "rng": []}, tmp_path / "composer.pt")
+    for branch, shift in ((None, 0), ("momentum", 1)):
+        checkpoint = load_encoder(tmp_path / "composer.pt", branch=branch)
+        assert torch.equal(checkpoint.encoder.backbone.conv1.weight, state["conv1.weight"] + shift)
+        assert torch.equal(checkpoint.encoder.backbone.bn1.running_var, state["bn1.running_var"] + shift)
+        assert "also holds state." in checkpoint.report.notes[0]
 
 
 def test_options_on_our_own_checkpoints_are_refused(tmp_path):
