@@ -161,7 +161,8 @@ def test_steps_equal_the_official_code(steps, method, dtype, monkeypatch, tmp_pa
     start = tensors(steps, method, "start", dtype=dtype)
     found = {}
     for step in range(3):
-        views = torch.from_numpy(steps["views"][step]).permute(0, 1, 4, 2, 3).to(dtype) / 255
+        # Contiguous, since oneDNN 3.12 for AVX2 writes beyond its memory where channels of 3 and 6 come last.
+        views = torch.from_numpy(steps["views"][step]).permute(0, 1, 4, 2, 3).to(dtype).contiguous() / 255
         logged = run.step(
             run.trainee, ViewBatch(step, (views[0], views[1]), torch.from_numpy(steps["labels"][step]))
         )
@@ -196,12 +197,15 @@ def test_steps_equal_the_official_code(steps, method, dtype, monkeypatch, tmp_pa
                 found[step, kind, name] = difference(start[name] + ours, start[name] + moved)
                 found[step, kind + ": move", name] = difference(ours, moved)
     # Float32 rounds: the official code's own float32 run has gradients 2e-5 from its float64 run, and LARS moves a
-    # kernel by a thousandth of itself, so that a move is known to 1e-3 only.
+    # kernel by a thousandth of itself, so that a move is known to 1e-3 only. Steps amplify it: on a processor with AVX2
+    # alone the third loss of SimCLR moves by 7e-4 and a kernel's move by 1e-2. So float64 holds the later steps.
     exact = dtype == torch.float64
     for (step, kind, name), value in found.items():
         most = 1e-5 if step == 0 else 3e-5
-        if not exact and kind in ("gradient", "weights: move", "target: move"):
-            most = 5e-5 if kind == "gradient" else 1e-2
+        if not exact and "move" in kind:
+            most = 1e-2 if step == 0 else 0.1
+        elif not exact and (kind == "gradient" or step):
+            most = 5e-5 if kind == "gradient" else 2e-3
         assert value < most, (step, kind, name, value)
 
 
