@@ -1,11 +1,13 @@
 """A small world to train in: three classes of generated grey or colour images in a folder, recipes of a second."""
 
+from contextlib import contextmanager, nullcontext
 from dataclasses import replace
 
 import numpy as np
 import pytest
 from PIL import Image
 
+import train.data
 from train.recipe import compress
 from train.recipes import mnist_byol, mnist_simclr
 
@@ -72,9 +74,16 @@ def recipes(bars):
 @pytest.fixture(scope="session")
 def doubles(default_float64):
     """Networks are made in float64: at kappa_e = 16384 the rounding of one cosine to float32 moves the loss by 1e-3, on
-    each processor another way.
+    each processor another way. Runs too, though they are of float32 whatever their caller's default type.
     """
-    return default_float64
+
+    @contextmanager
+    def context():
+        with default_float64(), pytest.MonkeyPatch.context() as patch:
+            patch.setattr(train.data, "in_float32", nullcontext)
+            yield
+
+    return context
 
 
 @pytest.fixture(scope="session")
